@@ -1,0 +1,214 @@
+"""Actions and camera motion: labels, pose strings, nominal trajectories; pure functions.
+
+Conventions (docs/architecture.md): ``world_from_camera`` 4x4, OpenCV axes (x right, y down, z forward).
+Yaw + is to the right, pitch + is up, degrees. One label per latent, ``9 * translation + rotation``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldcompass.types import Actions
+
+NUM_TRANSLATIONS = NUM_ROTATIONS = 9
+NUM_ACTIONS = NUM_TRANSLATIONS * NUM_ROTATIONS
+TRANSLATIONS = (
+    "none", "forward", "backward", "right", "left",
+    "forward-right", "forward-left", "backward-right", "backward-left",
+)  # fmt: skip
+ROTATIONS = (
+    "none", "yaw right", "yaw left", "pitch up", "pitch down", "right-up", "right-down", "left-up", "left-down",
+)  # fmt: skip
+
+# Signs of (right, forward) for each translation and of (yaw right, pitch up) for each rotation.
+_TRANSLATION_SIGNS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
+_ROTATION_SIGNS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+
+# Angle to an axis below which a motion counts as along it; WorldPlay's labelling, degrees.
+SECTOR_DEG = 60.0
+
+_KEYS = {
+    "w": (0, 1, 0, 0), "s": (0, -1, 0, 0), "d": (1, 0, 0, 0), "a": (-1, 0, 0, 0),
+    "right": (0, 0, 1, 0), "left": (0, 0, -1, 0), "up": (0, 0, 0, 1), "down": (0, 0, 0, -1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How far one action moves and turns the camera over one latent."""
+
+    move: float
+    """The world's length unit per latent, along the direction of the translation."""
+    yaw_deg: float
+    pitch_deg: float
+    level: bool
+    """True when walking follows the ground whatever the pitch (games); False when it follows the camera."""
+    substeps: int = 1
+    """Equal parts in which one latent's turn and move alternate (a game moves every frame)."""
+
+
+@dataclass(frozen=True)
+class LabelThresholds:
+    """Smallest motion over one latent that counts as an action (strictly greater)."""
+
+    move: float
+    yaw_deg: float
+    pitch_deg: float
+
+
+def label(translation: int, rotation: int) -> int:
+    """The composite action of a translation and a rotation class."""
+    return NUM_ROTATIONS * translation + rotation
+
+
+def split_label(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Translation and rotation classes of composite actions."""
+    return labels // NUM_ROTATIONS, labels % NUM_ROTATIONS
+
+
+def action_name(index: int) -> str:
+    """Words for a composite action, such as ``forward + yaw left``."""
+    parts = [TRANSLATIONS[index // NUM_ROTATIONS], ROTATIONS[index % NUM_ROTATIONS]]
+    return " + ".join(p for p in parts if p != "none") or "none"
+
+
+def motion_signs(labels: Tensor) -> Tensor:
+    """Signs of (right, forward, yaw right, pitch up) of each action; float32, (..., 4)."""
+    translation, rotation = split_label(labels)
+    moves = torch.tensor(_TRANSLATION_SIGNS, dtype=torch.float32, device=labels.device)
+    turns = torch.tensor(_ROTATION_SIGNS, dtype=torch.float32, device=labels.device)
+    return torch.cat([moves[translation], turns[rotation]], -1)
+
+
+def label_from_signs(right: int, forward: int, yaw: int, pitch: int) -> int:
+    """The composite action with these signs."""
+    return label(_TRANSLATION_SIGNS.index((right, forward)), _ROTATION_SIGNS.index((yaw, pitch)))
+
+
+def rotation_from_angles(yaw_deg: Tensor, pitch_deg: Tensor) -> Tensor:
+    """``world_from_camera`` rotation of a camera without roll: yaw about the vertical, then pitch; (..., 3, 3)."""
+    yaw, pitch = torch.deg2rad(yaw_deg), torch.deg2rad(pitch_deg)
+    cy, sy, cp, sp = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
+    zero = torch.zeros_like(cy)
+    rows = [cy, sy * sp, sy * cp, zero, cp, -sp, -sy, cy * sp, cy * cp]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def angles_from_rotation(rotation_33: Tensor) -> tuple[Tensor, Tensor]:
+    """Yaw and pitch in degrees of the camera's viewing direction; roll is ignored."""
+    forward = rotation_33[..., :, 2]
+    yaw = torch.atan2(forward[..., 0], forward[..., 2])
+    pitch = torch.asin((-forward[..., 1]).clamp(-1, 1))
+    return torch.rad2deg(yaw), torch.rad2deg(pitch)
+
+
+def pose(rotation_33: Tensor, position_3: Tensor) -> Tensor:
+    """A 4x4 ``world_from_camera`` of a rotation and a camera centre; (..., 4, 4)."""
+    top = torch.cat([rotation_33, position_3[..., None]], -1)
+    bottom = torch.tensor([0.0, 0, 0, 1], dtype=top.dtype, device=top.device).expand(*top.shape[:-2], 1, 4)
+    return torch.cat([top, bottom], -2)
+
+
+def wrap_degrees(angle: Tensor) -> Tensor:
+    """Angles wrapped to [-180, 180)."""
+    return torch.remainder(angle + 180, 360) - 180
+
+
+def level_motion(previous_44: Tensor, current_44: Tensor) -> Tensor:
+    """Motion between two poses in the yaw frame of the first: (right, forward, yaw deg, pitch deg); (..., 4)."""
+    yaw_0, pitch_0 = angles_from_rotation(previous_44[..., :3, :3])
+    yaw_1, pitch_1 = angles_from_rotation(current_44[..., :3, :3])
+    step = current_44[..., :3, 3] - previous_44[..., :3, 3]
+    cos, sin = torch.deg2rad(yaw_0).cos(), torch.deg2rad(yaw_0).sin()
+    right = cos * step[..., 0] - sin * step[..., 2]
+    forward = sin * step[..., 0] + cos * step[..., 2]
+    return torch.stack([right, forward, wrap_degrees(yaw_1 - yaw_0), pitch_1 - pitch_0], -1)
+
+
+def label_from_motion(motion_4: Tensor, thresholds: LabelThresholds) -> Tensor:
+    """Composite actions of measured motions (right, forward, yaw deg, pitch deg).
+
+    A translation counts along an axis when it is longer than the threshold and within 60 degrees of
+    that axis (WorldPlay's action labels); int64.
+    """
+    right, forward, yaw, pitch = motion_4.unbind(-1)
+    length = torch.hypot(right, forward)
+    cut = torch.cos(torch.deg2rad(torch.tensor(SECTOR_DEG))) * length
+    moving = length > thresholds.move
+
+    def sign(value: Tensor, limit: Tensor | float) -> Tensor:
+        return (value > limit).long() - (value < -limit).long()
+
+    table_t = torch.zeros(3, 3, dtype=torch.long)
+    table_r = torch.zeros(3, 3, dtype=torch.long)
+    for index, (a, b) in enumerate(_TRANSLATION_SIGNS):
+        table_t[a + 1, b + 1] = index
+    for index, (a, b) in enumerate(_ROTATION_SIGNS):
+        table_r[a + 1, b + 1] = index
+    translation = table_t[(sign(right, cut) * moving) + 1, (sign(forward, cut) * moving) + 1]
+    rotation = table_r[sign(yaw, thresholds.yaw_deg) + 1, sign(pitch, thresholds.pitch_deg) + 1]
+    return NUM_ROTATIONS * translation + rotation
+
+
+def labels_from_poses(world_from_camera_M44: Tensor, thresholds: LabelThresholds) -> Tensor:
+    """Labels of a trajectory from its poses; latent 0 gets action 0. int64 (..., M)."""
+    motion = level_motion(world_from_camera_M44[..., :-1, :, :], world_from_camera_M44[..., 1:, :, :])
+    labels = label_from_motion(motion, thresholds)
+    return torch.cat([torch.zeros_like(labels[..., :1]), labels], -1)
+
+
+def nominal_poses(labels_M: Tensor, motion: Motion) -> Tensor:
+    """The camera path that commands stand for: latent 0 at the identity, float32 (M, 4, 4).
+
+    In each of ``motion.substeps`` parts the camera turns (yaw, then pitch) and then moves in its new frame
+    (WorldPlay's pose strings); with ``motion.level`` it moves along the ground whatever the pitch.
+    """
+    parts = motion.substeps
+    right, forward, yaw, pitch = motion_signs(labels_M).double().repeat_interleave(parts, -2).unbind(-1)
+    yaw_deg = (yaw * motion.yaw_deg / parts).cumsum(-1)
+    pitch_deg = (pitch * motion.pitch_deg / parts).cumsum(-1)
+    rotation = rotation_from_angles(yaw_deg, pitch_deg)
+    walking = rotation_from_angles(yaw_deg, torch.zeros_like(pitch_deg)) if motion.level else rotation
+    step = torch.stack([right, torch.zeros_like(right), forward], -1)
+    step = motion.move / parts * step / step.norm(dim=-1, keepdim=True).clamp_min(1)
+    position = (walking @ step[..., None])[..., 0].cumsum(-2)
+    return pose(rotation, position)[..., parts - 1 :: parts, :, :].float()
+
+
+def commanded(labels_M: Tensor, motion: Motion, intrinsics_4: Tensor) -> Actions:
+    """Actions of a list of labels with their nominal camera path."""
+    labels_M = labels_M.long()
+    return Actions(labels_M, nominal_poses(labels_M, motion), intrinsics_4.expand(len(labels_M), 4))
+
+
+def parse_path(text: str) -> Tensor:
+    """Labels of a pose string such as ``w-3, right-1, w+left-4``: one per latent, the start's 0 first.
+
+    ``w s a d`` move, ``up down left right`` turn, the number counts latents; ``+`` combines.
+
+    Raises:
+        ValueError: one sentence naming the segment that cannot be read.
+    """
+    labels = [0]
+    for segment in (part.strip() for part in text.split(",")):
+        keys, _, count = segment.rpartition("-")
+        signs = [_KEYS.get(key.strip()) for key in keys.split("+")]
+        if None in signs or not count.strip().isdigit() or int(count) < 1:
+            raise ValueError(
+                f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as w-3 or w+left-4,"
+                f" with keys from {' '.join(_KEYS)}"
+            )
+        total = [sum(column) for column in zip(*(s for s in signs if s), strict=True)]
+        if any(abs(value) > 1 for value in total) or len({k.strip() for k in keys.split("+")}) != len(signs):
+            raise ValueError(f"{segment!r} in the path {text!r} names a key twice: name each key once")
+        labels += [label_from_signs(*total)] * int(count)
+    return torch.tensor(labels)
+
+
+def kind_of_action(index: int) -> str:
+    """``basic`` for the 8 single motions, ``none``, or ``combined`` for every other action."""
+    count = int(motion_signs(torch.tensor(index)).abs().sum())
+    return ("none", "basic")[count] if count < 2 else "combined"
