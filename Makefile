@@ -1,0 +1,50 @@
+# Every target builds its own .venv when it is missing or older than the files that describe it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.worldcompass-stamp
+ARGS ?=
+
+# Modules whose line coverage `make test` holds at 90% or more: the training path and its contract.
+CORE := types world geometry rollout advantages objective policy train evaluate checkpoint testing
+comma := ,
+space := $(comma:,=) $(comma:,=)
+CORE_FILES := $(wildcard $(CORE:%=worldcompass/%.py))
+
+.PHONY: help demo test check format bench golden
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## watch the embedded world learn to obey, ten minutes on 2 cores (ARGS="--seed 1 --out runs/one")
+	$(BIN)/worldcompass demo $(ARGS)
+
+test: $(STAMP) ## all tests; the core's line coverage must reach 90% (ARGS="-k report")
+	$(BIN)/python -m pytest --durations=10 --cov=worldcompass --cov-report= $(ARGS)
+	$(if $(ARGS),@echo "coverage is judged when all tests run",$(BIN)/python -m coverage report --fail-under=90 \
+	  --include='$(subst $(space),$(comma),$(CORE_FILES))')
+
+check: $(STAMP) ## lint, formatting, types, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/codespell worldcompass tests benchmarks docs README.md CHANGELOG.md Makefile
+
+format: $(STAMP) ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## clip-level against whole-video rollout
+	$(BIN)/python benchmarks/rollout.py $(ARGS)
+
+golden: $(STAMP) ## only the tests against stored numbers and plain twins of the formulas
+	$(BIN)/python -m pytest -m golden $(ARGS)

@@ -1,0 +1,76 @@
+"""The import rule: types, geometry <- world <- rollout, rewards <- advantages, objective, policy <- train <- rest."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import worldcompass
+
+ROOT = Path(worldcompass.__file__).parent
+
+RANKS = {
+    "errors": 0,
+    "types": 0,
+    "geometry": 0,
+    "world": 1,
+    "rollout": 2,
+    "rewards": 2,
+    "rewards.critic": 2,
+    "advantages": 3,
+    "objective": 3,
+    "optim": 3,
+    "policy": 3,
+    "log": 3,
+    "checkpoint": 3,
+    "selection": 4,
+    "train": 5,
+}
+MAX_LINES = 500
+
+
+def imports(path):
+    """Modules of the package that a file imports, without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+            if node.module == "worldcompass":
+                names = [f"worldcompass.{alias.name}" for alias in node.names]
+        found |= {name.removeprefix("worldcompass.") for name in names if name.startswith("worldcompass.")}
+    return found
+
+
+def file_of(module):
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@pytest.mark.parametrize("module", RANKS)
+def test_the_core_imports_only_what_lies_below_it(module):
+    for other in imports(file_of(module)):
+        assert other in RANKS, f"{module} imports {other}, which is no part of the core"
+        assert RANKS[other] <= RANKS[module], f"{module} imports {other}, which lies above it"
+
+
+def test_types_need_no_other_module():
+    assert imports(file_of("types")) == set()
+
+
+@pytest.mark.parametrize("module", RANKS)
+def test_no_file_of_the_core_exceeds_the_line_limit(module):
+    assert len(file_of(module).read_text().splitlines()) <= MAX_LINES
+
+
+def test_adapters_do_not_import_adapters_and_critics_do_not_import_worlds():
+    for path in sorted((ROOT / "worlds").rglob("*.py")):
+        own = path.relative_to(ROOT / "worlds").parts[0].removesuffix(".py")
+        others = {m for m in imports(path) if m.startswith("worlds.") and m.split(".")[1] != own}
+        assert not others, f"{path.name} imports {others}"
+        assert "train" not in imports(path), path.name
+    for path in sorted((ROOT / "rewards").rglob("*.py")):
+        assert not {m for m in imports(path) if m.split(".")[0] in ("worlds", "train")}, path.name

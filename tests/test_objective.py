@@ -1,0 +1,120 @@
+"""Objectives against the velocity form of the paper, with gradients, and against stored numbers."""
+
+import pytest
+import torch
+
+from worldcompass.objective import (
+    advantage_weighted_loss,
+    kl_velocity,
+    nft_loss,
+    normalised_error,
+    positive_only_loss,
+    row_mean,
+)
+
+SHAPE = (3, 2, 4, 2, 3)
+
+
+def numbers(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(4)]
+
+
+def velocity_form(v, v_old, x_t, x0, sigma, advantage, beta):
+    """DiffusionNFT as the paper writes it, in velocities, one sample after the other."""
+    losses = []
+    for i in range(len(v)):
+        r = (advantage[i] + 1) / 2
+        total = 0
+        for share, velocity in (
+            (r, (1 - beta) * v_old[i] + beta * v[i]),
+            (1 - r, (1 + beta) * v_old[i] - beta * v[i]),
+        ):
+            error = (x_t[i] - sigma[i] * velocity) - x0[i]
+            total = total + share * (error**2 / error.detach().abs().mean().clamp_min(1e-5)).mean()
+        losses.append(total / beta)
+    return torch.stack(losses)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("beta", [0.1, 1.0, 2.0])
+def test_nft_loss_and_gradient_equal_the_velocity_form(beta):
+    v, v_old, noise, x0 = numbers()
+    sigma, advantage = torch.tensor([0.9, 0.5, 0.1]).double(), torch.tensor([1.0, -0.3, -1.0]).double()
+    s = sigma.view(-1, 1, 1, 1, 1)
+    x_t = (1 - s) * x0 + s * noise
+    v.requires_grad_()
+    theirs = velocity_form(v, v_old, x_t, x0, sigma, advantage, beta)
+    their_grad = torch.autograd.grad(theirs.sum(), v)[0]
+    ours, metrics = nft_loss(x_t - s * v, x_t - s * v_old, x0, advantage, beta)
+    our_grad = torch.autograd.grad(ours.sum(), v)[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(our_grad, their_grad, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(metrics["deviation"], (s * (v - v_old)).square().mean((1, 2, 3, 4)).detach())
+
+
+def test_stored_numbers():
+    pred = torch.linspace(-1, 1, 24).view(1, 2, 3, 2, 2)
+    loss, _ = nft_loss(pred, pred.flip(1), pred**2, torch.tensor([0.5]), 1.0)
+    assert loss.item() == pytest.approx(1.3030701, rel=1e-6)  # the same sums over Python lists
+
+
+def test_at_the_behaviour_the_gradient_is_the_advantage_times_a_regression():
+    pred, _, _, target = numbers()
+    pred.requires_grad_()
+    advantage = torch.tensor([1.0, -0.5, 0.0]).double()
+    nft = torch.autograd.grad(nft_loss(pred, pred.detach(), target, advantage)[0].sum(), pred)[0]
+    released = torch.autograd.grad(
+        advantage_weighted_loss(pred, pred.detach(), target, advantage)[0].sum(), pred
+    )[0]
+    torch.testing.assert_close(nft, released)
+    assert nft[0].abs().sum() > 0 and nft[2].abs().max() < 1e-12
+
+
+def test_away_from_the_behaviour_nft_pulls_back_where_the_released_gradient_does_not():
+    behaviour, target = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    pred = torch.full_like(behaviour, 3.0, requires_grad=True)
+    zero = torch.zeros(1)
+    nft = torch.autograd.grad(nft_loss(pred, behaviour, target, zero)[0].sum(), pred)[0]
+    assert nft.item() > 0
+    assert advantage_weighted_loss(pred, behaviour, target, zero)[0].item() == 0
+
+
+def test_positive_only_ignores_bad_futures():
+    pred, behaviour, _, target = numbers()
+    loss, _ = positive_only_loss(pred, behaviour, target, torch.tensor([1.0, 0.5, -1.0]).double())
+    plain = normalised_error(pred, target)
+    torch.testing.assert_close(loss, plain * torch.tensor([1.0, 0.5, 0.0]).double())
+
+
+@pytest.mark.parametrize("objective", [nft_loss, positive_only_loss, advantage_weighted_loss])
+def test_given_latents_enter_neither_loss_nor_normaliser(objective):
+    pred, behaviour, _, target = numbers()
+    advantage = torch.tensor([1.0, -0.5, 0.2]).double()
+    given = torch.tensor([True, False, False, True])
+    pred.requires_grad_()
+    loss, _ = objective(pred, behaviour, target, advantage, 1.0, given)
+    part, _ = objective(pred[:, :, 1:3], behaviour[:, :, 1:3], target[:, :, 1:3], advantage, 1.0, None)
+    torch.testing.assert_close(loss, part)
+    grad = torch.autograd.grad(loss.sum(), pred)[0]
+    assert not grad[:, :, given].any() and grad[:, :, ~given].any()
+
+
+def test_a_chunk_of_given_latents_alone_is_refused():
+    with pytest.raises(ValueError, match="nothing to train on"):
+        row_mean(torch.zeros(SHAPE), torch.ones(4, dtype=torch.bool))
+
+
+def test_a_perfect_prediction_costs_nothing_and_divides_by_the_floor():
+    same = torch.ones(SHAPE)
+    assert not normalised_error(same, same).any()
+    nearly = normalised_error(same + 1e-6, same)
+    torch.testing.assert_close(nearly, torch.full((3,), 1e-12 / 1e-5), rtol=0.2, atol=0)
+
+
+def test_kl_is_the_squared_velocity_difference():
+    v, v_ref, x_t, _ = numbers()
+    sigma = torch.tensor([0.9, 0.5, 0.1]).double()
+    s = sigma.view(-1, 1, 1, 1, 1)
+    kl = kl_velocity(x_t - s * v, x_t - s * v_ref, sigma)
+    torch.testing.assert_close(kl, (v - v_ref).square().mean((1, 2, 3, 4)))

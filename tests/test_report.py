@@ -1,0 +1,204 @@
+"""The page of a run: verdict, completeness, tolerance of unfinished runs, refusal of malformed ones."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldcompass import charts, report, video
+from worldcompass.errors import UserError
+
+MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift")
+
+
+def entry(mean: float, half: float = 0.03, n: int = 96) -> dict:
+    return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
+
+
+def make_results(difference: float = 0.172) -> dict:
+    def side(shift: float) -> dict:
+        values = {m: entry(-0.2 + shift) for m in MEASURES}
+        values["judge_accuracy"] = entry(0.241 + shift)
+        values["critic_accuracy"] = entry(0.26 + shift)
+        return {"combined": values, "basic": {m: entry(v["mean"] + 0.2) for m, v in values.items()}}
+
+    changes = {m: entry(difference if m.endswith("accuracy") else 0.004, 0.01) for m in MEASURES}
+    return {
+        "schema": 1,
+        "scenarios_hash": "5f3c" * 16,
+        "seconds": 561.2,
+        "base": side(0.0),
+        "trained": side(difference),
+        "engine": side(0.639),
+        "difference": {"combined": changes, "basic": changes},
+        "gap_closed": {"combined": entry(0.27, 0.09), "basic": entry(0.1, 0.05)},
+        "forward_passes": {"clip_level": 1840, "whole_video": 7920},
+    }
+
+
+def make_run(folder: Path, difference: float = 0.172) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(make_results(difference)))
+    rng = np.random.default_rng(0)
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(60):
+            noise = rng.normal(size=3)
+            row = {
+                "step": step,
+                "seconds": 8.0 + 0.2 * noise[2],
+                "loss": 1.0 - 0.003 * step + 0.02 * noise[0],
+                "grad_norm": math.nan if step == 20 else 0.4 + 0.05 * noise[1],
+                "reward/interaction": 0.2 + 0.003 * step + 0.03 * noise[2],
+                "reward/quality": 0.5 + 0.01 * noise[0],
+                "refused": False,
+            }
+            file.write(json.dumps(row) + "\n")
+    (folder / "config.json").write_text(json.dumps({"seed": 0, "note": "<script>alert(1)</script>"}))
+    (folder / "run.json").write_text(json.dumps({"command": "worldcompass demo --seed 0"}))
+    frames = np.tile(np.arange(48, dtype=np.uint8)[:, None] * 5, (20, 3, 1, 64)).reshape(20, 3, 48, 64)
+    columns = video.side_by_side([frames, frames[::-1], frames], ["base", "trained", "engine"])
+    video.write_mp4(folder / "before_after.mp4", columns, 15)
+    strip = video.filmstrips([frames, frames], ["base", "trained"], every=2)
+    video.save_png(folder / "filmstrips" / "combined_01.png", strip)
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects tags and the addresses they ask for."""
+
+    VOID = ("meta", "link", "img", "br", "rect", "path", "line", "circle")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "poster", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    return report.write_report(make_run(tmp_path_factory.mktemp("run"))).read_text()
+
+
+def test_headline_says_the_result_in_plain_words(page):
+    expected = (
+        "Combined actions: 24.1% → 41.3% (engine 88.0%); 27% of the gap closed (95% interval 18% to 36%)."
+    )
+    assert expected in page
+    assert '<span class="badge learning">learning</span>' in page
+
+
+def test_page_is_self_contained_and_well_formed(page):
+    parsed = Page(page)
+    assert not parsed.open
+    assert parsed.addresses and all(address.startswith("data:") for address in parsed.addresses)
+    assert not re.search(r"@import|url\(|https?://", page)
+    assert {"video", "img", "svg", "table"} <= set(parsed.tags)
+
+
+def test_every_numeric_series_has_a_chart(page):
+    for name in ("reward/interaction", "reward/quality", "loss", "grad_norm", "seconds"):
+        assert f"<figcaption>{name}</figcaption>" in page
+    assert "<figcaption>refused</figcaption>" not in page
+    assert page.index("reward/quality</figcaption>") < page.index("loss</figcaption>")
+
+
+def test_content_is_escaped(page):
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_every_table_cell_is_filled(page):
+    assert page.count("<table>") == 2
+    assert page.count('<th scope="row">') == 2 * len(MEASURES)
+    assert '<span class="muted">–</span>' not in page
+    assert "1,840" in page and "7,920" in page
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [(0.1, "learning"), (0.005, "no significant change"), (-0.005, "no significant change"), (-0.1, "worse")],
+)
+def test_verdict_follows_the_paired_interval(difference, expected):
+    assert report.verdict(make_results(difference)) == expected
+
+
+def test_unfinished_runs_have_a_page(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5}\n{"step": 1, "lo')
+    text = report.write_report(tmp_path).read_text()
+    assert "unfinished" in text and "--resume" in text and "1 training steps" in text
+
+
+def test_partial_results_are_tolerated(tmp_path):
+    results = make_results()
+    for key in ("trained", "difference", "gap_closed", "forward_passes", "seconds"):
+        del results[key]
+    results["base"]["combined"]["quality"] = {"mean": None}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = report.write_report(tmp_path).read_text()
+    assert "Combined actions: 24.1% → –" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (None, "", "expected results.json or metrics.jsonl"),
+        ("results.json", "{", "results.json is not valid JSON"),
+        ("results.json", "[1]", "one JSON object"),
+        ("results.json", '{"schema": 99}', "schema 99, expected 1"),
+        ("results.json", b"\xff\xfe\x00", "not valid JSON"),
+        ("metrics.jsonl", '{"step": 0}\nnonsense\n{"step": 2}\n', "line 2"),
+        ("metrics.jsonl", "[1]\n", "one JSON object on each line"),
+    ],
+)
+def test_malformed_runs_are_refused_in_one_sentence(tmp_path, name, content, message):
+    if name:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(message)):
+        report.write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        report.write_report(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1234.5, "1234"),
+        (0.12345, "0.123"),
+        (-0.5, "−0.5"),
+        (1e-9, "1e-9"),
+        (100, "100"),
+        (math.nan, "–"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert charts.number(value).replace("1.0e-9", "1e-9") == text
+
+
+def test_charts_survive_odd_series():
+    assert "no finite value" in charts.line_chart("x", [0, 1], [math.nan, math.inf])
+    assert "circle" in charts.line_chart("x", [0], [3.0])
+    assert "nan" not in charts.line_chart("x", [0, 1, 2], [5.0, math.nan, 5.0])
+    long = charts.line_chart("x", list(range(5000)), [float(i) for i in range(5000)])
+    assert len(long) < 20_000

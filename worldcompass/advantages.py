@@ -1,0 +1,123 @@
+"""From scores to advantages: centre, scale, balance, clip; pure functions over scores_NGR.
+
+Source: WorldCompass (arXiv 2602.09022), group-relative advantages; the three scales are its ``sample``,
+``global`` and ``sample_max``. Scores that a critic abstained from enter no mean and no deviation and count 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STD_FLOOR = 1e-8  # added to every standard deviation, as in the official code
+FLAT = 1e-6  # a group whose scores span less than this share of their size has no signal, only rounding
+
+Scale = Callable[[Tensor, Tensor], Tensor]
+"""(scores_NGR, valid_NGR) -> standard deviations that broadcast over (N, G, R)."""
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What the scores of one step mean for the update."""
+
+    advantage_NG: Tensor
+    """float32 in [-1, 1]: the weighted sum, clipped to +-a and divided by a."""
+    ranking_NG: Tensor
+    """float32: the same before clipping; candidates are chosen by it."""
+    per_reward_NGR: Tensor
+    """float32: each reward's own advantage, unweighted and unclipped."""
+    flat_NR: Tensor
+    """bool: groups in which a reward does not vary (its advantages are 0)."""
+
+
+def masked_mean(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean over the valid entries of ``dims`` (kept); 0 where there is none."""
+    count = valid.sum(dims, keepdim=True).clamp_min(1)
+    return torch.where(valid, scores, 0).sum(dims, keepdim=True) / count
+
+
+def masked_std(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Unbiased standard deviation over the valid entries of ``dims`` (kept); 0 below two entries."""
+    squares = (
+        torch.where(valid, scores - masked_mean(scores, valid, dims), 0).square().sum(dims, keepdim=True)
+    )
+    return (squares / (valid.sum(dims, keepdim=True) - 1).clamp_min(1)).sqrt()
+
+
+def own_group(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
+    """Standard deviation of each group (N, 1, R): every group counts the same."""
+    return masked_std(scores_NGR, valid_NGR, (1,))
+
+
+def all_groups(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
+    """Standard deviation over all scores of all groups (1, 1, R): groups that hardly vary count little."""
+    return masked_std(scores_NGR, valid_NGR, (0, 1))
+
+
+def largest_group(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
+    """The largest of the groups' standard deviations (1, 1, R)."""
+    return own_group(scores_NGR, valid_NGR).amax(0, keepdim=True)
+
+
+def group_advantages(
+    scores_NGR: Tensor, valid_NGR: Tensor, weights_R: Tensor, scale: Scale = all_groups, clip: float = 2.0
+) -> Advantages:
+    """Advantages of every candidate relative to its siblings.
+
+    ``A_r = (s_r - mean_group) / (std + 1e-8)`` per reward, ``A = sum_r w_r A_r / sum_r w_r``, clipped to
+    +-``clip`` and divided by it. Computed in float64; a flat group gives exact zeros, not amplified rounding.
+
+    Args:
+        scores_NGR: higher is better.
+        valid_NGR: bool, False where a critic abstained.
+        weights_R: non-negative, their sum positive.
+        scale: one of ``own_group``, ``all_groups``, ``largest_group``, or another function of that form.
+        clip: a > 0.
+
+    Raises:
+        ValueError: for shapes that do not agree, non-finite valid scores, or unusable weights or clip.
+    """
+    if scores_NGR.ndim != 3 or scores_NGR.shape != valid_NGR.shape or weights_R.shape != scores_NGR.shape[2:]:
+        raise ValueError(
+            f"expected scores and valid (N, G, R) with weights (R,), got {tuple(scores_NGR.shape)},"
+            f" {tuple(valid_NGR.shape)} and {tuple(weights_R.shape)}"
+        )
+    if bool((weights_R < 0).any()) or not float(weights_R.sum()) > 0 or not clip > 0:
+        raise ValueError(
+            f"weights must be >= 0 with a positive sum and clip > 0, got {weights_R.tolist()}, {clip}"
+        )
+    if not bool(torch.isfinite(scores_NGR[valid_NGR]).all()):
+        raise ValueError("a critic returned a score that is not finite: let it abstain (valid False) instead")
+    scores = torch.where(valid_NGR, scores_NGR, 0).double()
+    weights = weights_R.double() / weights_R.double().sum()
+    flat = is_flat(scores, valid_NGR)
+    centred = torch.where(valid_NGR & ~flat, scores - masked_mean(scores, valid_NGR, (1,)), 0)
+    per_reward = centred / (scale(scores, valid_NGR) + STD_FLOOR)
+    ranking = (per_reward * weights).sum(-1)
+    advantage = ranking.clamp(-clip, clip) / clip
+    return Advantages(advantage.float(), ranking.float(), per_reward.float(), flat.squeeze(1))
+
+
+def is_flat(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
+    """Groups without a signal, bool (N, 1, R): fewer than two valid scores, or a span within rounding."""
+    top = torch.where(valid_NGR, scores_NGR, -torch.inf).amax(1, keepdim=True)
+    bottom = torch.where(valid_NGR, scores_NGR, torch.inf).amin(1, keepdim=True)
+    size = torch.where(valid_NGR, scores_NGR.abs(), 0).amax(1, keepdim=True)
+    return (valid_NGR.sum(1, keepdim=True) < 2) | (top - bottom <= FLAT * size)
+
+
+def keep_extremes(ranking_NG: Tensor, best: int, worst: int) -> Tensor:
+    """Indices (N, best + worst) of the best candidates, best first, then of the worst, worst last.
+
+    Ties keep the order of the candidates.
+
+    Raises:
+        ValueError: when a group is too small for both ends.
+    """
+    if best < 0 or worst < 0 or not 0 < best + worst <= ranking_NG.shape[1]:
+        raise ValueError(f"cannot keep {best} best and {worst} worst of {ranking_NG.shape[1]} candidates")
+    order = ranking_NG.argsort(dim=1, descending=True, stable=True)
+    return torch.cat([order[:, :best], order[:, order.shape[1] - worst :]], 1)

@@ -1,0 +1,151 @@
+"""Small inline SVG charts, made by hand; colours come from the page's CSS variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 320, 150
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 22
+Scale = Callable[[float], float]
+
+MAX_POINTS = 400  # longer series are averaged in buckets
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of an interval chart, in the unit of its axis."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    style: str
+    """CSS class: ``base``, ``trained`` or ``engine``."""
+
+
+def number(value: float | None) -> str:
+    """A number for people: three significant digits, no exponent where it can be helped."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{digits}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """A centred moving average over about a seventh of the series; non-finite values are left out."""
+    reach = max(1, len(values) // 14)
+    means = []
+    for index in range(len(values)):
+        window = [v for v in values[max(0, index - reach) : index + reach + 1] if math.isfinite(v)]
+        means.append(sum(window) / len(window) if window else math.nan)
+    return means
+
+
+def line_chart(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
+    """One series over steps: the raw line faint, the smoothed one strong, ends of both axes labelled."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return f'<p class="muted">{escape(name)}: no finite value yet</p>'
+    steps, values = _shorten(steps, values)
+    low, high = min(finite), max(finite)
+    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    scale_x = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    scale_y = _scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+    said = (
+        f"{name}: from {number(finite[0])} to {number(finite[-1])}, between {number(low)} and {number(high)}"
+    )
+    marks = [
+        _path(steps, values, scale_x, scale_y, "raw"),
+        _path(steps, smooth(values), scale_x, scale_y, "smooth"),
+        _frame(),
+        _text(LEFT - 6, scale_y(high) + 4, number(high), "end"),
+        _text(LEFT - 6, scale_y(low) + 4, number(low), "end") if high > low else "",
+        _text(LEFT, HEIGHT - 6, number(min(steps)), "start"),
+        _text(WIDTH - RIGHT, HEIGHT - 6, f"step {number(max(steps))}", "end"),
+    ]
+    return _svg(WIDTH, HEIGHT, said, marks)
+
+
+def interval_chart(title: str, rows: Sequence[Interval], unit: str = "%") -> str:
+    """Means with their intervals on one axis from 0 to 100."""
+    height = 34 * len(rows) + 26
+    width, left, right = 460, 82, 56
+    scale = _scale(0, 100, left, width - right)
+    marks = []
+    for tick in (0, 25, 50, 75, 100):
+        x = scale(tick)
+        marks += [
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{height - 20}"/>',
+            _text(x, height - 5, f"{tick}{unit}", "middle"),
+        ]
+    for index, row in enumerate(rows):
+        marks.append(_interval_row(row, scale, 22 + 34 * index, unit, left))
+    said = f"{title}: " + ", ".join(
+        f"{r.name} {r.mean:.1f}{unit} ({r.low:.1f} to {r.high:.1f})" for r in rows
+    )
+    return _svg(width, height, said, marks)
+
+
+def _interval_row(row: Interval, scale: Scale, y: float, unit: str, left: float) -> str:
+    low, mean, high = (scale(min(max(v, 0), 100)) for v in (row.low, row.mean, row.high))
+    return (
+        f'<g class="{row.style}">{_text(left - 8, y + 4, row.name, "end")}'
+        f'<rect class="bar" x="{left}" y="{y - 8:.1f}" width="{max(mean - left, 1):.1f}" height="16" rx="3"/>'
+        f'<path class="whisker" d="M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 5}v10M{high:.1f} {y - 5}v10"/>'
+        f"{_text(high + 6, y + 4, f'{row.mean:.1f}{unit}', 'start', 'strong')}</g>"
+    )
+
+
+def _shorten(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    size = math.ceil(len(values) / MAX_POINTS)
+    if size <= 1:
+        return list(steps), list(values)
+    starts = range(0, len(values), size)
+    buckets = [[v for v in values[i : i + size] if math.isfinite(v)] for i in starts]
+    return [steps[i] for i in starts], [sum(b) / len(b) if b else math.nan for b in buckets]
+
+
+def _scale(low: float, high: float, start: float, stop: float) -> Scale:
+    span = high - low
+
+    def place(value: float) -> float:
+        share = (value - low) / span if span else 0.5
+        return start + share * (stop - start)
+
+    return place
+
+
+def _path(steps: Sequence[float], values: Sequence[float], scale_x: Scale, scale_y: Scale, style: str) -> str:
+    points = [
+        (scale_x(s), scale_y(v)) if math.isfinite(v) else None for s, v in zip(steps, values, strict=True)
+    ]
+    commands, pen_down = [], False
+    for point in points:
+        if point is not None:
+            commands.append(f"{'L' if pen_down else 'M'}{point[0]:.1f} {point[1]:.1f}")
+        pen_down = point is not None
+    if sum(point is not None for point in points) == 1:
+        x, y = next(point for point in points if point is not None)
+        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+    return f'<path class="{style}" d="{"".join(commands)}"/>'
+
+
+def _frame() -> str:
+    return f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str, style: str = "") -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(width: int, height: int, said: str, marks: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said, quote=True)}">'
+        f"{''.join(marks)}</svg>"
+    )

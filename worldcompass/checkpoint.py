@@ -1,0 +1,101 @@
+"""Checkpoints that survive a kill: written aside, synced, renamed; safetensors and json, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldcompass.errors import UserError
+
+FORMAT = 1
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+
+
+def save_checkpoint(
+    root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2
+) -> Path:
+    """Write ``root/step_NNNNNN`` and then delete all but the newest ``keep``.
+
+    A checkpoint exists under its name only when it is complete on disk; older ones are deleted after that.
+
+    Args:
+        state: what json can hold.
+    """
+    final, aside = root / f"step_{step:06d}", root / f".unfinished_step_{step:06d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside / _TENSORS)
+    (aside / _STATE).write_text(json.dumps({"format": FORMAT, "step": step, **state}))
+    for path in (aside / _TENSORS, aside / _STATE, aside):
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    _sync(root)
+    for old in _complete(root)[: -max(keep, 1)]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The newest complete checkpoint under ``root``; half-written ones are not seen."""
+    found = _complete(root)
+    return found[-1] if found else None
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and state of a checkpoint.
+
+    Raises:
+        UserError: when the folder is not a readable checkpoint of this version.
+    """
+    try:
+        state = json.loads((folder / _STATE).read_text())
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} is not a readable checkpoint ({error})") from error
+    if state.get("format") != FORMAT:
+        raise UserError(f"{folder} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
+    return tensors, state
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as flat tensors and a json part; the momentum of every parameter included."""
+    packed = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, entries in packed["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else plain)[f"{index}/{key}"] = value
+    return tensors, {"state": plain, "param_groups": packed["param_groups"]}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Restore what ``pack_optimizer`` returned, for the same parameters in the same order."""
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in [*tensors.items(), *plain["state"].items()]:
+        index, key = name.split("/", 1)
+        entries.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": plain["param_groups"]})
+
+
+def _complete(root: Path) -> list[Path]:
+    return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and (p / _TENSORS).is_file())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,160 @@
+"""The command ``worldcompass``: finds the command's module, parses, runs, and reports errors in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from worldcompass import __version__
+from worldcompass.errors import UserError
+
+# Words a user types -> (module of worldcompass.commands, what it does in one line).
+COMMANDS = {
+    "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
+    "train": ("train", "post-train a world model with a recipe"),
+    "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
+    "report": ("report", "write the self-contained HTML page of a run"),
+    "info": ("info", "versions, devices and weights, for a bug report"),
+    "doom collect": ("doom_collect", "record training data in the engine"),
+    "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
+    "doom critics": ("doom_critics", "train the critics and the held-out judge"),
+}
+
+GROUPS = {"doom": "make the embedded world: data, weights, critics"}
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# Failures of the operating system that a user can mend; every other one keeps its traceback.
+_USER_ERRNOS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
+)  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes take the same path as every other user error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 on success, 2 after a user error, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
+            raise
+        return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {_resume_hint(words)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _dispatch(words: list[str]) -> int:
+    if words in (["--version"], ["-V"]):
+        print(f"worldcompass {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in GROUPS and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(group_overview(words[0]))
+        return 0
+    name = _command_name(words)
+    module = importlib.import_module(f"worldcompass.commands.{COMMANDS[name][0]}")
+    args = build_parser(name, module).parse_args(words[len(name.split()) :])
+    return module.run(args) or 0
+
+
+def build_parser(name: str, module: ModuleType) -> Parser:
+    """The parser of one command."""
+    parser = Parser(
+        prog=f"worldcompass {name}",
+        description=(module.__doc__ or "").strip(),
+        epilog=f"examples:\n{module.EXAMPLES.rstrip()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def overview() -> str:
+    """What ``worldcompass --help`` prints."""
+    lines = [f"  {name:<15}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: worldcompass COMMAND [options]",
+            "",
+            "Reinforcement-learning post-training of interactive video world models.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "examples:",
+            "  worldcompass demo                      # nothing to prepare, no GPU needed",
+            "  worldcompass train doom_full           # the best result, an hour or two on 2 cores",
+            "  worldcompass COMMAND --help            # options and examples of one command",
+        ]
+    )
+
+
+def group_overview(group: str) -> str:
+    """What ``worldcompass GROUP --help`` prints."""
+    members = {name: text for name, (_, text) in COMMANDS.items() if name.startswith(f"{group} ")}
+    return "\n".join(
+        [
+            f"usage: worldcompass {group} COMMAND [options]",
+            "",
+            f"{GROUPS[group].capitalize()}.",
+            "",
+            "commands, in the order in which they are run:",
+            *[f"  {name:<15}{text}" for name, text in members.items()],
+            "",
+            "examples:",
+            *[f"  worldcompass {name} --help" for name in members],
+        ]
+    )
+
+
+def _command_name(words: list[str]) -> str:
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return name
+    typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
+    near = difflib.get_close_matches(typed, [*COMMANDS, *GROUPS], n=1)
+    hint = f"did you mean `worldcompass {near[0]}`?" if near else "see `worldcompass --help`"
+    raise UserError(f"there is no command {typed!r}; {hint}")
+
+
+def _resume_hint(words: list[str]) -> str:
+    if words[:1] in (["demo"], ["train"]) or words[:2] == ["doom", "pretrain"]:
+        again = words if "--resume" in words else [*words, "--resume"]
+        return f"what was finished is kept: worldcompass {shlex.join(again)}"
+    return f"start again with: worldcompass {shlex.join(words)}"
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Options that several commands share, and their checks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from worldcompass.errors import UserError
+
+
+def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
+    """``--seed``."""
+    parser.add_argument(
+        "--seed", type=int, default=default, metavar="N", help="random seed (default: %(default)s)"
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
+    """``--out``."""
+    text = f"{what} (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path(default), metavar="FOLDER", help=text)
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """``--resume``."""
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder exactly")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``."""
+    text = "cpu, cuda, cuda:1 or auto (default: %(default)s, a GPU where there is one)"
+    parser.add_argument("--device", default="auto", metavar="NAME", help=text)
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, as an argument type."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, not {text!r}")
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    """A positive number of minutes, as an argument type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, not {text!r}")
+    return value
+
+
+def check_device(name: str) -> str:
+    """The device to use.
+
+    Raises:
+        UserError: when it is unknown or this machine has none.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        return "cuda" if gpus else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"unknown device {name!r}: expected cpu, cuda, cuda:1 or auto")
+    if kind == "cuda" and int(index or 0) >= gpus:
+        raise UserError(f"device {name} was asked for, but PyTorch sees {gpus} GPU(s): use --device cpu")
+    return name
+
+
+def need_folder(path: Path, what: str) -> Path:
+    """``path`` when it is a folder.
+
+    Raises:
+        UserError: when it is not.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: expected {what}")
+    return path

@@ -1,0 +1,41 @@
+"""Watch the embedded world learn to obey.
+
+Evaluates the shipped world model, post-trains it for a fixed number of steps, evaluates it again, and
+writes a table, videos beside the engine's own, and report.html. At most ten minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from worldcompass.commands._options import add_device, add_out, add_resume, add_seed, check_device
+
+EXAMPLES = """\
+  worldcompass demo
+  worldcompass demo --seed 1 --out runs/seed1
+  worldcompass demo --resume              # after Ctrl-C
+  worldcompass demo --dry-run             # say what would be done and how long it takes
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass demo``."""
+    add_out(parser, "runs/demo", "where results, checkpoints and the page go")
+    add_seed(parser)
+    add_device(parser)
+    add_resume(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    from worldcompass.demo import run_demo
+
+    run_demo(
+        out=args.out,
+        seed=args.seed,
+        device=check_device(args.device),
+        resume=args.resume,
+        dry_run=args.dry_run,
+    )
+    return 0

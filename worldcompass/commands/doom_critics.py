@@ -1,0 +1,29 @@
+"""Train the critics and the held-out judge on engine data, and test both against the engine's truth."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from worldcompass.commands._options import add_out, add_seed, need_folder
+
+EXAMPLES = """\
+  worldcompass doom critics --data data/doom
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass doom critics``."""
+    text = "data set made by `worldcompass doom collect` (default: %(default)s)"
+    parser.add_argument("--data", type=Path, default=Path("data/doom"), metavar="FOLDER", help=text)
+    add_out(parser, "runs/critics", "where weights and accuracy tables go")
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train critics and judge."""
+    data = need_folder(args.data, "a data set made by `worldcompass doom collect`")
+    from worldcompass.doom.critics import train_critics
+
+    train_critics(data, args.out, args.seed)
+    return 0

@@ -1,0 +1,103 @@
+"""Post-train a world model with a recipe: a Python function that returns a configuration.
+
+RECIPE is a shipped one (doom_full), a function of a shipped module (MODULE:FUNCTION), or a function of
+your own file (my_recipe.py:FUNCTION). --set changes single settings; --list shows what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from worldcompass.commands._options import add_device, add_out, add_resume, check_device
+from worldcompass.errors import UserError
+from worldcompass.overrides import override, settings
+
+EXAMPLES = """\
+  worldcompass train doom_full
+  worldcompass train doom_full --set seed=1 --set steps=200 --out runs/seed1
+  worldcompass train my_recipe.py:smoke
+  worldcompass train --list               # the shipped recipes
+  worldcompass train doom_full --list     # a recipe's settings
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass train``."""
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="doom_full, MODULE:FUNCTION or FILE.py:FUNCTION"
+    )
+    text = "change one setting; may be given many times"
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
+    add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
+    add_device(parser)
+    add_resume(parser)
+    parser.add_argument(
+        "--list", action="store_true", help="list recipes, or the settings of RECIPE, and stop"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train with a recipe, or list what there is."""
+    if args.recipe is None:
+        if not args.list:
+            known = ", ".join(shipped_recipes()) or "none shipped"
+            raise UserError(f"name a recipe ({known}) or FILE.py:FUNCTION")
+        print("\n".join(shipped_recipes()))
+        return 0
+    config = override(load_recipe(args.recipe)(), args.assignments)
+    if args.list:
+        print("\n".join(f"{key} = {value}" for key, value in settings(config).items()))
+        return 0
+    device = check_device(args.device)
+    from worldcompass.train import run_recipe
+
+    run_recipe(config, args.out, device, args.resume)
+    return 0
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the modules in ``worldcompass.recipes``."""
+    folder = Path(__file__).parent.parent / "recipes"
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+
+
+def load_recipe(name: str) -> Callable[[], Any]:
+    """The recipe function that ``name`` stands for.
+
+    Raises:
+        UserError: when the module, the file or the function does not exist.
+    """
+    source, _, function = name.partition(":")
+    module = _load_file(Path(source)) if source.endswith(".py") else _load_shipped(source)
+    function = function or Path(source).stem
+    recipe = getattr(module, function, None)
+    if not callable(recipe):
+        raise UserError(f"{source} has no recipe function {function!r}; name one as {source}:FUNCTION")
+    return recipe
+
+
+def _load_shipped(name: str) -> ModuleType:
+    names = shipped_recipes()
+    if name not in names:
+        near = difflib.get_close_matches(name, names) or names
+        raise UserError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    return importlib.import_module(f"worldcompass.recipes.{name}")
+
+
+def _load_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"there is no recipe file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,50 @@
+"""``worldcompass doom pretrain``: the autoencoder, then the world model, then its weights as the package ships them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from worldcompass.doom.pretrain_autoencoder import train_autoencoder
+from worldcompass.doom.pretrain_world import train_world
+from worldcompass.errors import UserError
+from worldcompass.worlds.doom import WEIGHTS_VERSION
+
+AUTOENCODER_FILE, WORLD_FILE = "doom_autoencoder.safetensors", "doom_world.safetensors"
+
+
+def pretrain(
+    data: Path, out: Path, device: str = "cpu", minutes_autoencoder: float = 12, minutes_world: float = 50, seed: int = 0
+) -> Path:
+    """Run or resume both stages; the finished weights are ``out/doom_*.safetensors``.
+
+    Raises:
+        UserError: when ``data`` is no dataset or ``device`` is not there.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("no CUDA device here: use --device cpu")
+    if not (data / "dataset.json").is_file():
+        raise UserError(f"{data} is not a dataset: make one with 'worldcompass doom collect --out {data}'")
+    autoencoder = train_autoencoder(data, out, minutes_autoencoder, device, seed)
+    export(autoencoder, out / AUTOENCODER_FILE)
+    net = train_world(data, out, autoencoder.requires_grad_(False), minutes_world, device, seed)
+    export(net, out / WORLD_FILE)
+    return out
+
+
+def export(module: nn.Module, path: Path) -> str:
+    """Write weights in float16 with the version that ``load_doom_world`` asks for; returns their SHA-256."""
+    tensors = {name: _half(value) for name, value in module.state_dict().items()}
+    save_file(tensors, path, {"version": WEIGHTS_VERSION})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    print(json.dumps({"file": path.name, "bytes": path.stat().st_size, "sha256": digest}), flush=True)
+    return digest
+
+
+def _half(value: Tensor) -> Tensor:
+    return value.half().contiguous().cpu() if value.is_floating_point() else value.contiguous().cpu()

@@ -1,0 +1,137 @@
+"""One pretraining stage: its state, its loop, its file on disk; resumable after Ctrl-C and kill -9."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldcompass.optim import MakeOptimizer
+
+SAVE_SECONDS = 60.0
+MEASURED_STEPS = 30  # steps timed before minutes are turned into a number of steps
+EMA_DECAY = 0.998
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pretraining stage."""
+
+    name: str
+    minutes: float
+    learning_rate: float
+    warmup: int
+    ema_decay: float = EMA_DECAY
+    max_grad_norm: float = 1.0
+
+
+def learning_rate(stage: Stage, step: int, total: int | None) -> float:
+    """Warm-up, constant, then a cosine over the last half to 2 percent."""
+    rate = stage.learning_rate * min(1.0, (step + 1) / stage.warmup)
+    if total is None or step < total // 2:
+        return rate
+    share = (step - total // 2) / max(1, total - total // 2)
+    return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+class StageRun:
+    """The mutable state of one stage: module, EMA copy, optimiser, step, chosen number of steps."""
+
+    def __init__(self, stage: Stage, net: nn.Module, folder: Path, device: str, optimiser: MakeOptimizer) -> None:
+        self.stage, self.net, self.folder, self.device = stage, net.to(device), folder, device
+        self.ema = copy.deepcopy(net).requires_grad_(False)
+        self.optimiser = optimiser(list(net.parameters()), stage.learning_rate, WEIGHT_DECAY)
+        self.step = 0
+        self.total: int | None = None
+        self.seconds = 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self.stage.name}.state.safetensors"
+
+    def save(self) -> None:
+        """Everything needed to go on, in one file that replaces the last one at once."""
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        facts = {"step": self.step, "total": self.total, "seconds": self.seconds}
+        partial = self._path.with_suffix(".partial")
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
+        os.replace(partial, self._path)
+
+    def resume(self) -> bool:
+        """Continue from a saved state when there is one."""
+        if not self._path.exists():
+            return False
+        tensors = load_file(self._path)
+        with safe_open(self._path, "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+        for prefix, module in (("net.", self.net), ("ema.", self.ema)):
+            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        self.step, self.total, self.seconds = facts["step"], facts["total"], facts["seconds"]
+        return True
+
+    def run(self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]) -> nn.Module:
+        """Train to the end of the stage and return the EMA weights."""
+        log = (self.folder / f"{self.stage.name}.jsonl").open("a")
+        begun = saved = time.monotonic()
+        losses: list[float] = []
+        while self.total is None or self.step < self.total:
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(self.stage, self.step, self.total)
+            loss = loss_of(self.step)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"{self.stage.name}: loss {loss.item()} at step {self.step}")
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.stage.max_grad_norm)
+            self.optimiser.step()
+            self._follow()
+            self.step += 1
+            losses.append(loss.item())
+            now = time.monotonic()
+            if self.total is None and self.step == MEASURED_STEPS:
+                self.total = max(MEASURED_STEPS + 1, int(self.stage.minutes * 60 / (now - begun) * MEASURED_STEPS))
+            if now - saved > SAVE_SECONDS or self.step == self.total:
+                self.seconds += now - saved
+                saved = now
+                self.save()
+                row = {"step": self.step, "total": self.total, "seconds": round(self.seconds)}
+                row |= {"loss": float(np.mean(losses)), **evaluate(self.ema)}
+                losses.clear()
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                print(self.stage.name, json.dumps(row), flush=True)
+        log.close()
+        return self.ema.eval()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The EMA follows; faster in the beginning so that it forgets the random start."""
+        decay = min(self.stage.ema_decay, (1 + self.step) / (10 + self.step))
+        live = self.net.state_dict()
+        for name, value in self.ema.state_dict().items():
+            if value.dtype.is_floating_point:
+                value.lerp_(live[name], 1 - decay)
+            else:
+                value.copy_(live[name])

@@ -1,0 +1,71 @@
+"""Random composite trajectories as in the method: 32 motions, each held for 2 to 16 latents, around walls."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldcompass.doom.engine_facts import MAX_PITCH_DEG, MOTION
+from worldcompass.geometry import label, motion_signs
+
+HOLD_MIN, HOLD_MAX = 2, 16  # latents, WorldCompass's trajectory generator
+CLEARANCE = 20.0  # map units kept from walls; a player's box is 16 from centre to side
+MAX_TRIES = 16
+
+_YAW, _PITCH = (1, 2), (3, 4)
+# (weight of the family, its actions): the weights are the method's.
+MOTION_FAMILIES: tuple[tuple[float, tuple[int, ...]], ...] = (
+    (4, tuple(label(t, 0) for t in (1, 2, 3, 4))),
+    (2, tuple(label(0, r) for r in _YAW)),
+    (2, tuple(label(0, r) for r in _PITCH)),
+    (6, tuple(label(t, 0) for t in (5, 6, 7, 8))),
+    (2, tuple(label(0, r) for r in (5, 6, 7, 8))),
+    (6, tuple(label(t, r) for t in (1, 2, 3, 4) for r in _YAW)),
+    (1, tuple(label(t, r) for t in (1, 2, 3, 4) for r in _PITCH)),
+)
+MOTIONS = tuple(action for _, actions in MOTION_FAMILIES for action in actions)
+_SIGNS = motion_signs(torch.arange(81)).numpy()
+
+
+def draw_motion(rng: np.random.Generator) -> int:
+    """One of the 32 motions, by the method's weights of its families."""
+    weights = np.array([weight for weight, _ in MOTION_FAMILIES], float)
+    family = MOTION_FAMILIES[rng.choice(len(weights), p=weights / weights.sum())][1]
+    return int(rng.choice(family))
+
+
+def feasible_latents(action: int, latents: int, camera_5: np.ndarray, walls_L4: np.ndarray) -> int:
+    """For how many of ``latents`` the nominal motion stays clear of walls and within the pitch range."""
+    right, forward, yaw, pitch = _SIGNS[action]
+    parts = np.arange(1, 2 * latents + 1) / 2  # checked twice per latent
+    pitch_end = camera_5[4] + pitch * MOTION.pitch_deg * parts
+    heading = np.deg2rad(camera_5[3] + yaw * MOTION.yaw_deg * parts)
+    step = 0.5 * MOTION.move / max(np.hypot(right, forward), 1)
+    east = camera_5[0] + np.cumsum(step * (np.cos(heading) * right + np.sin(heading) * forward))
+    north = camera_5[2] + np.cumsum(step * (-np.sin(heading) * right + np.cos(heading) * forward))
+    good = np.abs(pitch_end) <= MAX_PITCH_DEG
+    if right or forward:
+        good &= distance_to_walls(np.stack([east, north], -1), walls_L4) >= CLEARANCE
+    return int(np.argmin(good)) // 2 if not good.all() else latents
+
+
+def distance_to_walls(points_N2: np.ndarray, walls_L4: np.ndarray) -> np.ndarray:
+    """Distance of each point to the nearest wall segment, map units."""
+    if not len(walls_L4):
+        return np.full(len(points_N2), np.inf)
+    start, end = walls_L4[None, :, :2], walls_L4[None, :, 2:]
+    along = end - start
+    offset = points_N2[:, None] - start
+    share = (offset * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9)
+    nearest = offset - np.clip(share, 0, 1)[..., None] * along
+    return np.sqrt((nearest**2).sum(-1)).min(-1)
+
+
+def next_segment(rng: np.random.Generator, camera_5: np.ndarray, walls_L4: np.ndarray) -> tuple[int, int]:
+    """A motion and for how many latents to hold it, such that the engine can most likely carry it out."""
+    for _ in range(MAX_TRIES):
+        action = draw_motion(rng)
+        hold = feasible_latents(action, int(rng.integers(HOLD_MIN, HOLD_MAX + 1)), camera_5, walls_L4)
+        if hold >= HOLD_MIN:
+            return action, hold
+    return int(rng.choice([label(0, r) for r in _YAW])), int(rng.integers(HOLD_MIN, HOLD_MAX // 2))

@@ -1,0 +1,114 @@
+"""What a run tells: metrics.jsonl, append-only, and one live line in the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+SHOWN_STEPS = 8
+
+
+class MetricsLog:
+    """Appends one json object per step to a file; opened at a step, it forgets what was logged after it."""
+
+    def __init__(self, path: Path, resumed_step: int = 0) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_metrics(path) if row["step"] <= resumed_step]
+        aside = path.with_suffix(".unfinished")
+        aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(aside, path)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add the metrics of one step; ``row`` holds ``step``."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; none when there is no file, and a line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class LiveTable:
+    """The last steps of a run with the time that remains; silent where the output is not a terminal."""
+
+    def __init__(
+        self, num_steps: int, first_step: int = 0, live: bool = True, console: Console | None = None
+    ) -> None:
+        self.num_steps, self.first_step = num_steps, first_step
+        self.console = console or Console()
+        self.active = live and self.console.is_terminal
+        self.started = time.monotonic()
+        self.history: list[Mapping[str, Any]] = []
+        self.live = Live(console=self.console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> LiveTable:
+        if self.active:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            self.live.stop()
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Show the metrics of one more step."""
+        self.history = [*self.history, row][-SHOWN_STEPS:]
+        if self.active:
+            self.live.update(self.table(), refresh=True)
+
+    def seconds_left(self) -> float:
+        """Time that the remaining steps will take at the pace so far."""
+        step = self.history[-1]["step"]
+        pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
+        return pace * (self.num_steps - step)
+
+    def table(self) -> Table:
+        """The table as it is shown."""
+        left = self.seconds_left()
+        table = Table(title=f"step {self.history[-1]['step']} of {self.num_steps}, {clock(left)} left")
+        rewards = list(self.history[-1]["rewards"])
+        for name in ("step", "chunk", *rewards, "loss", "grad norm", "seconds"):
+            table.add_column(name, justify="right")
+        for row in self.history:
+            means = [f"{row['rewards'][name]['mean']:.3f}" for name in rewards]
+            rest = f"{row['loss']:.4f}", f"{row['grad_norm']:.3f}", f"{sum(row['seconds'].values()):.1f}"
+            table.add_row(str(row["step"]), str(row["chunk"]), *means, *rest)
+        return table
+
+
+def clock(seconds: float) -> str:
+    """A duration in words: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_rest = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_rest:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Stopwatch:
+    """Seconds of the stages of a step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage here."""
+        now = time.perf_counter()
+        self.laps[stage], self._last = round(now - self._last, 4), now

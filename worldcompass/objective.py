@@ -1,0 +1,127 @@
+"""The update rule and its rivals: pure functions in clean space.
+
+With ``x = (1 - sigma) x0 + sigma n`` and velocity ``v``, ``c = x - sigma v`` is the clean estimate, so every
+formula of DiffusionNFT (arXiv 2509.16117) about velocities becomes one about ``c`` without dividing by sigma.
+
+All objectives have one signature and return one loss per row plus metrics per row (detached, (B,)); the
+caller averages over rows. ``given_K`` marks latents that are given, not imagined: they enter neither loss nor
+normaliser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ERROR_FLOOR = 1e-5  # smallest normaliser of a squared error, as in the official code
+
+Objective = Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+"""(clean_pred, clean_behaviour, clean_target, advantage_B, beta, given_K) -> (loss_B, metrics)."""
+
+
+def row_mean(values_BCKHW: Tensor, given_K: Tensor | None = None) -> Tensor:
+    """Mean of each row over channels, space and the latents that are not given; (B,).
+
+    Raises:
+        ValueError: when every latent of the chunk is given.
+    """
+    if given_K is None:
+        return values_BCKHW.mean((1, 2, 3, 4))
+    imagined_K = (~given_K).to(values_BCKHW.dtype)
+    if not bool(imagined_K.any()):
+        raise ValueError("every latent of the chunk is given: there is nothing to train on")
+    return (values_BCKHW.mean((1, 3, 4)) * imagined_K).sum(1) / imagined_K.sum()
+
+
+def normalised_error(clean_BCKHW: Tensor, target_BCKHW: Tensor, given_K: Tensor | None = None) -> Tensor:
+    """``mean((c - x0)^2) / sg(mean|c - x0|)`` per row, the divisor at least 1e-5; (B,).
+
+    DiffusionNFT's self-normalised regression: near 1 for every noise level.
+    """
+    error = clean_BCKHW - target_BCKHW
+    size_B = row_mean(error.detach().abs(), given_K).clamp_min(ERROR_FLOOR)
+    return row_mean(error.square(), given_K) / size_B
+
+
+def nft_loss(
+    clean_pred: Tensor,
+    clean_behaviour: Tensor,
+    clean_target: Tensor,
+    advantage_B: Tensor,
+    beta: float = 1.0,
+    given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pull towards good futures, push away from bad ones (DiffusionNFT, arXiv 2509.16117).
+
+    Implicit positive policy ``c+ = beta c + (1 - beta) c_b``, negative one ``c- = (1 + beta) c_b - beta c``,
+    ``r = (A + 1) / 2``, loss ``[r d(c+, x0) + (1 - r) d(c-, x0)] / beta`` with ``d`` the normalised error.
+
+    Args:
+        clean_pred: (B, C, K, H, W), the trained weights' estimate, with gradient.
+        clean_behaviour: the estimate of the weights that imagined the data, without gradient.
+        clean_target: what they imagined.
+        advantage_B: in [-1, 1].
+        beta: how far the implicit policies stand apart from the behaviour's, > 0.
+        given_K: bool (K,) or None.
+    """
+    behaviour = clean_behaviour.detach()
+    positive = beta * clean_pred + (1 - beta) * behaviour
+    negative = (1 + beta) * behaviour - beta * clean_pred
+    optimality_B = (advantage_B + 1) / 2
+    positive_B = normalised_error(positive, clean_target, given_K)
+    negative_B = normalised_error(negative, clean_target, given_K)
+    loss_B = (optimality_B * positive_B + (1 - optimality_B) * negative_B) / beta
+    return loss_B, _metrics(clean_pred, behaviour, clean_target, given_K)
+
+
+def positive_only_loss(
+    clean_pred: Tensor,
+    clean_behaviour: Tensor,
+    clean_target: Tensor,
+    advantage_B: Tensor,
+    beta: float = 1.0,
+    given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Baseline: regression on good futures alone, ``max(A, 0) d(c, x0)``. ``beta`` is not used."""
+    loss_B = advantage_B.clamp_min(0) * normalised_error(clean_pred, clean_target, given_K)
+    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+
+
+def advantage_weighted_loss(
+    clean_pred: Tensor,
+    clean_behaviour: Tensor,
+    clean_target: Tensor,
+    advantage_B: Tensor,
+    beta: float = 1.0,
+    given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient that the released WorldCompass code really follows, ``A d(c, x0)``, for comparison.
+
+    There the behaviour's prediction is overwritten by the current one, so nothing holds the policy near the
+    weights that imagined the data, and the loss is not bounded below. ``beta`` is not used.
+    """
+    loss_B = advantage_B * normalised_error(clean_pred, clean_target, given_K)
+    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+
+
+def kl_velocity(
+    clean_pred: Tensor, clean_reference: Tensor, sigma_B: Tensor, given_K: Tensor | None = None
+) -> Tensor:
+    """Mean squared velocity difference to reference weights, ``((c - c_ref) / sigma)^2`` per row; (B,).
+
+    The KL of two flow-matching policies up to a factor (Flow-GRPO, arXiv 2505.05470); sigma > 0.
+    """
+    velocity = (clean_pred - clean_reference.detach()) / sigma_B.view(-1, 1, 1, 1, 1)
+    return row_mean(velocity.square(), given_K)
+
+
+@torch.no_grad()
+def _metrics(
+    clean_pred: Tensor, clean_behaviour: Tensor, clean_target: Tensor, given_K: Tensor | None
+) -> dict[str, Tensor]:
+    return {
+        "deviation": row_mean((clean_pred - clean_behaviour).square(), given_K),
+        "error": row_mean((clean_pred - clean_target).square(), given_K),
+    }

@@ -1,0 +1,142 @@
+"""Optimisers: Muon for matrices with Adam for the rest, plain AdamW; non-finite updates are refused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+# Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NS_STEPS = 5
+NS_FLOOR = 1e-7  # added to the Frobenius norm
+RMS_SCALE = 0.2  # makes a Muon update as large as a typical AdamW one (Moonlight, arXiv 2502.16982)
+
+MakeOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Optimizer]
+"""(parameters, lr, weight_decay) -> optimiser: ``muon`` or ``adamw``."""
+
+
+class NonFiniteUpdate(RuntimeError):
+    """A loss or gradient is not finite; the weights were left as they were."""
+
+
+def orthogonalise(matrices_BMN: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, approximately, by five Newton-Schulz steps; float32 (B, M, N).
+
+    In bfloat16 on CUDA, where it is cheap; in float32 elsewhere.
+    """
+    a, b, c = NS_COEFFICIENTS
+    x = matrices_BMN.to(torch.bfloat16 if matrices_BMN.is_cuda else torch.float32)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + NS_FLOOR)
+    for _ in range(NS_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for parameters with two or more axes, Adam for the others; both with decoupled weight decay.
+
+    Matrices: ``buf = m buf + g``, ``U = orthogonalise(g + m buf)``,
+    ``p <- (1 - lr wd) p - lr 0.2 sqrt(max(rows, cols)) U``, a kernel's later axes flattened into columns.
+    Others: Adam with the floor added to ``sqrt(v)`` before the bias correction. Equal to the official
+    WorldCompass optimiser. State is made at a parameter's first gradient: ``load_state_dict`` restores all.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"need lr >= 0, weight_decay >= 0, 0 <= momentum < 1: {lr}, {weight_decay}, {momentum}"
+            )
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            same_shape: dict[tuple[object, ...], list[nn.Parameter]] = defaultdict(list)
+            for parameter in with_grad:
+                if parameter.ndim >= 2:
+                    same_shape[(parameter.shape, parameter.device)].append(parameter)
+                else:
+                    self._adam(parameter, group)
+            for matrices in same_shape.values():
+                self._muon(matrices, group)
+        return loss
+
+    def _muon(self, matrices: list[nn.Parameter], group: dict) -> None:
+        nudges = []
+        for parameter in matrices:
+            grad = _grad(parameter)
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].mul_(group["momentum"]).add_(grad)
+            nudges.append(grad.add(state["momentum"], alpha=group["momentum"]).flatten(1))
+        size = RMS_SCALE * max(matrices[0].shape[:2]) ** 0.5
+        for parameter, update in zip(matrices, orthogonalise(torch.stack(nudges)), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * size)
+
+    def _adam(self, parameter: nn.Parameter, group: dict) -> None:
+        grad, state, (beta_1, beta_2) = _grad(parameter), self.state[parameter], group["betas"]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        count = int(state["step"])
+        state["mean"].lerp_(grad, 1 - beta_1)
+        state["square"].lerp_(grad.square(), 1 - beta_2)
+        size = group["lr"] * (1 - beta_2**count) ** 0.5 / (1 - beta_1**count)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(state["mean"] / (group["eps"] + state["square"].sqrt()), alpha=-size)
+
+
+def muon(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Muon for matrices, Adam for the rest."""
+    return Muon(parameters, lr, weight_decay)
+
+
+def adamw(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """torch's AdamW for everything."""
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: float) -> float:
+    """Clip the gradients' total norm and return what it was; to be called right before the optimiser's step.
+
+    Raises:
+        NonFiniteUpdate: when the loss or the norm is not finite.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(torch.tensor(loss))):
+        raise NonFiniteUpdate(
+            f"loss {loss}, gradient norm {float(norm)}: the update was refused, the weights are as before."
+            " Lower the learning rate or look at the world's predictions and the critics' scores"
+        )
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return float(norm)
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.to(parameter.dtype)

@@ -1,0 +1,112 @@
+"""Overrides ``key=value`` of a frozen dataclass, typed by its fields; a misspelt key fails at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from worldcompass.errors import UserError
+
+C = TypeVar("C")
+
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_SCALARS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+def override(config: C, assignments: Sequence[str]) -> C:
+    """A copy of ``config`` with every ``key=value`` set; ``outer.inner=value`` reaches nested dataclasses.
+
+    Raises:
+        UserError: when a key does not exist or a value does not have the field's type.
+    """
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"cannot read the setting {assignment!r}: expected key=value, such as seed=1")
+        config = _set(config, key.strip().split("."), value.strip(), key.strip())
+    return config
+
+
+def settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting of a dataclass with its current value, nested ones as ``outer.inner``."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = prefix + field.name
+        flat |= settings(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return flat
+
+
+def parse_value(text: str, kind: Any, key: str) -> Any:
+    """``text`` as a value of the annotation ``kind``.
+
+    Raises:
+        UserError: one sentence naming the key, what was expected and what came.
+    """
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _parse_union(text, options, key)
+    if origin is Literal:
+        return _choose(text, {str(option): option for option in options}, key)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return _choose(text, {member.name: member for member in kind}, key)
+    if origin in (tuple, list):
+        return _parse_sequence(text, origin, options, key)
+    if kind is bool:
+        return _choose(text.lower(), _BOOLS, key)
+    if kind in _SCALARS:
+        return _parse_scalar(text, kind, key)
+    raise UserError(f"{key} cannot be set from the command line: write a recipe that sets it in Python")
+
+
+def _set(config: Any, path: list[str], text: str, key: str) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    if path[0] not in names:
+        near = difflib.get_close_matches(path[0], names, n=3, cutoff=0.5) or sorted(names)
+        raise UserError(f"there is no setting {key!r}; nearest: {', '.join(near)}")
+    current = getattr(config, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"{path[0]} has no settings inside it, so {key!r} cannot be set")
+        return dataclasses.replace(config, **{path[0]: _set(current, path[1:], text, key)})
+    kind = get_type_hints(type(config))[path[0]]
+    return dataclasses.replace(config, **{path[0]: parse_value(text, kind, key)})
+
+
+def _parse_union(text: str, options: tuple[Any, ...], key: str) -> Any:
+    if type(None) in options and text.lower() == "none":
+        return None
+    failures = []
+    for option in (o for o in options if o is not type(None)):
+        try:
+            return parse_value(text, option, key)
+        except UserError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _choose(text: str, choices: dict[str, Any], key: str) -> Any:
+    if text not in choices:
+        raise UserError(f"{key} must be one of {', '.join(choices)}, not {text!r}")
+    return choices[text]
+
+
+def _parse_sequence(text: str, origin: type, options: tuple[Any, ...], key: str) -> Any:
+    parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+    fixed = origin is tuple and not (len(options) == 2 and options[1] is Ellipsis)
+    if fixed and len(parts) != len(options):
+        raise UserError(f"{key} needs {len(options)} values separated by commas, got {len(parts)}")
+    kinds = options if fixed else (options[0],) * len(parts)
+    return origin(parse_value(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
+
+
+def _parse_scalar(text: str, kind: type, key: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"{key} must be {_SCALARS[kind]}, not {text!r}") from None

@@ -1,0 +1,51 @@
+"""The style sheet of ``report.html``: light and dark, wide and narrow."""
+
+CSS = """
+:root{--paper:#fbfbf9;--card:#fff;--ink:#1d2126;--muted:#5d6670;--line:#d9dcd8;--accent:#0b6e75;
+--good:#136c3a;--bad:#b3261e;--wait:#7a5b00;--base:#8a939c;--engine:#5566b5}
+@media (prefers-color-scheme:dark){:root{--paper:#14171a;--card:#1c2024;--ink:#e6e8ea;--muted:#a0a9b2;
+--line:#343a40;--accent:#4fc3cb;--good:#6fd394;--bad:#ff8a80;--wait:#e8c04a;--base:#7d8790;--engine:#93a3f0}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",
+Roboto,"DejaVu Sans",sans-serif}
+main{max-width:980px;margin:0 auto;padding:24px 16px 64px}
+h1{font-size:1.15rem;font-weight:600;color:var(--muted);margin:0 0 8px}
+h2{font-size:1.25rem;margin:40px 0 8px}
+h3{font-size:1.05rem;margin:24px 0 8px}
+p{margin:8px 0}
+.headline{font-size:clamp(1.3rem,4vw,1.8rem);line-height:1.3;font-weight:650;margin:12px 0}
+.muted{color:var(--muted)}
+.badge{display:inline-block;padding:2px 10px;border-radius:999px;border:1.5px solid currentColor;
+font-weight:650;margin-right:6px;color:var(--wait)}
+.badge.learning{color:var(--good)}.badge.worse{color:var(--bad)}
+video{width:100%;height:auto;display:block;border-radius:8px;background:#000}
+.scroll{overflow-x:auto}
+.scroll:focus-visible,pre:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
+th:first-child{text-align:left;white-space:normal;min-width:130px;font-weight:500}
+thead th{color:var(--muted);font-weight:500;font-size:.9rem}
+td b{font-weight:500}td small{display:block;color:var(--muted)}
+td.good b{color:var(--good);font-weight:700}td.bad b{color:var(--bad);font-weight:700}
+figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px}
+figure.wide{margin:12px 0;max-width:100%}
+figcaption{font-size:.9rem;color:var(--muted);padding:2px 4px;overflow-wrap:anywhere}
+.grid-of-charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,260px),1fr));gap:12px}
+.grid-of-charts figure{display:flex;flex-direction:column-reverse;justify-content:flex-end}
+.grid-of-charts figcaption{color:var(--ink);font-weight:550}
+svg{display:block;width:100%;height:auto}
+figure.wide svg{max-width:560px}
+svg text{fill:var(--muted);font-size:12px;font-family:inherit}svg text.strong{fill:var(--ink);font-weight:600}
+svg .axis,svg .grid{stroke:var(--line);fill:none}
+svg .raw{stroke:var(--accent);opacity:.35;fill:none;stroke-width:1}
+svg .smooth{stroke:var(--accent);fill:none;stroke-width:2.2;stroke-linejoin:round}
+svg .dot{fill:var(--accent)}
+svg .bar{fill:var(--base);opacity:.75}svg .trained .bar{fill:var(--accent)}svg .engine .bar{fill:var(--engine)}
+svg .whisker{stroke:var(--ink);stroke-width:1.6;fill:none}
+img{display:block;max-width:none;image-rendering:pixelated}
+details{border:1px solid var(--line);border-radius:8px;margin:12px 0;background:var(--card)}
+summary{padding:10px 14px;cursor:pointer;font-weight:550}
+pre{margin:0;padding:12px 14px;overflow-x:auto;border-top:1px solid var(--line);font-size:.85rem}
+code{background:var(--card);border:1px solid var(--line);border-radius:4px;padding:0 4px;overflow-wrap:anywhere}
+@media print{details{break-inside:avoid}.scroll{overflow:visible}}
+"""

@@ -1,0 +1,5 @@
+"""Critics: one file each. Only the contract is imported here: no critic's needs become everybody's."""
+
+from worldcompass.rewards.critic import Critic
+
+__all__ = ["Critic"]

@@ -1,0 +1,307 @@
+"""Imagination: one past, G futures of one chunk; and the whole-video rollout it is compared with.
+
+Order of calls for every chunk: ``attend`` -> ``predict_clean`` once per denoising step -> ``decode`` ->
+``remember``, the latter two on the attended context. A forward pass is one row through the network: rows x
+denoising steps, plus one prefix pass for every past that is attended with latents in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.geometry import nominal_poses
+from worldcompass.types import Actions, Group, Scenario, Truth
+from worldcompass.world import Context, WorldModel
+
+Key = int | str
+
+
+@dataclass(frozen=True)
+class Past:
+    """The chunks that were imagined before the one of interest, for P scenarios."""
+
+    context: Any
+    """The world's own Context of P pasts, not attended yet."""
+    frames_PF3hw: Tensor
+    """uint8; F = 0 when nothing was imagined yet."""
+    forward_passes: int
+
+
+@dataclass(frozen=True)
+class Futures:
+    """B = len(groups) * G imagined candidates of one chunk; row b belongs to group ``b // G``."""
+
+    groups: tuple[Group, ...]
+    clean_BCKHW: Tensor
+    """float32: the chunk's latents."""
+    actions: Actions
+    """(P, K): the chunk's commands, P being the context's pasts."""
+    context: Any
+    """Attended for this chunk: one past per group, or one per candidate after a whole-video rollout."""
+    forward_passes: int
+
+
+Rollout = Callable[
+    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor], list[Futures]
+]
+"""``imagine_groups`` or ``imagine_whole_videos``."""
+
+
+def generator_for(*keys: Key) -> torch.Generator:
+    """A CPU generator that depends on the keys alone, whatever the device or the number of processes."""
+    digest = hashlib.sha256(json.dumps(keys).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def corrupt(clean_BCKHW: Tensor, noise_BCKHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """``(1 - sigma) clean + sigma noise``, the flow-matching path."""
+    sigma = sigma_B.view(-1, 1, 1, 1, 1)
+    return (1 - sigma) * clean_BCKHW + sigma * noise_BCKHW
+
+
+def euler_step(noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float) -> Tensor:
+    """Euler step ``x + (s' - s) v`` in clean space, ``c + (s'/s)(x - c)``: exact at s' = 0."""
+    return clean + (next_sigma / sigma) * (noisy - clean)
+
+
+@torch.no_grad()
+def imagine_chunk(
+    world: WorldModel[Any], context: Context, actions: Actions, noise_BCKHW: Tensor, sigmas: Tensor
+) -> Tensor:
+    """Denoise B candidates of one chunk; (B, C, K, H, W) float32.
+
+    Args:
+        context: attended for this chunk; P pasts, P divides B.
+        actions: (P, K).
+        noise_BCKHW: standard normal.
+        sigmas: (S + 1,) from 1 to 0.
+    """
+    noisy = noise_BCKHW.float()
+    for sigma, next_sigma in pairwise(sigmas.tolist()):
+        sigma_B = noisy.new_full((noisy.shape[0],), sigma)
+        clean = world.predict_clean(noisy, sigma_B, actions, context)
+        noisy = euler_step(noisy, clean, sigma, next_sigma)
+        if context.given_K is not None:
+            noisy = torch.where(context.given_K[:, None, None], clean, noisy)
+    return noisy
+
+
+@torch.no_grad()
+def imagine_past(
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    num_chunks: int,
+    chunk_length: int,
+    row_keys: Sequence[tuple[Key, ...]],
+    sigmas: Tensor,
+) -> Past:
+    """Roll chunks 0 .. num_chunks - 1 once per scenario, all scenarios in one batch.
+
+    Args:
+        row_keys: one tuple per scenario; the noise of a chunk depends on it and on the chunk's index alone.
+    """
+    context = world.begin(scenarios)
+    frames = [torch.empty(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)]
+    passes = 0
+    for chunk in range(num_chunks):
+        actions = chunk_actions(world, scenarios, chunk, chunk_length)
+        attended = world.attend(context, actions)
+        noise = chunk_noise(world, chunk_length, [(*keys, chunk) for keys in row_keys])
+        clean = imagine_chunk(world, attended, actions, noise, sigmas)
+        passes += len(scenarios) * (len(sigmas) - 1) + prefix_passes(context)
+        frames.append(world.decode(clean, attended))
+        context = world.remember(attended, clean, actions)
+    device = frames[-1].device
+    return Past(context, torch.cat([part.to(device) for part in frames], 1), passes)
+
+
+@torch.no_grad()
+def imagine_groups(
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    chunk: int,
+    chunk_length: int,
+    group_size: int,
+    keys: tuple[Key, ...],
+    sigmas: Tensor,
+) -> list[Futures]:
+    """Clip-level rollout: each scenario's past once, then ``group_size`` futures of ``chunk`` that share it.
+
+    All scenarios travel in one batch when the world batches pasts, else one after the other. Noise depends on
+    ``keys``, the scenario's id, the chunk and the candidate's number.
+
+    Returns:
+        One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
+    """
+    result = []
+    for batch in batches(world, scenarios):
+        past_keys = [(*keys, "past", s.id) for s in batch]
+        past = imagine_past(world, batch, chunk, chunk_length, past_keys, sigmas)
+        actions = chunk_actions(world, batch, chunk, chunk_length)
+        attended = world.attend(past.context, actions)
+        row_keys = [(*keys, "future", s.id, chunk, g) for s in batch for g in range(group_size)]
+        clean = imagine_chunk(world, attended, actions, chunk_noise(world, chunk_length, row_keys), sigmas)
+        frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), group_size))
+        passes = past.forward_passes + len(row_keys) * (len(sigmas) - 1) + prefix_passes(past.context)
+        start, stop = chunk * chunk_length, (chunk + 1) * chunk_length
+        groups = tuple(
+            make_group(world, scenario, frames, before, start, stop)
+            for scenario, frames, before in zip(batch, frames_PGF3hw, past.frames_PF3hw, strict=True)
+        )
+        result.append(Futures(groups, clean, actions, attended, passes))
+    return result
+
+
+@torch.no_grad()
+def imagine_whole_videos(
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    chunk: int,
+    chunk_length: int,
+    group_size: int,
+    keys: tuple[Key, ...],
+    sigmas: Tensor,
+) -> list[Futures]:
+    """The baseline: every candidate imagines its own video, chunks 0 .. ``chunk``.
+
+    Critics see the whole video as one group (no past frames, all commands): ONE score per video and none per
+    chunk. The latents handed to the update are those of the last chunk, each row with its own past.
+
+    Raises:
+        ValueError: when the world cannot hold several pasts in one call.
+    """
+    if not world.spec.batches_pasts:
+        raise ValueError(f"whole-video rollout needs a world that batches pasts; {world.spec.name} does not")
+    rows = [scenario for scenario in scenarios for _ in range(group_size)]
+    row_keys = [(*keys, "video", s.id, g) for s in scenarios for g in range(group_size)]
+    past = imagine_past(world, rows, chunk, chunk_length, row_keys, sigmas)
+    actions = chunk_actions(world, rows, chunk, chunk_length)
+    attended = world.attend(past.context, actions)
+    noise = chunk_noise(world, chunk_length, [(*row, chunk) for row in row_keys])
+    clean = imagine_chunk(world, attended, actions, noise, sigmas)
+    passes = past.forward_passes + len(rows) * (len(sigmas) - 1) + prefix_passes(past.context)
+    decoded = world.decode(clean, attended)
+    video_NGF3hw = torch.cat([past.frames_PF3hw.to(decoded.device), decoded], 1)
+    video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), group_size))
+    stop = (chunk + 1) * chunk_length
+    groups = tuple(
+        make_group(world, scenario, frames, frames[0, :0], 0, stop)
+        for scenario, frames in zip(scenarios, video_NGF3hw, strict=True)
+    )
+    return [Futures(groups, clean, actions, attended, passes)]
+
+
+@torch.no_grad()
+def imagine_video(
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    keys: tuple[Key, ...] = (0,),
+    chunk_length: int | None = None,
+    num_steps: int | None = None,
+) -> Tensor:
+    """One video per scenario along its whole trajectory; uint8 (P, F, 3, h, w).
+
+    The last action is held to fill the last chunk and the video is trimmed. Noise depends on ``keys``, the
+    scenario's id and the chunk's index, never on the other scenarios of the batch.
+
+    Args:
+        scenarios: equally long ones.
+        keys: what the noise derives from, such as ``(seed,)``.
+        chunk_length: latents per chunk; the world's default when None.
+        num_steps: denoising steps; the world's default when None.
+    """
+    length = chunk_length or world.spec.chunk_lengths[0]
+    num_latents = len(scenarios[0].actions)
+    num_chunks = -(-num_latents // length)
+    sigmas = world.spec.sigmas(num_steps)
+    filled = [
+        replace(s, actions=hold_last(world, s.actions, num_chunks * length - num_latents)) for s in scenarios
+    ]
+    pasts = [
+        imagine_past(world, batch, num_chunks, length, [(*keys, s.id) for s in batch], sigmas)
+        for batch in batches(world, filled)
+    ]
+    return torch.cat([past.frames_PF3hw for past in pasts])[:, : world.spec.num_frames(0, num_latents)]
+
+
+def clip_level_passes(num_chunks: int, group_size: int, num_steps: int) -> int:
+    """Forward passes of one group of the last of ``num_chunks`` chunks, its past imagined once."""
+    return (num_chunks - 1 + group_size) * num_steps + num_chunks - 1
+
+
+def whole_video_passes(num_chunks: int, group_size: int, num_steps: int) -> int:
+    """Forward passes of one group of whole videos of ``num_chunks`` chunks."""
+    return group_size * (num_chunks * num_steps + num_chunks - 1)
+
+
+def prefix_passes(context: Context) -> int:
+    """Passes of attending a context: one per past, none while there is nothing to remember."""
+    return context.num_pasts if context.num_latents else 0
+
+
+def batches(world: WorldModel[Any], scenarios: Sequence[Scenario]) -> list[Sequence[Scenario]]:
+    """The scenarios as the world can take them: all together, or one by one."""
+    return [scenarios] if world.spec.batches_pasts else [[scenario] for scenario in scenarios]
+
+
+def device_of(world: WorldModel[Any]) -> torch.device:
+    """Where the world's network lives."""
+    return next(world.net.parameters()).device
+
+
+def chunk_noise(world: WorldModel[Any], chunk_length: int, row_keys: Sequence[tuple[Key, ...]]) -> Tensor:
+    """Standard normal noise, one row per key, on the world's device; (B, C, K, H, W)."""
+    channels, height, width = world.spec.latent_shape
+    shape = (channels, chunk_length, height, width)
+    rows = [torch.randn(shape, generator=generator_for(*keys)) for keys in row_keys]
+    return torch.stack(rows).to(device_of(world))
+
+
+def chunk_actions(
+    world: WorldModel[Any], scenarios: Sequence[Scenario], chunk: int, chunk_length: int
+) -> Actions:
+    """Commands of one chunk, (P, K), on the world's device.
+
+    Raises:
+        ValueError: when a scenario is too short.
+    """
+    start, stop = chunk * chunk_length, (chunk + 1) * chunk_length
+    for scenario in scenarios:
+        if len(scenario.actions) < stop:
+            raise ValueError(
+                f"scenario {scenario.id} has {len(scenario.actions)} latents, chunk {chunk} needs {stop}"
+            )
+    return Actions.stack([s.actions.latents(start, stop) for s in scenarios]).to(device_of(world))
+
+
+def hold_last(world: WorldModel[Any], actions: Actions, num_extra: int) -> Actions:
+    """A trajectory whose last action goes on, by its nominal motion, for ``num_extra`` latents more."""
+    if num_extra == 0:
+        return actions
+    labels = torch.cat([actions.labels_K, actions.labels_K[-1:].expand(num_extra)])
+    nominal = nominal_poses(labels, world.spec.motion).to(actions.world_from_camera_K44)
+    last = len(actions) - 1
+    extra = actions.world_from_camera_K44[last] @ torch.linalg.inv(nominal[last]) @ nominal[last + 1 :]
+    intrinsics = torch.cat([actions.intrinsics_K4, actions.intrinsics_K4[-1:].expand(num_extra, 4)])
+    return Actions(labels, torch.cat([actions.world_from_camera_K44, extra]), intrinsics)
+
+
+def make_group(
+    world: WorldModel[Any], scenario: Scenario, frames_GF3hw: Tensor, past_F3hw: Tensor, start: int, stop: int
+) -> Group:
+    """A group over the latents ``start <= i < stop``, with the engine's own part where it is known."""
+    first = past_F3hw[0] if past_F3hw.shape[0] else frames_GF3hw[0, 0]
+    actions = scenario.actions.latents(start, stop).to(frames_GF3hw.device)
+    truth, spec = scenario.truth, world.spec
+    if truth is not None:
+        frames = truth.frames_F3hw[spec.num_frames(0, start) if start else 0 : spec.num_frames(0, stop)]
+        truth = Truth(frames, truth.labels_M[start:stop], truth.world_from_camera_M44[start:stop])
+    return Group(frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent, scenario.caption, truth)

@@ -1,0 +1,120 @@
+"""From imagined futures to training rows: the extremes of every group, at noise levels, in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.advantages import Advantages, keep_extremes
+from worldcompass.rollout import Futures, Key, corrupt, generator_for
+from worldcompass.types import Actions, Samples, Scenario
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Samples and what the randomness of their training rows derives from."""
+
+    samples: Samples
+    row_keys: list[tuple[Key, ...]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A micro-batch: chosen futures at noise levels, with the predictions that stay fixed in the update."""
+
+    clean_BCKHW: Tensor
+    noisy_BCKHW: Tensor
+    sigma_B: Tensor
+    advantage_B: Tensor
+    actions: Actions
+    context: Any
+    behaviour_BCKHW: Tensor | None = None
+    reference_BCKHW: Tensor | None = None
+
+
+def choose(
+    futures: Sequence[Futures],
+    scenarios: Sequence[Scenario],
+    advantages: Advantages,
+    best: int,
+    worst: int,
+    keys: tuple[Key, ...],
+) -> list[Chosen]:
+    """The extremes of every group with their advantages; they keep the contexts they were imagined from."""
+    kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))
+    result, start = [], 0
+    for part in futures:
+        stop = start + len(part.groups)
+        kept_PS, advantage_PG = kept_NS[start:stop], advantages.advantage_NG[start:stop]
+        rows = (kept_PS + advantages.ranking_NG.shape[1] * torch.arange(len(part.groups))[:, None]).flatten()
+        advantage_B = advantage_PG.gather(1, kept_PS).flatten().to(part.clean_BCKHW)
+        row_keys = [
+            (*keys, "train", scenario.id, candidate)
+            for scenario, kept in zip(scenarios[start:stop], kept_PS.tolist(), strict=True)
+            for candidate in kept
+        ]
+        clean_BCKHW = part.clean_BCKHW[rows.to(part.clean_BCKHW.device)]
+        if part.context.num_pasts == len(part.groups):
+            result.append(Chosen(Samples(clean_BCKHW, advantage_B, part.actions, part.context), row_keys))
+        else:  # every candidate has its own past
+            for b, row in enumerate(rows.tolist()):
+                actions, context = Actions.stack([part.actions.select(row)]), part.context.select(row)
+                sample = Samples(clean_BCKHW[b : b + 1], advantage_B[b : b + 1], actions, context)
+                result.append(Chosen(sample, row_keys[b : b + 1]))
+        start = stop
+    return result
+
+
+def interleave(kept_NS: Tensor) -> Tensor:
+    """Best, worst, second best, second worst, ...: any part of the rows then holds both."""
+    size = kept_NS.shape[1]
+    order = torch.stack([torch.arange(size), torch.arange(size).flip(0)], 1).flatten()[:size]
+    return kept_NS[:, order]
+
+
+def share_out(
+    chosen: Sequence[Chosen], sigmas: Tensor, num_levels: int, num_updates: int, micro_rows: int
+) -> list[list[Rows]]:
+    """Rows = candidates x noise levels, dealt to the updates and cut into micro-batches.
+
+    Each candidate draws its own levels (without replacement, never sigma = 0) and a fresh noise for each.
+    """
+    updates: list[list[Rows]] = [[] for _ in range(num_updates)]
+    for part in chosen:
+        samples, num_pasts = part.samples, part.samples.actions.labels_K.shape[0]
+        drawn = [draw_levels(samples.clean_BCKHW[0], keys, num_levels, sigmas) for keys in part.row_keys]
+        sigma_PQ = _past_by_row(torch.stack([sigma for sigma, _ in drawn]), num_pasts)
+        noise_PQ = _past_by_row(torch.stack([noise for _, noise in drawn]), num_pasts)
+        levels = sigma_PQ.shape[1] * num_pasts // len(drawn)
+        clean_PQ = samples.clean_BCKHW.unflatten(0, (num_pasts, -1)).repeat(1, levels, 1, 1, 1, 1)
+        advantage_PQ = samples.advantage_B.unflatten(0, (num_pasts, -1)).repeat(1, levels)
+        per_past = max(1, micro_rows // num_pasts)
+        for rows, share in zip(
+            updates, torch.arange(sigma_PQ.shape[1]).tensor_split(num_updates), strict=True
+        ):
+            for piece in share.split(per_past) if len(share) else ():
+                q = slice(int(piece[0]), int(piece[-1]) + 1)
+                clean, sigma = clean_PQ[:, q].flatten(0, 1), sigma_PQ[:, q].flatten()
+                noisy = corrupt(clean, noise_PQ[:, q].flatten(0, 1), sigma)
+                advantage = advantage_PQ[:, q].flatten()
+                rows.append(Rows(clean, noisy, sigma, advantage, samples.actions, samples.context))
+    return [rows for rows in updates if rows]
+
+
+def draw_levels(
+    clean_CKHW: Tensor, keys: tuple[Key, ...], num_levels: int, sigmas: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Noise levels (L,) and noises (L, C, K, H, W) of one candidate."""
+    generator = generator_for(*keys)
+    levels = torch.randperm(len(sigmas) - 1, generator=generator)[:num_levels]
+    noise = torch.randn((len(levels), *clean_CKHW.shape), generator=generator)
+    return sigmas[levels].to(clean_CKHW), noise.to(clean_CKHW)
+
+
+def _past_by_row(values_BL: Tensor, num_pasts: int) -> Tensor:
+    """(P * S, L, ...) -> (P, L * S, ...): levels outside, so that any part holds every candidate."""
+    return values_BL.unflatten(0, (num_pasts, -1)).transpose(1, 2).flatten(1, 2)

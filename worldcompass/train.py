@@ -1,0 +1,454 @@
+"""The training loop: imagine, score, compare, choose, update. ``train_step`` is the method on one screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.advantages import (
+    Advantages,
+    Scale,
+    all_groups,
+    group_advantages,
+    masked_mean,
+    masked_std,
+)
+from worldcompass.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    pack_optimizer,
+    save_checkpoint,
+    unpack_optimizer,
+)
+from worldcompass.errors import UserError
+from worldcompass.log import LiveTable, MetricsLog, Stopwatch
+from worldcompass.objective import Objective, kl_velocity, nft_loss
+from worldcompass.optim import MakeOptimizer, clip_gradients, muon
+from worldcompass.policy import Decay, Lora, Policy, inject_lora
+from worldcompass.rewards import Critic
+from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
+from worldcompass.selection import Rows, choose, share_out
+from worldcompass.types import Group, Scenario
+from worldcompass.world import WorldModel
+
+MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows")  # without making it another run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a run depends on besides its world, critics and scenarios."""
+
+    steps: int = 100
+    """Training steps; each is one rollout and ``updates_per_rollout`` optimiser updates."""
+    seed: int = 0
+    prompts_per_step: int = 6
+    """N: scenarios imagined in one step, each a group."""
+    group_size: int = 12
+    """G: candidate futures of one chunk."""
+    best: int = 3
+    """Highest ranked candidates of each group that are trained on."""
+    worst: int = 3
+    """Lowest ranked candidates of each group that are trained on."""
+    chunk_length: int | None = None
+    """Latents per chunk; the world's default when None."""
+    first_chunk: int = 0
+    """The curriculum goes through ``first_chunk`` .. ``last_chunk``, one per step, and starts again."""
+    last_chunk: int = 7
+    """Index from 0, inclusive."""
+    denoising_steps: int | None = None
+    """Steps of the rollout; the world's default when None."""
+    noise_levels: int = 5
+    """Levels per chosen candidate, drawn without replacement from the rollout's own."""
+    updates_per_rollout: int = 1
+    """Optimiser updates among which a rollout's rows (candidates x levels) are shared out."""
+    micro_rows: int = 64
+    """Rows of one forward pass in the update; gradients add up, so it changes memory, not results."""
+    beta: float = 1.0
+    """How far the implicit good and bad policies stand apart from the behaviour's."""
+    advantage_clip: float = 2.0
+    """Advantages are clipped to +-this and divided by it."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each reward by its critic's name; 1 where not named."""
+    kl_weight: float = 0.0
+    """Weight of the pull towards the start weights; the paper's recipe has none."""
+    lr: float = 1e-5
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 2.0
+    behaviour_decay: Decay = field(default_factory=Decay)
+    """How the weights that imagine follow the trained ones, once per training step."""
+    checkpoint_decay: float = 0.9
+    """Decay of the average that is evaluated and shipped, once per training step."""
+    lora: Lora | None = None
+    """Train low-rank adapters instead of the whole network."""
+    autocast_bf16: bool = False
+    """Run the network in bfloat16; latents, losses and weights stay float32."""
+    save_every: int = 5
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    scale: Scale = all_groups
+    """``own_group``, ``all_groups`` or ``largest_group``."""
+    objective: Objective = nft_loss
+    """``nft_loss`` or one of its rivals."""
+    rollout: Rollout = imagine_groups
+    """``imagine_groups``, or the baseline ``imagine_whole_videos``."""
+    make_optimizer: MakeOptimizer = muon
+    """``muon`` or ``adamw``."""
+
+    def __post_init__(self) -> None:
+        rows = (self.best + self.worst) * self.noise_levels
+        rules = {
+            "steps, prompts_per_step, noise_levels, micro_rows, save_every must be at least 1": min(
+                self.steps, self.prompts_per_step, self.noise_levels, self.micro_rows, self.save_every
+            )
+            >= 1,
+            "group_size must be at least 2": self.group_size >= 2,
+            "best + worst must be between 1 and group_size": 1 <= self.best + self.worst <= self.group_size,
+            "best and worst must not be negative": min(self.best, self.worst) >= 0,
+            "need 0 <= first_chunk <= last_chunk": 0 <= self.first_chunk <= self.last_chunk,
+            f"updates_per_rollout must be 1..{rows}": 1 <= self.updates_per_rollout <= rows,
+            "beta, advantage_clip, lr, max_grad_norm must be positive": min(
+                self.beta, self.advantage_clip, self.lr, self.max_grad_norm
+            )
+            > 0,
+            "kl_weight must not be negative": self.kl_weight >= 0,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{rule}; got {self}")
+
+    def described(self) -> dict[str, Any]:
+        """The configuration as json can hold it, functions by their full names."""
+        values = dataclasses.asdict(self)
+        return {k: f"{v.__module__}.{v.__qualname__}" if callable(v) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training step works with."""
+
+    world: WorldModel[Any]
+    critics: Sequence[Critic]
+    scenarios: Sequence[Scenario]
+    config: Config
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def chunk_length(self) -> int:
+        """Latents per chunk."""
+        return self.config.chunk_length or self.world.spec.chunk_lengths[0]
+
+    @property
+    def weights_R(self) -> Tensor:
+        """Weight of each critic's reward."""
+        return torch.tensor([self.config.weights.get(critic.name, 1.0) for critic in self.critics])
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 for the network when configured."""
+        return torch.autocast(
+            device_of(self.world).type, dtype=torch.bfloat16, enabled=self.config.autocast_bf16
+        )
+
+
+def train_step(run: Run, step: int) -> dict[str, Any]:
+    """One step of the method, counted from 1; returns its metrics."""
+    config, world, clock = run.config, run.world, Stopwatch()
+    sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
+    # 1. Scenarios to imagine and the chunk to train, both a function of the step.
+    scenarios, chunk = scenarios_of_step(run, step), chunk_of_step(config, step)
+    # 2. The behaviour weights imagine the past once, then G futures of the chunk.
+    with run.policy.behaviour(), run.autocast():
+        futures = config.rollout(world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas)
+    clock.lap("imagine")
+    # 3. Critics score pixels.
+    scores_NGR, valid_NGR = score(run.critics, [group for part in futures for group in part.groups])
+    clock.lap("score")
+    # 4. Each candidate against its siblings.
+    advantages = group_advantages(scores_NGR, valid_NGR, run.weights_R, config.scale, config.advantage_clip)
+    # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
+    chosen = choose(futures, scenarios, advantages, config.best, config.worst, keys)
+    shares = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
+    updates = cache_targets(run, shares)
+    clock.lap("targets")
+    # 6. Towards the good, away from the bad; then the averages follow.
+    results = [update(run, micro_batches) for micro_batches in updates]
+    run.policy.follow(step)
+    clock.lap("update")
+    return {
+        "step": step,
+        "chunk": chunk,
+        "rewards": reward_metrics(run.critics, scores_NGR, valid_NGR, advantages),
+        "flat_groups": advantages.flat_NR.all(1).double().mean().item(),
+        **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
+        "forward_passes": sum(part.forward_passes for part in futures),
+        "seconds": clock.laps,
+    }
+
+
+def train(
+    world: WorldModel[Any],
+    critics: Sequence[Critic],
+    scenarios: Sequence[Scenario],
+    config: Config,
+    out_dir: Path,
+    resume: bool = False,
+    on_step: Callable[[int, dict[str, Any], Policy], None] | None = None,
+    live: bool = True,
+) -> Policy:
+    """Post-train ``world.net`` in place; writes config.json, metrics.jsonl and checkpoints/ to ``out_dir``.
+
+    Ctrl-C ends the step that is running, saves it and then raises; a second one stops at once.
+
+    Args:
+        resume: go on from the newest checkpoint in ``out_dir``, bit by bit as if never stopped.
+        on_step: called after every step with (step, metrics, policy).
+        live: show a table of the last steps where the output is a terminal.
+
+    Returns:
+        The policy; ``with policy.checkpoint():`` swaps the weights to evaluate into ``world.net``.
+
+    Raises:
+        ValueError: when configuration, scenarios and critics do not fit together.
+        UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
+        NonFiniteUpdate: before a non-finite update would be applied.
+    """
+    check_inputs(world, critics, scenarios, config)
+    if config.lora is not None:
+        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
+    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
+    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+    run = Run(world, critics, scenarios, config, policy, optimizer)
+    done = restore(run, out_dir) if resume else begin(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
+    log = MetricsLog(out_dir / "metrics.jsonl", done)
+    with LiveTable(config.steps, done, live) as table, finishing_the_step() as interrupted:
+        for step in range(done + 1, config.steps + 1):
+            metrics = train_step(run, step)
+            log.append(metrics)
+            table.show(metrics)
+            if step % config.save_every == 0 or step == config.steps or interrupted():
+                save(run, out_dir, step)
+            if on_step is not None:
+                on_step(step, metrics, policy)
+            if interrupted():
+                raise KeyboardInterrupt(
+                    f"stopped after step {step}, which is saved in {out_dir}: resume goes on"
+                )
+    return policy
+
+
+def chunk_of_step(config: Config, step: int) -> int:
+    """The curriculum from short pasts to long ones, over and over (the paper's min2max)."""
+    return config.first_chunk + (step - 1) % (config.last_chunk - config.first_chunk + 1)
+
+
+def scenarios_of_step(run: Run, step: int) -> list[Scenario]:
+    """N different scenarios; every pass over all has its own order, an incomplete last step is dropped."""
+    per_step = run.config.prompts_per_step
+    epoch, place = divmod(step - 1, len(run.scenarios) // per_step)
+    order = torch.randperm(len(run.scenarios), generator=generator_for(run.config.seed, "order", epoch))
+    return [run.scenarios[i] for i in order[place * per_step : (place + 1) * per_step].tolist()]
+
+
+def score(critics: Sequence[Critic], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+    """Every critic's verdict on every group; (N, G, R) float32 and bool on the CPU."""
+    verdicts = [[critic(group) for critic in critics] for group in groups]
+    values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in verdicts])
+    valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in verdicts])
+    return values, valid
+
+
+def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
+    """Add the fixed predictions, without gradient and in one weight swap per kind of weights.
+
+    The reference is predicted where the loss needs it; else for one micro-batch, to measure the distance.
+    """
+    with run.policy.behaviour(), torch.no_grad():
+        updates = [
+            [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
+            for micro_batches in updates
+        ]
+    everywhere = run.config.kl_weight > 0
+    with run.policy.reference(), torch.no_grad():
+        return [
+            [
+                dataclasses.replace(rows, reference_BCKHW=predict(run, rows))
+                if everywhere or u == m == 0
+                else rows
+                for m, rows in enumerate(micro_batches)
+            ]
+            for u, micro_batches in enumerate(updates)
+        ]
+
+
+def predict(run: Run, rows: Rows) -> Tensor:
+    """The network's clean estimate of a micro-batch, float32."""
+    with run.autocast():
+        return run.world.predict_clean(rows.noisy_BCKHW, rows.sigma_B, rows.actions, rows.context).float()
+
+
+def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
+    """One optimiser update on the mean loss of all rows.
+
+    Raises:
+        NonFiniteUpdate: before the weights would be touched.
+    """
+    config, num_rows = run.config, sum(len(rows.sigma_B) for rows in micro_batches)
+    sums: dict[str, Tensor | float] = defaultdict(float)
+    run.optimizer.zero_grad(set_to_none=True)
+    for rows in micro_batches:
+        clean_pred, given_K = predict(run, rows), rows.context.given_K
+        assert rows.behaviour_BCKHW is not None
+        loss_B, metrics = config.objective(
+            clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW, rows.advantage_B, config.beta, given_K
+        )
+        if rows.reference_BCKHW is not None:
+            kl_B = kl_velocity(clean_pred, rows.reference_BCKHW, rows.sigma_B, given_K)
+            loss_B = loss_B + config.kl_weight * kl_B
+            sums["kl_to_start"] += kl_B.detach().sum()
+            sums["kl_rows"] += len(kl_B)
+        (loss_B.sum() / num_rows).backward()
+        for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
+            sums[name] += values_B.sum()
+    kl_rows = float(sums.pop("kl_rows", 0.0))
+    kl = float(sums.pop("kl_to_start", 0.0)) / max(kl_rows, 1.0)
+    result = {name: float(total) / num_rows for name, total in sums.items()}
+    grad_norm = clip_gradients(run.policy.parameters, result["loss"], config.max_grad_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return {**result, "grad_norm": grad_norm, "kl_to_start": kl}
+
+
+def reward_metrics(
+    critics: Sequence[Critic], scores_NGR: Tensor, valid_NGR: Tensor, advantages: Advantages
+) -> dict[str, dict[str, float]]:
+    """Per critic: mean, mean spread within a group, share of valid scores and of flat groups."""
+    mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
+    std_R = masked_std(scores_NGR, valid_NGR, (1,)).mean((0, 1))
+    valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
+    return {
+        critic.name: {
+            "mean": mean_R[r].item(),
+            "std": std_R[r].item(),
+            "valid": valid_R[r].item(),
+            "flat": flat_R[r].item(),
+        }
+        for r, critic in enumerate(critics)
+    }
+
+
+def check_inputs(
+    world: WorldModel[Any], critics: Sequence[Critic], scenarios: Sequence[Scenario], config: Config
+) -> None:
+    """Refuse what would fail later.
+
+    Raises:
+        ValueError: one sentence saying what does not fit.
+    """
+    names = [critic.name for critic in critics]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"need at least one critic and different names, got {names}")
+    if unknown := set(config.weights) - set(names):
+        raise ValueError(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
+    length = config.chunk_length or world.spec.chunk_lengths[0]
+    if length not in world.spec.chunk_lengths:
+        raise ValueError(
+            f"{world.spec.name} was trained for chunks of {world.spec.chunk_lengths}, not {length}"
+        )
+    if len({s.id for s in scenarios}) < len(scenarios):
+        raise ValueError("scenario ids must differ: noise derives from them")
+    if config.prompts_per_step > len(scenarios):
+        raise ValueError(
+            f"prompts_per_step is {config.prompts_per_step}, there are {len(scenarios)} scenarios"
+        )
+    needed = (config.last_chunk + 1) * length
+    short = [s.id for s in scenarios if len(s.actions) < needed]
+    if short:
+        raise ValueError(f"chunk {config.last_chunk} needs {needed} latents, scenario {short[0]} is shorter")
+    if config.noise_levels > (steps := config.denoising_steps or world.spec.num_steps):
+        raise ValueError(
+            f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
+        )
+
+
+def begin(out_dir: Path) -> int:
+    """Step 0 of a new run.
+
+    Raises:
+        UserError: when the folder already holds one.
+    """
+    if latest_checkpoint(out_dir / "checkpoints") is not None:
+        raise UserError(f"{out_dir} already holds a run: resume it or choose another folder")
+    return 0
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What must agree for a checkpoint to be continued."""
+    config = {k: v for k, v in run.config.described().items() if k not in MAY_CHANGE}
+    ids = hashlib.sha256(json.dumps([s.id for s in run.scenarios]).encode()).hexdigest()
+    critics = [critic.name for critic in run.critics]
+    return {**config, "world": run.world.spec.name, "critics": critics, "scenarios": ids}
+
+
+def save(run: Run, out_dir: Path, step: int) -> Path:
+    """Checkpoint after a step: all weights, averages and the optimiser; randomness derives from the step."""
+    tensors, plain = pack_optimizer(run.optimizer)
+    tensors = {f"optimizer/{name}": t for name, t in tensors.items()}
+    state = {"optimizer": plain, "run": identity(run)}
+    every = {**tensors, **{f"policy/{name}": t for name, t in run.policy.state().items()}}
+    return save_checkpoint(out_dir / "checkpoints", step, every, state, run.config.keep_checkpoints)
+
+
+def restore(run: Run, out_dir: Path) -> int:
+    """The step of the newest checkpoint after loading it; 0 when nothing was saved yet.
+
+    Raises:
+        UserError: when it belongs to another run.
+    """
+    folder = latest_checkpoint(out_dir / "checkpoints")
+    if folder is None:
+        return 0
+    tensors, state = load_checkpoint(folder)
+    own = json.loads(json.dumps(identity(run)))
+    if differing := sorted(k for k in own.keys() | state["run"].keys() if own.get(k) != state["run"].get(k)):
+        raise UserError(f"{out_dir} holds another run: it differs in {', '.join(differing)}")
+    parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, rest = name.split("/", 1)
+        parts[part][rest] = tensor
+    run.policy.load(parts["policy"])
+    unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
+    return state["step"]
+
+
+@contextmanager
+def finishing_the_step() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C; yields a function that tells whether it came. Main thread only."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, _frame: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)

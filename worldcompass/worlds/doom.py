@@ -1,0 +1,285 @@
+"""The embedded world model of Doom: autoencoder and transformer behind the contract of ``world.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from worldcompass.doom.autoencoder import LATENT_SHAPE, Autoencoder
+from worldcompass.doom.engine_facts import (
+    FPS,
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    FRAMES_PER_LATENT,
+    INTRINSICS,
+    MAX_PITCH_DEG,
+    MOTION,
+    THRESHOLDS,
+)
+from worldcompass.doom.transformer import TOKENS, DoomTransformer, Prefix
+from worldcompass.errors import UserError
+from worldcompass.geometry import angles_from_rotation, level_motion
+from worldcompass.types import Actions, Scenario
+from worldcompass.world import WorldSpec
+
+WEIGHTS_VERSION = "1"
+RECENT_LATENTS = 8  # the attention window of latents right before the chunk
+MEMORY_LATENTS = 4  # one older stretch, chosen by its pose for the coming chunk
+MAX_HISTORY = 64  # latents whose keys are kept; the oldest after the first stretch are let go
+CONTEXT_SIGMA = 0.1  # noise level that finished latents declare: they are imagined, not exact
+MEMORY_MOVE, MEMORY_TURN_DEG = 100.0, 45.0  # pose differences that count alike when choosing memory
+
+SPEC = WorldSpec(
+    name="doom",
+    latent_shape=LATENT_SHAPE,
+    chunk_lengths=(4, 1),
+    frames_per_latent=FRAMES_PER_LATENT,
+    fps=FPS,
+    frame_size=(FRAME_HEIGHT, FRAME_WIDTH),
+    shift=2.0,
+    num_steps=8,
+    motion=MOTION,
+    thresholds=THRESHOLDS,
+    batches_pasts=True,
+)
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """Keys of one finished chunk of every past."""
+
+    keys: Prefix
+    """Per block: keys without rotary embedding and values, (P, heads, K * TOKENS, head_dim)."""
+    poses_PK44: Tensor
+
+
+@dataclass(frozen=True)
+class _Attended:
+    """What was prepared for the coming chunk."""
+
+    given_K: Tensor
+    labels_PK: Tensor
+    motion_PK5: Tensor
+    prefix: tuple[Prefix, Tensor] | None
+    positions_K: Tensor
+
+
+@dataclass(frozen=True)
+class DoomContext:
+    """P pasts: keys per chunk, the last latent (the decoder's whole memory) and the last pose."""
+
+    last_PCHW: Tensor
+    """The last finished latent; the start image's before the first chunk."""
+    last_pose_P44: Tensor
+    num_latents: int = 0
+    history: tuple[_Remembered, ...] = ()
+    attended: _Attended | None = None
+
+    @property
+    def num_pasts(self) -> int:
+        return len(self.last_PCHW)
+
+    @property
+    def given_K(self) -> Tensor | None:
+        return self.attended.given_K if self.attended else None
+
+    def select(self, row: int) -> DoomContext:
+        """The context of one past alone."""
+        rows = slice(row, row + 1)
+        history = tuple(_Remembered([(k[rows], v[rows]) for k, v in h.keys], h.poses_PK44[rows]) for h in self.history)
+        attended = self.attended
+        if attended is not None:
+            prefix = attended.prefix and ([(k[rows], v[rows]) for k, v in attended.prefix[0]], attended.prefix[1])
+            attended = replace(
+                attended, labels_PK=attended.labels_PK[rows], motion_PK5=attended.motion_PK5[rows], prefix=prefix
+            )
+        return DoomContext(self.last_PCHW[rows], self.last_pose_P44[rows], self.num_latents, history, attended)
+
+
+class DoomWorld:
+    """Implements ``WorldModel[DoomContext]``; see there for shapes and meaning."""
+
+    spec: WorldSpec = SPEC
+
+    def __init__(self, autoencoder: Autoencoder, net: DoomTransformer) -> None:
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.net = net
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    @torch.no_grad()
+    def begin(self, scenarios: Sequence[Scenario]) -> DoomContext:
+        """Encode the start images.
+
+        Raises:
+            ValueError: for a scenario without an image of the world's size.
+        """
+        for scenario in scenarios:
+            shape = None if scenario.image_3hw is None else tuple(scenario.image_3hw.shape)
+            if shape != (3, *self.spec.frame_size):
+                raise ValueError(
+                    f"scenario {scenario.id}: the Doom world starts from a uint8 image of shape"
+                    f" (3, {FRAME_HEIGHT}, {FRAME_WIDTH}), got {shape}: see worldcompass.doom.scenarios.load_image"
+                )
+        images = torch.stack([s.image_3hw for s in scenarios if s.image_3hw is not None]).to(self._device)
+        latent = self.autoencoder.encode_video(images[:, None].float() / 255)[:, :, 0]
+        pose = torch.stack([s.actions.world_from_camera_K44[0] for s in scenarios]).to(self._device)
+        return DoomContext(latent, pose)
+
+    @torch.no_grad()
+    def attend(self, context: DoomContext, actions: Actions) -> DoomContext:
+        """Choose the memory for the coming poses and gather its keys."""
+        count, start = len(actions), context.num_latents
+        given = torch.zeros(count, dtype=torch.bool, device=self._device)
+        given[0] = start == 0
+        motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
+        prefix = _gather(context, actions.world_from_camera_K44[:, -1])
+        before = 0 if prefix is None else len(prefix[1])
+        positions = torch.arange(before, before + count, device=self._device).float()
+        attended = _Attended(given, actions.labels_K, motion, prefix, positions)
+        return replace(context, attended=attended)
+
+    def predict_clean(self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: DoomContext) -> Tensor:
+        """See ``WorldModel.predict_clean``."""
+        attended = _attended_for(context, noisy_BCKHW.shape[2])
+        given = attended.given_K[:, None, None]
+        rows = len(noisy_BCKHW) // context.num_pasts
+        last = context.last_PCHW.repeat_interleave(rows, 0)
+        noisy = torch.where(given, last[:, :, None], noisy_BCKHW)
+        sigma_BK = torch.where(attended.given_K, 0.0, sigma_B[:, None])
+        velocity, _ = self.net(
+            noisy, sigma_BK, attended.labels_PK.repeat_interleave(rows, 0),
+            attended.motion_PK5.repeat_interleave(rows, 0), last,
+            positions_K=attended.positions_K, prefix=attended.prefix,
+        )  # fmt: skip
+        clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
+        return torch.where(given, last[:, :, None], clean)
+
+    @torch.no_grad()
+    def remember(self, context: DoomContext, clean_PCKHW: Tensor, actions: Actions) -> DoomContext:
+        """Append a finished chunk: its keys, its last latent, its last pose."""
+        attended = (context if context.attended else self.attend(context, actions)).attended
+        assert attended is not None
+        sigma = torch.where(attended.given_K, 0.0, CONTEXT_SIGMA).expand(context.num_pasts, -1)
+        _, keys = self.net(
+            clean_PCKHW, sigma, attended.labels_PK, attended.motion_PK5, context.last_PCHW,
+            positions_K=attended.positions_K, prefix=attended.prefix, keep_keys=True,
+        )  # fmt: skip
+        history = (*context.history, _Remembered(keys, actions.world_from_camera_K44))
+        return DoomContext(
+            clean_PCKHW[:, :, -1],
+            actions.world_from_camera_K44[:, -1],
+            context.num_latents + len(actions),
+            _bounded(history),
+        )
+
+    @torch.no_grad()
+    def decode(self, clean_BCKHW: Tensor, context: DoomContext) -> Tensor:
+        """Frames of a chunk; the decoder's memory of the past is its last latent."""
+        rows = len(clean_BCKHW) // context.num_pasts
+        previous = context.last_PCHW.repeat_interleave(rows, 0) if context.num_latents else None
+        frames = self.autoencoder.decode_chunk(clean_BCKHW.float(), previous)
+        return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def camera_motion(last_pose_P44: Tensor, world_from_camera_PK44: Tensor) -> Tensor:
+    """Motion of each latent in nominal units with its pitch in units of the largest; (P, K, 5)."""
+    previous = torch.cat([last_pose_P44[:, None], world_from_camera_PK44[:, :-1]], 1)
+    units = world_from_camera_PK44.new_tensor([MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg])
+    motion = level_motion(previous, world_from_camera_PK44) / units
+    _, pitch = angles_from_rotation(world_from_camera_PK44[..., :3, :3])
+    return torch.cat([motion, pitch[..., None] / MAX_PITCH_DEG], -1)
+
+
+def _attended_for(context: DoomContext, count: int) -> _Attended:
+    if context.attended is None or len(context.attended.given_K) != count:
+        have = "not attended" if context.attended is None else f"attended for {len(context.attended.given_K)} latents"
+        raise ValueError(f"the context is {have}, the chunk has {count}: call attend(context, actions) first")
+    return context.attended
+
+
+def _bounded(history: tuple[_Remembered, ...]) -> tuple[_Remembered, ...]:
+    """Let the oldest chunks after the first go when there are more than ``MAX_HISTORY`` latents."""
+    while sum(h.poses_PK44.shape[1] for h in history) > MAX_HISTORY:
+        history = (history[0], *history[2:])
+    return history
+
+
+def _gather(context: DoomContext, target_P44: Tensor) -> tuple[Prefix, Tensor] | None:
+    """Keys of the memory stretch and of the recent latents, with consecutive positions; None at the start."""
+    if not context.history:
+        return None
+    poses = torch.cat([h.poses_PK44 for h in context.history], 1)
+    total = poses.shape[1]
+    recent = list(range(max(0, total - RECENT_LATENTS), total))
+    older = max(0, total - RECENT_LATENTS)
+    chosen = torch.tensor(recent).expand(context.num_pasts, -1)
+    if older > 0:
+        starts = torch.arange(0, max(1, older - MEMORY_LATENTS + 1))
+        best = _pose_distance(poses[:, starts], target_P44).argmin(1).cpu()
+        memory = best[:, None] + torch.arange(min(MEMORY_LATENTS, older))
+        chosen = torch.cat([memory, chosen], 1)
+    tokens = (chosen[..., None] * TOKENS + torch.arange(TOKENS)).flatten(1).to(poses.device)
+    keys = []
+    for block in range(len(context.history[0].keys)):
+        pair = []
+        for part in (0, 1):
+            whole = torch.cat([h.keys[block][part] for h in context.history], 2)
+            index = tokens[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3])
+            pair.append(whole.gather(2, index))
+        keys.append((pair[0], pair[1]))
+    return keys, torch.arange(chosen.shape[1], device=poses.device).float()
+
+
+def _pose_distance(poses_PM44: Tensor, target_P44: Tensor) -> Tensor:
+    """How far views differ, position and yaw: a cheap stand-in for field-of-view overlap on level ground; (P, M)."""
+    motion = level_motion(target_P44[:, None].expand_as(poses_PM44), poses_PM44)
+    return motion[..., :2].norm(dim=-1) / MEMORY_MOVE + motion[..., 2].abs() / MEMORY_TURN_DEG
+
+
+def intrinsics() -> Tensor:
+    """The engine's pinhole, (4,): fx, fy, cx, cy over width and height."""
+    return torch.tensor(INTRINSICS)
+
+
+def load_doom_world(folder: Path | None = None, device: str | torch.device = "cpu") -> DoomWorld:
+    """The embedded world with the weights of the package, or those of a folder.
+
+    Raises:
+        UserError: when the files are missing, of another version or of another shape.
+    """
+    base = folder or Path(str(resources.files("worldcompass") / "weights"))
+    autoencoder, net = Autoencoder(), DoomTransformer()
+    for module, name in ((autoencoder, "doom_autoencoder.safetensors"), (net, "doom_world.safetensors")):
+        module.load_state_dict(read_weights(base / name, module.state_dict()))
+    return DoomWorld(autoencoder.to(device), net.to(device))
+
+
+def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file in the dtype of ``expected``.
+
+    Raises:
+        UserError: when the file is not there, not safetensors, of another version or for another network.
+    """
+    if not path.is_file():
+        raise UserError(f"no weights at {path}: expected a file made by 'worldcompass doom pretrain'")
+    try:
+        with safe_open(path, "pt") as file:
+            version = (file.metadata() or {}).get("version")
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as why:
+        raise UserError(f"{path} is not a safetensors file ({why}): expected weights of the Doom world") from why
+    if version != WEIGHTS_VERSION:
+        raise UserError(f"{path} holds weights of version {version}, expected {WEIGHTS_VERSION}: pretrain them again")
+    wrong = [n for n in expected if n not in found or found[n].shape != expected[n].shape]
+    if wrong or len(found) != len(expected):
+        raise UserError(f"{path} belongs to another network: {len(wrong)} tensors missing or of another shape")
+    return {name: found[name].to(value.dtype) for name, value in expected.items()}
