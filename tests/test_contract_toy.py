@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from worldcompass.rollout import imagine_groups
 from worldcompass.testing import (
     ContractError,
     ToyCleanliness,
@@ -14,7 +15,6 @@ from worldcompass.testing import (
     check_world_model,
     toy_scenarios,
 )
-from worldcompass.rollout import imagine_groups
 from worldcompass.types import Scores
 
 

@@ -1,4 +1,4 @@
-"""The import rule: types, geometry <- world <- rollout, rewards <- advantages, objective, policy <- train <- rest."""
+"""Who may import whom: types, geometry <- world <- rollout, rewards <- objective ... <- train <- the rest."""
 
 import ast
 from pathlib import Path

@@ -69,7 +69,9 @@ def test_a_level_walk_stays_on_the_ground_and_a_free_one_does_not():
     labels = torch.tensor([0, 3, 3, 9])
     free = Motion(move=2.0, yaw_deg=9.0, pitch_deg=3.0, level=False)
     assert nominal_poses(labels, MOTION)[-1, 1, 3] == 0
-    assert nominal_poses(labels, free)[-1, 1, 3].item() == pytest.approx(-2 * math.sin(math.radians(6)), rel=1e-4)
+    assert nominal_poses(labels, free)[-1, 1, 3].item() == pytest.approx(
+        -2 * math.sin(math.radians(6)), rel=1e-4
+    )
 
 
 def test_motion_within_the_thresholds_is_none():

@@ -76,7 +76,9 @@ def test_state_round_trip_and_refusal_of_another_network():
     move(first.net)
     first.follow(1)
     second.load(first.state())
-    assert all(torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True)
+    )
     with pytest.raises(ValueError, match="another network"):
         Policy(nn.Linear(2, 2)).load(first.state())
 

@@ -85,7 +85,8 @@ def unpack_optimizer(
     entries: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *plain["state"].items()]:
         index, key = name.split("/", 1)
-        entries.setdefault(int(index), {})[key] = value
+        # load_state_dict takes tensors over without copying them.
+        entries.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
     optimizer.load_state_dict({"state": entries, "param_groups": plain["param_groups"]})
 
 

@@ -22,13 +22,14 @@ class NonFiniteUpdate(RuntimeError):
     """A loss or gradient is not finite; the weights were left as they were."""
 
 
-def orthogonalise(matrices_BMN: Tensor) -> Tensor:
+def orthogonalise(matrices_BMN: Tensor, precision: torch.dtype | None = None) -> Tensor:
     """The nearest semi-orthogonal matrices, approximately, by five Newton-Schulz steps; float32 (B, M, N).
 
-    In bfloat16 on CUDA, where it is cheap; in float32 elsewhere.
+    Args:
+        precision: None for bfloat16 on CUDA, where it is cheap, and float32 elsewhere.
     """
     a, b, c = NS_COEFFICIENTS
-    x = matrices_BMN.to(torch.bfloat16 if matrices_BMN.is_cuda else torch.float32)
+    x = matrices_BMN.to(precision or (torch.bfloat16 if matrices_BMN.is_cuda else torch.float32))
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + NS_FLOOR)
@@ -44,7 +45,8 @@ class Muon(torch.optim.Optimizer):
     Matrices: ``buf = m buf + g``, ``U = orthogonalise(g + m buf)``,
     ``p <- (1 - lr wd) p - lr 0.2 sqrt(max(rows, cols)) U``, a kernel's later axes flattened into columns.
     Others: Adam with the floor added to ``sqrt(v)`` before the bias correction. Equal to the official
-    WorldCompass optimiser. State is made at a parameter's first gradient: ``load_state_dict`` restores all.
+    WorldCompass optimiser when ``precision`` (of Newton-Schulz, see ``orthogonalise``) is
+    bfloat16. State is made at a parameter's first gradient: ``load_state_dict`` restores all.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        precision: torch.dtype | None = None,
     ) -> None:
         if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
             raise ValueError(
@@ -62,6 +65,7 @@ class Muon(torch.optim.Optimizer):
             )
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(parameters, defaults)
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -92,7 +96,9 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].mul_(group["momentum"]).add_(grad)
             nudges.append(grad.add(state["momentum"], alpha=group["momentum"]).flatten(1))
         size = RMS_SCALE * max(matrices[0].shape[:2]) ** 0.5
-        for parameter, update in zip(matrices, orthogonalise(torch.stack(nudges)), strict=True):
+        for parameter, update in zip(
+            matrices, orthogonalise(torch.stack(nudges), self.precision), strict=True
+        ):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * size)
 

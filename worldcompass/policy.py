@@ -171,6 +171,7 @@ class LoraLinear(nn.Module):
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layer with its adapter."""
         return self.base(x) + self.scale * nn.functional.linear(
             nn.functional.linear(x, self.lora_A), self.lora_B
         )

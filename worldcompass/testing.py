@@ -223,7 +223,7 @@ def _check_memory(probe: _Probe) -> None:
     _expect(
         counted == (0, probe.length), "remember", f"(0, {probe.length}) latents", counted, "a new context"
     )
-    other = world.attend(world.remember(attended, -before, actions), probe.actions(1))
+    other = world.attend(world.remember(attended, before + 0.5, actions), probe.actions(1))
     probe.predict(other, 1, noisy)
     again = probe.predict(attended, 0, noisy)
     _expect(

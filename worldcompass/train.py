@@ -301,7 +301,9 @@ def predict(run: Run, rows: Rows) -> Tensor:
 
 
 def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
-    """One optimiser update on the mean loss of all rows.
+    """One optimiser update on the mean loss of all rows; none when every advantage is 0.
+
+    Without a signal the gradient is rounding, which both Muon and Adam would blow up to full size.
 
     Raises:
         NonFiniteUpdate: before the weights would be touched.
@@ -327,9 +329,11 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
     kl = float(sums.pop("kl_to_start", 0.0)) / max(kl_rows, 1.0)
     result = {name: float(total) / num_rows for name, total in sums.items()}
     grad_norm = clip_gradients(run.policy.parameters, result["loss"], config.max_grad_norm)
-    run.optimizer.step()
+    applied = any(bool(rows.advantage_B.any()) for rows in micro_batches)
+    if applied:
+        run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return {**result, "grad_norm": grad_norm, "kl_to_start": kl}
+    return {**result, "grad_norm": grad_norm, "kl_to_start": kl, "applied": float(applied)}
 
 
 def reward_metrics(

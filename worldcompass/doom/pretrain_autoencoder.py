@@ -13,7 +13,7 @@ from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT
 from worldcompass.doom.stage import Stage, StageRun
-from worldcompass.optim import adamw
+from worldcompass.optim import muon
 from worldcompass.rollout import generator_for
 
 WINDOW = 4  # latents encoded together; all but the first are decoded beside their predecessor
@@ -72,7 +72,7 @@ def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: 
     """Train or resume the autoencoder stage; the EMA weights go to ``out/autoencoder.safetensors``."""
     train, heldout = collect.load(data, "train"), collect.load(data, "heldout")
     torch.manual_seed(seed)
-    run = StageRun(Stage("autoencoder", minutes, 1.5e-3, 100), Autoencoder(), out, device, adamw)
+    run = StageRun(Stage("autoencoder", minutes, 1.5e-3, 100), Autoencoder(), out, device, muon)
     run.resume()
 
     def loss_of(step: int) -> Tensor:

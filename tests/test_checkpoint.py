@@ -1,0 +1,132 @@
+"""Checkpoints and the log survive kills; damaged or foreign ones are refused with a sentence."""
+
+import io
+import json
+import os
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from worldcompass.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    pack_optimizer,
+    save_checkpoint,
+    unpack_optimizer,
+)
+from worldcompass.errors import UserError
+from worldcompass.log import LiveTable, MetricsLog, clock, read_metrics
+from worldcompass.optim import adamw, muon
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch.int64)}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    folder = save_checkpoint(tmp_path, 3, TENSORS, {"note": [1, "x"]})
+    tensors, state = load_checkpoint(folder)
+    assert state["step"] == 3 and state["note"] == [1, "x"]
+    assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+    assert not list(folder.glob("*.pt")) and not list(folder.glob("*.pkl"))
+
+
+def test_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 10):
+        save_checkpoint(tmp_path, step, TENSORS, {}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000010"]
+    assert latest_checkpoint(tmp_path).name == "step_000010"
+
+
+def test_a_kill_while_writing_leaves_the_older_one_and_the_rest_is_ignored(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, TENSORS, {}, keep=1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 2, TENSORS, {}, keep=1)
+    monkeypatch.undo()
+    assert latest_checkpoint(tmp_path).name == "step_000001"
+    load_checkpoint(latest_checkpoint(tmp_path))
+    save_checkpoint(tmp_path, 2, TENSORS, {}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step_000002"]
+
+
+def test_a_folder_without_its_files_is_not_seen(tmp_path):
+    (tmp_path / "step_000007").mkdir()
+    assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
+    folder = save_checkpoint(tmp_path, 1, TENSORS, {})
+    (folder / "state.json").write_text(json.dumps({"format": 99, "step": 1}))
+    with pytest.raises(UserError, match="format 99"):
+        load_checkpoint(folder)
+    (folder / "tensors.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        load_checkpoint(folder)
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("make", [muon, adamw])
+def test_an_optimisers_state_survives_with_its_momentum(make):
+    def network():
+        torch.manual_seed(0)
+        return nn.Linear(3, 2)
+
+    def step(net, optimizer, seed):
+        for p in net.parameters():
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+
+    first, second = network(), network()
+    one, two = make(list(first.parameters()), 0.1, 0.1), make(list(second.parameters()), 0.1, 0.1)
+    step(first, one, 1)
+    tensors, plain = pack_optimizer(one)
+    assert len(tensors) >= 4
+    second.load_state_dict(first.state_dict())
+    unpack_optimizer(two, tensors, json.loads(json.dumps(plain)))
+    step(first, one, 2)
+    step(second, two, 2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_log_forgets_what_came_after_the_resumed_step_and_a_line_cut_off(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.append({"step": step})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    resumed = MetricsLog(log.path, resumed_step=2)
+    resumed.append({"step": 3, "again": True})
+    assert read_metrics(log.path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    assert read_metrics(tmp_path / "none") == []
+
+
+ROW = {
+    "step": 2,
+    "chunk": 1,
+    "rewards": {"obedience": {"mean": 0.5}},
+    "loss": 1.0,
+    "grad_norm": 0.1,
+    "seconds": {"imagine": 1.0},
+}
+
+
+def test_the_table_is_silent_unless_the_output_is_a_terminal():
+    for terminal, live in ((False, True), (True, False), (True, True)):
+        file = io.StringIO()
+        with LiveTable(4, 0, live, Console(file=file, force_terminal=terminal, width=100)) as table:
+            table.show(ROW)
+        assert ("obedience" in file.getvalue()) == (terminal and live)
+
+
+def test_time_left_is_the_pace_times_the_remaining_steps():
+    table = LiveTable(10, first_step=0)
+    table.started -= 20
+    table.show(ROW)
+    assert table.seconds_left() == pytest.approx(80, rel=0.01)
+    assert [clock(s) for s in (45.2, 200, 7500)] == ["45 s", "3 min 20 s", "2 h 05 min"]

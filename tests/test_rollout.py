@@ -1,0 +1,193 @@
+"""Imagination: the sampler, randomness by keys alone, sharing of the past, counts of forward passes."""
+
+import pytest
+import torch
+
+from worldcompass.geometry import commanded, motion_signs, nominal_poses
+from worldcompass.rollout import (
+    clip_level_passes,
+    corrupt,
+    euler_step,
+    generator_for,
+    hold_last,
+    imagine_chunk,
+    imagine_groups,
+    imagine_video,
+    imagine_whole_videos,
+    whole_video_passes,
+)
+from worldcompass.testing import CARRY, SPREAD, ToyWorld, toy_scenarios
+from worldcompass.types import Actions, Scenario, Truth
+
+INTRINSICS = torch.tensor([1.0, 1.0, 0.5, 0.5])
+
+
+class Counting(ToyWorld):
+    """Counts the rows that go through the network, and the prefixes that are built."""
+
+    rows = prefixes = 0
+
+    def attend(self, context, actions):
+        self.prefixes += context.num_pasts if context.num_latents else 0
+        return super().attend(context, actions)
+
+    def predict_clean(self, noisy, sigma_B, actions, context):
+        self.rows += len(noisy)
+        return super().predict_clean(noisy, sigma_B, actions, context)
+
+
+def test_generators_depend_on_the_keys_and_their_kinds():
+    def draw(*keys):
+        return torch.randint(0, 2**31, (1,), generator=generator_for(*keys)).item()
+
+    assert draw(0, "a", 1) == draw(0, "a", 1)
+    assert len({draw(0, "a", 1), draw(0, "a", 2), draw(0, "a1"), draw("0", "a", 1), draw(0, "a")}) == 5
+
+
+def test_generators_stay_the_same_between_versions():
+    generator = generator_for(0, "scenario", 3)
+    assert torch.randint(0, 10**6, (3,), generator=generator).tolist() == [
+        492539,
+        219351,
+        838358,
+    ]
+
+
+def test_corrupt_mixes_row_by_row():
+    clean, noise = torch.randn(2, 2, 1, 3, 2, 2, generator=generator_for(1)).unbind(0)
+    mixed = corrupt(clean, noise, torch.tensor([0.0, 0.25]))
+    assert torch.equal(mixed[0], clean[0])
+    torch.testing.assert_close(mixed[1], 0.75 * clean[1] + 0.25 * noise[1])
+
+
+def test_euler_step_equals_the_velocity_step_and_is_exact_at_zero():
+    noisy, clean = torch.randn(2, 1, 1, 3, 2, 2, generator=generator_for(1)).unbind(0)
+    velocity = (noisy - clean) / 0.8
+    torch.testing.assert_close(euler_step(noisy, clean, 0.8, 0.3), noisy + (0.3 - 0.8) * velocity)
+    assert torch.equal(euler_step(noisy, clean, 0.8, 0.0), clean)
+
+
+def test_imagined_latents_have_the_toys_mean_and_spread():
+    world, scenarios = ToyWorld(), toy_scenarios(1)
+    futures = imagine_groups(world, scenarios, 1, 4, 2000, (0,), world.spec.sigmas(200))[0]
+    last = futures.context.latents_PCMHW[:, :, -1]
+    first = futures.clean_BCKHW[:, :, 0]
+    spread = (first - first.mean(0)).std()
+    assert spread.item() == pytest.approx(SPREAD, rel=0.05)
+    mean = CARRY * last[0] + world.net(motion_signs(futures.actions.labels_K))[0, 0, :, None, None].detach()
+    torch.testing.assert_close(first.mean(0), mean, atol=0.05, rtol=0)
+
+
+def test_given_latents_come_back_exactly():
+    world, scenarios = ToyWorld(), toy_scenarios(1)
+    image = torch.randint(0, 256, (3, 4, 4), generator=generator_for(2), dtype=torch.uint8)
+    start = Scenario("start", scenarios[0].actions, image_3hw=image)
+    futures = imagine_groups(world, [start], 0, 4, 3, (0,), world.spec.sigmas())[0]
+    assert torch.equal(futures.clean_BCKHW[:, :, 0], futures.context.start_PCHW.expand(3, -1, -1, -1))
+    group = futures.groups[0]
+    assert all(torch.equal(group.frames_GF3hw[g, 0], image) for g in range(3))
+    assert torch.equal(group.first_frame_3hw, image) and group.past_frames_F3hw.shape[0] == 0
+
+
+def test_candidates_share_their_past_and_differ_in_their_future():
+    world, scenarios = ToyWorld(), toy_scenarios(2, 12)
+    futures = imagine_groups(world, scenarios, 2, 4, 3, (0, 5), world.spec.sigmas())[0]
+    assert futures.context.num_pasts == 2 and futures.context.num_latents == 8
+    group = futures.groups[1]
+    assert group.past_frames_F3hw.shape[0] == world.spec.num_frames(0, 8)
+    assert group.frames_GF3hw.shape[:2] == (3, 8)
+    assert not torch.equal(group.frames_GF3hw[0], group.frames_GF3hw[1])
+    assert torch.equal(group.actions.labels_K, scenarios[1].actions.labels_K[8:12])
+
+
+def test_batching_scenarios_changes_nothing():
+    together, apart = ToyWorld(), ToyWorld(batches_pasts=False)
+    scenarios = toy_scenarios(3)
+    one = imagine_groups(together, scenarios, 1, 4, 4, (0, 1), together.spec.sigmas())
+    many = imagine_groups(apart, scenarios, 1, 4, 4, (0, 1), apart.spec.sigmas())
+    assert (len(one), len(many)) == (1, 3)
+    torch.testing.assert_close(one[0].clean_BCKHW, torch.cat([f.clean_BCKHW for f in many]))
+    videos = imagine_video(together, scenarios, (3,))
+    assert (videos.int() - imagine_video(apart, scenarios, (3,)).int()).abs().max() <= 1
+    assert (videos[2:].int() - imagine_video(together, scenarios[2:], (3,)).int()).abs().max() <= 1
+
+
+def test_videos_depend_on_their_keys_and_are_deterministic():
+    world, scenarios = ToyWorld(), toy_scenarios(1)
+    assert torch.equal(imagine_video(world, scenarios, (3,)), imagine_video(world, scenarios, (3,)))
+    assert not torch.equal(imagine_video(world, scenarios, (3,)), imagine_video(world, scenarios, (4,)))
+
+
+@pytest.mark.parametrize("num_latents", [1, 4, 6, 8])
+def test_a_video_has_the_frames_of_its_trajectory_whatever_the_chunks(num_latents):
+    world, scenarios = ToyWorld(), toy_scenarios(2, num_latents)
+    for length in world.spec.chunk_lengths:
+        video = imagine_video(world, scenarios, (0,), length)
+        assert video.shape == (2, 2 * num_latents - 1, 3, 4, 4) and video.dtype == torch.uint8
+
+
+def test_holding_the_last_action_goes_on_along_the_nominal_path():
+    world = ToyWorld()
+    labels = torch.tensor([0, 9, 12, 1, 28])
+    held = hold_last(world, commanded(labels, world.spec.motion, INTRINSICS), 3)
+    assert held.labels_K.tolist() == [0, 9, 12, 1, 28, 28, 28, 28]
+    plain = nominal_poses(held.labels_K, world.spec.motion)
+    torch.testing.assert_close(held.world_from_camera_K44, plain, atol=1e-5, rtol=0)
+    assert held.intrinsics_K4.shape == (8, 4)
+
+
+def test_the_engines_part_of_a_chunk_is_handed_to_critics():
+    world, plain = ToyWorld(), toy_scenarios(1)[0]
+    frames = torch.arange(15, dtype=torch.uint8)[:, None, None, None].expand(15, 3, 4, 4)
+    truth = Truth(frames, torch.arange(8), plain.actions.world_from_camera_K44)
+    scenario = Scenario("true", plain.actions, truth=truth)
+    for chunk, first, last in ((0, 0, 6), (1, 7, 14)):
+        group = imagine_groups(world, [scenario], chunk, 4, 2, (0,), world.spec.sigmas())[0].groups[0]
+        assert group.truth.frames_F3hw[[0, -1], 0, 0, 0].tolist() == [first, last]
+        assert group.truth.labels_M.tolist() == list(range(4 * chunk, 4 * chunk + 4))
+        assert group.truth.frames_F3hw.shape[0] == group.frames_GF3hw.shape[1]
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_forward_passes_are_counted_as_they_happen(chunk):
+    world, scenarios, steps = Counting(), toy_scenarios(2, 12), 3
+    sigmas = world.spec.sigmas(steps)
+    for rollout, formula in ((imagine_groups, clip_level_passes), (imagine_whole_videos, whole_video_passes)):
+        world.rows = world.prefixes = 0
+        reported = rollout(world, scenarios, chunk, 4, 5, (0,), sigmas)[0].forward_passes
+        assert reported == world.rows + world.prefixes == 2 * formula(chunk + 1, 5, steps)
+
+
+def test_clip_level_rollout_needs_a_fraction_of_the_passes():
+    assert whole_video_passes(8, 12, 10) / clip_level_passes(8, 12, 10) > 5
+
+
+def test_whole_videos_are_scored_as_one_and_every_candidate_has_its_own_past():
+    world, scenarios = ToyWorld(), toy_scenarios(2)
+    futures = imagine_whole_videos(world, scenarios, 1, 4, 3, (0,), world.spec.sigmas())[0]
+    assert futures.context.num_pasts == 6 and futures.clean_BCKHW.shape[0] == 6
+    group = futures.groups[1]
+    assert group.frames_GF3hw.shape[:2] == (3, 15) and group.past_frames_F3hw.shape[0] == 0
+    assert len(group.actions) == 8
+    assert not torch.equal(group.frames_GF3hw[0, 1:7], group.frames_GF3hw[1, 1:7])
+
+
+def test_whole_videos_need_a_world_that_batches_pasts():
+    world = ToyWorld(batches_pasts=False)
+    with pytest.raises(ValueError, match="batches pasts"):
+        imagine_whole_videos(world, toy_scenarios(1), 1, 4, 2, (0,), world.spec.sigmas())
+
+
+def test_a_scenario_that_is_too_short_is_named():
+    world = ToyWorld()
+    with pytest.raises(ValueError, match="toy-0-0 has 4 latents"):
+        imagine_groups(world, toy_scenarios(1, 4), 1, 4, 2, (0,), world.spec.sigmas())
+
+
+def test_sampling_and_training_call_the_same_function_bit_by_bit():
+    world, scenarios = ToyWorld(), toy_scenarios(1)
+    actions = Actions.stack([scenarios[0].actions.latents(0, 4)])
+    context = world.attend(world.begin(scenarios), actions)
+    noise = torch.randn(2, 12, 4, 2, 2, generator=generator_for(0))
+    sampled = imagine_chunk(world, context, actions, noise, torch.tensor([1.0, 0.0]))
+    assert torch.equal(sampled, world.predict_clean(noise, torch.ones(2), actions, context).detach())

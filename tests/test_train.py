@@ -1,0 +1,438 @@
+"""The whole loop on the toy: it learns, can fail to, resumes bit by bit, refuses what cannot work."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from worldcompass import train as module
+from worldcompass.advantages import own_group
+from worldcompass.errors import UserError
+from worldcompass.log import read_metrics
+from worldcompass.objective import advantage_weighted_loss, nft_loss, positive_only_loss
+from worldcompass.optim import NonFiniteUpdate, adamw, muon
+from worldcompass.policy import Decay, Lora, LoraLinear, Policy
+from worldcompass.rollout import imagine_groups, imagine_video, imagine_whole_videos
+from worldcompass.selection import choose, interleave, share_out
+from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import Config, Run, cache_targets, chunk_of_step, scenarios_of_step, train, train_step
+from worldcompass.types import Group, Scores
+
+QUICK = Config(
+    steps=30,
+    prompts_per_step=4,
+    last_chunk=1,
+    noise_levels=3,
+    updates_per_rollout=2,
+    lr=0.03,
+    checkpoint_decay=0.5,
+    save_every=100,
+)
+TINY = dataclasses.replace(QUICK, steps=4, prompts_per_step=2, group_size=4, best=1, worst=1, save_every=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def critics():
+    return [ToyObedience(), ToyCleanliness()]
+
+
+def verdicts(world, policy):
+    """Obedience and cleanliness of 24 unseen scenarios, by noise that training never saw."""
+    scenarios = toy_scenarios(24, seed=99)
+    with policy.checkpoint():
+        videos = imagine_video(world, scenarios, ("evaluation",))
+    groups = [Group(v[None], v[:0], v[0], s.actions, 2) for v, s in zip(videos, scenarios, strict=True)]
+    return torch.stack([torch.cat([critic(g).values_G for critic in critics()]) for g in groups])
+
+
+def gain(config, tmp_path):
+    """Paired gain (obedience, cleanliness) and its z-value over scenarios."""
+    world = ToyWorld()
+    base = verdicts(world, Policy(world.net))
+    policy = train(world, critics(), toy_scenarios(16), config, tmp_path)
+    difference = verdicts(world, policy) - base
+    mean = difference.mean(0)
+    return mean.tolist(), (mean / (difference.std(0) / len(difference) ** 0.5)).tolist()
+
+
+def flipped(pred, behaviour, target, advantage_B, beta, given_K):
+    return nft_loss(pred, behaviour, target, -advantage_B, beta, given_K)
+
+
+def blind(pred, behaviour, target, advantage_B, beta, given_K):
+    return nft_loss(pred, behaviour, target, 0 * advantage_B, beta, given_K)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"make_optimizer": adamw},
+        {"scale": own_group},
+        {"best": 3, "worst": 0},
+        {"best": 0, "worst": 3},
+        {"lora": Lora(rank=4, alpha=8)},
+        {"autocast_bf16": True},
+        {"objective": positive_only_loss},
+        {"objective": advantage_weighted_loss},
+        {"rollout": imagine_whole_videos, "steps": 15},
+    ],
+    ids=lambda change: "-".join(change) or "default",
+)
+def test_obedience_rises_significantly(change, tmp_path):
+    mean, z = gain(dataclasses.replace(QUICK, **change), tmp_path)
+    assert mean[0] > 0.05 and z[0] > 5
+
+
+def test_both_rewards_rise(tmp_path):
+    mean, z = gain(QUICK, tmp_path)
+    assert min(mean) > 0.05 and min(z) > 5
+
+
+def test_a_flipped_advantage_unlearns(tmp_path):
+    mean, z = gain(dataclasses.replace(QUICK, objective=flipped), tmp_path)
+    assert mean[0] < -0.05 and z[0] < -5
+
+
+def test_without_advantages_nothing_is_learned(tmp_path):
+    mean, _ = gain(dataclasses.replace(QUICK, objective=blind), tmp_path)
+    assert abs(mean[0]) < 0.03
+
+
+def test_the_weights_of_rewards_decide_what_is_learned(tmp_path):
+    plain = gain(QUICK, tmp_path / "both")[0]
+    weighted = gain(dataclasses.replace(QUICK, weights={"obedience": 0.0}), tmp_path / "one")[0]
+    assert weighted[1] > plain[1] and weighted[0] < plain[0] - 0.1
+
+
+def test_the_pull_to_the_start_holds_back(tmp_path):
+    free = gain(QUICK, tmp_path / "free")[0]
+    held = gain(dataclasses.replace(QUICK, kl_weight=1.0), tmp_path / "held")[0]
+    assert held[0] < free[0] / 2
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows_without_seconds(folder):
+    return [
+        {k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"make_optimizer": adamw}, {"lora": Lora(rank=2)}], ids=["muon", "adamw", "lora"]
+)
+def test_four_steps_equal_two_and_two_resumed_bit_by_bit(change, tmp_path):
+    config = dataclasses.replace(TINY, **change)
+    straight = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "a")
+    train(ToyWorld(), critics(), toy_scenarios(5), dataclasses.replace(config, steps=2), tmp_path / "b")
+    resumed = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "b", resume=True)
+    assert same(straight.state(), resumed.state())
+    assert rows_without_seconds(tmp_path / "a") == rows_without_seconds(tmp_path / "b")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    runs = []
+    for i, seed in enumerate((0, 0, 1)):
+        config = dataclasses.replace(TINY, seed=seed)
+        runs.append(train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / str(i)).state())
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("change", [{"kl_weight": 0.5}, {"rollout": imagine_whole_videos}, {}])
+def test_micro_batches_add_up_to_the_full_batch(change, tmp_path):
+    results = []
+    for micro_rows in (1, 5, 1000):
+        config = dataclasses.replace(TINY, steps=2, micro_rows=micro_rows, **change)
+        policy = train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / str(micro_rows))
+        results.append(policy.state())
+    for other in results[1:]:
+        for name, value in results[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-4)
+
+
+def test_batching_pasts_changes_memory_and_not_results(tmp_path):
+    a, b = (
+        train(ToyWorld(batches_pasts=both), critics(), toy_scenarios(4), TINY, tmp_path / str(both)).state()
+        for both in (True, False)
+    )
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, atol=2e-5, rtol=1e-4)
+
+
+def make_run(config=TINY, world=None):
+    world = world or ToyWorld()
+    policy = Policy(world.net, Decay(0.5, 0.9, 0.1))
+    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+    return Run(world, critics(), toy_scenarios(6), config, policy, optimizer)
+
+
+def shares(run, config):
+    sigmas = run.world.spec.sigmas()
+    scenarios = run.scenarios[:2]
+    futures = imagine_groups(run.world, scenarios, 1, 4, config.group_size, (0,), sigmas)
+    values, valid = module.score(run.critics, futures[0].groups)
+    advantages = module.group_advantages(values, valid, run.weights_R, config.scale)
+    chosen = choose(futures, scenarios, advantages, config.best, config.worst, (0,))
+    parts = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
+    return futures[0], advantages, chosen, parts
+
+
+def test_rows_are_the_chosen_candidates_at_distinct_levels_of_the_rollout():
+    config = dataclasses.replace(TINY, group_size=6, best=2, worst=1, noise_levels=4, updates_per_rollout=1)
+    run = make_run(config)
+    futures, advantages, chosen, parts = shares(run, config)
+    assert sum(len(rows.sigma_B) for rows in parts[0]) == 2 * 3 * 4
+    samples = chosen[0].samples
+    for p in range(2):
+        order = advantages.ranking_NG[p].argsort(descending=True)
+        for place, candidate in enumerate((order[0], order[5], order[1])):
+            row = 3 * p + place
+            assert torch.equal(samples.clean_BCKHW[row], futures.clean_BCKHW[6 * p + int(candidate)])
+            assert samples.advantage_B[row] == advantages.advantage_NG[p, candidate]
+    allowed = set(run.world.spec.sigmas()[:-1].tolist())
+    rows = parts[0][0]
+    for past in range(2):
+        for s in range(3):
+            mine = rows.sigma_B.view(2, 4, 3)[past, :, s].tolist()
+            assert len(set(mine)) == 4 and set(mine) <= allowed
+            assert torch.equal(
+                rows.clean_BCKHW.unflatten(0, (2, 4, 3))[past, 2, s], samples.clean_BCKHW[3 * past + s]
+            )
+
+
+def test_every_update_sees_good_and_bad_futures():
+    config = dataclasses.replace(TINY, group_size=8, best=2, worst=2, noise_levels=3, updates_per_rollout=6)
+    parts = shares(make_run(config), config)[-1]
+    assert len(parts) == 6
+    for rows in itertools.chain(*parts):
+        assert rows.advantage_B.min() < 0 < rows.advantage_B.max()
+
+
+def test_interleaving_keeps_everyone():
+    assert interleave(torch.arange(6)[None]).tolist() == [[0, 5, 1, 4, 2, 3]]
+    assert interleave(torch.arange(5)[None]).tolist() == [[0, 4, 1, 3, 2]]
+
+
+def test_targets_are_predicted_by_the_behaviour_and_the_reference_without_gradient():
+    config = dataclasses.replace(TINY, kl_weight=1.0)
+    run = make_run(config)
+    with torch.no_grad():
+        for weights, amount in ((run.policy.behaviour_weights, 0.1), (run.policy.reference_weights, -0.1)):
+            for value in weights.values():
+                value.add_(amount)
+    parts = shares(run, config)[-1]
+    rows = cache_targets(run, parts)[0][0]
+    with run.policy.behaviour():
+        assert torch.equal(rows.behaviour_BCKHW, module.predict(run, rows).detach())
+    with run.policy.reference():
+        assert torch.equal(rows.reference_BCKHW, module.predict(run, rows).detach())
+    assert not torch.equal(rows.behaviour_BCKHW, module.predict(run, rows))
+    assert not rows.behaviour_BCKHW.requires_grad
+    measured = cache_targets(make_run(), shares(make_run(), TINY)[-1])
+    assert [r.reference_BCKHW is not None for part in measured for r in part] == [True, False]
+
+
+def test_the_behaviour_imagines_and_not_the_trained_weights():
+    seen = []
+
+    class Watching(ToyWorld):
+        def begin(self, scenarios):
+            seen.append(self.net.state_dict()["outer.bias"].clone())
+            return super().begin(scenarios)
+
+    run = make_run(world=Watching())
+    with torch.no_grad():
+        run.policy.behaviour_weights["outer.bias"].fill_(0.125)
+    train_step(run, 1)
+    assert all((bias == 0.125).all() for bias in seen) and seen
+
+
+@pytest.mark.parametrize("bounds", [(0, 7), (2, 5), (3, 3)])
+def test_the_curriculum_visits_every_chunk_of_its_range_and_no_other(bounds):
+    config = dataclasses.replace(TINY, first_chunk=bounds[0], last_chunk=bounds[1])
+    length = bounds[1] - bounds[0] + 1
+    visited = [chunk_of_step(config, step) for step in range(1, 2 * length + 1)]
+    assert visited == list(range(bounds[0], bounds[1] + 1)) * 2
+
+
+def test_every_pass_over_the_scenarios_meets_each_at_most_once_in_its_own_order():
+    run = make_run()
+    passes = [
+        [s.id for step in range(3 * e + 1, 3 * e + 4) for s in scenarios_of_step(run, step)] for e in range(3)
+    ]
+    assert all(sorted(ids) == sorted(s.id for s in run.scenarios) for ids in passes)
+    assert passes[0] != passes[1]
+
+
+@pytest.mark.parametrize("make_optimizer", [muon, adamw])
+def test_a_constant_reward_changes_no_weight(make_optimizer, tmp_path):
+    class Constant:
+        name = "constant"
+
+        def __call__(self, group):
+            size = group.frames_GF3hw.shape[0]
+            return Scores(torch.full((size,), 1 / 3), torch.ones(size, dtype=torch.bool))
+
+    world = ToyWorld()
+    config = dataclasses.replace(TINY, make_optimizer=make_optimizer)
+    before = {n: p.detach().clone() for n, p in world.net.named_parameters()}
+    rows = []
+    train(world, [Constant()], toy_scenarios(4), config, tmp_path, on_step=lambda s, m, p: rows.append(m))
+    assert rows[0]["flat_groups"] == 1 and rows[0]["applied"] == 0
+    assert all(torch.equal(p, before[n]) for n, p in world.net.named_parameters())
+
+
+def test_metrics_tell_what_happened(tmp_path):
+    seen = []
+    train(
+        ToyWorld(),
+        critics(),
+        toy_scenarios(4),
+        TINY,
+        tmp_path,
+        on_step=lambda s, m, p: seen.append((s, m, p)),
+    )
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [s for s, _, _ in seen] == [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert json.loads(json.dumps(seen[-1][1])) == rows[-1]
+    assert set(rows[0]["rewards"]) == {"obedience", "cleanliness"}
+    assert set(rows[0]["rewards"]["obedience"]) == {"mean", "std", "valid", "flat"}
+    assert set(rows[0]["seconds"]) == {"imagine", "score", "targets", "update"}
+    assert {"loss", "grad_norm", "deviation", "kl_to_start", "flat_groups", "forward_passes"} <= set(rows[0])
+    assert rows[0]["kl_to_start"] < 1e-3 < rows[-1]["kl_to_start"]
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["objective"] == "worldcompass.objective.nft_loss"
+
+
+def test_a_non_finite_update_is_refused_before_it_and_the_last_checkpoint_stays(tmp_path):
+    class Breaking(ToyWorld):
+        broken = False
+
+        def predict_clean(self, *args):
+            clean = super().predict_clean(*args)
+            return clean * torch.nan if self.broken and torch.is_grad_enabled() else clean
+
+    world = Breaking()
+    policies = []
+
+    def on_step(step, metrics, policy):
+        policies.append(policy)
+        world.broken = step == 2
+
+    with pytest.raises(NonFiniteUpdate, match="refused"):
+        train(world, critics(), toy_scenarios(4), TINY, tmp_path, on_step=on_step)
+    assert all(bool(p.isfinite().all()) for p in world.net.parameters())
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000001", "step_000002"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_finishes_and_saves_the_step_and_the_run_goes_on_exactly(tmp_path):
+    config = dataclasses.replace(TINY, save_every=100)
+    straight = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "a")
+
+    class Pressing(ToyObedience):
+        calls = 0
+
+        def __call__(self, group):
+            self.calls += 1
+            if self.calls == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__call__(group)
+
+    with pytest.raises(KeyboardInterrupt, match="after step 2"):
+        train(ToyWorld(), [Pressing(), ToyCleanliness()], toy_scenarios(5), config, tmp_path / "b")
+    resumed = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "b", resume=True)
+    assert same(straight.state(), resumed.state())
+
+
+def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_path):
+    train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)
+    other = dataclasses.replace(TINY, lr=0.5)
+    with pytest.raises(UserError, match="differs in lr"):
+        train(ToyWorld(), critics(), toy_scenarios(5), other, tmp_path, resume=True)
+    with pytest.raises(UserError, match="scenarios"):
+        train(ToyWorld(), critics(), toy_scenarios(6), TINY, tmp_path, resume=True)
+
+
+def test_resuming_an_empty_folder_begins(tmp_path):
+    train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path, resume=True)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"group_size": 1, "best": 1, "worst": 0},
+        {"best": 3, "worst": 2},
+        {"best": -1},
+        {"best": 0, "worst": 0},
+        {"first_chunk": 3, "last_chunk": 2},
+        {"updates_per_rollout": 7},
+        {"lr": 0.0},
+        {"beta": -1.0},
+        {"kl_weight": -1.0},
+    ],
+)
+def test_configurations_that_cannot_work_are_refused_at_once(change):
+    with pytest.raises(ValueError, match=r"must|need"):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": {"obediance": 1.0}}, "no critic"),
+        ({"chunk_length": 3}, "not 3"),
+        ({"prompts_per_step": 6}, "there are 5 scenarios"),
+        ({"last_chunk": 2}, "is shorter"),
+        ({"noise_levels": 7}, "only so many"),
+    ],
+)
+def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        train(ToyWorld(), critics(), toy_scenarios(5), dataclasses.replace(TINY, **change), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_critics_and_scenarios_need_names_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match="different names"):
+        train(ToyWorld(), [ToyObedience(), ToyObedience()], toy_scenarios(5), TINY, tmp_path)
+    with pytest.raises(ValueError, match="ids must differ"):
+        train(ToyWorld(), critics(), toy_scenarios(3) * 2, TINY, tmp_path)
+
+
+def test_chunks_of_one_latent_can_be_trained(tmp_path):
+    config = dataclasses.replace(TINY, chunk_length=1, first_chunk=1, last_chunk=3, make_optimizer=muon)
+    policy = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path)
+    assert not same(policy.behaviour_weights, policy.reference_weights)
+
+
+def test_lora_trains_adapters_alone(tmp_path):
+    world = ToyWorld()
+    before = world.net.outer.weight.detach().clone()
+    train(
+        world,
+        critics(),
+        toy_scenarios(5),
+        dataclasses.replace(TINY, lora=Lora(rank=2, targets="outer")),
+        tmp_path,
+    )
+    assert isinstance(world.net.outer, LoraLinear) and torch.equal(world.net.outer.base.weight, before)
+    assert world.net.outer.lora_B.any()
