@@ -24,7 +24,7 @@ def make_results(difference: float = 0.172) -> dict:
         values = {m: entry(-0.2 + shift) for m in MEASURES}
         values["judge_accuracy"] = entry(0.241 + shift)
         values["critic_accuracy"] = entry(0.26 + shift)
-        return {"combined": values, "basic": {m: entry(v["mean"] + 0.2) for m, v in values.items()}}
+        return {"combined": values, "basic": {m: entry(v["mean"] + 0.1) for m, v in values.items()}}
 
     changes = {m: entry(difference if m.endswith("accuracy") else 0.004, 0.01) for m in MEASURES}
     return {
@@ -54,6 +54,7 @@ def make_run(folder: Path, difference: float = 0.172) -> Path:
                 "grad_norm": math.nan if step == 20 else 0.4 + 0.05 * noise[1],
                 "reward/interaction": 0.2 + 0.003 * step + 0.03 * noise[2],
                 "reward/quality": 0.5 + 0.01 * noise[0],
+                "rewards": {"flatness": {"mean": 0.1 * step}},
                 "refused": False,
             }
             file.write(json.dumps(row) + "\n")
@@ -114,7 +115,7 @@ def test_page_is_self_contained_and_well_formed(page):
 
 
 def test_every_numeric_series_has_a_chart(page):
-    for name in ("reward/interaction", "reward/quality", "loss", "grad_norm", "seconds"):
+    for name in ("reward/interaction", "reward/quality", "rewards/flatness/mean", "loss", "seconds"):
         assert f"<figcaption>{name}</figcaption>" in page
     assert "<figcaption>refused</figcaption>" not in page
     assert page.index("reward/quality</figcaption>") < page.index("loss</figcaption>")

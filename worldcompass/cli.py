@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise
         return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {_resume_hint(words)}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'interrupted'}; {_resume_hint(words)}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

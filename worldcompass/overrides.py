@@ -70,12 +70,23 @@ def _set(config: Any, path: list[str], text: str, key: str) -> Any:
         near = difflib.get_close_matches(path[0], names, n=3, cutoff=0.5) or sorted(names)
         raise UserError(f"there is no setting {key!r}; nearest: {', '.join(near)}")
     current = getattr(config, path[0])
+    if len(path) > 1 and isinstance(current, dict):
+        (_, kind) = get_args(get_type_hints(type(config))[path[0]])
+        return _replace(config, path[0], current | {path[1]: parse_value(text, kind, key)})
     if len(path) > 1:
         if not dataclasses.is_dataclass(current):
             raise UserError(f"{path[0]} has no settings inside it, so {key!r} cannot be set")
-        return dataclasses.replace(config, **{path[0]: _set(current, path[1:], text, key)})
+        return _replace(config, path[0], _set(current, path[1:], text, key))
     kind = get_type_hints(type(config))[path[0]]
-    return dataclasses.replace(config, **{path[0]: parse_value(text, kind, key)})
+    return _replace(config, path[0], parse_value(text, kind, key))
+
+
+def _replace(config: Any, name: str, value: Any) -> Any:
+    """A copy with one field changed; a rule that the dataclass itself checks becomes a user's error."""
+    try:
+        return dataclasses.replace(config, **{name: value})
+    except ValueError as error:
+        raise UserError(f"{name}={value!r} does not fit: {error}") from None
 
 
 def _parse_union(text: str, options: tuple[Any, ...], key: str) -> Any:

@@ -51,6 +51,7 @@ class Run:
     folder: Path
     results: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
+    """One flat row for each training step."""
     config: Mapping[str, Any]
     command: Mapping[str, Any]
     """run.json: command line and environment."""
@@ -99,12 +100,20 @@ def load_run(run_dir: Path) -> Run:
     return Run(
         folder=run_dir,
         results=results,
-        metrics=_read_lines(run_dir / "metrics.jsonl"),
+        metrics=[flatten(row) for row in _read_lines(run_dir / "metrics.jsonl")],
         config=_read_object(run_dir / "config.json"),
         command=_read_object(run_dir / "run.json"),
         video=video.read_bytes() if video.is_file() else b"",
         filmstrips={p.stem: p.read_bytes() for p in sorted((run_dir / "filmstrips").glob("*.png"))},
     )
+
+
+def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested metrics as ``outer/inner``."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def verdict(results: Mapping[str, Any]) -> str:

@@ -47,5 +47,7 @@ details{border:1px solid var(--line);border-radius:8px;margin:12px 0;background:
 summary{padding:10px 14px;cursor:pointer;font-weight:550}
 pre{margin:0;padding:12px 14px;overflow-x:auto;border-top:1px solid var(--line);font-size:.85rem}
 code{background:var(--card);border:1px solid var(--line);border-radius:4px;padding:0 4px;overflow-wrap:anywhere}
+@media (max-width:600px){th,td{padding:6px 5px}table{font-size:.85rem}td small{font-size:.72rem}
+th:first-child{min-width:88px;position:sticky;left:0;background:var(--paper)}}
 @media print{details{break-inside:avoid}.scroll{overflow:visible}}
 """

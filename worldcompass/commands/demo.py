@@ -29,12 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
+    device = check_device(args.device)
     from worldcompass.demo import run_demo
 
     run_demo(
         out=args.out,
         seed=args.seed,
-        device=check_device(args.device),
+        device=device,
         resume=args.resume,
         dry_run=args.dry_run,
     )

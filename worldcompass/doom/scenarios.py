@@ -68,9 +68,9 @@ def _scenario(plan: Plan, seen: list[Steps], latents: int) -> Scenario:
     return Scenario(plan.id, actions, image_3hw=frames[0], kind=plan.kind, truth=truth)
 
 
-def draw_plan(
+def draw(
     engine: Engine, rng: np.random.Generator, name: str, kind: str, latents: int, places: list[np.ndarray]
-) -> Plan | None:
+) -> tuple[Plan, Scenario] | None:
     """Try one scenario of a kind on a running engine; None when a command was not carried out exactly."""
     place = None
     if places and rng.random() < collect.WARP_SHARE:
@@ -80,23 +80,23 @@ def draw_plan(
     steps = engine.reset(seed, place)
     if engine.finished() or engine.walls_L4 is None:
         return None
-    labels, cameras, hold, action = [0], [steps.cameras_F5], 0, 0
+    labels, seen, hold, action = [0], [steps], 0, 0
     while len(labels) < latents:
         if hold == 0:
-            action, hold = _segment(rng, kind, cameras[-1][-1], engine.walls_L4)
+            action, hold = _segment(rng, kind, seen[-1].cameras_F5[-1], engine.walls_L4)
             if hold == 0:
                 return None
         moved = engine.act(action)
         if moved is None:
             return None
         labels.append(action)
-        cameras.append(moved.cameras_F5)
+        seen.append(moved)
         places.append(moved.cameras_F5[-1])
         hold -= 1
-    truth = collect.true_labels(np.concatenate(cameras))
-    if truth.tolist() != labels:
-        return None
-    return Plan(name, engine.map.name, kind, seed, place, tuple(labels))
+    plan = Plan(name, engine.map.name, kind, seed, place, tuple(labels))
+    scenario = _scenario(plan, seen, latents)
+    carried_out = scenario.truth is not None and scenario.truth.labels_M.equal(scenario.actions.labels_K)
+    return (plan, scenario) if carried_out else None
 
 
 def _segment(rng: np.random.Generator, kind: str, camera_5: np.ndarray, walls_L4: np.ndarray) -> tuple[int, int]:
@@ -110,11 +110,17 @@ def _segment(rng: np.random.Generator, kind: str, camera_5: np.ndarray, walls_L4
     return 0, 0
 
 
-def draw_plans(
-    maps: Sequence[DoomMap], kinds: Sequence[str], per_map_and_kind: int, latents: int, seed: int, prefix: str
-) -> list[Plan]:
+def draw_all(
+    maps: Sequence[DoomMap],
+    kinds: Sequence[str],
+    per_map_and_kind: int,
+    latents: int,
+    seed: int,
+    prefix: str,
+    on_scenario: Callable[[], None] = lambda: None,
+) -> list[tuple[Plan, Scenario]]:
     """Scenarios that the engine carries out exactly, the same number for every map and kind."""
-    plans = []
+    drawn = []
     for doom_map in maps:
         digest = hashlib.sha256(f"{prefix}/{seed}/{doom_map.name}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:4], "little"))
@@ -124,11 +130,12 @@ def draw_plans(
                 count = 0
                 while count < per_map_and_kind:
                     name = f"{prefix}/{doom_map.name}/{kind}/{count}"
-                    plan = draw_plan(engine, rng, name, kind, latents, places)
-                    if plan is not None:
-                        plans.append(plan)
+                    found = draw(engine, rng, name, kind, latents, places)
+                    if found is not None:
+                        drawn.append(found)
                         count += 1
-    return plans
+                        on_scenario()
+    return drawn
 
 
 def replay_all(
@@ -172,17 +179,18 @@ def scenarios_hash(scenarios: Sequence[Scenario]) -> str:
     return digest.hexdigest()
 
 
-def training_scenarios(count_per_map: int, latents: int, seed: int) -> list[Scenario]:
+def training_scenarios(
+    count_per_map: int, latents: int, seed: int, on_scenario: Callable[[], None] = lambda: None
+) -> list[Scenario]:
     """Fresh scenarios on the training maps for post-training; their ids begin with ``train/``."""
-    plans = draw_plans(TRAINING, ("mixed",), count_per_map, latents, seed, "train")
-    return replay_all(plans, latents)
+    return [s for _, s in draw_all(TRAINING, ("mixed",), count_per_map, latents, seed, "train", on_scenario)]
 
 
-def freeze_evaluation(path: Path, per_map_and_kind: int = 8, seed: int = 2026) -> None:
+def freeze_evaluation(path: Path, per_map_and_kind: int = 6, seed: int = 2026) -> None:
     """Draw the evaluation scenarios and write them; done once, before any post-training result was seen."""
-    plans = draw_plans(TRAINING, KINDS, per_map_and_kind, LONGEST_LATENTS, seed, "heldout")
-    plans += draw_plans(UNSEEN, KINDS, per_map_and_kind // 2, LONGEST_LATENTS, seed, "unseen")
-    path.write_text("[\n" + ",\n".join(json.dumps(asdict(p)) for p in plans) + "\n]\n")
+    drawn = draw_all(TRAINING, KINDS, per_map_and_kind, LONGEST_LATENTS, seed, "heldout")
+    drawn += draw_all(UNSEEN, KINDS, per_map_and_kind // 2, LONGEST_LATENTS, seed, "unseen")
+    path.write_text("[\n" + ",\n".join(json.dumps(asdict(plan)) for plan, _ in drawn) + "\n]\n")
 
 
 def load_image(path: Path) -> Tensor:

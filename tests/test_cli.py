@@ -1,0 +1,247 @@
+"""The command line: help at every level, one path for errors, settings from the command line."""
+
+import dataclasses
+import enum
+import errno
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import pytest
+
+from worldcompass import cli
+from worldcompass.commands import _options, info, train
+from worldcompass.errors import UserError
+from worldcompass.overrides import override, settings
+
+
+def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "worldcompass", *words], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["help"]])
+def test_overview_lists_every_command(words, capsys):
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_examples(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"usage: worldcompass {name}" in out
+    assert f"examples:\n  worldcompass {name}" in out
+
+
+@pytest.mark.parametrize("words", [["doom"], ["doom", "--help"]])
+def test_group_help(words, capsys):
+    assert cli.main(words) == 0
+    assert "doom pretrain" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    script = "import sys; from worldcompass import cli; cli.main(['--help']); print('torch' in sys.modules)"
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("False\n")
+    assert time.perf_counter() - started < 3, (
+        "0.1 s on an idle machine; this only guards against a heavy import"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["dmo"], "there is no command 'dmo'; did you mean `worldcompass demo`?"),
+        (["doom", "colect"], "did you mean `worldcompass doom collect`?"),
+        (["zzz"], "see `worldcompass --help`"),
+        (["demo", "--sed", "1"], "unrecognized arguments: --sed 1 (see worldcompass demo --help)"),
+        (["demo", "--seed", "x"], "invalid int value: 'x'"),
+        (["demo", "--device", "tpu"], "unknown device 'tpu'"),
+        (["demo", "--device", "cuda:99"], "device cuda:99 was asked for"),
+        (["doom", "collect", "--frames", "0"], "whole number of 1 or more"),
+        (["doom", "pretrain", "--minutes-world", "-1"], "number of minutes above 0"),
+        (["doom", "critics", "--data", "absent"], "absent is not a folder"),
+        (["report", "absent"], "absent is not a run folder"),
+        (["train"], "name a recipe"),
+        (["train", "doom_ful"], "there is no recipe 'doom_ful'"),
+        (["train", "absent.py:smoke"], "there is no recipe file absent.py"),
+    ],
+)
+def test_user_errors_are_one_sentence_and_exit_code_2(words, sentence, capsys):
+    assert cli.main(words) == cli.EXIT_USER_ERROR
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert sentence in captured.err
+
+
+def test_no_traceback_from_the_shell(tmp_path):
+    result = command("report", str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {tmp_path} is not a run folder: expected results.json or metrics.jsonl in it\n"
+    )
+
+
+def fake_command(monkeypatch, failure: BaseException) -> None:
+    def run(_args):
+        raise failure
+
+    module = SimpleNamespace(__doc__="Fails.", EXAMPLES="", add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    fake_command(monkeypatch, KeyboardInterrupt())
+    assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED
+    assert "interrupted; what was finished is kept: worldcompass demo --resume" in capsys.readouterr().err
+    assert cli.main(["info"]) == cli.EXIT_INTERRUPTED
+    assert "start again with: worldcompass info" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence_and_a_bug_is_a_traceback(monkeypatch, capsys):
+    fake_command(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "runs/demo/x"))
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == "error: No space left on device: runs/demo/x\n"
+    fake_command(monkeypatch, OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="Bad file"):
+        cli.main(["demo"])
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("worldcompass 0.")
+
+
+def test_info_names_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(info, "WEIGHTS", tmp_path)
+    (tmp_path / "world.safetensors").write_bytes(b"abc")
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    for name in ("worldcompass", "python", "platform", "cpus", "torch threads", "cuda", "vizdoom"):
+        assert f"\n{name} " in f"\n{out}"
+    assert "sha256 ba7816bf8f01" in out
+
+
+def test_report_command_prints_the_page(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1}\n')
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
+
+
+def test_devices():
+    assert _options.check_device("cpu") == "cpu"
+    assert _options.check_device("auto") in ("cpu", "cuda")
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclass(frozen=True)
+class Inner:
+    decay: float = 0.9
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 10
+    rate: float = 1e-4
+    name: str = "a"
+    compile: bool = False
+    out: Path = Path("x")
+    limit: int | None = None
+    kind: Literal["sample", "global"] = "sample"
+    colour: Colour = Colour.RED
+    sizes: tuple[int, ...] = (1, 2)
+    pair: tuple[int, float] = (1, 2.0)
+    names: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+    critic: object = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "name", "value"),
+    [
+        ("steps=3", "steps", 3),
+        ("rate=2e-5", "rate", 2e-5),
+        ("name=b=c", "name", "b=c"),
+        ("compile=true", "compile", True),
+        ("out=/y", "out", Path("/y")),
+        ("limit=4", "limit", 4),
+        ("limit=none", "limit", None),
+        ("kind=global", "kind", "global"),
+        ("colour=BLUE", "colour", Colour.BLUE),
+        ("sizes=(3,4,5)", "sizes", (3, 4, 5)),
+        ("pair=3,4", "pair", (3, 4.0)),
+        ("names=a,b", "names", ["a", "b"]),
+        ("weights.quality=0.5", "weights", {"quality": 0.5}),
+        ("inner.decay=0.5", "inner", Inner(0.5)),
+    ],
+)
+def test_overrides_are_typed(assignment, name, value):
+    changed = override(Settings(), [assignment])
+    assert getattr(changed, name) == value
+    assert dataclasses.replace(changed, **{name: getattr(Settings(), name)}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("stepz=3", "there is no setting 'stepz'; nearest: steps"),
+        ("inner.decai=3", "there is no setting 'inner.decai'; nearest: decay"),
+        ("steps.x=3", "steps has no settings inside it"),
+        ("steps=many", "steps must be a whole number, not 'many'"),
+        ("steps=0", "steps must be at least 1"),
+        ("limit=x", "limit must be a whole number"),
+        ("compile=maybe", "compile must be one of"),
+        ("kind=both", "kind must be one of sample, global, not 'both'"),
+        ("pair=1", "pair needs 2 values"),
+        ("critic=x", "critic cannot be set from the command line"),
+        ("steps", "expected key=value"),
+    ],
+)
+def test_bad_overrides_say_what_is_wrong(assignment, sentence):
+    with pytest.raises(UserError) as raised:
+        override(Settings(), [assignment])
+    assert sentence in str(raised.value)
+
+
+def test_settings_are_listed_flat():
+    assert settings(Settings())["inner.decay"] == 0.9
+
+
+def test_own_recipe_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def smoke():\n    return None\n")
+    assert train.load_recipe(f"{file}:smoke").__name__ == "smoke"
+    with pytest.raises(UserError, match="no recipe function 'absent'"):
+        train.load_recipe(f"{file}:absent")
+
+
+def test_training_configuration_can_be_overridden():
+    module = pytest.importorskip("worldcompass.train", reason="the training loop")
+    config = override(module.Config(**required(module.Config)), ["lr=0.001", "seed=3"])
+    assert (config.lr, config.seed) == (0.001, 3)
+
+
+def required(kind: type) -> dict[str, int]:
+    fields = dataclasses.fields(kind)
+    missing = dataclasses.MISSING
+    return {f.name: 1 for f in fields if f.default is missing and f.default_factory is missing}

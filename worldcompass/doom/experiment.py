@@ -1,0 +1,275 @@
+"""One honest run on the embedded world: evaluate the base, post-train, evaluate again, show it.
+
+Every stage leaves a file; ``resume`` goes on after the last one, in the middle of post-training too.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import worldcompass
+from worldcompass import video
+from worldcompass.doom.critics import CriticReader, load_critics, load_judge
+from worldcompass.doom.pretrain import WORLD_FILE, export
+from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash, training_scenarios
+from worldcompass.errors import UserError
+from worldcompass.evaluate import KINDS, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.log import read_metrics
+from worldcompass.recipes.doom import DoomRecipe
+from worldcompass.report import write_report
+from worldcompass.rollout import clip_level_passes, whole_video_passes
+from worldcompass.train import train
+from worldcompass.types import Scenario
+from worldcompass.worlds.doom import DoomWorld, load_doom_world
+
+SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
+FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
+
+
+def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> dict[str, Any]:
+    """Run a recipe to its results.json and report.html.
+
+    Raises:
+        UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
+    """
+    begun = time.monotonic()
+    _claim(out, recipe, resume)
+    world = load_doom_world(device=device)
+    reward_critics, reader = load_critics(recipe.interaction_weight, recipe.quality_weight)
+    judge = load_judge()
+    plans = evaluation_plans(None if recipe.unseen else False)
+    with _progress("replaying the scenarios in the engine", len(plans)) as advance:
+        scenarios = replay_all(plans, recipe.evaluation_latents, advance)
+    engine = _evaluate_engine(out, scenarios, world, judge, reader)
+    base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
+    config = replace(recipe.config, weights={c.name: w for c, w in reward_critics})
+    count = recipe.scenarios_per_map
+    with _progress("playing fresh scenarios for training", 4 * count) as advance:
+        fresh = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
+    critics = [critic for critic, _ in reward_critics]
+    started = (out / "checkpoints").is_dir()
+    policy = train(world, critics, fresh, config, out, resume=resume and started)
+    with policy.checkpoint():
+        (out / "weights").mkdir(exist_ok=True)
+        export(world.net, out / "weights" / WORLD_FILE)
+        trained = _evaluate(out, "trained", recipe, scenarios, world, judge, reader)
+    results = _results(out, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    _pictures(out, scenarios, world.spec.fps)
+    page = write_report(out)
+    _headline(results, out, page)
+    return results
+
+
+def evaluate_weights(
+    checkpoint: Path | None, out: Path, latents: int, seed: int, device: str
+) -> dict[str, Any]:
+    """Score one set of weights on the fixed scenarios; writes ``out/results.json`` without a training part."""
+    begun = time.monotonic()
+    folder = checkpoint / "weights" if checkpoint is not None and (checkpoint / "weights").is_dir() else checkpoint
+    world = load_doom_world(folder, device)
+    _, reader = load_critics()
+    judge = load_judge()
+    out.mkdir(parents=True, exist_ok=True)
+    plans = evaluation_plans()
+    with _progress("replaying the scenarios in the engine", len(plans)) as advance:
+        scenarios = replay_all(plans, latents, advance)
+    engine = _evaluate_engine(out, scenarios, world, judge, reader, keep=False)
+    with _progress("imagining", len(scenarios)) as advance:
+        videos = imagine_all(world, scenarios, seed, on_video=advance)
+    base = measure(videos, scenarios, world.spec, judge, reader)
+    results = _blocks(scenarios, engine, base, None)
+    results |= {"schema": 1, "scenarios_hash": scenarios_hash(scenarios), "seconds": time.monotonic() - begun}
+    results["per_depth"] = {"engine": per_depth(engine), "base": per_depth(base)}
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    return results
+
+
+def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
+    """Make the run folder, or see that it holds this very run."""
+    path = out / "run.json"
+    facts = {"recipe": _described(recipe), "version": worldcompass.__version__}
+    if path.exists():
+        if not resume:
+            raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
+        found = json.loads(path.read_text())
+        if found["recipe"] != facts["recipe"]:
+            raise UserError(f"{out} holds a run with other settings: give the same, or choose another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
+    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    path.write_text(json.dumps(facts, indent=1))
+
+
+def _described(recipe: DoomRecipe) -> dict[str, Any]:
+    fields = {k: v for k, v in vars(recipe).items() if k != "config"}
+    return json.loads(json.dumps({**fields, "config": recipe.config.described()}))
+
+
+def _evaluate_engine(
+    out: Path, scenarios: Sequence[Scenario], world: DoomWorld, judge: Any, reader: CriticReader, keep: bool = True
+) -> Measured:
+    """The engine's own videos through the same judge: the ceiling."""
+    path = out / "evaluation_engine.json"
+    if path.exists():
+        return Measured.from_json(json.loads(path.read_text()))
+    videos = torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])
+    measured = measure(videos, scenarios, world.spec, judge, reader)
+    if keep:
+        path.write_text(json.dumps(measured.to_json()))
+    return measured
+
+
+def _evaluate(
+    out: Path, name: str, recipe: DoomRecipe, scenarios: Sequence[Scenario],
+    world: DoomWorld, judge: Any, reader: CriticReader,
+) -> Measured:  # fmt: skip
+    """Imagine and measure all scenarios with every evaluation seed, once per run."""
+    path = out / f"evaluation_{name}.json"
+    if path.exists():
+        return Measured.from_json(json.loads(path.read_text()))
+    parts = []
+    for seed in recipe.evaluation_seeds:
+        with _progress(f"evaluating the {name} model", len(scenarios)) as advance:
+            videos = imagine_all(world, scenarios, seed, on_video=advance)
+        parts.append(measure(videos, scenarios, world.spec, judge, reader))
+        if seed == recipe.evaluation_seeds[0]:
+            save_file({f"{i}": videos[i].contiguous() for i in _shown(scenarios)}, out / f"videos_{name}.safetensors")
+    measured = pool(parts)
+    path.write_text(json.dumps(measured.to_json()))
+    return measured
+
+
+def _shown(scenarios: Sequence[Scenario]) -> list[int]:
+    """Indices of the scenarios in the before/after video: the first of each kind on different maps."""
+    shown = []
+    for kind in KINDS:
+        rows = [i for i, s in enumerate(scenarios) if s.kind == kind and s.id.endswith("/0")]
+        shown += rows[:SHOWN_PER_KIND]
+    return shown
+
+
+def _results(
+    out: Path, recipe: DoomRecipe, scenarios: Sequence[Scenario],
+    engine: Measured, base: Measured, trained: Measured, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    config = recipe.config
+    chunks, steps = config.last_chunk + 1, config.denoising_steps or 8
+    groups = config.prompts_per_step * config.steps
+    metrics = read_metrics(out / "metrics.jsonl")
+    results: dict[str, Any] = {
+        "schema": 1,
+        "scenarios_hash": scenarios_hash(scenarios),
+        "seconds": seconds,
+        "training_seconds": sum(sum(m["seconds"].values()) for m in metrics),
+        **_blocks(scenarios, engine, base, trained),
+        "forward_passes": {
+            "clip_level": sum(m["forward_passes"] for m in metrics),
+            "whole_video": groups * sum(whole_video_passes(n, config.group_size, steps) for n in range(1, chunks + 1)) // chunks,
+            "clip_level_per_group": clip_level_passes(chunks, config.group_size, steps),
+            "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps),
+        },
+        "per_depth": {"engine": per_depth(engine), "base": per_depth(base), "trained": per_depth(trained)},
+    }
+    return results
+
+
+def _blocks(
+    scenarios: Sequence[Scenario], engine: Measured, base: Measured, trained: Measured | None
+) -> dict[str, Any]:
+    """The headline over held-out starts on training maps; the same blocks for unseen maps under ``unseen_maps``."""
+
+    def part(measured: Measured | None, prefix: str) -> Measured | None:
+        if measured is None:
+            return None
+        rows = [i for i, s in enumerate(measured.scenarios) if s.startswith(prefix)]
+        return Measured(
+            tuple(measured.scenarios[i] for i in rows),
+            tuple(measured.kinds[i] for i in rows),
+            {name: v[rows] for name, v in measured.values_VD.items()},
+        )
+
+    def summary(prefix: str) -> dict[str, Any]:
+        e, b = part(engine, prefix), part(base, prefix)
+        assert e is not None and b is not None
+        seeds = len(b.scenarios) // len(e.scenarios)
+        return summarise(pool([e] * seeds), b, part(trained, prefix))
+
+    blocks = summary("heldout")
+    if any(s.id.startswith("unseen") for s in scenarios):
+        blocks["unseen_maps"] = summary("unseen")
+    return blocks
+
+
+def _pictures(out: Path, scenarios: Sequence[Scenario], fps: float) -> None:
+    """before_after.mp4 and the filmstrips."""
+    before, after = (load_file(out / f"videos_{name}.safetensors") for name in ("base", "trained"))
+    (out / "filmstrips").mkdir(exist_ok=True)
+    panels = []
+    for key in sorted(before, key=int):
+        scenario = scenarios[int(key)]
+        assert scenario.truth is not None
+        columns: list[Tensor] = [before[key], after[key], scenario.truth.frames_F3hw]
+        names = ["before", "after", "engine"]
+        panels.append(video.side_by_side(columns, names, scale=3))
+        strip = video.filmstrips(columns, names, every=FILMSTRIP_EVERY)
+        video.save_png(out / "filmstrips" / f"{scenario.id.replace('/', '_')}.png", strip)
+    video.write_mp4(out / "before_after.mp4", video.stack_rows(panels), fps)
+
+
+def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
+    """The table that ends a run, and what to do next."""
+    console = Console()
+    table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)")
+    for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
+        table.add_column(column, justify="left" if column == "actions" else "right")
+    for kind in KINDS:
+        cells = [_percent(results[b][kind]["judge_accuracy"]) for b in ("base", "trained", "difference", "engine")]
+        table.add_row(kind, *cells, _percent(results["gap_closed"][kind]))
+    console.print(table)
+    console.print(f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}")
+    console.print("Next: worldcompass train doom_full (an hour or two), or docs/your_own_world.md for your own model.")
+
+
+def _percent(value: dict[str, Any]) -> str:
+    low, high = value["ci95"]
+    return f"{100 * value['mean']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+class _progress:
+    """A progress bar with the remaining time; calls advance it by one or to a count."""
+
+    def __init__(self, what: str, total: int) -> None:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task(what, total=total)
+
+    def __enter__(self) -> Callable[..., None]:
+        self._bar.start()
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _advance(self, done: int | None = None) -> None:
+        if done is None:
+            self._bar.advance(self._task)
+        else:
+            self._bar.update(self._task, completed=done)

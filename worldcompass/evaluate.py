@@ -1,0 +1,201 @@
+"""Honest evaluation: fixed scenarios, a held-out judge, the engine as ceiling, paired bootstrap intervals.
+
+Every number is higher-is-better. Nothing here is ever a reward, and no reward is read here except to report it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldcompass.rollout import imagine_video
+from worldcompass.types import Scenario
+from worldcompass.world import WorldModel, WorldSpec
+
+RESAMPLES = 2000
+MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift")
+QUALITY_MEASURES = ("quality", "sharpness", "flicker", "drift")
+KINDS = ("combined", "basic")
+
+
+class Judge(Protocol):
+    """Reads actions and realism from pixels; held out from training."""
+
+    def labels(self, frames_PF3hw: Tensor) -> Tensor:
+        """Composite action of every latent, int64 (P, M); latent 0 is 0. F = 4 M - 3."""
+        ...
+
+    def realism(self, frames_F3hw: Tensor) -> Tensor:
+        """How real each frame looks, float32 (F,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measures of V videos by depth: D chunks each."""
+
+    scenarios: tuple[str, ...]
+    kinds: tuple[str, ...]
+    values_VD: Mapping[str, np.ndarray]
+
+    def of_kind(self, kind: str) -> dict[str, np.ndarray]:
+        """Mean over depth of every measure for the videos of one kind; (V',)."""
+        rows = np.array([k == kind for k in self.kinds])
+        return {name: values[rows].mean(1) for name, values in self.values_VD.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists that ``from_json`` reads back."""
+        values = {name: v.round(6).tolist() for name, v in self.values_VD.items()}
+        return {"scenarios": list(self.scenarios), "kinds": list(self.kinds), "values": values}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Measured:
+        """The inverse of ``to_json``."""
+        values = {name: np.array(v, float) for name, v in data["values"].items()}
+        return Measured(tuple(data["scenarios"]), tuple(data["kinds"]), values)
+
+
+def imagine_all(
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    seed: int,
+    batch: int = 12,
+    on_video: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Videos of all scenarios, uint8 (V, F, 3, h, w), in batches; noise depends on seed and scenario alone."""
+    videos = []
+    for start in range(0, len(scenarios), batch):
+        part = scenarios[start : start + batch]
+        videos.append(imagine_video(world, part, ("evaluation", seed)).cpu())
+        on_video(min(len(scenarios), start + batch))
+    return torch.cat(videos)
+
+
+def measure(
+    videos_VF3hw: Tensor, scenarios: Sequence[Scenario], spec: WorldSpec, judge: Judge, critic: Judge, chunk: int = 4
+) -> Measured:
+    """Score videos against their scenarios' commands and the engine's own frames.
+
+    Args:
+        videos_VF3hw: uint8; also the engine's own videos, which give the ceiling.
+        critic: reads labels like the judge does, for ``critic_accuracy``.
+        chunk: latents per depth.
+
+    Raises:
+        ValueError: when a scenario has no truth to compare with.
+    """
+    labels_VM = torch.stack([s.actions.labels_K for s in scenarios])
+    latents = labels_VM.shape[1]
+    values: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    for video, scenario, labels in zip(videos_VF3hw, scenarios, labels_VM, strict=True):
+        if scenario.truth is None:
+            raise ValueError(f"scenario {scenario.id} has no engine truth: evaluation needs it")
+        truth = scenario.truth.frames_F3hw[: len(video)]
+        realism = judge.realism(video).numpy()
+        per_frame = {
+            "quality": realism,
+            "sharpness": -np.abs(np.log(_sharpness(video) / _sharpness(truth))),
+            "flicker": _flicker(video),
+            "drift": -np.abs(realism - realism[0]),
+        }
+        for name, reader in (("judge_accuracy", judge), ("critic_accuracy", critic)):
+            right = (reader.labels(video[None])[0] == labels).numpy().astype(float)
+            values[name].append(_by_chunk(right[1:], latents, chunk, 1))
+        for name, frames in per_frame.items():
+            values[name].append(_by_chunk(frames[1:], latents, chunk, spec.frames_per_latent))
+    kinds = tuple(s.kind for s in scenarios)
+    return Measured(tuple(s.id for s in scenarios), kinds, {n: np.stack(v) for n, v in values.items()})
+
+
+def _by_chunk(values: np.ndarray, latents: int, chunk: int, per_latent: int) -> np.ndarray:
+    """Means over the chunks' moving latents; the first chunk has one latent less, its start image."""
+    borders = [0] + [per_latent * (stop - 1) for stop in range(chunk, latents + 1, chunk)]
+    return np.array([values[a:b].mean() for a, b in zip(borders[:-1], borders[1:], strict=True)])
+
+
+def _luma(frames_F3hw: Tensor) -> Tensor:
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    return torch.einsum("fchw,c->fhw", frames_F3hw.float() / 255, weights)
+
+
+def _sharpness(frames_F3hw: Tensor) -> np.ndarray:
+    """Mean absolute difference of neighbouring pixels of the luma, per frame; the floor keeps flat walls finite."""
+    luma = _luma(frames_F3hw)
+    across = luma.diff(dim=-1).abs().mean(dim=(1, 2)) + luma.diff(dim=-2).abs().mean(dim=(1, 2))
+    return across.clamp_min(2e-3).numpy()
+
+
+def _flicker(frames_F3hw: Tensor) -> np.ndarray:
+    """Minus the mean absolute second difference in time of the luma, per frame (the ends copy their neighbours)."""
+    luma = _luma(frames_F3hw)
+    second = (luma[2:] - 2 * luma[1:-1] + luma[:-2]).abs().mean(dim=(1, 2))
+    return -torch.cat([second[:1], second, second[-1:]]).numpy()
+
+
+def interval(values_B: np.ndarray, mean: float, count: int) -> dict[str, Any]:
+    """A mean with its 95% percentile interval over bootstrap resamples."""
+    low, high = np.nanpercentile(values_B, [2.5, 97.5])
+    return {"mean": float(mean), "ci95": [float(low), float(high)], "n": int(count)}
+
+
+def resamples(scenarios: Sequence[str], seed: int = 0) -> np.ndarray:
+    """Bootstrap rows over scenarios: videos of one scenario (other seeds) stay together; (RESAMPLES, V)."""
+    names = sorted(set(scenarios))
+    rows = {name: [i for i, s in enumerate(scenarios) if s == name] for name in names}
+    counts = {len(r) for r in rows.values()}
+    if len(counts) != 1:
+        raise ValueError(f"every scenario needs the same number of videos, got {sorted(counts)}")
+    grid = np.array([rows[name] for name in names])
+    rng = np.random.default_rng(seed)
+    pick = rng.integers(len(names), size=(RESAMPLES, len(names)))
+    seeds = rng.integers(grid.shape[1], size=(RESAMPLES, 1, grid.shape[1]))
+    return grid[pick[..., None], seeds].reshape(RESAMPLES, -1)
+
+
+def summarise(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:
+    """The blocks ``engine``, ``base``, ``trained``, ``difference``, ``gap_closed`` of results.json.
+
+    Intervals are bootstraps over scenarios, and over seeds where several videos share a scenario; ``difference``
+    and ``gap_closed`` are paired: trained and base are resampled together.
+    """
+    blocks: dict[str, Any] = {"engine": {}, "base": {}}
+    if trained is not None:
+        blocks |= {"trained": {}, "difference": {}, "gap_closed": {}}
+    for kind in KINDS:
+        names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
+        if not names:
+            continue
+        rows = resamples(names)
+        columns = {"engine": engine.of_kind(kind), "base": base.of_kind(kind)}
+        if trained is not None:
+            columns["trained"] = trained.of_kind(kind)
+            columns["difference"] = {n: columns["trained"][n] - columns["base"][n] for n in MEASURES}
+        for block, values in columns.items():
+            blocks[block][kind] = {n: interval(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
+        if trained is not None:
+            e, b, t = (columns[c]["judge_accuracy"] for c in ("engine", "base", "trained"))
+            gap = (t[rows].mean(1) - b[rows].mean(1)) / (e[rows].mean(1) - b[rows].mean(1))
+            blocks["gap_closed"][kind] = interval(gap, (t.mean() - b.mean()) / (e.mean() - b.mean()), len(b))
+    return blocks
+
+
+def per_depth(measured: Measured) -> dict[str, Any]:
+    """Means by chunk for each kind: how scores hold up over the rollout."""
+    return {
+        kind: {
+            name: v[[k == kind for k in measured.kinds]].mean(0).round(4).tolist() for name, v in measured.values_VD.items()
+        }
+        for kind in dict.fromkeys(measured.kinds)
+    }
+
+
+def pool(parts: Sequence[Measured]) -> Measured:
+    """Videos of several seeds as one set; scenarios keep their names, so resampling keeps them together."""
+    values = {name: np.concatenate([p.values_VD[name] for p in parts]) for name in parts[0].values_VD}
+    scenarios = tuple(s for p in parts for s in p.scenarios)
+    return Measured(scenarios, tuple(k for p in parts for k in p.kinds), values)
