@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from worldcompass.recipes.doom import demo
+from worldcompass.recipes.demo import demo
 
 
 def run_demo(out: Path, seed: int, device: str, resume: bool, dry_run: bool) -> None:
@@ -15,8 +15,8 @@ def run_demo(out: Path, seed: int, device: str, resume: bool, dry_run: bool) -> 
     if dry_run:
         config = recipe.config
         print(
-            f"would evaluate the base on the fixed scenarios ({recipe.evaluation_latents} latents each), post-train it"
-            f" for {config.steps} steps ({config.prompts_per_step} scenarios x {config.group_size} candidates,"
+            f"would evaluate the base on the fixed scenarios ({recipe.evaluation_latents} latents each), post-train"
+            f" it for {config.steps} steps ({config.prompts_per_step} scenarios x {config.group_size} candidates,"
             f" seed {seed}, {device}), evaluate again and write {out}/report.html; about 10 minutes on 2 cores"
         )
         return

@@ -5,6 +5,7 @@ Every number is higher-is-better. Nothing here is ever a reward, and no reward i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,12 +24,16 @@ QUALITY_MEASURES = ("quality", "sharpness", "flicker", "drift")
 KINDS = ("combined", "basic")
 
 
-class Judge(Protocol):
-    """Reads actions and realism from pixels; held out from training."""
+class Reader(Protocol):
+    """Reads actions from pixels."""
 
     def labels(self, frames_PF3hw: Tensor) -> Tensor:
         """Composite action of every latent, int64 (P, M); latent 0 is 0. F = 4 M - 3."""
         ...
+
+
+class Judge(Reader, Protocol):
+    """Reads actions and realism from pixels; held out from training."""
 
     def realism(self, frames_F3hw: Tensor) -> Tensor:
         """How real each frame looks, float32 (F,)."""
@@ -77,7 +82,12 @@ def imagine_all(
 
 
 def measure(
-    videos_VF3hw: Tensor, scenarios: Sequence[Scenario], spec: WorldSpec, judge: Judge, critic: Judge, chunk: int = 4
+    videos_VF3hw: Tensor,
+    scenarios: Sequence[Scenario],
+    spec: WorldSpec,
+    judge: Judge,
+    critic: Reader,
+    chunk: int = 4,
 ) -> Measured:
     """Score videos against their scenarios' commands and the engine's own frames.
 
@@ -115,7 +125,7 @@ def measure(
 def _by_chunk(values: np.ndarray, latents: int, chunk: int, per_latent: int) -> np.ndarray:
     """Means over the chunks' moving latents; the first chunk has one latent less, its start image."""
     borders = [0] + [per_latent * (stop - 1) for stop in range(chunk, latents + 1, chunk)]
-    return np.array([values[a:b].mean() for a, b in zip(borders[:-1], borders[1:], strict=True)])
+    return np.array([values[a:b].mean() for a, b in itertools.pairwise(borders)])
 
 
 def _luma(frames_F3hw: Tensor) -> Tensor:
@@ -188,7 +198,8 @@ def per_depth(measured: Measured) -> dict[str, Any]:
     """Means by chunk for each kind: how scores hold up over the rollout."""
     return {
         kind: {
-            name: v[[k == kind for k in measured.kinds]].mean(0).round(4).tolist() for name, v in measured.values_VD.items()
+            name: v[[k == kind for k in measured.kinds]].mean(0).round(4).tolist()
+            for name, v in measured.values_VD.items()
         }
         for kind in dict.fromkeys(measured.kinds)
     }

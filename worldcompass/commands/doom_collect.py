@@ -15,7 +15,7 @@ EXAMPLES = """\
   worldcompass doom collect --maps my_way_home --frames 50000
 """
 
-DEFAULT_FRAMES = 2_000_000
+DEFAULT_FRAMES = 360_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

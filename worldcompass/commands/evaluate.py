@@ -18,7 +18,7 @@ FRAMES = (125, 253, 381)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass evaluate``."""
-    text = "run folder or weights file (default: the shipped weights)"
+    text = "run folder or folder of weights (default: the shipped weights)"
     parser.add_argument("--checkpoint", type=Path, default=None, metavar="PATH", help=text)
     add_out(parser, "runs/evaluate", "where results.json goes")
     text = "length of the rollouts (default: %(default)s)"
@@ -30,8 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate one set of weights."""
     if args.checkpoint is not None and not args.checkpoint.exists():
-        raise UserError(f"{args.checkpoint} does not exist: expected a run folder or a weights file")
-    check_device(args.device)
-    raise UserError(
-        "`worldcompass evaluate` is not connected yet; `worldcompass demo` evaluates before and after"
-    )
+        raise UserError(f"{args.checkpoint} does not exist: expected a run folder or a folder of weights")
+    device = check_device(args.device)
+    from worldcompass.doom.experiment import evaluate_weights
+
+    latents = (args.frames + 3) // 4
+    results = evaluate_weights(args.checkpoint, args.out, latents, args.seed, device)
+    for kind in ("combined", "basic"):
+        for side in ("base", "engine"):
+            score = results[side][kind]["judge_accuracy"]
+            low, high = (100 * x for x in score["ci95"])
+            name = {"base": "model"}.get(side, side)
+            print(f"{kind:9} {name:7} judge accuracy {100 * score['mean']:5.1f}% [{low:.1f}, {high:.1f}]")
+    print(f"wrote {args.out / 'results.json'}")
+    return 0

@@ -1,4 +1,6 @@
-"""Post-train a world model with a recipe: a Python function that returns a configuration.
+"""Post-train a world model with a recipe.
+
+A recipe is a Python function that returns a frozen dataclass with a method ``run(out, device, resume)``.
 
 RECIPE is a shipped one (doom_full), a function of a shipped module (MODULE:FUNCTION), or a function of
 your own file (my_recipe.py:FUNCTION). --set changes single settings; --list shows what there is.
@@ -22,7 +24,7 @@ from worldcompass.overrides import override, settings
 
 EXAMPLES = """\
   worldcompass train doom_full
-  worldcompass train doom_full --set seed=1 --set steps=200 --out runs/seed1
+  worldcompass train doom_full --set config.seed=1 --set config.steps=200 --out runs/seed1
   worldcompass train my_recipe.py:smoke
   worldcompass train --list               # the shipped recipes
   worldcompass train doom_full --list     # a recipe's settings
@@ -54,14 +56,11 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"name a recipe ({known}) or FILE.py:FUNCTION")
         print("\n".join(shipped_recipes()))
         return 0
-    config = override(load_recipe(args.recipe)(), args.assignments)
+    recipe = override(load_recipe(args.recipe)(), args.assignments)
     if args.list:
-        print("\n".join(f"{key} = {value}" for key, value in settings(config).items()))
+        print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
         return 0
-    device = check_device(args.device)
-    from worldcompass.train import run_recipe
-
-    run_recipe(config, args.out, device, args.resume)
+    recipe.run(args.out, check_device(args.device), args.resume)
     return 0
 
 

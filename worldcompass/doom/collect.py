@@ -1,4 +1,4 @@
-"""``worldcompass doom collect``: episodes of random composite trajectories, with what was commanded and what happened.
+"""``worldcompass doom collect``: episodes of random composite trajectories, commands and truth.
 
 Format, version 1. ``ROOT/dataset.json`` names seed, sizes and maps. Each shard is a folder
 ``ROOT/SPLIT/MAP-NNNN`` with three NumPy files (E episodes, M latents, F = 4 M - 3 frames):
@@ -63,6 +63,7 @@ class ShardPlan:
     seed: int
 
     def folder(self, root: Path) -> Path:
+        """Where the shard lies."""
         return root / self.split / f"{self.map_name}-{self.number:04d}"
 
 
@@ -125,7 +126,8 @@ def _claim(out: Path, settings: dict[str, object], num_shards: int) -> None:
     free = shutil.disk_usage(out).free
     if free < 1.1 * need:
         raise UserError(
-            f"{out} has {free / 1e9:.1f} GB free, the dataset needs {need / 1e9:.1f} GB: free space or lower --frames"
+            f"{out} has {free / 1e9:.1f} GB free, the dataset needs {need / 1e9:.1f} GB:"
+            " free space or lower --frames"
         )
     path.write_text(json.dumps(settings))
 
@@ -201,7 +203,9 @@ def load(root: Path, split: str, maps: Sequence[str] | None = None) -> list[Shar
     """
     settings = root / "dataset.json"
     if not settings.is_file():
-        raise UserError(f"{root} is not a dataset: expected dataset.json; make one with 'worldcompass doom collect'")
+        raise UserError(
+            f"{root} is not a dataset: expected dataset.json; make one with 'worldcompass doom collect'"
+        )
     version = json.loads(settings.read_text()).get("version")
     if version != VERSION:
         raise UserError(f"{root} holds a dataset of version {version}, expected {VERSION}: collect it again")
@@ -212,7 +216,9 @@ def load(root: Path, split: str, maps: Sequence[str] | None = None) -> list[Shar
             arrays = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("frames", "cameras", "commands"))
             shards.append(Shard(map_name, *arrays))
     if not shards:
-        raise UserError(f"{root} has no shard of split {split!r}: run 'worldcompass doom collect --out {root}' again")
+        raise UserError(
+            f"{root} has no shard of split {split!r}: run 'worldcompass doom collect --out {root}' again"
+        )
     return shards
 
 
@@ -242,7 +248,12 @@ def write_card(root: Path) -> Path:
                 counts += np.bincount(truth, minlength=NUM_ACTIONS)
                 obeyed += int((truth == commands[1:]).sum())
                 total += len(truth)
-        lines += [f"## {split}", "", f"Commands carried out exactly: {100 * obeyed / total:.1f}% of {total} latents.", ""]
+        lines += [
+            f"## {split}",
+            "",
+            f"Commands carried out exactly: {100 * obeyed / total:.1f}% of {total} latents.",
+            "",
+        ]
         lines += ["| map | frames |", "|---|---|", *(f"| {k} | {v} |" for k, v in frames.items()), ""]
         lines += ["| action (what happened) | latents |", "|---|---|"]
         lines += [f"| {action_name(i)} | {counts[i]} |" for i in np.argsort(-counts) if counts[i]] + [""]

@@ -78,7 +78,11 @@ class Engine:
         try:
             with _quiet():
                 self._game.init()
-        except (vizdoom.ViZDoomErrorException, vizdoom.ViZDoomUnexpectedExitException, FileNotFoundError) as why:
+        except (
+            vizdoom.ViZDoomErrorException,
+            vizdoom.ViZDoomUnexpectedExitException,
+            FileNotFoundError,
+        ) as why:
             self._folder.cleanup()
             raise UserError(
                 f"ViZDoom did not start on map {doom_map.name}: {str(why).splitlines()[0]}"
@@ -170,7 +174,9 @@ def _configure(doom_map: DoomMap, depth: bool, folder: Path) -> vizdoom.DoomGame
     game = vizdoom.DoomGame()
     wad = doom_map.path()
     if not wad.is_file():
-        raise UserError(f"the installed vizdoom has no {doom_map.wad}: reinstall it with 'pip install vizdoom'")
+        raise UserError(
+            f"the installed vizdoom has no {doom_map.wad}: reinstall it with 'pip install vizdoom'"
+        )
     (game.set_doom_game_path if wad.name.startswith("freedoom") else game.set_doom_scenario_path)(str(wad))
     game.set_doom_map(doom_map.lump)
     game.set_doom_config_path(str(folder / "vizdoom.ini"))

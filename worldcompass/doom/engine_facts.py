@@ -8,7 +8,9 @@ FRAME_HEIGHT, FRAME_WIDTH = 48, 64
 FRAMES_PER_LATENT = 4
 TICS_PER_FRAME = 2
 FPS = 35 / TICS_PER_FRAME  # the engine runs 35 tics per second
-MOTION = Motion(move=22.0, yaw_deg=8.0, pitch_deg=4.8, level=True, substeps=FRAMES_PER_LATENT * TICS_PER_FRAME)
+MOTION = Motion(
+    move=22.0, yaw_deg=8.0, pitch_deg=4.8, level=True, substeps=FRAMES_PER_LATENT * TICS_PER_FRAME
+)
 # Between the two modes of the engine's own motions over one latent: standing still and the nominal motion.
 THRESHOLDS = LabelThresholds(move=8.0, yaw_deg=3.0, pitch_deg=1.8)
 MAX_PITCH_DEG = 20.0

@@ -23,14 +23,17 @@ from torch import Tensor
 
 import worldcompass
 from worldcompass import video
-from worldcompass.doom.critics import CriticReader, load_critics, load_judge
+from worldcompass.doom.critics import load_critics, load_judge
+from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.pretrain import WORLD_FILE, export
 from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash, training_scenarios
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
 from worldcompass.log import read_metrics
-from worldcompass.recipes.doom import DoomRecipe
+from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
+from worldcompass.rewards.interaction import InteractionFollowing
+from worldcompass.rewards.quality import VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import train
 from worldcompass.types import Scenario
@@ -49,18 +52,22 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     begun = time.monotonic()
     _claim(out, recipe, resume)
     world = load_doom_world(device=device)
-    reward_critics, reader = load_critics(recipe.interaction_weight, recipe.quality_weight)
-    judge = load_judge()
+    nets = load_critics()
+    critics = (InteractionFollowing(nets.motion), VisualQuality(nets.realism))
+    judge, reader = load_judge(), LabelReader(nets.motion)
     plans = evaluation_plans(None if recipe.unseen else False)
     with _progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, recipe.evaluation_latents, advance)
     engine = _evaluate_engine(out, scenarios, world, judge, reader)
     base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
-    config = replace(recipe.config, weights={c.name: w for c, w in reward_critics})
+    weights = {
+        InteractionFollowing.name: recipe.interaction_weight,
+        VisualQuality.name: recipe.quality_weight,
+    }
+    config = replace(recipe.config, weights=weights)
     count = recipe.scenarios_per_map
     with _progress("playing fresh scenarios for training", 4 * count) as advance:
         fresh = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
-    critics = [critic for critic, _ in reward_critics]
     started = (out / "checkpoints").is_dir()
     policy = train(world, critics, fresh, config, out, resume=resume and started)
     with policy.checkpoint():
@@ -80,10 +87,11 @@ def evaluate_weights(
 ) -> dict[str, Any]:
     """Score one set of weights on the fixed scenarios; writes ``out/results.json`` without a training part."""
     begun = time.monotonic()
-    folder = checkpoint / "weights" if checkpoint is not None and (checkpoint / "weights").is_dir() else checkpoint
+    folder = (
+        checkpoint / "weights" if checkpoint is not None and (checkpoint / "weights").is_dir() else checkpoint
+    )
     world = load_doom_world(folder, device)
-    _, reader = load_critics()
-    judge = load_judge()
+    judge, reader = load_judge(), LabelReader(load_critics().motion)
     out.mkdir(parents=True, exist_ok=True)
     plans = evaluation_plans()
     with _progress("replaying the scenarios in the engine", len(plans)) as advance:
@@ -124,7 +132,12 @@ def _described(recipe: DoomRecipe) -> dict[str, Any]:
 
 
 def _evaluate_engine(
-    out: Path, scenarios: Sequence[Scenario], world: DoomWorld, judge: Any, reader: CriticReader, keep: bool = True
+    out: Path,
+    scenarios: Sequence[Scenario],
+    world: DoomWorld,
+    judge: Judge,
+    reader: LabelReader,
+    keep: bool = True,
 ) -> Measured:
     """The engine's own videos through the same judge: the ceiling."""
     path = out / "evaluation_engine.json"
@@ -139,7 +152,7 @@ def _evaluate_engine(
 
 def _evaluate(
     out: Path, name: str, recipe: DoomRecipe, scenarios: Sequence[Scenario],
-    world: DoomWorld, judge: Any, reader: CriticReader,
+    world: DoomWorld, judge: Judge, reader: LabelReader,
 ) -> Measured:  # fmt: skip
     """Imagine and measure all scenarios with every evaluation seed, once per run."""
     path = out / f"evaluation_{name}.json"
@@ -151,7 +164,10 @@ def _evaluate(
             videos = imagine_all(world, scenarios, seed, on_video=advance)
         parts.append(measure(videos, scenarios, world.spec, judge, reader))
         if seed == recipe.evaluation_seeds[0]:
-            save_file({f"{i}": videos[i].contiguous() for i in _shown(scenarios)}, out / f"videos_{name}.safetensors")
+            save_file(
+                {f"{i}": videos[i].contiguous() for i in _shown(scenarios)},
+                out / f"videos_{name}.safetensors",
+            )
     measured = pool(parts)
     path.write_text(json.dumps(measured.to_json()))
     return measured
@@ -182,7 +198,9 @@ def _results(
         **_blocks(scenarios, engine, base, trained),
         "forward_passes": {
             "clip_level": sum(m["forward_passes"] for m in metrics),
-            "whole_video": groups * sum(whole_video_passes(n, config.group_size, steps) for n in range(1, chunks + 1)) // chunks,
+            "whole_video": groups
+            * sum(whole_video_passes(n, config.group_size, steps) for n in range(1, chunks + 1))
+            // chunks,
             "clip_level_per_group": clip_level_passes(chunks, config.group_size, steps),
             "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps),
         },
@@ -241,11 +259,17 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
     for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
         table.add_column(column, justify="left" if column == "actions" else "right")
     for kind in KINDS:
-        cells = [_percent(results[b][kind]["judge_accuracy"]) for b in ("base", "trained", "difference", "engine")]
+        cells = [
+            _percent(results[b][kind]["judge_accuracy"]) for b in ("base", "trained", "difference", "engine")
+        ]
         table.add_row(kind, *cells, _percent(results["gap_closed"][kind]))
     console.print(table)
-    console.print(f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}")
-    console.print("Next: worldcompass train doom_full (an hour or two), or docs/your_own_world.md for your own model.")
+    console.print(
+        f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
+    )
+    console.print(
+        "Next: worldcompass train doom_full (an hour or two), or docs/your_own_world.md for your own model."
+    )
 
 
 def _percent(value: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, gelu, pad
 
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT
-from worldcompass.doom.motion_critic import POOLED, clips_of, labels_of, mirrored_probabilities
+from worldcompass.doom.motion_critic import POOLED, LabelReader, mirrored_probabilities
 from worldcompass.doom.realism import frames_to_fit
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS
 
@@ -63,7 +63,7 @@ def match_volumes(clips_B53hw: Tensor) -> Tensor:
     for clips in clips_B53hw.split(BATCH):
         planes = _normalised(clips)
         near = _matches(planes[:, :-1], planes[:, 1:], NEAR_WINDOW)
-        half = avg_pool2d(planes[:, :: FRAMES_PER_LATENT].flatten(0, 1), 2).unflatten(0, (len(clips), 2))
+        half = avg_pool2d(planes[:, ::FRAMES_PER_LATENT].flatten(0, 1), 2).unflatten(0, (len(clips), 2))
         far = _matches(half[:, :1], half[:, 1:], FAR_WINDOW)
         parts.append((255 * torch.cat([near, far], 1)).round().to(torch.uint8))
     return torch.cat(parts)
@@ -72,7 +72,9 @@ def match_volumes(clips_B53hw: Tensor) -> Tensor:
 def mirror_volumes(volumes_BDyx: Tensor) -> Tensor:
     """The volumes of the mirrored clips: x and the displacement in x change sign."""
     turned = []
-    for part, (x, y) in zip(volumes_BDyx.split((NUM_NEAR, NUM_FAR), 1), (NEAR_WINDOW, FAR_WINDOW), strict=True):
+    for part, (x, y) in zip(
+        volumes_BDyx.split((NUM_NEAR, NUM_FAR), 1), (NEAR_WINDOW, FAR_WINDOW), strict=True
+    ):
         turned.append(part.unflatten(1, (2 * y + 1, 2 * x + 1)).flip((2, 4)).flatten(1, 2))
     return torch.cat(turned, 1)
 
@@ -82,7 +84,9 @@ def _displacements() -> Tensor:
     table = torch.zeros(4, NUM_MATCHES)
     start = 0
     for row, (x, y) in zip((0, 2), (NEAR_WINDOW, FAR_WINDOW), strict=True):
-        grid = torch.meshgrid(torch.linspace(-1, 1, 2 * y + 1), torch.linspace(-1, 1, 2 * x + 1), indexing="ij")
+        grid = torch.meshgrid(
+            torch.linspace(-1, 1, 2 * y + 1), torch.linspace(-1, 1, 2 * x + 1), indexing="ij"
+        )
         count = grid[0].numel()
         table[row, start : start + count] = grid[1].flatten()
         table[row + 1, start : start + count] = grid[0].flatten()
@@ -110,7 +114,9 @@ class MatchReader(nn.Module):
         sharp = matches.square()
         moments = torch.einsum("md,bdyx->bmyx", self.displacements, sharp)
         near, far = (part.sum(1, keepdim=True) for part in sharp.split((NUM_NEAR, NUM_FAR), 1))
-        expected = torch.cat([4 * moments[:, :2] / near, 4 * moments[:, 2:] / far, near / NUM_NEAR, far / NUM_FAR], 1)
+        expected = torch.cat(
+            [4 * moments[:, :2] / near, 4 * moments[:, 2:] / far, near / NUM_NEAR, far / NUM_FAR], 1
+        )
         hidden = gelu(self.conv(torch.cat([gelu(self.mix(matches - 0.3)), expected], 1))).flatten(1)
         hidden = gelu(self.inner(self.dropout(hidden)))
         translation, rotation = self.heads(self.dropout(hidden)).split((NUM_TRANSLATIONS, NUM_ROTATIONS), -1)
@@ -118,7 +124,7 @@ class MatchReader(nn.Module):
 
 
 class Texture(nn.Module):
-    """Frames to the log-odds that they come from the engine: wide first look, depthwise layers, best and mean place."""
+    """Frames to the log-odds that they come from the engine: depthwise layers, then best and mean place."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -155,15 +161,7 @@ class Judge(nn.Module):
         Raises:
             ValueError: when F is not 4 M - 3.
         """
-        videos, count = frames_PF3hw.shape[:2]
-        if count % FRAMES_PER_LATENT != 1:
-            raise ValueError(f"a video of whole latents has 4 M - 3 frames, got {count}")
-        start = torch.zeros(videos, 1, dtype=torch.long)
-        if count == 1:
-            return start
-        clips = clips_of(frames_PF3hw)
-        found = labels_of(self.probabilities(clips.flatten(0, 1))).cpu().unflatten(0, clips.shape[:2])
-        return torch.cat([start, found], 1)
+        return LabelReader(self).labels(frames_PF3hw)
 
     @torch.no_grad()
     def realism(self, frames_F3hw: Tensor) -> Tensor:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -47,7 +50,7 @@ def clips_of(frames_GT3hw: Tensor) -> Tensor:
 def _flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """DIS flow (h, w, 2) in pixels; one estimator per thread, as it is not safe to share."""
     if not hasattr(_local, "dis"):
-        _local.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        _local.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         _local.dis.setFinestScale(0)
     return _local.dis.calc(before, after, None)
 
@@ -67,14 +70,16 @@ def _pool(image: np.ndarray) -> np.ndarray:
 
 
 def clip_features(clip_5hw3: np.ndarray) -> np.ndarray:
-    """Features (C, 12, 16) float16 of one uint8 clip: flows in pixels, picture, edges and what flow cannot explain."""
+    """Features (C, 12, 16) float16 of one uint8 clip: flows in pixels, picture, edges, what flow leaves over."""
     grey = _stretched(clip_5hw3)
-    flows = [_flow(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)] + [_flow(grey[0], grey[-1])]
+    flows = [_flow(a, b) for a, b in pairwise(grey)] + [_flow(grey[0], grey[-1])]
     flows[-1] = flows[-1] / FRAMES_PER_LATENT
     height, width = grey.shape[1:]
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
     whole = flows[-1] * FRAMES_PER_LATENT
-    back = cv2.remap(grey[-1], xs + whole[..., 0], ys + whole[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = cv2.remap(
+        grey[-1], xs + whole[..., 0], ys + whole[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     edges = [np.abs(cv2.Sobel(grey[0], cv2.CV_32F, *axis, ksize=3)) / 256 for axis in ((1, 0), (0, 1))]
     rest = [cv2.absdiff(grey[0], image).astype(np.float32) / 32 for image in (back, grey[-1])]
     picture = grey[0].astype(np.float32) / 64 - 2
@@ -87,7 +92,9 @@ def features_of(clips_B53hw: Tensor) -> Tensor:
     clips = clips_B53hw.permute(0, 1, 3, 4, 2).cpu().numpy()
     if clips.shape[2:4] != (FRAME_HEIGHT, FRAME_WIDTH):
         size = (FRAME_WIDTH, FRAME_HEIGHT)
-        clips = np.stack([[cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in clip] for clip in clips])
+        clips = np.stack(
+            [[cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in clip] for clip in clips]
+        )
     clips = np.ascontiguousarray(clips)
     workers = min(torch.get_num_threads(), os.cpu_count() or 1)
     if workers == 1:
@@ -128,10 +135,14 @@ class MotionCritic(nn.Module):
     @torch.no_grad()
     def probabilities(self, clips_B53hw: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of translations and rotations, (B, 9) each, averaged with the mirrored clip's."""
-        return mirrored_probabilities(self, features_of(clips_B53hw).to(self.heads.weight.device), mirror_features)
+        return mirrored_probabilities(
+            self, features_of(clips_B53hw).to(self.heads.weight.device), mirror_features
+        )
 
 
-def mirrored_probabilities(net: nn.Module, features: Tensor, mirror) -> tuple[Tensor, Tensor]:
+def mirrored_probabilities(
+    net: nn.Module, features: Tensor, mirror: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Mean of what ``net`` says of the features and, mirrored back, of the mirrored features; (B, 9) twice."""
     direct = [part.softmax(-1) for part in net(features)[:2]]
     turned = [part.softmax(-1) for part in net(mirror(features))[:2]]
@@ -144,3 +155,32 @@ def labels_of(probabilities: tuple[Tensor, Tensor]) -> Tensor:
     """The most probable composite actions, int64 (B,)."""
     translation, rotation = probabilities
     return NUM_ROTATIONS * translation.argmax(-1) + rotation.argmax(-1)
+
+
+class _ReadsClips(Protocol):
+    """Probabilities of translations and rotations, (B, 9) each, of uint8 clips (B, 5, 3, h, w)."""
+
+    def probabilities(self, clips_B53hw: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class LabelReader:
+    """Reads the actions of whole videos with a network that reads clips."""
+
+    def __init__(self, net: _ReadsClips) -> None:
+        self.net = net
+
+    def labels(self, frames_PF3hw: Tensor) -> Tensor:
+        """Actions seen in P videos of F = 4 M - 3 uint8 frames, one per latent, latent 0 being 0; int64 (P, M).
+
+        Raises:
+            ValueError: when F is not 4 M - 3.
+        """
+        videos, count = frames_PF3hw.shape[:2]
+        if count % FRAMES_PER_LATENT != 1:
+            raise ValueError(f"a video of whole latents has 4 M - 3 frames, got {count}")
+        start = torch.zeros(videos, 1, dtype=torch.long)
+        if count == 1:
+            return start
+        clips = clips_of(frames_PF3hw)
+        found = labels_of(self.net.probabilities(clips.flatten(0, 1))).cpu().unflatten(0, clips.shape[:2])
+        return torch.cat([start, found], 1)

@@ -1,4 +1,4 @@
-"""``worldcompass doom pretrain``: the autoencoder, then the world model, then its weights as the package ships them."""
+"""``worldcompass doom pretrain``: the autoencoder, then the world model, then weights as the package ships them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,21 @@ AUTOENCODER_FILE, WORLD_FILE = "doom_autoencoder.safetensors", "doom_world.safet
 
 
 def pretrain(
-    data: Path, out: Path, device: str = "cpu", minutes_autoencoder: float = 12, minutes_world: float = 50, seed: int = 0
+    data: Path,
+    out: Path,
+    device: str = "cpu",
+    minutes_autoencoder: float = 20,
+    minutes_world: float = 120,
+    seed: int = 0,
+    resume: bool = False,
 ) -> Path:
     """Run or resume both stages; the finished weights are ``out/doom_*.safetensors``.
 
     Raises:
-        UserError: when ``data`` is no dataset or ``device`` is not there.
+        UserError: when ``data`` is no dataset, ``device`` is not there, or ``out`` holds a run not to be resumed.
     """
+    if not resume and any(out.glob("*.state.safetensors")):
+        raise UserError(f"{out} holds a pretraining run: go on with --resume or choose another --out")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("no CUDA device here: use --device cpu")
     if not (data / "dataset.json").is_file():

@@ -41,7 +41,9 @@ def to_unit(frames_hw3: np.ndarray) -> Tensor:
 def autoencoder_loss(net: Autoencoder, frames_BWF3hw: Tensor, generator: torch.Generator) -> Tensor:
     """Absolute plus squared error of frames decoded from noised latents beside their predecessors."""
     still = torch.rand(frames_BWF3hw.shape[:2], generator=generator) < STILL_SHARE
-    frames = torch.where(still[..., None, None, None, None].to(frames_BWF3hw.device), frames_BWF3hw[:, :, -1:], frames_BWF3hw)
+    frames = torch.where(
+        still[..., None, None, None, None].to(frames_BWF3hw.device), frames_BWF3hw[:, :, -1:], frames_BWF3hw
+    )
     shape = frames.shape[:2]
     latents = net.encode(frames.flatten(0, 1)).unflatten(0, shape)
     latents = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(latents.device)
@@ -53,7 +55,9 @@ def autoencoder_loss(net: Autoencoder, frames_BWF3hw: Tensor, generator: torch.G
 
 
 @torch.no_grad()
-def autoencoder_psnr(net: nn.Module, shards: list[collect.Shard], videos: int = 24, latents: int = 8) -> float:
+def autoencoder_psnr(
+    net: nn.Module, shards: list[collect.Shard], videos: int = 24, latents: int = 8
+) -> float:
     """Mean PSNR in dB over whole videos of held-out episodes, start image included."""
     assert isinstance(net, Autoencoder)
     net.eval()
@@ -64,7 +68,9 @@ def autoencoder_psnr(net: nn.Module, shards: list[collect.Shard], videos: int = 
         episode = shard.frames_EFhw3[index % len(shard.frames_EFhw3)]
         frames = to_unit(episode[None, : FRAMES_PER_LATENT * (latents - 1) + 1]).to(device)
         out = net.decode_chunk(net.encode_video(frames), None).clamp(0, 1)
-        scores.append(-10 * torch.log10((out - frames).square().mean(dim=(2, 3, 4)).clamp_min(1e-8)).mean().item())
+        scores.append(
+            -10 * torch.log10((out - frames).square().mean(dim=(2, 3, 4)).clamp_min(1e-8)).mean().item()
+        )
     return float(np.mean(scores))
 
 

@@ -35,7 +35,9 @@ COPIES = 2  # noisy copies of a chunk that share one clean past
 SEQUENCES_PER_STEP = 4
 SINGLE_SHARE = 0.25  # share of steps with chunks of one latent, for live play
 START_SHARE = 0.5  # share of sequences that begin at a start image
-PAST_NOISE = 0.25  # largest noise on clean chunks; half of the sequences get some, so that errors do not pile up
+PAST_NOISE = (
+    0.25  # largest noise on clean chunks; half of the sequences get some, so that errors do not pile up
+)
 LEARNING_RATE = 2e-3  # of Muon, whose update is scaled to AdamW's size
 
 
@@ -53,7 +55,9 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_dataset(data: Path, split: str, autoencoder: Autoencoder, cache_file: Path, device: str) -> Latents:
+def encode_dataset(
+    data: Path, split: str, autoencoder: Autoencoder, cache_file: Path, device: str
+) -> Latents:
     """Latents, labels and poses of a split, kept in ``cache_file``."""
     names = ("still", "moving", "labels", "poses")
     if not cache_file.exists():
@@ -112,13 +116,17 @@ def _memory(poses_M44: Tensor, before: int, target: int, rng: np.random.Generato
     return np.arange(begin, begin + CHUNK)
 
 
-def _sequence(latents: Latents, episode: int, index: np.ndarray, starts: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _sequence(
+    latents: Latents, episode: int, index: np.ndarray, starts: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     clean = latents.moving_EMCHW[episode, index].float()
     labels = latents.labels_EM[episode, index].clone()
     poses = latents.poses_EM44[episode]
     motion = camera_motion(poses[index[:1] - 1 if index[0] else index[:1]], poses[index][None])[0]
     jump = np.flatnonzero(np.diff(index) != 1) + 1
-    for place in jump:  # after the memory stretch the motion is from the latent right before, not from the memory
+    for (
+        place
+    ) in jump:  # after the memory stretch the motion is from the latent right before, not from the memory
         motion[place] = camera_motion(poses[index[place] - 1][None], poses[index[place]][None, None])[0, 0]
     if starts:
         clean[0] = latents.still_EMCHW[episode, index[0]].float()
@@ -193,18 +201,24 @@ def one_chunk_psnr(world: DoomWorld, data: Path, num_videos: int = 24) -> dict[s
     Held-out episodes; only chunks in which something moves.
     """
     frames, actions = _heldout_videos(data, num_videos)
-    scenarios = [Scenario(str(i), a, image_3hw=f[0]) for i, (f, a) in enumerate(zip(frames, actions, strict=True))]
+    scenarios = [
+        Scenario(str(i), a, image_3hw=f[0]) for i, (f, a) in enumerate(zip(frames, actions, strict=True))
+    ]
     context = world.begin(scenarios)
     latents = world.autoencoder.encode_video(torch.stack(frames).float() / 255)
     stacked = Actions.stack(actions)
     for chunk in range(2):
         part = stacked.latents(chunk * CHUNK, (chunk + 1) * CHUNK)
-        context = world.remember(world.attend(context, part), latents[:, :, chunk * CHUNK : (chunk + 1) * CHUNK], part)
+        context = world.remember(
+            world.attend(context, part), latents[:, :, chunk * CHUNK : (chunk + 1) * CHUNK], part
+        )
     part = stacked.latents(2 * CHUNK, 3 * CHUNK)
     attended = world.attend(context, part)
     noise = torch.randn(latents[:, :, :CHUNK].shape, generator=generator_for("one_chunk_psnr"))
     out = world.decode(imagine_chunk(world, attended, part, noise, world.spec.sigmas()), attended).float()
-    true = torch.stack([f[SPEC.num_frames(0, 2 * CHUNK) : SPEC.num_frames(0, 3 * CHUNK)] for f in frames]).float()
+    true = torch.stack(
+        [f[SPEC.num_frames(0, 2 * CHUNK) : SPEC.num_frames(0, 3 * CHUNK)] for f in frames]
+    ).float()
     last = torch.stack([f[SPEC.num_frames(0, 2 * CHUNK) - 1] for f in frames])[:, None].float()
     rebuilt = world.decode(latents[:, :, 2 * CHUNK : 3 * CHUNK], attended).float()
     return {

@@ -7,6 +7,7 @@ its score is minus the predicted strength, about 0 for engine frames and -1 for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -44,7 +45,9 @@ def rescale(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) 
     up = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_NEAREST)[rng.integers(3)]
 
     def change(frame: np.ndarray) -> np.ndarray:
-        return cv2.resize(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=up)
+        return cv2.resize(
+            cv2.resize(frame, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=up
+        )
 
     return _each(frames_Fhw3, change)
 
@@ -68,7 +71,12 @@ def colour(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -
 def blocks(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Block artefacts of a coarse transform (JPEG)."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, max(2, round(60 * (1 - strength)))]
-    return _each(frames_Fhw3, lambda f: cv2.imdecode(cv2.imencode(".jpg", f, quality)[1], cv2.IMREAD_COLOR))
+
+    def change(frame: np.ndarray) -> np.ndarray:
+        code = np.asarray(cv2.imencode(".jpg", frame, quality)[1])
+        return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+
+    return _each(frames_Fhw3, change)
 
 
 def blend(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -79,7 +87,7 @@ def blend(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) ->
 
 def warp(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth wobble, as of latents that do not fit together."""
-    count, height, width, _ = frames_Fhw3.shape
+    height, width = frames_Fhw3.shape[1:3]
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
     result = []
     for frame in frames_Fhw3:
@@ -105,7 +113,7 @@ def degrade(
     chosen = rng.choice(len(kinds), rng.integers(1, MAX_KINDS + 1), replace=False)
     shares = [1.0, *rng.uniform(0, 1, len(chosen) - 1)]
     for index, share in zip(chosen, shares, strict=True):
-        frames_Fhw3 = kinds[index](frames_Fhw3, strength * share, rng)
+        frames_Fhw3 = kinds[index](frames_Fhw3, float(strength * share), rng)
     return frames_Fhw3
 
 
@@ -129,7 +137,7 @@ class Realism(nn.Module):
         super().__init__()
         widths = (3, width, 2 * width, 3 * width, 4 * width)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GELU()]
         self.body = nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 1), nn.GELU())
         self.head = nn.Linear(widths[-1], 1)

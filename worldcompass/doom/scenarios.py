@@ -99,7 +99,9 @@ def draw(
     return (plan, scenario) if carried_out else None
 
 
-def _segment(rng: np.random.Generator, kind: str, camera_5: np.ndarray, walls_L4: np.ndarray) -> tuple[int, int]:
+def _segment(
+    rng: np.random.Generator, kind: str, camera_5: np.ndarray, walls_L4: np.ndarray
+) -> tuple[int, int]:
     """A motion of the kind that fits, held as in the method; (0, 0) when none is found."""
     for _ in range(200):
         action = draw_motion(rng)
@@ -152,7 +154,9 @@ def replay_all(
             for plan in (p for p in plans if p.map_name == map_name):
                 scenario = replay(engine, plan, latents)
                 if scenario is None:
-                    raise UserError(f"ViZDoom ended scenario {plan.id} early: install the pinned vizdoom version")
+                    raise UserError(
+                        f"ViZDoom ended scenario {plan.id} early: install the pinned vizdoom version"
+                    )
                 done[plan.id] = scenario
                 on_scenario()
     return [done[p.id] for p in plans]

@@ -49,7 +49,9 @@ def learning_rate(stage: Stage, step: int, total: int | None) -> float:
 class StageRun:
     """The mutable state of one stage: module, EMA copy, optimiser, step, chosen number of steps."""
 
-    def __init__(self, stage: Stage, net: nn.Module, folder: Path, device: str, optimiser: MakeOptimizer) -> None:
+    def __init__(
+        self, stage: Stage, net: nn.Module, folder: Path, device: str, optimiser: MakeOptimizer
+    ) -> None:
         self.stage, self.net, self.folder, self.device = stage, net.to(device), folder, device
         self.ema = copy.deepcopy(net).requires_grad_(False)
         self.optimiser = optimiser(list(net.parameters()), stage.learning_rate, WEIGHT_DECAY)
@@ -70,7 +72,9 @@ class StageRun:
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         facts = {"step": self.step, "total": self.total, "seconds": self.seconds}
         partial = self._path.with_suffix(".partial")
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
+        save_file(
+            {k: v.contiguous().cpu() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)}
+        )
         os.replace(partial, self._path)
 
     def resume(self) -> bool:
@@ -91,7 +95,9 @@ class StageRun:
         self.step, self.total, self.seconds = facts["step"], facts["total"], facts["seconds"]
         return True
 
-    def run(self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]) -> nn.Module:
+    def run(
+        self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]
+    ) -> nn.Module:
         """Train to the end of the stage and return the EMA weights."""
         log = (self.folder / f"{self.stage.name}.jsonl").open("a")
         begun = saved = time.monotonic()
@@ -111,7 +117,9 @@ class StageRun:
             losses.append(loss.item())
             now = time.monotonic()
             if self.total is None and self.step == MEASURED_STEPS:
-                self.total = max(MEASURED_STEPS + 1, int(self.stage.minutes * 60 / (now - begun) * MEASURED_STEPS))
+                self.total = max(
+                    MEASURED_STEPS + 1, int(self.stage.minutes * 60 / (now - begun) * MEASURED_STEPS)
+                )
             if now - saved > SAVE_SECONDS or self.step == self.total:
                 self.seconds += now - saved
                 saved = now

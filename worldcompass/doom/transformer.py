@@ -54,7 +54,9 @@ class _Block(nn.Module):
         past: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
         """The block's output and its own keys and values, before the rotary embedding."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition_BKE)[..., None, :].chunk(6, -1)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition_BKE)[
+            ..., None, :
+        ].chunk(6, -1)
         normed = functional.layer_norm(x_BKTD, x_BKTD.shape[-1:]) * (1 + scale_1) + shift_1
         q, k, v = self.project(normed.flatten(1, 2))
         mixed = _attend(rotate(q, rotary), rotate(k, rotary), v, mask, past)
@@ -64,7 +66,11 @@ class _Block(nn.Module):
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    past: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None,
 ) -> Tensor:
     """Softmax attention to own and past keys; the rows of one past share its keys without a copy.
 
@@ -76,7 +82,7 @@ def _attend(
         return out.transpose(1, 2).flatten(2)
     past_k, past_v, rotary = past
     past_k = rotate(past_k, rotary)
-    pasts, (rows, heads, length, size) = len(past_k), q.shape
+    pasts, (rows, _heads, length, size) = len(past_k), q.shape
     own = torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(size)
     if mask is not None:
         own = own + mask
@@ -99,7 +105,9 @@ def rotary_table(positions_K: Tensor) -> tuple[Tensor, Tensor]:
     row, column = torch.meshgrid(torch.arange(ROWS), torch.arange(COLUMNS), indexing="ij")
     angles = []
     for size, place in zip(
-        ROTARY_SPLIT, (positions_K[:, None], row.flatten().to(device)[None], column.flatten().to(device)[None]), strict=True
+        ROTARY_SPLIT,
+        (positions_K[:, None], row.flatten().to(device)[None], column.flatten().to(device)[None]),
+        strict=True,
     ):
         rates = ROTARY_BASE ** (-torch.arange(0, size, 2, device=device) / size)
         angles.append((place[..., None] * rates).expand(len(positions_K), TOKENS, -1))
@@ -145,7 +153,9 @@ class DoomTransformer(nn.Module):
         self.translation = nn.Embedding(9, condition)
         self.rotation = nn.Embedding(9, condition)
         self.action = nn.Embedding(81, condition)
-        self.motion = nn.Sequential(nn.Linear(NUM_MOTION, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.motion = nn.Sequential(
+            nn.Linear(NUM_MOTION, condition), nn.SiLU(), nn.Linear(condition, condition)
+        )
         self.blocks = nn.ModuleList(_Block(width, width // head, condition) for _ in range(depth))
         self.final_modulation = nn.Linear(condition, 2 * width)
         self.unpatch = nn.Linear(width, detail * PATCH**2)
@@ -185,7 +195,9 @@ class DoomTransformer(nn.Module):
         before = before_BCHW if before_BCHW.dim() == 5 else before_BCHW[:, :, None].expand_as(latents_BCKHW)
         pixels = torch.cat([latents_BCKHW, before], 1).transpose(1, 2).flatten(0, 1)
         detail = self.stem_film(self.stem(pixels), flat_condition)
-        x = self.patch(functional.pixel_unshuffle(detail, PATCH).flatten(2).transpose(1, 2)).unflatten(0, (batch, count))
+        x = self.patch(functional.pixel_unshuffle(detail, PATCH).flatten(2).transpose(1, 2)).unflatten(
+            0, (batch, count)
+        )
         rotary = rotary_table(positions_K)
         condition = functional.silu(condition)
         past_rotary = rotary_table(prefix[1]) if prefix else None

@@ -83,23 +83,35 @@ class DoomContext:
 
     @property
     def num_pasts(self) -> int:
+        """P."""
         return len(self.last_PCHW)
 
     @property
     def given_K(self) -> Tensor | None:
+        """Which latents of the coming chunk are given; None before ``attend``."""
         return self.attended.given_K if self.attended else None
 
     def select(self, row: int) -> DoomContext:
         """The context of one past alone."""
         rows = slice(row, row + 1)
-        history = tuple(_Remembered([(k[rows], v[rows]) for k, v in h.keys], h.poses_PK44[rows]) for h in self.history)
+        history = tuple(
+            _Remembered([(k[rows], v[rows]) for k, v in h.keys], h.poses_PK44[rows]) for h in self.history
+        )
         attended = self.attended
         if attended is not None:
-            prefix = attended.prefix and ([(k[rows], v[rows]) for k, v in attended.prefix[0]], attended.prefix[1])
-            attended = replace(
-                attended, labels_PK=attended.labels_PK[rows], motion_PK5=attended.motion_PK5[rows], prefix=prefix
+            prefix = attended.prefix and (
+                [(k[rows], v[rows]) for k, v in attended.prefix[0]],
+                attended.prefix[1],
             )
-        return DoomContext(self.last_PCHW[rows], self.last_pose_P44[rows], self.num_latents, history, attended)
+            attended = replace(
+                attended,
+                labels_PK=attended.labels_PK[rows],
+                motion_PK5=attended.motion_PK5[rows],
+                prefix=prefix,
+            )
+        return DoomContext(
+            self.last_PCHW[rows], self.last_pose_P44[rows], self.num_latents, history, attended
+        )
 
 
 class DoomWorld:
@@ -147,7 +159,9 @@ class DoomWorld:
         attended = _Attended(given, actions.labels_K, motion, prefix, positions)
         return replace(context, attended=attended)
 
-    def predict_clean(self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: DoomContext) -> Tensor:
+    def predict_clean(
+        self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: DoomContext
+    ) -> Tensor:
         """See ``WorldModel.predict_clean``."""
         attended = _attended_for(context, noisy_BCKHW.shape[2])
         given = attended.given_K[:, None, None]
@@ -201,7 +215,11 @@ def camera_motion(last_pose_P44: Tensor, world_from_camera_PK44: Tensor) -> Tens
 
 def _attended_for(context: DoomContext, count: int) -> _Attended:
     if context.attended is None or len(context.attended.given_K) != count:
-        have = "not attended" if context.attended is None else f"attended for {len(context.attended.given_K)} latents"
+        have = (
+            "not attended"
+            if context.attended is None
+            else f"attended for {len(context.attended.given_K)} latents"
+        )
         raise ValueError(f"the context is {have}, the chunk has {count}: call attend(context, actions) first")
     return context.attended
 
@@ -240,7 +258,7 @@ def _gather(context: DoomContext, target_P44: Tensor) -> tuple[Prefix, Tensor] |
 
 
 def _pose_distance(poses_PM44: Tensor, target_P44: Tensor) -> Tensor:
-    """How far views differ, position and yaw: a cheap stand-in for field-of-view overlap on level ground; (P, M)."""
+    """How far views differ in position and yaw, in place of field-of-view overlap; (P, M)."""
     motion = level_motion(target_P44[:, None].expand_as(poses_PM44), poses_PM44)
     return motion[..., :2].norm(dim=-1) / MEMORY_MOVE + motion[..., 2].abs() / MEMORY_TURN_DEG
 
@@ -253,12 +271,19 @@ def intrinsics() -> Tensor:
 def load_doom_world(folder: Path | None = None, device: str | torch.device = "cpu") -> DoomWorld:
     """The embedded world with the weights of the package, or those of a folder.
 
+    Post-training leaves the autoencoder alone: a folder without one takes the package's.
+
     Raises:
         UserError: when the files are missing, of another version or of another shape.
     """
-    base = folder or Path(str(resources.files("worldcompass") / "weights"))
+    shipped = Path(str(resources.files("worldcompass") / "weights"))
     autoencoder, net = Autoencoder(), DoomTransformer()
     for module, name in ((autoencoder, "doom_autoencoder.safetensors"), (net, "doom_world.safetensors")):
+        base = (
+            folder
+            if folder is not None and (name == "doom_world.safetensors" or (folder / name).exists())
+            else shipped
+        )
         module.load_state_dict(read_weights(base / name, module.state_dict()))
     return DoomWorld(autoencoder.to(device), net.to(device))
 
@@ -276,10 +301,16 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
             version = (file.metadata() or {}).get("version")
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as why:
-        raise UserError(f"{path} is not a safetensors file ({why}): expected weights of the Doom world") from why
+        raise UserError(
+            f"{path} is not a safetensors file ({why}): expected weights of the Doom world"
+        ) from why
     if version != WEIGHTS_VERSION:
-        raise UserError(f"{path} holds weights of version {version}, expected {WEIGHTS_VERSION}: pretrain them again")
+        raise UserError(
+            f"{path} holds weights of version {version}, expected {WEIGHTS_VERSION}: pretrain them again"
+        )
     wrong = [n for n in expected if n not in found or found[n].shape != expected[n].shape]
     if wrong or len(found) != len(expected):
-        raise UserError(f"{path} belongs to another network: {len(wrong)} tensors missing or of another shape")
+        raise UserError(
+            f"{path} belongs to another network: {len(wrong)} tensors missing or of another shape"
+        )
     return {name: found[name].to(value.dtype) for name, value in expected.items()}

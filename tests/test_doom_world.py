@@ -1,0 +1,103 @@
+"""The embedded world keeps its contract, decodes exactly, shares pasts without copies, refuses wrong weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from worldcompass.doom.autoencoder import Autoencoder
+from worldcompass.doom.transformer import DoomTransformer
+from worldcompass.errors import UserError
+from worldcompass.geometry import commanded, parse_path
+from worldcompass.rollout import imagine_video
+from worldcompass.testing import check_world_model
+from worldcompass.types import Scenario
+from worldcompass.worlds.doom import MAX_HISTORY, SPEC, DoomWorld, camera_motion, intrinsics, load_doom_world
+
+
+def scenarios() -> list[Scenario]:
+    generator = torch.Generator().manual_seed(0)
+    paths = ("w-3, w+right-4, left-24", "d-3, s-4, up+right-24")
+    return [
+        Scenario(
+            f"s{i}",
+            commanded(parse_path(path), SPEC.motion, intrinsics()),
+            image_3hw=torch.randint(0, 255, (3, 48, 64), generator=generator, dtype=torch.uint8),
+        )
+        for i, path in enumerate(paths)
+    ]
+
+
+@pytest.fixture(scope="module")
+def world() -> DoomWorld:
+    """Random weights without zeros, so that every path of the network matters."""
+    torch.manual_seed(0)
+    net = DoomTransformer(width=128, depth=2, detail=32)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return DoomWorld(Autoencoder(), net)
+
+
+def test_the_embedded_world_keeps_the_contract(world):
+    check_world_model(world, scenarios())
+
+
+def test_nominal_motion_is_one_in_its_own_units():
+    """w+left: forward 1 with the heading turned half-way, yaw -1; the start image stands still."""
+    actions = commanded(parse_path("w-1, left-1"), SPEC.motion, intrinsics())
+    poses = actions.world_from_camera_K44[None]
+    motion = camera_motion(poses[:, 0], poses)[0]
+    expected = [[0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, -1, 0, 0]]
+    torch.testing.assert_close(motion, torch.tensor(expected, dtype=torch.float32), atol=1e-5, rtol=0)
+
+
+def test_history_is_bounded_and_the_first_chunk_is_kept(world):
+    """The memory does not grow with the length of the video."""
+    scenario = scenarios()[0]
+    labels = torch.cat([parse_path("w-3"), torch.full((92,), 9)])
+    actions = commanded(labels, SPEC.motion, intrinsics())
+    context = world.begin([scenario])
+    for chunk in range(24):
+        part = actions.latents(4 * chunk, 4 * chunk + 4)
+        part = type(part)(*(x[None] for x in (part.labels_K, part.world_from_camera_K44, part.intrinsics_K4)))
+        context = world.attend(context, part)
+        assert context.attended is not None
+        if context.attended.prefix is not None:
+            assert len(context.attended.prefix[1]) <= 12
+        context = world.remember(context, torch.randn(1, *SPEC.latent_shape[:1], 4, 6, 8), part)
+    assert sum(h.poses_PK44.shape[1] for h in context.history) <= MAX_HISTORY
+    assert context.history[0].poses_PK44[0, 0].equal(torch.eye(4))
+
+
+def test_chunks_of_one_latent_give_the_same_number_of_frames(world):
+    short = [Scenario(s.id, s.actions.latents(0, 6), image_3hw=s.image_3hw) for s in scenarios()]
+    for length in SPEC.chunk_lengths:
+        video = imagine_video(world, short, chunk_length=length, num_steps=2)
+        assert video.shape == (2, 21, 3, 48, 64) and video.dtype == torch.uint8
+
+
+def test_an_image_of_another_size_is_refused_in_words(world):
+    wrong = Scenario("x", scenarios()[0].actions, image_3hw=torch.zeros(3, 10, 10, dtype=torch.uint8))
+    with pytest.raises(
+        ValueError, match=r"starts from a uint8 image of shape \(3, 48, 64\), got \(3, 10, 10\)"
+    ):
+        world.begin([wrong])
+
+
+def test_wrong_weights_are_refused_in_words(tmp_path: Path):
+    file = tmp_path / "doom_world.safetensors"
+    with pytest.raises(UserError, match="no weights at"):
+        load_doom_world(tmp_path / "nothing")
+    file.write_bytes(b"not safetensors at all")
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        load_doom_world(tmp_path)
+    save_file({"a": torch.zeros(1)}, file, {"version": "0"})
+    with pytest.raises(UserError, match="version 0, expected"):
+        load_doom_world(tmp_path)
+    save_file({"a": torch.zeros(1)}, file, {"version": "1"})
+    with pytest.raises(UserError, match="belongs to another network"):
+        load_doom_world(tmp_path)

@@ -1,0 +1,112 @@
+"""The evaluation tells better from worse, and its intervals hold what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from worldcompass.evaluate import MEASURES, Measured, measure, pool, resamples, summarise
+from worldcompass.geometry import commanded
+from worldcompass.types import Scenario, Truth
+from worldcompass.worlds.doom import SPEC, intrinsics
+
+
+def measured(accuracy: np.ndarray, kinds: tuple[str, ...] | None = None) -> Measured:
+    count = len(accuracy)
+    values = {name: np.repeat(accuracy[:, None], 2, 1) for name in MEASURES}
+    return Measured(tuple(f"s{i}" for i in range(count)), kinds or ("combined",) * count, values)
+
+
+class Reader:
+    """Reads from the top left pixel: its red value is the label; brightness of the frame is its realism."""
+
+    def labels(self, frames_PF3hw):
+        ends = frames_PF3hw[:, 4::4, 0, 0, 0].long()
+        return torch.cat([torch.zeros_like(ends[:, :1]), ends], 1)
+
+    def realism(self, frames_F3hw):
+        return frames_F3hw.float().mean(dim=(1, 2, 3)) / 255
+
+
+def scenario_with_truth(labels: list[int]) -> Scenario:
+    actions = commanded(torch.tensor(labels), SPEC.motion, intrinsics())
+    frames = torch.randint(0, 255, (4 * len(labels) - 3, 3, 48, 64), dtype=torch.uint8)
+    frames[:, 0, 0, 0] = torch.tensor(labels).repeat_interleave(4)[3:]
+    truth = Truth(frames, torch.tensor(labels), actions.world_from_camera_K44)
+    return Scenario("a", actions, frames[0], kind="combined", truth=truth)
+
+
+def test_the_engines_own_video_scores_full_marks_and_a_disobedient_blurred_one_less():
+    scenario = scenario_with_truth([0, 9, 9, 1, 1, 27, 27, 3])
+    assert scenario.truth is not None
+    true = scenario.truth.frames_F3hw[None]
+    best = measure(true, [scenario], SPEC, Reader(), Reader())
+    assert best.values_VD["judge_accuracy"].tolist() == [[1, 1]]
+    assert np.abs(best.values_VD["sharpness"]).max() == 0
+    bad = true.clone()
+    bad[0, :, 0, 0, 0] = 80
+    bad[0, 13:] = bad[0, 13:].float().mean(dim=(-1, -2), keepdim=True).to(torch.uint8)
+    worse = measure(bad, [scenario], SPEC, Reader(), Reader())
+    assert worse.values_VD["judge_accuracy"].max() == 0
+    assert worse.values_VD["sharpness"][0, 1] < -1
+
+
+def test_the_first_chunk_scores_three_latents_and_each_later_one_four():
+    scenario = scenario_with_truth([0, 9, 9, 1, 1, 27, 27, 3])
+    assert scenario.truth is not None
+    video = scenario.truth.frames_F3hw.clone()
+    video[4, 0, 0, 0] = 80  # one of three latents of the first chunk is wrong
+    video[28, 0, 0, 0] = 80  # one of four of the second
+    values = measure(video[None], [scenario], SPEC, Reader(), Reader()).values_VD["judge_accuracy"]
+    np.testing.assert_allclose(values, [[2 / 3, 3 / 4]])
+
+
+def test_a_scenario_without_truth_is_refused():
+    scenario = scenario_with_truth([0, 9, 9, 9])
+    bare = Scenario("a", scenario.actions, scenario.image_3hw, kind="combined")
+    with pytest.raises(ValueError, match="has no engine truth"):
+        measure(torch.zeros(1, 13, 3, 48, 64, dtype=torch.uint8), [bare], SPEC, Reader(), Reader())
+
+
+def test_the_paired_interval_is_narrow_where_the_pairs_agree():
+    """Base scores differ a lot between scenarios, the gain hardly: only pairing shows it."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0, 0.6, 40)
+    trained = base + 0.1 + rng.normal(0, 0.01, 40)
+    blocks = summarise(measured(np.full(40, 0.9)), measured(base), measured(trained))
+    low, high = blocks["difference"]["combined"]["judge_accuracy"]["ci95"]
+    assert 0.09 < low < 0.1 < high < 0.11
+    assert np.diff(blocks["base"]["combined"]["judge_accuracy"]["ci95"]) > 0.08
+    gap = blocks["gap_closed"]["combined"]
+    assert gap["mean"] == pytest.approx((trained.mean() - base.mean()) / (0.9 - base.mean()))
+    assert gap["ci95"][0] < gap["mean"] < gap["ci95"][1]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(60):
+        values = rng.normal(0.3, 0.1, 30)
+        low, high = summarise(measured(values), measured(values), None)["base"]["combined"]["judge_accuracy"][
+            "ci95"
+        ]
+        hits += low < 0.3 < high
+    assert hits >= 51
+
+
+def test_seeds_of_one_scenario_are_resampled_together():
+    parts = pool([measured(np.arange(3.0)), measured(np.arange(3.0) + 10)])
+    rows = resamples(parts.scenarios)
+    assert rows.shape[1] == 6
+    names = np.array(parts.scenarios)[rows].reshape(len(rows), 3, 2)
+    assert (names[..., 0] == names[..., 1]).all()
+    with pytest.raises(ValueError, match="same number of videos"):
+        resamples(("a", "a", "b"))
+
+
+def test_measured_survives_json():
+    before = measured(np.array([0.25, 0.5]))
+    after = Measured.from_json(before.to_json())
+    assert after.scenarios == before.scenarios
+    np.testing.assert_array_equal(after.values_VD["drift"], before.values_VD["drift"])

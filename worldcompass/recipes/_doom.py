@@ -1,0 +1,33 @@
+"""What every recipe of the embedded world has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldcompass.train import Config
+
+
+@dataclass(frozen=True)
+class DoomRecipe:
+    """Evaluate the base, post-train it, evaluate again."""
+
+    config: Config
+    scenarios_per_map: int = 12
+    """Fresh scenarios of each training map to post-train on."""
+    scenario_latents: int = 16
+    """Their length; the curriculum's last chunk must fit."""
+    evaluation_latents: int = 32
+    """Length of the evaluation: 32 latents are 125 frames, 64 are 253, 96 are 381."""
+    evaluation_seeds: tuple[int, ...] = (0,)
+    """Noise seeds of the evaluation; the base and the trained model get the same."""
+    unseen: bool = True
+    """Whether maps never trained on are evaluated too."""
+    interaction_weight: float = 2.0
+    quality_weight: float = 1.0
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        """Run it; see ``worldcompass.doom.experiment``."""
+        from worldcompass.doom.experiment import run_experiment
+
+        run_experiment(self, out, device, resume)

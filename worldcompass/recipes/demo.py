@@ -1,0 +1,29 @@
+"""``worldcompass demo``: ten minutes on 2 cores."""
+
+from __future__ import annotations
+
+from worldcompass.policy import Decay
+from worldcompass.recipes._doom import DoomRecipe
+from worldcompass.train import Config
+
+
+def demo() -> DoomRecipe:
+    """Ten minutes on 2 cores."""
+    config = Config(
+        steps=24,
+        prompts_per_step=6,
+        group_size=12,
+        best=3,
+        worst=3,
+        first_chunk=0,
+        last_chunk=3,
+        denoising_steps=6,
+        noise_levels=3,
+        updates_per_rollout=3,
+        micro_rows=36,
+        lr=3e-4,
+        behaviour_decay=Decay(0.0, 0.5, 0.02),
+        checkpoint_decay=0.8,
+        save_every=4,
+    )
+    return DoomRecipe(config)

@@ -1,0 +1,122 @@
+"""Does the picture stay good? Sharpness, flicker and drift as plain formulas, beside a learned realism score.
+
+All take uint8 frames (..., F, 3, h, w); every score is higher-is-better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from worldcompass.types import Group, Scores
+
+if TYPE_CHECKING:
+    from worldcompass.doom.realism import Realism
+
+LUMA = (0.299, 0.587, 0.114)
+GRADIENT_FLOOR = 1.0  # levels of 255, so that a flat picture has a finite logarithm
+FLICKER_CELL = 8  # pixels: motion hardly changes means over cells from frame to frame, flicker does
+
+
+def luma(frames_F3hw: Tensor) -> Tensor:
+    """Brightness (..., h, w) in levels of 255."""
+    weights = torch.tensor(LUMA, device=frames_F3hw.device)
+    return torch.einsum("...chw,c->...hw", frames_F3hw.float(), weights)
+
+
+def sharpness(frames_F3hw: Tensor) -> Tensor:
+    """Logarithm of the mean absolute gradient of brightness, relative to its contrast; (..., F).
+
+    Dividing by the standard deviation keeps it from rewarding contrast and falling in dark rooms.
+    """
+    bright = luma(frames_F3hw)
+    across = bright.diff(dim=-1).abs().mean((-2, -1))
+    down = bright.diff(dim=-2).abs().mean((-2, -1))
+    contrast = bright.std((-2, -1))
+    return ((across + down + GRADIENT_FLOOR) / (contrast + 4 * GRADIENT_FLOOR)).log()
+
+
+def flicker(frames_F3hw: Tensor) -> Tensor:
+    """Minus the mean absolute second difference over time of cell means, in shares of 255; (...).
+
+    0 with fewer than three frames.
+    """
+    bright = luma(frames_F3hw)
+    if bright.shape[-3] < 3:
+        return bright.new_zeros(bright.shape[:-3])
+    cell = min(FLICKER_CELL, *bright.shape[-2:])
+    cells = avg_pool2d(bright.flatten(0, -3)[:, None], cell).reshape(*bright.shape[:-2], -1) / 255
+    return -cells.diff(n=2, dim=-2).abs().mean((-2, -1))
+
+
+def colour_statistics(frames_F3hw: Tensor) -> Tensor:
+    """Mean and standard deviation of every channel, in shares of 255; (..., F, 6)."""
+    pixels = frames_F3hw.float().flatten(-2) / 255
+    return torch.cat([pixels.mean(-1), pixels.std(-1)], -1)
+
+
+def drift(frames_F3hw: Tensor, first_frame_3hw: Tensor) -> Tensor:
+    """Minus the mean absolute difference of the colour statistics to those of the first frame; (...)."""
+    start = colour_statistics(first_frame_3hw)
+    return -(colour_statistics(frames_F3hw) - start).abs().mean((-2, -1))
+
+
+def sharpness_loss(frames_F3hw: Tensor, first_frame_3hw: Tensor) -> Tensor:
+    """Minus the mean difference of sharpness to the first frame, blur and invented grain alike; (...)."""
+    return -(sharpness(frames_F3hw) - sharpness(first_frame_3hw)).abs().mean(-1)
+
+
+@dataclass(frozen=True)
+class QualityWeights:
+    """Weights of the parts, chosen so that each spreads about equally among imagined candidates."""
+
+    sharpness: float = 0.5
+    flicker: float = 4.0
+    drift: float = 2.0
+    realism: float = 1.0
+
+
+class VisualQuality:
+    """``0.5 sharpness_loss + 4 flicker + 2 drift + realism``, all but the last plain formulas.
+
+    Sharpness and drift compare with the video's first frame, flicker looks at the chunk with up to two
+    frames before it, realism is the mean score of the learned critic over the chunk's frames. Engine videos
+    score a little below 0 as well, since rooms differ.
+    """
+
+    name = "quality"
+
+    def __init__(self, realism: Realism | None = None, weights: QualityWeights | None = None) -> None:
+        """Use ``realism``, by default the critic with the package's own weights."""
+        if realism is None:
+            from worldcompass.doom.critics import load_critics
+
+            realism = load_critics().realism
+        self.realism = realism
+        self.weights = weights or QualityWeights()
+
+    def parts(self, group: Group) -> dict[str, Tensor]:
+        """The parts before weighting, each (G,)."""
+        frames, first = group.frames_GF3hw, group.first_frame_3hw
+        before = group.past_frames_F3hw[-2:].to(frames.device)
+        lead = before.expand(frames.shape[0], *before.shape)
+        scores = self.realism.score(frames.flatten(0, 1)).to(frames.device)
+        return {
+            "sharpness": sharpness_loss(frames, first),
+            "flicker": flicker(torch.cat([lead, frames], 1)),
+            "drift": drift(frames, first),
+            "realism": scores.unflatten(0, frames.shape[:2]).mean(1),
+        }
+
+    def __call__(self, group: Group) -> Scores:
+        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        size, count = group.frames_GF3hw.shape[:2]
+        if count + group.past_frames_F3hw.shape[0] < 2 or count == 0:
+            return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
+        parts = self.parts(group)
+        values = torch.stack([getattr(self.weights, name) * part for name, part in parts.items()]).sum(0)
+        return Scores(values.float().cpu(), torch.ones(size, dtype=torch.bool))
