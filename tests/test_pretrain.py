@@ -74,8 +74,9 @@ def test_one_pass_over_a_sequence_equals_the_chunk_after_its_past(latents):
         )  # fmt: skip
         _, keys_0 = net(clean[:, :, :4], zero[:, :4], labels[:, :4], motion[:, :4], before[:, :, 0],
                         positions_K=torch.arange(4.0), keep_keys=True)  # fmt: skip
+        first = (keys_0, torch.arange(4.0))
         _, keys_1 = net(clean[:, :, 4:], zero[:, :4], labels[:, 4:8], motion[:, 4:8], before[:, :, 4],
-                        positions_K=torch.arange(4.0, 8.0), prefix=(keys_0, torch.arange(4.0)), keep_keys=True)  # fmt: skip
+                        positions_K=torch.arange(4.0, 8.0), prefix=first, keep_keys=True)  # fmt: skip
         keys = [
             tuple(torch.cat(pair, 2) for pair in zip(a, b, strict=True))
             for a, b in zip(keys_0, keys_1, strict=True)

@@ -53,6 +53,7 @@ VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
 COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/weights"
 STRONGEST_AUGMENTATION = 0.7  # of realism.degrade, for clips whose motion is read
+POOL_FRAMES = 12_000  # frames that a realism network is trained on
 CLEAN_SHARE = 0.3  # of the frames of a batch that stay as the engine drew them
 MOTION_WEIGHT = 0.5  # of the regression beside the two classifications
 
@@ -68,10 +69,10 @@ class Part:
 
 
 PARTS = {
-    "motion_critic": Part(3000, 256, 2e-3),
-    "realism": Part(1500, 96, 2e-3),
+    "motion_critic": Part(2000, 256, 2e-3),
+    "realism": Part(1000, 64, 2e-3),
     "reader": Part(1800, 192, 2e-3),
-    "texture": Part(1200, 96, 2e-3),
+    "texture": Part(800, 64, 2e-3),
 }
 
 
@@ -259,14 +260,22 @@ def degraded_frames(
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), torch.tensor(strengths)
 
 
+def pool_batch(pool: tuple[Tensor, Tensor], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Frames and strengths drawn at random from a pool, half of the batches mirrored."""
+    indices = torch.randint(len(pool[0]), (count,), generator=generator)
+    frames = pool[0][indices]
+    return frames.flip(-1) if torch.rand((), generator=generator) < 0.5 else frames, pool[1][indices]
+
+
 def train_realism(data: Path, seed: int) -> Realism:
     """The realism critic: regression of the strength of a degradation."""
     shards, part = collect.load(data, "critic"), PARTS["realism"]
+    pool = degraded_frames(shards, POOL_FRAMES, np.random.default_rng((seed, 2)), distance=3)
     torch.manual_seed(seed)
-    net, rng = Realism(), np.random.default_rng((seed, 2))
+    net = Realism()
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        frames, strengths = degraded_frames(shards, part.batch, rng, distance=3)
+        frames, strengths = pool_batch(pool, part.batch, generator)
         return smooth_l1_loss(net(frames), strengths, beta=0.1)
 
     fit(net, part, "realism critic", seed, loss_of)
@@ -276,10 +285,10 @@ def train_realism(data: Path, seed: int) -> Realism:
 def train_texture(judge: Judge, data: Path, seed: int) -> None:
     """The judge's realism: engine frames against degraded ones, in place."""
     shards, part = collect.load(data, "judge"), PARTS["texture"]
-    rng = np.random.default_rng((seed, 3))
+    pool = degraded_frames(shards, POOL_FRAMES, np.random.default_rng((seed, 3)), distance=4)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        frames, strengths = degraded_frames(shards, part.batch, rng, distance=4)
+        frames, strengths = pool_batch(pool, part.batch, generator)
         return binary_cross_entropy_with_logits(judge.texture(frames), (strengths == 0).float())
 
     fit(judge.texture, part, "judge, realism", seed + 2000, loss_of)
@@ -300,7 +309,12 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
     def judge_of() -> nn.Module:
         torch.manual_seed(seed + 1000)
         judge = Judge()
-        train_reader(judge, data, cache, seed)
+        half = cache / f"judge-reader-{seed}.safetensors"
+        if half.is_file():
+            judge.reader.load_state_dict(_tensors(half, "reader"))
+        else:
+            train_reader(judge, data, cache, seed)
+            save(judge.reader, half, "reader", {})
         train_texture(judge, data, seed)
         return judge.eval()
 
@@ -330,7 +344,10 @@ def _part(out: Path, name: str, data: Path, seed: int, train: Callable[[], nn.Mo
 
 def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
     """Weights in float16 with their facts, in one file that appears whole."""
-    tensors = {key: value.half().contiguous() for key, value in net.state_dict().items()}
+    state = net.state_dict().items()
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state
+    }
     metadata = {"format": f"worldcompass {name}", "version": str(VERSION), "command": COMMAND, **facts}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
@@ -372,8 +389,7 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     """
     place = importlib.resources.files("worldcompass") / "weights" if folder is None else folder
     with importlib.resources.as_file(place / f"{name}.safetensors") as path:
-        read_facts(path, name)
-        tensors = {key: value.float() for key, value in load_file(path).items()}
+        tensors = _tensors(path, name)
     net = FILES[name]()
     try:
         net.load_state_dict(tensors)
@@ -382,6 +398,14 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
             f"{path} does not fit this version of {name}: make it again with '{COMMAND}'"
         ) from error
     return net.eval().requires_grad_(False)
+
+
+def _tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """The weights of a file that is of this kind and version; floats in float32."""
+    read_facts(path, name)
+    return {
+        key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
+    }
 
 
 @dataclass(frozen=True)

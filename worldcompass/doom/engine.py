@@ -54,7 +54,7 @@ def poses_from_cameras(cameras_F5: np.ndarray) -> Tensor:
     Position and yaw are relative to the first camera; pitch stays absolute, so that a level first camera
     has the identity.
     """
-    cameras = torch.as_tensor(cameras_F5, dtype=torch.float64)
+    cameras = torch.tensor(np.asarray(cameras_F5), dtype=torch.float64)
     yaw_0 = torch.deg2rad(cameras[0, 3])
     step = cameras[:, :3] - cameras[0, :3]
     right = yaw_0.cos() * step[:, 0] - yaw_0.sin() * step[:, 2]

@@ -128,9 +128,12 @@ class Texture(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, width, 6, 2, 2)
+        self.first = nn.Sequential(nn.Conv2d(3, width, 6, 2, 2), nn.BatchNorm2d(width))
         self.depth = nn.ModuleList(nn.Conv2d(width * s, width * s, 5, 2, 2, groups=width * s) for s in (1, 2))
-        self.point = nn.ModuleList(nn.Conv2d(width * s, width * s * 2, 1) for s in (1, 2))
+        self.point = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width * s, 2 * width * s, 1), nn.BatchNorm2d(2 * width * s))
+            for s in (1, 2)
+        )
         self.head = nn.Linear(8 * width, 1)
 
     def forward(self, frames_F3hw: Tensor) -> Tensor:

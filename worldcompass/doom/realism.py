@@ -130,21 +130,28 @@ def frames_to_fit(frames_F3hw: Tensor) -> Tensor:
     return frames
 
 
+def with_detail(frames_F3hw: Tensor) -> Tensor:
+    """uint8 frames as (F, 6, 48, 64): the picture, and what a 3x3 mean takes from it, four times enlarged."""
+    frames = frames_to_fit(frames_F3hw)
+    smooth = nn.functional.avg_pool2d(nn.functional.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return torch.cat([frames, 4 * (frames - smooth)], 1)
+
+
 class Realism(nn.Module):
     """Frames to the strength of their degradation; convolutions with stride 2, mean over places at the end."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        widths = (3, width, 2 * width, 3 * width, 4 * width)
+        widths = (6, width, 2 * width, 3 * width, 4 * width)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GELU()]
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.GELU()]
         self.body = nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 1), nn.GELU())
         self.head = nn.Linear(widths[-1], 1)
 
     def forward(self, frames_F3hw: Tensor) -> Tensor:
         """Strength (F,) of uint8 frames, about 0 to 1."""
-        return self.head(self.body(frames_to_fit(frames_F3hw)).mean((-2, -1)))[:, 0]
+        return self.head(self.body(with_detail(frames_F3hw)).mean((-2, -1)))[:, 0]
 
     @torch.no_grad()
     def score(self, frames_F3hw: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""The whole experiment on the embedded world, tiny: every file it promises, resume, refusal of a second start."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import pytest
+
+from worldcompass.doom import experiment
+from worldcompass.doom.scenarios import evaluation_plans
+from worldcompass.errors import UserError
+from worldcompass.evaluate import KINDS, MEASURES
+from worldcompass.recipes.demo import demo
+from worldcompass.worlds.doom import load_doom_world
+
+
+def tiny():
+    recipe = demo()
+    config = replace(
+        recipe.config, steps=2, prompts_per_step=2, group_size=4, best=1, worst=1,
+        last_chunk=1, denoising_steps=2, noise_levels=1, updates_per_rollout=1, save_every=1,
+    )  # fmt: skip
+    return replace(recipe, config=config, scenarios_per_map=1, scenario_latents=8, evaluation_latents=8)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    plans = [
+        p
+        for p in evaluation_plans()
+        if p.map_name in ("my_way_home", "multi_deathmatch") and p.id[-2:] in ("/0", "/1")
+    ]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(experiment, "evaluation_plans", lambda _=None: plans)
+    out = tmp_path_factory.mktemp("run") / "demo"
+    tiny().run(out, "cpu", resume=False)
+    yield out
+    patch.undo()
+
+
+def test_results_have_the_schema(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["schema"] == 1 and len(results["scenarios_hash"]) == 64 and results["seconds"] > 0
+    for side in ("engine", "base", "trained", "difference"):
+        for kind in KINDS:
+            assert set(results[side][kind]) == set(MEASURES)
+            for value in results[side][kind].values():
+                assert value["n"] == 2 and value["ci95"][0] <= value["mean"] <= value["ci95"][1]
+    assert set(results["gap_closed"]) == set(KINDS)
+    assert results["forward_passes"]["whole_video"] > results["forward_passes"]["clip_level"]
+    assert set(results["unseen_maps"]["base"]) == set(KINDS)
+
+
+def test_forward_passes_are_counted_for_the_runs_own_sizes(run_dir):
+    """2 scenarios, 4 candidates, 2 denoising steps, chunks 0 and 1: by hand."""
+    passes = json.loads((run_dir / "results.json").read_text())["forward_passes"]
+    chunk_0 = 2 * 4 * 2
+    chunk_1 = 2 * (2 + 4 * 2 + 1)
+    assert passes["clip_level"] == chunk_0 + chunk_1
+    assert passes["whole_video"] == chunk_0 + 2 * 4 * (2 * 2 + 1)
+
+
+def test_video_page_and_weights_are_there(run_dir):
+    with av.open(str(run_dir / "before_after.mp4")) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+        assert container.streams.video[0].codec_context.name == "h264"
+    assert frames == 29
+    page = (run_dir / "report.html").read_text()
+    assert "<video" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert load_doom_world(run_dir / "weights").net is not None
+    assert len(list((run_dir / "filmstrips").glob("*.png"))) >= 2
+
+
+def test_the_folder_of_a_run_is_not_used_twice(run_dir):
+    with pytest.raises(UserError, match="already holds a run: go on with --resume"):
+        tiny().run(run_dir, "cpu", resume=False)
+    other = replace(tiny(), quality_weight=5.0)
+    with pytest.raises(UserError, match="a run with other settings"):
+        other.run(run_dir, "cpu", resume=True)
+
+
+def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
+    before = json.loads((run_dir / "results.json").read_text())
+    (run_dir / "evaluation_trained.json").unlink()
+    tiny().run(run_dir, "cpu", resume=True)
+    after = json.loads((run_dir / "results.json").read_text())
+    assert after["trained"] == before["trained"]
