@@ -38,7 +38,7 @@ from worldcompass.doom.motion_critic import (
     mirror_labels,
     mirrored_probabilities,
 )
-from worldcompass.doom.realism import STILL_KINDS, Realism, degrade
+from worldcompass.doom.realism import ALL_KINDS, STILL_KINDS, Realism, degrade
 from worldcompass.errors import UserError
 from worldcompass.geometry import (
     NUM_ROTATIONS,
@@ -52,6 +52,9 @@ from worldcompass.geometry import (
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
 COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/weights"
+READERS = ("critic", "judge")
+STRENGTHS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of degradations in the report
+TESTED_CLIPS, TESTED_FRAMES = 800, 300  # of the unseen maps, for robustness
 STRONGEST_AUGMENTATION = 0.7  # of realism.degrade, for clips whose motion is read
 POOL_FRAMES = 12_000  # frames that a realism network is trained on
 CLEAN_SHARE = 0.3  # of the frames of a batch that stay as the engine drew them
@@ -72,7 +75,7 @@ PARTS = {
     "motion_critic": Part(2000, 256, 2e-3),
     "realism": Part(1000, 64, 2e-3),
     "reader": Part(1800, 192, 2e-3),
-    "texture": Part(800, 64, 2e-3),
+    "texture": Part(1500, 64, 2e-3),
 }
 
 
@@ -321,7 +324,14 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
     _part(out, "motion_critic", data, seed, lambda: train_motion_critic(data, cache, seed))
     _part(out, "realism", data, seed, lambda: train_realism(data, seed))
     _part(out, "judge", data, seed, judge_of)
-    report, text = accuracy_report(data, load_critics(out).motion, load_judge(out))
+    critics, judge = load_critics(out), load_judge(out)
+    report, text = accuracy_report(data, critics.motion, judge)
+    robust, more = robustness_report(data, critics, judge, seed)
+    report["robustness"], text = robust, text + more
+    exact = {who: {split: report[split][who]["exact"] for split in ("heldout", "unseen")} for who in READERS}
+    _note(out, "motion_critic", json.dumps(exact["critic"]))
+    _note(out, "realism", json.dumps(robust["realism"]["critic"]))
+    _note(out, "judge", json.dumps({**exact["judge"], "realism": robust["realism"]["judge"]}))
     (out / "accuracy.json").write_text(json.dumps(report, indent=1))
     (out / "accuracy.md").write_text(text)
     print(text)
@@ -340,6 +350,12 @@ def _part(out: Path, name: str, data: Path, seed: int, train: Callable[[], nn.Mo
             )
         return
     save(train(), path, name, facts)
+
+
+def _note(out: Path, name: str, accuracy: str) -> None:
+    """Write the measured accuracy into a file's metadata; the weights stay as they are."""
+    path = out / f"{name}.safetensors"
+    save(load(name, out), path, name, {**read_facts(path, name), "accuracy": accuracy})
 
 
 def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
@@ -452,6 +468,55 @@ def accuracy_report(
         }
         report[split] = {who: accuracy(labels, clips.labels_N, maps) for who, labels in found.items()}
     return report, _page(report)
+
+
+def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> tuple[dict[str, Any], str]:
+    """What degraded frames of the unseen maps do to both readers and both realism networks; numbers and Markdown."""
+    rng = np.random.default_rng((seed, 4))
+    clips = load_clips(data, "unseen")
+    chosen = rng.choice(len(clips), min(TESTED_CLIPS, len(clips)), replace=False)
+    every = [clip for episode in clips.episodes() for clip in read_clips(episode)]
+    labels, picked = clips.labels_N[chosen], [every[i] for i in chosen]
+    read: dict[str, list[float]] = {who: [] for who in READERS}
+    for strength in STRENGTHS:
+        frames = np.stack([degrade(c, strength, rng, STILL_KINDS) if strength else c for c in picked])
+        tensor = torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
+        for who, net in zip(READERS, (critics.motion, judge), strict=True):
+            right = labels_of(net.probabilities(tensor)).cpu() == labels
+            read[who].append(round(100 * float(right.double().mean()), 1))
+    pairs = [clip[[0, -1]] for clip in picked[:TESTED_FRAMES]]
+    scores = (critics.realism.score, judge.realism)
+    realism = {w: _ranked(f, pairs, seed) for w, f in zip(READERS, scores, strict=True)}
+    lines = [
+        "",
+        "## Degraded frames",
+        "",
+        f"Exact actions in percent, {len(chosen)} latents of unseen maps:",
+        "",
+    ]
+    lines += ["| strength | critic | judge |", "|---|---|---|"]
+    lines += [f"| {s} | {c} | {j} |" for s, c, j in zip(STRENGTHS, *(read[w] for w in READERS), strict=True)]
+    lines += ["", f"Percent of {len(pairs)} unseen frames scored above their degraded copy:", ""]
+    lines += ["| kind | strength | critic realism | judge realism |", "|---|---|---|---|"]
+    lines += [
+        f"| {k.replace('@', ' | ')} | {v} | {realism['judge'][k]} |" for k, v in realism["critic"].items()
+    ]
+    return {"actions": read, "realism": realism}, "\n".join(lines) + "\n"
+
+
+def _ranked(score: Callable[[Tensor], Tensor], pairs: list[np.ndarray], seed: int) -> dict[str, float]:
+    """Percent of frames that score above their degraded copy, by ``kind@strength``."""
+    rng = np.random.default_rng((seed, 5))
+
+    def scores(clips: list[np.ndarray]) -> Tensor:
+        return score(torch.from_numpy(np.stack([clip[-1] for clip in clips])).permute(0, 3, 1, 2))
+
+    clean, result = scores(pairs), {}
+    for kind in ALL_KINDS:
+        for strength in (0.2, 0.5, 1.0):
+            worse = scores([kind(pair, strength, rng) for pair in pairs])
+            result[f"{kind.__name__}@{strength}"] = round(100 * float((worse < clean).double().mean()), 1)
+    return result
 
 
 @torch.no_grad()

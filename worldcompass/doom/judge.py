@@ -123,12 +123,23 @@ class MatchReader(nn.Module):
         return translation, rotation
 
 
+def with_differences(frames_F3hw: Tensor) -> Tensor:
+    """uint8 frames as (F, 9, 48, 64): the picture and the sizes of its steps across and down, four times enlarged.
+
+    Without them the network does not see grain.
+    """
+    frames = frames_to_fit(frames_F3hw)
+    across = pad(frames.diff(dim=-1).abs(), (0, 1, 0, 0), mode="replicate")
+    down = pad(frames.diff(dim=-2).abs(), (0, 0, 0, 1), mode="replicate")
+    return torch.cat([frames, 4 * across, 4 * down], 1)
+
+
 class Texture(nn.Module):
     """Frames to the log-odds that they come from the engine: depthwise layers, then best and mean place."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, width, 6, 2, 2), nn.BatchNorm2d(width))
+        self.first = nn.Sequential(nn.Conv2d(9, width, 6, 2, 2), nn.BatchNorm2d(width))
         self.depth = nn.ModuleList(nn.Conv2d(width * s, width * s, 5, 2, 2, groups=width * s) for s in (1, 2))
         self.point = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width * s, 2 * width * s, 1), nn.BatchNorm2d(2 * width * s))
@@ -138,7 +149,7 @@ class Texture(nn.Module):
 
     def forward(self, frames_F3hw: Tensor) -> Tensor:
         """Log-odds (F,) of uint8 frames."""
-        hidden = torch.relu(self.first(frames_to_fit(frames_F3hw)))
+        hidden = torch.relu(self.first(with_differences(frames_F3hw)))
         for depth, point in zip(self.depth, self.point, strict=True):
             hidden = torch.relu(point(depth(hidden)))
         return self.head(torch.cat([hidden.mean((-2, -1)), hidden.amax((-2, -1))], 1))[:, 0]

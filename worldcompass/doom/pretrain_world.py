@@ -81,6 +81,8 @@ class Batch:
     clean_BMCHW: Tensor
     labels_BM: Tensor
     motion_BM5: Tensor
+    entry_B2CHW: Tensor
+    """The latents right before the first and the second chunk in the episode; the start image is its own."""
     starts: bool
     """Whether the first latent is a start image and the first chunk is to be predicted too."""
 
@@ -101,8 +103,7 @@ def draw_batch(latents: Latents, rng: np.random.Generator, sequences: int = SEQU
             recent = np.arange(begin, begin + total - CHUNK)
             index = np.concatenate([_memory(latents.poses_EM44[episode], begin, recent[-1], rng), recent])
         rows.append(_sequence(latents, episode, index, starts))
-    clean, labels, motion = (torch.stack(parts) for parts in zip(*rows, strict=True))
-    return Batch(clean, labels, motion, starts)
+    return Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)), starts=starts)
 
 
 def _memory(poses_M44: Tensor, before: int, target: int, rng: np.random.Generator) -> np.ndarray:
@@ -118,21 +119,18 @@ def _memory(poses_M44: Tensor, before: int, target: int, rng: np.random.Generato
 
 def _sequence(
     latents: Latents, episode: int, index: np.ndarray, starts: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    clean = latents.moving_EMCHW[episode, index].float()
-    labels = latents.labels_EM[episode, index].clone()
-    poses = latents.poses_EM44[episode]
-    motion = camera_motion(poses[index[:1] - 1 if index[0] else index[:1]], poses[index][None])[0]
-    jump = np.flatnonzero(np.diff(index) != 1) + 1
-    for (
-        place
-    ) in jump:  # after the memory stretch the motion is from the latent right before, not from the memory
-        motion[place] = camera_motion(poses[index[place] - 1][None], poses[index[place]][None, None])[0, 0]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents, labels, motion and the latents before the two stretches of one sequence."""
+    moving, poses = latents.moving_EMCHW[episode], latents.poses_EM44[episode]
+    before = np.maximum(index - 1, 0)
+    clean, labels = moving[index].float(), latents.labels_EM[episode, index].clone()
+    motion = camera_motion(poses[before], poses[index][:, None])[:, 0]
+    entry = moving[before[[0, CHUNK]]].float()
     if starts:
-        clean[0] = latents.still_EMCHW[episode, index[0]].float()
+        clean[0] = entry[0] = latents.still_EMCHW[episode, index[0]].float()
         labels[0] = 0
         motion[0, :4] = 0
-    return clean, labels, motion
+    return clean, labels, motion, entry
 
 
 @cache
@@ -158,8 +156,12 @@ def world_loss(net: nn.Module, batch: Batch, chunk: int, generator: torch.Genera
     level = past_sigma.view(-1, 1, 1, 1, 1)
     past = (1 - level) * clean + level * noise
     past_sigma_BM = past_sigma[:, None].repeat(1, length)
+    entry = batch.entry_B2CHW.transpose(1, 2).to(device)
+    entry = (1 - level) * entry + level * torch.randn(entry.shape, generator=generator).to(device)
     if batch.starts:  # the start image is given exactly
-        past[:, :, 0], past_sigma_BM[:, 0] = clean[:, :, 0], 0
+        past[:, :, 0] = entry[:, :, 0] = clean[:, :, 0]
+        past_sigma_BM[:, 0] = 0
+        entry[:, :, 1] = past[:, :, CHUNK - 1]
     targets, inputs, sigmas = [], [past], [past_sigma_BM]
     for _ in range(COPIES):
         sigma = _noise_levels(sequences, length, chunk, generator).to(device)[:, first:]
@@ -170,7 +172,7 @@ def world_loss(net: nn.Module, batch: Batch, chunk: int, generator: torch.Genera
         inputs.append((1 - expanded) * clean[:, :, first:] + expanded * noise)
         targets.append(noise - clean[:, :, first:])
         sigmas.append(sigma)
-    before = _before(past, chunk)
+    before = _before(past, entry, chunk)
     index = torch.cat([torch.arange(length), *[torch.arange(first, length)] * COPIES]).to(device)
     velocity, _ = net(
         torch.cat(inputs, 2), torch.cat(sigmas, 1), batch.labels_BM.to(device)[:, index],
@@ -188,10 +190,11 @@ def _noise_levels(sequences: int, length: int, chunk: int, generator: torch.Gene
     return (SPEC.shift * u / (1 + (SPEC.shift - 1) * u)).repeat_interleave(chunk, 1)
 
 
-def _before(past_BCMHW: Tensor, chunk: int) -> Tensor:
-    """The last latent before each latent's chunk; the first chunk has its own first latent."""
-    ends = past_BCMHW[:, :, chunk - 1 : -1 : chunk] if chunk > 1 else past_BCMHW[:, :, :-1]
-    return torch.cat([past_BCMHW[:, :, :1], ends], 2).repeat_interleave(chunk, 2)
+def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, chunk: int) -> Tensor:
+    """The last finished latent before each latent's chunk, as the episode had it; (B, C, M, H, W)."""
+    previous = torch.cat([entry_BC2HW[:, :, :1], past_BCMHW[:, :, :-1]], 2)
+    previous[:, :, CHUNK] = entry_BC2HW[:, :, 1]  # a memory stretch is not what came right before
+    return previous[:, :, ::chunk].repeat_interleave(chunk, 2)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ class InteractionFollowing:
             from worldcompass.doom.critics import load_critics
 
             critic = load_critics().motion
-        self.critic = critic
+        self.critic = critic.eval()
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates; abstains where no latent moves (a start image alone).

@@ -96,7 +96,7 @@ class VisualQuality:
             from worldcompass.doom.critics import load_critics
 
             realism = load_critics().realism
-        self.realism = realism
+        self.realism = realism.eval()
         self.weights = weights or QualityWeights()
 
     def parts(self, group: Group) -> dict[str, Tensor]:
