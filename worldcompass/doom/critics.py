@@ -471,7 +471,7 @@ def accuracy_report(
 
 
 def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> tuple[dict[str, Any], str]:
-    """What degraded frames of the unseen maps do to both readers and both realism networks; numbers and Markdown."""
+    """What degraded frames of unseen maps do to readers and realism networks; numbers and Markdown."""
     rng = np.random.default_rng((seed, 4))
     clips = load_clips(data, "unseen")
     chosen = rng.choice(len(clips), min(TESTED_CLIPS, len(clips)), replace=False)
