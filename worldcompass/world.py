@@ -81,9 +81,15 @@ C = TypeVar("C", bound=Context)
 class WorldModel(Protocol[C]):
     """An autoregressive video world model. Latents travel in fp32; rows b belong to past b // (B // P)."""
 
-    spec: WorldSpec
-    net: nn.Module
-    """What is trained. Every use of its parameters goes through ``net(...)``."""
+    @property
+    def spec(self) -> WorldSpec:
+        """The facts about the model."""
+        ...
+
+    @property
+    def net(self) -> nn.Module:
+        """What is trained. Every use of its parameters goes through ``net(...)``."""
+        ...
 
     def begin(self, scenarios: Sequence[Scenario]) -> C:
         """Start P pasts from their images or prepared conditioning; no latent is finished yet."""

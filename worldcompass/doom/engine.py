@@ -159,7 +159,7 @@ class Engine:
     def _observe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         state = self._game.get_state()
         frame = cv2.resize(state.screen_buffer, (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_AREA)
-        return frame, self._camera(), state.depth_buffer.copy() if self.depth else None
+        return frame, self._camera(), None if state.depth_buffer is None else state.depth_buffer.copy()
 
     def _collect(self, seen: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Steps:
         frames, cameras, depths = zip(*seen, strict=True)

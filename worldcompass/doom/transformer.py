@@ -170,7 +170,7 @@ class DoomTransformer(nn.Module):
 
     def forward(
         self, latents_BCKHW: Tensor, sigma_BK: Tensor, labels_BK: Tensor, motion_BK5: Tensor,
-        before_BCHW: Tensor | Sequence[Tensor], *, positions_K: Tensor, mask: Tensor | None = None,
+        before_BCHW: Tensor, *, positions_K: Tensor, mask: Tensor | None = None,
         prefix: tuple[Prefix, Tensor] | None = None, keep_keys: bool = False,
     ) -> tuple[Tensor, Prefix]:  # fmt: skip
         """Run the transformer.
