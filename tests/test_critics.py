@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worldcompass.doom import critics
+from worldcompass.doom import critic_files, critic_report, motion_critic
 from worldcompass.doom.engine_facts import INTRINSICS, MOTION
 from worldcompass.doom.judge import Judge, match_volumes, mirror_volumes
 from worldcompass.doom.motion_critic import (
@@ -35,7 +35,7 @@ PATH = torch.tensor([0, 9, 9, 1, 1, 18, 2, 9, 0])  # forward, yaw right, backwar
 def need_weights(*names):
     missing = [name for name in names if not (WEIGHTS / f"{name}.safetensors").is_file()]
     if missing:
-        pytest.skip(f"no weights {missing} in the package: make them with '{critics.COMMAND}'")
+        pytest.skip(f"no weights {missing} in the package: make them with '{critic_files.COMMAND}'")
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +143,16 @@ def test_networks_read_mirrored_features_as_mirrored(video):
     ):
         features = look(clips)
         with torch.no_grad():
-            direct = critics.mirrored_probabilities(net, features, mirror)
-            turned = critics.mirrored_probabilities(net, mirror(features), mirror)
+            direct = motion_critic.mirrored_probabilities(net, features, mirror)
+            turned = motion_critic.mirrored_probabilities(net, mirror(features), mirror)
         assert torch.equal(mirror_labels(labels_of(direct)), labels_of(turned))
 
 
 def test_shipped_readers_know_what_the_engine_did(video):
     need_weights("motion_critic", "realism", "judge")
     frames, labels = video
-    judge = critics.load_judge()
-    found = {"critic": labels_of(critics.load_critics().motion.probabilities(clips_of(frames[None])[0]))}
+    judge = critic_files.load_judge()
+    found = {"critic": labels_of(critic_files.load_critics().motion.probabilities(clips_of(frames[None])[0]))}
     found["judge"] = judge.labels(frames[None])[0, 1:]
     for who, read in found.items():
         assert (read == labels[1:]).float().mean() >= 0.75, (who, read, labels)
@@ -175,7 +175,9 @@ def test_shipped_interaction_prefers_obedience(video):
 @pytest.mark.parametrize("who", ["critic", "judge"])
 def test_shipped_realism_falls_with_degradation(video, who):
     need_weights("motion_critic", "realism", "judge")
-    score = critics.load_critics().realism.score if who == "critic" else critics.load_judge().realism
+    score = (
+        critic_files.load_critics().realism.score if who == "critic" else critic_files.load_judge().realism
+    )
     frames = video[0]
     steps = [frames, blurred(frames), blurred(blurred(blurred(frames)))]
     values = [float(score(step).mean()) for step in steps]
@@ -208,22 +210,22 @@ def test_degradations_keep_shape_and_change_more_with_strength(video, kind):
 
 def test_wrong_weights_are_named(tmp_path: Path):
     with pytest.raises(UserError, match="missing"):
-        critics.load_judge(tmp_path)
+        critic_files.load_judge(tmp_path)
     (tmp_path / "judge.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match="cannot be read"):
-        critics.load_judge(tmp_path)
-    critics.save(Realism(), tmp_path / "judge.safetensors", "realism", {})
+        critic_files.load_judge(tmp_path)
+    critic_files.save(Realism(), tmp_path / "judge.safetensors", "realism", {})
     with pytest.raises(UserError, match="worldcompass realism"):
-        critics.load_judge(tmp_path)
+        critic_files.load_judge(tmp_path)
     facts = {"format": "worldcompass judge", "version": "0"}
     save_file({"a": torch.zeros(1)}, tmp_path / "judge.safetensors", facts)
     with pytest.raises(UserError, match="version 0"):
-        critics.load_judge(tmp_path)
-    critics.save(nn_of_other_width(), tmp_path / "motion_critic.safetensors", "motion_critic", {})
+        critic_files.load_judge(tmp_path)
+    critic_files.save(nn_of_other_width(), tmp_path / "motion_critic.safetensors", "motion_critic", {})
     with pytest.raises(UserError, match="does not fit"):
-        critics.load("motion_critic", tmp_path)
-    critics.save(Judge(), tmp_path / "judge.safetensors", "judge", {"seed": "0"})
-    assert isinstance(critics.load_judge(tmp_path), Judge)
+        critic_files.load("motion_critic", tmp_path)
+    critic_files.save(Judge(), tmp_path / "judge.safetensors", "judge", {"seed": "0"})
+    assert isinstance(critic_files.load_judge(tmp_path), Judge)
 
 
 def nn_of_other_width():
@@ -232,7 +234,7 @@ def nn_of_other_width():
 
 def test_accuracy_counts():
     true = torch.tensor([0, 9, 10, 80])
-    row = critics.accuracy(torch.tensor([0, 9, 1, 80]), true, ["a", "a", "b", "b"])
+    row = critic_report.accuracy(torch.tensor([0, 9, 1, 80]), true, ["a", "a", "b", "b"])
     assert (row["exact"], row["translation"], row["rotation"]) == (75.0, 75.0, 100.0)
     assert row["kinds"] == {"none": 100.0, "basic": 100.0, "combined": 50.0}
     assert row["maps"] == {"a": 100.0, "b": 50.0}

@@ -8,54 +8,35 @@ stopped goes on with the next part; delete a file to train it again.
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
 from worldcompass.doom import collect
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION
+from worldcompass.doom.critic_data import cached_features, load_clips, track
+from worldcompass.doom.critic_files import load, load_critics, load_judge, read_facts, save, tensors_of
+from worldcompass.doom.critic_report import READERS, accuracy_report, robustness_report
 from worldcompass.doom.judge import Judge, match_volumes, mirror_volumes
 from worldcompass.doom.motion_critic import (
-    CLIP_FRAMES,
     MotionCritic,
     features_of,
-    labels_of,
     mirror_features,
     mirror_labels,
-    mirrored_probabilities,
 )
-from worldcompass.doom.realism import ALL_KINDS, STILL_KINDS, Realism, degrade
+from worldcompass.doom.realism import Realism, degrade
 from worldcompass.errors import UserError
 from worldcompass.geometry import (
-    NUM_ROTATIONS,
-    ROTATIONS,
-    TRANSLATIONS,
-    kind_of_action,
-    level_motion,
     split_label,
 )
 
-VERSION = 1
-FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
-COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/weights"
-READERS = ("critic", "judge")
-STRENGTHS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of degradations in the report
-TESTED_CLIPS, TESTED_FRAMES = 800, 300  # of the unseen maps, for robustness
-STRONGEST_AUGMENTATION = 0.7  # of realism.degrade, for clips whose motion is read
 POOL_FRAMES = 12_000  # frames that a realism network is trained on
 CLEAN_SHARE = 0.3  # of the frames of a batch that stay as the engine drew them
 MOTION_WEIGHT = 0.5  # of the regression beside the two classifications
@@ -77,76 +58,6 @@ PARTS = {
     "reader": Part(1800, 192, 2e-3),
     "texture": Part(1500, 64, 2e-3),
 }
-
-
-@dataclass(frozen=True)
-class Clips:
-    """The moving latents of a split: N clips with what really happened."""
-
-    shards: list[collect.Shard]
-    labels_N: Tensor
-    motion_N4: Tensor
-    """Right, forward, yaw and pitch in units of the nominal motion."""
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-    def episodes(self) -> list[np.ndarray]:
-        """Frames (F, h, w, 3) of every episode, in the order of the labels."""
-        return [episode for shard in self.shards for episode in shard.frames_EFhw3]
-
-
-def load_clips(data: Path, split: str) -> Clips:
-    """All latents but the first of every episode of a split."""
-    shards = collect.load(data, split)
-    labels, motions = [], []
-    scale = torch.tensor([MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg])
-    for shard in shards:
-        for cameras in shard.cameras_EF5:
-            labels.append(collect.true_labels(cameras)[1:])
-            poses = collect.latent_poses(cameras)
-            motions.append(level_motion(poses[:-1], poses[1:]) / scale)
-    return Clips(shards, torch.cat(labels), torch.cat(motions).float())
-
-
-def read_clips(episode_Fhw3: np.ndarray) -> np.ndarray:
-    """Clips (K, 5, h, w, 3) of an episode of 4 K + 1 frames."""
-    starts = range(0, len(episode_Fhw3) - FRAMES_PER_LATENT, FRAMES_PER_LATENT)
-    return np.stack([episode_Fhw3[s : s + CLIP_FRAMES] for s in starts])
-
-
-def cached_features(
-    cache: Path, clips: Clips, name: str, measure: Callable[[Tensor], Tensor], rng: np.random.Generator | None
-) -> Tensor:
-    """What ``measure`` finds in every clip, from ``cache`` when it is there; degraded clips when given ``rng``."""
-    path = cache / f"{name}.npy"
-    if path.is_file():
-        found = np.load(path)
-        if len(found) == len(clips):
-            return torch.from_numpy(found)
-    parts = []
-    for episode in track(clips.episodes(), f"looking: {name}"):
-        frames = read_clips(episode)
-        if rng is not None:
-            strengths = rng.uniform(0, STRONGEST_AUGMENTATION, len(frames))
-            frames = np.stack(
-                [degrade(f, s, rng, STILL_KINDS) for f, s in zip(frames, strengths, strict=True)]
-            )
-        measured = measure(torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
-        parts.append(measured.half() if measured.is_floating_point() else measured)
-    found = torch.cat(parts)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.npy")
-    np.save(partial, found.numpy())
-    os.replace(partial, path)
-    return found
-
-
-def track(items: list[Any], words: str) -> Iterator[Any]:
-    """The items, with a line of progress and the time that remains."""
-    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        yield from progress.track(items, description=words)
 
 
 def fit(
@@ -314,7 +225,7 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
         judge = Judge()
         half = cache / f"judge-reader-{seed}.safetensors"
         if half.is_file():
-            judge.reader.load_state_dict(_tensors(half, "reader"))
+            judge.reader.load_state_dict(tensors_of(half, "reader"))
         else:
             train_reader(judge, data, cache, seed)
             save(judge.reader, half, "reader", {})
@@ -356,236 +267,3 @@ def _note(out: Path, name: str, accuracy: str) -> None:
     """Write the measured accuracy into a file's metadata; the weights stay as they are."""
     path = out / f"{name}.safetensors"
     save(load(name, out), path, name, {**read_facts(path, name), "accuracy": accuracy})
-
-
-def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
-    """Weights in float16 with their facts, in one file that appears whole."""
-    state = net.state_dict().items()
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state
-    }
-    metadata = {"format": f"worldcompass {name}", "version": str(VERSION), "command": COMMAND, **facts}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
-
-
-def read_facts(path: Path, name: str) -> dict[str, str]:
-    """The metadata of a file of weights.
-
-    Raises:
-        UserError: when it is missing, of another kind or of another version.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing: make it with '{COMMAND}'")
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}): make it again with '{COMMAND}'"
-        ) from error
-    expected, found = f"worldcompass {name}", facts.get("format", "no format")
-    if found != expected:
-        raise UserError(
-            f"{path} holds {found!r}, expected {expected!r}: choose the file named {name}.safetensors"
-        )
-    if facts.get("version") != str(VERSION):
-        raise UserError(
-            f"{path} has version {facts.get('version')}, expected {VERSION}: make it with '{COMMAND}'"
-        )
-    return facts
-
-
-def load(name: str, folder: Path | None = None) -> nn.Module:
-    """One network of ``FILES`` from ``folder``, by default the package's own weights; float32, evaluating.
-
-    Raises:
-        UserError: when the file is missing, of another kind or of another version.
-    """
-    place = importlib.resources.files("worldcompass") / "weights" if folder is None else folder
-    with importlib.resources.as_file(place / f"{name}.safetensors") as path:
-        tensors = _tensors(path, name)
-    net = FILES[name]()
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} does not fit this version of {name}: make it again with '{COMMAND}'"
-        ) from error
-    return net.eval().requires_grad_(False)
-
-
-def _tensors(path: Path, name: str) -> dict[str, Tensor]:
-    """The weights of a file that is of this kind and version; floats in float32."""
-    read_facts(path, name)
-    return {
-        key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
-    }
-
-
-@dataclass(frozen=True)
-class Critics:
-    """The two networks behind the rewards."""
-
-    motion: MotionCritic
-    realism: Realism
-
-
-def load_critics(folder: Path | None = None) -> Critics:
-    """The networks behind the rewards, by default with the package's own weights."""
-    motion, realism = load("motion_critic", folder), load("realism", folder)
-    assert isinstance(motion, MotionCritic) and isinstance(realism, Realism)
-    return Critics(motion, realism)
-
-
-def load_judge(folder: Path | None = None) -> Judge:
-    """The held-out judge, by default with the package's own weights."""
-    judge = load("judge", folder)
-    assert isinstance(judge, Judge)
-    return judge
-
-
-def accuracy_report(
-    data: Path, critic: MotionCritic, judge: Judge, splits: tuple[str, ...] = ("heldout", "unseen")
-) -> tuple[dict[str, Any], str]:
-    """How often critic and judge read what the engine did, per split; numbers and a page in Markdown."""
-    report: dict[str, Any] = {}
-    cache = data.parent / "features"
-    for split in splits:
-        clips = load_clips(data, split)
-        flow = cached_features(cache, clips, f"{split}-flow", features_of, None).float()
-        volumes = cached_features(cache, clips, f"{split}-matches", match_volumes, None)
-        maps = [
-            s.map_name
-            for s in clips.shards
-            for e in s.cameras_EF5
-            for _ in range(len(e) // FRAMES_PER_LATENT)
-        ]
-        found = {
-            "critic": _read(critic, flow, mirror_features),
-            "judge": _read(judge.reader, volumes, mirror_volumes),
-        }
-        report[split] = {who: accuracy(labels, clips.labels_N, maps) for who, labels in found.items()}
-    return report, _page(report)
-
-
-def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> tuple[dict[str, Any], str]:
-    """What degraded frames of unseen maps do to readers and realism networks; numbers and Markdown."""
-    rng = np.random.default_rng((seed, 4))
-    clips = load_clips(data, "unseen")
-    chosen = rng.choice(len(clips), min(TESTED_CLIPS, len(clips)), replace=False)
-    every = [clip for episode in clips.episodes() for clip in read_clips(episode)]
-    labels, picked = clips.labels_N[chosen], [every[i] for i in chosen]
-    read: dict[str, list[float]] = {who: [] for who in READERS}
-    for strength in STRENGTHS:
-        frames = np.stack([degrade(c, strength, rng, STILL_KINDS) if strength else c for c in picked])
-        tensor = torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
-        for who, net in zip(READERS, (critics.motion, judge), strict=True):
-            right = labels_of(net.probabilities(tensor)).cpu() == labels
-            read[who].append(round(100 * float(right.double().mean()), 1))
-    pairs = [clip[[0, -1]] for clip in picked[:TESTED_FRAMES]]
-    scores = (critics.realism.score, judge.realism)
-    realism = {w: _ranked(f, pairs, seed) for w, f in zip(READERS, scores, strict=True)}
-    lines = [
-        "",
-        "## Degraded frames",
-        "",
-        f"Exact actions in percent, {len(chosen)} latents of unseen maps:",
-        "",
-    ]
-    lines += ["| strength | critic | judge |", "|---|---|---|"]
-    lines += [f"| {s} | {c} | {j} |" for s, c, j in zip(STRENGTHS, *(read[w] for w in READERS), strict=True)]
-    lines += ["", f"Percent of {len(pairs)} unseen frames scored above their degraded copy:", ""]
-    lines += ["| kind | strength | critic realism | judge realism |", "|---|---|---|---|"]
-    lines += [
-        f"| {k.replace('@', ' | ')} | {v} | {realism['judge'][k]} |" for k, v in realism["critic"].items()
-    ]
-    return {"actions": read, "realism": realism}, "\n".join(lines) + "\n"
-
-
-def _ranked(score: Callable[[Tensor], Tensor], pairs: list[np.ndarray], seed: int) -> dict[str, float]:
-    """Percent of frames that score above their degraded copy, by ``kind@strength``."""
-    rng = np.random.default_rng((seed, 5))
-
-    def scores(clips: list[np.ndarray]) -> Tensor:
-        return score(torch.from_numpy(np.stack([clip[-1] for clip in clips])).permute(0, 3, 1, 2))
-
-    clean, result = scores(pairs), {}
-    for kind in ALL_KINDS:
-        for strength in (0.2, 0.5, 1.0):
-            worse = scores([kind(pair, strength, rng) for pair in pairs])
-            result[f"{kind.__name__}@{strength}"] = round(100 * float((worse < clean).double().mean()), 1)
-    return result
-
-
-@torch.no_grad()
-def _read(net: nn.Module, features: Tensor, mirror: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.cat([labels_of(mirrored_probabilities(net, part, mirror)) for part in features.split(256)])
-
-
-def accuracy(found_N: Tensor, true_N: Tensor, maps: list[str]) -> dict[str, Any]:
-    """Shares of right labels in percent, overall and by part, kind and map, with confusion counts (true, found)."""
-    exact = (found_N == true_N).double()
-    found, true = split_label(found_N), split_label(true_N)
-    kinds = np.array([kind_of_action(int(label)) for label in true_N])
-    names = np.array(maps)
-
-    def percent(right: Tensor, rows: np.ndarray | None = None) -> float:
-        chosen = right if rows is None else right[torch.from_numpy(rows)]
-        return round(100 * float(chosen.double().mean()), 1) if len(chosen) else float("nan")
-
-    return {
-        "latents": len(true_N),
-        "exact": percent(exact),
-        "translation": percent(found[0] == true[0]),
-        "rotation": percent(found[1] == true[1]),
-        "kinds": {kind: percent(exact, kinds == kind) for kind in ("none", "basic", "combined")},
-        "maps": {name: percent(exact, names == name) for name in sorted(set(maps))},
-        "confusion": [confusion(f, t) for f, t in zip(found, true, strict=True)],
-    }
-
-
-def confusion(found_N: Tensor, true_N: Tensor) -> list[list[int]]:
-    """Counts (9 true, 9 found)."""
-    return torch.bincount(NUM_ROTATIONS * true_N + found_N, minlength=81).reshape(9, 9).tolist()
-
-
-def _page(report: dict[str, Any]) -> str:
-    """The report in Markdown."""
-    columns = ("exact", "translation", "rotation")
-    lines = ["| maps | reader | latents | exact (81) | translation | rotation | none | basic | combined |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
-    for split, readers in report.items():
-        for who, row in readers.items():
-            shares = [*(row[c] for c in columns), *row["kinds"].values()]
-            lines.append(
-                f"| {split} | {who} | {row['latents']} | " + " | ".join(f"{s:.1f}" for s in shares) + " |"
-            )
-    lines += [
-        "",
-        "Percent of latents. By map, exact:",
-        "",
-        "| maps | map | critic | judge |",
-        "|---|---|---|---|",
-    ]
-    for split, readers in report.items():
-        for name, value in readers["critic"]["maps"].items():
-            lines.append(f"| {split} | {name} | {value:.1f} | {readers['judge']['maps'][name]:.1f} |")
-    for split, readers in report.items():
-        for who, row in readers.items():
-            for words, names, table in zip(
-                ("translation", "rotation"), (TRANSLATIONS, ROTATIONS), row["confusion"], strict=True
-            ):
-                lines += [
-                    "",
-                    f"### {split}, {who}: {words}",
-                    "",
-                    "Rows: what happened; columns: what was read.",
-                    "",
-                ]
-                lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-                lines += [
-                    f"| {n} | " + " | ".join(map(str, r)) + " |" for n, r in zip(names, table, strict=True)
-                ]
-    return "\n".join(lines) + "\n"

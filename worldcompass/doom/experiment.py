@@ -23,7 +23,7 @@ from torch import Tensor
 
 import worldcompass
 from worldcompass import video
-from worldcompass.doom.critics import load_critics, load_judge
+from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.pretrain import WORLD_FILE, export
 from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash, training_scenarios

@@ -27,7 +27,7 @@ class InteractionFollowing:
     def __init__(self, critic: MotionCritic | None = None) -> None:
         """Use ``critic``, by default the one with the package's own weights."""
         if critic is None:
-            from worldcompass.doom.critics import load_critics
+            from worldcompass.doom.critic_files import load_critics
 
             critic = load_critics().motion
         self.critic = critic.eval()

@@ -93,7 +93,7 @@ class VisualQuality:
     def __init__(self, realism: Realism | None = None, weights: QualityWeights | None = None) -> None:
         """Use ``realism``, by default the critic with the package's own weights."""
         if realism is None:
-            from worldcompass.doom.critics import load_critics
+            from worldcompass.doom.critic_files import load_critics
 
             realism = load_critics().realism
         self.realism = realism.eval()
