@@ -145,9 +145,11 @@ def _command_name(words: list[str]) -> str:
 
 
 def _resume_hint(words: list[str]) -> str:
-    if words[:1] in (["demo"], ["train"]) or words[:2] == ["doom", "pretrain"]:
+    if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"what was finished is kept: worldcompass {shlex.join(again)}"
+    if words[:1] == ["doom"]:
+        return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 
 

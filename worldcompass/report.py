@@ -38,7 +38,7 @@ NEXT = {
     "Repeat with <code>--seed 1</code> and <code>--seed 2</code> before quoting a number.",
     "no significant change": "Give it more steps or more scenarios: <code>worldcompass train doom_full</code>. "
     "If rewards below rise while the judge stands still, look at the reward critics first.",
-    "worse": "Lower the learning rate, for example <code>--set learning_rate=…</code>, and compare the curves "
+    "worse": "Lower the learning rate, for example <code>--set lr=…</code>, and compare the curves "
     "of the rewards with the judge: a reward that rises while the judge falls is being exploited.",
     "unfinished": "Continue the run with <code>--resume</code>, then write this page again.",
 }

@@ -21,7 +21,7 @@ font-weight:650;margin-right:6px;color:var(--wait)}
 video{width:100%;height:auto;display:block;border-radius:8px;background:#000}
 .scroll{overflow-x:auto}
 .scroll:focus-visible,pre:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+table{border-collapse:separate;border-spacing:0;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
 th:first-child{text-align:left;white-space:normal;min-width:130px;font-weight:500}
 thead th{color:var(--muted);font-weight:500;font-size:.9rem}
