@@ -52,7 +52,8 @@ def _flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     if not hasattr(_local, "dis"):
         _local.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         _local.dis.setFinestScale(0)
-    return _local.dis.calc(before, after, np.zeros((*before.shape, 2), np.float32))
+    # None, not zeros: an array, even of zeros, is taken as a starting flow and changes the result.
+    return _local.dis.calc(before, after, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _stretched(clip_5hw3: np.ndarray) -> np.ndarray:
