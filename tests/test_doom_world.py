@@ -9,13 +9,21 @@ import torch
 from safetensors.torch import save_file
 
 from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.transformer import DoomTransformer
+from worldcompass.doom.transformer import TOKENS, DoomTransformer
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import MAX_HISTORY, SPEC, DoomWorld, camera_motion, intrinsics, load_doom_world
+from worldcompass.worlds.doom import (
+    MAX_HISTORY,
+    SPEC,
+    WEIGHTS_VERSION,
+    DoomWorld,
+    camera_motion,
+    intrinsics,
+    load_doom_world,
+)
 
 
 def scenarios() -> list[Scenario]:
@@ -35,7 +43,7 @@ def scenarios() -> list[Scenario]:
 def world() -> DoomWorld:
     """Random weights without zeros, so that every path of the network matters."""
     torch.manual_seed(0)
-    net = DoomTransformer(width=128, depth=2, detail=32)
+    net = DoomTransformer(width=96, depth=2)
     for parameter in net.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -67,7 +75,7 @@ def test_history_is_bounded_and_the_first_chunk_is_kept(world):
         context = world.attend(context, part)
         assert context.attended is not None
         if context.attended.prefix is not None:
-            assert len(context.attended.prefix[1]) <= 12
+            assert context.attended.prefix[0][0].shape[2] <= 8 * TOKENS
         context = world.remember(context, torch.randn(1, *SPEC.latent_shape[:1], 4, 6, 8), part)
     assert sum(h.poses_PK44.shape[1] for h in context.history) <= MAX_HISTORY
     assert context.history[0].poses_PK44[0, 0].equal(torch.eye(4))
@@ -98,6 +106,6 @@ def test_wrong_weights_are_refused_in_words(tmp_path: Path):
     save_file({"a": torch.zeros(1)}, file, {"version": "0"})
     with pytest.raises(UserError, match="version 0, expected"):
         load_doom_world(tmp_path)
-    save_file({"a": torch.zeros(1)}, file, {"version": "1"})
+    save_file({"a": torch.zeros(1)}, file, {"version": WEIGHTS_VERSION})
     with pytest.raises(UserError, match="belongs to another network"):
         load_doom_world(tmp_path)

@@ -88,3 +88,10 @@ def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
     tiny().run(run_dir, "cpu", resume=True)
     after = json.loads((run_dir / "results.json").read_text())
     assert after["trained"] == before["trained"]
+
+
+def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "NEEDED_BYTES", 10**18)
+    with pytest.raises(UserError, match="MB free, a run needs"):
+        tiny().run(tmp_path / "run", "cpu", resume=False)
+    assert not list((tmp_path / "run").iterdir())

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate, pixel_unshuffle
 
-from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.pretrain_autoencoder import autoencoder_loss
+from worldcompass.doom.autoencoder import LATENT_CHANNELS, LATENT_SHAPE, Autoencoder
+from worldcompass.doom.between import USUAL_NEARNESS, displacements, matches, rigid_displacement
+from worldcompass.doom.engine_facts import MOTION
+from worldcompass.doom.pretrain_autoencoder import decoder_loss, picture_loss
 from worldcompass.doom.pretrain_world import (
     CHUNK,
     CHUNKS,
-    COPIES,
     Latents,
-    attention_mask,
+    Layout,
+    _rotary,
     draw_batch,
     world_loss,
 )
-from worldcompass.doom.stage import Stage, StageRun
-from worldcompass.doom.transformer import TOKENS, DoomTransformer
+from worldcompass.doom.stage import Stage, StageRun, learning_rate
+from worldcompass.doom.transformer import DoomTransformer
+from worldcompass.geometry import rotation_from_angles
 from worldcompass.optim import adamw
 from worldcompass.rollout import generator_for
+from worldcompass.types import Actions
+from worldcompass.worlds.doom import CONTEXT_SIGMA, DoomContext, DoomWorld
 
 
 @pytest.fixture(scope="module")
@@ -29,83 +37,188 @@ def latents() -> Latents:
     torch.manual_seed(0)
     return Latents(
         torch.randn(2, 30, 24, 6, 8).half(),
-        torch.randn(2, 30, 24, 6, 8).half(),
         torch.randint(0, 81, (2, 30)),
         torch.eye(4).expand(2, 30, 4, 4).clone(),
     )
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_noisy_chunks_see_themselves_and_earlier_clean_ones_only(chunk):
-    length, first = CHUNK * CHUNKS, CHUNK
-    mask = attention_mask(chunk, length, first)[::TOKENS, ::TOKENS]
-    assert mask.shape == (length + COPIES * (length - first),) * 2
-    for copy in range(COPIES):
-        for latent in range(first, length):
-            row = mask[length + copy * (length - first) + latent - first]
-            seen_clean = row[:length].nonzero().flatten().tolist()
-            assert seen_clean == list(range(latent // chunk * chunk))
-            own = row[length:].nonzero().flatten().tolist()
-            start = copy * (length - first) + latent // chunk * chunk - first
-            assert own == list(range(start, start + chunk))
-    assert not mask[:length, length:].any()
+def test_rows_see_themselves_and_earlier_clean_chunks_only(chunk):
+    """Values that name their chunk and version show what attention reads."""
+    layout = Layout.of(CHUNKS * CHUNK // chunk, CHUNK // chunk)
+    names = [10 * c + v for c, v in layout.rows]
+    value = torch.tensor(names).float().view(-1, 1, 1, 1)
+    seen = layout.attend(1)(0, torch.zeros_like(value), torch.zeros_like(value), value).flatten()
+    for (at, _), name, mean in zip(layout.rows, names, seen.tolist(), strict=True):
+        expected = [10 * c for c in range(at)] + [name]
+        assert mean == pytest.approx(np.mean(expected))
 
 
 def test_one_pass_over_a_sequence_equals_the_chunk_after_its_past(latents):
     """The teacher-forced pass and the adapter's cached pass are the same function."""
     torch.manual_seed(1)
-    net = DoomTransformer(width=128, depth=2, detail=32)
+    net = DoomTransformer(width=96, depth=2)
     for parameter in net.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.05)
-    clean = latents.moving_EMCHW[:1, :8].float().transpose(1, 2)
+    world = DoomWorld(Autoencoder(), net)
+    batch = draw_batch(latents, np.random.default_rng(3), 2)
+    while not batch.starts:
+        batch = draw_batch(latents, np.random.default_rng(4), 2)
+    clean = batch.clean_BMCHW.transpose(1, 2)
+    poses = batch.poses_BM44
+    actions = Actions(batch.labels_BM, poses, torch.ones(*poses.shape[:2], 4))
+    layout = Layout.of(CHUNKS, 0)
+    sigma = torch.full((2, 4), 0.6)
     noisy = torch.randn_like(clean[:, :, :4])
-    labels, motion, zero = latents.labels_EM[:1, :12], torch.randn(1, 12, 5), torch.zeros(1, 8)
-    before = torch.cat(
-        [clean[:, :, :1].expand(-1, -1, 4, -1, -1), clean[:, :, 3:4].expand(-1, -1, 4, -1, -1)], 2
-    )
+    rows = {0: lambda c: clean[:, :, 4 * c : 4 * c + 4], 1: lambda c: noisy, 2: lambda c: noisy}
     with torch.no_grad():
-        last = clean[:, :, 7]
-        mask = torch.ones(12, 12).tril().bool() | torch.block_diag(*[torch.ones(4, 4)] * 3).bool()
-        joint, _ = net(
-            torch.cat([clean, noisy], 2), torch.cat([zero, torch.full((1, 4), 0.6)], 1), labels, motion,
-            torch.cat([before, last[:, :, None].expand(-1, -1, 4, -1, -1)], 2),
-            positions_K=torch.arange(12.0), mask=mask.repeat_interleave(TOKENS, 0).repeat_interleave(TOKENS, 1),
-        )  # fmt: skip
-        _, keys_0 = net(clean[:, :, :4], zero[:, :4], labels[:, :4], motion[:, :4], before[:, :, 0],
-                        positions_K=torch.arange(4.0), keep_keys=True)  # fmt: skip
-        first = (keys_0, torch.arange(4.0))
-        _, keys_1 = net(clean[:, :, 4:], zero[:, :4], labels[:, 4:8], motion[:, 4:8], before[:, :, 4],
-                        positions_K=torch.arange(4.0, 8.0), prefix=first, keep_keys=True)  # fmt: skip
-        keys = [
-            tuple(torch.cat(pair, 2) for pair in zip(a, b, strict=True))
-            for a, b in zip(keys_0, keys_1, strict=True)
+        # Finished latents declare the level that the adapter gives them; the start image declares none.
+        levels = [
+            torch.where(torch.arange(4) + 4 * c > 0, CONTEXT_SIGMA, 0.0).expand(2, 4) if v == 0 else sigma
+            for c, v in layout.rows
         ]
-        cached, _ = net(noisy, torch.full((1, 4), 0.6), labels[:, 8:], motion[:, 8:], last,
-                        positions_K=torch.arange(8.0, 12.0), prefix=(keys, torch.arange(8.0)))  # fmt: skip
-    torch.testing.assert_close(joint[:, :, 8:], cached, atol=1e-4, rtol=1e-4)
+        before = [clean[:, :, 0] if c == 0 else clean[:, :, 4 * c - 1] for c, _ in layout.rows]
+        joint, _ = net(
+            torch.cat([rows[v](c) for c, v in layout.rows]), torch.cat(levels),
+            layout.gather([batch.labels_BM] * 3, 1, 4), layout.gather([batch.motion_BM5] * 3, 1, 4),
+            torch.cat(before), rotary=_rotary(poses, layout, 4), attend=layout.attend(2),
+        )  # fmt: skip
+        context = DoomContext(clean[:, :, 0], poses[:, 0])
+        for chunk in range(2):
+            part = actions.latents(4 * chunk, 4 * chunk + 4)
+            context = world.remember(
+                world.attend(context, part), clean[:, :, 4 * chunk : 4 * chunk + 4], part
+            )
+        last = actions.latents(8, 12)
+        predicted = world.predict_clean(noisy, sigma[:, 0], last, world.attend(context, last))
+    expected = noisy - 0.6 * joint[-2:]
+    torch.testing.assert_close(predicted, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_world_loss_starts_at_the_variance_of_the_target(latents):
     """A network that predicts zero velocity has loss E|noise - clean|^2 = 2 for unit latents."""
-    net = DoomTransformer(width=128, depth=1, detail=32)
+    net = DoomTransformer(width=96, depth=1)
     batch = draw_batch(latents, np.random.default_rng(0), 4)
     assert abs(world_loss(net, batch, 4, generator_for(0), "cpu").item() - 2) < 0.1
 
 
-def test_a_few_steps_of_the_autoencoder_lower_its_loss():
+def smooth_frames(count: int) -> torch.Tensor:
+    """Random pictures (B, 3, 48, 96) with structure at several scales."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((6, 12), (24, 48))
+    parts = [
+        interpolate(torch.rand(count, 3, *size, generator=generator), (48, 96), mode="bilinear")
+        for size in sizes
+    ]
+    return torch.stack(parts).mean(0)
+
+
+def test_the_autoencoder_begins_as_the_best_linear_code():
+    frames = smooth_frames(6)[..., :64]
+    net = Autoencoder().eval()
+    net.start_linear(frames)
+    cells = pixel_unshuffle(frames - 0.5, 8).movedim(1, -1).flatten(0, -2).double().numpy()
+    mean = cells.mean(0)
+    axes = np.linalg.svd(cells - mean, full_matrices=False)[2][:LATENT_CHANNELS]
+    expected = (cells - mean) @ axes.T @ axes + mean
+    with torch.no_grad():
+        pictures, _ = net.picture(net.encode(frames))
+    found = pixel_unshuffle(pictures - 0.5, 8).movedim(1, -1).flatten(0, -2).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("index, part", [(0, 1.0), (1, -0.5), (2, 1.0), (3, 0.5)])
+def test_displacements_are_those_of_a_moving_pinhole_camera(index, part):
+    """Against poses and projection: points of a wall at one depth, seen before and after one kind of motion."""
+    distance, nearness = 200.0, MOTION.move / 200.0
+    signs = torch.zeros(1, 4)
+    signs[0, index] = 1
+    found = rigid_displacement(signs, torch.full((1, 12, 16), nearness), torch.tensor([part]))[0, 0]
+    y, x = torch.meshgrid((torch.arange(12) + 0.5) / 12, (torch.arange(16) + 0.5) / 16, indexing="ij")
+    rays = torch.stack([(x - 0.5) / 0.5, (y - 0.5) * 1.5, torch.ones(12, 16)], -1)
+    right, forward, yaw, pitch = (part * signs[0]).tolist()
+    rotation = rotation_from_angles(torch.tensor(yaw * MOTION.yaw_deg), torch.tensor(0.0))
+    seen = (distance * rays - MOTION.move * torch.tensor([right, 0.0, forward])) @ rotation
+    shift = math.radians(MOTION.pitch_deg) * pitch / 1.5  # the engine shears for pitch
+    column, row = 0.5 * seen[..., 0] / seen[..., 2] + 0.5, seen[..., 1] / seen[..., 2] / 1.5 + 0.5 + shift
+    expected = torch.stack([(column - x) * 16, (row - y) * 12])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_known_motion_puts_the_frames_between_in_their_places():
+    """A picture that moves by 4 pixels, given that motion: the frames between are far nearer than a blend."""
+    wide = smooth_frames(4)
+    truth = torch.stack([wide[..., 10 + shift : 74 + shift] for shift in range(5)], 1)
+    ends = truth[:, ::4]
+    net = Autoencoder()
+    right = (
+        4 / (64 * 0.5) / USUAL_NEARNESS
+    )  # a strafe that moves everything at the usual distance by 4 pixels
+    net.between.read_motion = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    with torch.no_grad():
+        _, features = net.picture(torch.zeros(8, *LATENT_SHAPE))
+        net.between_pictures(ends, features.unflatten(0, (4, 2)))  # gives the lazy layer its size
+        net.between.read_motion[1].weight.zero_()
+        net.between.read_motion[1].bias.copy_(torch.tensor([right, 0, 0, 0]))
+        frames, _ = net.between_pictures(ends, features.unflatten(0, (4, 2)))
+    blend = torch.lerp(ends[:, :1], ends[:, 1:], torch.arange(1, 4).view(1, 3, 1, 1, 1) / 4)
+    error, error_of_blend = ((x - truth[:, 1:4]).square().mean() for x in (frames[:, 0], blend))
+    assert error < 0.1 * error_of_blend
+
+
+def test_matches_find_a_shift():
+    wide = smooth_frames(2)
+    pair = torch.stack(
+        [wide[..., 10:74], wide[..., 14:78]], 1
+    )  # content moves 4 pixels, one cell, to the left
+    mean = torch.einsum("bdyx,dc->bcyx", matches(pair), displacements(pair.device))
+    assert mean[:, 0, :, 4:-4].mean() == pytest.approx(-1, abs=0.15)
+    assert mean[:, 1, :, 4:-4].mean() == pytest.approx(0, abs=0.15)
+
+
+def test_frames_between_belong_to_a_pair_alone():
+    """A chunk decoded after its past equals the same chunk of the whole video."""
+    torch.manual_seed(0)
+    net = Autoencoder().eval()
+    for parameter in net.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    latents = torch.randn(2, LATENT_SHAPE[0], 6, *LATENT_SHAPE[1:])
+    with torch.no_grad():
+        whole = net.decode_chunk(latents, None)
+        parts = [
+            net.decode_chunk(latents[:, :, :1], None),
+            net.decode_chunk(latents[:, :, 1:4], latents[:, :, 0]),
+        ]
+        parts.append(net.decode_chunk(latents[:, :, 4:], latents[:, :, 3]))
+    assert whole.shape[1] == 21
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["code", "decoder"])
+def test_a_few_steps_of_each_stage_lower_its_loss(stage):
     torch.manual_seed(0)
     net = Autoencoder()
-    frames = torch.rand(1, 1, 1, 3, 48, 64).expand(2, 4, 4, -1, -1, -1)
-    optimiser = torch.optim.AdamW(net.parameters(), 1e-3)
+    video = torch.stack([smooth_frames(2)[..., shift : shift + 64] for shift in range(0, 18, 2)], 1)
+    net.start_linear(video.flatten(0, 1))
+    code = {name: value.clone() for name, value in net.encoder.state_dict().items()}
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0)
     losses = []
-    for step in range(6):
-        loss = autoencoder_loss(net.train(), frames, generator_for("test", step))
+    for step in range(8):
+        generator = generator_for("test", step)
+        loss = (
+            picture_loss(net.train(), video[:, ::4].flatten(0, 1), generator)
+            if stage == "code"
+            else decoder_loss(net.eval(), video, torch.zeros(2, 2, 4), generator)
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.97 * losses[0]
+    if stage == "decoder":
+        assert all(value.equal(code[name]) for name, value in net.encoder.state_dict().items())
 
 
 class Killed(Exception):
@@ -135,3 +248,26 @@ def test_a_stage_that_is_killed_ends_as_if_it_never_was(tmp_path, monkeypatch):
     resumed = run_to(tmp_path / "b", None)
     for a, b in zip(expected.parameters(), resumed.parameters(), strict=True):
         assert a.equal(b)
+
+
+def test_a_finished_stage_can_be_made_longer(tmp_path):
+    """Twice the minutes: twice the steps, from half of the old ones, where the rate had not fallen yet."""
+    steps: list[int] = []
+
+    def run_for(minutes: float) -> StageRun:
+        torch.manual_seed(0)
+        run = StageRun(Stage("x", minutes, 1e-2, 2), nn.Linear(3, 1), tmp_path, "cpu", adamw)
+        run.total = 8
+        run.resume()
+
+        def loss_of(step: int) -> torch.Tensor:
+            steps.append(step)
+            return run.net(torch.ones(1, 3)).square().mean()
+
+        run.run(loss_of, lambda _: {})
+        return run
+
+    assert run_for(1).step == 8
+    assert run_for(1).step == 8 and len(steps) == 8
+    assert run_for(2).step == 16 and steps[8] == 4
+    assert learning_rate(Stage("x", 2, 1e-2, 2), 7, 16) == 1e-2

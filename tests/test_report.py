@@ -100,7 +100,8 @@ def page(tmp_path_factory) -> str:
 
 def test_headline_says_the_result_in_plain_words(page):
     expected = (
-        "Combined actions: 24.1% → 41.3% (engine 88.0%); 27% of the gap closed (95% interval 18% to 36%)."
+        "Combined actions: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap closed"
+        " (95% interval 18.0% to 36.0%)."
     )
     assert expected in page
     assert '<span class="badge learning">learning</span>' in page

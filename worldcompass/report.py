@@ -127,7 +127,7 @@ def verdict(results: Mapping[str, Any]) -> str:
 
 
 def headline(results: Mapping[str, Any], kind: str) -> str:
-    """One sentence, such as ``Combined actions: 24.1% → 41.3% (engine 88.0%); 27% of the gap closed …``."""
+    """One sentence, such as ``Combined actions: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap closed …``."""
     base, trained, engine = (
         score(results, side, kind, "judge_accuracy") for side in ("base", "trained", "engine")
     )
@@ -138,9 +138,9 @@ def headline(results: Mapping[str, Any], kind: str) -> str:
         text += f" (engine {percent(engine.mean)})"
     gap = _as_score(_mapping(results.get("gap_closed")).get(kind))
     if math.isfinite(gap.mean):
-        text += f"; {percent(gap.mean, 0)} of the gap closed"
+        text += f"; {percent(gap.mean)} of the gap closed"
     if math.isfinite(gap.low):
-        text += f" (95% interval {percent(gap.low, 0)} to {percent(gap.high, 0)})"
+        text += f" (95% interval {percent(gap.low)} to {percent(gap.high)})"
     return text + "."
 
 

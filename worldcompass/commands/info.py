@@ -15,7 +15,7 @@ EXAMPLES = """\
   worldcompass info
 """
 
-PACKAGES = ("torch", "numpy", "vizdoom", "opencv-python-headless", "safetensors", "av", "tyro", "rich")
+PACKAGES = ("torch", "numpy", "vizdoom", "opencv-python-headless", "safetensors", "av", "rich")
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
 

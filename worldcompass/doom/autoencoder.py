@@ -1,8 +1,9 @@
 """The small causal autoencoder of the Doom world: 4 frames of 64x48 <-> one latent of 24x6x8.
 
-A latent is encoded from its own 4 frames; it is decoded beside the latent before it, so the decoder's whole
-memory of the past is one latent, and a chunk decoded after its past equals the same chunk of the whole video.
-The start image is encoded as four copies of itself and decoded as the last of them.
+A latent holds the last frame of its four, so all of its numbers go into one sharp picture; the three frames before
+it are found between the pictures of two neighbouring latents (``between.py``). The decoder's whole memory of the
+past is therefore one latent, and a chunk decoded after its past equals the same chunk of the whole video. The start
+image is a latent like any other.
 """
 
 from __future__ import annotations
@@ -11,26 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldcompass.doom.between import FINE, FINE_CELL, Between, Residual
 from worldcompass.doom.engine_facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT
 
-PATCH = 4  # pixels per side folded into channels before the first convolution
+CELL = 8  # pixels per side of a latent's cell
 LATENT_CHANNELS = 24
-LATENT_SHAPE = (LATENT_CHANNELS, FRAME_HEIGHT // (2 * PATCH), FRAME_WIDTH // (2 * PATCH))
-FINE, COARSE = 96, 192  # channels at 12x16 and at 6x8
-_PIXELS = 3 * FRAMES_PER_LATENT * PATCH**2
-
-
-class _Residual(nn.Module):
-    """x + conv(silu(conv(silu(x)))), the last convolution born zero; no normalisation, which is slow on CPUs."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(functional.silu(self.first(functional.silu(x))))
+LATENT_SHAPE = (LATENT_CHANNELS, FRAME_HEIGHT // CELL, FRAME_WIDTH // CELL)
+COARSE = 192  # channels at the latent's resolution, 6x8
+_PATCH = 3 * FINE_CELL**2
 
 
 class Autoencoder(nn.Module):
@@ -38,59 +27,87 @@ class Autoencoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # A linear code and what networks add to it: ``start_linear`` makes it the principal components'.
+        self.linear_encoder = nn.Conv2d(3 * CELL**2, LATENT_CHANNELS, 1)
         self.encoder = nn.Sequential(
-            nn.Conv2d(_PIXELS, FINE, 3, padding=1),
-            _Residual(FINE),
+            nn.PixelUnshuffle(FINE_CELL),
+            nn.Conv2d(_PATCH, FINE, 3, padding=1),
+            Residual(FINE),
             nn.Conv2d(FINE, COARSE, 2, stride=2),
-            _Residual(COARSE),
-            _Residual(COARSE),
+            Residual(COARSE),
             nn.SiLU(),
             nn.Conv2d(COARSE, LATENT_CHANNELS, 1),
         )
         # Keeps latents at zero mean and unit variance by construction; at inference it is a fixed affine map.
         self.normalise = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.01)
+        self.linear_decoder = nn.Conv2d(LATENT_CHANNELS, 3 * CELL**2, 1)
         self.decoder = nn.Sequential(
-            nn.Conv2d(2 * LATENT_CHANNELS, COARSE, 3, padding=1),
-            _Residual(COARSE),
-            _Residual(COARSE),
-            _Residual(COARSE),
+            nn.Conv2d(LATENT_CHANNELS, COARSE, 3, padding=1),
+            Residual(COARSE),
+            Residual(COARSE),
             nn.Conv2d(COARSE, 4 * FINE, 1),
             nn.PixelShuffle(2),
-            _Residual(FINE),
-            _Residual(FINE),
-            _Residual(FINE),
+            Residual(FINE),
+            Residual(FINE),
             nn.SiLU(),
-            nn.Conv2d(FINE, _PIXELS, 3, padding=1),
         )
+        self.to_pixels = nn.Conv2d(FINE, _PATCH, 3, padding=1)
+        self.between = Between()
+        for layer in (self.encoder[-1], self.to_pixels):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def encode(self, frames_BF3hw: Tensor) -> Tensor:
-        """Latents (B, C, H, W) of groups of 4 frames in [0, 1]."""
-        folded = functional.pixel_unshuffle(frames_BF3hw.flatten(1, 2) - 0.5, PATCH)
-        return self.normalise(self.encoder(folded))
+    @torch.no_grad()
+    def start_linear(self, frames_B3hw: Tensor) -> None:
+        """Begin as the principal components of cells of 8x8 pixels, the best linear code."""
+        cells = functional.pixel_unshuffle(frames_B3hw - 0.5, CELL).movedim(1, -1).flatten(0, -2)
+        mean = cells.mean(0)
+        _, sizes, axes = torch.linalg.svd(cells - mean, full_matrices=False)
+        std = (sizes[:LATENT_CHANNELS] / len(cells) ** 0.5)[:, None]
+        axes = axes[:LATENT_CHANNELS]
+        self.linear_encoder.weight.copy_((axes / std)[..., None, None])
+        self.linear_encoder.bias.copy_(-(axes / std) @ mean)  # type: ignore[union-attr]
+        self.linear_decoder.weight.copy_((axes * std).T[..., None, None])
+        self.linear_decoder.bias.copy_(mean)  # type: ignore[union-attr]
 
-    def decode(self, previous_BCHW: Tensor, latent_BCHW: Tensor) -> Tensor:
-        """The 4 frames (B, 4, 3, h, w), about [0, 1], of a latent after the one before it."""
-        pixels = self.decoder(torch.cat([previous_BCHW, latent_BCHW], 1))
-        frames = functional.pixel_shuffle(pixels, PATCH) + 0.5
-        return frames.unflatten(1, (FRAMES_PER_LATENT, 3))
+    def encode(self, frames_B3hw: Tensor) -> Tensor:
+        """Latents (B, C, H, W) of frames in [0, 1], each the last of its four."""
+        centred = frames_B3hw - 0.5
+        linear = self.linear_encoder(functional.pixel_unshuffle(centred, CELL))
+        return self.normalise(linear + self.encoder(centred))
+
+    def picture(self, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """A latent's own frame (B, 3, h, w), about [0, 1], and its features on the fine grid."""
+        features = self.decoder(latent_BCHW)
+        linear = functional.pixel_shuffle(self.linear_decoder(latent_BCHW), CELL)
+        return linear + functional.pixel_shuffle(self.to_pixels(features), FINE_CELL) + 0.5, features
 
     def encode_video(self, frames_BF3hw: Tensor) -> Tensor:
         """Latents (B, C, M, H, W) of a video of 4 M - 3 frames that begins with its start image."""
-        first = frames_BF3hw[:, :1].expand(-1, FRAMES_PER_LATENT, -1, -1, -1)
-        groups = torch.cat([first, frames_BF3hw[:, 1:]], 1).unflatten(1, (-1, FRAMES_PER_LATENT))
-        latents = self.encode(groups.flatten(0, 1))
-        return latents.unflatten(0, groups.shape[:2]).transpose(1, 2)
+        ends = frames_BF3hw[:, ::FRAMES_PER_LATENT]
+        return self.encode(ends.flatten(0, 1)).unflatten(0, ends.shape[:2]).transpose(1, 2)
 
     def decode_chunk(self, latents_BCKHW: Tensor, previous_BCHW: Tensor | None) -> Tensor:
         """Frames (B, F, 3, h, w) of a chunk after ``previous``, the last latent of its past.
 
-        ``previous`` None means that the chunk begins with the start image: its latent is its own
-        predecessor and yields one frame.
+        ``previous`` None means that the chunk begins with the start image, which yields one frame.
         """
-        first = latents_BCKHW[:, :, 0]
-        before = torch.cat(
-            [(first if previous_BCHW is None else previous_BCHW)[:, :, None], latents_BCKHW[:, :, :-1]], 2
-        )
-        rows = [x.transpose(1, 2).flatten(0, 1) for x in (before, latents_BCKHW)]
-        frames = self.decode(*rows).unflatten(0, (len(first), -1)).flatten(1, 2)
-        return frames if previous_BCHW is not None else frames[:, FRAMES_PER_LATENT - 1 :]
+        latents = latents_BCKHW.transpose(1, 2)
+        if previous_BCHW is not None:
+            latents = torch.cat([previous_BCHW[:, None], latents], 1)
+        shape = latents.shape[:2]
+        pictures, features = (x.unflatten(0, shape) for x in self.picture(latents.flatten(0, 1)))
+        if shape[1] == 1:  # the start image alone
+            return pictures
+        between, _ = self.between_pictures(pictures, features)
+        frames = torch.cat([between, pictures[:, 1:, None]], 2).flatten(1, 2)
+        return frames if previous_BCHW is not None else torch.cat([pictures[:, :1], frames], 1)
+
+    def between_pictures(self, pictures_BM3hw: Tensor, features_BMcyx: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames (B, M - 1, 3, 3, h, w) between M pictures in a row, and the motions read from them."""
+        pairs = [
+            torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1) for x in (features_BMcyx, pictures_BM3hw)
+        ]
+        frames, motion = self.between(*pairs)
+        size = len(pictures_BM3hw)
+        return frames.unflatten(0, (size, -1)), motion.unflatten(0, (size, -1))

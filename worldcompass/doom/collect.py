@@ -106,9 +106,8 @@ def collect(
             for future in as_completed(futures):
                 future.result()
                 progress.advance(task)
-        except BaseException:
+        finally:  # after Ctrl-C too: shards that have not begun are not waited for
             pool.shutdown(cancel_futures=True)
-            raise
     write_card(out)
     return out
 

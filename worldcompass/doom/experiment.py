@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -25,7 +27,7 @@ import worldcompass
 from worldcompass import video
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.motion_critic import LabelReader
-from worldcompass.doom.pretrain import WORLD_FILE, export
+from worldcompass.doom.pretrain import export
 from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash, training_scenarios
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
@@ -37,9 +39,10 @@ from worldcompass.rewards.quality import VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import train
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import DoomWorld, load_doom_world
+from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world
 
 SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
+NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
 FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
@@ -121,6 +124,11 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(out).free) < NEEDED_BYTES:
+        raise UserError(
+            f"{out} has {free / 1e6:.0f} MB free, a run needs {NEEDED_BYTES / 1e6:.0f} MB: free space or choose"
+            " another --out"
+        )
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
     facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
     path.write_text(json.dumps(facts, indent=1))
@@ -255,7 +263,7 @@ def _pictures(out: Path, scenarios: Sequence[Scenario], fps: float) -> None:
 def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
     """The table that ends a run, and what to do next."""
     console = Console()
-    table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)")
+    table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
     for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
         table.add_column(column, justify="left" if column == "actions" else "right")
     for kind in KINDS:
@@ -273,8 +281,9 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
 
 
 def _percent(value: dict[str, Any]) -> str:
+    """Two lines, so that the table fits into 80 columns."""
     low, high = value["ci95"]
-    return f"{100 * value['mean']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value['mean']:.1f}%\n[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 class _progress:

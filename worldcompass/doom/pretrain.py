@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from worldcompass.doom.pretrain_autoencoder import train_autoencoder
 from worldcompass.doom.pretrain_world import train_world
 from worldcompass.errors import UserError
-from worldcompass.worlds.doom import WEIGHTS_VERSION
-
-AUTOENCODER_FILE, WORLD_FILE = "doom_autoencoder.safetensors", "doom_world.safetensors"
+from worldcompass.worlds.doom import AUTOENCODER_FILE, WEIGHTS_VERSION, WORLD_FILE
 
 
 def pretrain(
@@ -39,19 +37,22 @@ def pretrain(
     if not (data / "dataset.json").is_file():
         raise UserError(f"{data} is not a dataset: make one with 'worldcompass doom collect --out {data}'")
     autoencoder = train_autoencoder(data, out, minutes_autoencoder, device, seed)
-    export(autoencoder, out / AUTOENCODER_FILE)
+    _announce(out / AUTOENCODER_FILE, export(autoencoder, out / AUTOENCODER_FILE))
     net = train_world(data, out, autoencoder.requires_grad_(False), minutes_world, device, seed)
-    export(net, out / WORLD_FILE)
+    _announce(out / WORLD_FILE, export(net, out / WORLD_FILE))
     return out
+
+
+def _announce(path: Path, digest: str) -> None:
+    facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    print(json.dumps(facts), flush=True)
 
 
 def export(module: nn.Module, path: Path) -> str:
     """Write weights in float16 with the version that ``load_doom_world`` asks for; returns their SHA-256."""
     tensors = {name: _half(value) for name, value in module.state_dict().items()}
     save_file(tensors, path, {"version": WEIGHTS_VERSION})
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    print(json.dumps({"file": path.name, "bytes": path.stat().st_size, "sha256": digest}), flush=True)
-    return digest
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _half(value: Tensor) -> Tensor:

@@ -1,28 +1,28 @@
 """Pretraining of the world model by flow matching with teacher forcing (second stage of ``doom pretrain``).
 
-A sequence is [clean chunks | noisy copies of the chunks to predict, ``COPIES`` of each]. Clean chunks attend to
-earlier clean ones; a noisy chunk attends to the clean chunks before it and to itself: one pass trains every chunk
-with its true past. Half of the sequences begin at a start image; in the other half the first chunk is an older
+A sequence is a few chunks. Each appears clean, as a past, and in ``COPIES`` noisy copies to be predicted; clean and
+noisy rows see the clean chunks before theirs and themselves, so one pass trains every chunk with its true past.
+Half of the sequences begin at a start image; in the other half the first chunk is an older
 one of the episode, near the last pose: the memory that ``attend`` will choose.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT
 from worldcompass.doom.pretrain_autoencoder import to_unit
 from worldcompass.doom.stage import Stage, StageRun
-from worldcompass.doom.transformer import TOKENS, DoomTransformer
+from worldcompass.doom.transformer import TOKENS, Attend, DoomTransformer, Rotary, rotary_table
 from worldcompass.geometry import commanded
 from worldcompass.optim import muon
 from worldcompass.rollout import generator_for, imagine_chunk
@@ -30,10 +30,10 @@ from worldcompass.types import Actions, Scenario
 from worldcompass.worlds.doom import SPEC, DoomWorld, camera_motion, intrinsics
 
 CHUNK = 4
-CHUNKS = 4  # of a sequence, the first being memory or the start
+CHUNKS = 3  # of a sequence, the first being memory or the start
 COPIES = 2  # noisy copies of a chunk that share one clean past
 SEQUENCES_PER_STEP = 4
-SINGLE_SHARE = 0.25  # share of steps with chunks of one latent, for live play
+SINGLE_SHARE = 0.15  # share of steps with chunks of one latent, for live play
 START_SHARE = 0.5  # share of sequences that begin at a start image
 PAST_NOISE = (
     0.25  # largest noise on clean chunks; half of the sequences get some, so that errors do not pile up
@@ -45,10 +45,8 @@ LEARNING_RATE = 2e-3  # of Muon, whose update is scaled to AdamW's size
 class Latents:
     """A dataset through the autoencoder, one row per episode."""
 
-    still_EMCHW: Tensor
-    """float16: the frame at each latent's end, encoded as a start image."""
-    moving_EMCHW: Tensor
-    """float16: each latent's own 4 frames; latent 0 repeats the start image's."""
+    latents_EMCHW: Tensor
+    """float16."""
     labels_EM: Tensor
     """int64: what really happened."""
     poses_EM44: Tensor
@@ -59,15 +57,13 @@ def encode_dataset(
     data: Path, split: str, autoencoder: Autoencoder, cache_file: Path, device: str
 ) -> Latents:
     """Latents, labels and poses of a split, kept in ``cache_file``."""
-    names = ("still", "moving", "labels", "poses")
+    names = ("latents", "labels", "poses")
     if not cache_file.exists():
         rows: dict[str, list[Tensor]] = {name: [] for name in names}
         for shard in collect.load(data, split):
             for frames, cameras in zip(shard.frames_EFhw3, shard.cameras_EF5, strict=True):
                 video = to_unit(frames).to(device)
-                ends = video[::FRAMES_PER_LATENT, None].expand(-1, FRAMES_PER_LATENT, -1, -1, -1)
-                rows["still"].append(autoencoder.encode(ends).half().cpu())
-                rows["moving"].append(autoencoder.encode_video(video[None])[0].transpose(0, 1).half().cpu())
+                rows["latents"].append(autoencoder.encode_video(video[None])[0].transpose(0, 1).half().cpu())
                 rows["labels"].append(collect.true_labels(cameras))
                 rows["poses"].append(collect.latent_poses(cameras))
         save_file({name: torch.stack(parts).contiguous() for name, parts in rows.items()}, cache_file)
@@ -81,6 +77,7 @@ class Batch:
     clean_BMCHW: Tensor
     labels_BM: Tensor
     motion_BM5: Tensor
+    poses_BM44: Tensor
     entry_B2CHW: Tensor
     """The latents right before the first and the second chunk in the episode; the start image is its own."""
     starts: bool
@@ -117,71 +114,119 @@ def _memory(poses_M44: Tensor, before: int, target: int, rng: np.random.Generato
     return np.arange(begin, begin + CHUNK)
 
 
-def _sequence(
-    latents: Latents, episode: int, index: np.ndarray, starts: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Latents, labels, motion and the latents before the two stretches of one sequence."""
-    moving, poses = latents.moving_EMCHW[episode], latents.poses_EM44[episode]
+def _sequence(latents: Latents, episode: int, index: np.ndarray, starts: bool) -> tuple[Tensor, ...]:
+    """Latents, labels, motion, poses and the latents before the two stretches of one sequence."""
+    poses, episode_latents = latents.poses_EM44[episode], latents.latents_EMCHW[episode]
     before = np.maximum(index - 1, 0)
-    clean, labels = moving[index].float(), latents.labels_EM[episode, index].clone()
+    clean, labels = episode_latents[index].float(), latents.labels_EM[episode, index].clone()
     motion = camera_motion(poses[before], poses[index][:, None])[:, 0]
-    entry = moving[before[[0, CHUNK]]].float()
+    entry = episode_latents[before[[0, CHUNK]]].float()
     if starts:
-        clean[0] = entry[0] = latents.still_EMCHW[episode, index[0]].float()
+        entry[0] = clean[0]
         labels[0] = 0
         motion[0, :4] = 0
-    return clean, labels, motion, entry
+    return clean, labels, motion, poses[index], entry
 
 
-@cache
-def attention_mask(chunk: int, num_latents: int, predicted_from: int) -> Tensor:
-    """Which token may attend to which, in [clean | COPIES x noisy from latent ``predicted_from`` on]; bool."""
-    clean = torch.arange(num_latents) // chunk
-    noisy = clean[predicted_from:]
-    group = torch.cat([clean, *[noisy] * COPIES])
-    copy = torch.cat([torch.zeros_like(clean), *[torch.full_like(noisy, i + 1) for i in range(COPIES)]])
-    earlier_clean = (copy[None] == 0) & (group[None] < group[:, None])
-    same = (copy[None] == copy[:, None]) & (group[None] == group[:, None])
-    return (earlier_clean | same).repeat_interleave(TOKENS, 0).repeat_interleave(TOKENS, 1)
+@dataclass(frozen=True)
+class Layout:
+    """Which rows one pass holds: for every chunk in turn its clean version, then its noisy copies."""
+
+    rows: tuple[tuple[int, int], ...]
+    """(chunk, version) of each row; version 0 is clean, the others are copies."""
+
+    @staticmethod
+    def of(chunks: int, first_predicted: int) -> Layout:
+        """Nothing sees the last chunk's clean version; chunks before ``first_predicted`` are only a past."""
+        rows = []
+        for chunk in range(chunks):
+            versions = range(0 if chunk < chunks - 1 else 1, COPIES + 1 if chunk >= first_predicted else 1)
+            rows += [(chunk, version) for version in versions]
+        return Layout(tuple(rows))
+
+    def gather(self, versions: list[Tensor], axis: int, length: int) -> Tensor:
+        """The rows, below one another: of each version's tensor the part of its chunk along ``axis``."""
+        parts = [versions[v].narrow(axis, c * length, length) for c, v in self.rows]
+        return torch.cat(parts)
+
+    def attend(self, sequences: int) -> Attend:
+        """Every row sees the clean chunks before its own, and itself."""
+
+        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            clean: list[tuple[Tensor, Tensor]] = []  # of the chunks so far, in order
+            out = []
+            rows = zip(self.rows, q.split(sequences), k.split(sequences), v.split(sequences), strict=True)
+            for (chunk, version), own_q, own_k, own_v in rows:
+                past = clean[:chunk]
+                keys = torch.cat([*(k for k, _ in past), own_k], 2)
+                values = torch.cat([*(v for _, v in past), own_v], 2)
+                out.append(scaled_dot_product_attention(own_q, keys, values))
+                if version == 0:
+                    clean.append((own_k, own_v))
+            return torch.cat(out)
+
+        return attend
 
 
 def world_loss(net: nn.Module, batch: Batch, chunk: int, generator: torch.Generator, device: str) -> Tensor:
     """Mean squared velocity error over all predicted latents."""
     clean = batch.clean_BMCHW.transpose(1, 2).to(device)
     sequences, _, length = clean.shape[:3]
-    first = 0 if batch.starts else CHUNK  # the first predicted latent; a memory chunk is only a past
-    past_sigma = PAST_NOISE * torch.rand(sequences, generator=generator)
-    past_sigma = (past_sigma * (torch.rand(sequences, generator=generator) < 0.5)).to(device)
-    noise = torch.randn(clean.shape, generator=generator).to(device)
-    level = past_sigma.view(-1, 1, 1, 1, 1)
-    past = (1 - level) * clean + level * noise
-    past_sigma_BM = past_sigma[:, None].repeat(1, length)
     entry = batch.entry_B2CHW.transpose(1, 2).to(device)
-    entry = (1 - level) * entry + level * torch.randn(entry.shape, generator=generator).to(device)
-    if batch.starts:  # the start image is given exactly
-        past[:, :, 0] = entry[:, :, 0] = clean[:, :, 0]
-        past_sigma_BM[:, 0] = 0
-        entry[:, :, 1] = past[:, :, CHUNK - 1]
-    targets, inputs, sigmas = [], [past], [past_sigma_BM]
+    past, past_sigma, entry = _noisy_past(clean, entry, batch.starts, generator)
+    latents, sigmas, targets = [past], [past_sigma], [past]
     for _ in range(COPIES):
-        sigma = _noise_levels(sequences, length, chunk, generator).to(device)[:, first:]
-        noise = torch.randn(clean[:, :, first:].shape, generator=generator).to(device)
+        sigma = _noise_levels(sequences, length, chunk, generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
         if batch.starts:
             sigma[:, 0] = 0
         expanded = sigma[:, None, :, None, None]
-        inputs.append((1 - expanded) * clean[:, :, first:] + expanded * noise)
-        targets.append(noise - clean[:, :, first:])
+        latents.append((1 - expanded) * clean + expanded * noise)
+        targets.append(noise - clean)
         sigmas.append(sigma)
-    before = _before(past, entry, chunk)
-    index = torch.cat([torch.arange(length), *[torch.arange(first, length)] * COPIES]).to(device)
+    layout = Layout.of(length // chunk, 0 if batch.starts else CHUNK // chunk)
+    versions = COPIES + 1
+    sigma_RK = layout.gather(sigmas, 1, chunk)
     velocity, _ = net(
-        torch.cat(inputs, 2), torch.cat(sigmas, 1), batch.labels_BM.to(device)[:, index],
-        batch.motion_BM5.to(device)[:, index], before[:, :, index],
-        positions_K=index.float(), mask=attention_mask(chunk, length, first).to(device),
+        layout.gather(latents, 2, chunk), sigma_RK,
+        layout.gather([batch.labels_BM.to(device)] * versions, 1, chunk),
+        layout.gather([batch.motion_BM5.to(device)] * versions, 1, chunk),
+        layout.gather([_before(past, entry, chunk)] * versions, 2, 1)[:, :, 0],
+        rotary=_rotary(batch.poses_BM44.to(device), layout, chunk), attend=layout.attend(sequences),
     )  # fmt: skip
-    error = (velocity[:, :, length:] - torch.cat(targets, 2)).square().mean(dim=(1, 3, 4))
-    predicted = torch.cat(sigmas[1:], 1) > 0
-    return error[predicted].mean()
+    error = (velocity - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
+    noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
+    return error[noisy[:, None] & (sigma_RK > 0)].mean()
+
+
+def _noisy_past(
+    clean_BCMHW: Tensor, entry_BC2HW: Tensor, starts: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The past that chunks are predicted from, with its noise level per latent, and its entries, noised alike."""
+    sequences, _, length = clean_BCMHW.shape[:3]
+    sigma = PAST_NOISE * torch.rand(sequences, generator=generator)
+    sigma = (sigma * (torch.rand(sequences, generator=generator) < 0.5)).to(clean_BCMHW.device)
+    level = sigma.view(-1, 1, 1, 1, 1)
+    past, entry = (
+        (1 - level) * x + level * torch.randn(x.shape, generator=generator).to(x.device)
+        for x in (clean_BCMHW, entry_BC2HW)
+    )
+    sigma_BM = sigma[:, None].repeat(1, length)
+    if starts:  # the start image is given exactly
+        past[:, :, 0] = entry[:, :, 0] = clean_BCMHW[:, :, 0]
+        sigma_BM[:, 0] = 0
+        entry[:, :, 1] = past[:, :, CHUNK - 1]
+    return past, sigma_BM, entry
+
+
+def _rotary(poses_BM44: Tensor, layout: Layout, chunk: int) -> Rotary:
+    """The rotary embedding of all rows; time counts the sequence's latents."""
+    sequences, length = poses_BM44.shape[:2]
+    positions = torch.arange(length, device=poses_BM44.device).float().expand(sequences, -1)
+    cos, sin = (
+        layout.gather([x] * (COPIES + 1), 2, chunk * TOKENS) for x in rotary_table(positions, poses_BM44)
+    )
+    return cos, sin
 
 
 def _noise_levels(sequences: int, length: int, chunk: int, generator: torch.Generator) -> Tensor:
@@ -191,10 +236,10 @@ def _noise_levels(sequences: int, length: int, chunk: int, generator: torch.Gene
 
 
 def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, chunk: int) -> Tensor:
-    """The last finished latent before each latent's chunk, as the episode had it; (B, C, M, H, W)."""
+    """The last finished latent before each chunk, as the episode had it; (B, C, chunks, H, W)."""
     previous = torch.cat([entry_BC2HW[:, :, :1], past_BCMHW[:, :, :-1]], 2)
     previous[:, :, CHUNK] = entry_BC2HW[:, :, 1]  # a memory stretch is not what came right before
-    return previous[:, :, ::chunk].repeat_interleave(chunk, 2)
+    return previous[:, :, ::chunk]
 
 
 @torch.no_grad()

@@ -1,4 +1,8 @@
-"""One pretraining stage: its state, its loop, its file on disk; resumable after Ctrl-C and kill -9."""
+"""One pretraining stage: its state, its loop, its file on disk; resumable after Ctrl-C and kill -9.
+
+A stage can be made longer afterwards: resumed with more minutes it goes on from where its learning rate began to
+fall.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,25 +69,45 @@ class StageRun:
     def _path(self) -> Path:
         return self.folder / f"{self.stage.name}.state.safetensors"
 
-    def save(self) -> None:
+    @property
+    def _half_path(self) -> Path:
+        """The state at half of the steps, before the learning rate falls."""
+        return self.folder / f"{self.stage.name}.half.safetensors"
+
+    def save(self, path: Path | None = None) -> None:
         """Everything needed to go on, in one file that replaces the last one at once."""
+        path = path or self._path
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        facts = {"step": self.step, "total": self.total, "seconds": self.seconds}
-        partial = self._path.with_suffix(".partial")
+        facts = {
+            "step": self.step,
+            "total": self.total,
+            "seconds": self.seconds,
+            "minutes": self.stage.minutes,
+        }
+        partial = path.with_suffix(".partial")
         save_file(
             {k: v.contiguous().cpu() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)}
         )
-        os.replace(partial, self._path)
+        os.replace(partial, path)
 
     def resume(self) -> bool:
-        """Continue from a saved state when there is one."""
+        """Continue from a saved state when there is one; with more minutes than it had, in proportion longer."""
         if not self._path.exists():
             return False
-        tensors = load_file(self._path)
-        with safe_open(self._path, "pt") as file:
+        facts = self._load(self._path)
+        if facts["total"] is not None and self.stage.minutes > facts["minutes"]:
+            if self._half_path.exists():
+                facts = self._load(self._half_path)
+            self.total = round(facts["total"] * self.stage.minutes / facts["minutes"])
+        return True
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Take over a saved state; returns its facts."""
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
         for prefix, module in (("net.", self.net), ("ema.", self.ema)):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
@@ -93,7 +118,7 @@ class StageRun:
                 state.setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
         self.step, self.total, self.seconds = facts["step"], facts["total"], facts["seconds"]
-        return True
+        return facts
 
     def run(
         self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]
@@ -120,6 +145,8 @@ class StageRun:
                 self.total = max(
                     MEASURED_STEPS + 1, int(self.stage.minutes * 60 / (now - begun) * MEASURED_STEPS)
                 )
+            if self.total is not None and self.step == self.total // 2:
+                self.save(self._half_path)
             if now - saved > SAVE_SECONDS or self.step == self.total:
                 self.seconds += now - saved
                 saved = now

@@ -22,14 +22,23 @@ from worldcompass.doom.engine_facts import (
     MOTION,
     THRESHOLDS,
 )
-from worldcompass.doom.transformer import TOKENS, DoomTransformer, Prefix
+from worldcompass.doom.transformer import (
+    TOKENS,
+    DoomTransformer,
+    Prefix,
+    Rotary,
+    after_prefix,
+    rotary_table,
+    rotate,
+)
 from worldcompass.errors import UserError
 from worldcompass.geometry import angles_from_rotation, level_motion
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 
-WEIGHTS_VERSION = "1"
-RECENT_LATENTS = 8  # the attention window of latents right before the chunk
+WEIGHTS_VERSION = "2"
+AUTOENCODER_FILE, WORLD_FILE = "doom_autoencoder.safetensors", "doom_world.safetensors"
+RECENT_LATENTS = 4  # the attention window of latents right before the chunk
 MEMORY_LATENTS = 4  # one older stretch, chosen by its pose for the coming chunk
 MAX_HISTORY = 64  # latents whose keys are kept; the oldest after the first stretch are let go
 CONTEXT_SIGMA = 0.1  # noise level that finished latents declare: they are imagined, not exact
@@ -66,8 +75,16 @@ class _Attended:
     given_K: Tensor
     labels_PK: Tensor
     motion_PK5: Tensor
-    prefix: tuple[Prefix, Tensor] | None
-    positions_K: Tensor
+    rotary: Rotary
+    """Of the chunk's own tokens, (P, 1, K * TOKENS, HEAD / 2)."""
+    prefix: Prefix | None
+    """Keys and values of the past that the chunk may see, with their rotary embedding."""
+
+    def select(self, rows: slice) -> _Attended:
+        """Some of the pasts."""
+        prefix = self.prefix and [(k[rows], v[rows]) for k, v in self.prefix]
+        rotary = (self.rotary[0][rows], self.rotary[1][rows])
+        return _Attended(self.given_K, self.labels_PK[rows], self.motion_PK5[rows], rotary, prefix)
 
 
 @dataclass(frozen=True)
@@ -97,18 +114,7 @@ class DoomContext:
         history = tuple(
             _Remembered([(k[rows], v[rows]) for k, v in h.keys], h.poses_PK44[rows]) for h in self.history
         )
-        attended = self.attended
-        if attended is not None:
-            prefix = attended.prefix and (
-                [(k[rows], v[rows]) for k, v in attended.prefix[0]],
-                attended.prefix[1],
-            )
-            attended = replace(
-                attended,
-                labels_PK=attended.labels_PK[rows],
-                motion_PK5=attended.motion_PK5[rows],
-                prefix=prefix,
-            )
+        attended = self.attended and self.attended.select(rows)
         return DoomContext(
             self.last_PCHW[rows], self.last_pose_P44[rows], self.num_latents, history, attended
         )
@@ -153,10 +159,13 @@ class DoomWorld:
         given = torch.zeros(count, dtype=torch.bool, device=self._device)
         given[0] = start == 0
         motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
-        prefix = _gather(context, actions.world_from_camera_K44[:, -1])
-        before = 0 if prefix is None else len(prefix[1])
-        positions = torch.arange(before, before + count, device=self._device).float()
-        attended = _Attended(given, actions.labels_K, motion, prefix, positions)
+        poses = actions.world_from_camera_K44
+        seen = _choose(context, poses[:, -1])
+        before = seen.shape[1]
+        positions = torch.arange(before + count, device=self._device).float().expand(len(poses), -1)
+        rotary = rotary_table(positions[:, before:], poses)
+        prefix = _gather(context, seen, positions[:, :before]) if before else None
+        attended = _Attended(given, actions.labels_K, motion, rotary, prefix)
         return replace(context, attended=attended)
 
     def predict_clean(
@@ -172,7 +181,7 @@ class DoomWorld:
         velocity, _ = self.net(
             noisy, sigma_BK, attended.labels_PK.repeat_interleave(rows, 0),
             attended.motion_PK5.repeat_interleave(rows, 0), last,
-            positions_K=attended.positions_K, prefix=attended.prefix,
+            rotary=_repeat(attended.rotary, rows), attend=after_prefix(attended.prefix),
         )  # fmt: skip
         clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
         return torch.where(given, last[:, :, None], clean)
@@ -185,7 +194,7 @@ class DoomWorld:
         sigma = torch.where(attended.given_K, 0.0, CONTEXT_SIGMA).expand(context.num_pasts, -1)
         _, keys = self.net(
             clean_PCKHW, sigma, attended.labels_PK, attended.motion_PK5, context.last_PCHW,
-            positions_K=attended.positions_K, prefix=attended.prefix, keep_keys=True,
+            rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
         history = (*context.history, _Remembered(keys, actions.world_from_camera_K44))
         return DoomContext(
@@ -231,30 +240,37 @@ def _bounded(history: tuple[_Remembered, ...]) -> tuple[_Remembered, ...]:
     return history
 
 
-def _gather(context: DoomContext, target_P44: Tensor) -> tuple[Prefix, Tensor] | None:
-    """Keys of the memory stretch and of the recent latents, with consecutive positions; None at the start."""
-    if not context.history:
-        return None
-    poses = torch.cat([h.poses_PK44 for h in context.history], 1)
-    total = poses.shape[1]
-    recent = list(range(max(0, total - RECENT_LATENTS), total))
+def _repeat(rotary: Rotary, rows: int) -> Rotary:
+    cos, sin = (part.repeat_interleave(rows, 0) for part in rotary)
+    return cos, sin
+
+
+def _choose(context: DoomContext, target_P44: Tensor) -> Tensor:
+    """Which finished latents the coming chunk sees: the memory stretch, then the recent ones; (P, N)."""
+    total = sum(h.poses_PK44.shape[1] for h in context.history)
     older = max(0, total - RECENT_LATENTS)
-    chosen = torch.tensor(recent).expand(context.num_pasts, -1)
-    if older > 0:
-        starts = torch.arange(0, max(1, older - MEMORY_LATENTS + 1))
-        best = _pose_distance(poses[:, starts], target_P44).argmin(1).cpu()
-        memory = best[:, None] + torch.arange(min(MEMORY_LATENTS, older))
-        chosen = torch.cat([memory, chosen], 1)
-    tokens = (chosen[..., None] * TOKENS + torch.arange(TOKENS)).flatten(1).to(poses.device)
+    recent = torch.arange(older, total, device=target_P44.device).expand(context.num_pasts, -1)
+    if older == 0:
+        return recent
+    poses = torch.cat([h.poses_PK44 for h in context.history], 1)
+    num_starts = max(1, older - MEMORY_LATENTS + 1)
+    best = _pose_distance(poses[:, :num_starts], target_P44).argmin(1)
+    memory = best[:, None] + torch.arange(min(MEMORY_LATENTS, older), device=best.device)
+    return torch.cat([memory, recent], 1)
+
+
+def _gather(context: DoomContext, chosen_PN: Tensor, positions_PN: Tensor) -> Prefix:
+    """Rotated keys and values of the chosen latents of each past, at consecutive positions in time."""
+    poses = torch.cat([h.poses_PK44 for h in context.history], 1)
+    rows = torch.arange(len(poses), device=poses.device)[:, None]
+    rotary = rotary_table(positions_PN, poses[rows, chosen_PN])
+    tokens = (chosen_PN[..., None] * TOKENS + torch.arange(TOKENS, device=poses.device)).flatten(1)
     keys = []
     for block in range(len(context.history[0].keys)):
-        pair = []
-        for part in (0, 1):
-            whole = torch.cat([h.keys[block][part] for h in context.history], 2)
-            index = tokens[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3])
-            pair.append(whole.gather(2, index))
-        keys.append((pair[0], pair[1]))
-    return keys, torch.arange(chosen.shape[1], device=poses.device).float()
+        whole = (torch.cat([h.keys[block][part] for h in context.history], 2) for part in (0, 1))
+        key, value = (rotate(x.transpose(1, 2)[rows, tokens].transpose(1, 2), rotary) for x in whole)
+        keys.append((key, value))
+    return keys
 
 
 def _pose_distance(poses_PM44: Tensor, target_P44: Tensor) -> Tensor:
@@ -268,6 +284,11 @@ def intrinsics() -> Tensor:
     return torch.tensor(INTRINSICS)
 
 
+def shipped_weights() -> Path:
+    """The folder of weights inside the package."""
+    return Path(str(resources.files("worldcompass") / "weights"))
+
+
 def load_doom_world(folder: Path | None = None, device: str | torch.device = "cpu") -> DoomWorld:
     """The embedded world with the weights of the package, or those of a folder.
 
@@ -276,14 +297,10 @@ def load_doom_world(folder: Path | None = None, device: str | torch.device = "cp
     Raises:
         UserError: when the files are missing, of another version or of another shape.
     """
-    shipped = Path(str(resources.files("worldcompass") / "weights"))
     autoencoder, net = Autoencoder(), DoomTransformer()
-    for module, name in ((autoencoder, "doom_autoencoder.safetensors"), (net, "doom_world.safetensors")):
-        base = (
-            folder
-            if folder is not None and (name == "doom_world.safetensors" or (folder / name).exists())
-            else shipped
-        )
+    for module, name in ((autoencoder, AUTOENCODER_FILE), (net, WORLD_FILE)):
+        own = folder is not None and (name == WORLD_FILE or (folder / name).exists())
+        base = folder if own and folder is not None else shipped_weights()
         module.load_state_dict(read_weights(base / name, module.state_dict()))
     return DoomWorld(autoencoder.to(device), net.to(device))
 
