@@ -132,7 +132,7 @@ def test_a_dataset_of_another_kind_is_refused(dataset, tmp_path):
     with pytest.raises(UserError, match="is not a dataset"):
         collect.load(tmp_path, "train")
     (tmp_path / "dataset.json").write_text(json.dumps({"version": 0}))
-    with pytest.raises(UserError, match="version 0, expected 1"):
+    with pytest.raises(UserError, match="version 0, expected 2"):
         collect.load(tmp_path, "train")
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.doom.between import FINE, FINE_CELL, Between, Residual
+from worldcompass.doom.between import FINE, FINE_CELL, Between, Depth, Residual
 from worldcompass.doom.engine_facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT
+from worldcompass.doom.reproject import views
 
 CELL = 8  # pixels per side of a latent's cell
 LATENT_CHANNELS = 24
@@ -52,6 +53,7 @@ class Autoencoder(nn.Module):
             nn.SiLU(),
         )
         self.to_pixels = nn.Conv2d(FINE, _PATCH, 3, padding=1)
+        self.depth = Depth(LATENT_CHANNELS, LATENT_SHAPE[1])
         self.between = Between()
         for layer in (self.encoder[-1], self.to_pixels):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
@@ -96,17 +98,40 @@ class Autoencoder(nn.Module):
         if previous_BCHW is not None:
             latents = torch.cat([previous_BCHW[:, None], latents], 1)
         shape = latents.shape[:2]
-        pictures, features = (x.unflatten(0, shape) for x in self.picture(latents.flatten(0, 1)))
+        pictures, features = self.picture(latents.flatten(0, 1))
         if shape[1] == 1:  # the start image alone
-            return pictures
-        between, _ = self.between_pictures(pictures, features)
+            return pictures.unflatten(0, shape)
+        nearness, pitch = self.depth(latents.flatten(0, 1), features)
+        pictures = pictures.unflatten(0, shape)
+        between, _ = self.between_pictures(pictures, nearness.unflatten(0, shape), pitch.unflatten(0, shape))
         frames = torch.cat([between, pictures[:, 1:, None]], 2).flatten(1, 2)
         return frames if previous_BCHW is not None else torch.cat([pictures[:, :1], frames], 1)
 
-    def between_pictures(self, pictures_BM3hw: Tensor, features_BMcyx: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def seen_from(self, latents_BCHW: Tensor, motion_BK4: Tensor, pitch_B: Tensor) -> Tensor:
+        """What cameras that moved away from a latent's see of it, as latents; (B, C + 1, K, H, W).
+
+        The last channel is the share of each cell that the latent shows; the rest is filled with what lies beside it.
+
+        Args:
+            latents_BCHW: the pictures that are seen.
+            motion_BK4: motion from each latent's camera to the K others, nominal units.
+            pitch_B: of the latents' cameras, nominal units.
+        """
+        pictures, features = self.picture(latents_BCHW)
+        nearness, _ = self.depth(latents_BCHW, features)
+        shown, seen = views(pictures, nearness, motion_BK4, pitch_B)
+        latents = self.encode(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        share = functional.avg_pool2d(seen.flatten(0, 1), CELL).unflatten(0, seen.shape[:2])
+        return torch.cat([latents, share], 2).transpose(1, 2)
+
+    def between_pictures(
+        self, pictures_BM3hw: Tensor, nearness_BMyx: Tensor, pitch_BM: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The frames (B, M - 1, 3, 3, h, w) between M pictures in a row, and the motions read from them."""
         pairs = [
-            torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1) for x in (features_BMcyx, pictures_BM3hw)
+            torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1)
+            for x in (pictures_BM3hw, nearness_BMyx, pitch_BM)
         ]
         frames, motion = self.between(*pairs)
         size = len(pictures_BM3hw)

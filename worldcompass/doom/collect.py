@@ -1,12 +1,13 @@
 """``worldcompass doom collect``: episodes of random composite trajectories, commands and truth.
 
-Format, version 1. ``ROOT/dataset.json`` names seed, sizes and maps. Each shard is a folder
-``ROOT/SPLIT/MAP-NNNN`` with three NumPy files (E episodes, M latents, F = 4 M - 3 frames):
+Format, version 2. ``ROOT/dataset.json`` names seed, sizes and maps. Each shard is a folder
+``ROOT/SPLIT/MAP-NNNN`` with four NumPy files (E episodes, M latents, F = 4 M - 3 frames):
 
 =================  ======================  ===================================================
 frames.npy         uint8 (E, F, 48, 64, 3)  sRGB
 cameras.npy        float32 (E, F, 5)        x, y, z in map units, yaw and pitch in degrees
 commands.npy       int16 (E, M)             commanded composite action per latent, 0 for latent 0
+nearness.npy       float16 (E, M, 24, 32)   one nominal walk over the depth of each latent's last frame
 =================  ======================  ===================================================
 
 A shard is a function of (seed, split, map, number) alone and appears whole or not at all.
@@ -24,23 +25,33 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worldcompass.doom.engine import Engine, poses_from_cameras
-from worldcompass.doom.engine_facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT, MOTION, THRESHOLDS
+from worldcompass.doom.engine import Engine, Steps, poses_from_cameras
+from worldcompass.doom.engine_facts import (
+    DEPTH_UNIT,
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    FRAMES_PER_LATENT,
+    MOTION,
+    NEARNESS_SHAPE,
+    THRESHOLDS,
+)
 from worldcompass.doom.maps import CRITIC, TRAINING, UNSEEN, DoomMap, find_map
 from worldcompass.doom.trajectories import next_segment
 from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS, action_name, labels_from_poses
 
-VERSION = 1
+VERSION = 2
 EPISODE_LATENTS = 65
 EPISODE_FRAMES = FRAMES_PER_LATENT * (EPISODE_LATENTS - 1) + 1
 EPISODES_PER_SHARD = 8
 WARP_SHARE = 0.7  # share of episodes that start at a place visited before instead of the map's own start
 IDLE_SHARE = 0.05  # share of segments that stand still, so that live play can
+_ARRAYS = ("frames", "cameras", "commands", "nearness")
 STUCK_SHARE = 0.5  # a segment ends when less than this share of its motion happens
 
 # Maps and share of the frames of each split. Critics and judge have episodes of their own.
@@ -134,10 +145,10 @@ def _claim(out: Path, settings: dict[str, object], num_shards: int) -> None:
 def collect_shard(shard: ShardPlan, root: Path) -> None:
     """Play the episodes of one shard and move the finished folder into place."""
     rng = np.random.default_rng(shard.seed)
-    frames, cameras, commands = [], [], []
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in _ARRAYS}
     visited: list[np.ndarray] = []
-    with Engine(find_map(shard.map_name)) as engine:
-        while len(frames) < EPISODES_PER_SHARD:
+    with Engine(find_map(shard.map_name), depth=True) as engine:
+        while len(arrays["frames"]) < EPISODES_PER_SHARD:
             place = None
             if visited and rng.random() < WARP_SHARE:
                 spot = visited[rng.integers(len(visited))]
@@ -145,27 +156,25 @@ def collect_shard(shard: ShardPlan, root: Path) -> None:
             episode = play_episode(engine, rng, place, EPISODE_LATENTS)
             if episode is None:
                 continue
-            frames.append(episode[0])
-            cameras.append(episode[1])
-            commands.append(episode[2])
+            for name, array in zip(_ARRAYS, episode, strict=True):
+                arrays[name].append(array)
             visited.extend(episode[1][::FRAMES_PER_LATENT])
     folder = shard.folder(root)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     partial.mkdir(parents=True)
-    np.save(partial / "frames.npy", np.stack(frames))
-    np.save(partial / "cameras.npy", np.stack(cameras))
-    np.save(partial / "commands.npy", np.stack(commands))
+    for name, episodes in arrays.items():
+        np.save(partial / f"{name}.npy", np.stack(episodes))
     os.replace(partial, folder)
 
 
 def play_episode(
     engine: Engine, rng: np.random.Generator, place: tuple[float, float, float] | None, latents: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Frames, cameras and commands of one episode; None when the map's script ended it early."""
+) -> tuple[np.ndarray, ...] | None:
+    """The arrays of one episode, as a shard holds them; None when the map's script ended it early."""
     steps = engine.reset(int(rng.integers(2**31)), place)
     if engine.finished() or engine.walls_L4 is None:
         return None
-    frames, cameras, commands = [steps.frames_Fhw3], [steps.cameras_F5], [0]
+    frames, cameras, commands, near = [steps.frames_Fhw3], [steps.cameras_F5], [0], [nearness(steps)]
     action, hold = 0, 0
     while len(commands) < latents:
         if hold == 0:
@@ -179,9 +188,19 @@ def play_episode(
         frames.append(steps.frames_Fhw3)
         cameras.append(steps.cameras_F5)
         commands.append(action)
+        near.append(nearness(steps))
         stuck = action >= 9 and moved < STUCK_SHARE * MOTION.move
         hold = 0 if stuck else hold - 1
-    return np.concatenate(frames), np.concatenate(cameras), np.array(commands, np.int16)
+    return np.concatenate(frames), np.concatenate(cameras), np.array(commands, np.int16), np.stack(near)
+
+
+def nearness(steps: Steps) -> np.ndarray:
+    """One latent's nominal walk over the depth of what its last frame sees, float16 (24, 32)."""
+    assert steps.depth_Fhw is not None
+    depth = cv2.resize(
+        steps.depth_Fhw[-1].astype(np.float32), NEARNESS_SHAPE[::-1], interpolation=cv2.INTER_AREA
+    )
+    return (MOTION.move / (DEPTH_UNIT * depth.clip(1))).astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -192,6 +211,7 @@ class Shard:
     frames_EFhw3: np.ndarray
     cameras_EF5: np.ndarray
     commands_EM: np.ndarray
+    nearness_EMyx: np.ndarray
 
 
 def load(root: Path, split: str, maps: Sequence[str] | None = None) -> list[Shard]:
@@ -212,7 +232,7 @@ def load(root: Path, split: str, maps: Sequence[str] | None = None) -> list[Shar
     for folder in sorted((root / split).glob("[!.]*")):
         map_name = folder.name.rpartition("-")[0]
         if maps is None or map_name in maps:
-            arrays = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("frames", "cameras", "commands"))
+            arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
             shards.append(Shard(map_name, *arrays))
     if not shards:
         raise UserError(

@@ -1,12 +1,14 @@
-"""Pretraining of the autoencoder (first part of ``worldcompass doom pretrain``), in two stages.
+"""Pretraining of the autoencoder (first part of ``worldcompass doom pretrain``), in three stages.
 
-First the code: encoder and pictures, by their errors. Then the decoder alone, on the finished code: the frames
-between the pictures, and pictures whose local contrast is that of the engine, since errors alone teach a decoder
-to blur what it does not know.
+First the code: encoder and pictures, by their errors. Then the pictures alone, on the finished code, with the engine's
+local contrast, since errors alone teach a decoder to blur what it does not know. Last depth and pitch, from the
+engine's, and the frames between the finished pictures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ from torch.nn.functional import avg_pool2d
 
 from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION
+from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS
 from worldcompass.doom.stage import Stage, StageRun
-from worldcompass.geometry import level_motion
+from worldcompass.geometry import label_from_motion
 from worldcompass.optim import muon
 from worldcompass.rollout import generator_for
 
@@ -31,25 +33,45 @@ CONTRAST_CELL, CONTRAST_FLOOR = (
     8,
     0.02,
 )  # over cells of so many pixels; differences below the floor hardly count
-MOTION_WEIGHT = 0.2  # weight of the squared error of the motion between two pictures, in nominal units
-DECODER_SHARE = 0.35  # of the minutes
+PITCH = 0.2  # weight of the error of pitch, in nominal units
+DEPTH_NOISE = 0.25  # largest noise on the latents that depth is learned from
+DECODER_SHARE, BETWEEN_SHARE = 0.25, 0.35  # of the minutes
 EDGES = 1.0  # weight of the error of differences between neighbouring pixels: squared error alone blurs
 LINEAR_FRAMES = 4096  # frames whose principal components the autoencoder starts from
-NOMINAL = (MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg)
 LEARNING_RATE = 1e-3  # of Muon
 
 
-def _windows(shards: list[collect.Shard], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random windows: frames (B, 4 WINDOW - 3, 3, h, w) in [0, 1], motions (B, WINDOW - 1, 4) in nominal units."""
-    clips, motions, length = [], [], FRAMES_PER_LATENT * (WINDOW - 1) + 1
+@dataclass(frozen=True)
+class Windows:
+    """Random windows of videos with the engine's truth."""
+
+    frames_BF3hw: Tensor
+    """[0, 1], F = 4 WINDOW - 3."""
+    nearness_BMyx: Tensor
+    pitch_BM: Tensor
+    """In nominal units."""
+
+    def to(self, device: str) -> Windows:
+        """The same on another device."""
+        return Windows(self.frames_BF3hw.to(device), self.nearness_BMyx.to(device), self.pitch_BM.to(device))
+
+
+def draw_windows(shards: list[collect.Shard], rng: np.random.Generator) -> Windows:
+    """``WINDOWS_PER_STEP`` random windows."""
+    clips, near, pitch = [], [], []
     for _ in range(WINDOWS_PER_STEP):
         shard = shards[rng.integers(len(shards))]
         episode = rng.integers(len(shard.frames_EFhw3))
-        start = rng.integers(shard.frames_EFhw3.shape[1] - length)
-        clips.append(np.asarray(shard.frames_EFhw3[episode, start : start + length]))
-        poses = collect.latent_poses(np.array(shard.cameras_EF5[episode, start : start + length]))
-        motions.append(level_motion(poses[:-1], poses[1:]) / torch.tensor(NOMINAL))
-    return to_unit(np.stack(clips)), torch.stack(motions).float()
+        first = rng.integers(shard.nearness_EMyx.shape[1] - WINDOW + 1)
+        frames = slice(first * FRAMES_PER_LATENT, (first + WINDOW - 1) * FRAMES_PER_LATENT + 1)
+        clips.append(np.asarray(shard.frames_EFhw3[episode, frames]))
+        near.append(np.asarray(shard.nearness_EMyx[episode, first : first + WINDOW], np.float32))
+        pitch.append(
+            np.asarray(shard.cameras_EF5[episode, frames][::FRAMES_PER_LATENT, 4]) / MOTION.pitch_deg
+        )
+    return Windows(
+        to_unit(np.stack(clips)), torch.from_numpy(np.stack(near)), torch.from_numpy(np.stack(pitch))
+    )
 
 
 def _single_frames(shards: list[collect.Shard], rng: np.random.Generator) -> Tensor:
@@ -73,24 +95,36 @@ def picture_loss(net: Autoencoder, frames_B3hw: Tensor, generator: torch.Generat
     return error_of(pictures, frames_B3hw)
 
 
-def decoder_loss(
-    net: Autoencoder, frames_BF3hw: Tensor, motion_BN4: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Error of all frames of videos, of the pictures' local contrast and of the motion that is read from them.
-
-    The code stays as it is. ``motion_BN4`` is the engine's, from each latent to the next, in nominal units.
-    """
+def decoder_loss(net: Autoencoder, frames_B3hw: Tensor, generator: torch.Generator) -> Tensor:
+    """Error of single frames and of their local contrast; the code stays as it is."""
     with torch.no_grad():
-        latents = _noised(net.encode_video(frames_BF3hw).transpose(1, 2), generator)
-    shape = latents.shape[:2]
-    pictures, features = (x.unflatten(0, shape) for x in net.picture(latents.flatten(0, 1)))
-    true = frames_BF3hw[:, ::FRAMES_PER_LATENT]
-    # Pictures do not learn from the frames between them, which would rather have them blurred.
-    between, motion = net.between_pictures(pictures.detach(), features.detach())
-    true_between = frames_BF3hw[:, 1:].unflatten(1, (-1, FRAMES_PER_LATENT))[:, :, :-1]
-    contrast = local_contrast(pictures.flatten(0, 1)) - local_contrast(true.flatten(0, 1))
-    loss = error_of(pictures, true) + CONTRAST * contrast.abs().mean() + error_of(between, true_between)
-    return loss + MOTION_WEIGHT * (motion - motion_BN4).square().mean()
+        latents = _noised(net.encode(frames_B3hw), generator)
+    pictures, _ = net.picture(latents)
+    contrast = local_contrast(pictures) - local_contrast(frames_B3hw)
+    return error_of(pictures, frames_B3hw) + CONTRAST * contrast.abs().mean()
+
+
+def between_loss(net: Autoencoder, windows: Windows, generator: torch.Generator) -> Tensor:
+    """Errors of the frames between finished pictures, of log nearness and its edges, and of pitch.
+
+    Latents have any noise up to ``DEPTH_NOISE``: what is read from them must serve imagined ones too.
+    """
+    frames = windows.frames_BF3hw
+    with torch.no_grad():
+        code = net.encode_video(frames).transpose(1, 2)
+        shape = code.shape[:2]
+        level = DEPTH_NOISE * torch.rand(shape[0], 1, 1, 1, 1, generator=generator).to(code.device)
+        noise = torch.randn(code.shape, generator=generator).to(code.device)
+        latents = ((1 - level) * code + level * noise).flatten(0, 1)
+        pictures, features = net.picture(latents)
+    nearness, pitch = (x.unflatten(0, shape) for x in net.depth(latents, features))
+    # Depth learns from the engine's alone; the network after it takes what depth there is.
+    between, _ = net.between_pictures(pictures.unflatten(0, shape), nearness.detach(), pitch.detach())
+    true = frames[:, 1:].unflatten(1, (-1, FRAMES_PER_LATENT))[:, :, :-1]
+    error = nearness.log() - windows.nearness_BMyx.log()
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    depth = error.abs().mean() + EDGES * edges + PITCH * (pitch - windows.pitch_BM).abs().mean()
+    return error_of(between, true) + depth
 
 
 def _noised(latents: Tensor, generator: torch.Generator) -> Tensor:
@@ -132,31 +166,67 @@ def autoencoder_psnr(
     return float(np.mean(scores))
 
 
+@torch.no_grad()
+def motions_read(net: Autoencoder, shards: list[collect.Shard], videos: int = 24) -> float:
+    """Share of latents of held-out episodes whose composite action the decoder reads from the pictures."""
+    device, right = next(net.parameters()).device, []
+    for index in range(videos):
+        shard = shards[index % len(shards)]
+        row = index % len(shard.frames_EFhw3)
+        latents = net.encode(to_unit(shard.frames_EFhw3[row, ::FRAMES_PER_LATENT][:16]).to(device))
+        pictures, features = net.picture(latents)
+        _, motion = net.between_pictures(pictures[None], *(x[None] for x in net.depth(latents, features)))
+        labels = label_from_motion(motion[0].cpu() * torch.tensor(NOMINAL), THRESHOLDS)
+        right.append(
+            (labels == collect.true_labels(shard.cameras_EF5[row])[1 : 1 + len(labels)]).float().mean()
+        )
+    return float(torch.stack(right).mean())
+
+
 def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: int) -> Autoencoder:
-    """Train or resume both stages; the EMA weights go to ``out/autoencoder.safetensors``."""
+    """Train or resume all stages; the EMA weights go to ``out/autoencoder.safetensors``."""
     train, heldout = collect.load(data, "train"), collect.load(data, "heldout")
     torch.manual_seed(seed)
-    start = Autoencoder()
-    start.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
-    stage = Stage("autoencoder", minutes * (1 - DECODER_SHARE), LEARNING_RATE, 200)
-    run = StageRun(stage, start, out, device, muon)
-    run.resume()
+    net = Autoencoder()
+    net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
 
-    def loss_of_code(step: int) -> Tensor:
-        frames, _ = _windows(train, np.random.default_rng((seed, 1, step)))
-        frames = frames[:, ::FRAMES_PER_LATENT].flatten(0, 1).to(device)
-        return picture_loss(run.net.train(), frames, generator_for(seed, "autoencoder", step))  # type: ignore[arg-type]
+    def stage(
+        name: str,
+        share: float,
+        start: Autoencoder,
+        loss_of: Callable[[Autoencoder, Windows, torch.Generator], Tensor],
+    ) -> Autoencoder:
+        run = StageRun(
+            Stage(name, minutes * share, LEARNING_RATE, 200), start.requires_grad_(True), out, device, muon
+        )
+        run.resume()
 
-    coded = run.run(loss_of_code, lambda ema: {"psnr": autoencoder_psnr(ema, heldout)})
-    stage = Stage("decoder", minutes * DECODER_SHARE, LEARNING_RATE, 200)
-    finish = StageRun(stage, coded.requires_grad_(True), out, device, muon)
-    finish.resume()
+        def loss(step: int) -> Tensor:
+            windows = draw_windows(train, np.random.default_rng((seed, name == "between", step))).to(device)
+            return loss_of(run.net, windows, generator_for(seed, name, step))  # type: ignore[arg-type]
 
-    def loss_of_decoder(step: int) -> Tensor:
-        frames, motion = (x.to(device) for x in _windows(train, np.random.default_rng((seed, 3, step))))
-        return decoder_loss(finish.net.eval(), frames, motion, generator_for(seed, "decoder", step))  # type: ignore[arg-type]
+        def evaluate(ema: nn.Module) -> dict[str, float]:
+            assert isinstance(ema, Autoencoder)
+            return {"psnr": autoencoder_psnr(ema, heldout), "motions_read": motions_read(ema, heldout)}
 
-    net = finish.run(loss_of_decoder, lambda ema: {"psnr": autoencoder_psnr(ema, heldout)})
+        trained = run.run(loss, evaluate)
+        assert isinstance(trained, Autoencoder)
+        return trained
+
+    def pictures_of(windows: Windows) -> Tensor:
+        return windows.frames_BF3hw[:, ::FRAMES_PER_LATENT].flatten(0, 1)
+
+    net = stage(
+        "autoencoder", 1 - DECODER_SHARE - BETWEEN_SHARE, net,
+        lambda net, windows, generator: picture_loss(net.train(), pictures_of(windows), generator),
+    )  # fmt: skip
+    net = stage(
+        "decoder", DECODER_SHARE, net,
+        lambda net, windows, generator: decoder_loss(net.eval(), pictures_of(windows), generator),
+    )  # fmt: skip
+    net = stage(
+        "between", BETWEEN_SHARE, net,
+        lambda net, windows, generator: between_loss(net.eval(), windows, generator),
+    )  # fmt: skip
     save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, out / "autoencoder.safetensors")
-    assert isinstance(net, Autoencoder)
     return net

@@ -27,7 +27,7 @@ from worldcompass.geometry import commanded
 from worldcompass.optim import muon
 from worldcompass.rollout import generator_for, imagine_chunk
 from worldcompass.types import Actions, Scenario
-from worldcompass.worlds.doom import SPEC, DoomWorld, camera_motion, intrinsics
+from worldcompass.worlds.doom import SPEC, DoomWorld, camera_motion, intrinsics, motion_from
 
 CHUNK = 4
 CHUNKS = 3  # of a sequence, the first being memory or the start
@@ -80,6 +80,7 @@ class Batch:
     poses_BM44: Tensor
     entry_B2CHW: Tensor
     """The latents right before the first and the second chunk in the episode; the start image is its own."""
+    entry_poses_B244: Tensor
     starts: bool
     """Whether the first latent is a start image and the first chunk is to be predicted too."""
 
@@ -120,12 +121,13 @@ def _sequence(latents: Latents, episode: int, index: np.ndarray, starts: bool) -
     before = np.maximum(index - 1, 0)
     clean, labels = episode_latents[index].float(), latents.labels_EM[episode, index].clone()
     motion = camera_motion(poses[before], poses[index][:, None])[:, 0]
-    entry = episode_latents[before[[0, CHUNK]]].float()
+    came_from = before[[0, CHUNK]]
     if starts:
-        entry[0] = clean[0]
+        came_from[0] = index[0]
         labels[0] = 0
         motion[0, :4] = 0
-    return clean, labels, motion, poses[index], entry
+    entry = episode_latents[came_from].float()
+    return clean, labels, motion, poses[index], entry, poses[came_from]
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,14 @@ class Layout:
         return attend
 
 
-def world_loss(net: nn.Module, batch: Batch, chunk: int, generator: torch.Generator, device: str) -> Tensor:
+def world_loss(
+    net: nn.Module,
+    autoencoder: Autoencoder,
+    batch: Batch,
+    chunk: int,
+    generator: torch.Generator,
+    device: str,
+) -> Tensor:
     """Mean squared velocity error over all predicted latents."""
     clean = batch.clean_BMCHW.transpose(1, 2).to(device)
     sequences, _, length = clean.shape[:3]
@@ -187,11 +196,13 @@ def world_loss(net: nn.Module, batch: Batch, chunk: int, generator: torch.Genera
     layout = Layout.of(length // chunk, 0 if batch.starts else CHUNK // chunk)
     versions = COPIES + 1
     sigma_RK = layout.gather(sigmas, 1, chunk)
+    before = _before(past, entry, chunk)
+    seen = _seen(autoencoder, before, batch, device)
     velocity, _ = net(
         layout.gather(latents, 2, chunk), sigma_RK,
         layout.gather([batch.labels_BM.to(device)] * versions, 1, chunk),
         layout.gather([batch.motion_BM5.to(device)] * versions, 1, chunk),
-        layout.gather([_before(past, entry, chunk)] * versions, 2, 1)[:, :, 0],
+        layout.gather([before] * versions, 2, 1)[:, :, 0], layout.gather([seen] * versions, 2, chunk),
         rotary=_rotary(batch.poses_BM44.to(device), layout, chunk), attend=layout.attend(sequences),
     )  # fmt: skip
     error = (velocity - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
@@ -240,6 +251,20 @@ def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, chunk: int) -> Tensor:
     previous = torch.cat([entry_BC2HW[:, :, :1], past_BCMHW[:, :, :-1]], 2)
     previous[:, :, CHUNK] = entry_BC2HW[:, :, 1]  # a memory stretch is not what came right before
     return previous[:, :, ::chunk]
+
+
+def _seen(autoencoder: Autoencoder, before_BCNHW: Tensor, batch: Batch, device: str) -> Tensor:
+    """What the cameras of each chunk see of the latent before it; (B, C + 1, M, H, W)."""
+    poses = batch.poses_BM44.to(device)
+    sequences, length = poses.shape[:2]
+    chunk = length // before_BCNHW.shape[2]
+    previous = torch.cat([batch.entry_poses_B244[:, :1].to(device), poses[:, :-1]], 1)
+    previous[:, CHUNK] = batch.entry_poses_B244[:, 1].to(device)
+    way, pitch = motion_from(
+        previous[:, ::chunk].flatten(0, 1), poses.unflatten(1, (-1, chunk)).flatten(0, 1)
+    )
+    seen = autoencoder.seen_from(before_BCNHW.transpose(1, 2).flatten(0, 1), way, pitch)
+    return seen.unflatten(0, (sequences, -1)).transpose(1, 2).flatten(2, 3)
 
 
 @torch.no_grad()
@@ -314,7 +339,7 @@ def train_world(
         rng = np.random.default_rng((seed, 2, step))
         chunk = 1 if rng.random() < SINGLE_SHARE else CHUNK
         batch = draw_batch(latents, rng)
-        return world_loss(run.net, batch, chunk, generator_for(seed, "world", step), device)
+        return world_loss(run.net, autoencoder, batch, chunk, generator_for(seed, "world", step), device)
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
         assert isinstance(ema, DoomTransformer)

@@ -20,6 +20,7 @@ from worldcompass.doom.engine_facts import (
     INTRINSICS,
     MAX_PITCH_DEG,
     MOTION,
+    NOMINAL,
     THRESHOLDS,
 )
 from worldcompass.doom.transformer import (
@@ -36,7 +37,7 @@ from worldcompass.geometry import angles_from_rotation, level_motion
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 
-WEIGHTS_VERSION = "2"
+WEIGHTS_VERSION = "3"
 AUTOENCODER_FILE, WORLD_FILE = "doom_autoencoder.safetensors", "doom_world.safetensors"
 RECENT_LATENTS = 4  # the attention window of latents right before the chunk
 MEMORY_LATENTS = 4  # one older stretch, chosen by its pose for the coming chunk
@@ -75,6 +76,8 @@ class _Attended:
     given_K: Tensor
     labels_PK: Tensor
     motion_PK5: Tensor
+    seen_PDKHW: Tensor
+    """What the chunk's cameras see of the last finished latent."""
     rotary: Rotary
     """Of the chunk's own tokens, (P, 1, K * TOKENS, HEAD / 2)."""
     prefix: Prefix | None
@@ -84,7 +87,8 @@ class _Attended:
         """Some of the pasts."""
         prefix = self.prefix and [(k[rows], v[rows]) for k, v in self.prefix]
         rotary = (self.rotary[0][rows], self.rotary[1][rows])
-        return _Attended(self.given_K, self.labels_PK[rows], self.motion_PK5[rows], rotary, prefix)
+        labels, motion, seen = self.labels_PK[rows], self.motion_PK5[rows], self.seen_PDKHW[rows]
+        return _Attended(self.given_K, labels, motion, seen, rotary, prefix)
 
 
 @dataclass(frozen=True)
@@ -160,12 +164,14 @@ class DoomWorld:
         given[0] = start == 0
         motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
         poses = actions.world_from_camera_K44
-        seen = _choose(context, poses[:, -1])
-        before = seen.shape[1]
+        way, pitch = motion_from(context.last_pose_P44, poses)
+        seen = self.autoencoder.seen_from(context.last_PCHW, way, pitch)
+        chosen = _choose(context, poses[:, -1])
+        before = chosen.shape[1]
         positions = torch.arange(before + count, device=self._device).float().expand(len(poses), -1)
         rotary = rotary_table(positions[:, before:], poses)
-        prefix = _gather(context, seen, positions[:, :before]) if before else None
-        attended = _Attended(given, actions.labels_K, motion, rotary, prefix)
+        prefix = _gather(context, chosen, positions[:, :before]) if before else None
+        attended = _Attended(given, actions.labels_K, motion, seen, rotary, prefix)
         return replace(context, attended=attended)
 
     def predict_clean(
@@ -180,7 +186,7 @@ class DoomWorld:
         sigma_BK = torch.where(attended.given_K, 0.0, sigma_B[:, None])
         velocity, _ = self.net(
             noisy, sigma_BK, attended.labels_PK.repeat_interleave(rows, 0),
-            attended.motion_PK5.repeat_interleave(rows, 0), last,
+            attended.motion_PK5.repeat_interleave(rows, 0), last, attended.seen_PDKHW.repeat_interleave(rows, 0),
             rotary=_repeat(attended.rotary, rows), attend=after_prefix(attended.prefix),
         )  # fmt: skip
         clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
@@ -193,7 +199,7 @@ class DoomWorld:
         assert attended is not None
         sigma = torch.where(attended.given_K, 0.0, CONTEXT_SIGMA).expand(context.num_pasts, -1)
         _, keys = self.net(
-            clean_PCKHW, sigma, attended.labels_PK, attended.motion_PK5, context.last_PCHW,
+            clean_PCKHW, sigma, attended.labels_PK, attended.motion_PK5, context.last_PCHW, attended.seen_PDKHW,
             rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
         history = (*context.history, _Remembered(keys, actions.world_from_camera_K44))
@@ -216,10 +222,17 @@ class DoomWorld:
 def camera_motion(last_pose_P44: Tensor, world_from_camera_PK44: Tensor) -> Tensor:
     """Motion of each latent in nominal units with its pitch in units of the largest; (P, K, 5)."""
     previous = torch.cat([last_pose_P44[:, None], world_from_camera_PK44[:, :-1]], 1)
-    units = world_from_camera_PK44.new_tensor([MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg])
-    motion = level_motion(previous, world_from_camera_PK44) / units
+    motion = level_motion(previous, world_from_camera_PK44) / world_from_camera_PK44.new_tensor(NOMINAL)
     _, pitch = angles_from_rotation(world_from_camera_PK44[..., :3, :3])
     return torch.cat([motion, pitch[..., None] / MAX_PITCH_DEG], -1)
+
+
+def motion_from(last_pose_P44: Tensor, world_from_camera_PK44: Tensor) -> tuple[Tensor, Tensor]:
+    """Motion from the last pose to each of a chunk's (P, K, 4), and the last pitch (P,), in nominal units."""
+    last = last_pose_P44[:, None].expand_as(world_from_camera_PK44)
+    motion = level_motion(last, world_from_camera_PK44) / world_from_camera_PK44.new_tensor(NOMINAL)
+    _, pitch = angles_from_rotation(last_pose_P44[:, :3, :3])
+    return motion, pitch / MOTION.pitch_deg
 
 
 def _attended_for(context: DoomContext, count: int) -> _Attended:
