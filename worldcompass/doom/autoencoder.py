@@ -111,7 +111,8 @@ class Autoencoder(nn.Module):
     def seen_from(self, latents_BCHW: Tensor, motion_BK4: Tensor, pitch_B: Tensor) -> Tensor:
         """What cameras that moved away from a latent's see of it, as latents; (B, C + 1, K, H, W).
 
-        The last channel is the share of each cell that the latent shows; the rest is filled with what lies beside it.
+        The last channel is the share of each cell that the latent shows; what it does not show is made of
+        what lies beside it.
 
         Args:
             latents_BCHW: the pictures that are seen.

@@ -3,8 +3,8 @@
 A small network says how far away each place of a picture is and how far the camera looks up; it learned that from
 the engine's depth. Depth makes the motion between two pictures a thing that can be measured
 (``reproject.measured_motion``), and motion and depth say how both pictures look from everywhere between. A second
-network only touches up their blend. The motion is read from the pictures alone, never from the commands: a world that does not
-obey shows it between its pictures too.
+network only touches up their blend. The motion is read from the pictures alone, never from the commands: a world
+that does not obey shows it between its pictures too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pretraining of the autoencoder (first part of ``worldcompass doom pretrain``), in three stages.
 
-First the code: encoder and pictures, by their errors. Then the pictures alone, on the finished code, with the engine's
-local contrast, since errors alone teach a decoder to blur what it does not know. Last depth and pitch, from the
-engine's, and the frames between the finished pictures.
+First the code: encoder and pictures, by their errors. Then the pictures alone, on the finished code, with the
+engine's local contrast, since errors alone teach a decoder to blur what it does not know. Last depth and pitch,
+from the engine's, and the frames between the finished pictures.
 """
 
 from __future__ import annotations
@@ -183,6 +183,9 @@ def motions_read(net: Autoencoder, shards: list[collect.Shard], videos: int = 24
     return float(torch.stack(right).mean())
 
 
+_Loss = Callable[[Autoencoder, Windows, torch.Generator], Tensor]
+
+
 def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: int) -> Autoencoder:
     """Train or resume all stages; the EMA weights go to ``out/autoencoder.safetensors``."""
     train, heldout = collect.load(data, "train"), collect.load(data, "heldout")
@@ -190,12 +193,7 @@ def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: 
     net = Autoencoder()
     net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
 
-    def stage(
-        name: str,
-        share: float,
-        start: Autoencoder,
-        loss_of: Callable[[Autoencoder, Windows, torch.Generator], Tensor],
-    ) -> Autoencoder:
+    def stage(name: str, share: float, start: Autoencoder, loss_of: _Loss) -> Autoencoder:
         run = StageRun(
             Stage(name, minutes * share, LEARNING_RATE, 200), start.requires_grad_(True), out, device, muon
         )

@@ -1,4 +1,4 @@
-"""What a still world looks like after the camera moved: pictures warped by depth and motion, and motion measured by it.
+"""What a still world looks like after the camera moved, and how the camera must have moved between two pictures.
 
 Nearness is one nominal walk over the depth of what is seen, positive; motions are (right, forward, yaw, pitch) in
 nominal units, in the frame of the camera that they start from, and a camera's own pitch is in the same units.
@@ -80,9 +80,8 @@ def project(nearness_Byx: Tensor, motion_BN4: Tensor, pitch_B: Tensor) -> Seen:
     y = (((torch.arange(rows, device=device) + 0.5) / rows - cy) / fy)[:, None]
     x = (((torch.arange(columns, device=device) + 0.5) / columns - cx) / fx)[None]
     right, forward, yaw, pitch = motion_BN4[..., None, None].unbind(2)
-    before, after = (
-        torch.tan(math.radians(MOTION.pitch_deg) * p) for p in (pitch_B.view(-1, 1, 1, 1), pitch_B.view(-1, 1, 1, 1) + pitch)
-    )  # fmt: skip
+    first = pitch_B.view(-1, 1, 1, 1)
+    before, after = (torch.tan(math.radians(MOTION.pitch_deg) * p) for p in (first, first + pitch))
     near, angle = nearness_Byx[:, None], yaw * math.radians(MOTION.yaw_deg)
     across, deep = x - right * near, 1 - forward * near
     cos, sin = angle.cos(), angle.sin()

@@ -6,8 +6,8 @@ each block, and its own camera pose, which enters attention: WorldPlay's dual ac
 embedding of a token is made of its time and of the azimuth and elevation that it looks at in the world, so
 a token that looked at the same thing before matches wherever the camera turned since. Values are rotated
 too and turned back after attention, so that what arrives tells how far off it was (as in PRoPE, arXiv 2507.10496).
-What the chunk's cameras would see of the last finished latent, by its depth, is an input beside the noisy chunk: what
-was seen is carried along by geometry, and the network adds what was hidden and mends what was worn.
+What the chunk's cameras would see of the last finished latent, by its depth, is an input beside the noisy chunk:
+what was seen is carried along by geometry, and the network adds what was hidden and mends what was worn.
 
 Rows are chunks: candidates of one past when imagining, copies and clean chunks when training. Both differ only in
 which keys of a past a row may see, and that is what ``Attend`` says.
