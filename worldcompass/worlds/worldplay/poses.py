@@ -18,12 +18,17 @@ from worldcompass.geometry import (
     pose,
     rotation_from_angles,
 )
+from worldcompass.types import Actions
 
 # Of the released pose strings, and of the trajectories that WorldCompass trained on; scene units, degrees.
 MOTION = Motion(move=0.08, yaw_deg=3.0, pitch_deg=3.0, level=False)
 TRAINING_MOTION = Motion(move=0.1, yaw_deg=2.0, pitch_deg=2.0, level=False)
 # Of the labels that the network is conditioned on: poses are exact, so almost any motion counts.
 THRESHOLDS = LabelThresholds(move=1e-4, yaw_deg=0.05, pitch_deg=0.05)
+# Of pose strings: focal length and size in pixels of the camera that WorldPlay's inference assumes.
+FOCAL, IMAGE_WIDTH, IMAGE_HEIGHT = 969.6969696969696, 1920, 1080
+INTRINSICS = (FOCAL / IMAGE_WIDTH, FOCAL / IMAGE_HEIGHT, 0.5, 0.5)
+_LOCKED = 1e-6  # cosine of a yaw in one step of a right angle, where pitch and roll turn about one axis
 
 
 def rigid_inverse(pose_44: Tensor) -> Tensor:
@@ -48,6 +53,15 @@ def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:
     return torch.stack(path)
 
 
+def commanded(
+    labels_M: Tensor, motion: Motion = MOTION, intrinsics: tuple[float, float, float, float] = INTRINSICS
+) -> Actions:
+    """Actions of a list of labels with the camera path they stand for."""
+    labels_M = labels_M.long()
+    path = camera_path(labels_M, motion).float()
+    return Actions(labels_M, path, path.new_tensor(intrinsics).expand(len(labels_M), 4))
+
+
 def labels_from_cameras(
     world_from_camera_M44: Tensor, thresholds: LabelThresholds = THRESHOLDS, third_person: bool = False
 ) -> Tensor:
@@ -64,8 +78,13 @@ def labels_from_cameras(
     motion = rigid_inverse(before) @ after
     step = motion[..., :3, 3]
     length = step.norm(dim=-1)
-    pitch = torch.atan2(motion[..., 2, 1], motion[..., 2, 2])
-    yaw = torch.atan2(-motion[..., 2, 0], torch.hypot(motion[..., 0, 0], motion[..., 1, 0]))
+    level = torch.hypot(motion[..., 0, 0], motion[..., 1, 0])
+    yaw = torch.atan2(-motion[..., 2, 0], level)
+    pitch = torch.where(
+        level < _LOCKED,
+        torch.atan2(-motion[..., 1, 2], motion[..., 1, 1]),
+        torch.atan2(motion[..., 2, 1], motion[..., 2, 2]),
+    )
     turns = [_sign(yaw.rad2deg(), thresholds.yaw_deg), _sign(pitch.rad2deg(), thresholds.pitch_deg)]
     cut = length * torch.cos(torch.deg2rad(length.new_tensor(SECTOR_DEG)))
     moving = length > thresholds.move
