@@ -88,8 +88,8 @@ class Config8B:
                 vision_width=raw.get("vision_states_dim", 1152),
                 byt5_widths=(byt5["in_dim"], byt5["hidden_dim"], byt5["out_dim"]),
             )
-        except KeyError as missing:
-            raise _lacks(path, missing) from missing
+        except (KeyError, ValueError) as why:
+            raise _unusable(path, why) from why
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Config5B:
                 sinusoid=raw["freq_dim"],
                 eps=raw["eps"],
             )
-        except KeyError as missing:
-            raise _lacks(path, missing) from missing
+        except (KeyError, ValueError) as why:
+            raise _unusable(path, why) from why
 
 
 def _read(path: Path, granted: Mapping[str, object], model: str) -> dict[str, Any]:
@@ -166,5 +166,7 @@ def _read(path: Path, granted: Mapping[str, object], model: str) -> dict[str, An
     return raw
 
 
-def _lacks(path: Path, missing: KeyError) -> UserError:
-    return UserError(f"{path} lacks {missing}: expected the config.json of the transformer's folder")
+def _unusable(path: Path, why: KeyError | ValueError) -> UserError:
+    if isinstance(why, KeyError):
+        return UserError(f"{path} lacks {why}: expected the config.json of the transformer's folder")
+    return UserError(f"{path} holds sizes that do not fit: {why}")
