@@ -170,7 +170,7 @@ def test_configurations_are_read(config, raw, expected, tmp_path):
         (Config8B, {k: v for k, v in RAW_8B.items() if k != "rope_theta"}, "lacks 'rope_theta'"),
         (Config5B, {**RAW_5B, "cross_attn_norm": False}, "cross_attn_norm is False"),
         (Config5B, RAW_8B, "describes another network than WorldPlay 5B: qk_norm"),
-        (Config8B, RAW_5B, "lacks 'hidden_size'"),
+        (Config8B, RAW_5B, "describes another network than WorldPlay 8B: patch_size"),
         (Config8B, {**RAW_8B, "hidden_size": 26}, "must make the width 26"),
         (Config5B, {**RAW_5B, "patch_size": [2, 2, 2]}, "one latent in time"),
         (Config5B, [1], "holds no object"),

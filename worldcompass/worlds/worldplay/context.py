@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import wrap_degrees
-from worldcompass.worlds.worldplay.poses import rigid_inverse
+from worldcompass.worlds.worldplay.poses import exactly, rigid_inverse
 
 SHIFT = 5.0  # of the noise schedule at 480p; see WorldSpec.sigmas
 # What remembered latents declare though no noise is added to them: stabilization level 15, counted from 0.
@@ -72,7 +72,8 @@ def overlap(query_44: Tensor, history_M44: Tensor, points_N3: Tensor, rule: Memo
         points_N3: what a camera sees, in its own frame, see ``points_in_view``.
         rule: angle of view and radius. Roll is ignored, as in WorldPlay.
     """
-    relative = rigid_inverse(query_44) @ history_M44
+    with exactly(query_44):
+        relative = rigid_inverse(query_44) @ history_M44
     offset_MN3 = points_N3.to(relative.dtype) - relative[:, None, :3, 3]
     seen = _in_view(offset_MN3, relative[:, None, :3, 2], rule) & (offset_MN3.norm(dim=-1) < rule.radius)
     return seen.sum(-1) / max(len(points_N3), 1)

@@ -1,4 +1,4 @@
-"""Camera trajectories in the official JSON form, one pose per latent: ``{"0": {"extrinsic": 4x4, "K": 3x3}, ...}``."""
+"""Camera trajectories in the official JSON form, one pose per latent: ``{"0": {"extrinsic": 4x4, "K": 3x3}}``."""
 
 from __future__ import annotations
 

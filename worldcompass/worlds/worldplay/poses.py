@@ -31,10 +31,16 @@ INTRINSICS = (FOCAL / IMAGE_WIDTH, FOCAL / IMAGE_HEIGHT, 0.5, 0.5)
 _LOCKED = 1e-6  # cosine of a yaw in one step of a right angle, where pitch and roll turn about one axis
 
 
+def exactly(like: Tensor) -> torch.autocast:
+    """Matrix products in the dtype of their factors, also where the network runs under autocast."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def rigid_inverse(pose_44: Tensor) -> Tensor:
     """The inverse of a rotation and translation; (..., 4, 4)."""
     back = pose_44[..., :3, :3].mT
-    return pose(back, -(back @ pose_44[..., :3, 3:])[..., 0])
+    with exactly(back):
+        return pose(back, -(back @ pose_44[..., :3, 3:])[..., 0])
 
 
 def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.worlds.worldplay.poses import rigid_inverse
+from worldcompass.worlds.worldplay.poses import exactly, rigid_inverse
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,6 @@ def _apply(matrix_BK44: Tensor, x_BhNd: Tensor) -> Tensor:
     """Multiply each group of four dimensions by the matrix of its token's latent."""
     count = matrix_BK44.shape[1]
     groups = x_BhNd.float().unflatten(-1, (-1, 4)).unflatten(2, (count, -1)).flatten(3, 4)
-    turned = groups @ matrix_BK44.mT[:, None]
+    with exactly(groups):
+        turned = groups @ matrix_BK44.mT[:, None]
     return turned.reshape(x_BhNd.shape).to(x_BhNd.dtype)
