@@ -139,12 +139,25 @@ def test_attention_after_shared_pasts_equals_its_naive_twin_with_gradients(head)
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
 
-def test_attention_in_bfloat16_is_near_the_exact_one():
-    own, pasts = attention_inputs(torch.bfloat16)
-    exact = naive(*(t.float() for t in own), [(k.float(), v.float()) for k, v in pasts])
-    seen = attend_after(*own, pasts)
-    assert seen.dtype == torch.bfloat16
-    torch.testing.assert_close(seen.float(), exact, atol=2e-2, rtol=2e-2)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_on_every_device_is_near_the_exact_one(device, dtype):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    (q, k, v), pasts = attention_inputs(dtype)
+    inputs = [q, k, v, *(t for past in pasts for t in past)]
+    moved = [t.detach().to(device).requires_grad_() for t in inputs]
+    exact = [t.detach().float().requires_grad_() for t in inputs]
+    found = attend_after(*moved[:3], [(moved[3], moved[4]), (moved[5], moved[6])])
+    expected = naive(*exact[:3], [(exact[3], exact[4]), (exact[5], exact[6])])
+    assert found.dtype == dtype
+    limit = 1e-5 if dtype == torch.float32 else 3e-2
+    weights = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    grads = torch.autograd.grad((found * weights.to(found)).sum(), moved)
+    for ours, theirs in zip(
+        [found, *grads], [expected, *torch.autograd.grad((expected * weights).sum(), exact)], strict=True
+    ):
+        torch.testing.assert_close(ours.float().cpu(), theirs, atol=limit, rtol=limit)
 
 
 def test_the_plain_kernel_and_its_gradient_equal_autograd():

@@ -226,6 +226,12 @@ def test_missing_or_misshapen_conditioning_is_refused(kind):
         world.begin([dataclasses.replace(first, conditioning=other_size)])
 
 
+def test_a_chunk_of_another_length_is_refused():
+    world, batch = world_of("8b"), scenarios("8b")[:1]
+    with pytest.raises(ValueError, match="imagines chunks of 4 latents, not 3"):
+        world.attend(world.begin(batch), Actions.stack([batch[0].actions.latents(0, 3)]))
+
+
 def test_an_image_of_zeros_is_no_image():
     """Text to video: the image's states are left out, not read as an image."""
     world, (first, _) = world_of("8b"), scenarios("8b")

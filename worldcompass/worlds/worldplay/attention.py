@@ -114,7 +114,7 @@ def _unfold(x_RhM: Tensor, num_rows: int) -> Tensor:
 
 
 def _on_flash(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
+    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] % 8 == 0
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:

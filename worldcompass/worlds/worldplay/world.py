@@ -201,7 +201,13 @@ class WorldPlay:
 
     @torch.no_grad()
     def attend(self, context: WorldPlayContext, actions: Actions) -> WorldPlayContext:
-        """Choose the finished latents that the coming poses look at, and make their keys."""
+        """Choose the finished latents that the coming poses look at, and make their keys.
+
+        Raises:
+            ValueError: for a chunk of another length than the models know.
+        """
+        if len(actions) != CHUNK:
+            raise ValueError(f"{self.spec.name} imagines chunks of {CHUNK} latents, not {len(actions)}")
         start = context.num_latents
         given = torch.arange(start, start + len(actions), device=self._device) == 0
         given = given & self.family.gives_start
