@@ -27,6 +27,7 @@ from worldcompass.worlds.worldplay.poses import (
     labels_from_cameras,
     rigid_inverse,
 )
+from worldcompass.worlds.worldplay.prope import cameras
 
 
 def points():
@@ -191,6 +192,24 @@ def test_5b_remembers_all_up_to_16_then_recent_and_the_best_stretch_without_the_
 def test_the_earliest_of_equal_stretches_is_chosen():
     path = camera_path(torch.zeros(40, dtype=torch.long))
     assert select_memory(path, 36, points(), MEMORY_8B)[4:8] == [4, 5, 6, 7]
+
+
+def test_cameras_are_exact_under_autocast():
+    """Matrix products of poses would otherwise be rounded to bfloat16."""
+    path = camera_path(parse_path("w+right-9, up-10"), TRAINING_MOTION).float()[None]
+    path[..., 2, 3] += 20
+    intrinsics = torch.tensor(INTRINSICS).expand(1, 20, 4)
+    x = torch.randn(1, 2, 40, 8, generator=torch.Generator().manual_seed(0))
+
+    def found():
+        ours = cameras(path, intrinsics)
+        return [ours.queries(x), ours.keys(x), ours.seen(x), overlap(path[0, 5], path[0], points())]
+
+    expected = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = found()
+    for ours, theirs in zip(rounded, expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_whole_timesteps_are_cut_not_rounded():
