@@ -30,23 +30,31 @@ LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
 
 
 class Blend:
-    """Each frame lies between the latent before and its own; its memory is the last latent."""
+    """Each frame lies between the fading sum of all latents before and its own; its memory is that sum."""
 
     pixels_per_cell = 2
 
     def decode(self, latents_BCKHW, memory):
-        last = (
-            latents_BCKHW[:, :, :1] if memory is None else memory.expand(len(latents_BCKHW), -1, -1, -1, -1)
-        )
-        before = torch.cat([last, latents_BCKHW[:, :, :-1]], 2)
-        share = torch.arange(1, 5).view(4, 1, 1) / 4
-        frames = torch.lerp(before[:, :, :, None], latents_BCKHW[:, :, :, None], share).flatten(2, 3)
-        frames = frames[:, :, 3:] if memory is None else frames
-        frames = interpolate(frames, scale_factor=(1, 2, 2))
-        return frames.transpose(1, 2) / 6 + 0.5
+        frames, share = [], torch.arange(1, 5).view(4, 1, 1, 1, 1) / 4
+        for latent in latents_BCKHW.unbind(2):
+            own = (
+                latent[None]
+                if memory is None
+                else torch.lerp(memory.expand_as(latent)[None], latent[None], share)
+            )
+            frames.append(own)
+            memory = self.faded(latent, memory)
+        video_BF3hw = torch.cat(frames).transpose(0, 1) / 6 + 0.5
+        return interpolate(video_BF3hw, scale_factor=(1, 2, 2))
 
     def advance(self, latents_1CKHW, memory):
-        return latents_1CKHW[:, :, -1:].clone()
+        for latent in latents_1CKHW.unbind(2):
+            memory = self.faded(latent, memory)
+        return memory
+
+    @staticmethod
+    def faded(latent, memory):
+        return latent if memory is None else (latent + memory) / 2
 
 
 def world_of(kind, **changes):
@@ -224,6 +232,20 @@ def test_missing_or_misshapen_conditioning_is_refused(kind):
     other_size = {**first.conditioning, "latent": torch.zeros(3, 9, 9)}
     with pytest.raises(ValueError, match=r"shape \(3, 9, 9\), expected \(3, 2, 4\)"):
         world.begin([dataclasses.replace(first, conditioning=other_size)])
+
+
+def test_chunks_are_decoded_as_the_continuation_of_all_before_them():
+    """Three chunks, so that the decoder's memory must go on from its own memory."""
+    world, batch = world_of("8b"), scenarios("8b")
+    start = context = world.begin(batch)
+    cleans, frames = [], []
+    for chunk in range(3):
+        cleans.append(noise(2, chunk).cumsum(2) / 4)
+        frames.append(world.decode(cleans[-1], context))
+        context = world.remember(context, cleans[-1], chunk_of(batch, chunk))
+    whole = world.decode(torch.cat(cleans, 2), start)
+    assert whole.shape[1] == world.spec.num_frames(0, 12)
+    assert torch.equal(torch.cat(frames, 1), whole)
 
 
 def test_a_chunk_of_another_length_is_refused():
