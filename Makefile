@@ -46,5 +46,5 @@ format: $(STAMP) ## rewrite the sources in the house format
 bench: $(STAMP) ## clip-level against whole-video rollout
 	$(BIN)/python benchmarks/rollout.py $(ARGS)
 
-golden: $(STAMP) ## only the tests against stored numbers and plain twins of the formulas
-	$(BIN)/python -m pytest -m golden $(ARGS)
+golden: $(STAMP) ## only the tests against stored numbers (GOLDEN=folder) and plain twins of the formulas
+	$(if $(GOLDEN),WORLDCOMPASS_GOLDEN='$(abspath $(GOLDEN))') $(BIN)/python -m pytest -m golden $(ARGS)

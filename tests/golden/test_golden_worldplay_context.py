@@ -1,0 +1,127 @@
+"""WorldPlay's poses, labels, memory and timesteps against numbers from the official code.
+
+The folder is named by the environment variable WORLDCOMPASS_GOLDEN; sizes come from each case's config.json.
+The noise schedule and the Euler step are the core's: see test_golden_core.py.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from worldcompass.geometry import LabelThresholds, parse_path
+from worldcompass.worlds.worldplay.context import (
+    MemoryRule,
+    keep_in_view,
+    overlap,
+    select_memory,
+    timesteps,
+    whole_timesteps,
+)
+from worldcompass.worlds.worldplay.poses import (
+    INTRINSICS,
+    camera_path,
+    labels_from_cameras,
+    normalised_intrinsics,
+    rigid_inverse,
+)
+
+ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.skipif(not ROOT, reason="WORLDCOMPASS_GOLDEN names no folder of official numbers"),
+]
+
+
+def case(name):
+    folder = Path(ROOT or ".") / name
+    files = {kind: folder / f"{kind}.safetensors" for kind in ("inputs", "outputs")}
+    loaded = [load_file(file) if file.exists() else {} for file in files.values()]
+    return json.loads((folder / "config.json").read_text()), *loaded
+
+
+def test_labels_of_poses():
+    config, inputs, outputs = case("d_pose_to_action")
+    poses = rigid_inverse(inputs["w2c"])
+    turn = config["dataset_rot_threshold_deg"]
+    dataset = LabelThresholds(config["dataset_move_norm_valid"], turn, turn)
+    assert torch.equal(labels_from_cameras(poses, dataset), outputs["label_dataset"].long())
+    third = labels_from_cameras(poses, dataset, third_person=True)
+    assert torch.equal(third, outputs["label_dataset_third_person"].long())
+    for i, limits in enumerate(config["reward_thresholds"]):
+        turn = limits["rot_threshold_deg"]
+        ours = labels_from_cameras(
+            rigid_inverse(inputs["w2c"].float()), LabelThresholds(limits["move_norm_valid"], turn, turn)
+        )
+        assert torch.equal(ours, outputs["label_reward"][:, i].long())
+
+
+def as_33(intrinsics_4):
+    fx, fy, cx, cy = intrinsics_4.unbind(-1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).unflatten(-1, (3, 3))
+
+
+def test_normalised_intrinsics():
+    _, inputs, outputs = case("d_pose_to_action")
+    ours = as_33(normalised_intrinsics(inputs["K"]))
+    torch.testing.assert_close(ours, outputs["K_normalised"], atol=1e-12, rtol=0)
+
+
+def test_paths_of_pose_strings():
+    config, _, outputs = case("d2_pose_string")
+    for i, text in enumerate(config["strings"]):
+        labels = parse_path(text)
+        assert torch.equal(labels, outputs[f"{i}.action"])
+        path = camera_path(labels)
+        torch.testing.assert_close(path, outputs[f"{i}.c2w"], atol=1e-9, rtol=0)
+        torch.testing.assert_close(rigid_inverse(path), outputs[f"{i}.w2c"], atol=1e-9, rtol=0)
+        assert torch.equal(labels_from_cameras(path), labels)
+        intrinsics = torch.tensor(INTRINSICS, dtype=torch.float64).expand(len(labels), 4)
+        torch.testing.assert_close(as_33(intrinsics), outputs[f"{i}.K_normalised"], atol=1e-9, rtol=0)
+
+
+def rule_of(config):
+    return MemoryRule(
+        config["memory_frames"],
+        config["temporal_context_size"],
+        config["pred_latent_size"],
+        config["pred_latent_size"],
+        (config["fov_h_deg"], config["fov_v_deg"]),
+        config["radius"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("selected_inference", torch.float64), ("selected_rl_float32", torch.float32)]
+)
+def test_remembered_latents(name, dtype):
+    config, inputs, outputs = case("e_memory_retrieval")
+    rule = rule_of(config)
+    points = keep_in_view(inputs["points"], rule)
+    for trajectory, theirs in zip(inputs["w2c"].to(dtype), outputs[name].tolist(), strict=True):
+        poses = rigid_inverse(trajectory)
+        for current, expected in zip(config["current_indices"], theirs, strict=True):
+            ours = select_memory(poses[: current + rule.chunk], current, points, rule)
+            assert ours == [index for index in expected if index >= 0], current
+
+
+def test_overlap_of_views():
+    config, inputs, outputs = case("e_memory_retrieval")
+    rule = rule_of(config)
+    points = keep_in_view(inputs["points"], rule)
+    for trajectory, theirs in zip(rigid_inverse(inputs["w2c"]), outputs["overlap"], strict=True):
+        history = trajectory[config["overlap_history_frames"]]
+        rows = [overlap(trajectory[q], history, points, rule) for q in config["overlap_query_frames"]]
+        torch.testing.assert_close(torch.stack(rows), theirs, atol=1e-6, rtol=0)
+
+
+def test_timesteps():
+    config, _, outputs = case("f_sigma_flux_step")
+    for steps in config["steps"]:
+        sigmas = outputs[f"sigmas.{steps}"][:-1]
+        torch.testing.assert_close(timesteps(sigmas), outputs[f"float_timesteps.{steps}"], atol=1e-3, rtol=0)
+        assert torch.equal(whole_timesteps(sigmas), outputs[f"int_timesteps.{steps}"])

@@ -1,0 +1,216 @@
+"""WorldPlay's poses, pose files, labels and choice of memory, without outside numbers."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from worldcompass.errors import UserError
+from worldcompass.geometry import LabelThresholds, label_from_signs, motion_signs, parse_path
+from worldcompass.worlds.worldplay.context import (
+    MEMORY_5B,
+    MEMORY_8B,
+    keep_in_view,
+    overlap,
+    points_in_view,
+    select_memory,
+    whole_timesteps,
+)
+from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
+from worldcompass.worlds.worldplay.poses import (
+    INTRINSICS,
+    MOTION,
+    TRAINING_MOTION,
+    camera_path,
+    commanded,
+    labels_from_cameras,
+    rigid_inverse,
+)
+from worldcompass.worlds.worldplay.prope import cameras
+
+
+def points():
+    return points_in_view(torch.Generator().manual_seed(0), num_points=20_000)
+
+
+@pytest.mark.parametrize("motion", [MOTION, TRAINING_MOTION])
+def test_labels_of_a_commanded_path_are_its_commands(motion):
+    labels = torch.arange(81)
+    assert torch.equal(labels_from_cameras(camera_path(labels, motion)), labels)
+    assert torch.equal(labels_from_cameras(camera_path(labels, motion).float()), labels)
+
+
+def test_a_step_moves_as_far_in_every_direction():
+    path = camera_path(torch.arange(81))
+    step = (rigid_inverse(path[:-1]) @ path[1:])[:, :3, 3].norm(dim=-1)
+    moves = motion_signs(torch.arange(1, 81))[:, :2].any(-1)
+    torch.testing.assert_close(step, MOTION.move * moves.double(), atol=1e-12, rtol=0)
+
+
+def test_a_first_pose_has_action_0_and_small_motion_is_none():
+    path = camera_path(parse_path("w-3"))
+    assert labels_from_cameras(path, LabelThresholds(MOTION.move * 1.01, 1.0, 1.0)).tolist() == [0, 0, 0, 0]
+
+
+def test_third_person_labels_no_translation_while_the_camera_turns():
+    labels = parse_path("w-1, w+right-1, left-1")
+    found = labels_from_cameras(camera_path(labels), third_person=True)
+    turning = label_from_signs(0, 0, 1, 0)
+    assert found.tolist() == [0, int(labels[1]), turning, int(labels[3])]
+
+
+def test_a_quarter_turn_in_one_step_is_no_pitch():
+    quarter = torch.tensor([[0.0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    poses = torch.stack([torch.eye(4, dtype=torch.float64), quarter])
+    assert labels_from_cameras(poses).tolist() == [0, label_from_signs(0, 0, 1, 0)]
+
+
+def test_pose_files_come_back_as_they_were_written(tmp_path):
+    actions = commanded(parse_path("w-3, w+right-4, up-4"))
+    write_poses(actions, tmp_path / "deep" / "path.json")
+    found = read_poses(tmp_path / "deep" / "path.json")
+    assert torch.equal(found.labels_K, actions.labels_K)
+    assert torch.equal(found.world_from_camera_K44, actions.world_from_camera_K44)
+    torch.testing.assert_close(found.intrinsics_K4, torch.tensor(INTRINSICS).expand(12, 4))
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["path.json"]
+
+
+def without_last(raw):
+    raw.pop(str(len(raw) - 1))
+
+
+def scaled(raw):
+    raw["2"]["extrinsic"][0][0] *= 1.1
+
+
+def mirrored(raw):
+    for row in raw["1"]["extrinsic"][:3]:
+        row[0] *= -1
+
+
+def without_camera(raw):
+    del raw["3"]["K"]
+
+
+def renamed(raw):
+    raw["four"] = raw.pop("3")
+
+
+def behind(raw):
+    raw["0"]["K"][0][0] = -1.0
+
+
+def ragged(raw):
+    raw["0"]["extrinsic"] = raw["0"]["extrinsic"][:3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_last, "holds 3 poses: expected one per latent, a multiple of 4"),
+        (scaled, "pose 2 is not rigid"),
+        (mirrored, "pose 1 is not rigid"),
+        (without_camera, "pose 3 has no K of 3x3 numbers"),
+        (renamed, "expected an object with keys"),
+        (behind, "K of pose 0 needs a focal length"),
+        (ragged, "extrinsic of pose 0 is not 4x4"),
+    ],
+)
+def test_bad_pose_files_are_refused_in_one_sentence(tmp_path, damage, message):
+    file = tmp_path / "path.json"
+    write_poses(commanded(parse_path("w-3")), file)
+    raw = json.loads(file.read_text())
+    damage(raw)
+    file.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=message) as refused:
+        read_poses(file)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_unreadable_pose_files_are_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "path.json").write_text(text)
+    with pytest.raises(UserError, match="not a readable pose file"):
+        read_poses(tmp_path / "path.json")
+
+
+def test_a_camera_sees_all_that_it_sees_itself_and_nothing_behind_it():
+    path = camera_path(parse_path("right-60"))  # 3 degrees each: 60 of them look backwards
+    seen = overlap(path[0], path, points()).tolist()
+    assert seen[0] == 1
+    assert seen[60] == 0
+    assert all(a >= b for a, b in pairwise(seen))
+
+
+@pytest.mark.golden
+def test_overlap_equals_its_naive_twin():
+    """The official definition spelled out for single points."""
+    path = camera_path(parse_path("w+right-9, up-3, s-5, d+left-6"))
+    every, seen = torch.randn(300, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4, []
+    query = path[-1]
+
+    def degrees(v):
+        x, y, z = v.tolist()
+        flat = torch.hypot(torch.tensor(x), torch.tensor(z))
+        return (
+            torch.rad2deg(torch.atan2(torch.tensor(x), torch.tensor(z))),
+            torch.rad2deg(torch.atan2(torch.tensor(y), flat)),
+        )
+
+    def sees(point, centre, forward):
+        angles = zip(degrees(point - centre), degrees(forward), (30.0, 17.5), strict=True)
+        return all(abs((float(a - b) + 180) % 360 - 180) < limit for a, b, limit in angles)
+
+    origin, ahead = torch.zeros(3, dtype=torch.float64), torch.tensor([0.0, 0, 1], dtype=torch.float64)
+    in_query = [p for p in every if sees(p, origin, ahead)]
+    for pose in path:
+        relative = torch.linalg.inv(query) @ pose
+        centre, forward = relative[:3, 3], relative[:3, 2]
+        both = [p for p in in_query if sees(p, centre, forward) and (p - centre).norm() < MEMORY_8B.radius]
+        seen.append(len(both) / len(in_query))
+    ours = overlap(query, path, keep_in_view(every))
+    torch.testing.assert_close(ours, torch.tensor(seen), atol=1e-6, rtol=0)
+
+
+def test_8b_remembers_all_up_to_20_then_first_recent_and_the_best_stretch():
+    """Out by 5 chunks, then back where it was: the stretch is the one that saw this place."""
+    path = camera_path(parse_path("right-19, left-20"))
+    assert select_memory(path, 20, points(), MEMORY_8B) == list(range(20))
+    chosen = select_memory(path, 36, points(), MEMORY_8B)
+    assert chosen == [0, 1, 2, 3, 4, 5, 6, 7, *range(24, 36)]
+    assert len(select_memory(path, 24, points(), MEMORY_8B)) == 20
+
+
+def test_5b_remembers_all_up_to_16_then_recent_and_the_best_stretch_without_the_first():
+    path = camera_path(parse_path("right-19, left-20"))
+    assert select_memory(path, 16, points(), MEMORY_5B) == list(range(16))
+    assert select_memory(path, 36, points(), MEMORY_5B) == [0, 1, 2, 3, *range(24, 36)]
+
+
+def test_the_earliest_of_equal_stretches_is_chosen():
+    path = camera_path(torch.zeros(40, dtype=torch.long))
+    assert select_memory(path, 36, points(), MEMORY_8B)[4:8] == [4, 5, 6, 7]
+
+
+def test_cameras_are_exact_under_autocast():
+    """Matrix products of poses would otherwise be rounded to bfloat16."""
+    path = camera_path(parse_path("w+right-9, up-10"), TRAINING_MOTION).float()[None]
+    path[..., 2, 3] += 20
+    intrinsics = torch.tensor(INTRINSICS).expand(1, 20, 4)
+    x = torch.randn(1, 2, 40, 8, generator=torch.Generator().manual_seed(0))
+
+    def found():
+        ours = cameras(path, intrinsics)
+        return [ours.queries(x), ours.keys(x), ours.seen(x), overlap(path[0, 5], path[0], points())]
+
+    expected = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = found()
+    for ours, theirs in zip(rounded, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_whole_timesteps_are_cut_not_rounded():
+    assert whole_timesteps(torch.tensor([1.0, 0.8839, 0.0009])).tolist() == [1000, 883, 0]

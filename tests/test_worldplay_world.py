@@ -1,0 +1,304 @@
+"""The WorldPlay worlds keep their contract on tiny random networks, with a stand-in for the video decoder."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, conditioning_8b, random_network
+
+from worldcompass.geometry import parse_path
+from worldcompass.policy import Lora, Policy
+from worldcompass.rollout import imagine_groups, imagine_video
+from worldcompass.testing import check_world_model
+from worldcompass.train import Config, train
+from worldcompass.types import Actions, Scenario, Scores
+from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps
+from worldcompass.worlds.worldplay.poses import commanded
+from worldcompass.worlds.worldplay.world import (
+    FAMILY_5B,
+    FAMILY_8B,
+    LORA_TARGETS_5B,
+    LORA_TARGETS_8B,
+    Guidance,
+    WorldPlay,
+)
+
+KINDS = ["8b", "5b"]
+FAMILIES = {"8b": FAMILY_8B, "5b": FAMILY_5B}
+LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
+
+
+class Blend:
+    """Each frame lies between the fading sum of all latents before and its own; its memory is that sum."""
+
+    pixels_per_cell = 2
+
+    def decode(self, latents_BCKHW, memory):
+        frames, share = [], torch.arange(1, 5).view(4, 1, 1, 1, 1) / 4
+        for latent in latents_BCKHW.unbind(2):
+            own = (
+                latent[None]
+                if memory is None
+                else torch.lerp(memory.expand_as(latent)[None], latent[None], share)
+            )
+            frames.append(own)
+            memory = self.faded(latent, memory)
+        video_BF3hw = torch.cat(frames).transpose(0, 1) / 6 + 0.5
+        return interpolate(video_BF3hw, scale_factor=(1, 2, 2))
+
+    def advance(self, latents_1CKHW, memory):
+        for latent in latents_1CKHW.unbind(2):
+            memory = self.faded(latent, memory)
+        return memory
+
+    @staticmethod
+    def faded(latent, memory):
+        return latent if memory is None else (latent + memory) / 2
+
+
+def world_of(kind, **changes):
+    return WorldPlay(FAMILIES[kind], random_network(kind), Blend(), (HEIGHT, WIDTH), **changes)
+
+
+def scenario(kind, seed, path):
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "8b":
+        conditioning = conditioning_8b(generator, num_tokens=5 - seed)
+    else:
+        conditioning = {"text_states": torch.randn(6, CONFIG_5B.text_width, generator=generator)}
+    conditioning["latent"] = torch.randn(3, HEIGHT, WIDTH, generator=generator)
+    return Scenario(f"s{seed}", commanded(parse_path(path)), conditioning=conditioning)
+
+
+def scenarios(kind):
+    paths = ("w-3, w+right-4, left-20, up-12", "d-3, s-4, up+right-24, down-8")
+    return [scenario(kind, seed, path) for seed, path in enumerate(paths)]
+
+
+def noise(rows, seed=0):
+    return torch.randn(rows, 3, 4, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def chunk_of(batch, chunk):
+    return Actions.stack([s.actions.latents(4 * chunk, 4 * chunk + 4) for s in batch])
+
+
+def far_along(world, batch, chunk):
+    """A context with ``chunk`` remembered chunks of noise, attended for the next."""
+    context = world.begin(batch)
+    for before in range(chunk):
+        context = world.remember(context, noise(len(batch), before), chunk_of(batch, before))
+    return world.attend(context, chunk_of(batch, chunk))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_world_keeps_the_contract(kind):
+    check_world_model(world_of(kind), scenarios(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_share_long_pasts_whose_memory_is_chosen(kind):
+    """Behind the limit of remembered latents, each past has its own choice and rows do not mix."""
+    world, batch = world_of(kind), scenarios(kind)
+    context = far_along(world, batch, 8)
+    limit = FAMILIES[kind].memory.num_latents
+    assert context.num_latents == 32
+    assert context.attended.first_position == limit
+    noisy, sigma = noise(4), torch.tensor([0.9, 0.5, 0.7, 0.2])
+    with torch.no_grad():
+        together = world.predict_clean(noisy, sigma, chunk_of(batch, 8), context)
+        for row in range(4):
+            past = row // 2
+            alone = world.predict_clean(
+                noisy[row : row + 1],
+                sigma[row : row + 1],
+                chunk_of(batch[past : past + 1], 8),
+                context.select(past),
+            )
+            torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_serves_video_is_trained(kind):
+    world = world_of(kind)
+    policy = Policy(world.net)
+    assert policy.live.keys() == {
+        n for n, _ in world.net.named_parameters() if not world.net.serves_text_alone(n)
+    }
+    batch = scenarios(kind)[:1]
+    clean = world.predict_clean(
+        noise(2), torch.tensor([0.7, 0.3]), chunk_of(batch, 1), far_along(world, batch, 1)
+    )
+    clean.square().mean().backward()
+    assert all(bool(p.grad.any()) for p in policy.parameters)
+
+
+def test_the_8b_start_image_is_a_condition_and_nothing_is_given():
+    world, batch = world_of("8b"), scenarios("8b")[:1]
+    context = far_along(world, batch, 0)
+    assert context.given_K.tolist() == [False] * 4
+    seen = {}
+    world.net.register_forward_pre_hook(lambda _module, inputs: seen.update(latents=inputs[0]))
+    world.predict_clean(noise(2), torch.full((2,), 0.7), chunk_of(batch, 0), context)
+    channels = seen["latents"].latents_BCKHW
+    assert torch.equal(channels[:, :3], noise(2))
+    assert torch.equal(channels[1, 3:6, 0], batch[0].conditioning["latent"])
+    assert not channels[:, 3:6, 1:].any()
+    assert channels[0, 6].amax((1, 2)).tolist() == channels[0, 6].amin((1, 2)).tolist() == [1, 0, 0, 0]
+
+
+def test_the_5b_start_image_is_the_first_latent_and_comes_back_exactly():
+    world, batch = world_of("5b"), scenarios("5b")[:1]
+    context = far_along(world, batch, 0)
+    assert context.given_K.tolist() == [True, False, False, False]
+    assert far_along(world, batch, 1).given_K.tolist() == [False] * 4
+    seen = {}
+    world.net.register_forward_pre_hook(lambda _module, inputs: seen.update(latents=inputs[0]))
+    clean = world.predict_clean(noise(2), torch.full((2,), 0.7), chunk_of(batch, 0), context)
+    start = batch[0].conditioning["latent"]
+    assert torch.equal(clean[:, :, 0], start.expand(2, -1, -1, -1))
+    assert torch.equal(seen["latents"].latents_BCKHW[:, :, 0], start.expand(2, -1, -1, -1))
+    assert seen["latents"].timesteps_BK[0].tolist() == [STABILIZATION_TIMESTEP, 700, 700, 700]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_remembered_latents_are_read_as_they_were_finished(kind):
+    """Never scaled again (the released training divides them twice), at the timestep of finished latents."""
+    world, batch, seen = world_of(kind), scenarios(kind)[:1], []
+    world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    far_along(world, batch, 2)
+    memory = seen[-1]
+    assert torch.equal(memory.latents_BCKHW[0, :3], torch.cat([noise(1, 0), noise(1, 1)], 2)[0])
+    assert set(memory.timesteps_BK.flatten().tolist()) == {STABILIZATION_TIMESTEP}
+    assert memory.first_position == 0
+    assert memory.world_from_camera_BK44.dtype == torch.float32
+
+
+def test_timesteps_may_be_cut_as_in_the_released_training():
+    world, batch, seen = world_of("8b", timestep_of=whole_timesteps), scenarios("8b")[:1], []
+    context = far_along(world, batch, 0)
+    world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].timesteps_BK))
+    world.predict_clean(noise(1), torch.tensor([0.7777]), chunk_of(batch, 0), context)
+    assert seen[0].tolist() == [[777.0] * 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_leaves_cameras_and_memory_exact(kind):
+    """bf16 poses were a defect of the released code: 20 units out its spacing is wider than a step."""
+    world, batch = world_of(kind), scenarios(kind)
+    for s in batch:
+        s.actions.world_from_camera_K44[:, 2, 3] += 20.3
+    noisy, sigma, seen = noise(2), torch.full((2,), 0.7), []
+    world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        expected = world.predict_clean(noisy, sigma, chunk_of(batch, 8), far_along(world, batch, 8))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = world.predict_clean(noisy, sigma, chunk_of(batch, 8), far_along(world, batch, 8))
+    exact, rough = seen[len(seen) // 2 - 2], seen[-2]
+    assert exact.latents_BCKHW.shape[2] == FAMILIES[kind].memory.num_latents
+    assert torch.equal(exact.world_from_camera_BK44, rough.world_from_camera_BK44)
+    assert found.dtype == torch.float32
+    assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_is_for_play(kind):
+    negative = {
+        k: torch.zeros_like(v) for k, v in scenarios(kind)[0].conditioning.items() if k == "text_states"
+    }
+    batch, sigma = scenarios(kind)[:1], torch.full((2,), 0.7)
+    plain = world_of(kind)
+    worlds = [world_of(kind, guidance=Guidance(scale, negative)) for scale in (1.0, 0.0, 6.0)]
+    with torch.no_grad():
+        expected = plain.predict_clean(noise(2), sigma, chunk_of(batch, 1), far_along(plain, batch, 1))
+        same, none, strong = (
+            w.predict_clean(noise(2), sigma, chunk_of(batch, 1), far_along(w, batch, 1)) for w in worlds
+        )
+    torch.testing.assert_close(same, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(strong, none + 6 * (expected - none), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="guidance is for play"):
+        worlds[2].predict_clean(noise(2), sigma, chunk_of(batch, 1), far_along(worlds[2], batch, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_or_misshapen_conditioning_is_refused(kind):
+    world, (first, _) = world_of(kind), scenarios(kind)
+    with pytest.raises(ValueError, match=r"s0: worldplay-.b starts from prepared conditioning"):
+        world.begin([dataclasses.replace(first, conditioning=None)])
+    without_text = {k: v for k, v in first.conditioning.items() if k != "text_states"}
+    with pytest.raises(ValueError, match="text_states missing"):
+        world.begin([dataclasses.replace(first, conditioning=without_text)])
+    other_size = {**first.conditioning, "latent": torch.zeros(3, 9, 9)}
+    with pytest.raises(ValueError, match=r"shape \(3, 9, 9\), expected \(3, 2, 4\)"):
+        world.begin([dataclasses.replace(first, conditioning=other_size)])
+
+
+def test_chunks_are_decoded_as_the_continuation_of_all_before_them():
+    """Three chunks, so that the decoder's memory must go on from its own memory."""
+    world, batch = world_of("8b"), scenarios("8b")
+    start = context = world.begin(batch)
+    cleans, frames = [], []
+    for chunk in range(3):
+        cleans.append(noise(2, chunk).cumsum(2) / 4)
+        frames.append(world.decode(cleans[-1], context))
+        context = world.remember(context, cleans[-1], chunk_of(batch, chunk))
+    whole = world.decode(torch.cat(cleans, 2), start)
+    assert whole.shape[1] == world.spec.num_frames(0, 12)
+    assert torch.equal(torch.cat(frames, 1), whole)
+
+
+def test_a_chunk_of_another_length_is_refused():
+    world, batch = world_of("8b"), scenarios("8b")[:1]
+    with pytest.raises(ValueError, match="imagines chunks of 4 latents, not 3"):
+        world.attend(world.begin(batch), Actions.stack([batch[0].actions.latents(0, 3)]))
+
+
+def test_an_image_of_zeros_is_no_image():
+    """Text to video: the image's states are left out, not read as an image."""
+    world, (first, _) = world_of("8b"), scenarios("8b")
+    blank = {**first.conditioning, "vision_states": torch.zeros(3, CONFIG_8B.vision_width)}
+    (with_image,) = world.begin([first]).pasts
+    (without,) = world.begin([dataclasses.replace(first, conditioning=blank)]).pasts
+    assert with_image.texts[0][0][0].shape[2] - without.texts[0][0][0].shape[2] == 3
+
+
+class Brightness:
+    """A critic that anything can please."""
+
+    name = "brightness"
+
+    def __call__(self, group):
+        values = group.frames_GF3hw.float().mean((1, 2, 3, 4))
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_whole_loop_trains_it(kind, lora, tmp_path):
+    """Two steps of the curriculum; the text half is as it was, the video half is not."""
+    world = world_of(kind)
+    before = {n: p.clone() for n, p in world.net.named_parameters()}
+    config = Config(
+        steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3,
+        noise_levels=2, lr=1e-3, lora=Lora(rank=2, targets=LORA_TARGETS[kind]) if lora else None,
+    )  # fmt: skip
+    policy = train(world, [Brightness()], scenarios(kind), config, tmp_path, live=False)
+    after = dict(world.net.named_parameters())
+    if lora:
+        assert all(".lora_" in name for name in policy.live)
+        assert any(bool(p.any()) for n, p in policy.live.items() if n.endswith("lora_B"))
+        after = {n.replace(".base.", "."): p for n, p in after.items() if ".lora_" not in n}
+    moved = {n for n, p in before.items() if not torch.equal(p, after[n])}
+    assert moved == (set() if lora else set(policy.live))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_videos_are_imagined_to_their_end(kind):
+    """10 latents: the last action fills the third chunk, the video is trimmed."""
+    batch = [dataclasses.replace(s, actions=s.actions.latents(0, 10)) for s in scenarios(kind)]
+    world = world_of(kind)
+    video = imagine_video(world, batch, num_steps=2)
+    assert video.shape == (2, 37, 3, 2 * HEIGHT, 2 * WIDTH)
+    (futures,) = imagine_groups(world, scenarios(kind), 1, 4, 3, (0,), world.spec.sigmas(2))
+    assert [g.frames_GF3hw.shape[:2] for g in futures.groups] == [(3, 16)] * 2

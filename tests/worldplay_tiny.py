@@ -1,0 +1,94 @@
+"""Tiny random WorldPlay networks and inputs for tests; nothing is left at zero, so that every path matters."""
+
+import torch
+
+from worldcompass.geometry import commanded, parse_path
+from worldcompass.worlds.worldplay.branches import Latents
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.poses import MOTION
+from worldcompass.worlds.worldplay.text import TextStates
+from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+
+CONFIG_8B = Config8B(
+    latent_channels=3,
+    width=24,
+    num_heads=2,
+    num_blocks=2,
+    mlp_ratio=2.0,
+    rope_dims=(4, 4, 4),
+    text_width=10,
+    vision_width=6,
+    byt5_widths=(5, 7, 9),
+)
+CONFIG_5B = Config5B(
+    latent_channels=3, num_heads=2, head=12, num_blocks=2, mlp_width=40, text_width=10, sinusoid=16
+)
+HEIGHT, WIDTH = 2, 4
+
+
+def random_network(kind):
+    torch.manual_seed(0)
+    net = Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        else:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return net
+
+
+def conditioning_8b(generator, num_tokens=5, num_quoted=2):
+    """As ``worldcompass prepare`` stores it, all but the start image's latent."""
+    return {
+        "text_states": torch.randn(8, CONFIG_8B.text_width, generator=generator),
+        "text_mask": (torch.arange(8) < num_tokens).long(),
+        "byt5_states": torch.randn(4, CONFIG_8B.byt5_widths[0], generator=generator),
+        "byt5_mask": (torch.arange(4) < num_quoted).long(),
+        "vision_states": torch.randn(3, CONFIG_8B.vision_width, generator=generator),
+    }
+
+
+def text_states(kind, seed=0, num_tokens=5, num_quoted=2):
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "5b":
+        return Caption(torch.randn(6, CONFIG_5B.text_width, generator=generator))
+    states = conditioning_8b(generator, num_tokens, num_quoted)
+    return TextStates(
+        states["text_states"],
+        states["text_mask"],
+        states["byt5_states"],
+        states["byt5_mask"],
+        states["vision_states"],
+    )
+
+
+def random_latents(kind, rows, count=4, first_position=0, seed=1):
+    """Latents of rows that differ in everything."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = 2 * CONFIG_8B.latent_channels + 1 if kind == "8b" else CONFIG_5B.latent_channels
+    actions = commanded(
+        parse_path("w-3, w+right-4, up-3, d+left-30"), MOTION, torch.tensor([0.5, 0.9, 0.5, 0.5])
+    )
+    starts = torch.randint(0, len(actions) - count, (rows,), generator=generator).tolist()
+    chosen = torch.stack([torch.arange(start, start + count) for start in starts])
+    return Latents(
+        torch.randn(rows, channels, count, HEIGHT, WIDTH, generator=generator),
+        1000 * torch.rand(rows, count, generator=generator),
+        actions.labels_K[chosen],
+        actions.world_from_camera_K44[chosen],
+        actions.intrinsics_K4[chosen],
+        first_position,
+    )
+
+
+def row_of(latents, row):
+    rows = slice(row, row + 1)
+    return Latents(
+        latents.latents_BCKHW[rows],
+        latents.timesteps_BK[rows],
+        latents.labels_BK[rows],
+        latents.world_from_camera_BK44[rows],
+        latents.intrinsics_BK4[rows],
+        latents.first_position,
+    )

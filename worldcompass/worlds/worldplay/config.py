@@ -1,0 +1,172 @@
+"""Sizes of the two WorldPlay transformers, and their official ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldcompass.errors import UserError
+
+# What the code takes for granted of a configuration file; another value means another architecture.
+_GRANTED_8B = {
+    "patch_size": [1, 1, 1],
+    "concat_condition": True,
+    "mm_single_blocks_depth": 0,
+    "qkv_bias": True,
+    "qk_norm": True,
+    "qk_norm_type": "rms",
+    "text_projection": "single_refiner",
+    "text_states_dim_2": None,
+    "glyph_byT5_v2": True,
+    "vision_projection": "linear",
+    "use_cond_type_embedding": True,
+    "is_reshape_temporal_channels": False,
+    "guidance_embed": False,
+    "use_meanflow": False,
+}
+_GRANTED_5B = {
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "image_dim": None,
+    "added_kv_proj_dim": None,
+}
+
+
+@dataclass(frozen=True)
+class Config8B:
+    """The defaults are the real model's (HunyuanVideo-1.5 480p image-to-video): 8.558 B parameters."""
+
+    latent_channels: int = 32
+    """Of a latent and of the condition latent beside it; one channel more is the mask."""
+    width: int = 2048
+    num_heads: int = 16
+    num_blocks: int = 54
+    mlp_ratio: float = 4.0
+    rope_dims: tuple[int, int, int] = (16, 56, 56)
+    """Dimensions of a head that rotate with time, height and width; their sum is the head's."""
+    rope_theta: float = 256.0
+    text_width: int = 3584
+    """Of the caption's states (Qwen2.5-VL-7B)."""
+    vision_width: int = 1152
+    """Of the start image's states (SigLIP)."""
+    byt5_widths: tuple[int, int, int] = (1472, 2048, 2048)
+    """Of the quoted text's states (byT5) and of the two hidden layers of their mapper."""
+
+    def __post_init__(self) -> None:
+        if sum(self.rope_dims) * self.num_heads != self.width:
+            raise ValueError(
+                f"rope_dims {self.rope_dims} times {self.num_heads} heads must make the width {self.width}"
+            )
+
+    @property
+    def head(self) -> int:
+        """Dimensions of a head."""
+        return self.width // self.num_heads
+
+    @classmethod
+    def from_json(cls, path: Path) -> Config8B:
+        """The configuration of an official ``config.json``; keys that do not concern the network are ignored.
+
+        Raises:
+            UserError: when the file cannot be read, describes another architecture or lacks a size.
+        """
+        raw = _read(path, _GRANTED_8B, "WorldPlay 8B")
+        byt5 = raw.get("byt5_dims", {"in_dim": 1472, "hidden_dim": 2048, "out_dim": 2048})
+        try:
+            return cls(
+                latent_channels=raw["in_channels"],
+                width=raw["hidden_size"],
+                num_heads=raw["heads_num"],
+                num_blocks=raw["mm_double_blocks_depth"],
+                mlp_ratio=raw["mlp_width_ratio"],
+                rope_dims=tuple(raw["rope_dim_list"]),
+                rope_theta=raw["rope_theta"],
+                text_width=raw["text_states_dim"],
+                vision_width=raw.get("vision_states_dim", 1152),
+                byt5_widths=(byt5["in_dim"], byt5["hidden_dim"], byt5["out_dim"]),
+            )
+        except (KeyError, ValueError) as why:
+            raise _unusable(path, why) from why
+
+
+@dataclass(frozen=True)
+class Config5B:
+    """The defaults are the real model's (Wan2.2-TI2V-5B): 5.293 B parameters."""
+
+    latent_channels: int = 48
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Cells of a latent in one token, along time (always 1), height and width."""
+    num_heads: int = 24
+    head: int = 128
+    num_blocks: int = 30
+    mlp_width: int = 14336
+    text_width: int = 4096
+    """Of the caption's states (UMT5)."""
+    sinusoid: int = 256
+    """Dimensions of the embedding of a timestep or an action."""
+    eps: float = 1e-6
+    """Of every norm."""
+
+    def __post_init__(self) -> None:
+        if self.patch[0] != 1:
+            raise ValueError(f"a token must hold one latent in time, patch is {self.patch}")
+        if self.head % 4:
+            raise ValueError(f"cameras turn groups of four dimensions, a head has {self.head}")
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a token."""
+        return self.num_heads * self.head
+
+    @property
+    def rope_dims(self) -> tuple[int, int, int]:
+        """Dimensions of a head that rotate with time, height and width."""
+        space = 2 * (self.head // 6)
+        return self.head - 2 * space, space, space
+
+    @classmethod
+    def from_json(cls, path: Path) -> Config5B:
+        """The configuration of an official ``config.json``; keys that do not concern the network are ignored.
+
+        Raises:
+            UserError: when the file cannot be read, describes another architecture or lacks a size.
+        """
+        raw = _read(path, _GRANTED_5B, "WorldPlay 5B")
+        try:
+            return cls(
+                latent_channels=raw["in_channels"],
+                patch=tuple(raw["patch_size"]),
+                num_heads=raw["num_attention_heads"],
+                head=raw["attention_head_dim"],
+                num_blocks=raw["num_layers"],
+                mlp_width=raw["ffn_dim"],
+                text_width=raw["text_dim"],
+                sinusoid=raw["freq_dim"],
+                eps=raw["eps"],
+            )
+        except (KeyError, ValueError) as why:
+            raise _unusable(path, why) from why
+
+
+def _read(path: Path, granted: Mapping[str, object], model: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as why:
+        raise UserError(f"{path} is not a readable config.json of {model} ({why})") from why
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no object: expected the config.json of {model}")
+    wrong = [f"{k} is {raw[k]!r} instead of {v!r}" for k, v in granted.items() if raw.get(k, v) != v]
+    if raw.get("out_channels") != raw.get("in_channels"):
+        wrong.append("out_channels differ from in_channels")
+    if wrong:
+        raise UserError(f"{path} describes another network than {model}: {'; '.join(wrong)}")
+    return raw
+
+
+def _unusable(path: Path, why: KeyError | ValueError) -> UserError:
+    if isinstance(why, KeyError):
+        return UserError(f"{path} lacks {why}: expected the config.json of the transformer's folder")
+    return UserError(f"{path} holds sizes that do not fit: {why}")

@@ -1,0 +1,106 @@
+"""Layers that the text and the vision stream share; parameter names are the official ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SINUSOID = 256  # dimensions of a number's sinusoidal embedding
+MAX_PERIOD = 10_000
+EPS = 1e-6  # of every norm unless said otherwise
+
+
+def sinusoid(values: Tensor, dim: int = SINUSOID) -> Tensor:
+    """Cosines, then sines, of a number at falling frequencies; float32 (..., dim)."""
+    half = dim // 2
+    rates = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=values.device).float() / half)
+    angle = values.float()[..., None] * rates
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+class ScalarEmbedder(nn.Module):
+    """Embeds a timestep (0 to 1000) or the index of an action."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(SINUSOID, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(...) to (..., D)."""
+        return self.mlp(sinusoid(values).to(next(self.mlp.parameters()).dtype))
+
+
+class Mlp(nn.Module):
+    """Two layers with an activation between them."""
+
+    def __init__(self, width: int, hidden: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh approximation."""
+    return functional.gelu(x, approximate="tanh")
+
+
+class Modulation(nn.Module):
+    """Shifts, scales and gates of a block, one row per latent."""
+
+    def __init__(self, width: int, num_parts: int) -> None:
+        super().__init__()
+        self.num_parts = num_parts
+        self.linear = nn.Linear(width, num_parts * width)
+
+    def forward(self, condition_BKD: Tensor) -> tuple[Tensor, ...]:
+        """``num_parts`` tensors (B, K, 1, D), to be spread over the tokens of each latent."""
+        return self.linear(functional.silu(condition_BKD))[..., None, :].chunk(self.num_parts, -1)
+
+
+def modulate(x_BKTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without parameters of its own, shifted and scaled."""
+    return functional.layer_norm(x_BKTD, x_BKTD.shape[-1:], eps=EPS) * (1 + scale) + shift
+
+
+def split_heads(x_BND: Tensor, num_heads: int) -> Tensor:
+    """(B, N, D) to (B, heads, N, head)."""
+    return x_BND.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BhNd: Tensor) -> Tensor:
+    """The inverse of ``split_heads``."""
+    return x_BhNd.transpose(1, 2).flatten(2)
+
+
+class PatchEmbed(nn.Module):
+    """One token per cell of a latent."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(channels, width, 1)
+
+    def forward(self, latents_BCKHW: Tensor) -> Tensor:
+        """(B, K, H * W, D)."""
+        return self.proj(latents_BCKHW).flatten(3).permute(0, 2, 3, 1)
+
+
+class FinalLayer(nn.Module):
+    """Velocity of each cell."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x_BKTD: Tensor, condition_BKD: Tensor) -> Tensor:
+        """(B, K, T, C)."""
+        shift, scale = self.adaLN_modulation(condition_BKD)[..., None, :].chunk(2, -1)
+        return self.linear(modulate(x_BKTD, shift, scale))

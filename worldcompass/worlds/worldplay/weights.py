@@ -1,0 +1,141 @@
+"""Reading and writing the official weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from worldcompass.errors import UserError
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+
+FILE_NAME = "diffusion_pytorch_model.safetensors"
+_PICKLED = (".pt", ".pth", ".bin")
+_WRAPPER = "_fsdp_wrapped_module."  # of sharding in names, anywhere
+_NAMED = 3  # of the tensors that are wrong, how many a message names
+
+
+def load_8b(
+    path: Path,
+    config: Config8B | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
+) -> Transformer8B:
+    """The 8B transformer with the weights of an official file, see ``load_weights``."""
+    with torch.device("meta"):
+        net = Transformer8B(config)
+    load_weights(net, path, dtype, device)
+    return net
+
+
+def load_5b(
+    path: Path,
+    config: Config5B | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
+) -> Transformer5B:
+    """The 5B transformer with the weights of an official file, see ``load_weights``."""
+    with torch.device("meta"):
+        net = Transformer5B(config)
+    load_weights(net, path, dtype, device)
+    return net
+
+
+def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+    """Fill a network, best made on the meta device, with exactly the tensors of a file.
+
+    From a safetensors file tensors go straight to the device, one after the other. A ``.pt`` file is read as plain
+    data, never as code; its weights may lie under ``generator`` and their names may carry prefixes of training.
+
+    Args:
+        net: its parameters are replaced.
+        path: the file, or a folder that holds one named ``diffusion_pytorch_model.safetensors``.
+        dtype: of the parameters.
+        device: where they go.
+
+    Raises:
+        UserError: when the file is missing, damaged, or not exactly this network's.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"no weights at {path}: expected {FILE_NAME} of the network")
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
+    net.load_state_dict(read(path, shapes, dtype, device), assign=True)
+
+
+def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a network's weights under the official names; the file appears only when it is complete.
+
+    Args:
+        net: plain, or with its adapters merged.
+        path: the safetensors file to write.
+        dtype: of the tensors in the file; the network's own when None.
+
+    Raises:
+        ValueError: when the network still carries adapters.
+    """
+    tensors = {n: t.detach().to("cpu", dtype or t.dtype).contiguous() for n, t in net.state_dict().items()}
+    if any(name.endswith(".lora_A") for name in tensors):
+        raise ValueError("the network carries adapters: merge them first, see worldcompass.policy.merge_lora")
+    aside = path.with_name(f".unfinished_{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(tensors, aside, metadata={"format": "pt"})
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
+) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check(path, shapes, found)
+            return {name: file.get_tensor(name).to(dtype) for name in shapes}
+    except SafetensorError as why:
+        raise UserError(f"{path} is damaged or no safetensors file ({why}): fetch it again") from why
+
+
+def _read_pickled(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
+) -> dict[str, Tensor]:
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as why:
+        first_line = str(why).partition("\n")[0]
+        raise UserError(
+            f"{path} is damaged or holds more than tensors, which is not read ({first_line}):"
+            " use the safetensors file"
+        ) from why
+    raw = raw.get("generator", raw) if isinstance(raw, dict) else raw
+    if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
+        raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under 'generator'")
+    plain = {str(name).replace(_WRAPPER, "").removeprefix("model."): t for name, t in raw.items()}
+    _check(path, shapes, {name: tuple(t.shape) for name, t in plain.items()})
+    return {name: plain[name].to(device, dtype) for name in shapes}
+
+
+def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Strict agreement of names and shapes."""
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if not wrong:
+        return
+    examples = "; ".join(
+        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
+        for name in wrong[:_NAMED]
+    )
+    raise UserError(
+        f"{path} belongs to another network: of {len(expected)} expected tensors and {len(found)} found"
+        f" {len(wrong)} disagree, such as {examples}"
+    )

@@ -1,0 +1,388 @@
+"""The WorldPlay models behind the contract of ``world.py``: one class, and what the two families do differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from worldcompass.geometry import Motion
+from worldcompass.types import Actions, Scenario
+from worldcompass.world import WorldSpec
+from worldcompass.worlds.worldplay.attention import rows_per_past
+from worldcompass.worlds.worldplay.branches import Latents
+from worldcompass.worlds.worldplay.context import (
+    MEMORY_5B,
+    MEMORY_8B,
+    SHIFT,
+    STABILIZATION_TIMESTEP,
+    MemoryRule,
+    points_in_view,
+    select_memory,
+    timesteps,
+)
+from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
+from worldcompass.worlds.worldplay.text import TextStates
+from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+
+CHUNK = 4  # latents
+FRAMES_PER_LATENT = 4
+FPS = 24.0
+NUM_STEPS = 40  # denoising steps of WorldCompass's rollouts
+VIEW_SEED = 0  # of the points by which fields of view are compared
+
+# Layers that a LoRA run adapts: those of the vision half, see ``Lora.targets``.
+LORA_TARGETS_8B = r"double_blocks\.\d+\.img_(attn_(q|k|v|proj|prope_proj)|mlp\.fc[12])"
+LORA_TARGETS_5B = (
+    r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0|to_out_prope\.0)"
+    r"|attn2\.(to_q|to_out\.0)|ffn\.net\.(0\.proj|2))"
+)
+
+
+class Decoder(Protocol):
+    """A causal video decoder. It takes latents as the network sees them and undoes their scale itself."""
+
+    @property
+    def pixels_per_cell(self) -> int:
+        """Height and width in pixels of one cell of a latent."""
+        ...
+
+    def decode(self, latents_BCKHW: Tensor, memory: Any) -> Tensor:
+        """Frames (B, F, 3, h, w) from 0 to 1 that go on from one past, which all rows share.
+
+        Args:
+            latents_BCKHW: float32.
+            memory: what ``advance`` returned for that past; None when the first latent is the start image.
+        """
+        ...
+
+    def advance(self, latents_1CKHW: Tensor, memory: Any) -> Any:
+        """The memory after these latents; the older one stays as it was."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance, for play alone: ``v = v_negative + scale (v - v_negative)``."""
+
+    scale: float
+    negative: Mapping[str, Tensor]
+    """Conditioning of the negative prompt; what it lacks is taken from the scenario's own."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one of the two models does differently from the other."""
+
+    name: str
+    memory: MemoryRule
+    gives_start: bool
+    """Whether the start image's latent is given; otherwise it is a condition beside the latents."""
+    keys: tuple[str, ...]
+    """What a scenario's conditioning holds; ``latent`` (C, H, W) is the start image's, as the network sees it."""
+    read: Callable[[Mapping[str, Tensor]], TextStates | Caption]
+    """The text branch's input."""
+    channels: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """What the network reads of latents (B, C, K, H, W), start images (B, C, H, W), and which latents these are."""
+
+
+@dataclass(frozen=True)
+class _Past:
+    texts: tuple[Any, ...]
+    """The network's past of the prompt, and of the negative prompt where there is guidance."""
+    start_CHW: Tensor
+    chunks: tuple[tuple[Tensor, Actions], ...] = ()
+    """Finished latents, (C, K, H, W) float32, and their commands."""
+    decoder: Any = None
+    """The decoder's memory."""
+
+
+@dataclass(frozen=True)
+class _Attended:
+    given_K: Tensor
+    actions: Actions
+    """(P, K)."""
+    pasts: tuple[tuple[Any, ...], ...]
+    """Text and remembered latents of every past, for the prompt and perhaps the negative prompt."""
+    first_position: int
+
+
+@dataclass(frozen=True)
+class WorldPlayContext:
+    """P pasts: text, finished latents with their commands, the decoder's memory."""
+
+    pasts: tuple[_Past, ...]
+    num_latents: int = 0
+    attended: _Attended | None = None
+
+    @property
+    def num_pasts(self) -> int:
+        """P."""
+        return len(self.pasts)
+
+    @property
+    def given_K(self) -> Tensor | None:
+        """Which latents of the coming chunk are given; None before ``attend``."""
+        return self.attended.given_K if self.attended else None
+
+    def select(self, row: int) -> WorldPlayContext:
+        """The context of one past alone."""
+        attended = self.attended and replace(
+            self.attended,
+            actions=Actions.stack([self.attended.actions.select(row)]),
+            pasts=tuple((pasts[row],) for pasts in self.attended.pasts),
+        )
+        return WorldPlayContext((self.pasts[row],), self.num_latents, attended)
+
+
+class WorldPlay:
+    """Implements ``WorldModel[WorldPlayContext]``; see there for shapes and meaning.
+
+    Parameters that serve text alone are frozen: its keys and values are made once per scenario, so no gradient
+    ever reaches them.
+
+    Args:
+        family: ``FAMILY_8B`` or ``FAMILY_5B``.
+        net: the family's transformer.
+        decoder: turns latents into frames.
+        latent_size: cells of a latent, (height, width).
+        motion: nominal motion of an action.
+        timestep_of: what the network is told of a noise level; ``whole_timesteps`` as in the released training.
+        guidance: refused where gradients are asked for.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        net: Transformer8B | Transformer5B,
+        decoder: Decoder,
+        latent_size: tuple[int, int],
+        motion: Motion = MOTION,
+        timestep_of: Callable[[Tensor], Tensor] = timesteps,
+        guidance: Guidance | None = None,
+    ) -> None:
+        for name, parameter in net.named_parameters():
+            if net.serves_text_alone(name):
+                parameter.requires_grad_(False)
+        self.net, self.decoder, self.family = net, decoder, family
+        self.timestep_of, self.guidance = timestep_of, guidance
+        self.points_N3 = points_in_view(torch.Generator().manual_seed(VIEW_SEED), family.memory)
+        height, width = latent_size
+        self.spec: WorldSpec = WorldSpec(
+            name=family.name,
+            latent_shape=(net.config.latent_channels, height, width),
+            chunk_lengths=(CHUNK,),
+            frames_per_latent=FRAMES_PER_LATENT,
+            fps=FPS,
+            frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
+            shift=SHIFT,
+            num_steps=NUM_STEPS,
+            motion=motion,
+            thresholds=THRESHOLDS,
+            batches_pasts=True,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    @torch.no_grad()
+    def begin(self, scenarios: Sequence[Scenario]) -> WorldPlayContext:
+        """Run the text branch on prepared conditioning.
+
+        Raises:
+            ValueError: when it is missing or of the wrong shape.
+        """
+        return WorldPlayContext(tuple(self._begin(scenario) for scenario in scenarios))
+
+    @torch.no_grad()
+    def attend(self, context: WorldPlayContext, actions: Actions) -> WorldPlayContext:
+        """Choose the finished latents that the coming poses look at, and make their keys.
+
+        Raises:
+            ValueError: for a chunk of another length than the models know.
+        """
+        if len(actions) != CHUNK:
+            raise ValueError(f"{self.spec.name} imagines chunks of {CHUNK} latents, not {len(actions)}")
+        start = context.num_latents
+        given = torch.arange(start, start + len(actions), device=self._device) == 0
+        given = given & self.family.gives_start
+        pasts = tuple(zip(*(past.texts for past in context.pasts), strict=True))
+        count = 0
+        if start:
+            memory = self._memory(context, actions)
+            count = memory.latents_BCKHW.shape[2]
+            pasts = tuple(tuple(self.net(memory, texts, keep_keys=True)) for texts in pasts)
+        return replace(context, attended=_Attended(given, actions, pasts, count))
+
+    def predict_clean(
+        self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: WorldPlayContext
+    ) -> Tensor:
+        """See ``WorldModel.predict_clean``; the commands are those that the context was attended for.
+
+        Raises:
+            ValueError: without ``attend`` for this length, or when guidance and gradients are asked for at once.
+        """
+        attended = _attended_for(context, noisy_BCKHW.shape[2])
+        rows = rows_per_past(len(noisy_BCKHW), context.num_pasts)
+        starts = _starts(context).repeat_interleave(rows, 0)
+        given = attended.given_K[:, None, None]
+        noisy = torch.where(given, starts[:, :, None], noisy_BCKHW.float())
+        timesteps_BK = torch.where(
+            attended.given_K, STABILIZATION_TIMESTEP, self.timestep_of(sigma_B).float()[:, None]
+        )
+        places = torch.arange(noisy.shape[2], device=noisy.device) + context.num_latents
+        is_start_BK = (places == 0).expand(len(noisy), -1)
+        latents = Latents(
+            self.family.channels(noisy, starts, is_start_BK),
+            timesteps_BK,
+            attended.actions.labels_K.repeat_interleave(rows, 0),
+            attended.actions.world_from_camera_K44.repeat_interleave(rows, 0),
+            attended.actions.intrinsics_K4.repeat_interleave(rows, 0),
+            attended.first_position,
+        )
+        velocity = self._velocity(latents, attended.pasts)
+        clean = noisy - sigma_B.float().view(-1, 1, 1, 1, 1) * velocity
+        return torch.where(given, starts[:, :, None], clean)
+
+    @torch.no_grad()
+    def remember(self, context: WorldPlayContext, clean_PCKHW: Tensor, actions: Actions) -> WorldPlayContext:
+        """Append a finished chunk; the decoder goes on from it."""
+        pasts = []
+        for row, past in enumerate(context.pasts):
+            clean = clean_PCKHW[row].float()
+            chunks = (*past.chunks, (clean, actions.select(row)))
+            decoder = self.decoder.advance(clean[None], past.decoder)
+            pasts.append(replace(past, chunks=chunks, decoder=decoder))
+        return WorldPlayContext(tuple(pasts), context.num_latents + len(actions))
+
+    @torch.no_grad()
+    def decode(self, clean_BCKHW: Tensor, context: WorldPlayContext) -> Tensor:
+        """Frames of a chunk; candidates of one past share the decoder's memory of it."""
+        rows = rows_per_past(len(clean_BCKHW), context.num_pasts)
+        frames = [
+            self.decoder.decode(clean, past.decoder)
+            for clean, past in zip(clean_BCKHW.float().split(rows), context.pasts, strict=True)
+        ]
+        return (torch.cat(frames).clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _begin(self, scenario: Scenario) -> _Past:
+        conditioning = scenario.conditioning or {}
+        missing = [key for key in self.family.keys if key not in conditioning]
+        if missing:
+            raise ValueError(
+                f"scenario {scenario.id}: {self.spec.name} starts from prepared conditioning with"
+                f" {', '.join(self.family.keys)}; {', '.join(missing)} missing"
+            )
+        if tuple(conditioning["latent"].shape) != self.spec.latent_shape:
+            raise ValueError(
+                f"scenario {scenario.id}: the start image's latent has shape"
+                f" {tuple(conditioning['latent'].shape)}, expected {self.spec.latent_shape}"
+            )
+        prompts = [conditioning]
+        if self.guidance is not None:
+            prompts.append({**conditioning, **self.guidance.negative})
+        moved = [{key: prompt[key].to(self._device) for key in self.family.keys} for prompt in prompts]
+        texts = tuple(self.net(self.family.read(prompt)) for prompt in moved)
+        return _Past(texts, moved[0]["latent"].float())
+
+    def _memory(self, context: WorldPlayContext, actions: Actions) -> Latents:
+        """The finished latents that each past looks back at, as the network reads them; always equally many."""
+        start, latents, commands, places = context.num_latents, [], [], []
+        for row, past in enumerate(context.pasts):
+            poses = torch.cat([a.world_from_camera_K44 for _, a in past.chunks])
+            coming = actions.world_from_camera_K44[row]
+            chosen = select_memory(
+                torch.cat([poses, coming]), start, self.points_N3.to(poses.device), self.family.memory
+            )
+            index = torch.tensor(chosen, device=poses.device)
+            latents.append(torch.cat([clean for clean, _ in past.chunks], 1)[:, index])
+            commands.append(_pick([a for _, a in past.chunks], index))
+            places.append(index)
+        stacked, batch = torch.stack(latents), Actions.stack(commands)
+        is_start_PK = torch.stack(places) == 0
+        return Latents(
+            self.family.channels(stacked, _starts(context), is_start_PK),
+            torch.full(is_start_PK.shape, STABILIZATION_TIMESTEP, device=stacked.device),
+            batch.labels_K,
+            batch.world_from_camera_K44,
+            batch.intrinsics_K4,
+            first_position=0,
+        )
+
+    def _velocity(self, latents: Latents, pasts: Sequence[Sequence[Any]]) -> Tensor:
+        velocity = self.net(latents, pasts[0]).float()
+        if self.guidance is None:
+            return velocity
+        if torch.is_grad_enabled():
+            raise ValueError("guidance is for play: leave it out of training, or ask for no gradient")
+        negative = self.net(latents, pasts[1]).float()
+        return negative + self.guidance.scale * (velocity - negative)
+
+
+def _attended_for(context: WorldPlayContext, count: int) -> _Attended:
+    have = (
+        "not attended"
+        if context.attended is None
+        else f"attended for {len(context.attended.actions)} latents"
+    )
+    if context.attended is None or len(context.attended.actions) != count:
+        raise ValueError(f"the context is {have}, the chunk has {count}: call attend(context, actions) first")
+    return context.attended
+
+
+def _starts(context: WorldPlayContext) -> Tensor:
+    return torch.stack([past.start_CHW for past in context.pasts])
+
+
+def _pick(chunks: Sequence[Actions], index: Tensor) -> Actions:
+    """Some latents of one trajectory."""
+    return Actions(
+        torch.cat([a.labels_K for a in chunks])[index],
+        torch.cat([a.world_from_camera_K44 for a in chunks])[index],
+        torch.cat([a.intrinsics_K4 for a in chunks])[index],
+    )
+
+
+def _read_8b(conditioning: Mapping[str, Tensor]) -> TextStates:
+    """All states of the image being zero means that there is none (text to video)."""
+    vision = conditioning["vision_states"]
+    return TextStates(
+        conditioning["text_states"],
+        conditioning["text_mask"],
+        conditioning["byt5_states"],
+        conditioning["byt5_mask"],
+        vision if bool(vision.any()) else None,
+    )
+
+
+def _beside_start(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Tensor:
+    """Latents, the start image's latent where it belongs and zeros elsewhere, and a mask of where it is."""
+    mask = is_start_BK[:, None, :, None, None].to(latents_BCKHW).expand_as(latents_BCKHW[:, :1])
+    return torch.cat([latents_BCKHW, start_BCHW[:, :, None] * mask, mask], 1)
+
+
+def _alone(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Tensor:
+    return latents_BCKHW
+
+
+FAMILY_8B = Family(
+    name="worldplay-8b",
+    memory=MEMORY_8B,
+    gives_start=False,
+    keys=("latent", "text_states", "text_mask", "byt5_states", "byt5_mask", "vision_states"),
+    read=_read_8b,
+    channels=_beside_start,
+)
+FAMILY_5B = Family(
+    name="worldplay-5b",
+    memory=MEMORY_5B,
+    gives_start=True,
+    keys=("latent", "text_states"),
+    read=lambda conditioning: Caption(conditioning["text_states"]),
+    channels=_alone,
+)
