@@ -1,10 +1,13 @@
 """Imagination: the sampler, randomness by keys alone, sharing of the past, counts of forward passes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from worldcompass.geometry import commanded, motion_signs, nominal_poses
 from worldcompass.rollout import (
+    chunk_noise,
     clip_level_passes,
     corrupt,
     euler_step,
@@ -26,6 +29,10 @@ class Counting(ToyWorld):
     """Counts the rows that go through the network, and the prefixes that are built."""
 
     rows = prefixes = 0
+
+    def weaken(self, context):
+        """Forgets what came before the chunk."""
+        return replace(context, latents_PCMHW=torch.zeros_like(context.latents_PCMHW))
 
     def attend(self, context, actions):
         self.prefixes += context.num_pasts if context.num_latents else 0
@@ -148,14 +155,15 @@ def test_the_engines_part_of_a_chunk_is_handed_to_critics():
         assert group.truth.frames_F3hw.shape[0] == group.frames_GF3hw.shape[1]
 
 
+@pytest.mark.parametrize("explore", [0.0, 2.0])
 @pytest.mark.parametrize("chunk", [0, 1, 2])
-def test_forward_passes_are_counted_as_they_happen(chunk):
+def test_forward_passes_are_counted_as_they_happen(chunk, explore):
     world, scenarios, steps = Counting(), toy_scenarios(2, 12), 3
     sigmas = world.spec.sigmas(steps)
     for rollout, formula in ((imagine_groups, clip_level_passes), (imagine_whole_videos, whole_video_passes)):
         world.rows = world.prefixes = 0
-        reported = rollout(world, scenarios, chunk, 4, 5, (0,), sigmas)[0].forward_passes
-        assert reported == world.rows + world.prefixes == 2 * formula(chunk + 1, 5, steps)
+        reported = rollout(world, scenarios, chunk, 4, 5, (0,), sigmas, explore)[0].forward_passes
+        assert reported == world.rows + world.prefixes == 2 * formula(chunk + 1, 5, steps, explore)
 
 
 def test_clip_level_rollout_needs_a_fraction_of_the_passes():
@@ -191,3 +199,29 @@ def test_sampling_and_training_call_the_same_function_bit_by_bit():
     noise = torch.randn(2, 12, 4, 2, 2, generator=generator_for(0))
     sampled = imagine_chunk(world, context, actions, noise, torch.tensor([1.0, 0.0]))
     assert torch.equal(sampled, world.predict_clean(noise, torch.ones(2), actions, context).detach())
+
+
+def test_explored_candidates_are_guided_evenly_from_none_to_the_most():
+    """After one denoising step a candidate is ``c + g (c - c_weak)``; guidance 0 is the plain future."""
+    world, scenarios, size = Counting(), toy_scenarios(2, 8), 4
+    sigmas = torch.tensor([1.0, 0.0])
+    plain, explored = (
+        imagine_groups(world, scenarios, 1, 4, size, (0,), sigmas, explore)[0] for explore in (0.0, 3.0)
+    )
+    weak = world.weaken(plain.context)
+    noise = torch.cat(
+        [chunk_noise(world, 4, [(0, "future", s.id, 1, g) for g in range(size)]) for s in scenarios]
+    )
+    with torch.no_grad():
+        unguided = world.predict_clean(noise, torch.ones(2 * size), plain.actions, weak)
+    step = explored.clean_BCKHW - plain.clean_BCKHW
+    guidance = (step * (plain.clean_BCKHW - unguided)).flatten(1).sum(1)
+    guidance /= (plain.clean_BCKHW - unguided).flatten(1).square().sum(1)
+    torch.testing.assert_close(
+        explored.clean_BCKHW,
+        plain.clean_BCKHW + guidance.view(-1, 1, 1, 1, 1) * (plain.clean_BCKHW - unguided),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    for group in guidance.view(2, size):
+        torch.testing.assert_close(group.sort().values, torch.arange(4.0), atol=1e-4, rtol=0)

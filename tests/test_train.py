@@ -388,6 +388,7 @@ def test_resuming_an_empty_folder_begins(tmp_path):
         {"lr": 0.0},
         {"beta": -1.0},
         {"kl_weight": -1.0},
+        {"explore": -1.0},
     ],
 )
 def test_configurations_that_cannot_work_are_refused_at_once(change):
@@ -403,6 +404,7 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
         ({"prompts_per_step": 6}, "there are 5 scenarios"),
         ({"last_chunk": 2}, "is shorter"),
         ({"noise_levels": 7}, "only so many"),
+        ({"explore": 1.0}, "no method weaken"),
     ],
 )
 def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, words, tmp_path):

@@ -50,7 +50,7 @@ class Futures:
 
 
 Rollout = Callable[
-    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor], list[Futures]
+    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor, float], list[Futures]
 ]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
@@ -74,7 +74,12 @@ def euler_step(noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float) ->
 
 @torch.no_grad()
 def imagine_chunk(
-    world: WorldModel[Any], context: Context, actions: Actions, noise_BCKHW: Tensor, sigmas: Tensor
+    world: WorldModel[Any],
+    context: Context,
+    actions: Actions,
+    noise_BCKHW: Tensor,
+    sigmas: Tensor,
+    guidance_B: Tensor | None = None,
 ) -> Tensor:
     """Denoise B candidates of one chunk; (B, C, K, H, W) float32.
 
@@ -83,11 +88,16 @@ def imagine_chunk(
         actions: (P, K).
         noise_BCKHW: standard normal.
         sigmas: (S + 1,) from 1 to 0.
+        guidance_B: weight g of each candidate: ``c + g (c - c_weak)``, needs a ``Guidable`` world.
     """
     noisy = noise_BCKHW.float()
+    weak = None if guidance_B is None else world.weaken(context)  # type: ignore[attr-defined]
     for sigma, next_sigma in pairwise(sigmas.tolist()):
         sigma_B = noisy.new_full((noisy.shape[0],), sigma)
         clean = world.predict_clean(noisy, sigma_B, actions, context)
+        if guidance_B is not None:
+            unguided = world.predict_clean(noisy, sigma_B, actions, weak)
+            clean = clean + guidance_B.view(-1, 1, 1, 1, 1) * (clean - unguided)
         noisy = euler_step(noisy, clean, sigma, next_sigma)
         if context.given_K is not None:
             noisy = torch.where(context.given_K[:, None, None], clean, noisy)
@@ -132,11 +142,13 @@ def imagine_groups(
     group_size: int,
     keys: tuple[Key, ...],
     sigmas: Tensor,
+    explore: float = 0.0,
 ) -> list[Futures]:
     """Clip-level rollout: each scenario's past once, then ``group_size`` futures of ``chunk`` that share it.
 
     All scenarios travel in one batch when the world batches pasts, else one after the other. Noise depends on
-    ``keys``, the scenario's id, the chunk and the candidate's number.
+    ``keys``, the scenario's id, the chunk and the candidate's number. With ``explore`` the candidates of a group
+    are guided with weights evenly spread from 0 to it, so that they differ in a way that weights can learn.
 
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
@@ -148,9 +160,12 @@ def imagine_groups(
         actions = chunk_actions(world, batch, chunk, chunk_length)
         attended = world.attend(past.context, actions)
         row_keys = [(*keys, "future", s.id, chunk, g) for s in batch for g in range(group_size)]
-        clean = imagine_chunk(world, attended, actions, chunk_noise(world, chunk_length, row_keys), sigmas)
+        noise = chunk_noise(world, chunk_length, row_keys)
+        guidance_B = spread_guidance(world, explore, group_size, [(*keys, s.id, chunk) for s in batch])
+        clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
         frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), group_size))
-        passes = past.forward_passes + len(row_keys) * (len(sigmas) - 1) + prefix_passes(past.context)
+        per_step = 1 if guidance_B is None else 2
+        passes = past.forward_passes + per_step * len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
         start, stop = chunk * chunk_length, (chunk + 1) * chunk_length
         groups = tuple(
             make_group(world, scenario, frames, before, start, stop)
@@ -169,11 +184,13 @@ def imagine_whole_videos(
     group_size: int,
     keys: tuple[Key, ...],
     sigmas: Tensor,
+    explore: float = 0.0,
 ) -> list[Futures]:
     """The baseline: every candidate imagines its own video, chunks 0 .. ``chunk``.
 
     Critics see the whole video as one group (no past frames, all commands): ONE score per video and none per
-    chunk. The latents handed to the update are those of the last chunk, each row with its own past.
+    chunk. The latents handed to the update are those of the last chunk, each row with its own past; that chunk
+    alone is guided with ``explore``.
 
     Raises:
         ValueError: when the world cannot hold several pasts in one call.
@@ -186,8 +203,10 @@ def imagine_whole_videos(
     actions = chunk_actions(world, rows, chunk, chunk_length)
     attended = world.attend(past.context, actions)
     noise = chunk_noise(world, chunk_length, [(*row, chunk) for row in row_keys])
-    clean = imagine_chunk(world, attended, actions, noise, sigmas)
-    passes = past.forward_passes + len(rows) * (len(sigmas) - 1) + prefix_passes(past.context)
+    guidance_B = spread_guidance(world, explore, group_size, [(*keys, s.id, chunk) for s in scenarios])
+    clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
+    per_step = 1 if guidance_B is None else 2
+    passes = past.forward_passes + per_step * len(rows) * (len(sigmas) - 1) + prefix_passes(past.context)
     decoded = world.decode(clean, attended)
     video_NGF3hw = torch.cat([past.frames_PF3hw.to(decoded.device), decoded], 1)
     video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), group_size))
@@ -232,14 +251,27 @@ def imagine_video(
     return torch.cat([past.frames_PF3hw for past in pasts])[:, : world.spec.num_frames(0, num_latents)]
 
 
-def clip_level_passes(num_chunks: int, group_size: int, num_steps: int) -> int:
+def clip_level_passes(num_chunks: int, group_size: int, num_steps: int, explore: float = 0.0) -> int:
     """Forward passes of one group of the last of ``num_chunks`` chunks, its past imagined once."""
-    return (num_chunks - 1 + group_size) * num_steps + num_chunks - 1
+    per_step = 2 if explore else 1
+    return (num_chunks - 1 + per_step * group_size) * num_steps + num_chunks - 1
 
 
-def whole_video_passes(num_chunks: int, group_size: int, num_steps: int) -> int:
+def whole_video_passes(num_chunks: int, group_size: int, num_steps: int, explore: float = 0.0) -> int:
     """Forward passes of one group of whole videos of ``num_chunks`` chunks."""
-    return group_size * (num_chunks * num_steps + num_chunks - 1)
+    per_step = 2 if explore else 1
+    return group_size * ((num_chunks - 1 + per_step) * num_steps + num_chunks - 1)
+
+
+def spread_guidance(
+    world: WorldModel[Any], explore: float, group_size: int, group_keys: Sequence[tuple[Key, ...]]
+) -> Tensor | None:
+    """Weights of the candidates of all groups, each group in an order of its own; None without exploration."""
+    if not explore:
+        return None
+    even = torch.linspace(0, explore, group_size)
+    orders = [torch.randperm(group_size, generator=generator_for(*keys, "guidance")) for keys in group_keys]
+    return torch.cat([even[order] for order in orders]).to(device_of(world))
 
 
 def prefix_passes(context: Context) -> int:

@@ -41,7 +41,7 @@ from worldcompass.rewards import Critic
 from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
 from worldcompass.selection import Rows, choose, share_out
 from worldcompass.types import Group, Scenario
-from worldcompass.world import WorldModel
+from worldcompass.world import Guidable, WorldModel
 
 MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows")  # without making it another run
 
@@ -69,6 +69,8 @@ class Config:
     """Index from 0, inclusive."""
     denoising_steps: int | None = None
     """Steps of the rollout; the world's default when None."""
+    explore: float = 0.0
+    """Guidance of a group's candidates, evenly spread from 0 to this; 0 needs no ``Guidable`` world."""
     noise_levels: int = 5
     """Levels per chosen candidate, drawn without replacement from the rollout's own."""
     updates_per_rollout: int = 1
@@ -122,7 +124,7 @@ class Config:
                 self.beta, self.advantage_clip, self.lr, self.max_grad_norm
             )
             > 0,
-            "kl_weight must not be negative": self.kl_weight >= 0,
+            "kl_weight and explore must not be negative": min(self.kl_weight, self.explore) >= 0,
         }
         for rule, holds in rules.items():
             if not holds:
@@ -170,7 +172,9 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     scenarios, chunk = scenarios_of_step(run, step), chunk_of_step(config, step)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk.
     with run.policy.behaviour(), run.autocast():
-        futures = config.rollout(world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas)
+        futures = config.rollout(
+            world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas, config.explore
+        )
     clock.lap("imagine")
     # 3. Critics score pixels.
     scores_NGR, valid_NGR = score(run.critics, [group for part in futures for group in part.groups])
@@ -367,6 +371,8 @@ def check_inputs(
         raise ValueError(f"need at least one critic and different names, got {names}")
     if unknown := set(config.weights) - set(names):
         raise ValueError(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
+    if config.explore and not isinstance(world, Guidable):
+        raise ValueError(f"explore is {config.explore}, but {world.spec.name} has no method weaken(context)")
     length = config.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
         raise ValueError(

@@ -119,3 +119,12 @@ class WorldModel(Protocol[C]):
     def decode(self, clean_BCKHW: Tensor, context: C) -> Tensor:
         """Frames of a chunk that continue the context's past exactly: uint8 (B, F, 3, h, w)."""
         ...
+
+
+@runtime_checkable
+class Guidable(Protocol[C]):
+    """A world model whose estimate can be guided: strengthened against one that knows less (decision 7)."""
+
+    def weaken(self, context: C) -> C:
+        """The attended context without the condition that guidance strengthens."""
+        ...

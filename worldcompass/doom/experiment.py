@@ -207,10 +207,12 @@ def _results(
         "forward_passes": {
             "clip_level": sum(m["forward_passes"] for m in metrics),
             "whole_video": groups
-            * sum(whole_video_passes(n, config.group_size, steps) for n in range(1, chunks + 1))
+            * sum(
+                whole_video_passes(n, config.group_size, steps, config.explore) for n in range(1, chunks + 1)
+            )
             // chunks,
-            "clip_level_per_group": clip_level_passes(chunks, config.group_size, steps),
-            "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps),
+            "clip_level_per_group": clip_level_passes(chunks, config.group_size, steps, config.explore),
+            "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps, config.explore),
         },
         "per_depth": {"engine": per_depth(engine), "base": per_depth(base), "trained": per_depth(trained)},
     }

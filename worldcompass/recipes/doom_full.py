@@ -14,7 +14,7 @@ def doom_full() -> DoomRecipe:
     recipe = demo()
     config = replace(
         recipe.config,
-        steps=240,
+        steps=200,
         last_chunk=7,
         behaviour_decay=Decay(0.0, 0.8, 0.01),
         checkpoint_decay=0.9,

@@ -192,6 +192,13 @@ class DoomWorld:
         clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
         return torch.where(given, last[:, :, None], clean)
 
+    def weaken(self, context: DoomContext) -> DoomContext:
+        """See ``Guidable``: without what the chunk's cameras see of the last latent."""
+        attended = context.attended
+        assert attended is not None
+        blind = replace(attended, seen_PDKHW=torch.zeros_like(attended.seen_PDKHW))
+        return replace(context, attended=blind)
+
     @torch.no_grad()
     def remember(self, context: DoomContext, clean_PCKHW: Tensor, actions: Actions) -> DoomContext:
         """Append a finished chunk: its keys, its last latent, its last pose."""
