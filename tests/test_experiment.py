@@ -55,12 +55,12 @@ def test_results_have_the_schema(run_dir):
 
 
 def test_forward_passes_are_counted_for_the_runs_own_sizes(run_dir):
-    """2 scenarios, 4 candidates, 2 denoising steps, chunks 0 and 1: by hand."""
+    """2 scenarios, 4 guided candidates (two passes a step), 2 denoising steps, chunks 0 and 1: by hand."""
     passes = json.loads((run_dir / "results.json").read_text())["forward_passes"]
-    chunk_0 = 2 * 4 * 2
-    chunk_1 = 2 * (2 + 4 * 2 + 1)
+    chunk_0 = 2 * 4 * 2 * 2
+    chunk_1 = 2 * (2 + 4 * 2 * 2 + 1)
     assert passes["clip_level"] == chunk_0 + chunk_1
-    assert passes["whole_video"] == chunk_0 + 2 * 4 * (2 * 2 + 1)
+    assert passes["whole_video"] == chunk_0 + 2 * 4 * (2 + 2 * 2 + 1)
 
 
 def test_video_page_and_weights_are_there(run_dir):
