@@ -103,7 +103,7 @@ def evaluate_weights(
     with _progress("imagining", len(scenarios)) as advance:
         videos = imagine_all(world, scenarios, seed, on_video=advance)
     base = measure(videos, scenarios, world.spec, judge, reader)
-    results = _blocks(scenarios, engine, base, None)
+    results = blocks_of(engine, base, None)
     results |= {"schema": 1, "scenarios_hash": scenarios_hash(scenarios), "seconds": time.monotonic() - begun}
     results["per_depth"] = {"engine": per_depth(engine), "base": per_depth(base)}
     (out / "results.json").write_text(json.dumps(results, indent=1))
@@ -203,7 +203,7 @@ def _results(
         "scenarios_hash": scenarios_hash(scenarios),
         "seconds": seconds,
         "training_seconds": sum(sum(m["seconds"].values()) for m in metrics),
-        **_blocks(scenarios, engine, base, trained),
+        **blocks_of(engine, base, trained),
         "forward_passes": {
             "clip_level": sum(m["forward_passes"] for m in metrics),
             "whole_video": groups
@@ -219,10 +219,11 @@ def _results(
     return results
 
 
-def _blocks(
-    scenarios: Sequence[Scenario], engine: Measured, base: Measured, trained: Measured | None
-) -> dict[str, Any]:
-    """The headline over held-out starts on training maps; the same blocks for unseen maps under ``unseen_maps``."""
+def blocks_of(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:
+    """The headline over held-out starts on training maps; the same blocks for unseen maps under ``unseen_maps``.
+
+    Base and trained may be pooled over several runs; the engine is measured once.
+    """
 
     def part(measured: Measured | None, prefix: str) -> Measured | None:
         if measured is None:
@@ -241,7 +242,7 @@ def _blocks(
         return summarise(pool([e] * seeds), b, part(trained, prefix))
 
     blocks = summary("heldout")
-    if any(s.id.startswith("unseen") for s in scenarios):
+    if any(s.startswith("unseen") for s in base.scenarios):
         blocks["unseen_maps"] = summary("unseen")
     return blocks
 

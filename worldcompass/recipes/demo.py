@@ -10,21 +10,21 @@ from worldcompass.train import Config
 def demo() -> DoomRecipe:
     """Ten minutes on 2 cores."""
     config = Config(
-        steps=16,
+        steps=15,
         prompts_per_step=6,
         group_size=12,
         best=6,
         worst=6,
         first_chunk=0,
-        last_chunk=3,
+        last_chunk=5,
         denoising_steps=3,
         noise_levels=2,
         updates_per_rollout=2,
         micro_rows=72,
-        explore=2.0,
-        lr=1e-3,
+        explore=1.5,
+        lr=7e-4,
         behaviour_decay=Decay(0.0, 0.5, 0.02),
         checkpoint_decay=0.8,
         save_every=4,
     )
-    return DoomRecipe(config)
+    return DoomRecipe(config, scenario_latents=24)

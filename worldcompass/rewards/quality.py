@@ -72,16 +72,19 @@ def sharpness_loss(frames_F3hw: Tensor, first_frame_3hw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class QualityWeights:
-    """Weights of the parts, chosen so that each spreads about equally among imagined candidates."""
+    """Weights of the parts: each spreads about equally among imagined candidates, drift three times as much.
+
+    Candidates of one chunk hardly differ in drift, and over the chunks of a video it adds up.
+    """
 
     sharpness: float = 0.5
     flicker: float = 4.0
-    drift: float = 2.0
+    drift: float = 6.0
     realism: float = 1.0
 
 
 class VisualQuality:
-    """``0.5 sharpness_loss + 4 flicker + 2 drift + realism``, all but the last plain formulas.
+    """``0.5 sharpness_loss + 4 flicker + 6 drift + realism``, all but the last plain formulas.
 
     Sharpness and drift compare with the video's first frame, flicker looks at the chunk with up to two
     frames before it, realism is the mean score of the learned critic over the chunk's frames. Engine videos
