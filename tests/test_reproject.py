@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from worldcompass.doom import collect
-from worldcompass.doom.autoencoder import Autoencoder
+from worldcompass.doom.autoencoder import Autoencoder, Look
 from worldcompass.doom.engine import Engine
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL
 from worldcompass.doom.maps import find_map
@@ -86,7 +86,7 @@ def test_a_known_motion_is_measured_and_puts_the_frames_between_in_their_places(
     truth = torch.stack([wide[..., 10 + shift : 74 + shift] for shift in range(5)], 1)
     ends = truth[:, ::4]
     nearness, pitch = torch.full((4, 2, 24, 32), 4 / (64 * 0.5)), torch.zeros(4, 2)
-    frames, motion = Autoencoder().between_pictures(ends, nearness, pitch)
+    frames, motion = Autoencoder().between_pictures(Look(ends, nearness, pitch))
     torch.testing.assert_close(motion[:, 0], torch.tensor([1.0, 0, 0, 0]).expand(4, -1), atol=0.05, rtol=0)
     blend = torch.lerp(ends[:, :1], ends[:, 1:], torch.arange(1, 4).view(1, 3, 1, 1, 1) / 4)
     error, error_of_blend = ((x - truth[:, 1:4]).square().mean() for x in (frames[:, 0], blend))

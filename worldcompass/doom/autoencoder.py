@@ -8,6 +8,8 @@ image is a latent like any other.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +23,29 @@ LATENT_CHANNELS = 24
 LATENT_SHAPE = (LATENT_CHANNELS, FRAME_HEIGHT // CELL, FRAME_WIDTH // CELL)
 COARSE = 192  # channels at the latent's resolution, 6x8
 _PATCH = 3 * FINE_CELL**2
+
+
+class Look(NamedTuple):
+    """What latents say about the moment of their own frame; any leading dimensions."""
+
+    picture: Tensor
+    """(..., 3, h, w), about [0, 1]"""
+    nearness: Tensor
+    """(..., 24, 32), see ``reproject``"""
+    pitch: Tensor
+    """(...), of the camera, nominal units"""
+
+    def repeat(self, times: int) -> Look:
+        """Each row ``times`` times, side by side."""
+        return Look(*(x.repeat_interleave(times, 0) for x in self))
+
+    def select(self, rows: slice) -> Look:
+        """Some of the rows."""
+        return Look(*(x[rows] for x in self))
+
+    def unflatten(self, shape: tuple[int, int]) -> Look:
+        """The first dimension as two."""
+        return Look(*(x.unflatten(0, shape) for x in self))
 
 
 class Autoencoder(nn.Module):
@@ -89,51 +114,47 @@ class Autoencoder(nn.Module):
         ends = frames_BF3hw[:, ::FRAMES_PER_LATENT]
         return self.encode(ends.flatten(0, 1)).unflatten(0, ends.shape[:2]).transpose(1, 2)
 
-    def decode_chunk(self, latents_BCKHW: Tensor, previous_BCHW: Tensor | None) -> Tensor:
-        """Frames (B, F, 3, h, w) of a chunk after ``previous``, the last latent of its past.
+    def look(self, latents_BCHW: Tensor) -> Look:
+        """Picture, nearness and pitch of each latent."""
+        picture, features = self.picture(latents_BCHW)
+        return Look(picture, *self.depth(latents_BCHW, features))
+
+    def decode_chunk(self, latents_BCKHW: Tensor, previous: Look | None) -> Tensor:
+        """Frames (B, F, 3, h, w) of a chunk after ``previous``, the look of the last latent of its past.
 
         ``previous`` None means that the chunk begins with the start image, which yields one frame.
         """
         latents = latents_BCKHW.transpose(1, 2)
-        if previous_BCHW is not None:
-            latents = torch.cat([previous_BCHW[:, None], latents], 1)
-        shape = latents.shape[:2]
-        pictures, features = self.picture(latents.flatten(0, 1))
-        if shape[1] == 1:  # the start image alone
-            return pictures.unflatten(0, shape)
-        nearness, pitch = self.depth(latents.flatten(0, 1), features)
-        pictures = pictures.unflatten(0, shape)
-        between, _ = self.between_pictures(pictures, nearness.unflatten(0, shape), pitch.unflatten(0, shape))
-        frames = torch.cat([between, pictures[:, 1:, None]], 2).flatten(1, 2)
-        return frames if previous_BCHW is not None else torch.cat([pictures[:, :1], frames], 1)
+        looks = self.look(latents.flatten(0, 1)).unflatten(latents.shape[:2])
+        if previous is not None:
+            looks = Look(*(torch.cat([x[:, None], y], 1) for x, y in zip(previous, looks, strict=True)))
+        frames = looks.picture[:, :1]
+        if looks.picture.shape[1] > 1:
+            between, _ = self.between_pictures(looks)
+            moving = torch.cat([between, looks.picture[:, 1:, None]], 2).flatten(1, 2)
+            frames = torch.cat([frames, moving], 1)
+        return frames if previous is None else frames[:, 1:]
 
     @torch.no_grad()
-    def seen_from(self, latents_BCHW: Tensor, motion_BK4: Tensor, pitch_B: Tensor) -> Tensor:
-        """What cameras that moved away from a latent's see of it, as latents; (B, C + 1, K, H, W).
+    def seen_from(self, look: Look, motion_BK4: Tensor, pitch_B: Tensor) -> Tensor:
+        """What cameras that moved away from B latents' see of them, as latents; (B, C + 1, K, H, W).
 
         The last channel is the share of each cell that the latent shows; what it does not show is made of
         what lies beside it.
 
         Args:
-            latents_BCHW: the pictures that are seen.
+            look: of the latents; its own reading of the pitch is not used.
             motion_BK4: motion from each latent's camera to the K others, nominal units.
             pitch_B: of the latents' cameras, nominal units.
         """
-        pictures, features = self.picture(latents_BCHW)
-        nearness, _ = self.depth(latents_BCHW, features)
-        shown, seen = views(pictures, nearness, motion_BK4, pitch_B)
+        shown, seen = views(look.picture, look.nearness, motion_BK4, pitch_B)
         latents = self.encode(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         share = functional.avg_pool2d(seen.flatten(0, 1), CELL).unflatten(0, seen.shape[:2])
         return torch.cat([latents, share], 2).transpose(1, 2)
 
-    def between_pictures(
-        self, pictures_BM3hw: Tensor, nearness_BMyx: Tensor, pitch_BM: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def between_pictures(self, looks: Look) -> tuple[Tensor, Tensor]:
         """The frames (B, M - 1, 3, 3, h, w) between M pictures in a row, and the motions read from them."""
-        pairs = [
-            torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1)
-            for x in (pictures_BM3hw, nearness_BMyx, pitch_BM)
-        ]
+        size = len(looks.picture)
+        pairs = [torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1) for x in looks]
         frames, motion = self.between(*pairs)
-        size = len(pictures_BM3hw)
         return frames.unflatten(0, (size, -1)), motion.unflatten(0, (size, -1))

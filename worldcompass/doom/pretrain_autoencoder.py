@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from worldcompass.doom import collect
-from worldcompass.doom.autoencoder import Autoencoder
+from worldcompass.doom.autoencoder import Autoencoder, Look
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS
 from worldcompass.doom.stage import Stage, StageRun
 from worldcompass.geometry import label_from_motion
@@ -119,7 +119,8 @@ def between_loss(net: Autoencoder, windows: Windows, generator: torch.Generator)
         pictures, features = net.picture(latents)
     nearness, pitch = (x.unflatten(0, shape) for x in net.depth(latents, features))
     # Depth learns from the engine's alone; the network after it takes what depth there is.
-    between, _ = net.between_pictures(pictures.unflatten(0, shape), nearness.detach(), pitch.detach())
+    looks = Look(pictures.unflatten(0, shape), nearness.detach(), pitch.detach())
+    between, _ = net.between_pictures(looks)
     true = frames[:, 1:].unflatten(1, (-1, FRAMES_PER_LATENT))[:, :, :-1]
     error = nearness.log() - windows.nearness_BMyx.log()
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -174,8 +175,7 @@ def motions_read(net: Autoencoder, shards: list[collect.Shard], videos: int = 24
         shard = shards[index % len(shards)]
         row = index % len(shard.frames_EFhw3)
         latents = net.encode(to_unit(shard.frames_EFhw3[row, ::FRAMES_PER_LATENT][:16]).to(device))
-        pictures, features = net.picture(latents)
-        _, motion = net.between_pictures(pictures[None], *(x[None] for x in net.depth(latents, features)))
+        _, motion = net.between_pictures(net.look(latents).unflatten((1, -1)))
         labels = label_from_motion(motion[0].cpu() * torch.tensor(NOMINAL), THRESHOLDS)
         right.append(
             (labels == collect.true_labels(shard.cameras_EF5[row])[1 : 1 + len(labels)]).float().mean()

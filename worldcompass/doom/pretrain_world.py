@@ -263,7 +263,8 @@ def _seen(autoencoder: Autoencoder, before_BCNHW: Tensor, batch: Batch, device: 
     way, pitch = motion_from(
         previous[:, ::chunk].flatten(0, 1), poses.unflatten(1, (-1, chunk)).flatten(0, 1)
     )
-    seen = autoencoder.seen_from(before_BCNHW.transpose(1, 2).flatten(0, 1), way, pitch)
+    look = autoencoder.look(before_BCNHW.transpose(1, 2).flatten(0, 1))
+    seen = autoencoder.seen_from(look, way, pitch)
     return seen.unflatten(0, (sequences, -1)).transpose(1, 2).flatten(2, 3)
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from worldcompass.doom.autoencoder import LATENT_SHAPE, Autoencoder
+from worldcompass.doom.autoencoder import LATENT_SHAPE, Autoencoder, Look
 from worldcompass.doom.engine_facts import (
     FPS,
     FRAME_HEIGHT,
@@ -76,6 +76,8 @@ class _Attended:
     given_K: Tensor
     labels_PK: Tensor
     motion_PK5: Tensor
+    look_P: Look
+    """Of the last finished latent."""
     seen_PDKHW: Tensor
     """What the chunk's cameras see of the last finished latent."""
     rotary: Rotary
@@ -88,7 +90,7 @@ class _Attended:
         prefix = self.prefix and [(k[rows], v[rows]) for k, v in self.prefix]
         rotary = (self.rotary[0][rows], self.rotary[1][rows])
         labels, motion, seen = self.labels_PK[rows], self.motion_PK5[rows], self.seen_PDKHW[rows]
-        return _Attended(self.given_K, labels, motion, seen, rotary, prefix)
+        return _Attended(self.given_K, labels, motion, self.look_P.select(rows), seen, rotary, prefix)
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,14 @@ class DoomWorld:
         motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
         poses = actions.world_from_camera_K44
         way, pitch = motion_from(context.last_pose_P44, poses)
-        seen = self.autoencoder.seen_from(context.last_PCHW, way, pitch)
+        look = self.autoencoder.look(context.last_PCHW)
+        seen = self.autoencoder.seen_from(look, way, pitch)
         chosen = _choose(context, poses[:, -1])
         before = chosen.shape[1]
         positions = torch.arange(before + count, device=self._device).float().expand(len(poses), -1)
         rotary = rotary_table(positions[:, before:], poses)
         prefix = _gather(context, chosen, positions[:, :before]) if before else None
-        attended = _Attended(given, actions.labels_K, motion, seen, rotary, prefix)
+        attended = _Attended(given, actions.labels_K, motion, look, seen, rotary, prefix)
         return replace(context, attended=attended)
 
     def predict_clean(
@@ -220,8 +223,10 @@ class DoomWorld:
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: DoomContext) -> Tensor:
         """Frames of a chunk; the decoder's memory of the past is its last latent."""
-        rows = len(clean_BCKHW) // context.num_pasts
-        previous = context.last_PCHW.repeat_interleave(rows, 0) if context.num_latents else None
+        previous = None
+        if context.num_latents:
+            look_P = _attended_for(context, clean_BCKHW.shape[2]).look_P
+            previous = look_P.repeat(len(clean_BCKHW) // context.num_pasts)
         frames = self.autoencoder.decode_chunk(clean_BCKHW.float(), previous)
         return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
 
