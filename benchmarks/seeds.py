@@ -19,7 +19,12 @@ def read(run: Path, name: str) -> Measured:
     path = run / f"evaluation_{name}.json"
     if not path.is_file():
         raise UserError(f"{run} is no finished run: {path.name} is missing")
-    return Measured.from_json(json.loads(path.read_text()))
+    measured = Measured.from_json(json.loads(path.read_text()))
+    if missing := set(MEASURES) - set(measured.values_VD):
+        raise UserError(
+            f"{run} was evaluated by an older version, without {', '.join(missing)}: run it again"
+        )
+    return measured
 
 
 def main() -> None:

@@ -62,6 +62,18 @@ def test_the_first_chunk_scores_three_latents_and_each_later_one_four():
     np.testing.assert_allclose(values, [[2 / 3, 3 / 4]])
 
 
+def test_colour_is_compared_with_the_engine_at_the_same_moment():
+    """A room that turns blue slowly is told from one that the engine shows blue."""
+    scenario = scenario_with_truth([0, 9, 9, 9])
+    assert scenario.truth is not None
+    truth = scenario.truth.frames_F3hw
+    bluer = truth.float()
+    bluer[:, 2] = (bluer[:, 2] / 2 + 51).round()
+    values = measure(torch.stack([truth, bluer.byte()]), [scenario] * 2, SPEC, Reader(), Reader()).values_VD
+    expected = (bluer - truth.float())[1:, 2].mean((1, 2)).abs().mean() / 255 / 3
+    np.testing.assert_allclose(values["colour"][:, 0], [0, -expected], atol=1e-6)
+
+
 def test_a_scenario_without_truth_is_refused():
     scenario = scenario_with_truth([0, 9, 9, 9])
     bare = Scenario("a", scenario.actions, scenario.image_3hw, kind="combined")

@@ -12,7 +12,7 @@ import pytest
 from worldcompass import charts, report, video
 from worldcompass.errors import UserError
 
-MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift")
+MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
 
 
 def entry(mean: float, half: float = 0.03, n: int = 96) -> dict:

@@ -19,8 +19,7 @@ from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
 RESAMPLES = 2000
-MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift")
-QUALITY_MEASURES = ("quality", "sharpness", "flicker", "drift")
+MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
 KINDS = ("combined", "basic")
 
 
@@ -112,6 +111,7 @@ def measure(
             "sharpness": -np.abs(np.log(_sharpness(video) / _sharpness(truth))),
             "flicker": _flicker(video),
             "drift": -np.abs(realism - realism[0]),
+            "colour": -np.abs(_colour(video) - _colour(truth)).mean(1),
         }
         for name, reader in (("judge_accuracy", judge), ("critic_accuracy", critic)):
             right = (reader.labels(video[None])[0] == labels).numpy().astype(float)
@@ -126,6 +126,11 @@ def _by_chunk(values: np.ndarray, latents: int, chunk: int, per_latent: int) -> 
     """Means over the chunks' moving latents; the first chunk has one latent less, its start image."""
     borders = [0] + [per_latent * (stop - 1) for stop in range(chunk, latents + 1, chunk)]
     return np.array([values[a:b].mean() for a, b in itertools.pairwise(borders)])
+
+
+def _colour(frames_F3hw: Tensor) -> np.ndarray:
+    """Mean of every channel, in shares of 255; (F, 3)."""
+    return (frames_F3hw.float().mean((2, 3)) / 255).numpy()
 
 
 def _luma(frames_F3hw: Tensor) -> Tensor:

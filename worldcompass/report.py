@@ -26,6 +26,7 @@ MEASURES = {
     "sharpness": ("Sharpness, relative to the engine", False),
     "flicker": ("Flicker", False),
     "drift": ("Drift from the first frame", False),
+    "colour": ("Colour, distance to the engine's at that moment", False),
 }
 VERDICTS = {
     "learning": "The model learned: the interval of the paired difference lies above zero.",

@@ -8,6 +8,7 @@ image is a latent like any other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ class Look(NamedTuple):
         """Some of the rows."""
         return Look(*(x[rows] for x in self))
 
-    def unflatten(self, shape: tuple[int, int]) -> Look:
+    def unflatten(self, shape: Sequence[int]) -> Look:
         """The first dimension as two."""
         return Look(*(x.unflatten(0, shape) for x in self))
 
