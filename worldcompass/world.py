@@ -40,6 +40,8 @@ class WorldSpec:
     """What counts as moving when labels are read from poses."""
     batches_pasts: bool
     """Whether one call may hold several pasts (P > 1)."""
+    max_pitch_deg: float | None = None
+    """How far up or down the world was trained to look; None for no limit."""
 
     def sigmas(self, num_steps: int | None = None) -> Tensor:
         """The shifted schedule ``s u / (1 + (s - 1) u)``, u from 1 to 0; float32, (S + 1,)."""

@@ -57,6 +57,7 @@ SPEC = WorldSpec(
     motion=MOTION,
     thresholds=THRESHOLDS,
     batches_pasts=True,
+    max_pitch_deg=MAX_PITCH_DEG,
 )
 
 

@@ -1,0 +1,126 @@
+"""Walking through a world live: one held action after another, as a player or an agent gives them.
+
+A ``Walk`` is frozen: a step returns a new one that shares structure with it, so saving a place is keeping the
+object, and rewinding or trying another way is going on from an older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.geometry import label_from_signs, motion_signs, nominal_poses
+from worldcompass.rollout import Key, chunk_noise, device_of, imagine_chunk
+from worldcompass.types import Actions, Scenario
+from worldcompass.world import WorldModel
+
+
+@dataclass(frozen=True)
+class Walk:
+    """P walks side by side, each a row of every tensor.
+
+    Equals ``imagine_video`` with the same keys, the scenarios' ids and chunks of ``chunk_length``.
+    """
+
+    world: WorldModel[Any]
+    context: Any
+    """The world's own Context of P pasts, not attended."""
+    labels_PM: Tensor
+    """int64: what was carried out so far, latent 0 being the start image."""
+    intrinsics_P4: Tensor
+    row_keys: tuple[tuple[Key, ...], ...]
+    sigmas: Tensor
+    """The denoising schedule."""
+    frames_PF3hw: Tensor
+    """uint8: the frames of the last step; after ``start_walk`` the start image alone."""
+
+    @property
+    def chunk_length(self) -> int:
+        """Latents of one step: 1 where the world was trained for it, else its shortest chunk."""
+        return min(self.world.spec.chunk_lengths)
+
+    @property
+    def world_from_camera_P44(self) -> Tensor:
+        """Where the commands would have led: the nominal pose at the end of the last step."""
+        return nominal_poses(self.labels_PM, self.world.spec.motion)[:, -1]
+
+    def step(self, labels_P: Tensor) -> Walk:
+        """The walks after one more chunk in which each holds its action.
+
+        An action loses its looking up or down where that would leave the pitch the world knows; see
+        ``labels_PM`` for what was carried out. Longer chunks begin with the start image the first time.
+
+        Raises:
+            ValueError: when the labels are not one composite action (0..80) per walk.
+        """
+        walks = len(self.row_keys)
+        if labels_P.shape != (walks,) or not ((labels_P >= 0) & (labels_P < 81)).all():
+            raise ValueError(f"expected {walks} composite actions from 0 to 80, got {labels_P.tolist()}")
+        labels = self._within_pitch(labels_P.long().cpu())[:, None]
+        started = self.context.num_latents > 0
+        history = self.labels_PM if started else self.labels_PM[:, :0]
+        new = labels.expand(-1, self.chunk_length).clone()
+        if not started:
+            new[:, 0] = 0
+        return self._chunk(torch.cat([history, new], 1))
+
+    def _chunk(self, labels_PM: Tensor) -> Walk:
+        length = self.chunk_length
+        poses = nominal_poses(labels_PM, self.world.spec.motion)[:, -length:]
+        intrinsics = self.intrinsics_P4[:, None].expand(-1, length, -1)
+        actions = Actions(labels_PM[:, -length:], poses, intrinsics).to(device_of(self.world))
+        attended = self.world.attend(self.context, actions)
+        index = self.context.num_latents // length
+        noise = chunk_noise(self.world, length, [(*keys, index) for keys in self.row_keys])
+        clean = imagine_chunk(self.world, attended, actions, noise, self.sigmas)
+        frames = self.world.decode(clean, attended)
+        context = self.world.remember(attended, clean, actions)
+        return replace(self, context=context, labels_PM=labels_PM, frames_PF3hw=frames)
+
+    def _within_pitch(self, labels_P: Tensor) -> Tensor:
+        limit, step = self.world.spec.max_pitch_deg, self.world.spec.motion.pitch_deg
+        if limit is None:
+            return labels_P
+        pitch = motion_signs(self.labels_PM)[..., 3].sum(1) * step
+        signs = motion_signs(labels_P)
+        turns = step * self.chunk_length * signs[:, 3]
+        signs[:, 3] = torch.where((pitch + turns).abs() > limit + 1e-6, 0, signs[:, 3])
+        return torch.tensor([label_from_signs(*(int(s) for s in row)) for row in signs])
+
+
+@torch.no_grad()
+def start_walk(
+    world: WorldModel[Any], scenarios: Sequence[Scenario], seed: int = 0, num_steps: int | None = None
+) -> Walk:
+    """Stand at the scenarios' start images; their commands are not used.
+
+    Args:
+        seed: noise derives from it, the scenario's id and the index of the chunk.
+        num_steps: denoising steps of every chunk; the world's default when None. Fewer are faster and blurrier.
+
+    Raises:
+        ValueError: for several scenarios in a world that holds one past at a time.
+    """
+    if len(scenarios) > 1 and not world.spec.batches_pasts:
+        raise ValueError(
+            f"{world.spec.name} holds one past at a time: start {len(scenarios)} walks one by one"
+        )
+    image = [s.image_3hw for s in scenarios]
+    frames = torch.zeros(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)
+    if all(i is not None for i in image):
+        frames = torch.stack([i for i in image if i is not None])[:, None]
+    walk = Walk(
+        world,
+        world.begin(scenarios),
+        torch.zeros(len(scenarios), 1, dtype=torch.long),
+        torch.stack([s.actions.intrinsics_K4[0] for s in scenarios]),
+        tuple((seed, s.id) for s in scenarios),
+        world.spec.sigmas(num_steps),
+        frames,
+    )
+    # The start image fills a chunk of 1 by itself; longer chunks wait for the first action.
+    return walk._chunk(walk.labels_PM) if walk.chunk_length == 1 else walk
