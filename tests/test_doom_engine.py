@@ -14,7 +14,7 @@ from worldcompass.doom import collect
 from worldcompass.doom.engine import Engine, poses_from_cameras
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
 from worldcompass.doom.maps import ALL, CRITIC, TRAINING, UNSEEN, find_map
-from worldcompass.doom.scenarios import evaluation_plans, load_image, replay_all
+from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.doom.trajectories import MOTIONS, distance_to_walls, feasible_latents
 from worldcompass.errors import UserError
 from worldcompass.geometry import (
@@ -148,12 +148,3 @@ def test_evaluation_scenarios_are_frozen_and_the_engine_carries_them_out():
         assert labels_from_poses(scenario.actions.world_from_camera_K44, THRESHOLDS).equal(
             scenario.actions.labels_K
         )
-
-
-def test_a_start_image_is_cropped_to_the_frame_and_other_files_are_refused(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.full((100, 300, 3), (255, 0, 0), np.uint8))
-    image = load_image(tmp_path / "a.png")
-    assert image.shape == (3, 48, 64) and image[2].float().mean() == 255  # blue last: RGB
-    (tmp_path / "b.png").write_text("no image")
-    with pytest.raises(UserError, match="is not an image"):
-        load_image(tmp_path / "b.png")

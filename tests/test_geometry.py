@@ -19,6 +19,7 @@ from worldcompass.geometry import (
     motion_signs,
     nominal_poses,
     parse_path,
+    path_of,
     rotation_from_angles,
     split_label,
 )
@@ -90,3 +91,10 @@ def test_commanded_actions_are_sliceable():
     actions = commanded(parse_path("w-7"), MOTION, torch.tensor([1.0, 1, 0.5, 0.5]))
     assert len(actions) == 8 and len(actions.latents(4, 8)) == 4
     assert motion_signs(actions.latents(4, 8).labels_K).tolist() == [[0, 1, 0, 0]] * 4
+
+
+def test_a_pose_string_comes_back_from_its_labels():
+    labels = torch.tensor([0, *range(81), 80, 80, 0, 0, 9])
+    text = path_of(labels)
+    assert parse_path(text).equal(labels)
+    assert text.startswith("none-1, right-1") and text.endswith("s+a+left+down-3, none-2, w-1")

@@ -33,7 +33,7 @@ def test_a_walk_is_the_video_of_its_actions():
     expected = imagine_video(world, scenarios, (3,), chunk_length=1)
     assert torch.cat(frames, 1).equal(expected)
     assert walk.labels_PM.equal(parse_path(PATH).expand(2, -1))
-    torch.testing.assert_close(walk.world_from_camera_P44[0], scenarios[0].actions.world_from_camera_K44[-1])
+    torch.testing.assert_close(walk.world_from_camera_PM44[0], scenarios[0].actions.world_from_camera_K44)
 
 
 def test_a_world_of_long_chunks_holds_the_action():

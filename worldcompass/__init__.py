@@ -1,3 +1,42 @@
-"""WorldCompass: reinforcement-learning post-training of interactive video world models."""
+"""WorldCompass: reinforcement-learning post-training of interactive video world models.
+
+In a few lines (see ``worldcompass.api``)::
+
+    import worldcompass as wc
+
+    world = wc.load_world()
+    frames = wc.imagine(world, "my.png", "w-3, right-1, w+left-4")
+    print(wc.score(frames, "w-3, right-1, w+left-4"))
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldcompass.api import imagine, load_world, post_train, score
 
 __version__ = "0.1.0"
+__all__ = ["imagine", "load_world", "post_train", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    """The interface, imported where it is used: ``worldcompass --help`` needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'worldcompass' has no attribute {name!r}")
+    return getattr(importlib.import_module("worldcompass.api"), name)
+
+
+def _register_environments() -> None:
+    """Tell Gymnasium; since its version 1 only an import can."""
+    try:
+        import gymnasium
+    except ImportError:
+        return
+    gymnasium.register(
+        "worldcompass/Doom-v0",
+        entry_point="worldcompass.env:make_doom",
+        vector_entry_point="worldcompass.env:make_doom_vector",
+    )
+
+
+_register_environments()

@@ -20,6 +20,8 @@ COMMANDS = {
     "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
+    "imagine": ("imagine", "imagine a video from a picture along a path"),
+    "score": ("score", "score a video: does it carry out the path, does it look good"),
     "report": ("report", "write the self-contained HTML page of a run"),
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),

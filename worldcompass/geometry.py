@@ -32,7 +32,7 @@ SECTOR_DEG = 60.0
 
 _KEYS = {
     "w": (0, 1, 0, 0), "s": (0, -1, 0, 0), "d": (1, 0, 0, 0), "a": (-1, 0, 0, 0),
-    "right": (0, 0, 1, 0), "left": (0, 0, -1, 0), "up": (0, 0, 0, 1), "down": (0, 0, 0, -1),
+    "right": (0, 0, 1, 0), "left": (0, 0, -1, 0), "up": (0, 0, 0, 1), "down": (0, 0, 0, -1), "none": (0, 0, 0, 0),
 }  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def commanded(labels_M: Tensor, motion: Motion, intrinsics_4: Tensor) -> Actions
 def parse_path(text: str) -> Tensor:
     """Labels of a pose string such as ``w-3, right-1, w+left-4``: one per latent, the start's 0 first.
 
-    ``w s a d`` move, ``up down left right`` turn, the number counts latents; ``+`` combines.
+    ``w s a d`` move, ``up down left right`` turn, ``none`` waits, the number counts latents; ``+`` combines.
 
     Raises:
         ValueError: one sentence naming the segment that cannot be read.
@@ -212,3 +212,22 @@ def kind_of_action(index: int) -> str:
     """``basic`` for the 8 single motions, ``none``, or ``combined`` for every other action."""
     count = int(motion_signs(torch.tensor(index)).abs().sum())
     return ("none", "basic")[count] if count < 2 else "combined"
+
+
+def path_of(labels_M: Tensor) -> str:
+    """The pose string of labels, latent 0 left out: the inverse of ``parse_path``."""
+    segments: list[tuple[int, int]] = []
+    for index in labels_M[1:].tolist():
+        held = segments.pop()[1] if segments and segments[-1][0] == index else 0
+        segments.append((index, held + 1))
+    return ", ".join(f"{_keys_of(index)}-{held}" for index, held in segments)
+
+
+def _keys_of(index: int) -> str:
+    signs = motion_signs(torch.tensor(index))
+    keys = [
+        name
+        for name, key in _KEYS.items()
+        if any(key) and all(s == k for s, k in zip(signs, key, strict=True) if k)
+    ]
+    return "+".join(keys) or "none"

@@ -86,6 +86,8 @@ class Config:
     kl_weight: float = 0.0
     """Weight of the pull towards the start weights; the paper's recipe has none."""
     lr: float = 1e-5
+    lr_end: float = 1.0
+    """Learning rate of the last step as a share of ``lr``; linear in between."""
     weight_decay: float = 1e-4
     max_grad_norm: float = 2.0
     behaviour_decay: Decay = field(default_factory=Decay)
@@ -124,7 +126,10 @@ class Config:
                 self.beta, self.advantage_clip, self.lr, self.max_grad_norm
             )
             > 0,
-            "kl_weight and explore must not be negative": min(self.kl_weight, self.explore) >= 0,
+            "kl_weight, explore and lr_end must not be negative": min(
+                self.kl_weight, self.explore, self.lr_end
+            )
+            >= 0,
         }
         for rule, holds in rules.items():
             if not holds:
@@ -187,6 +192,7 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     updates = cache_targets(run, shares)
     clock.lap("targets")
     # 6. Towards the good, away from the bad; then the averages follow.
+    set_learning_rate(run, step)
     results = [update(run, micro_batches) for micro_batches in updates]
     run.policy.follow(step)
     clock.lap("update")
@@ -273,6 +279,14 @@ def score(critics: Sequence[Critic], groups: Sequence[Group]) -> tuple[Tensor, T
     values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in verdicts])
     valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in verdicts])
     return values, valid
+
+
+def set_learning_rate(run: Run, step: int) -> None:
+    """The rate of a step, counted from 1, on the line from ``lr`` to ``lr_end * lr``."""
+    config = run.config
+    done = (step - 1) / max(1, config.steps - 1)
+    for group in run.optimizer.param_groups:
+        group["lr"] = config.lr * (1 + (config.lr_end - 1) * done)
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:

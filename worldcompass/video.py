@@ -1,6 +1,7 @@
 """Pictures and videos of frames: H.264 files that browsers play, columns side by side, filmstrips.
 
-Frames are uint8 sRGB ``(F, 3, h, w)``, tensors or arrays; what comes back is always a NumPy array.
+Frames are uint8 sRGB ``(F, 3, h, w)``, tensors or arrays; pictures for people come back as NumPy arrays, what was
+read from a file as tensors.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from worldcompass.errors import UserError
 
-    Frames = Tensor | np.ndarray
+Frames = Tensor | np.ndarray
 
 QUALITY = 18  # x264 constant rate factor: visually lossless for small pictures
 GAP = 2  # pixels between pictures
@@ -58,6 +60,49 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
             container.mux(packets)
         container.mux(stream.encode())
     return partial.replace(path)
+
+
+def read_video(path: Path) -> Tensor:
+    """All frames of a video file, uint8 (F, 3, h, w).
+
+    Raises:
+        UserError: when the file is not there or holds no video.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: expected a video such as an MP4")
+    try:
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (av.FFmpegError, IndexError) as why:
+        raise UserError(
+            f"{path} is not a video that can be read ({why}): expected one such as an MP4"
+        ) from why
+    if not frames:
+        raise UserError(f"{path} holds no frames: expected a video such as an MP4")
+    return torch.from_numpy(np.stack(frames)).movedim(-1, 1)
+
+
+def read_image(path: Path) -> Tensor:
+    """A picture file, uint8 (3, h, w).
+
+    Raises:
+        UserError: when the file is not an image.
+    """
+    data = np.fromfile(path, np.uint8) if path.is_file() else np.zeros(0, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UserError(f"{path} is not an image that OpenCV reads: expected a PNG or JPEG file")
+    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()
+
+
+def fit(frames_F3hw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Frames cropped about their centre to the shape of ``size`` (height, width) and resized to it; uint8."""
+    height, width = frames_F3hw.shape[-2:]
+    crop_w, crop_h = min(width, height * size[1] // size[0]), min(height, width * size[0] // size[1])
+    top, left = (height - crop_h) // 2, (width - crop_w) // 2
+    cropped = frames_F3hw[..., top : top + crop_h, left : left + crop_w].movedim(1, -1).numpy()
+    resized = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in cropped]
+    return torch.from_numpy(np.stack(resized)).movedim(-1, 1).contiguous()
 
 
 def side_by_side(columns: Sequence[Frames], labels: Sequence[str], scale: int = 4) -> np.ndarray:

@@ -44,9 +44,9 @@ class Walk:
         return min(self.world.spec.chunk_lengths)
 
     @property
-    def world_from_camera_P44(self) -> Tensor:
-        """Where the commands would have led: the nominal pose at the end of the last step."""
-        return nominal_poses(self.labels_PM, self.world.spec.motion)[:, -1]
+    def world_from_camera_PM44(self) -> Tensor:
+        """Where the commands would have led: the nominal path, (P, M, 4, 4)."""
+        return nominal_poses(self.labels_PM, self.world.spec.motion)
 
     def step(self, labels_P: Tensor) -> Walk:
         """The walks after one more chunk in which each holds its action.
@@ -94,12 +94,15 @@ class Walk:
 
 @torch.no_grad()
 def start_walk(
-    world: WorldModel[Any], scenarios: Sequence[Scenario], seed: int = 0, num_steps: int | None = None
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    seed: int | Sequence[int] = 0,
+    num_steps: int | None = None,
 ) -> Walk:
     """Stand at the scenarios' start images; their commands are not used.
 
     Args:
-        seed: noise derives from it, the scenario's id and the index of the chunk.
+        seed: noise derives from it, the scenario's id and the index of the chunk; one, or one per walk.
         num_steps: denoising steps of every chunk; the world's default when None. Fewer are faster and blurrier.
 
     Raises:
@@ -113,12 +116,13 @@ def start_walk(
     frames = torch.zeros(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)
     if all(i is not None for i in image):
         frames = torch.stack([i for i in image if i is not None])[:, None]
+    seeds = [seed] * len(scenarios) if isinstance(seed, int) else seed
     walk = Walk(
         world,
         world.begin(scenarios),
         torch.zeros(len(scenarios), 1, dtype=torch.long),
         torch.stack([s.actions.intrinsics_K4[0] for s in scenarios]),
-        tuple((seed, s.id) for s in scenarios),
+        tuple((own, s.id) for own, s in zip(seeds, scenarios, strict=True)),
         world.spec.sigmas(num_steps),
         frames,
     )

@@ -42,6 +42,8 @@ class WorldSpec:
     """Whether one call may hold several pasts (P > 1)."""
     max_pitch_deg: float | None = None
     """How far up or down the world was trained to look; None for no limit."""
+    intrinsics: tuple[float, float, float, float] = (1.0, 1.0, 0.5, 0.5)
+    """fx, fy, cx, cy over width and height of the camera to assume where nobody measured one."""
 
     def sigmas(self, num_steps: int | None = None) -> Tensor:
         """The shifted schedule ``s u / (1 + (s - 1) u)``, u from 1 to 0; float32, (S + 1,)."""

@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldcompass.doom import collect
 from worldcompass.doom.engine import Engine, Steps, poses_from_cameras
-from worldcompass.doom.engine_facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT, INTRINSICS, MOTION
+from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, INTRINSICS, MOTION
 from worldcompass.doom.maps import TRAINING, UNSEEN, DoomMap, find_map
 from worldcompass.doom.trajectories import HOLD_MAX, HOLD_MIN, draw_motion, feasible_latents
 from worldcompass.errors import UserError
@@ -195,22 +193,3 @@ def freeze_evaluation(path: Path, per_map_and_kind: int = 6, seed: int = 2026) -
     drawn = draw_all(TRAINING, KINDS, per_map_and_kind, LONGEST_LATENTS, seed, "heldout")
     drawn += draw_all(UNSEEN, KINDS, per_map_and_kind // 2, LONGEST_LATENTS, seed, "unseen")
     path.write_text("[\n" + ",\n".join(json.dumps(asdict(plan)) for plan, _ in drawn) + "\n]\n")
-
-
-def load_image(path: Path) -> Tensor:
-    """A user's start image, cropped to 4:3 and resized to the world's frame: uint8 (3, 48, 64).
-
-    Raises:
-        UserError: when the file is not an image.
-    """
-    data = np.fromfile(path, np.uint8) if path.is_file() else np.zeros(0, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise UserError(f"{path} is not an image that OpenCV reads: expected a PNG or JPEG file")
-    height, width = image.shape[:2]
-    crop_w = min(width, height * FRAME_WIDTH // FRAME_HEIGHT)
-    crop_h = min(height, width * FRAME_HEIGHT // FRAME_WIDTH)
-    top, left = (height - crop_h) // 2, (width - crop_w) // 2
-    image = image[top : top + crop_h, left : left + crop_w]
-    image = cv2.resize(image, (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()

@@ -1,0 +1,111 @@
+"""A few lines of Python, and the commands over them, with the embedded world."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import worldcompass as wc
+from worldcompass import cli, video
+from worldcompass.doom.pretrain import export
+from worldcompass.errors import UserError
+from worldcompass.types import Group, Scores
+from worldcompass.worlds.doom import WORLD_FILE
+
+PATH = "w-3, right-2, w+left-2"
+
+
+@pytest.fixture(scope="module")
+def world():
+    return wc.load_world()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A wide picture of coloured tiles, RGB (60, 120)."""
+    small = np.random.default_rng(0).integers(0, 255, (3, 6, 3), np.uint8)
+    file = tmp_path_factory.mktemp("picture") / "my.png"
+    cv2.imwrite(str(file), cv2.resize(small, (120, 60), interpolation=cv2.INTER_NEAREST)[..., ::-1])
+    return file
+
+
+def test_imagine_is_the_rollout_along_the_path(world, picture):
+    frames = wc.imagine(world, picture, PATH, seed=3, num_steps=1)
+    assert frames.shape == (29, 3, 48, 64) and frames.dtype == torch.uint8
+    again = wc.imagine(world, video.read_image(picture), PATH, seed=3, num_steps=1)
+    assert again.equal(frames)
+    assert not wc.imagine(world, picture, PATH, seed=4, num_steps=1).equal(frames)
+
+
+def test_a_video_of_the_path_scores_above_one_of_another(world):
+    """The engine's own walk: the critic tells the command it carries out from one that it does not."""
+    from worldcompass.doom.scenarios import evaluation_plans, replay_all
+    from worldcompass.geometry import path_of
+
+    scenario = replay_all([p for p in evaluation_plans(False) if p.kind == "basic"][:1], 12)[0]
+    assert scenario.truth is not None
+    right = path_of(scenario.actions.labels_K)
+    opposite = right.translate(str.maketrans("wasd", "sdwa"))
+    for a, b in (("left", "RIGHT"), ("right", "left"), ("up", "DOWN"), ("down", "up")):
+        opposite = opposite.replace(a, b)
+    frames = scenario.truth.frames_F3hw
+    good, bad = wc.score(frames, right), wc.score(frames, opposite.lower())
+    assert good["interaction"] > 0.9 > 0.6 > bad["interaction"]
+    assert good["quality"] == pytest.approx(bad["quality"])
+
+
+def test_a_users_critic_scores_and_may_abstain():
+    class Bright:
+        name = "bright"
+
+        def __call__(self, group: Group) -> Scores:
+            return Scores(group.frames_GF3hw.float().mean((1, 2, 3, 4)), torch.tensor([False]))
+
+    frames = torch.full((5, 3, 96, 96), 200, dtype=torch.uint8)
+    assert wc.score(frames, "w-1", [Bright()]) == {"bright": None}
+
+
+def test_the_commands_imagine_and_score(picture, tmp_path, capsys):
+    clip = tmp_path / "clips" / "clip.mp4"
+    options = ["--path", PATH, "--steps", "1", "--device", "cpu"]
+    assert cli.main(["imagine", "--image", str(picture), "--out", str(clip), *options]) == 0
+    assert video.read_video(clip).shape == (29, 3, 48, 64)
+    capsys.readouterr()
+    assert cli.main(["score", "--video", str(clip), "--path", PATH, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"interaction", "quality"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["imagine", "--image", "{picture}", "--path", "w-3, fly-2"], "cannot read 'fly-2'"),
+        (["imagine", "--image", "{text}", "--path", "w-3"], "is not an image"),
+        (["imagine", "--image", "{picture}", "--path", "w-3", "--out", "clip.avi"], "ends in .mp4"),
+        (["imagine", "--image", "{picture}", "--path", "w-3", "--weights", "{tmp}/none"], "no weights"),
+        (["score", "--video", "{text}", "--path", "w-3"], "not a video"),
+        (["score", "--video", "{tmp}/none.mp4", "--path", "w-3"], "there is no file"),
+        (["score", "--video", "{short}", "--path", "w-3"], "makes 13 frames with the start image"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, said, picture, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("no picture")
+    video.write_mp4(tmp_path / "short.mp4", np.zeros((3, 3, 48, 64), np.uint8), 8)
+    names = {"picture": picture, "text": tmp_path / "a.txt", "tmp": tmp_path, "short": tmp_path / "short.mp4"}
+    assert cli.main([word.format(**names) for word in words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'dream'"):
+        wc.dream  # noqa: B018
+
+
+def test_a_run_folder_serves_as_weights(world, tmp_path):
+    with pytest.raises(UserError, match="no weights at"):
+        wc.load_world(tmp_path)
+    (tmp_path / "weights").mkdir()
+    export(world.net, tmp_path / "weights" / WORLD_FILE)
+    found, shipped = (w.net.state_dict() for w in (wc.load_world(tmp_path), world))
+    assert all(torch.equal(found[name], shipped[name]) for name in shipped)

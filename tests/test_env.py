@@ -1,0 +1,130 @@
+"""The environments keep Gymnasium's contract, seeds and saved moments, and rows of a batch are single episodes."""
+
+import warnings
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from worldcompass.env import WorldEnv, WorldVectorEnv
+from worldcompass.rewards.interaction import InteractionFollowing
+from worldcompass.testing import ToyWorld, toy_scenarios
+from worldcompass.types import Group, Scores
+
+
+def brightness(frames, label):
+    return frames.float().mean().item() + label
+
+
+def toy_env(**options) -> WorldEnv:
+    return WorldEnv(ToyWorld(), toy_scenarios(3), **options)
+
+
+def play(env, actions, seed=7):
+    """Observations and rewards of an episode."""
+    first, _ = env.reset(seed=seed)
+    steps = [env.step(np.array(a)) for a in actions]
+    return [first, *(s[0] for s in steps)], [s[1] for s in steps]
+
+
+ACTIONS = [(1, 0), (1, 2), (0, 0), (5, 8)]
+
+
+def test_gymnasiums_own_checker_is_content():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(toy_env(reward=brightness, render_mode="rgb_array"), skip_render_check=True)
+
+
+def test_the_embedded_world_is_made_by_its_name():
+    env = gymnasium.make("worldcompass/Doom-v0", num_steps=1, reward=InteractionFollowing(), max_steps=2)
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation) and observation.shape == (4, 48, 64, 3)
+    observation, reward, terminated, truncated, info = env.step(np.array([1, 0]))
+    assert 0 < reward <= 1 and info["scored"] and info["label"] == 9
+    assert not terminated and not truncated
+    np.testing.assert_allclose(info["world_from_camera"][2, 3], 22.0, rtol=1e-5)
+    assert env.step(np.array([0, 1]))[3]
+
+
+def test_the_same_seed_is_the_same_episode_and_another_is_not():
+    one, same, other = (play(toy_env(), ACTIONS, seed)[0] for seed in (7, 7, 8))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not np.array_equal(one[-1], other[-1])
+
+
+def test_rows_of_a_batch_are_single_episodes():
+    batch = WorldVectorEnv(ToyWorld(), toy_scenarios(3), 3, reward=brightness)
+    observations, rewards = play(batch, [[a] * 3 for a in ACTIONS])
+    for row in range(3):
+        alone, alone_rewards = play(toy_env(reward=brightness), ACTIONS, 7 + row)
+        assert all(np.array_equal(a[row], b) for a, b in zip(observations, alone, strict=True))
+        np.testing.assert_allclose([r[row] for r in rewards], alone_rewards)
+
+
+def test_a_batch_is_truncated_together_and_begins_anew():
+    env = WorldVectorEnv(ToyWorld(), toy_scenarios(3), 2, max_steps=2)
+    env.reset(seed=0)
+    stay = np.zeros((2, 2), int)
+    assert not env.step(stay)[3].any()
+    assert env.step(stay)[3].all()
+    _, rewards, _, truncated, _ = env.step(stay)
+    assert not rewards.any() and not truncated.any()
+    assert not env.step(stay)[3].any()
+    assert env.step(stay)[3].all()
+
+
+def test_a_saved_moment_can_be_gone_on_from_twice():
+    env = toy_env(reward=brightness)
+    play(env, ACTIONS[:2])
+    saved, seen = env.save_state(), []
+    for _ in range(2):
+        env.restore_state(saved)
+        seen.append([env.step(np.array(a))[0] for a in ACTIONS[2:]] + [env.reset()[0]])
+    for first, second in zip(*seen, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@dataclass
+class Shy:
+    """Abstains in rooms that are dark."""
+
+    name: str = "shy"
+
+    def __call__(self, group: Group) -> Scores:
+        assert group.past_frames_F3hw[0].equal(group.first_frame_3hw)
+        return Scores(torch.tensor([2.5]), torch.tensor([len(group.past_frames_F3hw) > 1]))
+
+
+def test_a_critic_may_be_the_reward_and_may_abstain():
+    env = toy_env(reward=Shy())
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(np.array([1, 0]))
+    assert reward == 0 and not info["scored"]
+    _, reward, _, _, info = env.step(np.array([1, 0]))
+    assert reward == 2.5 and info["scored"]
+
+
+def test_pictures_are_rendered(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = toy_env(render_mode="rgb_array")
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(env.render(), observation[-1])
+    window = toy_env(render_mode="human")
+    window.reset(seed=0)
+    assert window.render() is None
+    window.close()
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="expected rgb_array, human or None"):
+        toy_env(render_mode="video")
+    with pytest.raises(ValueError, match="at least one scenario"):
+        WorldEnv(ToyWorld(), [])
+    with pytest.raises(ValueError, match="SyncVectorEnv"):
+        WorldVectorEnv(ToyWorld(batches_pasts=False), toy_scenarios(2), 2)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        toy_env().step(np.array([0, 0]))

@@ -1,0 +1,138 @@
+"""The package in five lines: load a world, imagine along a path, score a video, post-train.
+
+Everything here is a short road to the modules that do the work, and all of it is on ``worldcompass`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.errors import UserError
+from worldcompass.geometry import commanded, parse_path
+from worldcompass.rewards import Critic
+from worldcompass.rollout import imagine_video
+from worldcompass.types import Group, Scenario
+from worldcompass.video import fit, read_image
+from worldcompass.world import WorldModel, WorldSpec
+
+
+def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldModel[Any]:
+    """The embedded world of the Doom engine.
+
+    Args:
+        weights: folder of weights or of a finished run; the package's own when None.
+        device: as PyTorch names it.
+
+    Raises:
+        UserError: when the weights are missing or do not fit.
+    """
+    from worldcompass.worlds.doom import load_doom_world
+
+    folder = None if weights is None else Path(weights)
+    if folder is not None and (folder / "weights").is_dir():
+        folder /= "weights"
+    return load_doom_world(folder, device)
+
+
+def imagine(
+    world: WorldModel[Any],
+    image: str | Path | Tensor,
+    path: str,
+    seed: int = 0,
+    num_steps: int | None = None,
+    chunk_length: int | None = None,
+) -> Tensor:
+    """The video that the world imagines from a picture along a path; uint8 (F, 3, h, w), F = 4 M + 1 for M moves.
+
+    Args:
+        world: see ``load_world``, or any adapter that starts from an image.
+        image: file, or uint8 (3, h, w) of any size; it is cropped and resized to the world's.
+        path: pose string such as ``w-3, right-1, w+left-4``: keys, then how many latents they are held.
+        seed: of the noise.
+        num_steps: denoising steps; the world's default when None.
+        chunk_length: latents per chunk; the world's default when None.
+
+    Raises:
+        UserError: for a path or an image that cannot be read.
+    """
+    labels = parse(path)
+    picture = read_image(Path(image)) if isinstance(image, str | Path) else image
+    start = fit(picture[None], world.spec.frame_size)[0]
+    actions = commanded(labels, world.spec.motion, torch.tensor(world.spec.intrinsics))
+    return imagine_video(world, [Scenario("imagine", actions, start)], (seed,), chunk_length, num_steps)[0]
+
+
+def score(
+    frames_F3hw: Tensor, path: str, critics: Sequence[Critic] | None = None, spec: WorldSpec | None = None
+) -> dict[str, float | None]:
+    """What critics say of a video that should carry out a path; None where a critic abstains.
+
+    The whole video is one group of one candidate. Frames are cropped and resized to the critics' world.
+
+    Args:
+        frames_F3hw: uint8; its first frame is the start image.
+        path: the pose string it was made for.
+        critics: the embedded world's interaction and quality critics when None.
+        spec: of the world the critics know; the embedded one's when None.
+
+    Raises:
+        UserError: when path and video do not have the same length.
+    """
+    spec = spec or _doom_spec()
+    labels = parse(path)
+    needed = spec.num_frames(0, len(labels))
+    if len(frames_F3hw) != needed:
+        raise UserError(
+            f"the path has {len(labels) - 1} moves of {spec.frames_per_latent} frames, which makes {needed} frames"
+            f" with the start image, the video has {len(frames_F3hw)}: give the path it was made for"
+        )
+    frames = fit(frames_F3hw, spec.frame_size)
+    actions = commanded(labels, spec.motion, torch.tensor(spec.intrinsics))
+    group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)
+    results = {critic.name: critic(group) for critic in critics or _doom_critics()}
+    return {
+        name: float(scores.values_G[0]) if bool(scores.valid_G[0]) else None
+        for name, scores in results.items()
+    }
+
+
+def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:
+    """Run a recipe (``doom_full``, ``my_recipe.py:name``) as ``worldcompass train`` does; returns its folder.
+
+    Raises:
+        UserError: for an unknown recipe, or a folder that holds another run.
+    """
+    from worldcompass.commands.train import load_recipe
+
+    load_recipe(recipe)().run(Path(out), device, resume)
+    return Path(out)
+
+
+def parse(path: str) -> Tensor:
+    """``geometry.parse_path`` for what a user typed.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        return parse_path(path)
+    except ValueError as why:
+        raise UserError(str(why)) from None
+
+
+def _doom_spec() -> WorldSpec:
+    from worldcompass.worlds.doom import SPEC
+
+    return SPEC
+
+
+def _doom_critics() -> tuple[Critic, ...]:
+    from worldcompass.rewards.interaction import InteractionFollowing
+    from worldcompass.rewards.quality import VisualQuality
+
+    return InteractionFollowing(), VisualQuality()

@@ -1,0 +1,55 @@
+"""Imagine a video from a picture along a path.
+
+The path says which keys are held for how many latents (4 frames each): w s a d move, up down left right turn,
++ combines: "w-3, right-1, w+left-4".
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from worldcompass.commands._options import add_device, add_seed, check_device, positive
+from worldcompass.errors import UserError
+
+EXAMPLES = """\
+  worldcompass imagine --image my.png --path "w-3, right-1, w+left-4" --out clip.mp4
+  worldcompass imagine --image my.png --path "w-8" --weights runs/demo --scale 8 --out clip.mp4
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass imagine``."""
+    parser.add_argument(
+        "--image", type=Path, required=True, metavar="FILE", help="picture to start from, any size"
+    )
+    parser.add_argument("--path", required=True, metavar="PATH", help='such as "w-3, right-1, w+left-4"')
+    text = "MP4 file to write (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE", help=text)
+    parser.add_argument(
+        "--world", choices=("doom",), default="doom", help="which world model (default: %(default)s)"
+    )
+    text = "run folder or folder of weights (default: the shipped weights)"
+    parser.add_argument("--weights", type=Path, default=None, metavar="PATH", help=text)
+    text = "denoising steps; fewer are faster and blurrier (default: the world's own)"
+    parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
+    text = "enlarge the pictures this many times; 1 keeps them as 'worldcompass score' likes them best"
+    parser.add_argument("--scale", type=positive, default=1, metavar="N", help=text)
+    add_seed(parser)
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Imagine and write the video."""
+    if args.out.suffix.lower() != ".mp4":
+        raise UserError(f"--out is {args.out}: expected a file that ends in .mp4")
+    device = check_device(args.device)
+    from worldcompass import api, video
+
+    api.parse(args.path)
+    image = video.read_image(args.image)
+    world = api.load_world(args.weights, device)
+    frames = api.imagine(world, image, args.path, args.seed, args.steps)
+    video.write_mp4(args.out, video.enlarge(video.to_array(frames), args.scale), world.spec.fps)
+    print(f"wrote {args.out}: {len(frames)} frames, {len(frames) / world.spec.fps:.1f} s")
+    return 0

@@ -1,0 +1,40 @@
+"""Score a video: does it carry out the path, and does it look good?
+
+The video needs the path's own length: 4 frames for every latent and one for the start image. Its frames are
+cropped and resized to the critics' world, whose motions (22 map units, 8 degrees a latent) are what counts as
+obeying.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+EXAMPLES = """\
+  worldcompass score --video clip.mp4 --path "w-3, right-1, w+left-4"
+  worldcompass score --video clip.mp4 --path "w-8" --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass score``."""
+    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="video such as an MP4")
+    parser.add_argument(
+        "--path", required=True, metavar="PATH", help='what it should do, such as "w-3, right-1"'
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score and print."""
+    from worldcompass import api, video
+
+    api.parse(args.path)
+    scores = api.score(video.read_video(args.video), args.path)
+    if args.json:
+        print(json.dumps(scores))
+    else:
+        for name, value in scores.items():
+            print(f"{name:12} {'abstains' if value is None else f'{value:.3f}'}")
+    return 0

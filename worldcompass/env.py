@@ -1,0 +1,371 @@
+"""Gymnasium environments: a world model as the simulator that an agent acts in.
+
+``gymnasium.make("worldcompass/Doom-v0")`` is the embedded world, ``WorldEnv`` and ``WorldVectorEnv`` take any.
+One step holds one composite action for one latent (4 frames in most worlds; worlds that know no chunks of 1 latent
+hold it for their shortest chunk). Episodes never terminate by themselves; they are truncated after ``max_steps``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS
+from worldcompass.rewards.critic import Critic
+from worldcompass.types import Actions, Group, Scenario
+from worldcompass.walk import Walk, start_walk
+from worldcompass.world import WorldModel
+
+Reward = Critic | Callable[[Tensor, int], float]
+"""A critic, or a function of a step's frames, uint8 (F, 3, h, w), and its composite action."""
+
+MAX_STEPS = 64
+WINDOW = 640  # pixels across of the window for people
+
+
+@dataclass(frozen=True)
+class Episode:
+    """P episodes that began together: everything that ``save_state`` keeps besides the random generators."""
+
+    walk: Walk
+    past_PF3hw: Tensor
+    """uint8: all frames before the last step."""
+    steps: int = 0
+
+    def step(self, labels_P: Tensor) -> Episode:
+        """After one more action each."""
+        walk = self.walk.step(labels_P)
+        return Episode(walk, torch.cat([self.past_PF3hw, self.walk.frames_PF3hw], 1), self.steps + 1)
+
+    def observations(self, frames: int) -> np.ndarray:
+        """The last ``frames`` frames, uint8 (P, F, h, w, 3); a start image alone is repeated."""
+        shown = self.walk.frames_PF3hw[:, -frames:]
+        missing = frames - shown.shape[1]
+        shown = torch.cat([shown[:, :1].expand(-1, missing, -1, -1, -1), shown], 1)
+        return shown.movedim(2, -1).cpu().numpy()
+
+    def rewards(self, reward: Reward | None) -> tuple[np.ndarray, np.ndarray]:
+        """Reward of the last step, float64 (P,), and whether the critic could tell; 0 where it abstained."""
+        walks = len(self.past_PF3hw)
+        values, valid = np.zeros(walks), np.ones(walks, bool)
+        if reward is None:
+            return values, valid
+        for row in range(walks):
+            if isinstance(reward, Critic):
+                scores = reward(self._group(row))
+                valid[row] = bool(scores.valid_G[0])
+                values[row] = float(scores.values_G[0]) if valid[row] else 0.0
+            else:
+                values[row] = float(reward(self.walk.frames_PF3hw[row], int(self.walk.labels_PM[row, -1])))
+        return values, valid
+
+    def _group(self, row: int) -> Group:
+        length = min(self.walk.chunk_length, self.walk.labels_PM.shape[1])
+        actions = Actions(
+            self.walk.labels_PM[row, -length:],
+            self.walk.world_from_camera_PM44[row, -length:],
+            self.walk.intrinsics_P4[row].expand(length, 4),
+        )
+        past = self.past_PF3hw[row]
+        return Group(
+            self.walk.frames_PF3hw[row, None], past, past[0], actions, self.walk.world.spec.frames_per_latent
+        )
+
+    def infos(self) -> dict[str, np.ndarray]:
+        """What was carried out, and where it would have led: a row per episode."""
+        return {
+            "label": self.walk.labels_PM[:, -1].numpy(),
+            "world_from_camera": self.walk.world_from_camera_PM44[:, -1].numpy(),
+        }
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """What both environments are made of: a world, places to start from, and what a step is worth."""
+
+    world: WorldModel[Any]
+    starts: Sequence[Scenario]
+    reward: Reward | None = None
+    num_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.starts:
+            raise ValueError("an environment needs at least one scenario to start from, got none")
+
+    @property
+    def frames(self) -> int:
+        """Frames of an observation."""
+        return min(self.world.spec.chunk_lengths) * self.world.spec.frames_per_latent
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """uint8 (F, h, w, 3): the frames of one step, oldest first."""
+        return spaces.Box(0, 255, (self.frames, *self.world.spec.frame_size, 3), np.uint8)
+
+    @property
+    def action_space(self) -> spaces.MultiDiscrete:
+        """Translation and rotation class; see ``worldcompass.geometry`` for their order."""
+        return spaces.MultiDiscrete([NUM_TRANSLATIONS, NUM_ROTATIONS])
+
+    def begin(self, generators: Sequence[np.random.Generator], start: int | None = None) -> Episode:
+        """An episode per generator, which draws the start, unless one is given, and the noise."""
+        chosen = [int(g.integers(len(self.starts))) if start is None else start for g in generators]
+        seeds = [int(g.integers(2**31)) for g in generators]
+        walk = start_walk(self.world, [self.starts[i] for i in chosen], seeds, self.num_steps)
+        return Episode(walk, walk.frames_PF3hw[:, :0])
+
+
+def labels_of(actions_P2: np.ndarray) -> Tensor:
+    """Composite actions of (translation, rotation) pairs."""
+    pairs = torch.as_tensor(np.asarray(actions_P2, np.int64))
+    return pairs[:, 0] * NUM_ROTATIONS + pairs[:, 1]
+
+
+class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One agent in any world model; see the module's docstring for what a step is."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"]}
+
+    def __init__(
+        self,
+        world: WorldModel[Any],
+        starts: Sequence[Scenario],
+        *,
+        reward: Reward | None = None,
+        max_steps: int = MAX_STEPS,
+        num_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environment.
+
+        Args:
+            world: any adapter that passes ``check_world_model``.
+            starts: scenarios whose start images an episode may begin with; their commands are not used.
+            reward: of every step; 0 when None.
+            max_steps: steps until truncation.
+            num_steps: denoising steps; the world's default when None.
+            render_mode: ``rgb_array``, ``human`` or None.
+        """
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode is {render_mode!r}, expected rgb_array, human or None")
+        self.simulator = Simulator(world, starts, reward, num_steps)
+        self.observation_space = self.simulator.observation_space
+        self.action_space = self.simulator.action_space
+        self.metadata = {**self.metadata, "render_fps": world.spec.fps}
+        self.max_steps, self.render_mode = max_steps, render_mode
+        self._episode: Episode | None = None
+        self._window: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; ``options={"start": i}`` chooses the scenario."""
+        super().reset(seed=seed)
+        self._episode = self.simulator.begin([self.np_random], (options or {}).get("start"))
+        if self.render_mode == "human":
+            self.render()
+        return self._episode.observations(self.simulator.frames)[0], self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold a (translation, rotation) for one step.
+
+        Raises:
+            ValueError: for an action outside of the action space.
+        """
+        self._episode = self._running().step(labels_of(np.asarray(action)[None]))
+        rewards, valid = self._episode.rewards(self.simulator.reward)
+        if self.render_mode == "human":
+            self.render()
+        observation = self._episode.observations(self.simulator.frames)[0]
+        truncated = self._episode.steps >= self.max_steps
+        return observation, float(rewards[0]), False, truncated, {**self._info(), "scored": bool(valid[0])}
+
+    def save_state(self) -> Any:
+        """This moment, with the random generator; immutable and cheap, since it shares what it can."""
+        return self._running(), self.np_random.bit_generator.state
+
+    def restore_state(self, state: Any) -> np.ndarray:
+        """Back to a saved moment of this environment, as often as wanted; returns its observation."""
+        self._episode, self.np_random.bit_generator.state = state
+        return self._running().observations(self.simulator.frames)[0]
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """The last frame (h, w, 3) for ``rgb_array``; for ``human`` it goes to a window."""
+        picture = self._running().observations(1)[0, -1]
+        if self.render_mode == "human":
+            self._window = self._window or _Window(picture.shape, self.simulator.world.spec.fps)
+            for frame in self._running().observations(self.simulator.frames)[0]:
+                self._window.show(frame)
+            return None
+        return picture
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _info(self) -> dict[str, Any]:
+        return {name: values[0] for name, values in self._running().infos().items()}
+
+    def _running(self) -> Episode:
+        if self._episode is None:
+            raise gymnasium.error.ResetNeeded("call reset() first: no episode has begun")
+        return self._episode
+
+
+class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Agents side by side, one batch on the model; row i equals a ``WorldEnv`` seeded with ``seed + i``.
+
+    All episodes begin together and are truncated together; the step after that begins new ones
+    (``AutoresetMode.NEXT_STEP``).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        world: WorldModel[Any],
+        starts: Sequence[Scenario],
+        num_envs: int,
+        *,
+        reward: Reward | None = None,
+        max_steps: int = MAX_STEPS,
+        num_steps: int | None = None,
+    ) -> None:
+        """See ``WorldEnv``.
+
+        Raises:
+            ValueError: when the world holds one past at a time; ``gymnasium.vector.SyncVectorEnv`` serves it.
+        """
+        if not world.spec.batches_pasts:
+            raise ValueError(
+                f"{world.spec.name} holds one past at a time: use gymnasium.vector.SyncVectorEnv"
+            )
+        self.simulator = Simulator(world, starts, reward, num_steps)
+        self.num_envs, self.max_steps = num_envs, max_steps
+        self.single_observation_space = self.simulator.observation_space
+        self.single_action_space = self.simulator.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._generators = [np.random.default_rng() for _ in range(num_envs)]
+        self._episode: Episode | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin all episodes; an integer seeds row i with ``seed + i``."""
+        if seed is not None:
+            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+            self._generators = [gymnasium.utils.seeding.np_random(s)[0] for s in seeds]
+        self._episode = self.simulator.begin(self._generators, (options or {}).get("start"))
+        return self._episode.observations(self.simulator.frames), dict(self._episode.infos())
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Hold an action per row, (P, 2); after a truncation it is ignored and new episodes begin."""
+        if self._episode is None:
+            raise gymnasium.error.ResetNeeded("call reset() first: no episode has begun")
+        over = np.zeros(self.num_envs, bool)
+        if self._episode.steps >= self.max_steps:
+            observations, infos = self.reset()
+            return observations, np.zeros(self.num_envs), over, over.copy(), infos
+        self._episode = self._episode.step(labels_of(actions))
+        rewards, valid = self._episode.rewards(self.simulator.reward)
+        infos = {**self._episode.infos(), "scored": valid}
+        truncated = np.full(self.num_envs, self._episode.steps >= self.max_steps)
+        return self._episode.observations(self.simulator.frames), rewards, over, truncated, infos
+
+
+class _Window:
+    """A window for people, through pygame."""
+
+    def __init__(self, shape: tuple[int, ...], fps: float) -> None:
+        try:
+            import pygame
+        except ImportError as why:
+            raise gymnasium.error.DependencyNotInstalled("render_mode human needs pygame-ce") from why
+        self.pygame = pygame
+        scale = max(1, WINDOW // shape[1])
+        pygame.display.init()
+        self.surface = pygame.display.set_mode((shape[1] * scale, shape[0] * scale))
+        pygame.display.set_caption("WorldCompass")
+        self.clock, self.fps = pygame.time.Clock(), fps
+
+    def show(self, picture_hw3: np.ndarray) -> None:
+        small = self.pygame.surfarray.make_surface(picture_hw3.swapaxes(0, 1))
+        self.pygame.transform.scale(small, self.surface.get_size(), self.surface)
+        self.pygame.event.pump()
+        self.pygame.display.flip()
+        self.clock.tick(self.fps)
+
+    def close(self) -> None:
+        self.pygame.display.quit()
+
+
+def doom_starts(maps: str = "training") -> list[Scenario]:
+    """Start images of the evaluation's scenarios, from the engine: on maps the world was trained on, or ``unseen``.
+
+    Raises:
+        ValueError: for another word.
+    """
+    from worldcompass.doom.scenarios import evaluation_plans, replay_all
+
+    if maps not in ("training", "unseen"):
+        raise ValueError(f"maps is {maps!r}, expected training or unseen")
+    return [replace(s, truth=None) for s in replay_all(evaluation_plans(maps == "unseen"), 1)]
+
+
+def make_doom(
+    weights: str | Path | None = None,
+    maps: str = "training",
+    reward: Reward | None = None,
+    max_steps: int = MAX_STEPS,
+    num_steps: int | None = None,
+    render_mode: str | None = None,
+) -> WorldEnv:
+    """What ``gymnasium.make("worldcompass/Doom-v0")`` calls.
+
+    Args:
+        weights: folder of post-trained weights, such as ``runs/demo/weights``; the package's own when None.
+        maps: ``training`` or ``unseen``.
+        reward: see ``WorldEnv``, as are the others.
+    """
+    from worldcompass.worlds.doom import load_doom_world
+
+    world = load_doom_world(Path(weights) if weights is not None else None)
+    return WorldEnv(
+        world,
+        doom_starts(maps),
+        reward=reward,
+        max_steps=max_steps,
+        num_steps=num_steps,
+        render_mode=render_mode,
+    )
+
+
+def make_doom_vector(
+    num_envs: int = 1,
+    weights: str | Path | None = None,
+    maps: str = "training",
+    reward: Reward | None = None,
+    max_steps: int = MAX_STEPS,
+    num_steps: int | None = None,
+) -> WorldVectorEnv:
+    """What ``gymnasium.make_vec("worldcompass/Doom-v0", vectorization_mode="vector_entry_point")`` calls."""
+    from worldcompass.worlds.doom import load_doom_world
+
+    world = load_doom_world(Path(weights) if weights is not None else None)
+    starts = doom_starts(maps)
+    return WorldVectorEnv(world, starts, num_envs, reward=reward, max_steps=max_steps, num_steps=num_steps)
