@@ -296,6 +296,21 @@ def test_a_constant_reward_changes_no_weight(make_optimizer, tmp_path):
     assert all(torch.equal(p, before[n]) for n, p in world.net.named_parameters())
 
 
+def test_the_learning_rate_falls_on_a_line(tmp_path):
+    """Steps at rates 1, 1/2 and 0 of ``lr``: the same first step as without, and a last one that does nothing."""
+    weights: dict[float, list] = {1.0: [], 0.0: []}
+    for end, seen in weights.items():
+        config = dataclasses.replace(TINY, steps=3, lr_end=end, weight_decay=0.0, make_optimizer=adamw)
+        copy = lambda step, metrics, policy, seen=seen: seen.append(
+            [p.detach().clone() for p in policy.parameters]
+        )  # noqa: E731
+        train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / str(end), on_step=copy)
+    first, second, third = weights[0.0]
+    assert all(map(torch.equal, first, weights[1.0][0]))
+    assert not all(map(torch.equal, second, weights[1.0][1]))
+    assert not all(map(torch.equal, first, second)) and all(map(torch.equal, second, third))
+
+
 def test_metrics_tell_what_happened(tmp_path):
     seen = []
     train(

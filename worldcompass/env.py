@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
@@ -134,7 +135,7 @@ def labels_of(actions_P2: np.ndarray) -> Tensor:
 class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One agent in any world model; see the module's docstring for what a step is."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"]}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 (as the base class has it)
 
     def __init__(
         self,
@@ -267,7 +268,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         """Begin all episodes; an integer seeds row i with ``seed + i``."""
         if seed is not None:
             seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-            self._generators = [gymnasium.utils.seeding.np_random(s)[0] for s in seeds]
+            self._generators = [np_random(s)[0] for s in seeds]
         self._episode = self.simulator.begin(self._generators, (options or {}).get("start"))
         return self._episode.observations(self.simulator.frames), dict(self._episode.infos())
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import cv2
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def read_video(path: Path) -> Tensor:
     try:
         with av.open(str(path)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError) as why:
+    except (av.error.FFmpegError, IndexError) as why:
         raise UserError(
             f"{path} is not a video that can be read ({why}): expected one such as an MP4"
         ) from why
