@@ -5,6 +5,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from worldcompass import cli
@@ -34,6 +36,18 @@ def test_worked_adapter_runs():
     blocks = CODE.findall(page)
     assert blocks
     exec(compile("\n".join(blocks), "docs/your_own_world.md", "exec"), {"__name__": "docs"})
+
+
+def test_the_python_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("my.png", np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))
+    blocks = CODE.findall((ROOT / "docs" / "python.md").read_text())
+    assert len(blocks) == 3
+    space: dict = {"__name__": "docs"}
+    exec(compile("\n".join(blocks), "docs/python.md", "exec"), space)
+    assert set(space["wc"].score(space["frames"], "w-3, right-1, w+left-4")) == {"interaction", "quality"}
+    assert not space["left"].frames_PF3hw.equal(space["right"].frames_PF3hw)
+    assert 0 < space["reward"] <= 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

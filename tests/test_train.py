@@ -301,9 +301,10 @@ def test_the_learning_rate_falls_on_a_line(tmp_path):
     weights: dict[float, list] = {1.0: [], 0.0: []}
     for end, seen in weights.items():
         config = dataclasses.replace(TINY, steps=3, lr_end=end, weight_decay=0.0, make_optimizer=adamw)
-        copy = lambda step, metrics, policy, seen=seen: seen.append(
-            [p.detach().clone() for p in policy.parameters]
-        )  # noqa: E731
+
+        def copy(step, metrics, policy, seen=seen):
+            seen.append([p.detach().clone() for p in policy.parameters])
+
         train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / str(end), on_step=copy)
     first, second, third = weights[0.0]
     assert all(map(torch.equal, first, weights[1.0][0]))
