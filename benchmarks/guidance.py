@@ -1,7 +1,9 @@
 """The obvious rival of post-training: the base, guided while it samples.
 
-``python benchmarks/guidance.py --weights 0 0.75 1.5`` imagines the frozen evaluation scenarios with guidance
-``c + g (c - c_weak)`` (decision 7) at every weight g and prints what the held-out judge says, and the seconds.
+``python benchmarks/guidance.py --weights 0 1 --project`` imagines the frozen evaluation scenarios with guidance
+``c + g (c - c_weak)`` (decision 7) at every weight g and prints what the held-out judge says, and the seconds. With
+``--project`` the part of the difference along c, which raises contrast, is left out of every latent (adaptive
+projected guidance, arXiv 2410.02416, with eta = 0).
 Guidance costs two passes per denoising step forever; post-training costs nothing once it is done.
 """
 
@@ -24,9 +26,9 @@ from worldcompass.worlds.doom import DoomContext, DoomWorld, load_doom_world
 class GuidedWorld(DoomWorld):
     """The embedded world whose every clean estimate is guided."""
 
-    def __init__(self, world: DoomWorld, guidance: float) -> None:
+    def __init__(self, world: DoomWorld, guidance: float, project: bool) -> None:
         super().__init__(world.autoencoder, world.net)
-        self.guidance = guidance
+        self.guidance, self.project = guidance, project
 
     def predict_clean(
         self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: DoomContext
@@ -36,14 +38,19 @@ class GuidedWorld(DoomWorld):
         if not self.guidance:
             return clean
         weak = super().predict_clean(noisy_BCKHW, sigma_B, actions, self.weaken(context))
-        return clean + self.guidance * (clean - weak)
+        away = clean - weak
+        if self.project:
+            along = (away * clean).sum((1, 3, 4), keepdim=True) / clean.square().sum((1, 3, 4), keepdim=True)
+            away = away - along * clean
+        return clean + self.guidance * away
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", nargs="+", type=float, default=[0.0, 0.75, 1.5], metavar="G")
+    parser.add_argument("--weights", nargs="+", type=float, default=[0.0, 1.0], metavar="G")
+    parser.add_argument("--project", action="store_true", help="guide without raising contrast")
     parser.add_argument(
         "--latents", type=int, default=32, help="length of the rollouts (default: %(default)s)"
     )
@@ -54,7 +61,7 @@ def main() -> None:
     scenarios = replay_all(evaluation_plans(), args.latents)
     for guidance in args.weights:
         begun = time.perf_counter()
-        videos = imagine_all(GuidedWorld(world, guidance), scenarios, args.seed)
+        videos = imagine_all(GuidedWorld(world, guidance, args.project), scenarios, args.seed)
         seconds = time.perf_counter() - begun
         measured = measure(videos, scenarios, world.spec, judge, reader)
         blocks = blocks_of(measured, measured, None)

@@ -23,8 +23,6 @@ from worldcompass.world import Context, WorldModel
 
 Key = int | str
 
-TINY = 1e-12  # keeps the projection of a black latent finite
-
 
 @dataclass(frozen=True)
 class Past:
@@ -74,18 +72,6 @@ def euler_step(noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float) ->
     return clean + (next_sigma / sigma) * (noisy - clean)
 
 
-def guide(clean_BCKHW: Tensor, weak_BCKHW: Tensor, guidance_B: Tensor) -> Tensor:
-    """Estimates strengthened against weaker ones: ``c + g d``, d being what of ``c - c_weak`` is orthogonal to c.
-
-    The part along c would raise contrast and shift colours, which adds up over the chunks of a video; it is left
-    out in every latent (adaptive projected guidance, arXiv 2410.02416, with eta = 0).
-    """
-    away = clean_BCKHW - weak_BCKHW
-    along = (away * clean_BCKHW).sum((1, 3, 4), keepdim=True)
-    along = along / clean_BCKHW.square().sum((1, 3, 4), keepdim=True).clamp_min(TINY)
-    return clean_BCKHW + guidance_B.view(-1, 1, 1, 1, 1) * (away - along * clean_BCKHW)
-
-
 @torch.no_grad()
 def imagine_chunk(
     world: WorldModel[Any],
@@ -102,7 +88,7 @@ def imagine_chunk(
         actions: (P, K).
         noise_BCKHW: standard normal.
         sigmas: (S + 1,) from 1 to 0.
-        guidance_B: weight of each candidate in ``guide``; needs a ``Guidable`` world.
+        guidance_B: weight g of each candidate: ``c + g (c - c_weak)``, needs a ``Guidable`` world.
     """
     noisy = noise_BCKHW.float()
     weak = None if guidance_B is None else world.weaken(context)  # type: ignore[attr-defined]
@@ -111,7 +97,7 @@ def imagine_chunk(
         clean = world.predict_clean(noisy, sigma_B, actions, context)
         if guidance_B is not None:
             unguided = world.predict_clean(noisy, sigma_B, actions, weak)
-            clean = guide(clean, unguided, guidance_B)
+            clean = clean + guidance_B.view(-1, 1, 1, 1, 1) * (clean - unguided)
         noisy = euler_step(noisy, clean, sigma, next_sigma)
         if context.given_K is not None:
             noisy = torch.where(context.given_K[:, None, None], clean, noisy)

@@ -35,7 +35,7 @@ from worldcompass.log import read_metrics
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.rewards.interaction import InteractionFollowing
-from worldcompass.rewards.quality import VisualQuality
+from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import train
 from worldcompass.types import Scenario
@@ -56,7 +56,8 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     _claim(out, recipe, resume)
     world = load_doom_world(device=device)
     nets = load_critics()
-    critics = (InteractionFollowing(nets.motion), VisualQuality(nets.realism))
+    quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
+    critics = (InteractionFollowing(nets.motion), quality)
     judge, reader = load_judge(), LabelReader(nets.motion)
     plans = evaluation_plans(None if recipe.unseen else False)
     with _progress("replaying the scenarios in the engine", len(plans)) as advance:

@@ -25,6 +25,8 @@ class DoomRecipe:
     """Whether maps never trained on are evaluated too."""
     interaction_weight: float = 2.0
     quality_weight: float = 1.0
+    drift_weight: float = 6.0
+    """Weight of the colours' drift inside of the quality reward."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Run it; see ``worldcompass.doom.experiment``."""
