@@ -280,7 +280,7 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
         f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
     )
     console.print(
-        "Next: worldcompass train doom_full (an hour or two), or docs/your_own_world.md for your own model."
+        "Next: worldcompass train doom_full (half an hour), or docs/your_own_world.md for your own model."
     )
 
 
