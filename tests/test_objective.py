@@ -6,6 +6,7 @@ import torch
 from worldcompass.objective import (
     advantage_weighted_loss,
     kl_velocity,
+    mean_shift,
     nft_loss,
     normalised_error,
     positive_only_loss,
@@ -110,6 +111,21 @@ def test_a_perfect_prediction_costs_nothing_and_divides_by_the_floor():
     assert not normalised_error(same, same).any()
     nearly = normalised_error(same + 1e-6, same)
     torch.testing.assert_close(nearly, torch.full((3,), 1e-12 / 1e-5), rtol=0.2, atol=0)
+
+
+def test_the_shift_of_means_is_what_a_whole_picture_has_in_common():
+    """Detail alone costs nothing, a shade its square; given latents do not count."""
+    pred, reference, _, _ = numbers()
+    detail = pred - pred.mean((-2, -1), keepdim=True)
+    assert mean_shift(reference + detail, reference).max() < 1e-20
+    shade = torch.zeros(SHAPE, dtype=torch.float64)
+    shade[1, 2] = 0.3
+    expected = torch.tensor([0.0, 0.09 / SHAPE[1], 0.0]).double()
+    torch.testing.assert_close(mean_shift(reference + detail + shade, reference), expected)
+    given = torch.tensor([True] + [False] * (SHAPE[2] - 1))
+    only_given = torch.zeros(SHAPE, dtype=torch.float64)
+    only_given[:, :, 0] = 1.0
+    assert not mean_shift(reference + only_given, reference, given).any()
 
 
 def test_kl_is_the_squared_velocity_difference():

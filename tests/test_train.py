@@ -122,6 +122,13 @@ def test_the_pull_to_the_start_holds_back(tmp_path):
     assert held[0] < free[0] / 2
 
 
+def test_the_pull_of_the_means_holds_what_is_the_same_everywhere(tmp_path):
+    """In the toy world obedience is a shade of whole latents, which this pull holds; grain it leaves alone."""
+    free = gain(QUICK, tmp_path / "free")[0]
+    held = gain(dataclasses.replace(QUICK, mean_weight=10.0), tmp_path / "held")[0]
+    assert held[0] < free[0] / 2
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 

@@ -117,6 +117,16 @@ def kl_velocity(
     return row_mean(velocity.square(), given_K)
 
 
+def mean_shift(clean_pred: Tensor, clean_reference: Tensor, given_K: Tensor | None = None) -> Tensor:
+    """Squared shift of every channel's mean over a latent against reference weights, per row; (B,).
+
+    The part of the mean squared difference that is the same everywhere in a picture: brightness and colour. What is
+    a shade in one chunk adds up over the chunks of a video, where no critic of single chunks sees it.
+    """
+    shift = (clean_pred - clean_reference.detach()).mean((-2, -1), keepdim=True)
+    return row_mean(shift.square(), given_K)
+
+
 @torch.no_grad()
 def _metrics(
     clean_pred: Tensor, clean_behaviour: Tensor, clean_target: Tensor, given_K: Tensor | None

@@ -34,7 +34,7 @@ from worldcompass.checkpoint import (
 )
 from worldcompass.errors import UserError
 from worldcompass.log import LiveTable, MetricsLog, Stopwatch
-from worldcompass.objective import Objective, kl_velocity, nft_loss
+from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, clip_gradients, muon
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.rewards import Critic
@@ -85,6 +85,8 @@ class Config:
     """Weight of each reward by its critic's name; 1 where not named."""
     kl_weight: float = 0.0
     """Weight of the pull towards the start weights; the paper's recipe has none."""
+    mean_weight: float = 0.0
+    """Weight of the pull of each latent's channel means towards the start weights': long videos keep their colours."""
     lr: float = 1e-5
     lr_end: float = 1.0
     """Learning rate of the last step as a share of ``lr``; linear in between."""
@@ -126,8 +128,8 @@ class Config:
                 self.beta, self.advantage_clip, self.lr, self.max_grad_norm
             )
             > 0,
-            "kl_weight, explore and lr_end must not be negative": min(
-                self.kl_weight, self.explore, self.lr_end
+            "kl_weight, mean_weight, explore and lr_end must not be negative": min(
+                self.kl_weight, self.mean_weight, self.explore, self.lr_end
             )
             >= 0,
         }
@@ -299,7 +301,7 @@ def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
             [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
             for micro_batches in updates
         ]
-    everywhere = run.config.kl_weight > 0
+    everywhere = max(run.config.kl_weight, run.config.mean_weight) > 0
     with run.policy.reference(), torch.no_grad():
         return [
             [
@@ -337,21 +339,23 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
         )
         if rows.reference_BCKHW is not None:
             kl_B = kl_velocity(clean_pred, rows.reference_BCKHW, rows.sigma_B, given_K)
-            loss_B = loss_B + config.kl_weight * kl_B
+            shift_B = mean_shift(clean_pred, rows.reference_BCKHW, given_K)
+            loss_B = loss_B + config.kl_weight * kl_B + config.mean_weight * shift_B
             sums["kl_to_start"] += kl_B.detach().sum()
-            sums["kl_rows"] += len(kl_B)
+            sums["mean_shift"] += shift_B.detach().sum()
+            sums["reference_rows"] += len(kl_B)
         (loss_B.sum() / num_rows).backward()
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
-    kl_rows = float(sums.pop("kl_rows", 0.0))
-    kl = float(sums.pop("kl_to_start", 0.0)) / max(kl_rows, 1.0)
+    reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
+    distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in ("kl_to_start", "mean_shift")}
     result = {name: float(total) / num_rows for name, total in sums.items()}
     grad_norm = clip_gradients(run.policy.parameters, result["loss"], config.max_grad_norm)
     applied = any(bool(rows.advantage_B.any()) for rows in micro_batches)
     if applied:
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return {**result, "grad_norm": grad_norm, "kl_to_start": kl, "applied": float(applied)}
+    return {**result, "grad_norm": grad_norm, **distances, "applied": float(applied)}
 
 
 def reward_metrics(
