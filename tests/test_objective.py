@@ -119,7 +119,7 @@ def test_the_shift_of_means_is_what_a_whole_picture_has_in_common():
     detail = pred - pred.mean((-2, -1), keepdim=True)
     assert mean_shift(reference + detail, reference).max() < 1e-20
     shade = torch.zeros(SHAPE, dtype=torch.float64)
-    shade[1, 2] = 0.3
+    shade[1, 1] = 0.3
     expected = torch.tensor([0.0, 0.09 / SHAPE[1], 0.0]).double()
     torch.testing.assert_close(mean_shift(reference + detail + shade, reference), expected)
     given = torch.tensor([True] + [False] * (SHAPE[2] - 1))

@@ -86,7 +86,7 @@ class Config:
     kl_weight: float = 0.0
     """Weight of the pull towards the start weights; the paper's recipe has none."""
     mean_weight: float = 0.0
-    """Weight of the pull of each latent's channel means towards the start weights': long videos keep their colours."""
+    """Weight of the pull of each latent's means towards the start weights': long videos keep their colours."""
     lr: float = 1e-5
     lr_end: float = 1.0
     """Learning rate of the last step as a share of ``lr``; linear in between."""
