@@ -20,6 +20,8 @@ COMMANDS = {
     "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
+    "play": ("play", "walk through the world in the browser, before and after post-training"),
+    "votes": ("votes", "add up the blind votes that were given in the browser"),
     "report": ("report", "write the self-contained HTML page of a run"),
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),

@@ -109,6 +109,18 @@ def save_png(path: Path, image_3hw: Frames) -> Path:
     return path
 
 
+def fit_picture(image_hw3: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of a uint8 picture in the aspect of ``height`` x ``width``, at that size: (3, height, width)."""
+    tall, wide = image_hw3.shape[:2]
+    crop_w, crop_h = (
+        max(1, n) for n in (min(wide, tall * width // height), min(tall, wide * height // width))
+    )
+    top, left = (tall - crop_h) // 2, (wide - crop_w) // 2
+    middle = image_hw3[top : top + crop_h, left : left + crop_w]
+    resized = cv2.resize(middle, (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resized.transpose(2, 0, 1))
+
+
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
     """Frames ``scale`` times as large, every pixel a square: nothing is invented."""
     return frames.repeat(scale, axis=2).repeat(scale, axis=3)

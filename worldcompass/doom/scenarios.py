@@ -26,6 +26,7 @@ from worldcompass.doom.trajectories import HOLD_MAX, HOLD_MIN, draw_motion, feas
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, kind_of_action
 from worldcompass.types import Scenario, Truth
+from worldcompass.video import fit_picture
 
 KINDS = ("combined", "basic")
 LONGEST_LATENTS = 96  # 381 frames
@@ -207,10 +208,5 @@ def load_image(path: Path) -> Tensor:
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         raise UserError(f"{path} is not an image that OpenCV reads: expected a PNG or JPEG file")
-    height, width = image.shape[:2]
-    crop_w = min(width, height * FRAME_WIDTH // FRAME_HEIGHT)
-    crop_h = min(height, width * FRAME_HEIGHT // FRAME_WIDTH)
-    top, left = (height - crop_h) // 2, (width - crop_w) // 2
-    image = image[top : top + crop_h, left : left + crop_w]
-    image = cv2.resize(image, (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()
+    image = fit_picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), FRAME_HEIGHT, FRAME_WIDTH)
+    return torch.from_numpy(image)
