@@ -6,6 +6,7 @@ Hold W A S D and the arrow keys. Both panes get the same keys and the same noise
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import webbrowser
 from pathlib import Path
@@ -161,6 +162,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(128)
     except OSError as why:
         raise UserError(
             f"cannot listen on {host} port {port}: {why.strerror or why}; choose another with --port"
@@ -188,4 +190,5 @@ def _serve(app: object, listener: socket.socket) -> None:
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
+        uvicorn.Server(config).run(sockets=[listener])

@@ -22,12 +22,11 @@ from torch import Tensor
 from worldcompass import __version__
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name
-from worldcompass.player.gauges import Reader
+from worldcompass.player.gauges import Reader, relative_sharpness
 from worldcompass.player.messages import LARGEST_SEED, MAX_PATH_CHARACTERS
 from worldcompass.player.panes import Pane, WorldPane
 from worldcompass.player.session import Shared, in_worker, read_path
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start, start_from_picture
-from worldcompass.rewards.quality import sharpness
 from worldcompass.video import write_mp4
 
 MAX_LATENTS = 256  # of one request
@@ -91,9 +90,8 @@ def score(
     seen = reader(frames[None])[0].tolist()
     pairs = list(zip(labels_M[1:], seen[1:], strict=True))
     latents = [LatentScore(commanded=action_name(a), seen=action_name(b), obeyed=a == b) for a, b in pairs]
-    clear = sharpness(frames[[0, -1]]).tolist()
     accuracy = sum(latent.obeyed for latent in latents) / max(1, len(latents))
-    return ScoreResponse(accuracy=accuracy, sharpness=clear[1] / max(clear[0], 1e-6), latents=latents)
+    return ScoreResponse(accuracy=accuracy, sharpness=relative_sharpness(frames[-1], frames[0]), latents=latents)
 
 
 def read_video(data: bytes, max_frames: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ Reader = Callable[[Tensor], Tensor]
 class Gauge:
     """Of one walk up to a moment."""
 
-    start_sharpness: float
+    start_image_3hw: Tensor
     sharpness: float = 1.0
     """Of the last frame, relative to the start image's."""
     estimated: int | None = None
@@ -33,20 +33,26 @@ class Gauge:
     @staticmethod
     def begin(image_3hw: Tensor) -> Gauge:
         """At a start image."""
-        return Gauge(float(sharpness(image_3hw[None])))
+        return Gauge(image_3hw)
 
     def after(self, reader: Reader | None, before: Place | None, now: Place | None) -> Gauge:
         """After the step that led from one place to the other."""
         if before is None or now is None:
             return self
-        relative = float(sharpness(now.frames_F3hw[-1:])) / max(self.start_sharpness, 1e-6)
+        relative = relative_sharpness(now.frames_F3hw[-1], self.start_image_3hw)
         if reader is None:
-            return Gauge(self.start_sharpness, relative)
+            return replace(self, sharpness=relative)
         seen = reader(torch.cat([before.frames_F3hw[-1:], now.frames_F3hw])[None])[0, 1:].tolist()
         obeyed = sum(a == b for a, b in zip(seen, now.labels_M[-len(seen) :], strict=True))
-        return Gauge(self.start_sharpness, relative, seen[-1], self.obeyed + obeyed, self.latents + len(seen))
+        latents = self.latents + len(seen)
+        return Gauge(self.start_image_3hw, relative, seen[-1], self.obeyed + obeyed, latents)
 
     def as_json(self) -> dict[str, Any]:
         """For the page."""
         seen = None if self.estimated is None else list(keys_of(self.estimated))
         return {"sharpness": self.sharpness, "seen": seen, "obeyed": self.obeyed, "latents": self.latents}
+
+
+def relative_sharpness(frame_3hw: Tensor, first_3hw: Tensor) -> float:
+    """Sharpness of a frame as a multiple of the first one's."""
+    return float((sharpness(frame_3hw[None]) - sharpness(first_3hw[None])).exp())

@@ -6,7 +6,6 @@ A ``Place`` is a value: a step gives a new one, so that rewinding is going on fr
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -60,6 +59,10 @@ class Pane(Protocol):
         """Stand at a start; None where this pane has nothing to show for it."""
         ...
 
+    def close(self) -> None:
+        """End the worker, when what it computes now is finished."""
+        ...
+
 
 def _one_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="pane")
@@ -103,13 +106,17 @@ class WorldPane:
         scenario = Scenario(start.id, actions, start.image_3hw)
         return WorldPlace(start_walk(self.world, [scenario], seed, self.num_steps))
 
+    def close(self) -> None:
+        """See ``Pane``."""
+        self.worker.shutdown(cancel_futures=True)
+
 
 class _Game:
     """A running engine and where it stands; closed when no place refers to it any more."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.engine = plan, Engine(find_map(plan.map_name))
-        self._close = weakref.finalize(self, self.engine.__exit__, None, None, None)
+        self.close = weakref.finalize(self, self.engine.__exit__, None, None, None)
         self.labels_M: tuple[int, ...] = ()
         self.frames_F3hw = torch.zeros(1, 3, FRAME_HEIGHT, FRAME_WIDTH, dtype=torch.uint8)
 
@@ -152,16 +159,18 @@ class EnginePane:
 
     name: str
     worker: ThreadPoolExecutor = field(default_factory=_one_thread)
+    _games: weakref.WeakSet[_Game] = field(default_factory=weakref.WeakSet)
 
     def begin(self, start: Start, seed: int) -> EnginePlace | None:
         """See ``Pane``. The seed does not matter: nothing moves but the player."""
         if start.plan is None:
             return None
         game = _Game(start.plan)
+        self._games.add(game)
         return EnginePlace(game, (0,), game.go((0,)))
 
-
-def stop(panes: Sequence[Pane]) -> None:
-    """End the worker threads; what they are computing is finished first."""
-    for pane in panes:
-        pane.worker.shutdown(wait=True, cancel_futures=True)
+    def close(self) -> None:
+        """See ``Pane``. Games that a walk still holds end too."""
+        self.worker.shutdown(cancel_futures=True)
+        for game in self._games:
+            game.close()

@@ -21,7 +21,7 @@ from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
 from worldcompass.player.guard import Guard, Rate
 from worldcompass.player.messages import Hello, read_message
-from worldcompass.player.panes import WorldPane, stop
+from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, data_url, start_from_picture
@@ -52,7 +52,8 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with votes.running() if votes else contextlib.nullcontext():
             yield
-        await asyncio.to_thread(stop, shared.panes)
+        for pane in shared.panes:
+            await asyncio.to_thread(pane.close)
         shared.shelf.close()
 
     app = FastAPI(

@@ -25,7 +25,6 @@ MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
 MAX_ASPECT = 4.0
 MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
-STARTS_PER_MAP = 2
 SEEN, UNSEEN_GROUP, OWN = "Training maps", "Unseen maps", "Your pictures"
 
 
@@ -95,11 +94,18 @@ def doom_starts() -> Iterator[Start]:
         group = SEEN if doom_map in TRAINING else UNSEEN_GROUP
         here = [plan for plan in plans if plan.map_name == doom_map.name]
         with Engine(find_map(doom_map.name)) as engine:
-            for number, plan in enumerate(here[:: max(1, len(here) // STARTS_PER_MAP)][:STARTS_PER_MAP], 1):
+            for number, plan in enumerate(_two_of(here), 1):
                 frames = engine.reset(plan.seed, plan.place).frames_Fhw3
                 image = torch.from_numpy(frames[0]).movedim(-1, 0).contiguous()
                 title = f"{doom_map.name.replace('_', ' ')} {number}"
                 yield Start(plan.id, title, group, image, plan)
+
+
+def _two_of(plans: list[Plan]) -> list[Plan]:
+    """The map's own start, and another place on it."""
+    own = [plan for plan in plans if plan.place is None]
+    other = [plan for plan in plans if plan.place is not None]
+    return own[:1] + other[:1] if own and other else plans[:2]
 
 
 def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
