@@ -119,9 +119,12 @@ def main() -> None:
     fps = [sum(map(bool, column)) / span for column in zip(*walker.sizes, strict=True)]
     late = sorted(1000 * t for t in walker.latencies)
     ninety = late[min(len(late) - 1, int(0.9 * len(late)))]
-    print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {args.steps} denoising steps")
+    print(
+        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {args.steps} denoising steps"
+    )
     print(f"frames per second of each pane: {', '.join(f'{value:.1f}' for value in fps)}")
-    print(f"key to picture: median {statistics.median(late):.0f} ms, 90th percentile {ninety:.0f} ms, {len(late)} keys")
+    middle = statistics.median(late)
+    print(f"key to picture: median {middle:.0f} ms, 90th percentile {ninety:.0f} ms, {len(late)} keys")
     print(f"server CPU: {100 * cpu:.0f}% of a core")
 
 

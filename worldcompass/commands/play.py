@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.guard import LOOPBACK
     from worldcompass.player.panes import EnginePane, Pane, WorldPane
     from worldcompass.player.recording import Shelf
-    from worldcompass.player.server import Settings, create_app
+    from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts, doom_starts
     from worldcompass.worlds.doom import load_doom_world
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"playing at {address} (Ctrl-C ends)", flush=True)
     if not args.no_browser:
         _open_browser(address)
-    _serve(app, listener)
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
+        web_server(app).run(sockets=[listener])
     return 0
 
 
@@ -173,22 +174,3 @@ def _listen(host: str, port: int) -> socket.socket:
 def _open_browser(address: str) -> None:
     if not webbrowser.open(address):
         print("no browser was found here: open the address in one")
-
-
-def _serve(app: object, listener: socket.socket) -> None:
-    import uvicorn
-
-    from worldcompass.player.messages import MAX_MESSAGE_BYTES
-
-    config = uvicorn.Config(
-        app,  # pyright: ignore[reportArgumentType]
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=200,
-        ws_max_size=4 * MAX_MESSAGE_BYTES,
-        ws_max_queue=8,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=2,
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
-        uvicorn.Server(config).run(sockets=[listener])

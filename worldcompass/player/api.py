@@ -91,7 +91,9 @@ def score(
     pairs = list(zip(labels_M[1:], seen[1:], strict=True))
     latents = [LatentScore(commanded=action_name(a), seen=action_name(b), obeyed=a == b) for a, b in pairs]
     accuracy = sum(latent.obeyed for latent in latents) / max(1, len(latents))
-    return ScoreResponse(accuracy=accuracy, sharpness=relative_sharpness(frames[-1], frames[0]), latents=latents)
+    return ScoreResponse(
+        accuracy=accuracy, sharpness=relative_sharpness(frames[-1], frames[0]), latents=latents
+    )
 
 
 def read_video(data: bytes, max_frames: int) -> Tensor:

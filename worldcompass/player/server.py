@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, HTTPException, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -20,7 +21,7 @@ from worldcompass.errors import UserError
 from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
 from worldcompass.player.guard import Guard, Rate
-from worldcompass.player.messages import Hello, read_message
+from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, read_message
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
@@ -29,6 +30,7 @@ from worldcompass.player.starts import MAX_UPLOAD_BYTES, data_url, start_from_pi
 MESSAGES_PER_SECOND, MESSAGE_BURST = 60.0, 120.0
 MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
 HELLO_SECONDS = 10.0
+MAX_CONNECTIONS = 200
 CLOSE_BUSY, CLOSE_POLICY = 1013, 1008
 
 log = logging.getLogger("worldcompass.player")
@@ -69,6 +71,21 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
     _add_starts(app, shared, worlds[-1].world.spec.frame_size)
     _add_walk(app, shared, settings)
     return app
+
+
+def web_server(app: FastAPI) -> uvicorn.Server:
+    """A server for the application with its limits on connections and sizes; run it with a bound socket."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            ws_max_size=4 * MAX_MESSAGE_BYTES,  # a character may take 4 bytes
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
 
 
 async def _user_error(_: Request, error: Exception) -> JSONResponse:
