@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import itertools
 import json
 import os
 import time
+from pathlib import Path
 from unittest.mock import AsyncMock
 
 import av
@@ -242,6 +244,20 @@ def test_other_sites_and_foreign_names_are_refused(port):
         Browser(port, origin="https://evil.example")
     with Browser(port, origin=own) as browser:
         assert browser.welcome["type"] == "welcome"
+
+
+def test_malformed_messages_and_requests_leave_the_server_serving(caplog, monkeypatch):
+    """A short run of benchmarks/player_fuzz.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import player_fuzz
+
+    with running(toy_shared()) as port:
+        messages = player_fuzz.send_messages(port, 300, seed=1)
+        assert messages["messages"] > 250 and messages["error"] > 100
+        statuses = player_fuzz.send_requests(port, 150, seed=1)
+        assert sum(statuses.values()) == 150 and not [s for s in statuses if s >= 500]
+        player_fuzz.walk_once(port)
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
 
 
 def test_own_pictures_begin_walks(port):

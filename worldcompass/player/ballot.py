@@ -57,9 +57,10 @@ class Ballot:
     """Prepares one pair ahead of the voter."""
 
     def __init__(
-        self, shared: Shared, worlds: tuple[WorldPane, WorldPane], names: tuple[str, str], file: Path
-    ) -> None:
-        self.shared, self.names, self.file = shared, names, file
+        self, shared: Shared, worlds: tuple[WorldPane, WorldPane], names: tuple[str, str], file: Path,
+        latents: int = CLIP_LATENTS,
+    ) -> None:  # fmt: skip
+        self.shared, self.names, self.file, self.latents = shared, names, file, latents
         self.worlds: dict[Side, WorldPane] = {"before": worlds[0], "after": worlds[1]}
         self.pairs: dict[str, Pair] = {}
         self.answered = 0
@@ -82,7 +83,7 @@ class Ballot:
     async def _prepare(self) -> Pair:
         start = self._random.choice([s for s in self.shared.starts.all() if s.plan is not None])
         assert start.plan is not None
-        labels = start.plan.labels[: CLIP_LATENTS + 1]
+        labels = start.plan.labels[: self.latents + 1]
         side: Side = self._random.choice(("before", "after"))
         pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, side)
         clips = await asyncio.gather(
