@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -336,6 +337,14 @@ def test_mistakes_on_the_command_line(words, sentence, capsys, monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     assert cli.main(["play", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert cli.main(["play", "--single"]) == 2
+    assert (
+        "the player needs uvicorn: install it with pip install 'worldcompass[web]'" in capsys.readouterr().err
+    )
 
 
 def test_a_busy_port_is_named_before_anything_is_loaded(port, capsys):

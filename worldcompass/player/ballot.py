@@ -72,7 +72,7 @@ class Ballot:
     async def next_pair(self) -> Pair:
         """The pair that was prepared while the last one was looked at."""
         async with self._lock:
-            task = self._next or asyncio.create_task(self._prepare())
+            task, self._next = self._next or asyncio.create_task(self._prepare()), None
             pair = await task
             self._next = asyncio.create_task(self._prepare())
         self.pairs[pair.token] = pair
