@@ -114,6 +114,24 @@ def test_rewinding_goes_on_from_the_older_place(port):
         assert browser.until("state")["latents"] == 0
 
 
+def test_what_is_shown_after_a_reset_is_the_start_and_not_the_rest_of_the_walk():
+    with running(toy_shared(fps=10.0)) as port, Browser(port) as browser:
+        browser.begin(path="w-2")
+        browser.begin()
+        browser.settle()
+        assert [header["latent"] for header, _ in browser.pictures] == [0, 1, 1, 2, 2, 0]
+
+
+def test_a_key_ends_a_replay():
+    with running(toy_shared(fps=10.0)) as port, Browser(port) as browser:
+        browser.say(type="start", start="toy/0", seed=0, path="w-50")
+        browser.until("state", latents=1)
+        browser.hold("a")
+        browser.hold()
+        browser.settle(1.5)
+        assert browser.state["path"].endswith("a-1") and browser.state["latents"] < 20
+
+
 def test_two_browsers_walk_two_worlds(port):
     with Browser(port) as one, Browser(port) as two:
         one.begin(start="toy/0", path="w-2")

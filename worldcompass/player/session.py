@@ -1,7 +1,7 @@
 """One browser's walk: keys in, paced pictures and gauges out.
 
 Two tasks share a session. ``_walk`` computes the next step in the panes' workers, starting as late as it can so
-that it knows the newest keys; ``_show`` sends the finished frames one by one at the player's pace. Between them
+that it knows the newest keys; ``_Screen`` sends the finished frames one by one at the player's pace. Between them
 waits at most one step, so a slow browser slows its own walk and nothing piles up.
 """
 
@@ -72,6 +72,30 @@ class Send:
         await asyncio.wait_for(self._pictures(message), SEND_TIMEOUT)
 
 
+class _Screen:
+    """Pictures on their way to one browser, in order and at the player's pace; one step waits at most."""
+
+    def __init__(self, send: Send, fps: float) -> None:
+        self._send, self._fps = send, fps
+        self._steps: asyncio.Queue[tuple[list[bytes], float]] = asyncio.Queue(1)
+        self.free_at = 0.0
+        """When everything that was put will have been shown, by ``time.monotonic``."""
+
+    async def put(self, messages: list[bytes]) -> None:
+        """Show these after the others; waits while the browser is slow."""
+        begin = max(time.monotonic(), self.free_at)
+        await self._steps.put((messages, begin))
+        self.free_at = begin + len(messages) / self._fps
+
+    async def run(self) -> None:
+        """Send each picture when its time comes."""
+        while True:
+            messages, begin = await self._steps.get()
+            for index, message in enumerate(messages):
+                await asyncio.sleep(begin + index / self._fps - time.monotonic())
+                await self._send.pictures(message)
+
+
 class Session:
     """The walk of one browser. All methods run in the event loop; only steps run in workers."""
 
@@ -107,27 +131,19 @@ class Session:
     async def run(self, send: Send) -> None:
         """Walk and show until cancelled or the browser is gone."""
         self.held, self.pressed = frozenset(), set()
-        steps: asyncio.Queue[tuple[list[bytes], float]] = asyncio.Queue(1)
-        if self.moments:
-            await self._tell(send)
-            await send.pictures(self._pictures(self.moments[-1])[-1])
+        screen = _Screen(send, self.shared.fps)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._walk(send, steps))
-            tasks.create_task(self._show(send, steps))
+            tasks.create_task(screen.run())
+            tasks.create_task(self._walk(send, screen))
 
-    async def _show(self, send: Send, steps: asyncio.Queue[tuple[list[bytes], float]]) -> None:
+    async def _walk(self, send: Send, screen: _Screen) -> None:
+        if self.moments:
+            await self._show_place(send, screen)
+        needed = deque([0.0], maxlen=6)
         while True:
-            messages, begin = await steps.get()
-            for index, message in enumerate(messages):
-                await asyncio.sleep(begin + index / self.shared.fps - time.monotonic())
-                await send.pictures(message)
-
-    async def _walk(self, send: Send, steps: asyncio.Queue[tuple[list[bytes], float]]) -> None:
-        free_at, needed = 0.0, deque([0.0], maxlen=6)
-        while True:
-            await asyncio.sleep(free_at - max(needed) - HEADROOM - time.monotonic())
+            await asyncio.sleep(screen.free_at - max(needed) - HEADROOM - time.monotonic())
             while self.commands:
-                await self._obey(self.commands.popleft(), send)
+                await self._obey(self.commands.popleft(), send, screen)
             label = self._next_label()
             if label is None:
                 self.wake.clear()
@@ -137,22 +153,19 @@ class Session:
             moment = await self._step(label)
             messages = self._pictures(moment, number)
             needed.append(time.monotonic() - begun)
-            shown_from = max(time.monotonic(), free_at)
-            await steps.put((messages, shown_from))
-            free_at = shown_from + len(messages) / self.shared.fps
+            await screen.put(messages)
             await self._remember(moment, send)
 
     def _next_label(self) -> int | None:
-        """The action of the replayed path, or else of the keys; None when the walk stands still."""
-        if not self.moments:
+        """The action of the keys, which end a replay, or of the replayed path; None when the walk stands still."""
+        if not self.moments or len(self.moments[-1].labels_M) > MAX_LATENTS:
             return None
-        done = len(self.moments[-1].labels_M)
-        if done > MAX_LATENTS:
-            return None
-        if done < len(self.script):
-            return self.script[done]
         keys, self.pressed = self.held | self.pressed, set()
-        return label_of_keys(keys) if keys else None
+        if keys:
+            self.script = ()
+            return label_of_keys(keys)
+        done = len(self.moments[-1].labels_M)
+        return self.script[done] if done < len(self.script) else None
 
     async def _step(self, label: int) -> Moment:
         here = self.moments[-1]
@@ -181,20 +194,24 @@ class Session:
             await self._stop_recording(send)
         await self._tell(send)
 
-    async def _obey(self, command: Message, send: Send) -> None:
+    async def _obey(self, command: Message, send: Send, screen: _Screen) -> None:
         try:
+            if isinstance(command, Record):
+                await self._record(command.on, send)
+                return
             if isinstance(command, Begin):
                 await self._begin(command)
             elif isinstance(command, Rewind):
                 self._rewind(command.latents)
-            elif isinstance(command, Record):
-                await self._record(command.on, send)
-                return
         except UserError as error:
             await send.text({"type": "error", "text": str(error)})
-            return
+        else:
+            await self._show_place(send, screen)
+
+    async def _show_place(self, send: Send, screen: _Screen) -> None:
+        """Where the walk stands now, without a step."""
         await self._tell(send)
-        await send.pictures(self._pictures(self.moments[-1])[-1])
+        await screen.put(self._pictures(self.moments[-1], self.number)[-1:])
 
     async def _begin(self, command: Begin) -> None:
         start = self.shared.starts.find(command.start)
@@ -235,11 +252,11 @@ class Session:
         files = await asyncio.to_thread(self.shared.shelf.save, recording)
         await send.text({"type": "recorded", **files})
 
-    def _pictures(self, moment: Moment, number: int | None = None) -> list[bytes]:
+    def _pictures(self, moment: Moment, number: int) -> list[bytes]:
         """The messages of a moment's frames; panes without a place show nothing."""
         shown = [place.frames_F3hw if place else None for place in moment.places]
         count = max(len(frames) for frames in shown if frames is not None)
-        latent, number = len(moment.labels_M) - 1, self.number if number is None else number
+        latent = len(moment.labels_M) - 1
         jpegs = [_jpegs(frames, count) for frames in shown]
         return [pack_pictures(pictures, number, latent) for pictures in zip(*jpegs, strict=True)]
 
