@@ -115,6 +115,8 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait(10)
+    if not walker.latencies:
+        raise SystemExit("no key was obeyed: the machine is too busy for a measurement")
     span = walker.arrived[-1] - walker.arrived[0]
     fps = [sum(map(bool, column)) / span for column in zip(*walker.sizes, strict=True)]
     late = sorted(1000 * t for t in walker.latencies)
