@@ -46,7 +46,7 @@ def test_a_video_of_the_path_scores_above_one_of_another(world):
 
     scenario = replay_all([p for p in evaluation_plans(False) if p.kind == "basic"][:1], 12)[0]
     assert scenario.truth is not None
-    right = path_of(scenario.actions.labels_K)
+    right = path_of(scenario.actions.labels_K.tolist())
     opposite = right.translate(str.maketrans("wasd", "sdwa"))
     for a, b in (("left", "RIGHT"), ("right", "left"), ("up", "DOWN"), ("down", "up")):
         opposite = opposite.replace(a, b)

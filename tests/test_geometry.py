@@ -12,9 +12,11 @@ from worldcompass.geometry import (
     action_name,
     angles_from_rotation,
     commanded,
+    keys_of,
     kind_of_action,
     label,
     label_from_motion,
+    label_of_keys,
     labels_from_poses,
     motion_signs,
     nominal_poses,
@@ -87,14 +89,26 @@ def test_paths_are_read_and_mistakes_named():
             parse_path(wrong)
 
 
+def test_every_path_can_be_written_and_read_again():
+    labels = [0, *range(NUM_ACTIONS), 80, 80]
+    assert parse_path(path_of(labels)).tolist() == labels
+    assert path_of([0, 9, 9, 0, label(1, 2)]) == "w-2, none-1, w+left-1" and path_of([0]) == ""
+    assert all(label_of_keys(keys_of(index)) == index for index in range(NUM_ACTIONS))
+    assert label_of_keys(["w", "s", "left"]) == 2  # opposite keys cancel
+    with pytest.raises(ValueError, match="unknown key 'jump'"):
+        label_of_keys(["w", "jump"])
+
+
+@pytest.mark.parametrize("text", ["w-11", "w-6, a-5", "w-999999999"])
+def test_a_long_path_is_refused_before_it_is_made(text):
+    assert len(parse_path("w-6, a-4", longest=10)) == 11
+    with pytest.raises(ValueError, match="more than 10 latents"):
+        parse_path(text, longest=10)
+    with pytest.raises(ValueError, match="cannot read 'w-9999999999'"):
+        parse_path("w-9999999999")
+
+
 def test_commanded_actions_are_sliceable():
     actions = commanded(parse_path("w-7"), MOTION, torch.tensor([1.0, 1, 0.5, 0.5]))
     assert len(actions) == 8 and len(actions.latents(4, 8)) == 4
     assert motion_signs(actions.latents(4, 8).labels_K).tolist() == [[0, 1, 0, 0]] * 4
-
-
-def test_a_pose_string_comes_back_from_its_labels():
-    labels = torch.tensor([0, *range(81), 80, 80, 0, 0, 9])
-    text = path_of(labels)
-    assert parse_path(text).equal(labels)
-    assert text.startswith("none-1, right-1") and text.endswith("s+a+left+down-3, none-2, w-1")

@@ -34,6 +34,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "worldcompass/py.typed" in names and "worldcompass/cli.py" in names
+    assert "worldcompass/player/page.html" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"worldcompass"}
     metadata = next(n for n in names if n.endswith("/METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()

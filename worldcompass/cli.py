@@ -22,6 +22,8 @@ COMMANDS = {
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
     "score": ("score", "score a video: does it carry out the path, does it look good"),
+    "play": ("play", "walk through the world in the browser, before and after post-training"),
+    "votes": ("votes", "add up the blind votes that were given in the browser"),
     "report": ("report", "write the self-contained HTML page of a run"),
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),

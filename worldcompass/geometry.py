@@ -6,7 +6,9 @@ Yaw + is to the right, pitch + is up, degrees. One label per latent, ``9 * trans
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -32,7 +34,8 @@ SECTOR_DEG = 60.0
 
 _KEYS = {
     "w": (0, 1, 0, 0), "s": (0, -1, 0, 0), "d": (1, 0, 0, 0), "a": (-1, 0, 0, 0),
-    "right": (0, 0, 1, 0), "left": (0, 0, -1, 0), "up": (0, 0, 0, 1), "down": (0, 0, 0, -1), "none": (0, 0, 0, 0),
+    "right": (0, 0, 1, 0), "left": (0, 0, -1, 0), "up": (0, 0, 0, 1), "down": (0, 0, 0, -1),
+    "none": (0, 0, 0, 0),
 }  # fmt: skip
 
 
@@ -184,19 +187,41 @@ def commanded(labels_M: Tensor, motion: Motion, intrinsics_4: Tensor) -> Actions
     return Actions(labels_M, nominal_poses(labels_M, motion), intrinsics_4.expand(len(labels_M), 4))
 
 
-def parse_path(text: str) -> Tensor:
+def within_pitch(
+    labels_PM: Tensor, labels_P: Tensor, motion: Motion, limit_deg: float | None, latents: int = 1
+) -> Tensor:
+    """The coming actions without their looking up or down where that would pass the limit; int64 (P,).
+
+    Args:
+        labels_PM: what was carried out so far, from a level camera.
+        latents: how long each coming action is held.
+    """
+    if limit_deg is None:
+        return labels_P
+    pitch = motion_signs(labels_PM)[..., 3].sum(1) * motion.pitch_deg
+    signs = motion_signs(labels_P)
+    turns = motion.pitch_deg * latents * signs[:, 3]
+    signs[:, 3] = torch.where((pitch + turns).abs() > limit_deg + 1e-6, 0, signs[:, 3])
+    return torch.tensor([label_from_signs(*(int(s) for s in row)) for row in signs])
+
+
+def parse_path(text: str, longest: int | None = None) -> Tensor:
     """Labels of a pose string such as ``w-3, right-1, w+left-4``: one per latent, the start's 0 first.
 
     ``w s a d`` move, ``up down left right`` turn, ``none`` waits, the number counts latents; ``+`` combines.
 
+    Args:
+        longest: most latents that the path may last, its start aside; checked before anything is allocated.
+
     Raises:
-        ValueError: one sentence naming the segment that cannot be read.
+        ValueError: one sentence naming the segment that cannot be read, or the length.
     """
     labels = [0]
     for segment in (part.strip() for part in text.split(",")):
         keys, _, count = segment.rpartition("-")
         signs = [_KEYS.get(key.strip()) for key in keys.split("+")]
-        if None in signs or not count.strip().isdigit() or int(count) < 1:
+        digits = count.strip()
+        if None in signs or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
             raise ValueError(
                 f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as w-3 or w+left-4,"
                 f" with keys from {' '.join(_KEYS)}"
@@ -204,30 +229,40 @@ def parse_path(text: str) -> Tensor:
         total = [sum(column) for column in zip(*(s for s in signs if s), strict=True)]
         if any(abs(value) > 1 for value in total) or len({k.strip() for k in keys.split("+")}) != len(signs):
             raise ValueError(f"{segment!r} in the path {text!r} names a key twice: name each key once")
-        labels += [label_from_signs(*total)] * int(count)
+        if longest is not None and len(labels) - 1 + int(digits) > longest:
+            raise ValueError(f"the path lasts more than {longest} latents: shorten it")
+        labels += [label_from_signs(*total)] * int(digits)
     return torch.tensor(labels)
+
+
+def path_of(labels_M: Sequence[int]) -> str:
+    """The pose string of labels, latent 0 being the start's: the inverse of ``parse_path``.
+
+    A walk without a step has the empty string.
+    """
+    held = [(keys_of(label), len(list(run))) for label, run in groupby(labels_M[1:])]
+    return ", ".join(f"{'+'.join(keys) or 'none'}-{count}" for keys, count in held)
+
+
+def keys_of(index: int) -> tuple[str, ...]:
+    """The keys that give a composite action, such as ``("w", "left")``; none for standing still."""
+    signs = motion_signs(torch.tensor(index)).tolist()
+    return tuple(k for k, of in _KEYS.items() if any(a and a == b for a, b in zip(of, signs, strict=True)))
+
+
+def label_of_keys(keys: Iterable[str]) -> int:
+    """The composite action of keys held together; opposite ones cancel.
+
+    Raises:
+        ValueError: naming a key that does not exist.
+    """
+    held = set(keys)
+    if unknown := sorted(held - _KEYS.keys()):
+        raise ValueError(f"unknown key {unknown[0]!r}: expected keys from {' '.join(_KEYS)}")
+    return label_from_signs(*(sum(_KEYS[key][axis] for key in held) for axis in range(4)))
 
 
 def kind_of_action(index: int) -> str:
     """``basic`` for the 8 single motions, ``none``, or ``combined`` for every other action."""
     count = int(motion_signs(torch.tensor(index)).abs().sum())
     return ("none", "basic")[count] if count < 2 else "combined"
-
-
-def path_of(labels_M: Tensor) -> str:
-    """The pose string of labels, latent 0 left out: the inverse of ``parse_path``."""
-    segments: list[tuple[int, int]] = []
-    for index in labels_M[1:].tolist():
-        held = segments.pop()[1] if segments and segments[-1][0] == index else 0
-        segments.append((index, held + 1))
-    return ", ".join(f"{_keys_of(index)}-{held}" for index, held in segments)
-
-
-def _keys_of(index: int) -> str:
-    signs = motion_signs(torch.tensor(index))
-    keys = [
-        name
-        for name, key in _KEYS.items()
-        if any(key) and all(s == k for s, k in zip(signs, key, strict=True) if k)
-    ]
-    return "+".join(keys) or "none"

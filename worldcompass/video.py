@@ -99,7 +99,8 @@ def read_image(path: Path) -> Tensor:
 def fit(frames_F3hw: Tensor, size: tuple[int, int]) -> Tensor:
     """Frames cropped about their centre to the shape of ``size`` (height, width) and resized to it; uint8."""
     height, width = frames_F3hw.shape[-2:]
-    crop_w, crop_h = min(width, height * size[1] // size[0]), min(height, width * size[0] // size[1])
+    crop_w = max(1, min(width, height * size[1] // size[0]))
+    crop_h = max(1, min(height, width * size[0] // size[1]))
     top, left = (height - crop_h) // 2, (width - crop_w) // 2
     cropped = frames_F3hw[..., top : top + crop_h, left : left + crop_w].movedim(1, -1).numpy()
     resized = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in cropped]

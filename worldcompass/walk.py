@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.geometry import label_from_signs, motion_signs, nominal_poses
+from worldcompass.geometry import nominal_poses, within_pitch
 from worldcompass.rollout import Key, chunk_noise, device_of, imagine_chunk
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
@@ -60,7 +60,10 @@ class Walk:
         walks = len(self.row_keys)
         if labels_P.shape != (walks,) or not ((labels_P >= 0) & (labels_P < 81)).all():
             raise ValueError(f"expected {walks} composite actions from 0 to 80, got {labels_P.tolist()}")
-        labels = self._within_pitch(labels_P.long().cpu())[:, None]
+        motion, limit = self.world.spec.motion, self.world.spec.max_pitch_deg
+        labels = within_pitch(self.labels_PM, labels_P.long().cpu(), motion, limit, self.chunk_length)[
+            :, None
+        ]
         started = self.context.num_latents > 0
         history = self.labels_PM if started else self.labels_PM[:, :0]
         new = labels.expand(-1, self.chunk_length).clone()
@@ -80,16 +83,6 @@ class Walk:
         frames = self.world.decode(clean, attended)
         context = self.world.remember(attended, clean, actions)
         return replace(self, context=context, labels_PM=labels_PM, frames_PF3hw=frames)
-
-    def _within_pitch(self, labels_P: Tensor) -> Tensor:
-        limit, step = self.world.spec.max_pitch_deg, self.world.spec.motion.pitch_deg
-        if limit is None:
-            return labels_P
-        pitch = motion_signs(self.labels_PM)[..., 3].sum(1) * step
-        signs = motion_signs(labels_P)
-        turns = step * self.chunk_length * signs[:, 3]
-        signs[:, 3] = torch.where((pitch + turns).abs() > limit + 1e-6, 0, signs[:, 3])
-        return torch.tensor([label_from_signs(*(int(s) for s in row)) for row in signs])
 
 
 @torch.no_grad()

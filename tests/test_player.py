@@ -1,0 +1,386 @@
+"""The player's server: walks over a WebSocket, starts, recordings, limits; with toy worlds on a real port."""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from unittest.mock import AsyncMock
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
+
+from player_server import Browser, ask, detail, running, toy_shared, toy_starts
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from worldcompass import cli
+from worldcompass.player import session, starts
+from worldcompass.player.messages import Begin, encode_frame
+from worldcompass.player.panes import EnginePane
+from worldcompass.player.server import Settings
+from worldcompass.player.starts import Start, doom_starts, start_from_picture
+
+PATH = "w-2, left-1, none-1, w+right-2"
+
+
+@pytest.fixture(scope="module")
+def port():
+    with running(toy_shared()) as port:
+        yield port
+
+
+def png(width, height):
+    return cv2.imencode(".png", np.full((height, width, 3), 90, np.uint8))[1].tobytes()
+
+
+def test_keys_walk_every_pane_and_without_keys_the_world_waits(port):
+    with Browser(port) as browser:
+        assert browser.welcome["panes"] == ["Before", "After"] and not browser.welcome["known"]
+        browser.begin()
+        browser.settle()
+        assert [header["latent"] for header, _ in browser.pictures] == [0]
+        browser.hold("w", "left")
+        state = browser.until("state", latents=3)
+        browser.hold()
+        browser.settle()
+        assert state["action"] == ["w", "left"] and state["path"] == "w+left-3"
+        assert browser.state["path"] == f"w+left-{browser.state['latents']}"
+        waited = len(browser.pictures)
+        browser.settle()
+        assert len(browser.pictures) == waited
+        before, after = browser.last_of(2)
+        assert before and after and before != after and before != browser.last_of(0)[0]
+
+
+def test_a_short_tap_between_two_steps_is_not_lost(port):
+    with Browser(port) as browser:
+        browser.begin()
+        browser.hold("d")
+        browser.hold()
+        browser.settle()
+        assert browser.state["path"].startswith("d-")
+
+
+def test_pictures_say_which_keys_they_obey(port):
+    with Browser(port) as browser:
+        browser.begin()
+        for key in ("w", "a", "s"):
+            browser.hold(key)
+            browser.until("state", action=[key])
+        browser.settle()
+        numbers = [header["number"] for header, _ in browser.pictures]
+        assert numbers == sorted(numbers) and set(numbers) >= {0, 1, 2, 3}
+
+
+def test_a_path_replays_the_same_pictures_and_a_seed_changes_them(port):
+    def walk(seed):
+        with Browser(port) as browser:
+            state = browser.begin(seed=seed, path=PATH)
+            assert state["path"] == PATH and state["latents"] == 6
+            browser.settle()
+            return [jpegs for _, jpegs in browser.pictures]
+
+    first = walk(3)
+    assert len(first) == 1 + 2 * 6
+    assert walk(3) == first and walk(4) != first
+
+
+def test_the_same_weights_get_the_same_noise_in_both_panes():
+    with running(toy_shared(seeds=(5, 5))) as port, Browser(port) as browser:
+        browser.begin(path="w-2, d-1")
+        browser.settle()
+        assert all(before == after for _, (before, after) in browser.pictures)
+
+
+def test_rewinding_goes_on_from_the_older_place(port):
+    with Browser(port) as browser:
+        browser.begin(path="w-3, a-2")
+        browser.settle()
+        there = browser.last_of(3)
+        browser.say(type="rewind", latents=2)
+        assert browser.until("state")["path"] == "w-3"
+        browser.settle()
+        assert browser.pictures[-1][1] == there
+        browser.say(type="rewind", latents=10_000)
+        assert browser.until("state")["latents"] == 0
+
+
+def test_what_is_shown_after_a_reset_is_the_start_and_not_the_rest_of_the_walk():
+    with running(toy_shared(fps=10.0)) as port, Browser(port) as browser:
+        browser.begin(path="w-2")
+        browser.begin()
+        browser.settle()
+        assert [header["latent"] for header, _ in browser.pictures] == [0, 1, 1, 2, 2, 0]
+
+
+def test_a_key_ends_a_replay():
+    with running(toy_shared(fps=10.0)) as port, Browser(port) as browser:
+        browser.say(type="start", start="toy/0", seed=0, path="w-50")
+        browser.until("state", latents=1)
+        browser.hold("a")
+        browser.hold()
+        browser.settle(1.5)
+        assert browser.state["path"].endswith("a-1") and browser.state["latents"] < 20
+
+
+def test_two_browsers_walk_two_worlds(port):
+    with Browser(port) as one, Browser(port) as two:
+        one.begin(start="toy/0", path="w-2")
+        state = two.begin(start="toy/1", path="s-3")
+        assert state["start"] == "toy/1" and state["path"] == "s-3"
+        one.say(type="rewind", latents=1)
+        assert one.until("state")["path"] == "w-1"
+
+
+def test_a_lost_connection_finds_its_walk_again(port):
+    with Browser(port) as lost:
+        lost.begin(path=PATH)
+        lost.settle()
+        token, there = lost.welcome["token"], lost.pictures[-1][1]
+    time.sleep(0.1)
+    with Browser(port, token=token) as back:
+        assert back.welcome["known"]
+        assert back.until("state")["path"] == PATH
+        assert back.hear()[1] == there
+        with Browser(port, token=token) as other:  # a second tab with the same memory is a new walk
+            assert not other.welcome["known"]
+
+
+def test_frames_never_come_faster_than_the_pace():
+    with running(toy_shared(fps=20.0)) as port, Browser(port) as browser:
+        browser.say(type="start", start="toy/0", seed=0, path="w-6")
+        arrived = []
+        while len(arrived) < 13:
+            if isinstance(browser.hear(), tuple):
+                arrived.append(time.monotonic())
+        assert arrived[-1] - arrived[1] > 10 / 20
+
+
+def test_a_browser_that_takes_nothing_stops_its_own_walk():
+    """Backpressure: a step waits while the one before it is not taken, so nothing piles up."""
+
+    async def walk():
+        walker, taken = session.Session(toy_shared(fps=1000.0)), 0
+
+        async def take_one_step(_):
+            nonlocal taken
+            taken += 1
+            if taken > 2:
+                await asyncio.Event().wait()
+
+        walker.hear(Begin(type="start", start="toy/0", path="w-100"))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(walker.run(session.Send(AsyncMock(), take_one_step)), 1.0)
+        return len(walker.moments[-1].labels_M)
+
+    assert asyncio.run(walk()) <= 5
+
+
+def test_recordings_are_videos_of_all_panes(port):
+    with Browser(port) as browser:
+        browser.begin()
+        browser.say(type="record", on=True)
+        browser.until("recording")
+        browser.hold("w")
+        browser.until("state", latents=4)
+        browser.say(type="record", on=False)
+        files = browser.until("recorded", timeout=30)
+    for kind in ("mp4", "gif"):
+        status, data = ask(port, files[kind])
+        assert status == 200
+        with av.open(io.BytesIO(data)) as video:
+            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert frames[0].shape[1] > 2 * 250, kind
+    assert files["seconds"] >= 9 / 200
+    assert ask(port, "/clips/../pyproject.toml")[0] == 404
+    assert ask(port, "/clips/..%2f..%2fetc%2fpasswd")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("{", "cannot read message: Invalid JSON"),
+        ("[]", "cannot read message"),
+        ('{"type": "fly"}', "does not match any of the expected tags"),
+        ('{"type": "keys", "held": ["jump"]}', "cannot read keys.held.0: Input should be 'w', 'a'"),
+        ('{"type": "keys", "held": [], "more": 1}', "Extra inputs are not permitted"),
+        ('{"type": "start", "start": "toy/0", "seed": -1}', "greater than or equal to 0"),
+        ('{"type": "start", "start": "../../etc/passwd"}', "this start is not here"),
+        ('{"type": "start", "start": "toy/0", "path": "w-999999999"}', "lasts more than 1500 latents"),
+        ('{"type": "start", "start": "toy/0", "path": "jump-3"}', "cannot read 'jump-3'"),
+        ('{"type": "rewind", "latents": 1}', "nothing to rewind"),
+        ('{"type": "record", "on": true}', "nothing to record"),
+        ('{"type": "hello", "token": ""}', "a second hello"),
+        ("x" * 9000, "more than 8192 characters"),
+        (b"\x00\xff", "cannot read message"),
+    ],
+)
+def test_what_cannot_be_read_is_answered_with_a_sentence(port, message, sentence):
+    with Browser(port) as browser:
+        browser.socket.send(message)
+        assert sentence in browser.until("error")["text"]
+        assert browser.begin(path="w-1")["path"] == "w-1"  # and the walk goes on
+
+
+def test_floods_and_full_houses_are_refused():
+    with running(toy_shared(), Settings(max_sessions=2)) as port:
+        with Browser(port), Browser(port):
+            time.sleep(0.1)
+            with Browser(port) as third:
+                assert third.welcome["type"] == "refused" and "all 2 walks" in third.welcome["text"]
+        time.sleep(0.2)
+        with Browser(port) as flood:
+            with contextlib.suppress(ConnectionClosed):
+                for _ in range(1000):
+                    flood.hold("w")
+            with pytest.raises(ConnectionClosed):
+                for _ in itertools.repeat(None, 2000):
+                    flood.hear()
+        with Browser(port) as mistaken, pytest.raises(ConnectionClosed):
+            for _ in range(30):
+                mistaken.socket.send("{")
+            for _ in itertools.repeat(None, 100):
+                mistaken.hear()
+        with Browser(port) as browser:
+            assert browser.welcome["type"] == "welcome"
+
+
+def test_other_sites_and_foreign_names_are_refused(port):
+    own = f"http://127.0.0.1:{port}"
+    assert ask(port, "/health", Origin=own)[0] == 200
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
+        assert ask(port, "/health", **headers)[0] == 403
+    with pytest.raises(InvalidStatus, match="403"):
+        Browser(port, origin="https://evil.example")
+    with Browser(port, origin=own) as browser:
+        assert browser.welcome["type"] == "welcome"
+
+
+def test_malformed_messages_and_requests_leave_the_server_serving(caplog, monkeypatch):
+    """A short run of benchmarks/player_fuzz.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import player_fuzz
+
+    with running(toy_shared()) as port:
+        messages = player_fuzz.send_messages(port, 300, seed=1)
+        assert messages["messages"] > 250 and messages["error"] > 100
+        statuses = player_fuzz.send_requests(port, 150, seed=1)
+        assert sum(statuses.values()) == 150 and not [s for s in statuses if s >= 500]
+        player_fuzz.walk_once(port)
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+def test_own_pictures_begin_walks(port):
+    status, body = ask(port, "/pictures", png(300, 200))
+    added = json.loads(body)
+    assert status == 200 and added["image"].startswith("data:image/png;base64,")
+    assert added["id"] in {s["id"] for s in json.loads(ask(port, "/starts")[1])}
+    with Browser(port) as browser:
+        assert browser.begin(start=added["id"], path="w-1")["start"] == added["id"]
+
+
+def test_bad_pictures_are_answered_with_a_sentence(port, monkeypatch):
+    declares_a_billion = png(20, 20)[:16] + (40_000).to_bytes(4) * 2 + png(20, 20)[24:]
+    for body, sentence in [
+        (b"GIF89a...", "not a picture that can be read: choose a PNG or JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+        (png(20, 20)[:60], "damaged"),
+        (png(8, 20), "8 x 20: expected sides of 16 to 6000"),
+        (png(400, 20), "crop it to no more than 4 : 1"),
+        (declares_a_billion, "40000 x 40000"),
+    ]:
+        status, text = detail(ask(port, "/pictures", body))
+        assert status == 400 and sentence in text
+    monkeypatch.setattr("worldcompass.player.server.MAX_UPLOAD_BYTES", 2**20)
+    assert detail(ask(port, "/pictures", bytes(2**20 + 1)))[0] == 413
+
+
+def test_jpegs_are_measured_before_they_are_decoded():
+    jpeg = cv2.imencode(".jpg", np.zeros((30, 50, 3), np.uint8))[1].tobytes()
+    assert starts._size_of(jpeg) == (50, 30) and starts._size_of(jpeg[:30]) is None
+    assert start_from_picture(jpeg, (48, 64)).image_3hw.shape == (3, 48, 64)
+
+
+def test_only_the_newest_pictures_are_kept():
+    kept = toy_starts()
+    for i in range(starts.MAX_PICTURES + 5):
+        kept.add(Start(f"own/{i}", "", starts.OWN, torch.zeros(3, 4, 4)))
+    ids = [s.id for s in kept.all()]
+    assert len(ids) == 2 + starts.MAX_PICTURES and "own/4" not in ids and "toy/0" in ids
+
+
+def test_the_engine_walks_beside_and_rewinds_by_playing_again():
+    start = next(iter(doom_starts()))
+    pane = EnginePane("Engine")
+    place = pane.begin(start, 0)
+    assert place.frames_F3hw[0].equal(start.image_3hw)
+    assert pane.begin(Start("own/1", "", starts.OWN, start.image_3hw), 0) is None
+    first = place.step(2)
+    there = first.step(2).frames_F3hw
+    first.step(1)
+    assert first.step(2).frames_F3hw.equal(there)
+    game = place.game
+    pane.close()
+    assert not game.close.alive
+
+
+def test_frames_survive_the_way_to_the_browser():
+    frame = torch.randint(0, 255, (3, 12, 16)).byte().repeat_interleave(4, 1).repeat_interleave(4, 2)
+    back = cv2.cvtColor(cv2.imdecode(np.frombuffer(encode_frame(frame), np.uint8), 1), cv2.COLOR_BGR2RGB)
+    error = np.abs(back.astype(int) - frame.movedim(0, -1).numpy().astype(int))
+    assert error.mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--after", "absent"], "absent has no trained weights"),
+        (["--single", "--after", "x"], "leave one of them out"),
+        (["--fps", "0"], "--fps 0 is out of range"),
+        (["--port", "70000"], "--port 70000 is out of range"),
+        (["--single", "--vote"], "a study compares two sets of weights"),
+        (["--single", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1 port 8765"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, sentence, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["play", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert cli.main(["play", "--single"]) == 2
+    assert (
+        "the player needs uvicorn: install it with pip install 'worldcompass[web]'" in capsys.readouterr().err
+    )
+
+
+def test_a_busy_port_is_named_before_anything_is_loaded(port, capsys):
+    assert cli.main(["play", "--single", "--port", str(port)]) == 2
+    assert f"port {port}: Address already in use; choose another with --port" in capsys.readouterr().err
+
+
+def test_the_newest_finished_run_is_the_default(tmp_path, monkeypatch, capsys):
+    from worldcompass.commands import play
+
+    monkeypatch.chdir(tmp_path)
+    assert play._after(None) is None
+    for name in ("old", "new", "unfinished"):
+        (tmp_path / "runs" / name / "weights").mkdir(parents=True)
+        (tmp_path / "runs" / name / "weights" / "doom_world.safetensors").touch()
+    for at, name in enumerate(("old", "new")):
+        results = tmp_path / "runs" / name / "results.json"
+        results.touch()
+        os.utime(results, (at, at))
+    assert play._after(None) == play.RUNS / "new" / "weights"
+    assert "the newest finished run, runs/new" in capsys.readouterr().out

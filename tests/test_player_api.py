@@ -1,0 +1,88 @@
+"""The HTTP interface: imagine, score, health; thin over functions that other code may call."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
+
+from player_server import ask, detail, running, toy_shared
+from test_player import png
+
+from worldcompass.errors import UserError
+from worldcompass.player import api
+from worldcompass.player.session import Shared
+from worldcompass.video import write_mp4
+
+JSON = {"Content-Type": "application/json"}
+
+
+def read_forward(frames_PF3hw):
+    """A critic that sees everybody walk forward."""
+    labels = torch.full((len(frames_PF3hw), 1 + (frames_PF3hw.shape[1] - 1) // 2), 9)
+    labels[:, 0] = 0
+    return labels
+
+
+@pytest.fixture(scope="module")
+def port():
+    toy = toy_shared()
+    with running(Shared(toy.panes, toy.starts, toy.shelf, read_forward, toy.fps)) as port:
+        yield port
+
+
+def imagine(port, **asked):
+    return ask(port, "/imagine", json.dumps(asked).encode(), **JSON)
+
+
+def test_a_clip_is_imagined_and_scored(port):
+    status, clip = imagine(port, path="w-3, left-1", seed=2)
+    assert status == 200 and clip == imagine(port, path="w-3, left-1", seed=2)[1]
+    assert api.read_video(clip, 100).shape == (9, 3, 4, 4)
+    assert imagine(port, path="w-3, left-1", seed=2, pane="before")[1] != clip
+    picture = base64.b64encode(png(40, 40)).decode()
+    assert imagine(port, path="w-3, left-1", seed=2, image=picture)[1] != clip
+    status, body = ask(port, "/score?path=w-3,%20left-1", clip)
+    score = json.loads(body)
+    assert status == 200 and score["accuracy"] == 0.75
+    assert score["latents"][3] == {"commanded": "yaw left", "seen": "forward", "obeyed": False}
+    assert score["sharpness"] > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "sentence"),
+    [
+        ({"path": "w-300"}, 400, "more than 256 latents"),
+        ({"path": "hop-2"}, 400, "cannot read 'hop-2'"),
+        ({"path": "w-1", "pane": "Other"}, 400, "expected Before or After"),
+        ({"path": "w-1", "start": "nowhere"}, 400, "this start is not here"),
+        ({"path": "w-1", "image": "###"}, 400, "not base64"),
+        ({"path": "w-1", "image": "AAAA"}, 400, "not a picture"),
+        ({"path": 3}, 422, "cannot read body.path"),
+        ({"path": "w-1", "speed": 3}, 422, "cannot read body.speed"),
+    ],
+)
+def test_what_cannot_be_imagined_is_answered_with_a_sentence(port, asked, status, sentence):
+    reply = detail(imagine(port, **asked))
+    assert reply[0] == status and sentence in reply[1]
+
+
+def test_what_cannot_be_scored_is_answered_with_a_sentence(port, tmp_path):
+    clip = write_mp4(tmp_path / "a.mp4", np.zeros((3, 3, 16, 16), np.uint8), 8).read_bytes()
+    assert "has 3 frames, the path needs 7" in detail(ask(port, "/score?path=w-3", clip))[1]
+    assert "not a video" in detail(ask(port, "/score?path=w-3", b"nonsense"))[1]
+    assert detail(ask(port, "/score", clip))[0] == 422
+    large = write_mp4(tmp_path / "b.mp4", np.zeros((1, 3, 2000, 2000), np.uint8), 8).read_bytes()
+    with pytest.raises(UserError, match="2000 x 2000"):
+        api.read_video(large, 1)
+
+
+def test_health_and_the_page_about_it(port):
+    status, body = ask(port, "/health")
+    assert status == 200 and json.loads(body)["panes"] == ["Before", "After"]
+    described = json.loads(ask(port, "/openapi.json")[1])["paths"]
+    assert {"/imagine", "/score", "/health", "/starts", "/pictures"} == set(described)
+    assert b"HTTP interface" in ask(port, "/docs")[1]

@@ -1,0 +1,211 @@
+"""The page in a real browser, with real keys, on the embedded world. Needs Chromium and Playwright."""
+
+import shutil
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
+pytest.importorskip("playwright", reason="browser tests need playwright")
+
+from player_server import running
+from playwright import sync_api
+
+from worldcompass.player.ballot import Ballot
+from worldcompass.player.panes import EnginePane, WorldPane
+from worldcompass.player.recording import Shelf
+from worldcompass.player.session import Shared
+from worldcompass.player.starts import Starts, doom_starts
+from worldcompass.player.votes import read_votes
+from worldcompass.worlds.doom import load_doom_world
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
+PIXELS = """() => [...document.querySelectorAll("canvas")].map(c =>
+  [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 < 3))"""
+
+
+@pytest.fixture(scope="module")
+def address():
+    found = doom_starts()
+    starts = Starts(tuple(next(found) for _ in range(2)))
+    found.close()
+    panes = (WorldPane("Before", load_doom_world(), 1), EnginePane("Engine"))
+    with running(Shared(panes, starts, Shelf(), None, 24.0)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Opens pages, each in a context of its own."""
+    contexts = []
+
+    def open_page(link="", **options):
+        contexts.append(chromium.new_context(viewport={"width": 1100, "height": 800}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.goto(address + link)
+        walked(page, 0 if not link else None)
+        return page
+
+    yield open_page
+    for context in contexts:
+        assert [fault for page in context.pages for fault in page.faults] == []
+        context.close()
+
+
+def walked(page, latents=None):
+    """Wait until the page says that so many latents were walked; with None, until it says anything."""
+    text = "latents" if latents is None else f"{latents} latents"
+    sync_api.expect(page.locator("#walked")).to_contain_text(text, timeout=PATIENCE)
+
+
+def pictures(page):
+    """What the canvases show: uint8 (48, 64, 3) each."""
+    return [np.array(values, np.uint8).reshape(48, 64, 3) for values in page.evaluate(PIXELS)]
+
+
+def at_rest(page):
+    """The pictures when they no longer change."""
+    before = pictures(page)
+    while True:
+        time.sleep(0.5)
+        now = pictures(page)
+        if all(np.array_equal(a, b) for a, b in zip(before, now, strict=True)):
+            return now
+        before = now
+
+
+def tap(page, key, latents):
+    """Hold a key until so many latents were walked."""
+    page.keyboard.down(key)
+    deadline = time.monotonic() + PATIENCE / 1000
+    while int(page.inner_text("#walked").split()[0]) < latents and time.monotonic() < deadline:
+        time.sleep(0.02)
+    page.keyboard.up(key)
+    return at_rest(page)
+
+
+def shift(before, after):
+    """Median horizontal optical flow in pixels; + is to the right."""
+    grey = [cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (256, 192)) for image in (before, after)]
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    return float(np.median(flow[..., 0])) / 4
+
+
+def test_keys_change_both_panes_and_turning_left_moves_the_picture_right(visit):
+    page = visit()
+    start = at_rest(page)
+    page.keyboard.press("ArrowLeft")  # a short tap is one latent: 8 degrees, 4.5 pixels in the middle
+    walked(page, 1)
+    turned = at_rest(page)
+    assert [shift(a, b) for a, b in zip(start, turned, strict=True)] == [pytest.approx(4.5, abs=2)] * 2
+    page.keyboard.press("q")
+    walked(page, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(start, at_rest(page), strict=True)), "reset"
+    moved = tap(page, "w", 2)
+    assert all(not np.array_equal(a, b) for a, b in zip(start, moved, strict=True))
+
+
+def test_a_link_replays_the_walk_and_a_reload_or_lost_connection_keeps_it(visit):
+    page = visit()
+    walk = tap(page, "d", 2)
+    path = page.input_value("#path")
+    assert path.startswith("d-")
+    page.reload()
+    walked(page, path.removeprefix("d-"))
+    assert all(np.array_equal(a, b) for a, b in zip(walk, at_rest(page), strict=True))
+    page.evaluate("socket.close()")
+    sync_api.expect(page.locator("#link")).to_have_text("Reconnecting")
+    sync_api.expect(page.locator("#link")).to_have_text("Live", timeout=PATIENCE)
+    assert page.input_value("#path") == path
+    start = page.evaluate("state.start")
+    other = visit(f"/#start={start}&seed=0&path={path}")
+    walked(other, path.removeprefix("d-"))
+    assert all(np.array_equal(a, b) for a, b in zip(walk, at_rest(other), strict=True))
+    third = visit()
+    assert third.input_value("#path") == ""  # its own world
+
+
+def test_record_rewind_and_the_gallery_by_keyboard_alone(visit, tmp_path):
+    page = visit()
+    page.locator("h1").click()
+    page.keyboard.press("r")
+    sync_api.expect(page.locator("#record")).to_have_attribute("aria-pressed", "true")
+    tap(page, "s", 2)
+    page.keyboard.press("r")
+    page.locator("#clip").wait_for()
+    with page.expect_download() as download:
+        page.locator("#mp4").press("Enter")
+    assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
+    page.keyboard.press("z")
+    walked(page, 0)
+    page.locator(".thumb").nth(1).focus()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator(".thumb").nth(1)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("?")
+    sync_api.expect(page.locator("#keys")).to_be_visible()
+
+
+def test_touch_buttons_walk_and_the_phone_page_does_not_scroll_sideways(visit):
+    page = visit(has_touch=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator('[data-key="up"]').bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.down()
+    sync_api.expect(page.locator("#walked")).not_to_contain_text("0 latents", timeout=PATIENCE)
+    page.mouse.up()
+    assert page.input_value("#path").startswith("up-")
+
+
+def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
+    page = visit()
+    page.fill("#path", "jump-3")
+    page.locator("#walk button").click()
+    sync_api.expect(page.locator("#note")).to_contain_text("cannot read 'jump-3'")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    page.set_input_files("#file", tmp_path / "a.png")
+    sync_api.expect(page.locator("#note")).to_contain_text("choose a PNG or JPEG")
+
+
+def test_every_control_has_a_name_and_every_text_its_contrast(visit):
+    """A small audit; the names, roles and contrast (WCAG AA, 4.5 : 1) that an automatic one would look for."""
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        problems = page.evaluate((Path(__file__).parent / "audit.js").read_text())
+        assert problems == [], scheme
+
+
+def test_a_vote_is_given_with_the_keyboard(chromium, tmp_path):
+    start = next(iter(doom_starts()))
+    worlds = tuple(WorldPane(name, load_doom_world(), 1) for name in ("Before", "After"))
+    shared = Shared(worlds, Starts((start,)), Shelf(), None, 24.0)
+    ballot = Ballot(shared, worlds, ("base", "trained"), tmp_path / "votes.jsonl", latents=2)
+    with running(shared, votes=ballot) as port:
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{port}")
+        count = page.locator("#count")
+        sync_api.expect(count).to_have_text("0 voted so far", timeout=PATIENCE)
+        page.locator("input[name=follows][value=left]").press("Space")
+        page.locator("input[name=looks][value=right]").press("Space")
+        page.locator("#send").press("Enter")
+        sync_api.expect(count).to_have_text("1 voted so far", timeout=PATIENCE)
+        page.close()
+    vote = read_votes(tmp_path / "votes.jsonl")[0]
+    assert vote.follows == vote.left and vote.looks not in (vote.left, "tie")

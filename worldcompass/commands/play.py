@@ -1,0 +1,176 @@
+"""Walk through the embedded world in the browser, live, before and after post-training side by side.
+
+Hold W A S D and the arrow keys. Both panes get the same keys and the same noise; a third can be the real engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+import webbrowser
+from pathlib import Path
+
+from worldcompass.commands._options import add_device, check_device, positive
+from worldcompass.errors import UserError
+
+EXAMPLES = """\
+  worldcompass play                          # beside the newest finished run, if there is one
+  worldcompass play --after runs/demo --engine
+  worldcompass play --single                 # the shipped weights alone
+  worldcompass play --after runs/demo --vote # a blind study; worldcompass votes adds it up
+"""
+
+RUNS = Path("runs")
+FPS = 24.0
+STEPS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass play``."""
+    text = "run folder or folder of weights on the right (default: the newest finished run in runs/)"
+    parser.add_argument("--after", type=Path, default=None, metavar="RUN", help=text)
+    text = "run folder or folder of weights on the left (default: the shipped weights)"
+    parser.add_argument("--before", type=Path, default=None, metavar="RUN", help=text)
+    parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
+    parser.add_argument("--engine", action="store_true", help="the real engine as one more pane")
+    parser.add_argument("--vote", action="store_true", help="a blind preference study in place of the player")
+    text = "where votes are stored (default: %(default)s)"
+    parser.add_argument("--votes", type=Path, default=RUNS / "votes.jsonl", metavar="FILE", help=text)
+    text = "frames per second of every pane; the engine's own speed is 17.5 (default: %(default)s)"
+    parser.add_argument("--fps", type=float, default=FPS, metavar="N", help=text)
+    text = "denoising steps of a latent: more are sharper and slower (default: %(default)s)"
+    parser.add_argument("--steps", type=positive, default=STEPS, metavar="N", help=text)
+    text = "browsers at a time (default: %(default)s)"
+    parser.add_argument("--sessions", type=positive, default=4, metavar="N", help=text)
+    text = "address to listen on; other machines can reach any but the default (default: %(default)s)"
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
+    parser.add_argument("--port", type=int, default=8765, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    _check(args)
+    device = check_device(args.device)
+    before = None if args.before is None else _weights(args.before)
+    after = None if args.single else _after(args.after)
+    if args.vote and after is None:
+        raise UserError("a study compares two sets of weights: name the trained ones with --after RUN")
+    listener = _listen(args.host, args.port)
+    import torch
+
+    torch.set_num_threads(1)  # every pane computes in a thread of its own
+    from worldcompass.doom.critic_files import load_critics
+    from worldcompass.doom.motion_critic import LabelReader
+    from worldcompass.player.ballot import Ballot
+    from worldcompass.player.guard import LOOPBACK
+    from worldcompass.player.panes import EnginePane, Pane, WorldPane
+    from worldcompass.player.recording import Shelf
+    from worldcompass.player.server import Settings, create_app, web_server
+    from worldcompass.player.session import Shared
+    from worldcompass.player.starts import Starts, doom_starts
+    from worldcompass.worlds.doom import load_doom_world
+
+    names = ["World"] if after is None else ["Before", "After"]
+    folders = [before] if after is None else [before, after]
+    worlds = [
+        WorldPane(name, load_doom_world(folder, device), args.steps)
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine else [])]
+    starts = Starts(tuple(doom_starts()))
+    reader = LabelReader(load_critics().motion).labels
+    shared = Shared(tuple(panes), starts, Shelf(), reader, args.fps)
+    about = " · ".join(f"{name}: {_title(f)}" for name, f in zip(names, folders, strict=True))
+    local = args.host in LOOPBACK
+    study = None
+    if args.vote:
+        titles = (_fingerprint(before), _fingerprint(after))
+        study = Ballot(shared, (worlds[0], worlds[1]), titles, args.votes)
+    app = create_app(shared, Settings(about, args.sessions, local), study)
+    print(about)
+    if not local:
+        print(f"warning: {args.host} lets other machines in; there is no password. Stop with Ctrl-C.")
+    address = f"http://{'localhost' if local else args.host}:{listener.getsockname()[1]}"
+    print(f"playing at {address} (Ctrl-C ends)", flush=True)
+    if not args.no_browser:
+        _open_browser(address)
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
+        web_server(app).run(sockets=[listener])
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 1 <= args.fps <= 120:
+        raise UserError(f"--fps {args.fps:g} is out of range: expected 1 to 120")
+    if not 0 <= args.port < 2**16:
+        raise UserError(f"--port {args.port} is out of range: expected 0 to 65535 (0 takes a free one)")
+    if args.single and args.after is not None:
+        raise UserError("--single shows one pane, --after asks for a second: leave one of them out")
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+        import websockets  # noqa: F401
+    except ImportError as why:
+        raise UserError(
+            f"the player needs {why.name}: install it with pip install 'worldcompass[web]'"
+        ) from why
+
+
+def _weights(path: Path) -> Path:
+    """The folder of weights of a run folder, or the folder itself."""
+    folder = path / "weights" if (path / "weights").is_dir() else path
+    if not (folder / "doom_world.safetensors").is_file():
+        raise UserError(f"{path} has no trained weights: expected a finished run, such as runs/demo")
+    return folder
+
+
+def _after(path: Path | None) -> Path | None:
+    """The weights on the right: those named, or those of the newest finished run, or none."""
+    if path is not None:
+        return _weights(path)
+    finished = [f.parent for f in RUNS.glob("*/results.json") if (f.parent / "weights").is_dir()]
+    if not finished:
+        print("no finished run in runs/: one pane (worldcompass demo trains one to compare with)")
+        return None
+    newest = max(finished, key=lambda folder: (folder / "results.json").stat().st_mtime)
+    print(f"comparing with the newest finished run, {newest} (--after RUN takes another, --single none)")
+    return _weights(newest)
+
+
+def _title(folder: Path | None) -> str:
+    if folder is None:
+        return "the shipped weights"
+    return str(folder.parent if folder.name == "weights" else folder)
+
+
+def _fingerprint(folder: Path | None) -> str:
+    """Name and content of weights, so that votes on different weights are never added up."""
+    import hashlib
+
+    from worldcompass.worlds.doom import WORLD_FILE, shipped_weights
+
+    data = ((folder or shipped_weights()) / WORLD_FILE).read_bytes()
+    return f"{_title(folder)} ({hashlib.sha256(data).hexdigest()[:12]})"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a busy port is known before anything is loaded."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as why:
+        raise UserError(
+            f"cannot listen on {host} port {port}: {why.strerror or why}; choose another with --port"
+        ) from why
+    return listener
+
+
+def _open_browser(address: str) -> None:
+    if not webbrowser.open(address):
+        print("no browser was found here: open the address in one")

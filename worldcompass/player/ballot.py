@@ -1,0 +1,177 @@
+"""The blind study's side of the server: prepares pairs of clips, shows them unnamed, keeps the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict
+
+from worldcompass.errors import UserError
+from worldcompass.geometry import keys_of, path_of
+from worldcompass.player.api import imagine
+from worldcompass.player.panes import WorldPane
+from worldcompass.player.session import Shared
+from worldcompass.player.starts import Start
+from worldcompass.player.votes import Verdict, Vote, append_vote
+from worldcompass.video import enlarge, to_array, write_mp4
+
+CLIP_LATENTS = 16  # of a pair's clips: 4 chunks
+PIXELS = 480  # width of a clip, about
+KEPT_PAIRS = 8  # shown and not answered yet; the oldest goes
+
+Side = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two clips of one command from one start with one noise."""
+
+    token: str
+    start: Start
+    seed: int
+    labels_M: tuple[int, ...]
+    left: Side
+
+
+class Answer(BaseModel):
+    """What a voter says of a pair."""
+
+    model_config = ConfigDict(extra="forbid")
+    pair: str
+    follows: Literal["left", "right", "tie"]
+    looks: Literal["left", "right", "tie"]
+
+
+class Ballot:
+    """Prepares one pair ahead of the voter."""
+
+    def __init__(
+        self, shared: Shared, worlds: tuple[WorldPane, WorldPane], names: tuple[str, str], file: Path,
+        latents: int = CLIP_LATENTS,
+    ) -> None:  # fmt: skip
+        self.shared, self.names, self.file, self.latents = shared, names, file, latents
+        self.worlds: dict[Side, WorldPane] = {"before": worlds[0], "after": worlds[1]}
+        self.pairs: dict[str, Pair] = {}
+        self.answered = 0
+        self._random = random.SystemRandom()
+        self._folder = tempfile.TemporaryDirectory(prefix="worldcompass-votes-")
+        self._next: asyncio.Task[Pair] | None = None
+        self._lock = asyncio.Lock()
+
+    async def next_pair(self) -> Pair:
+        """The pair that was prepared while the last one was looked at."""
+        async with self._lock:
+            task, self._next = self._next or asyncio.create_task(self._prepare()), None
+            pair = await task
+            self._next = asyncio.create_task(self._prepare())
+        self.pairs[pair.token] = pair
+        for token in list(self.pairs)[:-KEPT_PAIRS]:
+            self._forget(token)
+        return pair
+
+    async def _prepare(self) -> Pair:
+        start = self._random.choice([s for s in self.shared.starts.all() if s.plan is not None])
+        assert start.plan is not None
+        labels = start.plan.labels[: self.latents + 1]
+        side: Side = self._random.choice(("before", "after"))
+        pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, side)
+        clips = await asyncio.gather(
+            *(imagine(pane, start, labels, pair.seed) for pane in self.worlds.values())
+        )
+        for name, frames in zip(self.worlds, clips, strict=True):
+            shown = "left" if name == pair.left else "right"
+            large = enlarge(to_array(frames), max(1, PIXELS // frames.shape[-1]))
+            await asyncio.to_thread(write_mp4, self._clip(pair.token, shown), large, self._fps)
+        return pair
+
+    @property
+    def _fps(self) -> float:
+        return self.worlds["after"].world.spec.fps
+
+    def _clip(self, token: str, shown: str) -> Path:
+        return Path(self._folder.name) / f"{token}.{shown}.mp4"
+
+    def clip(self, token: str, shown: Literal["left", "right"]) -> Path | None:
+        """The file of a pair that is on show."""
+        return self._clip(token, shown) if token in self.pairs else None
+
+    def answer(self, answer: Answer) -> None:
+        """Store a vote.
+
+        Raises:
+            UserError: when the pair is not on show, or was answered.
+        """
+        pair = self.pairs.get(answer.pair)
+        if pair is None:
+            raise UserError("this pair was answered or is too old: look at the next one")
+        right: Side = "after" if pair.left == "before" else "before"
+        sides: dict[str, Verdict] = {"left": pair.left, "right": right, "tie": "tie"}
+        path = path_of(pair.labels_M)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        vote = Vote(
+            now, *self.names, pair.start.id, pair.seed, path, pair.left, sides[answer.follows], sides[answer.looks]
+        )  # fmt: skip
+        append_vote(self.file, vote)
+        self.answered += 1
+        self._forget(answer.pair)
+
+    def _forget(self, token: str) -> None:
+        del self.pairs[token]
+        for shown in ("left", "right"):
+            self._clip(token, shown).unlink(missing_ok=True)
+
+    def describe(self, pair: Pair) -> dict[str, Any]:
+        """What the voter may know of a pair."""
+        spec = self.worlds["after"].world.spec
+        return {
+            "pair": pair.token,
+            "left": f"/vote/{pair.token}/left.mp4",
+            "right": f"/vote/{pair.token}/right.mp4",
+            "keys": [list(keys_of(label)) for label in pair.labels_M],
+            "frames_per_latent": spec.frames_per_latent,
+            "fps": spec.fps,
+            "answered": self.answered,
+        }
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Clean up at the end."""
+        yield
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+        self._folder.cleanup()
+
+
+def routes(ballot: Ballot) -> APIRouter:
+    """The addresses that the voting page uses."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.post("/vote/next")
+    async def next_pair() -> dict[str, Any]:
+        return ballot.describe(await ballot.next_pair())
+
+    @router.get("/vote/{token}/{side}.mp4")
+    async def clip(token: str, side: Literal["left", "right"]) -> FileResponse:
+        path = ballot.clip(token, side)
+        if path is None:
+            raise HTTPException(404, "this pair was answered or is too old: look at the next one")
+        return FileResponse(path, media_type="video/mp4")
+
+    @router.post("/vote")
+    async def answer(given: Answer) -> dict[str, int]:
+        await asyncio.to_thread(ballot.answer, given)
+        return {"answered": ballot.answered}
+
+    return router

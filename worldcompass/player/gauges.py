@@ -1,0 +1,58 @@
+"""The live gauges of a pane: what the picture says the camera did, how often that was the command, sharpness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.geometry import keys_of
+from worldcompass.player.panes import Place
+from worldcompass.rewards.quality import sharpness
+
+Reader = Callable[[Tensor], Tensor]
+"""Composite actions (P, M) seen in P videos of frames, such as ``LabelReader.labels``."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Of one walk up to a moment."""
+
+    start_image_3hw: Tensor
+    sharpness: float = 1.0
+    """Of the last frame, relative to the start image's."""
+    estimated: int | None = None
+    """The action that the last latent shows."""
+    obeyed: int = 0
+    """Latents that show the whole commanded action, moving and turning alike."""
+    latents: int = 0
+
+    @staticmethod
+    def begin(image_3hw: Tensor) -> Gauge:
+        """At a start image."""
+        return Gauge(image_3hw)
+
+    def after(self, reader: Reader | None, before: Place | None, now: Place | None) -> Gauge:
+        """After the step that led from one place to the other."""
+        if before is None or now is None:
+            return self
+        relative = relative_sharpness(now.frames_F3hw[-1], self.start_image_3hw)
+        if reader is None:
+            return replace(self, sharpness=relative)
+        seen = reader(torch.cat([before.frames_F3hw[-1:], now.frames_F3hw])[None])[0, 1:].tolist()
+        obeyed = sum(a == b for a, b in zip(seen, now.labels_M[-len(seen) :], strict=True))
+        latents = self.latents + len(seen)
+        return Gauge(self.start_image_3hw, relative, seen[-1], self.obeyed + obeyed, latents)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the page."""
+        seen = None if self.estimated is None else list(keys_of(self.estimated))
+        return {"sharpness": self.sharpness, "seen": seen, "obeyed": self.obeyed, "latents": self.latents}
+
+
+def relative_sharpness(frame_3hw: Tensor, first_3hw: Tensor) -> float:
+    """Sharpness of a frame as a multiple of the first one's."""
+    return float((sharpness(frame_3hw[None]) - sharpness(first_3hw[None])).exp())

@@ -1,0 +1,101 @@
+"""What is checked before a request is looked at: the host it names, the page that sent it, its rate."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# The page carries its own style and script; pictures and clips come from the server or from memory.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
+    " img-src 'self' data: blob:; media-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-store",
+}
+
+
+class Guard:
+    """ASGI middleware that refuses other sites' requests and foreign host names.
+
+    A page of another site may reach a server on loopback. Browsers say where a WebSocket or a POST comes from
+    (``Origin``), which must be this server; and on loopback the ``Host`` must be a loopback name, so that no
+    foreign name that resolves to this machine gets in.
+    """
+
+    def __init__(self, app: ASGIApp, loopback_only: bool) -> None:
+        self.app, self.loopback_only = app, loopback_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        why = refusal(Headers(scope=scope), self.loopback_only)
+        if why is None:
+            await self.app(scope, receive, _with_headers(send))
+        elif scope["type"] == "http":
+            await PlainTextResponse(why, 403)(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})  # before accepting: answered with 403
+
+
+def refusal(headers: Headers, loopback_only: bool) -> str | None:
+    """Why a request is refused, in one sentence; None when it is welcome."""
+    host = headers.get("host", "")
+    if loopback_only and _hostname(host) not in LOOPBACK:
+        return "this player answers to localhost only: open it by the address that was printed"
+    origin = headers.get("origin")
+    if origin is not None and _netloc(origin) != host:
+        return "this request comes from another site: open the player's own page"
+    return None
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _with_headers(send: Send) -> Send:
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *_HEADERS.items()]}
+        await send(message)
+
+    return add
+
+
+class Rate:
+    """A bucket of messages that refills steadily."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self.per_second, self.burst, self.left = per_second, burst, burst
+        self.at = time.monotonic()
+
+    def take(self) -> bool:
+        """Whether one more message is within the rate."""
+        now = time.monotonic()
+        self.left = min(self.burst, self.left + (now - self.at) * self.per_second)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True

@@ -1,0 +1,119 @@
+"""What the browser and the server say to each other over the WebSocket.
+
+Text both ways is JSON. Pictures are binary: a header's length as 4 bytes (little endian), the header as JSON,
+then one JPEG for every pane.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from worldcompass.errors import UserError
+
+MAX_MESSAGE_BYTES = 8192
+MAX_PATH_CHARACTERS = 4000
+LARGEST_SEED = 2**31 - 1
+JPEG_QUALITY = 95  # with full colour resolution: no difference can be seen
+
+KeyName = Literal["w", "a", "s", "d", "up", "down", "left", "right", "none"]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Hello(_Message):
+    """The first message: the token of an earlier connection, or nothing."""
+
+    type: Literal["hello"]
+    token: str = Field("", max_length=64)
+
+
+class Begin(_Message):
+    """Stand at a start and, with a path, walk it."""
+
+    type: Literal["start"]
+    start: str = Field(max_length=200)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    path: str = Field("", max_length=MAX_PATH_CHARACTERS)
+
+
+class Keys(_Message):
+    """The keys that are held from now on; ``number`` counts such messages."""
+
+    type: Literal["keys"]
+    held: list[KeyName] = Field(max_length=9)
+    number: int = Field(0, ge=0, le=2**53)
+
+
+class Rewind(_Message):
+    """Go back some latents; everything kept is reached with a large number."""
+
+    type: Literal["rewind"]
+    latents: int = Field(ge=1, le=10_000)
+
+
+class Record(_Message):
+    """Start or stop recording."""
+
+    type: Literal["record"]
+    on: bool
+
+
+Message = Hello | Begin | Keys | Rewind | Record
+_MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+
+
+def read_message(text: str) -> Message:
+    """A message of the browser.
+
+    Raises:
+        UserError: one sentence that says what is wrong with it.
+    """
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise UserError(f"the message has more than {MAX_MESSAGE_BYTES} characters: send a shorter one")
+    try:
+        return _MESSAGES.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "message"
+        raise UserError(f"cannot read {place}: {first['msg']}") from error
+
+
+def encode_frame(frame_3hw: Tensor) -> bytes:
+    """A uint8 frame as JPEG."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    bgr = np.ascontiguousarray(frame_3hw.cpu().numpy()[::-1].transpose(1, 2, 0))
+    ok, jpeg = cv2.imencode(".jpg", bgr, options)
+    assert ok, f"JPEG encoder refused a picture of {tuple(frame_3hw.shape)}"
+    return jpeg.tobytes()
+
+
+def pack_pictures(jpegs: Sequence[bytes], number: int, latent: int) -> bytes:
+    """One moment of all panes; a pane that shows nothing has an empty picture.
+
+    Args:
+        number: the last ``Keys`` message that this moment already obeys.
+        latent: index of the latent that the frames belong to.
+    """
+    header = json.dumps({"number": number, "latent": latent, "sizes": [len(j) for j in jpegs]}).encode()
+    return b"".join([struct.pack("<I", len(header)), header, *jpegs])
+
+
+def unpack_pictures(message: bytes) -> tuple[dict[str, int | list[int]], list[bytes]]:
+    """The header and the pictures of ``pack_pictures``, for clients in Python."""
+    (length,) = struct.unpack_from("<I", message)
+    header, at, pictures = json.loads(message[4 : 4 + length]), 4 + length, []
+    for size in header["sizes"]:
+        pictures.append(message[at : at + size])
+        at += size
+    return header, pictures

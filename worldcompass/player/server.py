@@ -1,0 +1,232 @@
+"""The player's web server: pages, starts, recordings, and the WebSocket of a walk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from worldcompass import __version__
+from worldcompass.errors import UserError
+from worldcompass.player import api, ballot
+from worldcompass.player.ballot import Ballot
+from worldcompass.player.guard import Guard, Rate
+from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, read_message
+from worldcompass.player.panes import WorldPane
+from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
+from worldcompass.player.sessions import Sessions
+from worldcompass.player.starts import MAX_UPLOAD_BYTES, data_url, start_from_picture
+
+MESSAGES_PER_SECOND, MESSAGE_BURST = 60.0, 120.0
+MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
+HELLO_SECONDS = 10.0
+MAX_CONNECTIONS = 200
+CLOSE_BUSY, CLOSE_POLICY = 1013, 1008
+
+log = logging.getLogger("worldcompass.player")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the server runs."""
+
+    about: str = ""
+    """One line that says whose weights are shown."""
+    max_sessions: int = 4
+    loopback_only: bool = True
+
+
+def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) -> FastAPI:
+    """The whole application. With ``votes`` the front page is the voting page."""
+    worlds = tuple(pane for pane in shared.panes if isinstance(pane, WorldPane))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with votes.running() if votes else contextlib.nullcontext():
+            yield
+        for pane in shared.panes:
+            await asyncio.to_thread(pane.close)
+        shared.shelf.close()
+
+    app = FastAPI(
+        title="WorldCompass player", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    app.add_middleware(Guard, loopback_only=settings.loopback_only)
+    app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(RequestValidationError, _unreadable)
+    app.include_router(api.routes(shared, worlds))
+    if votes is not None:
+        app.include_router(ballot.routes(votes))
+    _add_pages(app, "vote.html" if votes else "page.html")
+    _add_starts(app, shared, worlds[-1].world.spec.frame_size)
+    _add_walk(app, shared, settings)
+    return app
+
+
+def web_server(app: FastAPI) -> uvicorn.Server:
+    """A server for the application with its limits on connections and sizes; run it with a bound socket."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            ws_max_size=4 * MAX_MESSAGE_BYTES,  # a character may take 4 bytes
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+
+
+async def _user_error(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 400)
+
+
+async def _unreadable(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return JSONResponse({"detail": f"cannot read {place}: {first['msg']}"}, 422)
+
+
+def _add_pages(app: FastAPI, front: str) -> None:
+    files = resources.files("worldcompass.player")
+    pages = {"/": front, "/docs": "docs.html"}
+    for address, name in pages.items():
+        html = (files / name).read_text(encoding="utf-8")
+        app.add_api_route(
+            address,
+            lambda html=html: HTMLResponse(html),
+            include_in_schema=False,
+            response_class=HTMLResponse,
+        )
+
+
+def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> None:
+    @app.get("/starts", summary="Where a walk can begin")
+    async def starts() -> list[dict[str, str]]:
+        return [
+            {"id": s.id, "title": s.title, "group": s.group, "image": data_url(s.image_3hw)}
+            for s in shared.starts.all()
+        ]
+
+    picture = {
+        kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")
+    }
+
+    @app.post(
+        "/pictures",
+        summary="Add a picture to begin from; the body is the PNG or JPEG file",
+        openapi_extra={"requestBody": {"required": True, "content": picture}},
+    )
+    async def add_picture(request: Request) -> dict[str, str]:
+        data = await api.body_of(request, MAX_UPLOAD_BYTES)
+        start = await asyncio.to_thread(start_from_picture, data, frame_size)
+        shared.starts.add(start)
+        return {
+            "id": start.id,
+            "title": start.title,
+            "group": start.group,
+            "image": data_url(start.image_3hw),
+        }
+
+    @app.get("/clips/{name}", include_in_schema=False)
+    async def clip(name: str) -> FileResponse:
+        path = shared.shelf.find(name)
+        if path is None:
+            raise HTTPException(404, "this recording is gone: record again")
+        return FileResponse(path, filename=f"worldcompass{path.suffix}")
+
+
+def _add_walk(app: FastAPI, shared: Shared, settings: Settings) -> None:
+    sessions = Sessions(shared, settings.max_sessions)
+
+    @app.websocket("/walk")
+    async def walk(socket: WebSocket) -> None:
+        await socket.accept()
+        try:
+            await _welcome(socket, sessions, shared, settings)
+        except (WebSocketDisconnect, TimeoutError):
+            pass  # the browser is gone, or takes nothing: its walk waits for it
+        finally:
+            if socket.application_state is WebSocketState.CONNECTED:
+                with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                    await socket.close()
+
+
+async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settings: Settings) -> None:
+    try:
+        hello = read_message(await asyncio.wait_for(_text_of(socket), HELLO_SECONDS))
+        if not isinstance(hello, Hello):
+            raise UserError("the first message must be a hello: reload the page")
+        token, session = sessions.enter(hello.token)
+    except UserError as error:
+        await socket.send_json({"type": "refused", "text": str(error)})
+        await socket.close(CLOSE_BUSY)
+        return
+    try:
+        panes = [pane.name for pane in shared.panes]
+        facts = {"panes": panes, "fps": shared.fps, "about": settings.about, "longest": MAX_LATENTS}
+        known = session.start is not None
+        await socket.send_json({"type": "welcome", "token": token, "known": known, **facts})
+        await _converse(socket, session)
+    finally:
+        sessions.leave(token)
+
+
+async def _converse(socket: WebSocket, session: Session) -> None:
+    """Listen and walk at once, until either ends."""
+    send = Send(socket.send_json, socket.send_bytes)
+    tasks = [asyncio.create_task(_listen(socket, session, send)), asyncio.create_task(session.run(send))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            _log_surprise(result)
+
+
+def _log_surprise(result: Any) -> None:
+    """Log what is neither the end of a connection nor a cancelled task."""
+    if isinstance(result, BaseExceptionGroup):
+        for inner in result.exceptions:
+            _log_surprise(inner)
+    elif isinstance(result, Exception) and not isinstance(result, (WebSocketDisconnect, TimeoutError)):
+        log.error("a walk ended by an error", exc_info=result)
+
+
+async def _listen(socket: WebSocket, session: Session, send: Send) -> None:
+    rate, mistakes = Rate(MESSAGES_PER_SECOND, MESSAGE_BURST), 0
+    while mistakes < MAX_MISTAKES:
+        text = await _text_of(socket)
+        if not rate.take():
+            await send.text({"type": "refused", "text": "too many messages: reload the page"})
+            break
+        try:
+            message = read_message(text)
+            if isinstance(message, Hello):
+                raise UserError("a second hello: reload the page")
+            session.hear(message)
+        except UserError as error:
+            mistakes += 1
+            await send.text({"type": "error", "text": str(error)})
+    await socket.close(CLOSE_POLICY)
+
+
+async def _text_of(socket: WebSocket) -> str:
+    """The next message; a binary one reads as nothing, which is a mistake like any other."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    return message.get("text") or ""

@@ -1,0 +1,317 @@
+"""One browser's walk: keys in, paced pictures and gauges out.
+
+Two tasks share a session. ``_walk`` computes the next step in the panes' workers, starting as late as it can so
+that it knows the newest keys; ``_Screen`` sends the finished frames one by one at the player's pace. Between them
+waits at most one step, so a slow browser slows its own walk and nothing piles up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from worldcompass.errors import UserError
+from worldcompass.geometry import keys_of, label_of_keys, parse_path, path_of
+from worldcompass.player.gauges import Gauge, Reader
+from worldcompass.player.messages import Begin, Keys, Message, Record, Rewind, encode_frame, pack_pictures
+from worldcompass.player.panes import Pane, Place
+from worldcompass.player.recording import Recording, Shelf
+from worldcompass.player.starts import Start, Starts
+
+MAX_LATENTS = 1500  # of one walk: about 4 minutes
+KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips
+MAX_COMMANDS = 16  # that wait for the walk; more come only from a program, and are refused
+HEADROOM = 0.012  # seconds that a step is begun earlier than the slowest of the last ones needed
+SEND_TIMEOUT = 20.0  # seconds after which a browser that takes nothing is given up
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where all panes stand after a step."""
+
+    places: tuple[Place | None, ...]
+    gauges: tuple[Gauge, ...]
+
+    @property
+    def labels_M(self) -> tuple[int, ...]:
+        """What was carried out so far."""
+        return next(place.labels_M for place in self.places if place is not None)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all sessions of a server have in common."""
+
+    panes: tuple[Pane, ...]
+    starts: Starts
+    shelf: Shelf
+    reader: Reader | None
+    fps: float
+
+
+class Send:
+    """The two ways to a browser; each gives up when the browser takes nothing for long."""
+
+    def __init__(
+        self, text: Callable[[dict[str, Any]], Awaitable[None]], pictures: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        self._text, self._pictures = text, pictures
+
+    async def text(self, message: dict[str, Any]) -> None:
+        """Send JSON."""
+        await asyncio.wait_for(self._text(message), SEND_TIMEOUT)
+
+    async def pictures(self, message: bytes) -> None:
+        """Send one moment of all panes."""
+        await asyncio.wait_for(self._pictures(message), SEND_TIMEOUT)
+
+
+class _Screen:
+    """Pictures on their way to one browser, in order and at the player's pace; one step waits at most."""
+
+    def __init__(self, send: Send, fps: float) -> None:
+        self._send, self._fps = send, fps
+        self._steps: asyncio.Queue[tuple[list[bytes], float]] = asyncio.Queue(1)
+        self.free_at = 0.0
+        """When everything that was put will have been shown, by ``time.monotonic``."""
+
+    async def put(self, messages: list[bytes]) -> None:
+        """Show these after the others; waits while the browser is slow."""
+        begin = max(time.monotonic(), self.free_at)
+        await self._steps.put((messages, begin))
+        self.free_at = begin + len(messages) / self._fps
+
+    async def run(self) -> None:
+        """Send each picture when its time comes."""
+        while True:
+            messages, begin = await self._steps.get()
+            for index, message in enumerate(messages):
+                await asyncio.sleep(begin + index / self._fps - time.monotonic())
+                await self._send.pictures(message)
+
+
+class Session:
+    """The walk of one browser. All methods run in the event loop; only steps run in workers."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.moments: deque[Moment] = deque(maxlen=KEPT_MOMENTS + 1)
+        self.start: Start | None = None
+        self.seed = 0
+        self.script: tuple[int, ...] = ()
+        self.held: frozenset[str] = frozenset()
+        self.pressed: set[str] = set()
+        self.number = 0
+        self.recording: Recording | None = None
+        self.commands: deque[Message] = deque()
+        self.wake = asyncio.Event()
+
+    def hear(self, message: Message) -> None:
+        """Take a message in; it is obeyed at the next step.
+
+        Raises:
+            UserError: when commands come faster than they can be carried out.
+        """
+        if isinstance(message, Keys):
+            new = frozenset(message.held)
+            self.pressed |= new - self.held
+            self.held, self.number = new, message.number
+        elif len(self.commands) >= MAX_COMMANDS:
+            raise UserError("too many commands at once: wait for the picture to follow")
+        else:
+            self.commands.append(message)
+        self.wake.set()
+
+    async def run(self, send: Send) -> None:
+        """Walk and show until cancelled or the browser is gone."""
+        self.held, self.pressed = frozenset(), set()
+        screen = _Screen(send, self.shared.fps)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(screen.run())
+            tasks.create_task(self._walk(send, screen))
+
+    async def _walk(self, send: Send, screen: _Screen) -> None:
+        if self.moments:
+            await self._show_place(send, screen)
+        needed = deque([0.0], maxlen=6)
+        while True:
+            await asyncio.sleep(screen.free_at - max(needed) - HEADROOM - time.monotonic())
+            while self.commands:
+                await self._obey(self.commands.popleft(), send, screen)
+            label = self._next_label()
+            if label is None:
+                self.wake.clear()
+                await self.wake.wait()
+                continue
+            begun, number = time.monotonic(), self.number
+            moment = await self._step(label)
+            messages = self._pictures(moment, number)
+            needed.append(time.monotonic() - begun)
+            await screen.put(messages)
+            await self._remember(moment, send)
+
+    def _next_label(self) -> int | None:
+        """The action of the keys, which end a replay, or of the replayed path; None when the walk stands still."""
+        if not self.moments or len(self.moments[-1].labels_M) > MAX_LATENTS:
+            return None
+        keys, self.pressed = self.held | self.pressed, set()
+        if keys:
+            self.script = ()
+            return label_of_keys(keys)
+        done = len(self.moments[-1].labels_M)
+        return self.script[done] if done < len(self.script) else None
+
+    async def _step(self, label: int) -> Moment:
+        here = self.moments[-1]
+        places = await asyncio.gather(
+            *(
+                in_worker(pane, place.step, label) if place else _nothing()
+                for pane, place in zip(self.shared.panes, here.places, strict=True)
+            )
+        )
+        return Moment(tuple(places), here.gauges)
+
+    async def _remember(self, moment: Moment, send: Send) -> None:
+        """Read the gauges of a step that is already on its way to the screen, and keep the moment."""
+        before, reader = self.moments[-1], self.shared.reader
+        gauges = await asyncio.gather(
+            *(
+                in_worker(pane, gauge.after, reader, old, new)
+                for pane, gauge, old, new in zip(
+                    self.shared.panes, before.gauges, before.places, moment.places, strict=True
+                )
+            )
+        )
+        moment = Moment(moment.places, tuple(gauges))
+        self.moments.append(moment)
+        if self.recording is not None and not self.recording.add(_frames(moment)):
+            await self._stop_recording(send)
+        await self._tell(send)
+
+    async def _obey(self, command: Message, send: Send, screen: _Screen) -> None:
+        try:
+            if isinstance(command, Record):
+                await self._record(command.on, send)
+                return
+            if isinstance(command, Begin):
+                await self._begin(command)
+            elif isinstance(command, Rewind):
+                self._rewind(command.latents)
+        except UserError as error:
+            await send.text({"type": "error", "text": str(error)})
+        else:
+            await self._show_place(send, screen)
+
+    async def _show_place(self, send: Send, screen: _Screen) -> None:
+        """Where the walk stands now, without a step."""
+        await self._tell(send)
+        await screen.put(self._pictures(self.moments[-1], self.number)[-1:])
+
+    async def _begin(self, command: Begin) -> None:
+        start = self.shared.starts.find(command.start)
+        script = read_path(command.path)
+        places = await asyncio.gather(
+            *(in_worker(pane, pane.begin, start, command.seed) for pane in self.shared.panes)
+        )
+        self.start, self.seed, self.script, self.pressed = start, command.seed, script, set()
+        self.moments.clear()
+        self.moments.append(Moment(tuple(places), tuple(Gauge.begin(start.image_3hw) for _ in places)))
+
+    def _rewind(self, latents: int) -> None:
+        if not self.moments:
+            raise UserError("there is nothing to rewind: choose a start first")
+        goal = max(1, len(self.moments[-1].labels_M) - latents)
+        self.script = ()
+        while len(self.moments) > 1 and len(self.moments[-1].labels_M) > goal:
+            self.moments.pop()
+
+    async def _record(self, on: bool, send: Send) -> None:
+        if not on:
+            await self._stop_recording(send)
+        elif not self.moments:
+            raise UserError("there is nothing to record: choose a start first")
+        else:
+            shown = [
+                p.name for p, place in zip(self.shared.panes, self.moments[-1].places, strict=True) if place
+            ]
+            self.recording = Recording(tuple(shown), self.shared.fps)
+            self.recording.add([frames[-1:] for frames in _frames(self.moments[-1])])
+            await send.text({"type": "recording", "seconds": self.recording.longest})
+
+    async def _stop_recording(self, send: Send) -> None:
+        recording, self.recording = self.recording, None
+        if recording is None:
+            return
+        await send.text({"type": "saving"})
+        files = await asyncio.to_thread(self.shared.shelf.save, recording)
+        await send.text({"type": "recorded", **files})
+
+    def _pictures(self, moment: Moment, number: int) -> list[bytes]:
+        """The messages of a moment's frames; panes without a place show nothing."""
+        shown = [place.frames_F3hw if place else None for place in moment.places]
+        count = max(len(frames) for frames in shown if frames is not None)
+        latent = len(moment.labels_M) - 1
+        jpegs = [_jpegs(frames, count) for frames in shown]
+        return [pack_pictures(pictures, number, latent) for pictures in zip(*jpegs, strict=True)]
+
+    async def _tell(self, send: Send) -> None:
+        """Send the gauges and everything that makes the link."""
+        assert self.start is not None
+        moment = self.moments[-1]
+        done = len(moment.labels_M) - 1
+        await send.text(
+            {
+                "type": "state",
+                "start": self.start.id,
+                "seed": self.seed,
+                "path": path_of(moment.labels_M),
+                "latents": done,
+                "rewindable": done + 1 - len(self.moments[0].labels_M),
+                "full": done >= MAX_LATENTS,
+                "replaying": done + 1 < len(self.script),
+                "action": list(keys_of(moment.labels_M[-1])),
+                "recorded": self.recording.seconds if self.recording else None,
+                "panes": [gauge.as_json() for gauge in moment.gauges],
+            }
+        )
+
+
+def read_path(text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
+    """The labels of a walk's path, the start's 0 first; an empty path is a walk without a step.
+
+    Raises:
+        UserError: when it cannot be read or is too long.
+    """
+    if not text.strip():
+        return (0,)
+    try:
+        return tuple(parse_path(text, longest).tolist())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _frames(moment: Moment) -> Sequence[Tensor]:
+    return [place.frames_F3hw for place in moment.places if place is not None]
+
+
+def _jpegs(frames_F3hw: Tensor | None, count: int) -> list[bytes]:
+    """So many pictures; a pane that shows fewer holds its last one, a pane without a place shows none."""
+    if frames_F3hw is None:
+        return [b""] * count
+    jpegs = [encode_frame(frame) for frame in frames_F3hw]
+    return jpegs + jpegs[-1:] * (count - len(jpegs))
+
+
+async def in_worker(pane: Pane, function: Callable[..., Any], *arguments: object) -> Any:
+    """The function's result, computed in the pane's own thread when its turn comes."""
+    return await asyncio.get_running_loop().run_in_executor(pane.worker, function, *arguments)
+
+
+async def _nothing() -> None:
+    return None

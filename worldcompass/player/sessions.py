@@ -1,0 +1,49 @@
+"""The sessions of a server: how many there may be, and how a lost connection finds its walk again."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from worldcompass.errors import UserError
+from worldcompass.player.session import Session, Shared
+
+PARKED_SECONDS = 60.0  # how long a walk waits for its browser to come back
+
+
+class Sessions:
+    """Walks by token. A session is open while its browser is connected, then parked for a while, then gone."""
+
+    def __init__(self, shared: Shared, most: int) -> None:
+        self.shared, self.most = shared, most
+        self.open: dict[str, Session] = {}
+        self.parked: dict[str, Session] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def enter(self, token: str) -> tuple[str, Session]:
+        """The parked session of this token, or a new one with a token of its own.
+
+        Raises:
+            UserError: when all places are taken.
+        """
+        if len(self.open) >= self.most:
+            raise UserError(f"all {self.most} walks of this player are taken: close another tab, then reload")
+        session = self._drop(token)
+        if session is None:
+            token, session = secrets.token_urlsafe(16), Session(self.shared)
+        self.open[token] = session
+        return token, session
+
+    def leave(self, token: str) -> None:
+        """The browser is gone: keep its walk for a while, as long as there are no more than ``most``."""
+        self.parked[token] = self.open.pop(token)
+        loop = asyncio.get_running_loop()
+        self._timers[token] = loop.call_later(PARKED_SECONDS, self._drop, token)
+        while len(self.parked) > self.most:
+            self._drop(next(iter(self.parked)))
+
+    def _drop(self, token: str) -> Session | None:
+        timer = self._timers.pop(token, None)
+        if timer is not None:
+            timer.cancel()
+        return self.parked.pop(token, None)

@@ -1,0 +1,157 @@
+"""Where a walk can begin: scenes of the evaluation, and the user's own pictures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldcompass.doom.engine import Engine
+from worldcompass.doom.maps import TRAINING, UNSEEN, find_map
+from worldcompass.doom.scenarios import Plan, evaluation_plans
+from worldcompass.errors import UserError
+from worldcompass.video import fit
+
+MAX_UPLOAD_BYTES = 8 * 2**20
+MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
+MIN_SIDE = 16
+MAX_ASPECT = 4.0
+MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
+SEEN, UNSEEN_GROUP, OWN = "Training maps", "Unseen maps", "Your pictures"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One place to begin."""
+
+    id: str
+    title: str
+    group: str
+    image_3hw: Tensor
+    """uint8 sRGB in the world's frame size."""
+    plan: Plan | None = None
+    """How the engine gets there; None for a picture."""
+
+
+class Starts:
+    """All places to begin, in the order in which they came. Threads may add while others read."""
+
+    def __init__(self, starts: tuple[Start, ...] = ()) -> None:
+        self._lock = threading.Lock()
+        self._starts = {start.id: start for start in starts}
+
+    def add(self, start: Start) -> None:
+        """Add one; of users' pictures the oldest makes room."""
+        with self._lock:
+            self._starts[start.id] = start
+            own = [s.id for s in self._starts.values() if s.group == OWN]
+            for old in own[:-MAX_PICTURES]:
+                del self._starts[old]
+
+    def all(self) -> list[Start]:
+        """Every start there is now."""
+        with self._lock:
+            return list(self._starts.values())
+
+    def first(self) -> Start:
+        """Where a newcomer stands.
+
+        Raises:
+            UserError: when there is none yet.
+        """
+        for start in self.all():
+            return start
+        raise UserError("the gallery is empty: upload a picture")
+
+    def find(self, start_id: str) -> Start:
+        """The start with this id.
+
+        Raises:
+            UserError: when there is none.
+        """
+        with self._lock:
+            if start_id in self._starts:
+                return self._starts[start_id]
+        raise UserError("this start is not here: choose one from the gallery, or upload the picture again")
+
+
+def doom_starts() -> Iterator[Start]:
+    """The gallery of the embedded world: starts of the evaluation's scenarios, map by map.
+
+    Raises:
+        UserError: when the engine does not start.
+    """
+    plans = evaluation_plans()
+    for doom_map in (*TRAINING, *UNSEEN):
+        group = SEEN if doom_map in TRAINING else UNSEEN_GROUP
+        here = [plan for plan in plans if plan.map_name == doom_map.name]
+        with Engine(find_map(doom_map.name)) as engine:
+            for number, plan in enumerate(_two_of(here), 1):
+                frames = engine.reset(plan.seed, plan.place).frames_Fhw3
+                image = torch.from_numpy(frames[0]).movedim(-1, 0).contiguous()
+                title = f"{doom_map.name.replace('_', ' ')} {number}"
+                yield Start(plan.id, title, group, image, plan)
+
+
+def _two_of(plans: list[Plan]) -> list[Plan]:
+    """The map's own start, and another place on it."""
+    own = [plan for plan in plans if plan.place is None]
+    other = [plan for plan in plans if plan.place is not None]
+    return own[:1] + other[:1] if own and other else plans[:2]
+
+
+def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
+    """A user's PNG or JPEG as a start, its middle cropped to the world's aspect.
+
+    Raises:
+        UserError: when it is too large, too small, too narrow or no such picture.
+    """
+    if len(data) > MAX_UPLOAD_BYTES:
+        raise UserError(f"the picture has more than {MAX_UPLOAD_BYTES >> 20} MiB: save a smaller one")
+    size = _size_of(data)
+    if size is None:
+        raise UserError("this file is not a picture that can be read: choose a PNG or JPEG")
+    width, height = size
+    if max(size) > MAX_SIDE or min(size) < MIN_SIDE:
+        raise UserError(
+            f"the picture is {width} x {height}: expected sides of {MIN_SIDE} to {MAX_SIDE} pixels"
+        )
+    if max(size) > MAX_ASPECT * min(size):
+        raise UserError(f"the picture is {width} x {height}: crop it to no more than {MAX_ASPECT:.0f} : 1")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError("the picture is damaged: save it again as PNG or JPEG")
+    picture = torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0)
+    fitted = fit(picture[None], frame_size)[0]
+    return Start(f"own/{hashlib.sha256(data).hexdigest()[:16]}", "your picture", OWN, fitted)
+
+
+def _size_of(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a PNG or JPEG declares, without decoding it; None for anything else."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
+        return struct.unpack(">II", data[16:24])
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        at += 1 if marker == 0xFF else 2 + length
+    return None
+
+
+def data_url(image_3hw: Tensor) -> str:
+    """A picture as a PNG inside an address, for an ``img`` element."""
+    ok, png = cv2.imencode(".png", cv2.cvtColor(image_3hw.movedim(0, -1).numpy(), cv2.COLOR_RGB2BGR))
+    assert ok, f"PNG encoder refused a picture of {tuple(image_3hw.shape)}"
+    return f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"

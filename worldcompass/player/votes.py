@@ -1,0 +1,112 @@
+"""Blind votes between two worlds: how they are stored, and what they add up to.
+
+``Trained`` wins a vote, loses it or ties. Ties say nothing about which is better and are left out of the win
+rate ``w = wins / (wins + losses)``, but counted and shown. Its 95% interval is Wilson's (1927): with
+``n = wins + losses`` and ``z = 1.96`` it is ``(w + z²/2n ± z sqrt(w(1 - w)/n + z²/4n²)) / (1 + z²/n)``. The exact
+two-sided sign test gives the chance of a result at least as lopsided if both were equally good.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from worldcompass.errors import UserError
+
+Verdict = Literal["before", "after", "tie"]
+QUESTIONS = {"follows": "follows the command better", "looks": "looks better"}
+Z_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One answered pair."""
+
+    time: str
+    """ISO 8601, UTC."""
+    before: str
+    after: str
+    """The two sets of weights: name and first digits of their SHA-256."""
+    start: str
+    seed: int
+    path: str
+    left: Literal["before", "after"]
+    """Which of the two was shown on the left."""
+    follows: Verdict
+    looks: Verdict
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Votes on one question."""
+
+    wins: int
+    """For ``after``."""
+    losses: int
+    ties: int
+
+    @property
+    def win_rate(self) -> float | None:
+        """Wins among decided votes; None without any."""
+        decided = self.wins + self.losses
+        return self.wins / decided if decided else None
+
+
+def append_vote(path: Path, vote: Vote) -> None:
+    """Add one line to the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(vote)) + "\n")
+
+
+def read_votes(path: Path) -> list[Vote]:
+    """Every vote of a file.
+
+    Raises:
+        UserError: when there is no file, or naming the line that is no vote.
+    """
+    if not path.is_file():
+        raise UserError(f"there are no votes at {path}: collect some with 'worldcompass play --vote'")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _read(line: str, place: str) -> Vote:
+    try:
+        row = json.loads(line)
+        vote = Vote(**row)
+        verdicts = {vote.follows, vote.looks}
+    except (ValueError, TypeError) as why:
+        names = ", ".join(field.name for field in fields(Vote))
+        raise UserError(f"{place} is no vote: expected an object with {names}") from why
+    if not verdicts <= set(get_args(Verdict)) or vote.left not in ("before", "after"):
+        raise UserError(f"{place} is no vote: expected before, after or tie")
+    return vote
+
+
+def tally(votes: Sequence[Vote], question: str) -> Tally:
+    """Count the votes on one of ``QUESTIONS``."""
+    count = Counter(getattr(vote, question) for vote in votes)
+    return Tally(count["after"], count["before"], count["tie"])
+
+
+def wilson_interval(wins: int, decided: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's interval of a rate; (0, 1) without votes."""
+    if decided == 0:
+        return 0.0, 1.0
+    rate, spread = wins / decided, z * z / decided
+    middle = (rate + spread / 2) / (1 + spread)
+    half = z * math.sqrt(rate * (1 - rate) / decided + spread / (4 * decided)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p of the sign test: ``min(1, 2 P(X <= min(wins, losses)))``, X ~ Binomial(n, 1/2)."""
+    decided = wins + losses
+    tail = sum(math.comb(decided, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**decided)
