@@ -16,7 +16,6 @@ HEIGHT, WIDTH = 2, 4
 
 
 def random_network(kind):
-    torch.manual_seed(0)
     net = Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B)
     randomise(net, torch.Generator().manual_seed(0))
     return net

@@ -152,7 +152,7 @@ class Lora:
 class LoraLinear(nn.Module):
     """A frozen linear layer plus ``alpha / rank * B A``; B starts at zero, so it starts as the layer.
 
-    A and B are float32 at least, also beside a bfloat16 layer: a step of a usual learning rate is below its resolution.
+    A and B are float32 at least, also beside a bfloat16 layer: usual steps are below the resolution of bfloat16.
     """
 
     def __init__(self, base: nn.Linear, lora: Lora, generator: torch.Generator) -> None:

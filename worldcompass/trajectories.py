@@ -1,7 +1,7 @@
 """Random composite trajectories: motions drawn from a mix, each held for a while.
 
-Source: the trajectory generator of WorldCompass (arXiv 2602.09022): 32 motions in seven families, each held for 2 to
-16 latents.
+Source: the trajectory generator of WorldCompass (arXiv 2602.09022): 32 motions in seven families, each held for
+2 to 16 latents.
 """
 
 from __future__ import annotations

@@ -31,13 +31,15 @@ TINY_5B = Config5B(
 
 @torch.no_grad()
 def randomise(net: nn.Module, generator: torch.Generator) -> None:
-    """Random weights of the size that keeps activations near 1; nothing stays zero, so that every path matters."""
+    """Random weights that keep activations near 1, whatever was there; none is zero, so that every path matters."""
+    norms = (m for m in net.modules() if isinstance(m, nn.RMSNorm | nn.LayerNorm))
+    scales = {id(norm.weight) for norm in norms}
     for parameter in net.parameters():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         if parameter.ndim > 1:
             parameter.copy_(noise * parameter[0].numel() ** -0.5)
         else:
-            parameter.add_(0.1 * noise)
+            parameter.copy_(0.1 * noise + (id(parameter) in scales))
 
 
 def conditioning_8b(
