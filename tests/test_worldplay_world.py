@@ -274,3 +274,20 @@ def test_videos_are_imagined_to_their_end(kind):
     assert video.shape == (2, 37, 3, 2 * HEIGHT, 2 * WIDTH)
     (futures,) = imagine_groups(world, scenarios(kind), 1, 4, 3, (0,), world.spec.sigmas(2))
     assert [g.frames_GF3hw.shape[:2] for g in futures.groups] == [(3, 16)] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_imagining_with_other_weights_leaves_every_parameter_as_it_was(kind):
+    """Those outside the blocks too: the released swap forgets to put them back."""
+    world, batch = world_of(kind), scenarios(kind)[:1]
+    policy = Policy(world.net)
+    with torch.no_grad():
+        for average in policy.behaviour_weights.values():
+            average.add_(0.1)
+    before = {name: p.detach().clone() for name, p in world.net.named_parameters()}
+    assert any("blocks" not in name for name in policy.live)
+    with policy.behaviour():
+        inside = {name: p.detach().clone() for name, p in policy.live.items()}
+        imagine_groups(world, batch, 1, 4, 2, (0,), world.spec.sigmas(2))
+    assert all(not torch.equal(value, before[name]) for name, value in inside.items())
+    assert all(torch.equal(p, before[name]) for name, p in world.net.named_parameters())

@@ -60,6 +60,8 @@ class Needs:
     num_chunks: int
     """Finished chunks that fill the memory which is attended to."""
     files: tuple[NeededFile, ...] = ()
+    uncounted: str = ""
+    """What a run holds or computes beside all this."""
 
 
 @dataclass(frozen=True)

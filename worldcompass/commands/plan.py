@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     needs = recipe.needs()
     plan = make_plan(needs, args.gpus)
     print("\n".join(_memory_lines(plan, memory)))
+    if needs.uncounted:
+        print(f"not counted: {needs.uncounted}")
     problems = _file_lines(needs.files)
     print("\n".join(["", *(problems or ["files: all there"])]))
     return 0 if plan.fits(memory) and not problems else 1

@@ -113,6 +113,7 @@ class WorldPlayRecipe:
             begin=self.source.begin,
             num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
             files=self.source.files(shapes),
+            uncounted=self.source.uncounted,
         )
 
     def _of_depth(self, depth: int) -> tuple[WorldPlay, list[nn.Module]]:

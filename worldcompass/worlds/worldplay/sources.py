@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +36,18 @@ LONGEST_TEXT_5B = 512
 PIXELS_PER_CELL = 16  # of both official autoencoders
 
 
+def no_decoder_yet(folder: Path, device: str) -> Decoder:
+    """Refuses: the official video autoencoders are not part of this version.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"this version cannot read the video autoencoder in {folder}: set OfficialFiles.load_decoder in a recipe of"
+        " your own to a function that returns a worldplay Decoder"
+    )
+
+
 @dataclass(frozen=True)
 class OfficialFiles:
     """Official checkpoints, a dataset of ``worldcompass prepare``, and trajectories."""
@@ -49,18 +62,21 @@ class OfficialFiles:
     """Motions of random trajectories, see ``worldcompass.trajectories.parse_mix``; the method's when None."""
     trajectories_per_image: int = 1
     """Scenarios made of each image."""
+    load_decoder: Callable[[Path, str], Decoder] = no_decoder_yet
+    """The video decoder from its folder, on a device."""
+    uncounted: ClassVar[str] = "the video autoencoder's weights and activations"
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_weights``."""
         load_weights(net, self.checkpoints / "transformer", dtype, device)
 
     def decoder(self, device: str) -> Decoder:
-        """The family's video decoder with its official weights."""
-        raise UserError("NOT YET")
+        """The video decoder with its official weights."""
+        return self.load_decoder(self.checkpoints / "vae", device)
 
     def blank_decoder(self) -> Decoder:
-        """The decoder without weights, to plan with."""
-        return Blend(PIXELS_PER_CELL)
+        """What planning takes for the decoder."""
+        return FramesAlone()
 
     def scenarios(
         self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
@@ -127,12 +143,31 @@ class OfficialFiles:
         return [actions.latents(0, num_latents) for actions in found]
 
 
+class FramesAlone:
+    """Stands for a video decoder in a plan: frames of its size, nothing computed."""
+
+    pixels_per_cell = PIXELS_PER_CELL
+
+    def decode(self, latents_BCKHW: Tensor, memory: Tensor | None) -> Tensor:
+        """Black frames, 4 of each latent but a start image's."""
+        rows, _, count, height, width = latents_BCKHW.shape
+        frames = 4 * count - 3 * (memory is None)
+        return latents_BCKHW.new_zeros(
+            rows, frames, 3, height * self.pixels_per_cell, width * self.pixels_per_cell
+        )
+
+    def advance(self, latents_1CKHW: Tensor, memory: Tensor | None) -> Tensor:
+        """The last latent."""
+        return latents_1CKHW[:, :, -1]
+
+
 @dataclass(frozen=True)
 class StandIns:
     """Random weights, conditioning and trajectories, and ``Blend`` for a decoder."""
 
     num_scenarios: int = 4
     pixels_per_cell: int = 8
+    uncounted: ClassVar[str] = ""
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Random weights, the same on every device."""
