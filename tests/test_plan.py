@@ -10,17 +10,14 @@ from safetensors.torch import save_file
 
 from worldcompass import cli, plan
 from worldcompass.commands import plan as command
+from worldcompass.files import NeededFile, differences, header, missing
 from worldcompass.memory import LiveBytes, Traced
 from worldcompass.plan import (
-    NeededFile,
     Plan,
     States,
-    differences,
-    header,
     largest_micro_batch,
     make_plan,
     measure_states,
-    missing,
 )
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import imagine_groups

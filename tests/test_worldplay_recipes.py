@@ -121,7 +121,7 @@ def load_scenarios(files, num_latents=8):
 
 def test_prepared_images_become_scenarios_that_train(tmp_path):
     files = OfficialFiles(tmp_path, prepare(tmp_path / "data"), trajectories_per_image=2)
-    found = load_scenarios(files)
+    found = load_scenarios(files, 32)
     assert [s.id for s in found] == ["a", "a/1", "b", "b/1"]
     assert [s.caption for s in found] == ["a", "a", "b", "b"]
     assert len({tuple(s.actions.labels_K.tolist()) for s in found}) == 4

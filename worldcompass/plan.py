@@ -6,16 +6,14 @@ activations and prefix from ``worldcompass.memory``. What is left are sums, and 
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from worldcompass.files import NeededFile
 from worldcompass.memory import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.policy import Policy
 from worldcompass.train import Config
@@ -29,17 +27,6 @@ SHALLOW = (
     2  # blocks of the network that is traced; a second one with one block more tells what each block adds
 )
 LATENTS_PER_ROW = 4  # kept of a training row: clean, noisy, noise, behaviour's prediction
-
-
-@dataclass(frozen=True)
-class NeededFile:
-    """A file that a run reads."""
-
-    path: Path
-    what: str
-    """What it is and where it comes from."""
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-    """Tensors that it must hold, exactly; None where only its presence is checked."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +123,11 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
         largest_micro_batch(config, pasts),
         config.autocast_bf16,
     )
-    shallow, deeper = (
-        trace_without_data(*needs.world_of_depth(depth), job) for depth in (SHALLOW, SHALLOW + 1)
-    )
+    worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
+    if gpus > 1 and config.autocast_bf16:
+        for world, _ in worlds:
+            world.net.bfloat16()  # as gathered: then no second copy is made of weights
+    shallow, deeper = (trace_without_data(world, modules, job) for world, modules in worlds)
     traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
     past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
     return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures)
@@ -204,45 +193,6 @@ def _length(config: Config, spec: WorldSpec) -> int:
 def _frame_bytes(spec: WorldSpec) -> int:
     height, width = spec.frame_size
     return 3 * height * width
-
-
-def missing(files: Sequence[NeededFile]) -> list[NeededFile]:
-    """Those that are not there."""
-    return [file for file in files if not file.path.exists()]
-
-
-def differences(file: NeededFile) -> list[str]:
-    """Names and shapes in which a safetensors file is not what a run expects; only its header is read."""
-    if file.shapes is None or file.path.suffix != ".safetensors" or not file.path.is_file():
-        return []
-    try:
-        found = header(file.path)
-    except ValueError as why:
-        return [f"it is damaged or no safetensors file ({why})"]
-    return [
-        f"{name} is {found.get(name, 'missing')}, expected {file.shapes.get(name, 'no such tensor')}"
-        for name in sorted(file.shapes.keys() | found.keys())
-        if file.shapes.get(name) != found.get(name)
-    ]
-
-
-def header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file's tensors.
-
-    Raises:
-        ValueError: when it is not one, or shorter than its header says.
-    """
-    with path.open("rb") as file:
-        start = file.read(8)
-        (size,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
-        if not 0 < size <= path.stat().st_size - 8:
-            raise ValueError("no header")
-        entries = json.loads(file.read(size))
-    entries.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + size + end != path.stat().st_size:
-        raise ValueError(f"{path.stat().st_size} bytes, {8 + size + end} expected")
-    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
 
 def _share(size: int, gpus: int) -> int:

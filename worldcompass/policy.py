@@ -160,9 +160,9 @@ class LoraLinear(nn.Module):
         self.base = base
         self.scale = lora.alpha / lora.rank
         down = torch.randn(lora.rank, base.in_features, generator=generator) / base.in_features**0.5
-        own = {"device": base.weight.device, "dtype": torch.promote_types(base.weight.dtype, torch.float32)}
-        self.lora_A = nn.Parameter(down.to(**own))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, lora.rank, **own))
+        device, dtype = base.weight.device, torch.promote_types(base.weight.dtype, torch.float32)
+        self.lora_A = nn.Parameter(down.to(device, dtype))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, lora.rank, device=device, dtype=dtype))
 
     @property
     def weight(self) -> Tensor:

@@ -15,7 +15,8 @@ from worldcompass.commands._options import positive
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
-    from worldcompass.plan import NeededFile, Plan
+    from worldcompass.files import NeededFile
+    from worldcompass.plan import Plan
 
 EXAMPLES = """\
   worldcompass plan worldplay_8b:lora
@@ -106,7 +107,7 @@ def _readable(size: float) -> str:
 
 
 def _file_lines(files: Sequence[NeededFile]) -> list[str]:
-    from worldcompass.plan import differences, missing
+    from worldcompass.files import differences, missing
 
     lines = [f"missing: {file.path} ({file.what})" for file in missing(files)]
     for file in files:

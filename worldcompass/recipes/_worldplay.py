@@ -79,7 +79,7 @@ class WorldPlayRecipe:
         num_latents = (self.config.last_chunk + 1) * CHUNK
         return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
 
-    def world(self, fill: Callable[[nn.Module], None], decoder: Decoder) -> WorldPlay:
+    def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
         """The world; ``fill`` gives weights to a network on the meta device."""
         kind = Transformer8B if isinstance(self.network, Config8B) else Transformer5B
         family = FAMILY_8B if isinstance(self.network, Config8B) else FAMILY_5B

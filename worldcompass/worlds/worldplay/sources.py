@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.plan import NeededFile
+from worldcompass.files import NeededFile
 from worldcompass.rollout import generator_for
 from worldcompass.types import Actions, Scenario
+from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.pose_files import read_poses
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
@@ -31,8 +32,8 @@ from worldcompass.worlds.worldplay.world import (
     begun,
 )
 
-LONGEST_TEXT_8B = 729 + 256 + 1000  # tokens of image, quoted text and caption, none of them padding
-LONGEST_TEXT_5B = 512
+# Tokens of the 8B's image, quoted text and caption with no padding among them, and of the 5B's caption.
+LONGEST_TEXT = 729 + 256 + 1000, 512
 PIXELS_PER_CELL = 16  # of both official autoencoders
 
 
@@ -103,11 +104,9 @@ class OfficialFiles:
             for (file, name), actions in zip(names, trajectories, strict=True)
         ]
 
-    def begin(self, world: WorldPlay, pasts: int) -> WorldPlayContext:
+    def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with the longest text there may be."""
-        return _begin_on_zeros(
-            world, pasts, LONGEST_TEXT_8B if world.family is FAMILY_8B else LONGEST_TEXT_5B
-        )
+        return _begin_on_zeros(world, pasts, LONGEST_TEXT)
 
     def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
         """What must be there before a run begins."""
@@ -126,7 +125,7 @@ class OfficialFiles:
         if self.poses is None:
             seeds = [generator_for(seed, "trajectory", name).initial_seed() for name in names]
             try:
-                return [random_trajectory(num_latents, (own,), self.mix) for own in seeds]
+                return [random_trajectory(num_latents, (own,), mix=self.mix) for own in seeds]
             except ValueError as mistake:
                 raise UserError(str(mistake)) from mistake
         files = sorted(self.poses.glob("*.json"))
@@ -196,9 +195,9 @@ class StandIns:
             result.append(Scenario(f"stand-in-{i}", actions, conditioning=conditioning))
         return result
 
-    def begin(self, world: WorldPlay, pasts: int) -> WorldPlayContext:
+    def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with as much text as the scenarios have."""
-        return _begin_on_zeros(world, pasts, 10 if world.family is FAMILY_8B else 6)
+        return _begin_on_zeros(world, pasts, (10, 6))
 
     def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
         """Nothing is read."""
@@ -246,12 +245,13 @@ class PreparedFile(Mapping[str, Tensor]):
         return len(self.keys_held)
 
 
-def _begin_on_zeros(world: WorldPlay, pasts: int, num_tokens: int) -> WorldPlayContext:
+def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, int]) -> WorldPlayContext:
     """Pasts of blank text; the 8B's keys are made directly, as dropping padding would have to look at the mask."""
+    assert isinstance(world, WorldPlay)
     net = world.net
     if isinstance(net, Transformer8B):
         config, dtype = net.config, net.cond_type_embedding.weight.dtype
-        shape = (1, config.num_heads, num_tokens, config.head)
+        shape = (1, config.num_heads, num_tokens[0], config.head)
         texts = [
             [
                 tuple(torch.zeros(shape, dtype=dtype).expand(2, -1, -1, -1) for _ in "kv")
@@ -260,6 +260,6 @@ def _begin_on_zeros(world: WorldPlay, pasts: int, num_tokens: int) -> WorldPlayC
             for _ in range(pasts)
         ]
     else:
-        texts = [net(Caption(torch.zeros(num_tokens, net.config.text_width))) for _ in range(pasts)]
+        texts = [net(Caption(torch.zeros(num_tokens[1], net.config.text_width))) for _ in range(pasts)]
     starts = [torch.zeros(world.spec.latent_shape) for _ in range(pasts)]
     return begun([(text,) for text in texts], starts)

@@ -14,15 +14,15 @@ from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION, command
 
 
 def random_trajectory(
-    num_latents: int, seed: tuple[int, ...], mix: str | None = None, motion: Motion = TRAINING_MOTION
+    num_latents: int, seed: tuple[int, ...], motion: Motion = TRAINING_MOTION, mix: str | None = None
 ) -> Actions:
     """Motions drawn from a mix, by default the method's, each held for a while.
 
     Args:
         num_latents: of the whole trajectory, the start image's included.
         seed: what the randomness derives from, such as the run's seed and the scenario's number.
-        mix: see ``worldcompass.trajectories.parse_mix``.
         motion: how far an action moves and turns the camera.
+        mix: see ``worldcompass.trajectories.parse_mix``.
 
     Raises:
         ValueError: for a length that is not made of whole chunks, or a mix that cannot be read.
@@ -36,7 +36,7 @@ def random_trajectories(
     count: int, num_latents: int, seed: int, motion: Motion = TRAINING_MOTION, mix: str | None = None
 ) -> list[Actions]:
     """``count`` of them, number i from the seed (seed, i) alone; see ``random_trajectory``."""
-    return [random_trajectory(num_latents, (seed, i), mix, motion) for i in range(count)]
+    return [random_trajectory(num_latents, (seed, i), motion, mix) for i in range(count)]
 
 
 def along_path(path: str, motion: Motion = MOTION) -> Actions:
