@@ -1,8 +1,9 @@
 """What the WorldPlay adapter saves: candidates in one batch, the past attended where it lies, text read once.
 
 Both ways of a row run in turn in one process and compute the same, so their ratio holds on a noisy machine. On a
-CPU the network is small and only the ratios mean anything. On CUDA the network has its real size, random weights
-and bfloat16, and a table of time, memory and the share of the measured matrix-product rate follows.
+CPU the network is small, seconds are those of the processors, and only the ratios mean anything. On CUDA the
+network has its real size, random weights and bfloat16, and a table of time, memory and the share of the measured
+matrix-product rate follows.
 """
 
 from __future__ import annotations
@@ -77,12 +78,15 @@ def with_copied_past(q: Tensor, k: Tensor, v: Tensor, pasts: Sequence[KeyValues]
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    """Of the wall clock on CUDA, of the processors on a CPU, which others may be using too."""
+    if device == "cpu":
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+    torch.cuda.synchronize()
     begun = time.perf_counter()
     call()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - begun
 
 
