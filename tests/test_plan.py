@@ -59,7 +59,8 @@ def trace_with_data(world, modules, job):
     return trace(world, job)
 
 
-def test_the_estimate_is_near_the_measured_peak_of_an_update(tmp_path):
+def test_the_estimate_is_near_the_measured_peak_of_an_update(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "trace_without_data", trace_with_data)
     recipe = heavy_update(worldplay_8b.smoke())
     estimate = make_plan(recipe.needs())
     assert max(estimate.phases, key=estimate.phases.__getitem__) == "update"
