@@ -231,13 +231,12 @@ def test_recipes_that_cannot_tell_are_refused(tmp_path, capsys):
     assert "give it a method needs()" in capsys.readouterr().err
 
 
-def test_the_embedded_worlds_recipes_have_a_plan_too(monkeypatch):
+def test_the_embedded_worlds_recipes_have_a_plan_too():
     from worldcompass.doom.needs import needs_of
 
     config = Config(
         prompts_per_step=1, group_size=2, best=1, worst=1, last_chunk=1, noise_levels=1, micro_rows=2
     )
-    monkeypatch.setattr(plan, "trace_without_data", trace_with_data)
     estimate = make_plan(needs_of(config))
     assert estimate.states.parameters == estimate.states.trainable > 4_000_000
     assert estimate.traced.prefix > 0 and estimate.peak > 6 * estimate.states.weights
