@@ -116,6 +116,20 @@ def test_lora_is_the_formula():
     torch.testing.assert_close(nn.functional.linear(x, layer.weight, layer.bias), plain)
 
 
+def test_adapters_of_a_bfloat16_network_take_steps_below_its_resolution():
+    net = network().bfloat16()
+    inject_lora(net, Lora(rank=2), generator())
+    policy, x = Policy(net), torch.randn(5, 4).bfloat16()
+    before = {name: p.detach().clone() for name, p in policy.live.items()}
+    assert {p.dtype for p in policy.parameters} == {torch.float32}
+    assert net(x).dtype == torch.bfloat16
+    net(x).float().square().sum().backward()
+    torch.optim.SGD(policy.parameters, lr=1e-7).step()
+    assert not torch.equal(policy.live["2.lora_B"], before["2.lora_B"])
+    move(net, 1e-5)
+    assert all(not torch.equal(p, before[name]) for name, p in policy.live.items())
+
+
 def test_lora_that_matches_nothing_or_is_already_there_is_refused():
     with pytest.raises(ValueError, match="no linear layer"):
         inject_lora(network(), Lora(targets="nowhere"), generator())

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn.functional import interpolate
-from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, conditioning_8b, random_network
+from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, random_network
 
 from worldcompass.geometry import parse_path
 from worldcompass.policy import Lora, Policy
@@ -15,6 +14,7 @@ from worldcompass.train import Config, train
 from worldcompass.types import Actions, Scenario, Scores
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps
 from worldcompass.worlds.worldplay.poses import commanded
+from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b
 from worldcompass.worlds.worldplay.world import (
     FAMILY_5B,
     FAMILY_8B,
@@ -29,34 +29,6 @@ FAMILIES = {"8b": FAMILY_8B, "5b": FAMILY_5B}
 LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
 
 
-class Blend:
-    """Each frame lies between the fading sum of all latents before and its own; its memory is that sum."""
-
-    pixels_per_cell = 2
-
-    def decode(self, latents_BCKHW, memory):
-        frames, share = [], torch.arange(1, 5).view(4, 1, 1, 1, 1) / 4
-        for latent in latents_BCKHW.unbind(2):
-            own = (
-                latent[None]
-                if memory is None
-                else torch.lerp(memory.expand_as(latent)[None], latent[None], share)
-            )
-            frames.append(own)
-            memory = self.faded(latent, memory)
-        video_BF3hw = torch.cat(frames).transpose(0, 1) / 6 + 0.5
-        return interpolate(video_BF3hw, scale_factor=(1, 2, 2))
-
-    def advance(self, latents_1CKHW, memory):
-        for latent in latents_1CKHW.unbind(2):
-            memory = self.faded(latent, memory)
-        return memory
-
-    @staticmethod
-    def faded(latent, memory):
-        return latent if memory is None else (latent + memory) / 2
-
-
 def world_of(kind, **changes):
     return WorldPlay(FAMILIES[kind], random_network(kind), Blend(), (HEIGHT, WIDTH), **changes)
 
@@ -64,9 +36,9 @@ def world_of(kind, **changes):
 def scenario(kind, seed, path):
     generator = torch.Generator().manual_seed(seed)
     if kind == "8b":
-        conditioning = conditioning_8b(generator, num_tokens=5 - seed)
+        conditioning = conditioning_8b(CONFIG_8B, generator, num_tokens=5 - seed)
     else:
-        conditioning = {"text_states": torch.randn(6, CONFIG_5B.text_width, generator=generator)}
+        conditioning = conditioning_5b(CONFIG_5B, generator)
     conditioning["latent"] = torch.randn(3, HEIGHT, WIDTH, generator=generator)
     return Scenario(f"s{seed}", commanded(parse_path(path)), conditioning=conditioning)
 
@@ -302,3 +274,20 @@ def test_videos_are_imagined_to_their_end(kind):
     assert video.shape == (2, 37, 3, 2 * HEIGHT, 2 * WIDTH)
     (futures,) = imagine_groups(world, scenarios(kind), 1, 4, 3, (0,), world.spec.sigmas(2))
     assert [g.frames_GF3hw.shape[:2] for g in futures.groups] == [(3, 16)] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_imagining_with_other_weights_leaves_every_parameter_as_it_was(kind):
+    """Those outside the blocks too: the released swap forgets to put them back."""
+    world, batch = world_of(kind), scenarios(kind)[:1]
+    policy = Policy(world.net)
+    with torch.no_grad():
+        for average in policy.behaviour_weights.values():
+            average.add_(0.1)
+    before = {name: p.detach().clone() for name, p in world.net.named_parameters()}
+    assert any("blocks" not in name for name in policy.live)
+    with policy.behaviour():
+        inside = {name: p.detach().clone() for name, p in policy.live.items()}
+        imagine_groups(world, batch, 1, 4, 2, (0,), world.spec.sigmas(2))
+    assert all(not torch.equal(value, before[name]) for name, value in inside.items())
+    assert all(torch.equal(p, before[name]) for name, p in world.net.named_parameters())

@@ -4,56 +4,28 @@ import torch
 
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.worlds.worldplay.branches import Latents
-from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.poses import MOTION
 from worldcompass.worlds.worldplay.text import TextStates
+from worldcompass.worlds.worldplay.tiny import TINY_5B as CONFIG_5B
+from worldcompass.worlds.worldplay.tiny import TINY_8B as CONFIG_8B
+from worldcompass.worlds.worldplay.tiny import conditioning_8b, randomise
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 
-CONFIG_8B = Config8B(
-    latent_channels=3,
-    width=24,
-    num_heads=2,
-    num_blocks=2,
-    mlp_ratio=2.0,
-    rope_dims=(4, 4, 4),
-    text_width=10,
-    vision_width=6,
-    byt5_widths=(5, 7, 9),
-)
-CONFIG_5B = Config5B(
-    latent_channels=3, num_heads=2, head=12, num_blocks=2, mlp_width=40, text_width=10, sinusoid=16
-)
 HEIGHT, WIDTH = 2, 4
 
 
 def random_network(kind):
-    torch.manual_seed(0)
     net = Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B)
-    for parameter in net.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        else:
-            parameter.data += 0.1 * torch.randn_like(parameter)
+    randomise(net, torch.Generator().manual_seed(0))
     return net
-
-
-def conditioning_8b(generator, num_tokens=5, num_quoted=2):
-    """As ``worldcompass prepare`` stores it, all but the start image's latent."""
-    return {
-        "text_states": torch.randn(8, CONFIG_8B.text_width, generator=generator),
-        "text_mask": (torch.arange(8) < num_tokens).long(),
-        "byt5_states": torch.randn(4, CONFIG_8B.byt5_widths[0], generator=generator),
-        "byt5_mask": (torch.arange(4) < num_quoted).long(),
-        "vision_states": torch.randn(3, CONFIG_8B.vision_width, generator=generator),
-    }
 
 
 def text_states(kind, seed=0, num_tokens=5, num_quoted=2):
     generator = torch.Generator().manual_seed(seed)
     if kind == "5b":
         return Caption(torch.randn(6, CONFIG_5B.text_width, generator=generator))
-    states = conditioning_8b(generator, num_tokens, num_quoted)
+    states = conditioning_8b(CONFIG_8B, generator, num_tokens, num_quoted)
     return TextStates(
         states["text_states"],
         states["text_mask"],

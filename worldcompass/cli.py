@@ -19,6 +19,8 @@ from worldcompass.errors import UserError
 COMMANDS = {
     "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
+    "plan": ("plan", "what a recipe will need: memory per GPU, files, matching checkpoints"),
+    "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
     "score": ("score", "score a video: does it carry out the path, does it look good"),

@@ -150,20 +150,24 @@ class Lora:
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus ``alpha / rank * B A``; B starts at zero, so it starts as the layer."""
+    """A frozen linear layer plus ``alpha / rank * B A``; B starts at zero, so it starts as the layer.
+
+    A and B are float32 at least, also beside a bfloat16 layer: usual steps are below the resolution of bfloat16.
+    """
 
     def __init__(self, base: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base
         self.scale = lora.alpha / lora.rank
         down = torch.randn(lora.rank, base.in_features, generator=generator) / base.in_features**0.5
-        self.lora_A = nn.Parameter(down.to(base.weight))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, lora.rank).to(base.weight))
+        device, dtype = base.weight.device, torch.promote_types(base.weight.dtype, torch.float32)
+        self.lora_A = nn.Parameter(down.to(device, dtype))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, lora.rank, device=device, dtype=dtype))
 
     @property
     def weight(self) -> Tensor:
         """The merged matrix, for code that reads a layer's weight itself."""
-        return self.base.weight + self.scale * self.lora_B @ self.lora_A
+        return self.base.weight + (self.scale * self.lora_B @ self.lora_A).to(self.base.weight.dtype)
 
     @property
     def bias(self) -> Tensor | None:
@@ -172,9 +176,8 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer with its adapter."""
-        return self.base(x) + self.scale * nn.functional.linear(
-            nn.functional.linear(x, self.lora_A), self.lora_B
-        )
+        low = nn.functional.linear(x, self.lora_A.to(x.dtype))
+        return self.base(x) + self.scale * nn.functional.linear(low, self.lora_B.to(x.dtype))
 
 
 def inject_lora(net: nn.Module, lora: Lora, generator: torch.Generator) -> list[str]:

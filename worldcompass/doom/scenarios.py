@@ -20,9 +20,10 @@ from worldcompass.doom import collect
 from worldcompass.doom.engine import Engine, Steps, poses_from_cameras
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, INTRINSICS, MOTION
 from worldcompass.doom.maps import TRAINING, UNSEEN, DoomMap, find_map
-from worldcompass.doom.trajectories import HOLD_MAX, HOLD_MIN, draw_motion, feasible_latents
+from worldcompass.doom.trajectories import MIX, feasible_latents
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, kind_of_action
+from worldcompass.trajectories import HOLD_MAX, HOLD_MIN, draw_motion
 from worldcompass.types import Scenario, Truth
 
 KINDS = ("combined", "basic")
@@ -102,7 +103,7 @@ def _segment(
 ) -> tuple[int, int]:
     """A motion of the kind that fits, held as in the method; (0, 0) when none is found."""
     for _ in range(200):
-        action = draw_motion(rng)
+        action = draw_motion(rng, MIX)
         if kind == "mixed" or kind_of_action(action) == kind:
             hold = feasible_latents(action, int(rng.integers(HOLD_MIN, HOLD_MAX + 1)), camera_5, walls_L4)
             if hold >= HOLD_MIN:

@@ -1,4 +1,4 @@
-"""Random composite trajectories as in the method: 32 motions, each held for 2 to 16 latents, around walls."""
+"""Random composite trajectories as in the method (``worldcompass.trajectories``), around walls."""
 
 from __future__ import annotations
 
@@ -6,32 +6,16 @@ import numpy as np
 import torch
 
 from worldcompass.doom.engine_facts import MAX_PITCH_DEG, MOTION
-from worldcompass.geometry import label, motion_signs
+from worldcompass.geometry import motion_signs
+from worldcompass.trajectories import FAMILIES, HOLD_MAX, HOLD_MIN, Mix, draw_motion
 
-HOLD_MIN, HOLD_MAX = 2, 16  # latents, WorldCompass's trajectory generator
 CLEARANCE = 20.0  # map units kept from walls; a player's box is 16 from centre to side
 MAX_TRIES = 16
 
-_YAW, _PITCH = (1, 2), (3, 4)
-# (weight of the family, its actions): the weights are the method's.
-MOTION_FAMILIES: tuple[tuple[float, tuple[int, ...]], ...] = (
-    (4, tuple(label(t, 0) for t in (1, 2, 3, 4))),
-    (2, tuple(label(0, r) for r in _YAW)),
-    (2, tuple(label(0, r) for r in _PITCH)),
-    (6, tuple(label(t, 0) for t in (5, 6, 7, 8))),
-    (2, tuple(label(0, r) for r in (5, 6, 7, 8))),
-    (6, tuple(label(t, r) for t in (1, 2, 3, 4) for r in _YAW)),
-    (1, tuple(label(t, r) for t in (1, 2, 3, 4) for r in _PITCH)),
-)
-MOTIONS = tuple(action for _, actions in MOTION_FAMILIES for action in actions)
+# The method's families; yaw alone weighs 2 where the method has 4: the shipped data and scenarios were drawn so.
+MIX: Mix = tuple(zip((4.0, 2.0, 2.0, 6.0, 2.0, 6.0, 1.0), FAMILIES.values(), strict=True))
+MOTIONS = tuple(action for actions in FAMILIES.values() for action in actions)
 _SIGNS = motion_signs(torch.arange(81)).numpy()
-
-
-def draw_motion(rng: np.random.Generator) -> int:
-    """One of the 32 motions, by the method's weights of its families."""
-    weights = np.array([weight for weight, _ in MOTION_FAMILIES], float)
-    family = MOTION_FAMILIES[rng.choice(len(weights), p=weights / weights.sum())][1]
-    return int(rng.choice(family))
 
 
 def feasible_latents(action: int, latents: int, camera_5: np.ndarray, walls_L4: np.ndarray) -> int:
@@ -64,8 +48,8 @@ def distance_to_walls(points_N2: np.ndarray, walls_L4: np.ndarray) -> np.ndarray
 def next_segment(rng: np.random.Generator, camera_5: np.ndarray, walls_L4: np.ndarray) -> tuple[int, int]:
     """A motion and for how many latents to hold it, such that the engine can most likely carry it out."""
     for _ in range(MAX_TRIES):
-        action = draw_motion(rng)
+        action = draw_motion(rng, MIX)
         hold = feasible_latents(action, int(rng.integers(HOLD_MIN, HOLD_MAX + 1)), camera_5, walls_L4)
         if hold >= HOLD_MIN:
             return action, hold
-    return int(rng.choice([label(0, r) for r in _YAW])), int(rng.integers(HOLD_MIN, HOLD_MAX // 2))
+    return int(rng.choice(FAMILIES["yaw"])), int(rng.integers(HOLD_MIN, HOLD_MAX // 2))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldcompass.train import Config
+
+if TYPE_CHECKING:
+    from worldcompass.plan import Needs
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,9 @@ class DoomRecipe:
         from worldcompass.doom.experiment import run_experiment
 
         run_experiment(self, out, device, resume)
+
+    def needs(self) -> Needs:
+        """For ``worldcompass plan``; nothing is loaded."""
+        from worldcompass.doom.needs import needs_of
+
+        return needs_of(self.config)

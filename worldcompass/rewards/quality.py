@@ -83,6 +83,32 @@ class QualityWeights:
     realism: float = 1.0
 
 
+def formula_parts(group: Group) -> dict[str, Tensor]:
+    """The parts of quality that no network judges, before weighting; each (G,)."""
+    frames, first = group.frames_GF3hw, group.first_frame_3hw
+    before = group.past_frames_F3hw[-2:].to(frames.device)
+    lead = before.expand(frames.shape[0], *before.shape)
+    return {
+        "sharpness": sharpness_loss(frames, first),
+        "flicker": flicker(torch.cat([lead, frames], 1)),
+        "drift": drift(frames, first),
+    }
+
+
+def weigh(parts: dict[str, Tensor], weights: QualityWeights) -> Scores:
+    """One valid score per candidate."""
+    values = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum(0)
+    return Scores(values.float().cpu(), torch.ones(len(values), dtype=torch.bool))
+
+
+def abstention(group: Group) -> Scores | None:
+    """No verdict where the chunk shows nothing but the given start image; None where there is more to see."""
+    size, count = group.frames_GF3hw.shape[:2]
+    if count and count + group.past_frames_F3hw.shape[0] >= 2:
+        return None
+    return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
+
+
 class VisualQuality:
     """``0.5 sharpness_loss + 4 flicker + 6 drift + realism``, all but the last plain formulas.
 
@@ -104,22 +130,10 @@ class VisualQuality:
 
     def parts(self, group: Group) -> dict[str, Tensor]:
         """The parts before weighting, each (G,)."""
-        frames, first = group.frames_GF3hw, group.first_frame_3hw
-        before = group.past_frames_F3hw[-2:].to(frames.device)
-        lead = before.expand(frames.shape[0], *before.shape)
+        frames = group.frames_GF3hw
         scores = self.realism.score(frames.flatten(0, 1)).to(frames.device)
-        return {
-            "sharpness": sharpness_loss(frames, first),
-            "flicker": flicker(torch.cat([lead, frames], 1)),
-            "drift": drift(frames, first),
-            "realism": scores.unflatten(0, frames.shape[:2]).mean(1),
-        }
+        return {**formula_parts(group), "realism": scores.unflatten(0, frames.shape[:2]).mean(1)}
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates; abstains where the chunk shows nothing but the given start image."""
-        size, count = group.frames_GF3hw.shape[:2]
-        if count + group.past_frames_F3hw.shape[0] < 2 or count == 0:
-            return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
-        parts = self.parts(group)
-        values = torch.stack([getattr(self.weights, name) * part for name, part in parts.items()]).sum(0)
-        return Scores(values.float().cpu(), torch.ones(size, dtype=torch.bool))
+        return abstention(group) or weigh(self.parts(group), self.weights)

@@ -324,6 +324,11 @@ class WorldPlay:
         return negative + self.guidance.scale * (velocity - negative)
 
 
+def begun(texts: Sequence[tuple[Any, ...]], starts_CHW: Sequence[Tensor]) -> WorldPlayContext:
+    """What ``begin`` returns, for texts that the network has read already and the start images' latents."""
+    return WorldPlayContext(tuple(_Past(text, start) for text, start in zip(texts, starts_CHW, strict=True)))
+
+
 def _attended_for(context: WorldPlayContext, count: int) -> _Attended:
     have = (
         "not attended"

@@ -1,0 +1,227 @@
+"""What the WorldPlay adapter saves: candidates in one batch, the past attended where it lies, text read once.
+
+Both ways of a row run in turn in one process and compute the same, so their ratio holds on a noisy machine. On a
+CPU the network is small, seconds are those of the processors, and only the ratios mean anything. On CUDA the
+network has its real size, random weights and bfloat16, and a table of time, memory and the share of the measured
+matrix-product rate follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldcompass.policy import Lora, inject_lora
+from worldcompass.rollout import generator_for
+from worldcompass.worlds.worldplay import branches
+from worldcompass.worlds.worldplay.attention import KeyValues, attend_after
+from worldcompass.worlds.worldplay.branches import Latents
+from worldcompass.worlds.worldplay.config import Config8B
+from worldcompass.worlds.worldplay.context import MEMORY_8B
+from worldcompass.worlds.worldplay.text import TextStates
+from worldcompass.worlds.worldplay.tiny import randomise
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.world import CHUNK, LORA_TARGETS_8B
+
+SMALL = Config8B(
+    latent_channels=8, width=96, num_heads=3, num_blocks=3, rope_dims=(8, 12, 12), text_width=64, vision_width=48,
+    byt5_widths=(40, 64, 64),
+)  # fmt: skip
+SMALL_SIZE, REAL_SIZE = (6, 8), (30, 52)  # cells of a latent
+TEXT_TOKENS, VISION_TOKENS = 200, 729  # of a usual caption, and of the start image
+MATRIX = 8192  # rows and columns of the product whose rate is measured
+
+
+def latents(
+    config: Config8B, size: tuple[int, int], rows: int, count: int, first: int, device: str
+) -> Latents:
+    return Latents(
+        torch.randn(rows, 2 * config.latent_channels + 1, count, *size, device=device),
+        torch.full((rows, count), 700.0, device=device),
+        torch.ones(rows, count, dtype=torch.long, device=device),
+        torch.eye(4, device=device).expand(rows, count, 4, 4),
+        torch.full((rows, count, 4), 0.5, device=device),
+        first,
+    )
+
+
+def text(config: Config8B, scale: int, device: str) -> TextStates:
+    tokens, image = TEXT_TOKENS // scale, VISION_TOKENS // scale
+    return TextStates(
+        torch.randn(tokens, config.text_width, device=device),
+        torch.ones(tokens, device=device),
+        torch.zeros(4, config.byt5_widths[0], device=device),
+        torch.zeros(4, device=device),
+        torch.randn(image, config.vision_width, device=device),
+    )
+
+
+def with_copied_past(q: Tensor, k: Tensor, v: Tensor, pasts: Sequence[KeyValues]) -> Tensor:
+    """``attend_after`` as the released code has it: every row's keys begin with its own copy of the past's."""
+    rows = q.shape[1] // max(len(pasts), 1)
+    past_k, past_v = (
+        torch.cat([past[part][:, None].expand(-1, rows, -1, -1, -1) for past in pasts], 1) for part in (0, 1)
+    )
+    q, k, v = (
+        q.flatten(0, 1),
+        torch.cat([past_k, k], 3).flatten(0, 1),
+        torch.cat([past_v, v], 3).flatten(0, 1),
+    )
+    return nn.functional.scaled_dot_product_attention(q, k, v).unflatten(0, (2, -1))
+
+
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """Of the wall clock on CUDA, of the processors on a CPU, which others may be using too."""
+    if device == "cpu":
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def compare(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, device: str) -> None:
+    """Both in turn; the first round warms up and checks that they compute the same."""
+    found, expected = ours(), theirs()
+    tolerance = 0.1 if device == "cuda" else 1e-3
+    assert float((found.float() - expected.float()).abs().max()) < tolerance * float(expected.abs().max())
+    pairs = [(seconds(ours, device), seconds(theirs, device)) for _ in range(repeats)]
+    own, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(f"{name:<58}{own:>9.3f}{other:>11.3f}{ratio:>8.2f}", flush=True)
+
+
+@torch.no_grad()
+def savings(
+    net: Transformer8B, size: tuple[int, int], scale: int, args: argparse.Namespace, device: str
+) -> None:
+    config, group = net.config, args.candidates
+    remembered = MEMORY_8B.num_latents
+    states = text(config, scale, device)
+    prompt = net(states)
+    past = net(latents(config, size, 1, remembered, 0, device), [prompt], keep_keys=True)
+    rows = latents(config, size, group, CHUNK, remembered, device)
+    single = [_row(rows, b) for b in range(group)]
+    print(f"{'seconds of one denoising step':<58}{'ours':>9}{'otherwise':>11}{'ratio':>8}")
+
+    def together() -> Tensor:
+        return net(rows, past)
+
+    def one_by_one() -> Tensor:
+        return torch.cat([net(row, past) for row in single])
+
+    def copied() -> Tensor:
+        branches.attend_after = with_copied_past
+        try:
+            return net(rows, past)
+        finally:
+            branches.attend_after = attend_after
+
+    def text_again() -> Tensor:
+        net(states)
+        return net(rows, past)
+
+    repeats = args.repeats
+    compare(f"{group} candidates in one batch, otherwise one by one", together, one_by_one, repeats, device)
+    compare("past attended where it lies, otherwise copied per candidate", together, copied, repeats, device)
+    compare("text read once, otherwise at every step", together, text_again, repeats, device)
+
+
+def _row(rows: Latents, b: int) -> Latents:
+    values = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
+    return Latents(**{k: v[b : b + 1] if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+def step_operations(config: Config8B, rows: int, tokens: int, prefix: int) -> float:
+    """Floating-point operations of one pass over ``rows`` chunks, a multiplication and an addition each counted."""
+    projections = 5 * config.width**2 + 2 * config.mlp_ratio * config.width**2
+    attention = 2 * 2 * config.width * (tokens + prefix)  # two branches, keys and values
+    return 2.0 * config.num_blocks * rows * tokens * (projections + attention)
+
+
+@torch.no_grad()
+def matrix_rate() -> float:
+    """Operations per second of one large bfloat16 product."""
+    a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in "ab")
+    times = [seconds(lambda: a @ b, "cuda") for _ in range(20)][5:]
+    return 2 * MATRIX**3 / statistics.median(times)
+
+
+def real_size(args: argparse.Namespace) -> None:
+    """The 8B network with random weights on CUDA: time, memory, and the floor that its operations set."""
+    with torch.device("meta"):
+        net = Transformer8B(recompute=True).bfloat16()
+    net.to_empty(device="cuda")
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    savings(net, REAL_SIZE, 1, args, "cuda")
+    config, remembered, device = net.config, MEMORY_8B.num_latents, "cuda"
+    cells = REAL_SIZE[0] * REAL_SIZE[1]
+    rate = matrix_rate()
+    print(f"\nmeasured rate of a {MATRIX} x {MATRIX} product: {rate / 1e12:.0f} TFLOP/s")
+    print(f"{'real size, bfloat16':<44}{'s':>9}{'floor s':>9}{'share':>8}{'GiB':>8}")
+
+    def row(name: str, operations: float, call: Callable[[], Any]) -> None:
+        call()
+        torch.cuda.reset_peak_memory_stats()
+        taken = statistics.median(seconds(call, device) for _ in range(args.repeats))
+        floor, gib = operations / rate, torch.cuda.max_memory_allocated() / 2**30
+        print(f"{name:<44}{taken:>9.3f}{floor:>9.3f}{floor / taken:>8.0%}{gib:>8.1f}", flush=True)
+
+    with torch.no_grad():
+        prompt = net(text(config, 1, device))
+        memory = latents(config, REAL_SIZE, 1, remembered, 0, device)
+        words = prompt[0][0].shape[2]
+        row(
+            f"prefix of {remembered} latents",
+            step_operations(config, 1, remembered * cells, words),
+            lambda: net(memory, [prompt], keep_keys=True),
+        )
+        past = net(memory, [prompt], keep_keys=True)
+        rows = latents(config, REAL_SIZE, args.candidates, CHUNK, remembered, device)
+        prefix = remembered * cells + words
+        row(
+            f"denoising step of {args.candidates} candidates",
+            step_operations(config, args.candidates, CHUNK * cells, prefix),
+            lambda: net(rows, past),
+        )
+    inject_lora(net, Lora(rank=32, targets=LORA_TARGETS_8B), generator_for("benchmark"))
+    chunk = latents(config, REAL_SIZE, 1, CHUNK, remembered, device)
+    row(  # forward, again for the recomputed activations, and the inputs' gradients: frozen weights need none
+        "training pass of one row with LoRA",
+        3 * step_operations(config, 1, CHUNK * cells, prefix),
+        lambda: net(chunk, past).float().square().mean().backward(),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--candidates", type=int, default=12, metavar="G")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    args = parser.parse_args()
+    if args.device == "cuda":
+        real_size(args)
+        return
+    net = Transformer8B(SMALL)
+    randomise(net, generator_for("benchmark"))
+    print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, small network on a CPU, medians")
+    savings(net, SMALL_SIZE, 4, args, "cpu")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Random composite trajectories, and the pose files that the command writes."""
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+import torch
+
+from worldcompass import cli
+from worldcompass.geometry import label, parse_path
+from worldcompass.trajectories import (
+    FAMILIES,
+    HOLD_MAX,
+    HOLD_MIN,
+    METHOD_MIX,
+    draw_motion,
+    parse_mix,
+    random_labels,
+)
+from worldcompass.worlds.worldplay.pose_files import read_poses
+from worldcompass.worlds.worldplay.poses import TRAINING_MOTION, camera_path
+from worldcompass.worlds.worldplay.trajectories import random_trajectories, random_trajectory
+
+
+def test_motions_are_those_of_the_method_by_their_families_weights():
+    assert sum(map(len, FAMILIES.values())) == len({a for family in FAMILIES.values() for a in family}) == 32
+    rng, draws = np.random.default_rng(0), 4000
+    drawn = [draw_motion(rng) for _ in range(draws)]
+    for weight, actions in METHOD_MIX:
+        share = weight / 25
+        assert abs(sum(a in actions for a in drawn) / draws - share) < 4 * (share / draws) ** 0.5
+
+
+def test_motions_are_held_as_in_the_method_after_a_still_start():
+    labels = random_labels(np.random.default_rng(1), 2000)
+    assert labels.shape == (2000,) and labels[0] == 0 and labels[1] != 0
+    runs = [len(list(run)) for _, run in groupby(labels[1:-HOLD_MAX].tolist())]
+    assert min(runs[:-1]) >= HOLD_MIN
+    assert set(range(HOLD_MIN, HOLD_MAX + 1)) <= set(runs)
+
+
+def test_a_mix_of_families_and_keys_draws_nothing_else():
+    mix = parse_mix("yaw=1, w+left=3, pitch=0")
+    labels = set(random_labels(np.random.default_rng(0), 400, mix).tolist()) - {0}
+    assert labels == {label(0, 1), label(0, 2), int(parse_path("w+left-1")[1])}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fly=1", "there is no motion 'fly': expected one of move, yaw"),
+        ("move", "expected NAME=WEIGHT"),
+        ("move=-1", "a weight of 0 or more"),
+        ("move=much", "a weight of 0 or more"),
+        ("move=0", "nothing could be drawn"),
+    ],
+)
+def test_unreadable_mixes_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_mix(text)
+
+
+def test_every_trajectory_has_a_seed_of_its_own():
+    """Drawing more leaves the first ones as they were."""
+    few, many = random_trajectories(2, 32, seed=5), random_trajectories(4, 32, seed=5)
+    assert all(torch.equal(a.labels_K, b.labels_K) for a, b in zip(few, many, strict=False))
+    assert len({tuple(t.labels_K.tolist()) for t in many}) == 4
+    assert torch.equal(random_trajectory(32, (5, 3)).labels_K, many[3].labels_K)
+
+
+def test_the_command_writes_what_it_drew(tmp_path, capsys):
+    words = ["trajectories", "--count", "2", "--latents", "20", "--seed", "7", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert "2 trajectories of 20 latents" in capsys.readouterr().out
+    for i, expected in enumerate(random_trajectories(2, 20, seed=7)):
+        found = read_poses(tmp_path / f"{i:05d}.json")
+        assert torch.equal(found.labels_K, expected.labels_K)
+        path = camera_path(expected.labels_K, TRAINING_MOTION).float()
+        torch.testing.assert_close(found.world_from_camera_K44, path)
+
+
+def test_the_command_follows_a_path_with_the_motion_that_is_asked_for(tmp_path):
+    words = [
+        "trajectories",
+        "--path",
+        "w-2, right-1",
+        "--move",
+        "0.5",
+        "--turn",
+        "10",
+        "--out",
+        str(tmp_path),
+    ]
+    assert cli.main(words) == 0
+    found = read_poses(tmp_path / "path.json")
+    assert found.labels_K.tolist() == parse_path("w-2, right-1").tolist()
+    assert found.world_from_camera_K44[2, 2, 3] == 1.0
+    assert torch.rad2deg(torch.acos(found.world_from_camera_K44[3, 0, 0])).item() == pytest.approx(
+        10, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--path", "w-3, fly-4"], "cannot read 'fly-4'"),
+        (["--path", "w-16"], "with its start has 17 latents: expected a multiple of 4, add 3 or take away 1"),
+        (["--latents", "18"], "has 18 latents"),
+        (["--mix", "fly=1"], "there is no motion 'fly'"),
+        (["--move", "0"], "move is 0.0: expected a number above 0"),
+        (["--turn", "nan"], "turn is nan"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, tmp_path, capsys):
+    assert cli.main(["trajectories", "--out", str(tmp_path / "poses"), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "poses").exists()
+
+
+def test_files_that_are_there_are_kept(tmp_path, capsys):
+    (tmp_path / "00001.json").write_text("mine")
+    assert cli.main(["trajectories", "--count", "3", "--out", str(tmp_path)]) == 2
+    assert "00001.json is already there" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["00001.json"]

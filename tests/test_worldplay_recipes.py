@@ -1,0 +1,181 @@
+"""The WorldPlay recipes: the paper's settings, the smoke run, resuming, exports, and the prepared dataset."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from worldcompass import cli
+from worldcompass.commands.train import load_recipe
+from worldcompass.errors import UserError
+from worldcompass.objective import nft_loss
+from worldcompass.optim import adamw, muon
+from worldcompass.policy import Lora
+from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.pose_files import write_poses
+from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B, conditioning_8b
+from worldcompass.worlds.worldplay.trajectories import random_trajectory
+from worldcompass.worlds.worldplay.weights import FILE_NAME, load_5b, load_8b
+from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
+
+SMOKE = {"8b": worldplay_8b.smoke, "5b": worldplay_5b.smoke}
+LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
+
+
+@pytest.mark.parametrize("module", [worldplay_8b, worldplay_5b])
+def test_the_settings_are_the_papers(module):
+    recipe, adapters = getattr(module, module.__name__.rpartition(".")[2])(), module.lora()
+    config = recipe.config
+    assert (config.group_size, config.best, config.worst) == (12, 3, 3)
+    assert (config.denoising_steps, config.noise_levels) == (40, 20)
+    assert (config.first_chunk, config.last_chunk) == (0, 15)
+    assert config.weights == {"interaction": 2.0, "stability": 1.0}
+    assert [config.behaviour_decay.at(k) for k in (0, 70, 100)] == [0.2, 0.9, 0.9]
+    assert (config.checkpoint_decay, config.lr, config.advantage_clip, config.beta) == (0.9, 1e-5, 2.0, 1.0)
+    assert (config.objective, config.make_optimizer, config.kl_weight) == (nft_loss, muon, 0.0)
+    assert (config.lora, recipe.network) == (None, Config8B() if module is worldplay_8b else Config5B())
+    assert adapters.config.lora is not None and adapters.config.make_optimizer is adamw
+    assert adapters.config.prompts_per_step == 1
+
+
+@pytest.mark.parametrize("kind", SMOKE)
+def test_the_smoke_run_trains_and_hands_back_the_official_format(kind, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", f"worldplay_{kind}:smoke", "--device", "cpu", "--out", str(out)]) == 0
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [step["chunk"] for step in steps] == [0, 1]
+    assert all(step["applied"] == 1 for step in steps)
+    assert all(step["rewards"][name]["std"] > 0 for step in steps for name in ("interaction", "stability"))
+    load = load_8b if kind == "8b" else load_5b
+    net = load(out / "weights", TINY_8B if kind == "8b" else TINY_5B, torch.float32)
+    saved = load_file(out / "checkpoints" / "step_000002" / "tensors.safetensors")
+    shipped = {n: p for n, p in net.named_parameters() if f"policy/checkpoint/{n}" in saved}
+    assert shipped and all(torch.equal(p, saved[f"policy/checkpoint/{n}"]) for n, p in shipped.items())
+
+
+def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
+    """With recomputed activations the released checkpoints lack every block, and never hold Muon's momentum."""
+    recipe = SMOKE["8b"]()
+    assert recipe.recompute
+    recipe.run(tmp_path / "whole", "cpu", resume=False)
+    first = dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, steps=1))
+    first.run(tmp_path / "halves", "cpu", resume=False)
+    recipe.run(tmp_path / "halves", "cpu", resume=True)
+    whole, halves = (
+        load_file(tmp_path / name / "checkpoints" / "step_000002" / "tensors.safetensors")
+        for name in ("whole", "halves")
+    )
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    for part in ("live", "behaviour", "checkpoint", "reference"):
+        assert f"policy/{part}/double_blocks.1.img_attn_q.weight" in whole
+    momentum = [name for name in whole if name.startswith("optimizer/") and name.endswith("momentum")]
+    matrices = [n for n, t in whole.items() if n.startswith("policy/live/") and t.ndim >= 2]
+    assert len(momentum) == len(matrices)
+
+
+@pytest.mark.parametrize("kind", SMOKE)
+def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path):
+    recipe = SMOKE[kind]()
+    lora = Lora(rank=2, targets=LORA_TARGETS[kind])
+    config = dataclasses.replace(recipe.config, steps=1, lora=lora, autocast_bf16=True)
+    dataclasses.replace(recipe, config=config, half_weights=True).run(tmp_path, "cpu", resume=False)
+    adapters = load_file(tmp_path / "weights" / "adapter" / "adapter_model.safetensors")
+    assert {t.dtype for t in adapters.values()} == {torch.float32}
+    assert any(bool(t.any()) for n, t in adapters.items() if "lora_B" in n)
+    merged = load_file(tmp_path / "weights" / FILE_NAME)
+    assert {t.dtype for t in merged.values()} == {torch.bfloat16}
+
+
+def test_only_what_is_trained_is_kept_in_float32():
+    recipe = dataclasses.replace(SMOKE["8b"](), half_weights=True)
+    world = recipe.world(lambda net: net.to_empty(device="cpu"), recipe.source.decoder("cpu"))
+    assert {(p.requires_grad, p.dtype) for p in world.net.parameters()} == {
+        (True, torch.float32),
+        (False, torch.bfloat16),
+    }
+
+
+def prepare(folder, size=(6, 8), **changes):
+    """Two images as ``worldcompass prepare`` stores them."""
+    folder.mkdir(exist_ok=True)
+    for i, name in enumerate(("a", "b")):
+        generator = torch.Generator().manual_seed(i)
+        tensors = conditioning_8b(TINY_8B, generator)
+        tensors |= {"latent": torch.randn(3, *size, generator=generator)} | changes
+        save_file(
+            {k: t for k, t in tensors.items() if t is not None},
+            folder / f"{name}.safetensors",
+            {"caption": name},
+        )
+    return folder
+
+
+def load_scenarios(files, num_latents=8):
+    return files.scenarios(TINY_8B, (6, 8), num_latents, seed=0)
+
+
+def test_prepared_images_become_scenarios_that_train(tmp_path):
+    files = OfficialFiles(tmp_path, prepare(tmp_path / "data"), trajectories_per_image=2)
+    found = load_scenarios(files, 32)
+    assert [s.id for s in found] == ["a", "a/1", "b", "b/1"]
+    assert [s.caption for s in found] == ["a", "a", "b", "b"]
+    assert len({tuple(s.actions.labels_K.tolist()) for s in found}) == 4
+    expected = load_file(tmp_path / "data" / "a.safetensors")
+    assert found[0].conditioning.keys() == expected.keys()
+    assert all(torch.equal(found[0].conditioning[key], value) for key, value in expected.items())
+    world = SMOKE["8b"]().world(lambda net: net.to_empty(device="cpu"), SMOKE["8b"]().source.decoder("cpu"))
+    assert world.begin(found).num_pasts == 4
+
+
+def test_pose_files_are_dealt_out_in_order(tmp_path):
+    data, poses = prepare(tmp_path / "data"), tmp_path / "poses"
+    for i in range(2):
+        write_poses(random_trajectory(12, (9, i)), poses / f"{i}.json")
+    found = load_scenarios(OfficialFiles(tmp_path, data, poses))
+    for i, scenario in enumerate(found):
+        assert torch.equal(scenario.actions.labels_K, random_trajectory(12, (9, i)).labels_K[:8])
+    with pytest.raises(UserError, match="2 pose files, 4 scenarios need one each"):
+        load_scenarios(OfficialFiles(tmp_path, data, poses, trajectories_per_image=2))
+    with pytest.raises(UserError, match="holds 12 poses, the last clip of the curriculum needs 16"):
+        load_scenarios(OfficialFiles(tmp_path, data, poses), 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_mask": None}, "a.safetensors lacks text_mask: make it with 'worldcompass prepare'"),
+        ({"size": (4, 4)}, r"holds a latent of shape \(3, 4, 4\), this recipe needs \(3, 6, 8\)"),
+    ],
+)
+def test_datasets_of_another_form_are_refused(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "data", **changes)))
+
+
+def test_missing_and_damaged_datasets_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no prepared images in"):
+        load_scenarios(OfficialFiles(tmp_path, tmp_path))
+    (prepare(tmp_path / "data") / "a.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match="is damaged"):
+        load_scenarios(OfficialFiles(tmp_path, tmp_path / "data"))
+    with pytest.raises(UserError, match="there is no motion 'fly'"):
+        load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "other"), mix="fly=1"))
+
+
+def test_the_real_recipe_says_what_it_lacks(tmp_path, capsys):
+    words = [
+        "--set",
+        f"source.data={prepare(tmp_path / 'data')}",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert cli.main(["train", "worldplay_8b", *words]) == 2
+    assert "this recipe needs (32, 30, 52)" in capsys.readouterr().err
+    assert load_recipe("worldplay_8b:lora")().config.lora is not None

@@ -1,0 +1,117 @@
+"""What a recipe will need, before anything is loaded: memory per GPU, files, matching checkpoints.
+
+The memory is that of live tensors, traced on the recipe's own code without data; whether it fits allows for 10%
+more and 1 GiB. With --gpus the prompts of a step and the weights are shared out evenly, as full sharding would.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldcompass.commands._options import positive
+from worldcompass.errors import UserError
+
+if TYPE_CHECKING:
+    from worldcompass.files import NeededFile
+    from worldcompass.plan import Plan
+
+EXAMPLES = """\
+  worldcompass plan worldplay_8b:lora
+  worldcompass plan worldplay_8b --gpus 8 --memory 96
+  worldcompass plan worldplay_5b:lora --checkpoints checkpoints/worldplay-5b
+"""
+
+GIB, MIB = 1 << 30, 1 << 20
+MOST_DIFFERENCES = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass plan``."""
+    parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
+    text = "change one setting; may be given many times"
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
+    text = "GPUs that share the work (default: %(default)s)"
+    parser.add_argument("--gpus", type=positive, default=1, metavar="N", help=text)
+    text = "memory of each in GiB (default: that of the GPU here, else 80)"
+    parser.add_argument("--memory", type=float, default=None, metavar="GIB", help=text)
+    text = "folder of the official files, instead of the recipe's"
+    parser.add_argument("--checkpoints", type=Path, default=None, metavar="FOLDER", help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan; 0 when it fits and every file is there and matches, else 1."""
+    from worldcompass.commands.train import load_recipe
+    from worldcompass.overrides import override
+    from worldcompass.plan import make_plan
+
+    moved = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]
+    recipe = override(load_recipe(args.recipe)(), [*args.assignments, *moved])
+    if not hasattr(recipe, "needs"):
+        raise UserError(
+            f"{args.recipe} does not say what it needs: give it a method needs() -> worldcompass.plan.Needs"
+        )
+    memory = (args.memory or _memory_here()) * GIB
+    needs = recipe.needs()
+    plan = make_plan(needs, args.gpus)
+    print("\n".join(_memory_lines(plan, memory)))
+    if needs.uncounted:
+        print(f"not counted: {needs.uncounted}")
+    problems = _file_lines(needs.files)
+    print("\n".join(["", *(problems or ["files: all there"])]))
+    return 0 if plan.fits(memory) and not problems else 1
+
+
+def _memory_here() -> float:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 80.0
+
+
+def _memory_lines(plan: Plan, memory: float) -> list[str]:
+    states, traced = plan.states, plan.traced
+    rows = {
+        "weights": states.weights / plan.gpus,
+        "other modules (decoder)": states.other,
+        "averages (behaviour, checkpoint, reference)": states.averages / plan.gpus,
+        "weights set aside while averages are in use": states.swap / plan.gpus,
+        "optimiser state": states.optimizer / plan.gpus,
+        "optimiser step": states.optimizer_step / plan.gpus,
+        "gradients": states.gradients / plan.gpus,
+        "two gathered blocks": 2 * states.block if plan.gpus > 1 else 0,
+        f"prefix of {plan.pasts} past(s)": traced.prefix,
+        "frames of the past(s)": plan.past_frames,
+        "frames of candidates, training rows": plan.futures,
+        "activations: attend": traced.attend,
+        "activations: one denoising step": traced.imagine,
+        "activations: forward and backward": traced.update,
+        "decode": traced.decode,
+    }
+    verdict = "fits into" if plan.fits(memory) else "DOES NOT FIT into"
+    return [
+        f"parameters {states.parameters:,}, trained {states.trainable:,}",
+        f"on each of {plan.gpus} GPU(s):",
+        *[f"  {name:<46}{_readable(size):>12}" for name, size in rows.items() if size],
+        "peak of each phase:",
+        *[f"  {name:<46}{_readable(size):>12}" for name, size in plan.phases.items()],
+        f"{_readable(plan.peak)}, with slack {verdict} {memory / GIB:.0f} GiB",
+    ]
+
+
+def _readable(size: float) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / MIB:.2f} MiB"
+
+
+def _file_lines(files: Sequence[NeededFile]) -> list[str]:
+    from worldcompass.files import differences, missing
+
+    lines = [f"missing: {file.path} ({file.what})" for file in missing(files)]
+    for file in files:
+        wrong = differences(file)
+        lines += [f"{file.path} differs in {len(wrong)} tensors:"] if wrong else []
+        lines += [f"  {line}" for line in wrong[:MOST_DIFFERENCES]]
+    return lines

@@ -1,0 +1,209 @@
+"""What a run will need: bytes per GPU and files, known before anything is loaded.
+
+Sizes of weights, averages and optimiser come from the classes that a run uses, made on the meta device; sizes of
+activations and prefix from ``worldcompass.memory``. What is left are sums, and they are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from worldcompass.files import NeededFile
+from worldcompass.memory import Job, LiveBytes, Traced, trace_without_data
+from worldcompass.policy import Policy
+from worldcompass.train import Config
+from worldcompass.world import Context, WorldModel, WorldSpec
+
+# Assumed, not measured: what the CUDA context takes, and the share by which an allocator's blocks and kernels' work
+# space exceed the tensors that are alive.
+CONTEXT_BYTES = 1 << 30
+SLACK = 0.1
+SHALLOW = (
+    2  # blocks of the network that is traced; a second one with one block more tells what each block adds
+)
+LATENTS_PER_ROW = 4  # kept of a training row: clean, noisy, noise, behaviour's prediction
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe says about itself; the network may be of any size."""
+
+    config: Config
+    spec: WorldSpec
+    net: nn.Module
+    """Whole, on the meta device, in the dtypes of a run; what is trained requires a gradient."""
+    other_bytes: int
+    """Of modules that are held but not trained, such as the decoder."""
+    num_blocks: int
+    world_of_depth: Callable[[int], tuple[WorldModel[Any], Sequence[nn.Module]]]
+    """A world whose network has that many blocks, and its modules, on the meta device."""
+    begin: Callable[[WorldModel[Any], int], Context]
+    """Starts that many pasts on zeros."""
+    num_chunks: int
+    """Finished chunks that fill the memory which is attended to."""
+    files: tuple[NeededFile, ...] = ()
+    uncounted: str = ""
+    """What a run holds or computes beside all this."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes that live as long as the run, or as long as an update."""
+
+    parameters: int
+    """Numbers, not bytes; so is ``trainable``."""
+    trainable: int
+    weights: int
+    other: int
+    averages: int
+    """Behaviour, checkpoint and reference copies of what is trained."""
+    swap: int
+    """The trained weights set aside while others are swapped in."""
+    gradients: int
+    optimizer: int
+    optimizer_step: int
+    """Peak of an optimiser's step over its state."""
+    block: int
+    """The largest block's weights, which sharding gathers to compute."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes on one of ``gpus`` GPUs."""
+
+    gpus: int
+    pasts: int
+    """Prompts of a step that one GPU imagines."""
+    states: States
+    traced: Traced
+    past_frames: int
+    futures: int
+    """Frames of the candidates, and the training rows' latents."""
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The peak of each part of a training step."""
+        s, t = self.states, self.traced
+        gathered = 2 * s.block if self.gpus > 1 else 0  # one computes while the next arrives
+        held = s.other + gathered + _share(s.weights + s.averages + s.optimizer, self.gpus)
+        held += self.past_frames + t.prefix
+        swap, gradients = _share(s.swap, self.gpus), _share(s.gradients, self.gpus)
+        return {
+            "attend": held + swap + t.attend,
+            "imagine": held + swap + t.imagine,
+            "decode": held + swap + t.decode,
+            "update": held + self.futures + gradients + t.update,
+            "optimiser step": held + self.futures + gradients + _share(s.optimizer_step, self.gpus),
+        }
+
+    @property
+    def peak(self) -> int:
+        """Bytes of live tensors at the worst moment."""
+        return max(self.phases.values())
+
+    def fits(self, memory: float) -> bool:
+        """Whether a GPU with so many bytes is enough, with the assumed slack."""
+        return self.peak * (1 + SLACK) + CONTEXT_BYTES <= memory
+
+
+def make_plan(needs: Needs, gpus: int = 1) -> Plan:
+    """The plan of a run whose prompts and whose weights are shared out among GPUs."""
+    config = needs.config
+    pasts = -(-config.prompts_per_step // gpus)
+    job = Job(
+        needs.begin,
+        needs.num_chunks,
+        pasts,
+        pasts * config.group_size,
+        largest_micro_batch(config, pasts),
+        config.autocast_bf16,
+    )
+    worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
+    if gpus > 1 and config.autocast_bf16:
+        for world, _ in worlds:
+            world.net.bfloat16()  # as gathered: then no second copy is made of weights
+    shallow, deeper = (trace_without_data(world, modules, job) for world, modules in worlds)
+    traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
+    past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
+    return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures)
+
+
+def measure_states(needs: Needs) -> States:
+    """Sizes of everything but activations, from the run's own classes on the meta device."""
+    net, config = needs.net, needs.config
+    trained = [p for p in net.parameters() if p.requires_grad]
+    gradients = sum(p.nbytes for p in trained)
+    with LiveBytes() as live:
+        policy = Policy(net, config.behaviour_decay, config.checkpoint_decay)
+        averages = live.now
+        optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+        for p in trained:
+            p.grad = torch.zeros_like(p)
+        before = live.now
+        live.above()
+        optimizer.step()
+        state, step = live.now - before, live.above()
+    for p in trained:
+        p.grad = None
+    return States(
+        parameters=sum(p.numel() for p in net.parameters()),
+        trainable=sum(p.numel() for p in trained),
+        weights=sum(p.nbytes for p in net.parameters()),
+        other=needs.other_bytes,
+        averages=averages,
+        swap=gradients,
+        gradients=gradients,
+        optimizer=state,
+        optimizer_step=step,
+        block=max(_bytes_by_block(net).values()),
+    )
+
+
+def largest_micro_batch(config: Config, pasts: int) -> int:
+    """Rows of one forward and backward pass, see ``selection.share_out``: as many of every past."""
+    of_an_update = -(-(config.best + config.worst) * config.noise_levels // config.updates_per_rollout)
+    return pasts * min(max(1, config.micro_rows // pasts), of_an_update)
+
+
+def past_bytes(config: Config, spec: WorldSpec) -> int:
+    """Frames of the longest past, uint8."""
+    start = config.last_chunk * _length(config, spec)
+    return _frame_bytes(spec) * spec.num_frames(0, start) if start else 0
+
+
+def futures_bytes(config: Config, spec: WorldSpec) -> int:
+    """Of one past: the candidates' uint8 frames and the training rows' float32 latents."""
+    length = _length(config, spec)
+    start = config.last_chunk * length
+    frames = config.group_size * spec.num_frames(start, start + length)
+    channels, height, width = spec.latent_shape
+    rows = (config.best + config.worst) * config.noise_levels
+    return frames * _frame_bytes(spec) + LATENTS_PER_ROW * 4 * rows * channels * length * height * width
+
+
+def _length(config: Config, spec: WorldSpec) -> int:
+    return config.chunk_length or spec.chunk_lengths[0]
+
+
+def _frame_bytes(spec: WorldSpec) -> int:
+    height, width = spec.frame_size
+    return 3 * height * width
+
+
+def _share(size: int, gpus: int) -> int:
+    return -(-size // gpus)
+
+
+def _bytes_by_block(net: nn.Module) -> dict[str, int]:
+    """Bytes of each numbered block, and of all that is in none."""
+    sizes: dict[str, int] = {}
+    for name, parameter in net.named_parameters():
+        parts = name.split(".")
+        block = next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()), "")
+        sizes[block] = sizes.get(block, 0) + parameter.nbytes
+    return sizes

@@ -1,0 +1,203 @@
+"""What every WorldPlay recipe has in common: where its parts come from, and what a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
+from worldcompass.rewards import Critic
+from worldcompass.rollout import generator_for
+from worldcompass.train import Config, train
+from worldcompass.types import Scenario
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
+from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
+from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
+from worldcompass.worlds.worldplay.world import CHUNK, FAMILY_5B, FAMILY_8B, Decoder, WorldPlay
+
+if TYPE_CHECKING:
+    from worldcompass.plan import Needs
+
+Network = Config8B | Config5B
+Source = OfficialFiles | StandIns
+
+
+def interaction_and_stability() -> list[Critic]:
+    """The critics that are here: both stand in for the paper's, which are not.
+
+    The paper estimates camera poses with Depth-Anything-3 and judges pictures with HPSv3. Interaction here is the
+    embedded world's critic, which reads optical flow and was trained on that world alone; stability is made of
+    formulas. On real videos neither has been validated: bring your own before you trust a reward.
+    """
+    from worldcompass.rewards.interaction import InteractionFollowing
+    from worldcompass.rewards.stability import PictureStability
+
+    return [InteractionFollowing(), PictureStability()]
+
+
+@dataclass(frozen=True)
+class WorldPlayRecipe:
+    """Load, post-train, export."""
+
+    config: Config
+    network: Network
+    latent_size: tuple[int, int]
+    """Cells of a latent, (height, width); 16 pixels each in the official models."""
+    source: Source
+    """Where weights, decoder, conditioning and trajectories come from."""
+    half_weights: bool = True
+    """Keep what is not trained in bfloat16. What is trained stays float32 in either case."""
+    recompute: bool = True
+    """Make each block's activations again in the backward pass instead of keeping them."""
+    make_critics: Callable[[], Sequence[Critic]] = interaction_and_stability
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any."""
+        scenarios = self.scenarios()
+        world = self.world(
+            partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
+        )
+        policy = train(world, self.make_critics(), scenarios, self.config, out, resume=resume)
+        with policy.checkpoint():
+            if self.config.lora is not None:
+                export_lora(world.net, self.config.lora, out / "weights" / "adapter")
+                merge_lora(world.net)
+            export_weights(world.net, out / "weights" / FILE_NAME)
+        print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+
+    def scenarios(self) -> list[Scenario]:
+        """What is trained on, long enough for the curriculum's last chunk."""
+        num_latents = (self.config.last_chunk + 1) * CHUNK
+        return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
+
+    def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
+        """The world; ``fill`` gives weights to a network on the meta device."""
+        kind = Transformer8B if isinstance(self.network, Config8B) else Transformer5B
+        family = FAMILY_8B if isinstance(self.network, Config8B) else FAMILY_5B
+        with torch.device("meta"):
+            net = kind(self.network, self.recompute)  # type: ignore[arg-type]
+        fill(net)
+        world = WorldPlay(family, net, decoder, self.latent_size, TRAINING_MOTION)
+        if self.half_weights:
+            for parameter in net.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
+        return world
+
+    def needs(self) -> Needs:
+        """For ``worldcompass plan``; nothing is loaded."""
+        from worldcompass.plan import Needs
+
+        world = self._blank()
+        shapes = {name: tuple(value.shape) for name, value in world.net.state_dict().items()}
+        decoder, depth = world.decoder, self.network.num_blocks
+        if self.config.lora is not None:
+            inject_lora(world.net, self.config.lora, generator_for("plan"))
+        modules = [decoder] if isinstance(decoder, nn.Module) else []
+        return Needs(
+            config=self.config,
+            spec=world.spec,
+            net=world.net,
+            other_bytes=sum(p.nbytes for module in modules for p in module.parameters()),
+            num_blocks=depth,
+            world_of_depth=self._of_depth,
+            begin=self.source.begin,
+            num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
+            files=self.source.files(shapes),
+            uncounted=self.source.uncounted,
+        )
+
+    def _of_depth(self, depth: int) -> tuple[WorldPlay, list[nn.Module]]:
+        world = replace(self, network=replace(self.network, num_blocks=depth))._blank()
+        if self.config.lora is not None:
+            inject_lora(world.net, self.config.lora, generator_for("plan"))
+        decoder: Any = world.decoder
+        return world, [world.net, *([decoder] if isinstance(decoder, nn.Module) else [])]
+
+    def _blank(self) -> WorldPlay:
+        """The world without weights."""
+        return self.world(lambda net: net.to(self._loaded_as), self.source.blank_decoder())
+
+    @property
+    def _loaded_as(self) -> torch.dtype:
+        """With adapters the network itself is not trained."""
+        return torch.bfloat16 if self.half_weights and self.config.lora is not None else torch.float32
+
+
+# The settings of WorldCompass's released training script for WorldPlay 8B; what the paper says beside each.
+PAPER = Config(
+    steps=100,  # the script's; the paper's curve shows about 48
+    seed=42,
+    prompts_per_step=8,  # one for each GPU of a node
+    group_size=12,
+    best=3,
+    worst=3,
+    first_chunk=0,
+    last_chunk=15,  # clips 1 to 16, one longer with every step, then again from the shortest
+    denoising_steps=40,
+    noise_levels=20,  # half of them
+    updates_per_rollout=3,  # 6 chosen candidates, 2 per update
+    micro_rows=8,
+    beta=1.0,
+    advantage_clip=2.0,
+    weights={"interaction": 2.0, "stability": 1.0},  # the paper's action and drift rewards
+    kl_weight=0.0,
+    lr=1e-5,
+    weight_decay=1e-4,
+    max_grad_norm=2.0,
+    behaviour_decay=Decay(0.2, 0.9, 0.01),
+    checkpoint_decay=0.9,
+    autocast_bf16=True,
+    save_every=6,
+)
+
+
+def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
+    """One GPU: one prompt at a time, adapters of the video half, AdamW.
+
+    The paper trains the whole network; rank, optimiser and a learning rate ten times higher, as is usual for
+    adapters, are this project's choice and have not been tried on real weights.
+    """
+    from worldcompass.optim import adamw
+
+    config = replace(
+        recipe.config,
+        prompts_per_step=1,
+        micro_rows=1,
+        lora=Lora(rank=32, alpha=32.0, targets=targets),
+        lr=1e-4,
+        make_optimizer=adamw,
+    )
+    return replace(recipe, config=config)
+
+
+def tiny(recipe: WorldPlayRecipe, network: Network) -> WorldPlayRecipe:
+    """The same loop with random weights of a few thousand numbers, in seconds on a CPU; it learns nothing."""
+    config = replace(
+        recipe.config,
+        steps=2,
+        prompts_per_step=2,
+        group_size=4,
+        best=1,
+        worst=1,
+        last_chunk=1,
+        denoising_steps=3,
+        noise_levels=2,
+        updates_per_rollout=2,
+        micro_rows=4,
+        lr=1e-3,
+        autocast_bf16=False,
+        save_every=1,
+    )
+    return replace(
+        recipe, config=config, network=network, latent_size=(6, 8), source=StandIns(), half_weights=False
+    )

@@ -1,0 +1,30 @@
+"""Post-train WorldPlay 5B (Wan2.2, 704x1280): ``worldcompass train worldplay_5b``, ``:lora``, ``:smoke``.
+
+WorldCompass reports results for this model but has not released its training: the settings are those of the 8B.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldcompass.recipes._worldplay import PAPER, WorldPlayRecipe, tiny, with_lora
+from worldcompass.worlds.worldplay.config import Config5B
+from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.worlds.worldplay.tiny import TINY_5B
+from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B
+
+
+def worldplay_5b() -> WorldPlayRecipe:
+    """The paper's settings, the whole video half of the network; needs several GPUs."""
+    files = OfficialFiles(Path("checkpoints/worldplay-5b"), Path("data/worldplay-5b"))
+    return WorldPlayRecipe(PAPER, Config5B(), latent_size=(44, 80), source=files)
+
+
+def lora() -> WorldPlayRecipe:
+    """Adapters on one GPU."""
+    return with_lora(worldplay_5b(), LORA_TARGETS_5B)
+
+
+def smoke() -> WorldPlayRecipe:
+    """Two steps with tiny random weights on a CPU: every part of the loop runs, nothing is learned."""
+    return tiny(worldplay_5b(), TINY_5B)

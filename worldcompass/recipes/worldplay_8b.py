@@ -1,0 +1,27 @@
+"""Post-train WorldPlay 8B (HunyuanVideo-1.5, 480p): ``worldcompass train worldplay_8b``, ``:lora``, ``:smoke``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldcompass.recipes._worldplay import PAPER, WorldPlayRecipe, tiny, with_lora
+from worldcompass.worlds.worldplay.config import Config8B
+from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.worlds.worldplay.tiny import TINY_8B
+from worldcompass.worlds.worldplay.world import LORA_TARGETS_8B
+
+
+def worldplay_8b() -> WorldPlayRecipe:
+    """The paper's settings, the whole video half of the network; needs several GPUs."""
+    files = OfficialFiles(Path("checkpoints/worldplay-8b"), Path("data/worldplay-8b"))
+    return WorldPlayRecipe(PAPER, Config8B(), latent_size=(30, 52), source=files)
+
+
+def lora() -> WorldPlayRecipe:
+    """Adapters on one GPU."""
+    return with_lora(worldplay_8b(), LORA_TARGETS_8B)
+
+
+def smoke() -> WorldPlayRecipe:
+    """Two steps with tiny random weights on a CPU: every part of the loop runs, nothing is learned."""
+    return tiny(worldplay_8b(), TINY_8B)

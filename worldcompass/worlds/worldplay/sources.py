@@ -1,0 +1,265 @@
+"""Where a WorldPlay recipe's parts come from: the official files and a prepared dataset, or random stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from worldcompass.errors import UserError
+from worldcompass.files import NeededFile
+from worldcompass.rollout import generator_for
+from worldcompass.types import Actions, Scenario
+from worldcompass.world import WorldModel
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.pose_files import read_poses
+from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
+from worldcompass.worlds.worldplay.trajectories import random_trajectory
+from worldcompass.worlds.worldplay.transformer_5b import Caption
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights
+from worldcompass.worlds.worldplay.world import (
+    FAMILY_5B,
+    FAMILY_8B,
+    Decoder,
+    WorldPlay,
+    WorldPlayContext,
+    begun,
+)
+
+# Tokens of the 8B's image, quoted text and caption with no padding among them, and of the 5B's caption.
+LONGEST_TEXT = 729 + 256 + 1000, 512
+PIXELS_PER_CELL = 16  # of both official autoencoders
+
+
+def no_decoder_yet(folder: Path, device: str) -> Decoder:
+    """Refuses: the official video autoencoders are not part of this version.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"this version cannot read the video autoencoder in {folder}: set OfficialFiles.load_decoder in a recipe of"
+        " your own to a function that returns a worldplay Decoder"
+    )
+
+
+@dataclass(frozen=True)
+class OfficialFiles:
+    """Official checkpoints, a dataset of ``worldcompass prepare``, and trajectories."""
+
+    checkpoints: Path
+    """Folder with ``transformer/`` and ``vae/``, each holding a ``diffusion_pytorch_model.safetensors``."""
+    data: Path
+    """Folder of one safetensors file per image."""
+    poses: Path | None = None
+    """Folder of pose files, one per scenario in the order of their names; random trajectories when None."""
+    mix: str | None = None
+    """Motions of random trajectories, see ``worldcompass.trajectories.parse_mix``; the method's when None."""
+    trajectories_per_image: int = 1
+    """Scenarios made of each image."""
+    load_decoder: Callable[[Path, str], Decoder] = no_decoder_yet
+    """The video decoder from its folder, on a device."""
+    uncounted: ClassVar[str] = "the video autoencoder's weights and activations"
+
+    def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
+        """Load the official weights; see ``load_weights``."""
+        load_weights(net, self.checkpoints / "transformer", dtype, device)
+
+    def decoder(self, device: str) -> Decoder:
+        """The video decoder with its official weights."""
+        return self.load_decoder(self.checkpoints / "vae", device)
+
+    def blank_decoder(self) -> Decoder:
+        """What planning takes for the decoder."""
+        return FramesAlone()
+
+    def scenarios(
+        self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
+    ) -> list[Scenario]:
+        """One scenario for every image and trajectory.
+
+        Raises:
+            UserError: when the dataset is missing, lacks a tensor or holds latents of another size, or when pose
+                files are too few or too short.
+        """
+        keys = (FAMILY_8B if isinstance(network, Config8B) else FAMILY_5B).keys
+        files = sorted(self.data.glob("*.safetensors"))
+        if not files:
+            raise UserError(f"no prepared images in {self.data}: make them with 'worldcompass prepare'")
+        names = [
+            (file, file.stem if k == 0 else f"{file.stem}/{k}")
+            for file in files
+            for k in range(self.trajectories_per_image)
+        ]
+        trajectories = self._trajectories([name for _, name in names], num_latents, seed)
+        prepared = {file: PreparedFile(file, keys, (network.latent_channels, *latent_size)) for file in files}
+        return [
+            Scenario(name, actions, conditioning=prepared[file], caption=prepared[file].caption)
+            for (file, name), actions in zip(names, trajectories, strict=True)
+        ]
+
+    def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
+        """Pasts with the longest text there may be."""
+        return _begin_on_zeros(world, pasts, LONGEST_TEXT)
+
+    def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
+        """What must be there before a run begins."""
+        return (
+            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", shapes),
+            NeededFile(self.checkpoints / "vae" / FILE_NAME, "the base model's video autoencoder"),
+            NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
+            *(
+                [NeededFile(self.poses, "pose files, made by 'worldcompass trajectories'")]
+                if self.poses
+                else []
+            ),
+        )
+
+    def _trajectories(self, names: list[str], num_latents: int, seed: int) -> list[Actions]:
+        if self.poses is None:
+            seeds = [generator_for(seed, "trajectory", name).initial_seed() for name in names]
+            try:
+                return [random_trajectory(num_latents, (own,), mix=self.mix) for own in seeds]
+            except ValueError as mistake:
+                raise UserError(str(mistake)) from mistake
+        files = sorted(self.poses.glob("*.json"))
+        if len(files) < len(names):
+            raise UserError(
+                f"{self.poses} holds {len(files)} pose files, {len(names)} scenarios need one each"
+            )
+        found = [read_poses(file) for file in files[: len(names)]]
+        for file, actions in zip(files, found, strict=False):
+            if len(actions) < num_latents:
+                raise UserError(
+                    f"{file} holds {len(actions)} poses, the last clip of the curriculum needs {num_latents}"
+                )
+        return [actions.latents(0, num_latents) for actions in found]
+
+
+class FramesAlone:
+    """Stands for a video decoder in a plan: frames of its size, nothing computed."""
+
+    pixels_per_cell = PIXELS_PER_CELL
+
+    def decode(self, latents_BCKHW: Tensor, memory: Tensor | None) -> Tensor:
+        """Black frames, 4 of each latent but a start image's."""
+        rows, _, count, height, width = latents_BCKHW.shape
+        frames = 4 * count - 3 * (memory is None)
+        return latents_BCKHW.new_zeros(
+            rows, frames, 3, height * self.pixels_per_cell, width * self.pixels_per_cell
+        )
+
+    def advance(self, latents_1CKHW: Tensor, memory: Tensor | None) -> Tensor:
+        """The last latent."""
+        return latents_1CKHW[:, :, -1]
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """Random weights, conditioning and trajectories, and ``Blend`` for a decoder."""
+
+    num_scenarios: int = 4
+    pixels_per_cell: int = 8
+    uncounted: ClassVar[str] = ""
+
+    def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
+        """Random weights, the same on every device."""
+        net.to_empty(device=device).to(dtype)
+        randomise(net, generator_for("stand-in weights"))
+
+    def decoder(self, device: str) -> Decoder:
+        """A decoder without weights."""
+        return Blend(self.pixels_per_cell)
+
+    def blank_decoder(self) -> Decoder:
+        """The same."""
+        return Blend(self.pixels_per_cell)
+
+    def scenarios(
+        self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
+    ) -> list[Scenario]:
+        """Random starts, each with its own trajectory."""
+        result = []
+        for i in range(self.num_scenarios):
+            generator = generator_for(seed, "stand-in", i)
+            states = conditioning_8b if isinstance(network, Config8B) else conditioning_5b
+            conditioning = states(network, generator)  # type: ignore[arg-type]
+            conditioning["latent"] = torch.randn(network.latent_channels, *latent_size, generator=generator)
+            actions = random_trajectory(num_latents, (seed, i))
+            result.append(Scenario(f"stand-in-{i}", actions, conditioning=conditioning))
+        return result
+
+    def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
+        """Pasts with as much text as the scenarios have."""
+        return _begin_on_zeros(world, pasts, (10, 6))
+
+    def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
+        """Nothing is read."""
+        return ()
+
+
+class PreparedFile(Mapping[str, Tensor]):
+    """Conditioning of one image, read from its file whenever it is asked for: a dataset is larger than memory.
+
+    Args:
+        path: the safetensors file.
+        keys: tensors that it must hold; others are ignored.
+        latent_shape: what its ``latent`` must be, (C, H, W).
+
+    Raises:
+        UserError: when it is damaged, lacks a tensor or holds a latent of another size.
+    """
+
+    def __init__(self, path: Path, keys: tuple[str, ...], latent_shape: tuple[int, int, int]) -> None:
+        self.path, self.keys_held = path, keys
+        try:
+            with safe_open(path, "pt") as file:
+                found = set(file.keys())
+                self.caption = (file.metadata() or {}).get("caption", "")
+                if lacking := [key for key in keys if key not in found]:
+                    raise UserError(f"{path} lacks {', '.join(lacking)}: make it with 'worldcompass prepare'")
+                shape = tuple(file.get_slice("latent").get_shape())
+        except SafetensorError as why:
+            raise UserError(f"{path} is damaged or no safetensors file ({why}): prepare it again") from why
+        if shape != latent_shape:
+            raise UserError(
+                f"{path} holds a latent of shape {shape}, this recipe needs {latent_shape}: prepare it again"
+            )
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.keys_held:
+            raise KeyError(key)
+        with safe_open(self.path, "pt") as file:
+            return file.get_tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys_held)
+
+    def __len__(self) -> int:
+        return len(self.keys_held)
+
+
+def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, int]) -> WorldPlayContext:
+    """Pasts of blank text; the 8B's keys are made directly, as dropping padding would have to look at the mask."""
+    assert isinstance(world, WorldPlay)
+    net = world.net
+    if isinstance(net, Transformer8B):
+        config, dtype = net.config, net.cond_type_embedding.weight.dtype
+        shape = (1, config.num_heads, num_tokens[0], config.head)
+        texts = [
+            [
+                tuple(torch.zeros(shape, dtype=dtype).expand(2, -1, -1, -1) for _ in "kv")
+                for _ in net.double_blocks
+            ]
+            for _ in range(pasts)
+        ]
+    else:
+        texts = [net(Caption(torch.zeros(num_tokens[1], net.config.text_width))) for _ in range(pasts)]
+    starts = [torch.zeros(world.spec.latent_shape) for _ in range(pasts)]
+    return begun([(text,) for text in texts], starts)

@@ -1,0 +1,74 @@
+"""Trajectories to train and play on, as WorldPlay's cameras carry them out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from worldcompass.geometry import Motion, parse_path
+from worldcompass.trajectories import METHOD_MIX, parse_mix, random_labels
+from worldcompass.types import Actions
+from worldcompass.worlds.worldplay.pose_files import CHUNK
+from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION, commanded
+
+
+def random_trajectory(
+    num_latents: int, seed: tuple[int, ...], motion: Motion = TRAINING_MOTION, mix: str | None = None
+) -> Actions:
+    """Motions drawn from a mix, by default the method's, each held for a while.
+
+    Args:
+        num_latents: of the whole trajectory, the start image's included.
+        seed: what the randomness derives from, such as the run's seed and the scenario's number.
+        motion: how far an action moves and turns the camera.
+        mix: see ``worldcompass.trajectories.parse_mix``.
+
+    Raises:
+        ValueError: for a length that is not made of whole chunks, or a mix that cannot be read.
+    """
+    _check_length(num_latents, "the trajectory")
+    families = METHOD_MIX if mix is None else parse_mix(mix)
+    return commanded(random_labels(np.random.default_rng(seed), num_latents, families), motion)
+
+
+def random_trajectories(
+    count: int, num_latents: int, seed: int, motion: Motion = TRAINING_MOTION, mix: str | None = None
+) -> list[Actions]:
+    """``count`` of them, number i from the seed (seed, i) alone; see ``random_trajectory``."""
+    return [random_trajectory(num_latents, (seed, i), motion, mix) for i in range(count)]
+
+
+def along_path(path: str, motion: Motion = MOTION) -> Actions:
+    """The trajectory of a pose string such as ``w-15, right-8, w+left-8``.
+
+    Raises:
+        ValueError: for an unknown key, or a length that is not made of whole chunks.
+    """
+    labels = parse_path(path)
+    _check_length(len(labels), f"the path {path!r} with its start")
+    return commanded(labels, motion)
+
+
+def scaled(motion: Motion, move: float | None, turn_deg: float | None) -> Motion:
+    """The motion with another length or angle per latent, where one is given.
+
+    Raises:
+        ValueError: when it is not above 0.
+    """
+    given = {"move": move, "turn": turn_deg}
+    if wrong := [
+        f"{name} is {value}" for name, value in given.items() if value is not None and not value > 0
+    ]:
+        raise ValueError(f"{wrong[0]}: expected a number above 0")
+    motion = motion if move is None else replace(motion, move=move)
+    return motion if turn_deg is None else replace(motion, yaw_deg=turn_deg, pitch_deg=turn_deg)
+
+
+def _check_length(num_latents: int, what: str) -> None:
+    if num_latents < CHUNK or num_latents % CHUNK:
+        more = CHUNK - num_latents % CHUNK
+        raise ValueError(
+            f"{what} has {num_latents} latents: expected a multiple of {CHUNK}, add {more} or take away"
+            f" {num_latents % CHUNK}"
+        )
