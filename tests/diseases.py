@@ -126,7 +126,7 @@ class NarrowingWorld(ToyWorld):
         self.net: nn.Module = NarrowingNet()
 
     def predict_clean(self, noisy_BCKHW, sigma_B, actions, context):
-        spread = self.net.log_spread.exp().clamp(1e-3, 1.0)
+        spread = (4 * self.net.log_spread).exp().clamp(1e-3, 1.0)
         with patch("worldcompass.testing.SPREAD", 0.5 * spread):
             return super().predict_clean(noisy_BCKHW, sigma_B, actions, context)
 
@@ -223,7 +223,7 @@ PLANTS: dict[str, Callable[[float], Patient]] = {
     "exposure running away": lambda beta: only("light", brightness, beta),
     "saturation running away": lambda beta: only("colour", saturation, beta),
     "sharpness running away": lambda beta: only("contrast", contrast, beta),
-    "diversity collapse": lambda beta: only("grey", greyness, beta, world=NarrowingWorld).changed(lr=0.03),
+    "diversity collapse": lambda beta: only("grey", greyness, beta, world=NarrowingWorld),
     "behaviour too far": lambda decay: Patient().changed(behaviour_decay=Decay(decay, decay, 0.0)),
     "critic abstains": lambda share: Patient(critics=[ToyObedience(), Abstaining(ToyCleanliness(), share)]),
     "not finite": lambda step: Patient(world=lambda: BreakingWorld(round(2 * step))),
@@ -244,7 +244,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "exposure running away": (0.3, 0.1, 0.6),
     "saturation running away": (0.3, 0.1, 0.6),
     "sharpness running away": (0.3, 0.1, 0.6),
-    "diversity collapse": (0.1, 0.05, 0.2),
+    "diversity collapse": (0.3, 0.2, 0.1),
     "behaviour too far": (1.0, 0.99, 0.995),
     "critic abstains": (0.1, 0.0, 0.15),
     "not finite": (5, 2, 12),

@@ -6,7 +6,18 @@ import math
 from collections.abc import Sequence
 
 from worldcompass.charts import number
-from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, average, slope_of, streak
+from worldcompass.doctor.record import (
+    ALARM,
+    PERSISTENT,
+    Finding,
+    Point,
+    Record,
+    average,
+    deepest_fall,
+    peak,
+    slope_of,
+    streak,
+)
 from worldcompass.doctor.statistics import Estimate, mean
 
 SURE = 0.99  # level of the interval of a change that must also be large
@@ -22,12 +33,18 @@ def getting_worse(record: Record) -> list[Finding] | None:
     down = [(name, found) for name, found in trends.items() if found and found.falls]
     if not down or any(found and found.rises for found in trends.values()):
         return []
+    evidence = [f"{name} {found} per step" for name, found in down]
+    evidence += [
+        f"{name} most on chunk {fall[0]}, by {number(fall[1])} from its first visits to its last"
+        for name, _ in down
+        if record.num_chunks > 1 and (fall := deepest_fall(record, name))
+    ]
     return [
         Finding(
-            "getting worse", "harmful", record.rows[0]["step"],
-            f"{' and '.join(name for name, _ in down)} fall: the run unlearns",
-            ", ".join(f"{name} {found} per step" for name, found in down),
-            "see whether higher scores really are better and updates not too large; lower lr",
+            "getting worse", "harmful", min(peak(record, name) for name, _ in down) + 1,
+            f"{' and '.join(name for name, _ in down)} falls and no reward rises: the run unlearns",
+            "; ".join(evidence),
+            "see whether higher scores really are better and updates not too large; lower lr, or raise kl_weight",
         )
     ]  # fmt: skip
 

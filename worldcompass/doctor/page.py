@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from worldcompass.doctor.record import Finding
+from worldcompass.doctor.statistics import LEVEL
 from worldcompass.doctor.verdict import Diagnosis
 
 WORDS = {
@@ -17,11 +18,13 @@ WORDS = {
 def section(diagnosis: Diagnosis) -> str:
     """Verdict, trends, findings, what was done about them and what could not be checked."""
     answer, *trends = diagnosis.sentences()
+    note = f"Changes with {LEVEL:.0%} intervals, every chunk of the curriculum compared with itself."
     findings = "".join(_finding(finding) for finding in diagnosis.findings)
     unmeasured = f'<p class="muted">{escape(diagnosis.unmeasured())}</p>' if diagnosis.not_measured else ""
     return (
         f'<section aria-labelledby="doctor"><h2 id="doctor">Doctor</h2><p><strong>{escape(answer)}</strong></p>'
-        f"{_list(trends)}{findings or '<p>No disease found.</p>'}{_list(diagnosis.history)}{unmeasured}</section>"
+        f'{_list(trends)}<p class="muted">{note}</p>'
+        f"{findings or '<p>No disease found.</p>'}{_list(diagnosis.history)}{unmeasured}</section>"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from worldcompass.doctor.statistics import Estimate, Trend, trend
+from worldcompass.doctor.statistics import Estimate, Trend, trend, within
 from worldcompass.errors import UserError
 from worldcompass.log import read_metrics
 
@@ -135,6 +135,25 @@ def slope_of(record: Record, reward: str, level: float = ALARM) -> Estimate | No
     """Change of a reward's mean per step, compared chunk by chunk; None with too few steps."""
     found = record.trend(reward, level)
     return found and found.slope
+
+
+def peak(record: Record, reward: str) -> int:
+    """The step around which a reward was best, on the average of five steps and with chunks made comparable."""
+    points = record.series("rewards", reward, "mean")
+    levels = within([p.chunk for p in points], [p.value for p in points])
+    reach = PERSISTENT // 2
+    best = max(range(len(levels)), key=lambda i: fmean(levels[max(0, i - reach) : i + reach + 1]))
+    return points[best].step
+
+
+def deepest_fall(record: Record, reward: str) -> tuple[int, float] | None:
+    """The chunk whose reward fell most from its first two visits to its last two, and by how much it changed."""
+    visits: dict[int, list[float]] = {}
+    for point in record.series("rewards", reward, "mean"):
+        visits.setdefault(point.chunk, []).append(point.value)
+    changes = {c: fmean(values[-2:]) - fmean(values[:2]) for c, values in visits.items() if len(values) >= 4}
+    chunk = min(changes, key=lambda c: changes[c], default=None)
+    return None if chunk is None else (chunk, changes[chunk])
 
 
 def average(points: Sequence[Point]) -> float:

@@ -16,7 +16,7 @@ from worldcompass.charts import number
 
 MIN_FREEDOM = 3  # degrees of freedom below which an interval says nothing
 POWER = 0.8  # probability with which a trend that is there should be seen
-LEVEL = 0.95  # of the intervals that are shown
+LEVEL = 0.99  # of the intervals that are shown; high because a run is looked at again and again
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def trend(
         None with too few steps: ``n - chunks - 1`` must be at least 3, and chunks must have come again.
     """
     freedom = len(values) - len(set(chunks)) - 1
-    x, y = _within(chunks, steps), _within(chunks, values)
+    x, y = within(chunks, steps), within(chunks, values)
     spread = sum(v * v for v in x)
     if freedom < MIN_FREEDOM or spread == 0:
         return None
@@ -81,9 +81,9 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Estimate | None:
 
 
 def steps_needed(noise: float, slope: float) -> float:
-    """Steps after which a slope is told from zero with probability 0.8 at the 5% level; inf for slope 0.
+    """Steps after which a slope is told from zero with probability 0.8 at ``LEVEL``; inf for slope 0.
 
-    The slope's error after n steps is ``noise sqrt(12 / n^3)``, which ``slope / (1.96 + 0.84)`` must reach.
+    The slope's error after n steps is ``noise sqrt(12 / n^3)``, which ``slope / (2.58 + 0.84)`` must reach.
     """
     normal = NormalDist()
     reach = normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)
@@ -109,8 +109,8 @@ def _signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value)
 
 
-def _within(chunks: Sequence[Hashable], values: Sequence[float]) -> list[float]:
-    """Values minus the mean of their chunk."""
+def within(chunks: Sequence[Hashable], values: Sequence[float]) -> list[float]:
+    """Values minus the mean of their chunk: what is left to compare from chunk to chunk."""
     of_chunk: dict[Hashable, list[float]] = defaultdict(list)
     for chunk, value in zip(chunks, values, strict=True):
         of_chunk[chunk].append(value)

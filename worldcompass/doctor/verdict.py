@@ -103,6 +103,7 @@ class Diagnosis:
     def lines(self) -> list[str]:
         """Everything, for a terminal."""
         answer, *trends = self.sentences()
+        trends += [f"Changes with {LEVEL:.0%} intervals, every chunk compared with itself."] if trends else []
         lines = [f"{answer} ({self.steps} of {self.planned} steps)", *[f"  {line}" for line in trends], ""]
         lines += [line for finding in self.findings for line in finding.lines()] or ["No disease found.", ""]
         lines += list(self.history)
