@@ -120,6 +120,27 @@ def test_the_verdict_says_what_the_rewards_do(slopes, count, planned, state):
     assert len(diagnosis.sentences()) == 1 + len(slopes)
 
 
+def test_a_reward_without_weight_is_looked_at_and_alarms_nobody():
+    rows = rows_of({"a": 0.0, "watched": -0.02})
+    assert [f.name for f in diagnose(Record(rows, (), 24)).findings] == ["getting worse"]
+    diagnosis = diagnose(Record(rows, (), 24, {"watched": 0.0}))
+    assert diagnosis.healthy and diagnosis.state != "worse"
+    assert diagnosis.sentences()[2].startswith("watched falls")
+
+
+def test_a_fall_is_dated_and_placed():
+    rows = [
+        {
+            "step": s,
+            "chunk": s % 2,
+            "rewards": {"a": {"mean": 1.0 - 0.1 * max(0, s - 20) * (s % 2), "std": 0.1}},
+        }
+        for s in range(1, 41)
+    ]
+    (finding,) = diagnose(Record(rows, (), 40)).findings
+    assert 15 <= finding.since <= 21 and "most on chunk 1" in finding.evidence
+
+
 def test_too_early_names_the_steps_that_are_missing():
     sentences = diagnose(Record(rows_of({"a": 0.001}, 12), (), 100)).sentences()
     assert "Too early" in sentences[0] and "more steps needed" in sentences[1]

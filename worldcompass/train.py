@@ -256,7 +256,7 @@ def train(
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
     log = MetricsLog(out_dir / "metrics.jsonl", step)
-    guard = Guard(out_dir, config.steps, config.on_disease)
+    guard = Guard(out_dir, config.steps, config.weights, config.on_disease)
     with LiveTable(config.steps, step, live) as table, finishing_the_step() as interrupted:
         while step < config.steps:
             step += 1

@@ -21,9 +21,11 @@ LR_AFTER_ROLLBACK = 0.5  # of the learning rate before
 class Guard:
     """Keeps the record of a run, and writes refused updates, stops and rollbacks into ``events.jsonl``."""
 
-    def __init__(self, out_dir: Path, planned: int, on_disease: OnDisease) -> None:
+    def __init__(
+        self, out_dir: Path, planned: int, weights: Mapping[str, float], on_disease: OnDisease
+    ) -> None:
         """Take up a run where its metrics end."""
-        self.out_dir, self.planned, self.on_disease = out_dir, planned, on_disease
+        self.out_dir, self.planned, self.weights, self.on_disease = out_dir, planned, weights, on_disease
         self.rows = read_metrics(out_dir / "metrics.jsonl")
         self.events = read_metrics(out_dir / EVENTS)
 
@@ -35,12 +37,12 @@ class Guard:
     def examine(self, row: Mapping[str, Any]) -> Diagnosis:
         """The diagnosis after one more step."""
         self.rows = [*self.rows, dict(row)]
-        return diagnose(Record(self.rows, self.events, self.planned))
+        return self._diagnose()
 
     def refused(self, step: int, why: Exception) -> Finding:
         """Note an update that was refused because something was not finite."""
         self._note(event="refused", step=step, why=str(why))
-        return diagnose(Record(self.rows, self.events, self.planned)).findings[0]
+        return self._diagnose().findings[0]
 
     def disease(self, diagnosis: Diagnosis) -> Finding | None:
         """The finding that must be acted on: none when the doctor may only warn."""
@@ -74,6 +76,9 @@ class Guard:
         self._note(
             event="rolled back", step=step, to=to, finding=finding.name, evidence=finding.evidence, lr=lr
         )
+
+    def _diagnose(self) -> Diagnosis:
+        return diagnose(Record(self.rows, self.events, self.planned, self.weights))
 
     def _note(self, **event: Any) -> None:
         self.events = [*self.events, event]

@@ -29,7 +29,7 @@ DETAIL = 0.5  # of log detail further from the first frame's, a factor of 1.65
 
 def getting_worse(record: Record) -> list[Finding] | None:
     """Rewards that fall, and none that rises."""
-    trends = {name: slope_of(record, name) for name in record.rewards}
+    trends = {name: slope_of(record, name) for name in record.trained}
     down = [(name, found) for name, found in trends.items() if found and found.falls]
     if not down or any(found and found.rises for found in trends.values()):
         return []
@@ -62,7 +62,7 @@ def reward_hacking(record: Record) -> list[Finding] | None:
     if not ill:
         return []
     step, change = ill[0]
-    rising = [name for name in record.rewards if (found := slope_of(record, name)) and found.rises]
+    rising = [name for name in record.trained if (found := slope_of(record, name)) and found.rises]
     evidence = f"the judge's score of the same held-out videos changed by {ill[-1][1]} since the first look"
     if not rising:
         return [

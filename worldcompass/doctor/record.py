@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -68,6 +68,8 @@ class Record:
     """Refused updates, stops and rollbacks."""
     planned: int = USUAL_STEPS
     """Steps that the run was meant to take."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of rewards by name; 1 where not named."""
 
     @property
     def refused(self) -> list[Mapping[str, Any]]:
@@ -86,6 +88,11 @@ class Record:
     def rewards(self) -> list[str]:
         """Names of the critics."""
         return list(self.rows[-1]["rewards"]) if self.rows else []
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the critics whose rewards count; the others are only looked at."""
+        return [name for name in self.rewards if self.weights.get(name, 1.0) > 0]
 
     def series(self, *path: str) -> list[Point]:
         """Every finite number found under nested keys, such as ``("pictures", "motion")``."""
@@ -142,7 +149,8 @@ def peak(record: Record, reward: str) -> int:
     points = record.series("rewards", reward, "mean")
     levels = within([p.chunk for p in points], [p.value for p in points])
     reach = PERSISTENT // 2
-    best = max(range(len(levels)), key=lambda i: fmean(levels[max(0, i - reach) : i + reach + 1]))
+    around = [round(fmean(levels[max(0, i - reach) : i + reach + 1]), 9) for i in range(len(levels))]
+    best = max(range(len(around)), key=lambda i: (around[i], i))  # the last of equals: from there on it fell
     return points[best].step
 
 
@@ -185,15 +193,17 @@ def read_record(run_dir: Path) -> Record:
         ]
         if wrong:
             raise UserError(f"{path} line {number} is no training step: {wrong[0]} is missing or malformed")
-    return Record(rows, events, _planned(run_dir / "config.json"))
+    planned, weights = _configured(run_dir / "config.json")
+    return Record(rows, events, planned, weights)
 
 
-def _planned(path: Path) -> int:
+def _configured(path: Path) -> tuple[int, dict[str, float]]:
+    """Planned steps and weights of the rewards, as far as the run's configuration tells."""
     try:
-        steps = json.loads(path.read_text()).get("steps") if path.is_file() else None
-    except (ValueError, AttributeError) as error:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        return int(config.get("steps", USUAL_STEPS)), dict(config.get("weights", {}))
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a run's configuration: {error}") from None
-    return steps if isinstance(steps, int) and steps > 0 else USUAL_STEPS
 
 
 def _inside(row: Mapping[str, Any], path: Sequence[str]) -> Any:

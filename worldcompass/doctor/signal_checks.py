@@ -31,7 +31,7 @@ def no_spread(record: Record) -> list[Finding] | None:
             )
         ]  # fmt: skip
     findings = []
-    scoring = [n for n in record.rewards if not _abstention(record, n)]
+    scoring = [n for n in record.trained if not _abstention(record, n)]
     for name in scoring:
         ill = streak(record.series("rewards", name, "flat"), lambda share: share > FLAT_REWARD)
         if len(ill) >= PERSISTENT:
@@ -65,7 +65,7 @@ def all_clipped(record: Record) -> list[Finding] | None:
 
 def pulling_apart(record: Record) -> list[Finding] | None:
     """Two rewards that want opposite things."""
-    trends = {name: slope_of(record, name) for name in record.rewards}
+    trends = {name: slope_of(record, name) for name in record.trained}
     up = [name for name, found in trends.items() if found and found.rises]
     down = [name for name, found in trends.items() if found and found.falls]
     findings = [
@@ -89,13 +89,13 @@ def pulling_apart(record: Record) -> list[Finding] | None:
                     "decide which of them matters more by weights, or correct the one that should not mind",
                 )
             )  # fmt: skip
-    return findings if pairs or len(record.rewards) > 1 else None
+    return findings
 
 
 def abstaining(record: Record) -> list[Finding] | None:
     """Critics that give hardly any scores."""
     findings = []
-    for name in record.rewards:
+    for name in record.trained:
         ill = _abstention(record, name)
         if len(ill) >= PERSISTENT:
             findings.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -118,7 +118,7 @@ def diagnose(record: Record) -> Diagnosis:
     probes = judged_changes(record)
     judge = probes[-1][1] if probes else None
     return Diagnosis(
-        state=_state(rewards, judge),
+        state=_state([reward for reward in rewards if reward.name in record.trained], judge),
         rewards=rewards,
         judge=judge,
         findings=tuple(finding for _, found in results for finding in found or ()),
@@ -151,7 +151,7 @@ def reward_trend(record: Record, name: str) -> RewardTrend:
     return RewardTrend(name, found, seen, spread, needed)
 
 
-def _state(rewards: tuple[RewardTrend, ...], judge: Estimate | None) -> State:
+def _state(rewards: Sequence[RewardTrend], judge: Estimate | None) -> State:
     states = [reward.state for reward in rewards]
     up = "rises" in states
     down = "falls" in states or (judge is not None and judge.falls)
