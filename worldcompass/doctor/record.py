@@ -148,10 +148,10 @@ def peak(record: Record, reward: str) -> int:
     """The step around which a reward was best, on the average of five steps and with chunks made comparable."""
     points = record.series("rewards", reward, "mean")
     levels = within([p.chunk for p in points], [p.value for p in points])
-    reach = PERSISTENT // 2
-    around = [round(fmean(levels[max(0, i - reach) : i + reach + 1]), 9) for i in range(len(levels))]
-    best = max(range(len(around)), key=lambda i: (around[i], i))  # the last of equals: from there on it fell
-    return points[best].step
+    windows = range(len(levels) - PERSISTENT + 1)
+    means = [round(fmean(levels[start : start + PERSISTENT]), 9) for start in windows]
+    best = max(windows, key=lambda start: (means[start], start))  # the last of equals: from there on it fell
+    return points[best + PERSISTENT // 2].step
 
 
 def deepest_fall(record: Record, reward: str) -> tuple[int, float] | None:
