@@ -28,9 +28,11 @@ from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.doctor import Record, diagnose, read_record
 from worldcompass.doctor.guard import MAX_ROLLBACKS
 from worldcompass.doctor.statistics import mean, steps_needed, student, trend
+from worldcompass.doom.experiment import _claim
 from worldcompass.errors import StoppedRun, UserError
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
+from worldcompass.recipes.demo import demo
 from worldcompass.report import write_report
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import train
@@ -346,3 +348,13 @@ def test_the_page_has_the_doctors_section(runs):
     assert '<article class="finding harmful"><h3>Update too large</h3>' in sick and "Evidence." in sick
     healthy = write_report(runs / "healthy").read_text()
     assert "No disease found." in healthy and "Learning so far." in healthy
+
+
+def test_what_the_doctor_does_may_change_when_a_recipe_is_resumed(tmp_path):
+    recipe = demo()
+    _claim(tmp_path / "run", recipe, resume=False)
+    told = dataclasses.replace(recipe.config, on_disease="stop", probe_every=5)
+    _claim(tmp_path / "run", dataclasses.replace(recipe, config=told), resume=True)
+    with pytest.raises(UserError, match="other settings"):
+        other = dataclasses.replace(recipe.config, lr=1.0)
+        _claim(tmp_path / "run", dataclasses.replace(recipe, config=other), resume=True)

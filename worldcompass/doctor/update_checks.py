@@ -96,7 +96,7 @@ def no_gradient(record: Record) -> list[Finding] | None:
             f"{share:.0%} of the trainable parameters in {len(rows)} steps (limit {UNREACHED:.0%}), "
             f"among them {', '.join(never[:3]) or 'changing ones'}",
             "check lora.targets against the layers that predict_clean calls, and that nothing reads a copy of "
-            "their weights; check_world_model tests this",
+            "their weights",
         )
     ]  # fmt: skip
 
