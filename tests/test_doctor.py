@@ -160,8 +160,8 @@ def test_metrics_of_older_versions_are_read_and_what_they_lack_is_named():
 
 # Steps within which the test wants its finding, at a strength that was not used to set the limits.
 WITHIN = {
-    "reward hacking": 15, "motion dying": 45, "exposure running away": 16, "saturation running away": 16,
-    "sharpness running away": 16, "diversity collapse": 50, "not finite": 4, "slow critic": 6,
+    "reward hacking": 15, "motion dying": 64, "exposure running away": 16, "saturation running away": 16,
+    "sharpness running away": 16, "diversity collapse": 64, "not finite": 4, "slow critic": 6, "getting worse": 18,
     "behaviour too far": 16, "no gradient": 4, "update too large": 8,
 }  # fmt: skip
 
