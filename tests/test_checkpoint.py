@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from worldcompass.checkpoint import (
+    delete_after,
     latest_checkpoint,
     load_checkpoint,
     pack_optimizer,
@@ -94,6 +95,15 @@ def test_an_optimisers_state_survives_with_its_momentum(make):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_earlier_checkpoints_are_found_and_later_ones_deleted(tmp_path):
+    for step in (2, 4, 6):
+        save_checkpoint(tmp_path, step, {"a": torch.ones(1)}, {}, keep=3)
+    assert latest_checkpoint(tmp_path, before=6).name == "step_000004"
+    assert latest_checkpoint(tmp_path, before=2) is None
+    delete_after(tmp_path, 2)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step_000002"]
+
+
 def test_the_log_forgets_what_came_after_the_resumed_step_and_a_line_cut_off(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
@@ -122,6 +132,19 @@ def test_the_table_is_silent_unless_the_output_is_a_terminal():
         with LiveTable(4, 0, live, Console(file=file, force_terminal=terminal, width=100)) as table:
             table.show(ROW)
         assert ("obedience" in file.getvalue()) == (terminal and live)
+
+
+def test_warnings_stand_below_the_table_or_are_told_once():
+    warnings = {"no spread": "nothing is preferred [yet]"}
+    for terminal in (True, False):
+        file = io.StringIO()
+        with LiveTable(4, 0, True, Console(file=file, force_terminal=terminal, width=100)) as table:
+            table.show(ROW)
+            assert "no spread" not in file.getvalue()
+            table.show(ROW, warnings)
+            table.show(ROW, warnings)
+        assert "nothing is preferred [yet]" in file.getvalue()
+        assert terminal or file.getvalue().count("no spread") == 1
 
 
 def test_time_left_is_the_pace_times_the_remaining_steps():

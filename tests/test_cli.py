@@ -72,6 +72,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         (["doom", "pretrain", "--minutes-world", "-1"], "number of minutes above 0"),
         (["doom", "critics", "--data", "absent"], "absent is not a folder"),
         (["report", "absent"], "absent is not a run folder"),
+        (["doctor", "absent"], "absent is not a run folder"),
         (["train"], "name a recipe"),
         (["train", "doom_ful"], "there is no recipe 'doom_ful'"),
         (["train", "absent.py:smoke"], "there is no recipe file absent.py"),
@@ -239,6 +240,21 @@ def test_training_configuration_can_be_overridden():
     module = pytest.importorskip("worldcompass.train", reason="the training loop")
     config = override(module.Config(**required(module.Config)), ["lr=0.001", "seed=3"])
     assert (config.lr, config.seed) == (0.001, 3)
+
+
+def test_the_doctor_is_told_what_to_do_from_the_command_line(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass, field\nfrom worldcompass.errors import StoppedRun\n"
+        "from worldcompass.train import Config\n"
+        "@dataclass(frozen=True)\nclass Mine:\n    config: Config = field(default_factory=Config)\n"
+        "    def run(self, out, device, resume):\n        raise StoppedRun(self.config.on_disease)\n"
+    )
+    words = ["train", f"{file}:Mine", "--device", "cpu"]
+    assert cli.main([*words, "--on-disease", "rollback"]) == cli.EXIT_DISEASED
+    assert capsys.readouterr().err == "rollback\n"
+    assert cli.main([*words, "--set", "config.on_disease=pray"]) == cli.EXIT_USER_ERROR
+    assert "must be one of warn, stop, rollback" in capsys.readouterr().err
 
 
 def required(kind: type) -> dict[str, int]:

@@ -19,6 +19,10 @@ Scale = Callable[[Tensor, Tensor], Tensor]
 """(scores_NGR, valid_NGR) -> standard deviations that broadcast over (N, G, R)."""
 
 
+class NonFiniteScore(ValueError):
+    """A critic returned a score that is not finite and did not abstain."""
+
+
 @dataclass(frozen=True)
 class Advantages:
     """What the scores of one step mean for the update."""
@@ -78,7 +82,8 @@ def group_advantages(
         clip: a > 0.
 
     Raises:
-        ValueError: for shapes that do not agree, non-finite valid scores, or unusable weights or clip.
+        ValueError: for shapes that do not agree, or unusable weights or clip.
+        NonFiniteScore: for valid scores that are not finite.
     """
     if scores_NGR.ndim != 3 or scores_NGR.shape != valid_NGR.shape or weights_R.shape != scores_NGR.shape[2:]:
         raise ValueError(
@@ -90,7 +95,9 @@ def group_advantages(
             f"weights must be >= 0 with a positive sum and clip > 0, got {weights_R.tolist()}, {clip}"
         )
     if not bool(torch.isfinite(scores_NGR[valid_NGR]).all()):
-        raise ValueError("a critic returned a score that is not finite: let it abstain (valid False) instead")
+        raise NonFiniteScore(
+            "a critic returned a score that is not finite: let it abstain (valid False) instead"
+        )
     scores = torch.where(valid_NGR, scores_NGR, 0).double()
     weights = weights_R.double() / weights_R.double().sum()
     flat = is_flat(scores, valid_NGR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -45,10 +46,22 @@ def save_checkpoint(
     return final
 
 
-def latest_checkpoint(root: Path) -> Path | None:
-    """The newest complete checkpoint under ``root``; half-written ones are not seen."""
-    found = _complete(root)
+def latest_checkpoint(root: Path, before: float = math.inf) -> Path | None:
+    """The newest complete checkpoint under ``root`` of a step < ``before``; half-written ones are not seen."""
+    found = [folder for folder in _complete(root) if step_of(folder) < before]
     return found[-1] if found else None
+
+
+def delete_after(root: Path, step: int) -> None:
+    """Delete the checkpoints of later steps, the newest last: until then a resumed run would begin with it."""
+    for folder in _complete(root):
+        if step_of(folder) > step:
+            shutil.rmtree(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint was written after."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

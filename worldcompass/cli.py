@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from worldcompass import __version__
-from worldcompass.errors import UserError
+from worldcompass.errors import StoppedRun, UserError
 
 # Words a user types -> (module of worldcompass.commands, what it does in one line).
 COMMANDS = {
@@ -26,6 +26,7 @@ COMMANDS = {
     "score": ("score", "score a video: does it carry out the path, does it look good"),
     "play": ("play", "walk through the world in the browser, before and after post-training"),
     "votes": ("votes", "add up the blind votes that were given in the browser"),
+    "doctor": ("doctor", "say whether a run is learning, and what ails it if not"),
     "report": ("report", "write the self-contained HTML page of a run"),
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),
@@ -35,6 +36,7 @@ COMMANDS = {
 
 GROUPS = {"doom": "make the embedded world: data, weights, critics"}
 
+EXIT_DISEASED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -56,13 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 on success, 2 after a user error, 130 after Ctrl-C.
+        0 on success, 1 for a diseased run, 2 after a user error, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)
     except UserError as error:
         return _fail(str(error))
+    except StoppedRun as stop:
+        print(stop, file=sys.stderr)
+        return EXIT_DISEASED
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise

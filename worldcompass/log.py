@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 SHOWN_STEPS = 8
@@ -45,16 +46,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class LiveTable:
-    """The last steps of a run with the time that remains; silent where the output is not a terminal."""
+    """The last steps of a run with the time that remains and what the doctor warns of.
+
+    Where the output is not a terminal, every new warning is one line and nothing else is shown.
+    """
 
     def __init__(
         self, num_steps: int, first_step: int = 0, live: bool = True, console: Console | None = None
     ) -> None:
         self.num_steps, self.first_step = num_steps, first_step
         self.console = console or Console()
-        self.active = live and self.console.is_terminal
+        self.live_output, self.active = live, live and self.console.is_terminal
         self.started = time.monotonic()
         self.history: list[Mapping[str, Any]] = []
+        self.warnings: Mapping[str, str] = {}
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> LiveTable:
@@ -66,11 +71,15 @@ class LiveTable:
         if self.active:
             self.live.stop()
 
-    def show(self, row: Mapping[str, Any]) -> None:
-        """Show the metrics of one more step."""
+    def show(self, row: Mapping[str, Any], warnings: Mapping[str, str] | None = None) -> None:
+        """Show the metrics of one more step, and the warnings that hold now: sentences by a short name."""
+        known, self.warnings = self.warnings, warnings or {}
         self.history = [*self.history, row][-SHOWN_STEPS:]
         if self.active:
             self.live.update(self.table(), refresh=True)
+        elif self.live_output:
+            for name in self.warnings.keys() - known.keys():
+                self.console.print(f"step {row['step']}, {name}: {self.warnings[name]}", markup=False)
 
     def seconds_left(self) -> float:
         """Time that the remaining steps will take at the pace so far."""
@@ -89,6 +98,9 @@ class LiveTable:
             means = [f"{row['rewards'][name]['mean']:.3f}" for name in rewards]
             rest = f"{row['loss']:.4f}", f"{row['grad_norm']:.3f}", f"{sum(row['seconds'].values()):.1f}"
             table.add_row(str(row["step"]), str(row["chunk"]), *means, *rest)
+        if self.warnings:
+            lines = [f"[bold]{escape(name)}[/bold]: {escape(text)}" for name, text in self.warnings.items()]
+            table.caption, table.caption_style, table.caption_justify = "\n".join(lines), "yellow", "left"
         return table
 
 

@@ -146,3 +146,12 @@ def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: fl
 def _grad(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad.to(parameter.dtype)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, start: float, end: float, done: float) -> None:
+    """A rate on the line from ``start`` to ``end * start``, at the share ``done`` of the way.
+
+    ``start`` is what a group begins with; it is kept as its ``initial_lr``, where a rollback halves it.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", start) * (1 + (end - 1) * done)

@@ -109,6 +109,13 @@ class Policy:
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
+    @torch.no_grad()
+    def start_over(self) -> None:
+        """Set the trained weights and both averages back to the start."""
+        for weights in (self.live, self.behaviour_weights, self.checkpoint_weights):
+            for name, tensor in weights.items():
+                tensor.copy_(self.reference_weights[name])
+
     def _sets(self) -> dict[str, Mapping[str, Tensor]]:
         return {
             "live": self.live,

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.charts import Interval, interval_chart, line_chart, number
+from worldcompass.doctor import Diagnosis, diagnose, read_record
+from worldcompass.doctor.page import section
 from worldcompass.errors import UserError
 from worldcompass.report_style import CSS
 
@@ -53,6 +55,8 @@ class Run:
     results: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     """One flat row for each training step."""
+    diagnosis: Diagnosis | None
+    """None without metrics of training steps."""
     config: Mapping[str, Any]
     command: Mapping[str, Any]
     """run.json: command line and environment."""
@@ -102,6 +106,7 @@ def load_run(run_dir: Path) -> Run:
         folder=run_dir,
         results=results,
         metrics=[flatten(row) for row in _read_lines(run_dir / "metrics.jsonl")],
+        diagnosis=_diagnosis(run_dir),
         config=_read_object(run_dir / "config.json"),
         command=_read_object(run_dir / "run.json"),
         video=video.read_bytes() if video.is_file() else b"",
@@ -163,6 +168,7 @@ def render(run: Run) -> str:
         _video(run.video),
         _scores(run.results),
         _passes(run.results),
+        section(run.diagnosis) if run.diagnosis else "",
         _curves(run.metrics),
         _filmstrips(run.filmstrips),
         _next(run),
@@ -360,6 +366,14 @@ def _block(title: str, content: Mapping[str, Any]) -> str:
 
 
 # --------------------------------------------------------------------------- reading
+
+
+def _diagnosis(run_dir: Path) -> Diagnosis | None:
+    """The doctor's opinion; a page of other curves does without it."""
+    try:
+        return diagnose(read_record(run_dir))
+    except UserError:
+        return None
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:

@@ -47,7 +47,10 @@ details{border:1px solid var(--line);border-radius:8px;margin:12px 0;background:
 summary{padding:10px 14px;cursor:pointer;font-weight:550}
 pre{margin:0;padding:12px 14px;overflow-x:auto;border-top:1px solid var(--line);font-size:.85rem}
 code{background:var(--card);border:1px solid var(--line);border-radius:4px;padding:0 4px;overflow-wrap:anywhere}
+.finding{border:1px solid var(--line);border-left:5px solid var(--wait);border-radius:8px;background:var(--card);
+padding:2px 14px;margin:12px 0}.finding h3{margin:10px 0 0}
+.finding.stuck,.finding.harmful{border-left-color:var(--bad)}
 @media (max-width:600px){th,td{padding:6px 5px}table{font-size:.85rem}td small{font-size:.72rem}
 th:first-child{min-width:88px;position:sticky;left:0;background:var(--paper)}}
-@media print{details{break-inside:avoid}.scroll{overflow:visible}}
+@media print{details,.finding{break-inside:avoid}.scroll{overflow:visible}}
 """

@@ -5,45 +5,42 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import signal
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from worldcompass.advantages import (
-    Advantages,
-    Scale,
-    all_groups,
-    group_advantages,
-    masked_mean,
-    masked_std,
-)
+from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages
 from worldcompass.checkpoint import (
+    delete_after,
     latest_checkpoint,
     load_checkpoint,
     pack_optimizer,
     save_checkpoint,
     unpack_optimizer,
 )
+from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, OnDisease
+from worldcompass.doctor.record import Finding
 from worldcompass.errors import UserError
+from worldcompass.held_out import HeldOut, due, probe
+from worldcompass.interrupt import finishing_the_step
 from worldcompass.log import LiveTable, MetricsLog, Stopwatch
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
-from worldcompass.optim import MakeOptimizer, clip_gradients, muon
+from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.rewards import Critic
 from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
 from worldcompass.selection import Rows, choose, share_out
 from worldcompass.types import Group, Scenario
+from worldcompass.vitals import reward_vitals, step_vitals, without_gradient
 from worldcompass.world import Guidable, WorldModel
 
-MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows")  # without making it another run
+# Without making it another run.
+MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +100,11 @@ class Config:
     save_every: int = 5
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
+    """Newest ones that stay; more while ``on_disease`` is ``rollback``, which goes back some steps."""
+    probe_every: int = 0
+    """Steps between looks of the held-out judge that ``train`` was given; 0 is never."""
+    on_disease: OnDisease = "warn"
+    """When the doctor finds one: ``warn``; ``stop`` after saving; ``rollback`` to the last healthy checkpoint."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups`` or ``largest_group``."""
     objective: Objective = nft_loss
@@ -128,10 +130,12 @@ class Config:
                 self.beta, self.advantage_clip, self.lr, self.max_grad_norm
             )
             > 0,
-            "kl_weight, mean_weight, explore and lr_end must not be negative": min(
-                self.kl_weight, self.mean_weight, self.explore, self.lr_end
+            "kl_weight, mean_weight, explore, lr_end and probe_every must not be negative": min(
+                self.kl_weight, self.mean_weight, self.explore, self.lr_end, self.probe_every
             )
             >= 0,
+            f"on_disease must be one of {', '.join(get_args(OnDisease))}": self.on_disease
+            in get_args(OnDisease),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -194,16 +198,21 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     updates = cache_targets(run, shares)
     clock.lap("targets")
     # 6. Towards the good, away from the bad; then the averages follow.
-    set_learning_rate(run, step)
+    set_learning_rate(run.optimizer, config.lr, config.lr_end, (step - 1) / max(1, config.steps - 1))
     results = [update(run, micro_batches) for micro_batches in updates]
+    missing = without_gradient(run.policy)
+    run.optimizer.zero_grad(set_to_none=True)
     run.policy.follow(step)
     clock.lap("update")
+    # 7. What the doctor will want to know.
+    vitals = step_vitals(futures, missing, run.policy)
+    clock.lap("vitals")
     return {
         "step": step,
         "chunk": chunk,
-        "rewards": reward_metrics(run.critics, scores_NGR, valid_NGR, advantages),
-        "flat_groups": advantages.flat_NR.all(1).double().mean().item(),
+        **reward_vitals(run.critics, scores_NGR, valid_NGR, advantages),
         **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
+        **vitals,
         "forward_passes": sum(part.forward_passes for part in futures),
         "seconds": clock.laps,
     }
@@ -218,6 +227,7 @@ def train(
     resume: bool = False,
     on_step: Callable[[int, dict[str, Any], Policy], None] | None = None,
     live: bool = True,
+    held_out: HeldOut | None = None,
 ) -> Policy:
     """Post-train ``world.net`` in place; writes config.json, metrics.jsonl and checkpoints/ to ``out_dir``.
 
@@ -226,7 +236,8 @@ def train(
     Args:
         resume: go on from the newest checkpoint in ``out_dir``, bit by bit as if never stopped.
         on_step: called after every step with (step, metrics, policy).
-        live: show a table of the last steps where the output is a terminal.
+        live: show a table of the last steps where the output is a terminal, and what the doctor warns of.
+        held_out: a judge that is no reward, and what it looks at every ``config.probe_every`` steps.
 
     Returns:
         The policy; ``with policy.checkpoint():`` swaps the weights to evaluate into ``world.net``.
@@ -235,23 +246,40 @@ def train(
         ValueError: when configuration, scenarios and critics do not fit together.
         UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
         NonFiniteUpdate: before a non-finite update would be applied.
+        NonFiniteScore: when a critic returns a score that is not finite.
+        StoppedRun: when the doctor ends the run, as ``config.on_disease`` allows.
     """
     check_inputs(world, critics, scenarios, config)
+    if config.probe_every and held_out is None:
+        raise ValueError(f"probe_every is {config.probe_every}, but no held-out judge was given")
     if config.lora is not None:
         inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
     policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
     optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
     run = Run(world, critics, scenarios, config, policy, optimizer)
-    done = restore(run, out_dir) if resume else begin(out_dir)
+    step = restore(run, out_dir) if resume else begin(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
-    log = MetricsLog(out_dir / "metrics.jsonl", done)
-    with LiveTable(config.steps, done, live) as table, finishing_the_step() as interrupted:
-        for step in range(done + 1, config.steps + 1):
-            metrics = train_step(run, step)
+    log = MetricsLog(out_dir / "metrics.jsonl", step)
+    guard = Guard(out_dir, config.steps, config.weights, config.on_disease)
+    with LiveTable(config.steps, step, live) as table, finishing_the_step() as interrupted:
+        while step < config.steps:
+            step += 1
+            try:
+                metrics = train_step(run, step)
+            except (NonFiniteUpdate, NonFiniteScore) as failure:
+                finding = guard.refused(step, failure)
+                if not guard.may_roll_back(finding):
+                    raise
+                step = roll_back(run, guard, step, finding)
+                continue
+            if held_out is not None and due(config.probe_every, step):
+                metrics["judge"] = probe(world, policy, held_out, config.seed)
             log.append(metrics)
-            table.show(metrics)
-            if step % config.save_every == 0 or step == config.steps or interrupted():
+            diagnosis = guard.examine(metrics)
+            disease = guard.disease(diagnosis)
+            table.show(metrics, diagnosis.warnings())
+            if step % config.save_every == 0 or step == config.steps or interrupted() or disease:
                 save(run, out_dir, step)
             if on_step is not None:
                 on_step(step, metrics, policy)
@@ -259,7 +287,30 @@ def train(
                 raise KeyboardInterrupt(
                     f"stopped after step {step}, which is saved in {out_dir}: resume goes on"
                 )
+            if disease is not None:
+                if not guard.may_roll_back(disease):
+                    raise guard.stop(step, disease)
+                step = roll_back(run, guard, step, disease)
     return policy
+
+
+def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
+    """Go back to the newest checkpoint before a disease, or to the start, and go on with half the learning rate.
+
+    Returns:
+        The step gone back to. It is saved anew before anything later is deleted, so that a kill in between
+        loses nothing.
+    """
+    root, lr = guard.out_dir / "checkpoints", LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
+    folder = latest_checkpoint(root, before=finding.since)
+    to = load(run, guard.out_dir, folder)
+    for group in run.optimizer.param_groups:
+        group["initial_lr"] = lr
+    save(run, guard.out_dir, to)
+    guard.rolled_back(step, to, finding, lr)
+    MetricsLog(guard.out_dir / "metrics.jsonl", to)
+    delete_after(root, to)
+    return to
 
 
 def chunk_of_step(config: Config, step: int) -> int:
@@ -281,14 +332,6 @@ def score(critics: Sequence[Critic], groups: Sequence[Group]) -> tuple[Tensor, T
     values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in verdicts])
     valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in verdicts])
     return values, valid
-
-
-def set_learning_rate(run: Run, step: int) -> None:
-    """The rate of a step, counted from 1, on the line from ``lr`` to ``lr_end * lr``."""
-    config = run.config
-    done = (step - 1) / max(1, config.steps - 1)
-    for group in run.optimizer.param_groups:
-        group["lr"] = config.lr * (1 + (config.lr_end - 1) * done)
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
@@ -344,7 +387,8 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
             sums["kl_to_start"] += kl_B.detach().sum()
             sums["mean_shift"] += shift_B.detach().sum()
             sums["reference_rows"] += len(kl_B)
-        (loss_B.sum() / num_rows).backward()
+        if loss_B.requires_grad:  # else nothing trainable takes part: the doctor's finding
+            (loss_B.sum() / num_rows).backward()
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
     reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
@@ -354,26 +398,7 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
     applied = any(bool(rows.advantage_B.any()) for rows in micro_batches)
     if applied:
         run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
     return {**result, "grad_norm": grad_norm, **distances, "applied": float(applied)}
-
-
-def reward_metrics(
-    critics: Sequence[Critic], scores_NGR: Tensor, valid_NGR: Tensor, advantages: Advantages
-) -> dict[str, dict[str, float]]:
-    """Per critic: mean, mean spread within a group, share of valid scores and of flat groups."""
-    mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
-    std_R = masked_std(scores_NGR, valid_NGR, (1,)).mean((0, 1))
-    valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
-    return {
-        critic.name: {
-            "mean": mean_R[r].item(),
-            "std": std_R[r].item(),
-            "valid": valid_R[r].item(),
-            "flat": flat_R[r].item(),
-        }
-        for r, critic in enumerate(critics)
-    }
 
 
 def check_inputs(
@@ -437,7 +462,10 @@ def save(run: Run, out_dir: Path, step: int) -> Path:
     tensors = {f"optimizer/{name}": t for name, t in tensors.items()}
     state = {"optimizer": plain, "run": identity(run)}
     every = {**tensors, **{f"policy/{name}": t for name, t in run.policy.state().items()}}
-    return save_checkpoint(out_dir / "checkpoints", step, every, state, run.config.keep_checkpoints)
+    keep = run.config.keep_checkpoints
+    if run.config.on_disease == "rollback":
+        keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
+    return save_checkpoint(out_dir / "checkpoints", step, every, state, keep)
 
 
 def restore(run: Run, out_dir: Path) -> int:
@@ -446,8 +474,18 @@ def restore(run: Run, out_dir: Path) -> int:
     Raises:
         UserError: when it belongs to another run.
     """
-    folder = latest_checkpoint(out_dir / "checkpoints")
+    return load(run, out_dir, latest_checkpoint(out_dir / "checkpoints"))
+
+
+def load(run: Run, out_dir: Path, folder: Path | None) -> int:
+    """Set a run to one of its checkpoints, or to its start for None; the step.
+
+    Raises:
+        UserError: when it belongs to another run.
+    """
     if folder is None:
+        run.policy.start_over()
+        run.optimizer.state.clear()
         return 0
     tensors, state = load_checkpoint(folder)
     own = json.loads(json.dumps(identity(run)))
@@ -460,23 +498,3 @@ def restore(run: Run, out_dir: Path) -> int:
     run.policy.load(parts["policy"])
     unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
     return state["step"]
-
-
-@contextmanager
-def finishing_the_step() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C; yields a function that tells whether it came. Main thread only."""
-    pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def remember(number: int, _frame: object) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, previous)

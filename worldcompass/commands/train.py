@@ -16,15 +16,17 @@ import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from worldcompass.commands._options import add_device, add_out, add_resume, check_device
+from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.overrides import override, settings
 
 EXAMPLES = """\
   worldcompass train doom_full
   worldcompass train doom_full --set config.seed=1 --set config.steps=200 --out runs/seed1
+  worldcompass train doom_full --on-disease rollback
   worldcompass train my_recipe.py:smoke
   worldcompass train --list               # the shipped recipes
   worldcompass train doom_full --list     # a recipe's settings
@@ -40,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
     )
+    text = "when the doctor finds a disease (default: the recipe's config.on_disease)"
+    parser.add_argument("--on-disease", choices=get_args(OnDisease), help=text)
     add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
     add_device(parser)
     add_resume(parser)
@@ -56,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"name a recipe ({known}) or FILE.py:FUNCTION")
         print("\n".join(shipped_recipes()))
         return 0
-    recipe = override(load_recipe(args.recipe)(), args.assignments)
+    chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
+    recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
     if args.list:
         print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
         return 0

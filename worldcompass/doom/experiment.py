@@ -26,23 +26,33 @@ from torch import Tensor
 import worldcompass
 from worldcompass import video
 from worldcompass.doom.critic_files import load_critics, load_judge
+from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.pretrain import export
-from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash, training_scenarios
+from worldcompass.doom.scenarios import (
+    draw_all,
+    evaluation_plans,
+    replay_all,
+    scenarios_hash,
+    training_scenarios,
+)
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
-from worldcompass.train import train
+from worldcompass.train import MAY_CHANGE, train
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world
 
 SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
+PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's looks during training
+PROBE_LATENTS = 16
 FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
@@ -73,7 +83,8 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     with _progress("playing fresh scenarios for training", 4 * count) as advance:
         fresh = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
     started = (out / "checkpoints").is_dir()
-    policy = train(world, critics, fresh, config, out, resume=resume and started)
+    held_out = _held_out(judge, config.seed) if config.probe_every else None
+    policy = train(world, critics, fresh, config, out, resume=resume and started, held_out=held_out)
     with policy.checkpoint():
         (out / "weights").mkdir(exist_ok=True)
         export(world.net, out / "weights" / WORLD_FILE)
@@ -111,6 +122,20 @@ def evaluate_weights(
     return results
 
 
+def _held_out(judge: Judge, seed: int) -> HeldOut:
+    """The judge's share of actions followed, on scenarios that neither training nor evaluation uses.
+
+    Looking with it is free of harm; letting it roll a run back makes it a little less held out.
+    """
+
+    def followed(videos_VF3hw: Tensor, scenarios: Sequence[Scenario]) -> Tensor:
+        wanted_VM = torch.stack([s.actions.labels_K for s in scenarios])
+        return (judge.labels(videos_VF3hw.cpu()) == wanted_VM)[:, 1:].double().mean(1)
+
+    drawn = draw_all(TRAINING, KINDS, PROBES_PER_MAP_AND_KIND, PROBE_LATENTS, seed, "probe")
+    return HeldOut(followed, [scenario for _, scenario in drawn])
+
+
 def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     """Make the run folder, or see that it holds this very run."""
     path = out / "run.json"
@@ -119,7 +144,7 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
         found = json.loads(path.read_text())
-        if found["recipe"] != facts["recipe"]:
+        if _identity(found["recipe"]) != _identity(facts["recipe"]):
             raise UserError(f"{out} holds a run with other settings: give the same, or choose another --out")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -133,6 +158,12 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
     facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
     path.write_text(json.dumps(facts, indent=1))
+
+
+def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What must agree for a run to be continued: all settings but those that may change and change no result."""
+    config = {k: v for k, v in recipe["config"].items() if k not in MAY_CHANGE or k == "steps"}
+    return {**recipe, "config": config}
 
 
 def _described(recipe: DoomRecipe) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""What a step tells about itself, by hand on tiny pictures, groups and weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from worldcompass.advantages import group_advantages
+from worldcompass.geometry import Motion, commanded
+from worldcompass.policy import Decay, Policy
+from worldcompass.rollout import imagine_groups
+from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import score
+from worldcompass.types import Group
+from worldcompass.vitals import behaviour_lag, picture_vitals, reward_vitals, step_vitals, without_gradient
+
+
+def group(frames_GF, labels=(9, 9), first=100, past=1):
+    """Plain grey frames of the given levels, two per latent, after ``past`` frames of level ``first``."""
+    frames = torch.tensor(frames_GF, dtype=torch.uint8)[..., None, None, None].expand(-1, -1, 3, 4, 4)
+    before = torch.full((past, 3, 4, 4), first, dtype=torch.uint8)
+    motion = Motion(move=1.0, yaw_deg=5.0, pitch_deg=5.0, level=True)
+    actions = commanded(torch.tensor(labels), motion, torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    return Group(frames, before, torch.full((3, 4, 4), first, dtype=torch.uint8), actions, 2)
+
+
+def test_brightness_motion_and_diversity_by_hand():
+    vitals = picture_vitals([group([[0, 110, 0, 140], [0, 130, 0, 160]])])
+    assert vitals["brightness"] == pytest.approx((135 - 100) / 255)
+    assert vitals["motion"] == pytest.approx((10 + 30 + 30 + 30) / 4 / 255)
+    assert vitals["diversity"] == pytest.approx(math.sqrt(200) / 255)
+    assert vitals["saturation"] == 0 and vitals["detail"] == 0
+
+
+def test_motion_counts_where_it_is_commanded_only():
+    still = picture_vitals([group([[0, 110, 0, 140]], labels=(9, 0))])
+    assert still["motion"] == pytest.approx(10 / 255) and still["diversity"] is None
+    assert picture_vitals([group([[0, 110, 0, 140]], labels=(0, 0))])["motion"] is None
+
+
+def test_colour_and_detail_are_measured_against_the_first_frame():
+    plain = group([[0, 100, 0, 100]])
+    frames = plain.frames_GF3hw.clone()
+    frames[:, :, 0] = 151
+    red = picture_vitals([Group(frames, plain.past_frames_F3hw, plain.first_frame_3hw, plain.actions, 2)])
+    assert red["saturation"] == pytest.approx(51 / 255)
+    frames = plain.frames_GF3hw.clone()
+    frames[..., ::2] = 110
+    striped = picture_vitals([Group(frames, plain.past_frames_F3hw, plain.first_frame_3hw, plain.actions, 2)])
+    assert striped["detail"] == pytest.approx(
+        math.log(11)
+    )  # a gradient of ten levels beside the floor of one
+
+
+def test_clipping_and_agreement_of_rewards():
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    a = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    scores, valid = torch.stack([a, -a, torch.zeros_like(a)], -1), torch.ones(1, 4, 3, dtype=torch.bool)
+    critics = [Named("up"), Named("down"), Named("flat")]
+    advantages = group_advantages(scores, valid, torch.tensor([1.0, 0.0, 0.0]), clip=1e-3)
+    vitals = reward_vitals(critics, scores, valid, advantages)
+    assert vitals["clipped"] == 1
+    assert vitals["agreement"] == {"up and down": pytest.approx(-1), "up and flat": 0, "down and flat": 0}
+    assert vitals["rewards"]["flat"]["flat"] == 1 and vitals["flat_groups"] == 0
+
+
+def test_parameters_without_gradient_are_named():
+    net = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1, bias=False)})
+    policy = Policy(net)
+    assert without_gradient(policy) == ["used.weight", "used.bias", "idle.weight"]
+    (net["used"](torch.ones(1, 2)) + 0 * net["idle"](torch.ones(1, 2))).sum().backward()
+    assert without_gradient(policy) == ["idle.weight"]
+
+
+@pytest.mark.parametrize(("decay", "lag"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
+def test_the_lag_is_the_share_of_the_way_that_the_behaviour_has_not_followed(decay, lag):
+    net = nn.Linear(3, 2)
+    policy = Policy(net, Decay(decay, decay, 0.0))
+    assert behaviour_lag(policy) == 0
+    with torch.no_grad():
+        net.weight.add_(0.5)
+    policy.follow(1)
+    assert behaviour_lag(policy) == pytest.approx(lag, abs=1e-6)
+
+
+def test_looking_at_a_step_leaves_groups_and_weights_as_they_were():
+    world = ToyWorld()
+    policy, critics = Policy(world.net), [ToyObedience(), ToyCleanliness()]
+    futures = imagine_groups(world, toy_scenarios(2), 1, 4, 4, (0,), world.spec.sigmas())
+    before = futures[0].groups[0].frames_GF3hw.clone(), policy.state()
+    scores, valid = score(critics, futures[0].groups)
+    reward_vitals(critics, scores, valid, group_advantages(scores, valid, torch.ones(2)))
+    assert step_vitals(futures, ["inner.weight"], policy)["no_gradient"] == {
+        "share": 0.25,
+        "names": ["inner.weight"],
+    }
+    assert torch.equal(before[0], futures[0].groups[0].frames_GF3hw)
+    assert all(torch.equal(value, policy.state()[name]) for name, value in before[1].items())

@@ -1,0 +1,46 @@
+"""Is a run learning, and if not, what ails it? Reads what the run has written so far, finished or not.
+
+Exit code 0: healthy; 1: at least one disease; 2: not a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+EXAMPLES = """\
+  worldcompass doctor runs/demo
+  worldcompass doctor runs/demo --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass doctor``."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict, the findings, and what could not be checked."""
+    from worldcompass.cli import EXIT_DISEASED
+    from worldcompass.doctor import diagnose, read_record
+
+    record = read_record(args.run)
+    diagnosis = diagnose(record)
+    if args.json:
+        found = dataclasses.asdict(diagnosis) | {"healthy": diagnosis.healthy, "events": list(record.events)}
+        print(json.dumps(_finite(found), indent=1))
+    else:
+        print("\n".join(diagnosis.lines()))
+    return 0 if diagnosis.healthy else EXIT_DISEASED
+
+
+def _finite(value: object) -> object:
+    """The same with None for infinite numbers, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and value - value != 0 else value

@@ -1,0 +1,29 @@
+"""Every check is a pure function of a run's record: what it found, or None where its numbers were not measured.
+
+A limit is either a size that nobody would call a detail (half of the motion gone) or was set on the toy world's
+healthy and diseased runs with seeds 0 to 2; ``benchmarks/doctor.py`` tries other seeds and strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worldcompass.doctor.outcome_checks import (
+    diversity_collapse,
+    getting_worse,
+    motion_dying,
+    picture_drift,
+    reward_hacking,
+)  # fmt: skip
+from worldcompass.doctor.record import Finding, Record
+from worldcompass.doctor.signal_checks import abstaining, all_clipped, no_spread, pulling_apart, slow_critic
+from worldcompass.doctor.update_checks import behaviour_far, no_gradient, not_finite, too_large, too_small
+
+Check = Callable[[Record], list[Finding] | None]
+
+# Harmful ones first, then what gets a run stuck, then warnings.
+CHECKS: tuple[Check, ...] = (
+    not_finite, too_large, reward_hacking, getting_worse, motion_dying, picture_drift, diversity_collapse,
+    no_gradient, no_spread, too_small,
+    all_clipped, pulling_apart, behaviour_far, abstaining, slow_critic,
+)  # fmt: skip

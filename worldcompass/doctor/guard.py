@@ -1,0 +1,86 @@
+"""The doctor at work while a run trains: he looks after every step, and acts when he was asked to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from worldcompass.doctor.record import EVENTS, Finding, Record
+from worldcompass.doctor.verdict import Diagnosis, diagnose
+from worldcompass.errors import StoppedRun
+from worldcompass.log import read_metrics
+
+OnDisease = Literal["warn", "stop", "rollback"]
+MAX_ROLLBACKS = 3  # of one run; the next disease stops it
+LOOK_BACK = 30  # steps whose checkpoints are kept for a rollback
+LR_AFTER_ROLLBACK = 0.5  # of the learning rate before
+
+
+class Guard:
+    """Keeps the record of a run, and writes refused updates, stops and rollbacks into ``events.jsonl``."""
+
+    def __init__(
+        self, out_dir: Path, planned: int, weights: Mapping[str, float], on_disease: OnDisease
+    ) -> None:
+        """Take up a run where its metrics end."""
+        self.out_dir, self.planned, self.weights, self.on_disease = out_dir, planned, weights, on_disease
+        self.rows = read_metrics(out_dir / "metrics.jsonl")
+        self.events = read_metrics(out_dir / EVENTS)
+
+    @property
+    def num_rollbacks(self) -> int:
+        """Rollbacks so far, those before a resume included."""
+        return sum(event["event"] == "rolled back" for event in self.events)
+
+    def examine(self, row: Mapping[str, Any]) -> Diagnosis:
+        """The diagnosis after one more step."""
+        self.rows = [*self.rows, dict(row)]
+        return self._diagnose()
+
+    def refused(self, step: int, why: Exception) -> Finding:
+        """Note an update that was refused because something was not finite."""
+        self._note(event="refused", step=step, why=str(why))
+        return self._diagnose().findings[0]
+
+    def disease(self, diagnosis: Diagnosis) -> Finding | None:
+        """The finding that must be acted on: none when the doctor may only warn."""
+        if self.on_disease == "warn":
+            return None
+        return next((f for f in diagnosis.findings if f.severity != "warning"), None)
+
+    def may_roll_back(self, finding: Finding) -> bool:
+        """Whether going back can help and has not been tried too often."""
+        return (
+            self.on_disease == "rollback"
+            and finding.severity == "harmful"
+            and self.num_rollbacks < MAX_ROLLBACKS
+        )
+
+    def stop(self, step: int, finding: Finding) -> StoppedRun:
+        """Note that the run is stopped; to be raised once the step is saved."""
+        self._note(event="stopped", step=step, finding=finding.name, evidence=finding.evidence)
+        tried = f" after {self.num_rollbacks} rollbacks" if self.num_rollbacks else ""
+        return StoppedRun(
+            f"stopped by the doctor{tried} at step {step}, saved in {self.out_dir}: {finding.cause} "
+            f"({finding.evidence}); {finding.advice}"
+        )
+
+    def rolled_back(self, step: int, to: int, finding: Finding, lr: float) -> None:
+        """Note a rollback, and put the rows that it undoes aside."""
+        undone = [row for row in self.rows if row["step"] > to]
+        aside = self.out_dir / f"rolled_back_{self.num_rollbacks + 1}.jsonl"
+        aside.write_text("".join(json.dumps(row) + "\n" for row in undone))
+        self.rows = [row for row in self.rows if row["step"] <= to]
+        self._note(
+            event="rolled back", step=step, to=to, finding=finding.name, evidence=finding.evidence, lr=lr
+        )
+
+    def _diagnose(self) -> Diagnosis:
+        return diagnose(Record(self.rows, self.events, self.planned, self.weights))
+
+    def _note(self, **event: Any) -> None:
+        self.events = [*self.events, event]
+        with (self.out_dir / EVENTS).open("a") as file:
+            file.write(json.dumps(event) + "\n")

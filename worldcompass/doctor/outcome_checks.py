@@ -1,0 +1,173 @@
+"""Checks of the outcome: what becomes of rewards, of the held-out judge's opinion and of the pictures?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from worldcompass.charts import number
+from worldcompass.doctor.record import (
+    ALARM,
+    PERSISTENT,
+    Finding,
+    Point,
+    Record,
+    average,
+    deepest_fall,
+    peak,
+    slope_of,
+    streak,
+)
+from worldcompass.doctor.statistics import Estimate, mean
+
+SURE = 0.99  # level of the interval of a change that must also be large
+MOTION = math.log(0.5)  # half of the motion gone
+DIVERSITY = math.log(0.4)  # three fifths of the differences between siblings gone
+SHIFT = 0.1  # of brightness or saturation further from the first frame, 1 being white
+DETAIL = 0.5  # of log detail further from the first frame's, a factor of 1.65
+
+
+def getting_worse(record: Record) -> list[Finding] | None:
+    """Rewards that fall, and none that rises."""
+    trends = {name: slope_of(record, name) for name in record.trained}
+    down = [(name, found) for name, found in trends.items() if found and found.falls]
+    if not down or any(found and found.rises for found in trends.values()):
+        return []
+    evidence = [f"{name} {found} per step" for name, found in down]
+    evidence += [
+        f"{name} most on chunk {fall[0]}, by {number(fall[1])} from its first visits to its last"
+        for name, _ in down
+        if record.num_chunks > 1 and (fall := deepest_fall(record, name))
+    ]
+    return [
+        Finding(
+            "getting worse", "harmful", min(peak(record, name) for name, _ in down) + 1,
+            f"{' and '.join(name for name, _ in down)} falls and no reward rises: the run unlearns",
+            "; ".join(evidence),
+            "see whether higher scores really are better and updates not too large; lower lr, or raise kl_weight",
+        )
+    ]  # fmt: skip
+
+
+def reward_hacking(record: Record) -> list[Finding] | None:
+    """Rewards that rise while the judge, which is no reward, falls on the same held-out videos."""
+    probes = judged_changes(record)
+    if probes is None:
+        return None
+    ill: list[tuple[int, Estimate]] = []
+    for step, change in reversed(probes):
+        if not change.falls:
+            break
+        ill.insert(0, (step, change))
+    if not ill:
+        return []
+    step, change = ill[0]
+    rising = [name for name in record.trained if (found := slope_of(record, name)) and found.rises]
+    evidence = f"the judge's score of the same held-out videos changed by {ill[-1][1]} since the first look"
+    if not rising:
+        return [
+            Finding(
+                "getting worse", "harmful", step, "the held-out judge falls: the model gets worse", evidence,
+                "lower lr; the rewards say nothing clear about it yet",
+            )
+        ]  # fmt: skip
+    return [
+        Finding(
+            "reward hacking", "harmful", step,
+            f"{' and '.join(rising)} rises while the held-out judge falls: the critic is exploited",
+            f"{evidence}; {', '.join(f'{n} {slope_of(record, n)} per step' for n in rising)}",
+            "watch the best candidates; add a reward for what they lack, raise kl_weight or stop earlier",
+        )
+    ]  # fmt: skip
+
+
+def motion_dying(record: Record) -> list[Finding] | None:
+    """Commanded motion that fades: standing still offends no quality critic."""
+    found = _shrunk(record, "motion", MOTION)
+    return None if found is None else [
+        Finding(
+            "motion dying", "harmful", found[0].step,
+            "the pictures move less and less although motion is commanded",
+            f"{math.exp(average(found)):.0%} of the motion of the first steps on the same chunks "
+            f"(limit {math.exp(MOTION):.0%})",
+            "raise the weight of the reward for following actions, lower that for quality, or shorten the run",
+        )
+    ] if found else []  # fmt: skip
+
+
+def diversity_collapse(record: Record) -> list[Finding] | None:
+    """Candidates of a group that become copies of each other."""
+    found = _shrunk(record, "diversity", DIVERSITY)
+    return None if found is None else [
+        Finding(
+            "diversity collapse", "harmful", found[0].step,
+            "the candidates of a group become copies of each other: soon there is nothing left to prefer",
+            f"{math.exp(average(found)):.0%} of the first steps' deviation between siblings on the same chunks "
+            f"(limit {math.exp(DIVERSITY):.0%})",
+            "raise kl_weight or explore, lower lr",
+        )
+    ] if found else []  # fmt: skip
+
+
+def picture_drift(record: Record) -> list[Finding] | None:
+    """Exposure, saturation or sharpness that run away from those of the videos' first frames."""
+    words = {
+        "brightness": ("exposure", SHIFT, "of the range from black to white"),
+        "saturation": ("saturation", SHIFT, "of the range from grey to pure colour"),
+        "detail": ("sharpness", DETAIL, "in the logarithm of local contrast"),
+    }
+    measured = {name: record.series("pictures", name) for name in words}
+    if not any(measured.values()):
+        return None
+    findings = []
+    for name, series in measured.items():
+        word, limit, unit = words[name]
+        away = record.since_baseline(series, lambda value, start: abs(value) - abs(start))
+        found = _beyond(away, limit)
+        if found:
+            direction = "up" if series[-1].value > 0 else "down"
+            findings.append(
+                Finding(
+                    f"{word} running away", "harmful", found[0].step,
+                    f"{word} runs away from that of the videos' first frames, {direction}wards",
+                    f"{number(average(found))} {unit} further away than in the first steps on the same chunks "
+                    f"(limit {limit})",
+                    "a critic likes this more than the truth: add a drift reward or kl_weight, lower lr",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def judged_changes(record: Record) -> list[tuple[int, Estimate]] | None:
+    """Change of the held-out judge's score since the first probe, paired by video, at every later probe."""
+    probes = [(row["step"], row["judge"]["values"]) for row in record.rows if "judge" in row]
+    if not probes:
+        return None
+    start = probes[0][1]
+    changes = [
+        (step, mean([b - a for a, b in zip(start, values, strict=True)], ALARM))
+        for step, values in probes[1:]
+        if len(values) == len(start)
+    ]
+    return [(step, change) for step, change in changes if change is not None]
+
+
+def _shrunk(record: Record, name: str, limit: float) -> list[Point] | None:
+    """The last points of a positive quantity where it has shrunk beyond a limit (of its logarithm)."""
+    series = record.series("pictures", name)
+    if not series:
+        return None
+    logs = record.since_baseline(series, lambda value, start: math.log(max(value, 1e-9) / max(start, 1e-9)))
+    return [
+        Point(p.step, p.chunk, -p.value)
+        for p in _beyond([Point(p.step, p.chunk, -p.value) for p in logs], -limit)
+    ]
+
+
+def _beyond(series: Sequence[Point], limit: float) -> list[Point]:
+    """The last points when their mean lies beyond a limit and its interval above zero; from the first ill one."""
+    recent = list(series[-PERSISTENT:])
+    found = mean([p.value for p in recent], SURE) if len(recent) == PERSISTENT else None
+    if found is None or not found.rises or found.value <= limit:
+        return []
+    return streak(series, lambda value: value > limit) or recent

@@ -1,0 +1,213 @@
+"""What the doctor reads: the rows of a run's metrics, and what he says: findings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from worldcompass.doctor.statistics import Estimate, Trend, trend, within
+from worldcompass.errors import UserError
+from worldcompass.log import read_metrics
+
+EVENTS = "events.jsonl"
+BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer
+PERSISTENT = 5  # steps in a row that must show the same before it is a finding
+ALARM = 0.999  # level of intervals that raise an alarm: they are looked at after every step
+USUAL_STEPS = 100  # taken as a run's length where its configuration is not known; the paper's
+
+Severity = Literal["warning", "stuck", "harmful"]
+"""``warning``: costs time or clarity. ``stuck``: nothing is learned. ``harmful``: the weights get worse."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One disease."""
+
+    name: str
+    severity: Severity
+    since: int
+    """Step at which it began, as far as the metrics tell."""
+    cause: str
+    """What is wrong, in a sentence."""
+    evidence: str
+    """The numbers that say so, with their limit."""
+    advice: str
+
+    def lines(self) -> list[str]:
+        """The finding for a terminal."""
+        return [
+            f"{self.name.upper()} ({self.severity}, since step {self.since})",
+            f"  {self.cause}",
+            f"  evidence: {self.evidence}",
+            f"  advice: {self.advice}",
+            "",
+        ]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured number of one step."""
+
+    step: int
+    chunk: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run so far."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """As ``train_step`` returned them."""
+    events: Sequence[Mapping[str, Any]] = ()
+    """Refused updates, stops and rollbacks."""
+    planned: int = USUAL_STEPS
+    """Steps that the run was meant to take."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of rewards by name; 1 where not named."""
+
+    @property
+    def refused(self) -> list[Mapping[str, Any]]:
+        """Refused updates that the run has not got past yet, by going back or by being resumed."""
+        last = self.rows[-1]["step"] if self.rows else 0
+        backs = [i for i, event in enumerate(self.events) if event["event"] == "rolled back"]
+        fresh = self.events[backs[-1] + 1 :] if backs else self.events
+        return [event for event in fresh if event["event"] == "refused" and event["step"] > last]
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the curriculum that were visited."""
+        return len({row.get("chunk", 0) for row in self.rows})
+
+    @property
+    def rewards(self) -> list[str]:
+        """Names of the critics."""
+        return list(self.rows[-1]["rewards"]) if self.rows else []
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the critics whose rewards count; the others are only looked at."""
+        return [name for name in self.rewards if self.weights.get(name, 1.0) > 0]
+
+    def series(self, *path: str) -> list[Point]:
+        """Every finite number found under nested keys, such as ``("pictures", "motion")``."""
+        found = [(row, _inside(row, path)) for row in self.rows]
+        return [
+            Point(row["step"], row.get("chunk", 0), float(value))
+            for row, value in found
+            if isinstance(value, int | float) and math.isfinite(value)
+        ]
+
+    def trend(self, reward: str, level: float) -> Trend | None:
+        """The trend of a reward's mean, compared chunk by chunk."""
+        points = self.series("rewards", reward, "mean")
+        return trend([p.step for p in points], [p.chunk for p in points], [p.value for p in points], level)
+
+    def ratio(self, above: str, below: str) -> list[Point]:
+        """The root of one mean square over another's: how large a change is beside the size of an error."""
+        tops, bottoms = self.series(above), {point.step: point.value for point in self.series(below)}
+        return [
+            Point(p.step, p.chunk, math.sqrt(max(p.value, 0.0) / bottoms[p.step]))
+            for p in tops
+            if bottoms.get(p.step, 0.0) > 0
+        ]
+
+    def since_baseline(self, series: Sequence[Point], change: Callable[[float, float], float]) -> list[Point]:
+        """``change(value, baseline)`` of every point after the first ones, whose mean is its chunk's baseline."""
+        size = max(BASELINE, self.num_chunks)
+        baseline: dict[int, list[float]] = {}
+        for point in series[:size]:
+            baseline.setdefault(point.chunk, []).append(point.value)
+        return [
+            Point(p.step, p.chunk, change(p.value, fmean(baseline[p.chunk])))
+            for p in series[size:]
+            if p.chunk in baseline
+        ]
+
+
+def streak(series: Sequence[Point], ill: Callable[[float], bool]) -> list[Point]:
+    """The unbroken run of ill points at the end."""
+    length = 0
+    while length < len(series) and ill(series[-1 - length].value):
+        length += 1
+    return list(series[len(series) - length :])
+
+
+def slope_of(record: Record, reward: str, level: float = ALARM) -> Estimate | None:
+    """Change of a reward's mean per step, compared chunk by chunk; None with too few steps."""
+    found = record.trend(reward, level)
+    return found and found.slope
+
+
+def peak(record: Record, reward: str) -> int:
+    """The step around which a reward was best, on the average of five steps and with chunks made comparable."""
+    points = record.series("rewards", reward, "mean")
+    levels = within([p.chunk for p in points], [p.value for p in points])
+    windows = range(len(levels) - PERSISTENT + 1)
+    means = [round(fmean(levels[start : start + PERSISTENT]), 9) for start in windows]
+    best = max(windows, key=lambda start: (means[start], start))  # the last of equals: from there on it fell
+    return points[best + PERSISTENT // 2].step
+
+
+def deepest_fall(record: Record, reward: str) -> tuple[int, float] | None:
+    """The chunk whose reward fell most from its first two visits to its last two, and by how much it changed."""
+    visits: dict[int, list[float]] = {}
+    for point in record.series("rewards", reward, "mean"):
+        visits.setdefault(point.chunk, []).append(point.value)
+    changes = {c: fmean(values[-2:]) - fmean(values[:2]) for c, values in visits.items() if len(values) >= 4}
+    chunk = min(changes, key=lambda c: changes[c], default=None)
+    return None if chunk is None else (chunk, changes[chunk])
+
+
+def average(points: Sequence[Point]) -> float:
+    """Mean of the values."""
+    return fmean(point.value for point in points)
+
+
+def percent(points: Sequence[Point]) -> str:
+    """Their mean in percent."""
+    return f"{average(points):.0%}"
+
+
+def read_record(run_dir: Path) -> Record:
+    """A run's folder as the doctor sees it; rows of older versions lack some measurements.
+
+    Raises:
+        UserError: when the folder holds no metrics, or they are no metrics of a training run.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is not a run folder: there is no such folder")
+    rows, events = read_metrics(path), read_metrics(run_dir / EVENTS)
+    if not rows and not events:
+        raise UserError(f"{run_dir} holds no metrics: expected {path.name} with at least one finished step")
+    needed = {"step": int, "rewards": dict}
+    for number, row in enumerate(rows, 1):
+        wrong = [
+            k for k, kind in needed.items() if not isinstance(row, dict) or not isinstance(row.get(k), kind)
+        ]
+        if wrong:
+            raise UserError(f"{path} line {number} is no training step: {wrong[0]} is missing or malformed")
+    planned, weights = _configured(run_dir / "config.json")
+    return Record(rows, events, planned, weights)
+
+
+def _configured(path: Path) -> tuple[int, dict[str, float]]:
+    """Planned steps and weights of the rewards, as far as the run's configuration tells."""
+    try:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        return int(config.get("steps", USUAL_STEPS)), dict(config.get("weights", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a run's configuration: {error}") from None
+
+
+def _inside(row: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = row
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,140 @@
+"""Checks of the signal: is there anything in the scores to learn from, and what does it cost?"""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from worldcompass.charts import number
+from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, percent, slope_of, streak
+from worldcompass.doctor.statistics import mean
+
+FLAT = 0.5  # share of groups without any spread
+FLAT_REWARD = 0.8  # share of groups in which one reward has none
+CLIPPED = 0.8  # share of advantages at the clip
+APART = -0.3  # correlation of two rewards' advantages
+VALID = 0.25  # share of candidates on which a critic gives a score
+SLOW = 0.5  # share of a step's time
+
+
+def no_spread(record: Record) -> list[Finding] | None:
+    """Groups whose candidates all score the same: there is nothing to prefer."""
+    if not (flat := record.series("flat_groups")):
+        return None
+    ill = streak(flat, lambda share: share > FLAT)
+    if len(ill) >= PERSISTENT:
+        return [
+            Finding(
+                "no spread", "stuck", ill[0].step,
+                "most groups have no spread: all candidates get the same score, so nothing is preferred",
+                f"{percent(ill)} of the groups are flat over the last {len(ill)} steps (limit {FLAT:.0%})",
+                "let candidates differ (explore, a larger group_size), or use a critic that grades more finely",
+            )
+        ]  # fmt: skip
+    findings = []
+    scoring = [n for n in record.trained if not _abstention(record, n)]
+    for name in scoring:
+        ill = streak(record.series("rewards", name, "flat"), lambda share: share > FLAT_REWARD)
+        if len(ill) >= PERSISTENT:
+            findings.append(
+                Finding(
+                    "no spread", "warning", ill[0].step,
+                    f"{name} gives all candidates of a group the same score and teaches nothing",
+                    f"{percent(ill)} of its groups flat over the last {len(ill)} steps (limit {FLAT_REWARD:.0%})",
+                    "use a finer score, or drop the critic and save its time",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def all_clipped(record: Record) -> list[Finding] | None:
+    """Advantages that are nearly all at the clip: only their signs are left."""
+    if not (clipped := record.series("clipped")):
+        return None
+    ill = streak(clipped, lambda share: share > CLIPPED)
+    if len(ill) < PERSISTENT:
+        return []
+    return [
+        Finding(
+            "advantages clipped", "warning", ill[0].step,
+            "nearly all advantages are clipped: slightly better and far better futures count the same",
+            f"{percent(ill)} at the clip over the last {len(ill)} steps (limit {CLIPPED:.0%})",
+            "raise advantage_clip; 2 deviations is usual",
+        )
+    ]  # fmt: skip
+
+
+def pulling_apart(record: Record) -> list[Finding] | None:
+    """Two rewards that want opposite things."""
+    trends = {name: slope_of(record, name) for name in record.trained}
+    up = [name for name, found in trends.items() if found and found.rises]
+    down = [name for name, found in trends.items() if found and found.falls]
+    findings = [
+        Finding(
+            "rewards pull apart", "warning", record.rows[0]["step"],
+            f"{up[0]} rises while {down[0]} falls: one is paid for with the other",
+            f"per step {trends[up[0]]} against {trends[down[0]]}",
+            f"raise the weight of {down[0]}, or look whether {up[0]} can be earned by ruining the picture",
+        )
+    ] if up and down else []  # fmt: skip
+    pairs = sorted({pair for row in record.rows for pair in row.get("agreement", {})})
+    for pair in pairs:
+        recent = record.series("agreement", pair)[-2 * PERSISTENT :]
+        found = mean([p.value for p in recent], ALARM) if len(recent) == 2 * PERSISTENT else None
+        if found and found.high < APART:
+            findings.append(
+                Finding(
+                    "rewards pull apart", "warning", recent[0].step,
+                    f"{pair} prefer opposite candidates: their advantages cancel",
+                    f"correlation {found} over the last {len(recent)} steps (limit {APART})",
+                    "decide which of them matters more by weights, or correct the one that should not mind",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def abstaining(record: Record) -> list[Finding] | None:
+    """Critics that give hardly any scores."""
+    findings = []
+    for name in record.trained:
+        ill = _abstention(record, name)
+        if len(ill) >= PERSISTENT:
+            findings.append(
+                Finding(
+                    "critic abstains", "warning", ill[0].step,
+                    f"{name} abstains or fails on most candidates, so it hardly takes part",
+                    f"a score for {percent(ill)} of them over the last {len(ill)} steps (limit {VALID:.0%})",
+                    "look at its own log; a critic that may only judge rare paths needs scenarios that have them",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def slow_critic(record: Record) -> list[Finding] | None:
+    """Time that is mostly spent on waiting for scores."""
+    timed = [row for row in record.rows if isinstance(row.get("seconds"), dict) and "score" in row["seconds"]]
+    if not timed:
+        return None
+    shares = [
+        Point(
+            row["step"],
+            row.get("chunk", 0),
+            row["seconds"]["score"] / max(sum(row["seconds"].values()), 1e-9),
+        )
+        for row in timed
+    ]
+    ill = streak(shares, lambda share: share > SLOW)
+    if len(ill) < PERSISTENT:
+        return []
+    lost = fmean(row["seconds"]["score"] for row in timed[-len(ill) :])
+    return [
+        Finding(
+            "slow critic", "warning", ill[0].step,
+            "most of the time goes into waiting for critics",
+            f"{percent(ill)} of a step, {number(lost)} s each, over the last {len(ill)} steps (limit {SLOW:.0%})",
+            "score a whole group in one batch, use a smaller critic, or give it a device of its own",
+        )
+    ]  # fmt: skip
+
+
+def _abstention(record: Record, reward: str) -> list[Point]:
+    return streak(record.series("rewards", reward, "valid"), lambda share: share < VALID)

@@ -1,0 +1,136 @@
+"""What a step tells about itself: rewards, pictures, gradients and weights, as plain numbers for metrics.jsonl.
+
+The doctor reads them. All are cheap: pictures are looked at once per latent, weights in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldcompass.advantages import Advantages, masked_mean, masked_std
+from worldcompass.policy import Policy
+from worldcompass.rewards import Critic
+from worldcompass.rollout import Futures
+from worldcompass.types import Group
+
+WHITE = 255.0
+NAMED = 8  # names of parameters without a gradient that a row holds; their number is always told
+
+
+def reward_vitals(
+    critics: Sequence[Critic], scores_NGR: Tensor, valid_NGR: Tensor, advantages: Advantages
+) -> dict[str, Any]:
+    """Rewards and advantages of a step.
+
+    Returns:
+        ``rewards``: per critic its mean, mean spread within a group, share of valid scores and of flat groups;
+        ``flat_groups``: share of groups in which no reward varies; ``clipped``: share of advantages at the
+        clip; ``agreement``: per pair of critics the correlation of their advantages, 0 where one is flat.
+    """
+    mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
+    std_R = masked_std(scores_NGR, valid_NGR, (1,)).mean((0, 1))
+    valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
+    rewards = {
+        critic.name: {
+            "mean": mean_R[r].item(),
+            "std": std_R[r].item(),
+            "valid": valid_R[r].item(),
+            "flat": flat_R[r].item(),
+        }
+        for r, critic in enumerate(critics)
+    }
+    return {
+        "rewards": rewards,
+        "flat_groups": advantages.flat_NR.all(1).double().mean().item(),
+        "clipped": (advantages.advantage_NG.abs() >= 1).double().mean().item(),
+        "agreement": {
+            f"{critics[a].name} and {critics[b].name}": _correlation(
+                advantages.per_reward_NGR[..., a], advantages.per_reward_NGR[..., b]
+            )
+            for a, b in combinations(range(len(critics)), 2)
+        },
+    }
+
+
+@torch.no_grad()
+def picture_vitals(groups: Sequence[Group]) -> dict[str, float | None]:
+    """Pictures of a step at the end of every latent, averaged over groups and candidates.
+
+    Returns:
+        In shares of 255: ``brightness`` and ``saturation`` (largest minus smallest channel) minus those of the
+        video's first frame, ``motion`` (mean absolute change from latent to latent where an action is
+        commanded, None where none is) and ``diversity`` (deviation of a pixel over the candidates). ``detail``
+        is the logarithm of the mean absolute gradient over that of the first frame.
+    """
+    rows = [_of_group(group) for group in groups]
+    found = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    return {name: sum(values) / len(values) if values else None for name, values in found.items()}  # type: ignore[arg-type]
+
+
+def without_gradient(policy: Policy) -> list[str]:
+    """Names of the trainable parameters whose gradient is missing or exactly zero right now."""
+    with_grad = {name: p.grad for name, p in policy.live.items() if p.grad is not None}
+    if not with_grad:
+        return list(policy.live)
+    norms = torch.stack([torch.linalg.vector_norm(grad.float()) for grad in with_grad.values()]).cpu()
+    reached = {name for name, norm in zip(with_grad, norms.tolist(), strict=True) if norm != 0}
+    return [name for name in policy.live if name not in reached]
+
+
+def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Policy) -> dict[str, Any]:
+    """Pictures, parameters that the update could not reach (share and some names), and the behaviour's lag."""
+    return {
+        "pictures": picture_vitals([group for part in futures for group in part.groups]),
+        "no_gradient": {"share": len(missing) / len(policy.live), "names": list(missing[:NAMED])},
+        "behaviour_lag": behaviour_lag(policy),
+    }
+
+
+@torch.no_grad()
+def behaviour_lag(policy: Policy) -> float:
+    """How much of the way from the start to the trained weights the behaviour has yet to follow; 0 to about 1."""
+    lag = _distance(policy.parameters, list(policy.behaviour_weights.values()))
+    way = _distance(policy.parameters, list(policy.reference_weights.values()))
+    return lag / way if way else 0.0
+
+
+def _of_group(group: Group) -> dict[str, float | None]:
+    frames, labels_K = group.transitions()
+    ends = frames[:, :: group.frames_per_latent].float() / WHITE
+    first = group.first_frame_3hw[None, None].float() / WHITE
+    commanded = labels_K != 0
+    steps_GK = ends.diff(dim=1).abs().mean((-3, -2, -1))
+    imagined = ends[:, 1:] if len(labels_K) else ends
+    return {
+        "brightness": float(imagined.mean() - first.mean()),
+        "saturation": float(_saturation(imagined) - _saturation(first)),
+        "detail": float(_detail(imagined).log() - _detail(first).log()),
+        "motion": float(steps_GK[:, commanded].mean()) if bool(commanded.any()) else None,
+        "diversity": float(imagined.std(0).mean()) if len(imagined) > 1 else None,
+    }
+
+
+def _saturation(frames: Tensor) -> Tensor:
+    return (frames.amax(-3) - frames.amin(-3)).mean()
+
+
+def _detail(frames: Tensor) -> Tensor:
+    """Mean absolute gradient of the brightness, at least one level of 255."""
+    bright = frames.mean(-3)
+    return bright.diff(dim=-1).abs().mean() + bright.diff(dim=-2).abs().mean() + 1 / WHITE
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Of two centred quantities, over all their entries."""
+    size = a.norm() * b.norm()
+    return float((a * b).sum() / size) if size > 0 else 0.0
+
+
+def _distance(a: Sequence[nn.Parameter], b: Sequence[Tensor]) -> float:
+    differences = (torch.linalg.vector_norm(x.detach() - y) for x, y in zip(a, b, strict=True))
+    return float(torch.linalg.vector_norm(torch.stack([d.float() for d in differences])))
