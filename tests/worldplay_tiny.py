@@ -4,11 +4,14 @@ import torch
 
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.worlds.worldplay.branches import Latents
-from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
+from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import MOTION
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
+from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 
 CONFIG_8B = Config8B(
     latent_channels=3,
@@ -24,12 +27,24 @@ CONFIG_8B = Config8B(
 CONFIG_5B = Config5B(
     latent_channels=3, num_heads=2, head=12, num_blocks=2, mlp_width=40, text_width=10, sinusoid=16
 )
+VAE_8B = VaeConfig8B(latent_channels=3, widths=(12, 12, 24, 24), num_blocks=1, scale=1.5)
+VAE_5B = VaeConfig5B(
+    (0.3, -0.2, 0.1), (1.5, 0.7, 1.1), width=4, decoder_width=6, multipliers=(1, 2, 2, 2), num_blocks=1
+)
 HEIGHT, WIDTH = 2, 4
 
 
 def random_network(kind):
+    return randomised(lambda: Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B))
+
+
+def random_decoder(kind):
+    return VideoDecoder(randomised(lambda: Autoencoder8B(VAE_8B) if kind == "8b" else Autoencoder5B(VAE_5B)))
+
+
+def randomised(make):
     torch.manual_seed(0)
-    net = Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B)
+    net = make()
     for parameter in net.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
