@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, random_network
+from worldplay_tiny import (
+    CONFIG_5B,
+    CONFIG_8B,
+    HEIGHT,
+    WIDTH,
+    random_decoder,
+    random_network,
+)
 
 from worldcompass.geometry import parse_path
 from worldcompass.policy import Lora, Policy
@@ -43,6 +50,11 @@ def scenario(kind, seed, path):
     return Scenario(f"s{seed}", commanded(parse_path(path)), conditioning=conditioning)
 
 
+def with_latent_of(scenario, height, width):
+    latent = scenario.conditioning["latent"][:, :height, :width]
+    return dataclasses.replace(scenario, conditioning={**scenario.conditioning, "latent": latent})
+
+
 def scenarios(kind):
     paths = ("w-3, w+right-4, left-20, up-12", "d-3, s-4, up+right-24, down-8")
     return [scenario(kind, seed, path) for seed, path in enumerate(paths)]
@@ -67,6 +79,33 @@ def far_along(world, batch, chunk):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_world_keeps_the_contract(kind):
     check_world_model(world_of(kind), scenarios(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_world_keeps_the_contract_with_its_real_decoder(kind):
+    """The official autoencoders at tiny sizes, whose memory reaches back over all latents."""
+    world = WorldPlay(FAMILIES[kind], random_network(kind), random_decoder(kind), (2, 2))
+    batch = [with_latent_of(s, 2, 2) for s in scenarios(kind)]
+    check_world_model(world, batch)
+    assert world.spec.frame_size == (2 * world.decoder.pixels_per_cell, 2 * world.decoder.pixels_per_cell)
+
+
+def test_finished_latents_stay_what_the_decoder_was_given():
+    """The released training divides the shared past by the autoencoder's scale and goes on with the quotient."""
+    world, batch = world_of("8b"), scenarios("8b")[:1]
+    world.decoder = random_decoder("8b")
+    assert world.decoder.net.config.scale != 1
+    clean = noise(1)
+    kept, context = clean.clone(), world.begin(batch)
+    world.decode(clean, context)
+    context = world.remember(context, clean, chunk_of(batch, 0))
+    world.decode(clean, context)
+    assert torch.equal(clean, kept)
+    assert torch.equal(context.pasts[0].chunks[0][0], kept[0])
+    seen = []
+    world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    world.attend(context, chunk_of(batch, 1))
+    assert torch.equal(seen[0].latents_BCKHW[:, :3], kept)
 
 
 @pytest.mark.parametrize("kind", KINDS)

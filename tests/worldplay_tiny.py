@@ -4,6 +4,8 @@ import torch
 
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.worlds.worldplay.branches import Latents
+from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
+from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import MOTION
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.tiny import TINY_5B as CONFIG_5B
@@ -11,7 +13,13 @@ from worldcompass.worlds.worldplay.tiny import TINY_8B as CONFIG_8B
 from worldcompass.worlds.worldplay.tiny import conditioning_8b, randomise
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
+from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 
+VAE_8B = VaeConfig8B(latent_channels=3, widths=(12, 12, 24, 24), num_blocks=1, scale=1.5)
+VAE_5B = VaeConfig5B(
+    (0.3, -0.2, 0.1), (1.5, 0.7, 1.1), width=4, decoder_width=6, multipliers=(1, 2, 2, 2), num_blocks=1
+)
 HEIGHT, WIDTH = 2, 4
 
 
@@ -19,6 +27,12 @@ def random_network(kind):
     net = Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B)
     randomise(net, torch.Generator().manual_seed(0))
     return net
+
+
+def random_decoder(kind):
+    net = Autoencoder8B(VAE_8B) if kind == "8b" else Autoencoder5B(VAE_5B)
+    randomise(net, torch.Generator().manual_seed(0))
+    return VideoDecoder(net)
 
 
 def text_states(kind, seed=0, num_tokens=5, num_quoted=2):

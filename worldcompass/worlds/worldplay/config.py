@@ -1,4 +1,4 @@
-"""Sizes of the two WorldPlay transformers, and their official ``config.json``."""
+"""Sizes of the two WorldPlay transformers and of their video autoencoders, and their official ``config.json``."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ _GRANTED_5B = {
     "image_dim": None,
     "added_kv_proj_dim": None,
 }
+_GRANTED_VAE_8B = {
+    "in_channels": 3,
+    "downsample_match_channel": True,
+    "upsample_match_channel": True,
+    "shift_factor": None,
+}
+_GRANTED_VAE_5B = {"attn_scales": [], "is_residual": True}
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,131 @@ class Config5B:
             raise _unusable(path, why) from why
 
 
+@dataclass(frozen=True)
+class VaeConfig8B:
+    """The defaults are the real model's (HunyuanVideo-1.5): 1.261 B parameters."""
+
+    latent_channels: int = 32
+    widths: tuple[int, ...] = (128, 256, 512, 1024, 1024)
+    """Channels at each resolution, from the picture's to the latent's; each next one halves the picture."""
+    num_blocks: int = 2
+    """At each resolution of the encoder; the decoder has one more."""
+    temporal: int = 4
+    """Frames of a latent."""
+    scale: float = 1.03682
+    """What a latent is multiplied by before the transformer sees it."""
+
+    def __post_init__(self) -> None:
+        if self.temporal != 4:
+            raise ValueError(f"a latent must stand for 4 frames, not {self.temporal}")
+        if len(self.widths) < 3:
+            raise ValueError(f"4 frames become a latent in two halvings, widths are {self.widths}")
+
+    @property
+    def spatial(self) -> int:
+        """Pixels, along each side, of a latent's cell."""
+        return 2 ** (len(self.widths) - 1)
+
+    def time_factor(self, level: int, down: bool) -> int:
+        """By how much the change after a level alters the number of frames: the two nearest the latent halve it."""
+        from_latent = len(self.widths) - 2 - level if down else level
+        return 2 if from_latent < 2 else 1
+
+    @classmethod
+    def from_json(cls, path: Path) -> VaeConfig8B:
+        """The configuration of an official ``config.json`` of the autoencoder.
+
+        Raises:
+            UserError: when the file cannot be read, describes another architecture or lacks a size.
+        """
+        raw = _read(path, _GRANTED_VAE_8B, "HunyuanVideo-1.5's autoencoder")
+        try:
+            config = cls(
+                latent_channels=raw["latent_channels"],
+                widths=tuple(raw["block_out_channels"]),
+                num_blocks=raw["layers_per_block"],
+                temporal=raw["ffactor_temporal"],
+                scale=raw["scaling_factor"],
+            )
+            if raw["ffactor_spatial"] != config.spatial:
+                raise ValueError(
+                    f"ffactor_spatial is {raw['ffactor_spatial']}, the widths make {config.spatial}"
+                )
+        except (KeyError, ValueError) as why:
+            raise _unusable(path, why) from why
+        return config
+
+
+@dataclass(frozen=True)
+class VaeConfig5B:
+    """Sizes of Wan2.2-TI2V-5B's autoencoder; the defaults are the real model's, 0.705 B parameters."""
+
+    mean: tuple[float, ...] = (0.0,) * 48
+    """Of every channel of a latent over the data it was trained on. The real numbers are in its ``config.json``."""
+    std: tuple[float, ...] = (1.0,) * 48
+    """Standard deviation, likewise."""
+    width: int = 160
+    """Of the encoder at full resolution."""
+    decoder_width: int = 256
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """Of the width at each resolution, from the picture's to the latent's."""
+    num_blocks: int = 2
+    """At each resolution of the encoder; the decoder has one more."""
+    halves_time: tuple[bool, ...] = (False, True, True)
+    """Whether each change of resolution, seen from the picture, also halves the frames."""
+    patch: int = 2
+    """Pixels along each side that enter the network as one."""
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} standard deviations")
+        if sum(self.halves_time) != 2:
+            raise ValueError(
+                f"a latent must stand for 4 frames, frames are halved {sum(self.halves_time)} times"
+            )
+        if len(self.halves_time) != len(self.multipliers) - 1:
+            raise ValueError(
+                f"{len(self.multipliers)} resolutions, {len(self.halves_time)} changes between them"
+            )
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return len(self.mean)
+
+    @property
+    def spatial(self) -> int:
+        """Pixels, along each side, of a latent's cell."""
+        return self.patch * 2 ** len(self.halves_time)
+
+    @classmethod
+    def from_json(cls, path: Path) -> VaeConfig5B:
+        """The configuration of the ``config.json`` in the ``vae`` folder of Wan2.2-TI2V-5B for ``diffusers``.
+
+        Raises:
+            UserError: when the file cannot be read, describes another architecture or lacks a size.
+        """
+        raw = _read(path, _GRANTED_VAE_5B, "Wan2.2's autoencoder")
+        try:
+            config = cls(
+                mean=tuple(raw["latents_mean"]),
+                std=tuple(raw["latents_std"]),
+                width=raw["base_dim"],
+                decoder_width=raw["decoder_base_dim"],
+                multipliers=tuple(raw["dim_mult"]),
+                num_blocks=raw["num_res_blocks"],
+                halves_time=tuple(raw["temperal_downsample"]),
+                patch=raw["patch_size"],
+            )
+            if raw["z_dim"] != config.latent_channels:
+                raise ValueError(f"z_dim is {raw['z_dim']}, there are {config.latent_channels} means")
+            if raw["in_channels"] != 3 * config.patch**2:
+                raise ValueError(f"in_channels are {raw['in_channels']}, patches hold {3 * config.patch**2}")
+        except (KeyError, ValueError) as why:
+            raise _unusable(path, why) from why
+        return config
+
+
 def _read(path: Path, granted: Mapping[str, object], model: str) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text())
@@ -168,5 +300,5 @@ def _read(path: Path, granted: Mapping[str, object], model: str) -> dict[str, An
 
 def _unusable(path: Path, why: KeyError | ValueError) -> UserError:
     if isinstance(why, KeyError):
-        return UserError(f"{path} lacks {why}: expected the config.json of the transformer's folder")
+        return UserError(f"{path} lacks {why}: expected the config.json of the network's own folder")
     return UserError(f"{path} holds sizes that do not fit: {why}")

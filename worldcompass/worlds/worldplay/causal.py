@@ -1,0 +1,122 @@
+"""What the two causal video autoencoders share: a pass over a stretch of video that goes on from an earlier one.
+
+Tensors are (B, C, F, H, W): frames or latents along F, pixels or cells along H and W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+FRAMES_PER_LATENT = 4  # of every latent but a video's first, which is one frame
+
+Memory = tuple[Tensor, ...]
+"""The last frames that each causal layer saw, in the order in which the layers run. Never changed in place."""
+
+
+class Stream:
+    """One pass over one stretch of video: layers take their memory from it and leave their new one with it.
+
+    Args:
+        memory: of the stretch before, (1, ...) for all rows or (B, ...); None at the beginning of a video.
+    """
+
+    def __init__(self, memory: Memory | None) -> None:
+        self.begins = memory is None
+        self._before = iter(memory or ())
+        self._kept: list[Tensor] = []
+
+    def prepend(self, x: Tensor, start: Callable[[Tensor], Tensor]) -> Tensor:
+        """The stretch with the frames before it; at the beginning of a video those that ``start`` makes of it."""
+        before = start(x) if self.begins else next(self._before)
+        whole = torch.cat([before.expand(len(x), -1, -1, -1, -1), x], 2)
+        self.keep(whole[:, :, -before.shape[2] :])
+        return whole
+
+    def keep(self, x: Tensor) -> None:
+        """Leave frames for the same layer in the next stretch, apart from the larger tensor they were cut from."""
+        self._kept.append(x.clone())
+
+    def memory(self) -> Memory:
+        """What the next stretch goes on from."""
+        return tuple(self._kept)
+
+
+class ChannelNorm(nn.Module):
+    """Scales the channels of every pixel to a mean square of 1, then each by a learned factor."""
+
+    def __init__(self, channels: int, num_axes: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * num_axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        gamma = self.gamma.view(-1, 1, 1, 1)
+        return functional.normalize(x, dim=1) * len(gamma) ** 0.5 * gamma
+
+
+def attend_within_frames(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with one head among the cells of each frame."""
+    q_BFTC, k_BFTC, v_BFTC = (x.movedim(1, -1).flatten(2, 3) for x in (q, k, v))
+    seen = functional.scaled_dot_product_attention(q_BFTC, k_BFTC, v_BFTC)
+    return seen.movedim(-1, 1).reshape(q.shape)
+
+
+def fold(x: Tensor, time: int, space: int) -> Tensor:
+    """Neighbours along time, height and width as axes of their own: (B, C, t, s, s, F/t, H/s, W/s)."""
+    parts = x.unflatten(4, (-1, space)).unflatten(3, (-1, space)).unflatten(2, (-1, time))
+    return parts.permute(0, 1, 3, 5, 7, 2, 4, 6)
+
+
+def unfold(x: Tensor) -> Tensor:
+    """The inverse of ``fold``."""
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def average_channels(x: Tensor, channels: int) -> Tensor:
+    """Means of consecutive channels, so that ``channels`` remain."""
+    return x.unflatten(1, (channels, -1)).mean(2)
+
+
+def repeat_channels(x: Tensor, channels: int) -> Tensor:
+    """Every channel as often in a row as makes ``channels`` of them."""
+    return x.repeat_interleave(channels // x.shape[1], 1)
+
+
+def encode_stretches(run: Callable[[Tensor, Stream], Tensor], video: Tensor) -> Tensor:
+    """Encode a video from its beginning: its first frame, then each four.
+
+    Args:
+        run: the encoder.
+        video: 4K - 3 frames.
+
+    Raises:
+        ValueError: for another number of frames.
+    """
+    if video.shape[2] % FRAMES_PER_LATENT != 1:
+        raise ValueError(f"a video has 1, 5, 9, ... frames, not {video.shape[2]}")
+    first, rest = video[:, :, :1], video[:, :, 1:]
+    stretches = (first, *(rest.split(FRAMES_PER_LATENT, 2) if rest.shape[2] else ()))
+    return _run_on(run, stretches, None)[0]
+
+
+def decode_stretches(
+    run: Callable[[Tensor, Stream], Tensor], latents: Tensor, memory: Memory | None
+) -> tuple[Tensor, Memory]:
+    """Decode latents one after the other, going on from ``memory``, and what the next ones go on from."""
+    return _run_on(run, latents.split(1, 2), memory)
+
+
+def _run_on(
+    run: Callable[[Tensor, Stream], Tensor], stretches: tuple[Tensor, ...], memory: Memory | None
+) -> tuple[Tensor, Memory]:
+    results = []
+    for stretch in stretches:
+        stream = Stream(memory)
+        results.append(run(stretch, stream))
+        memory = stream.memory()
+    assert memory is not None, "no stretch to run on"
+    return torch.cat(results, 2), memory
