@@ -9,6 +9,7 @@ from pathlib import Path
 
 from worldcompass.recipes._worldplay import PAPER, WorldPlayRecipe, tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config5B
+from worldcompass.worlds.worldplay.decoder import load_decoder_5b
 from worldcompass.worlds.worldplay.sources import OfficialFiles
 from worldcompass.worlds.worldplay.tiny import TINY_5B
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B
@@ -16,7 +17,9 @@ from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B
 
 def worldplay_5b() -> WorldPlayRecipe:
     """The paper's settings, the whole video half of the network; needs several GPUs."""
-    files = OfficialFiles(Path("checkpoints/worldplay-5b"), Path("data/worldplay-5b"))
+    files = OfficialFiles(
+        Path("checkpoints/worldplay-5b"), Path("data/worldplay-5b"), load_decoder=load_decoder_5b
+    )
     return WorldPlayRecipe(PAPER, Config5B(), latent_size=(44, 80), source=files)
 
 

@@ -17,6 +17,7 @@ from worldcompass.rollout import generator_for
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.decoder import load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import read_poses
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
@@ -37,18 +38,6 @@ LONGEST_TEXT = 729 + 256 + 1000, 512
 PIXELS_PER_CELL = 16  # of both official autoencoders
 
 
-def no_decoder_yet(folder: Path, device: str) -> Decoder:
-    """Refuses: the official video autoencoders are not part of this version.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError(
-        f"this version cannot read the video autoencoder in {folder}: set OfficialFiles.load_decoder in a recipe of"
-        " your own to a function that returns a worldplay Decoder"
-    )
-
-
 @dataclass(frozen=True)
 class OfficialFiles:
     """Official checkpoints, a dataset of ``worldcompass prepare``, and trajectories."""
@@ -63,8 +52,8 @@ class OfficialFiles:
     """Motions of random trajectories, see ``worldcompass.trajectories.parse_mix``; the method's when None."""
     trajectories_per_image: int = 1
     """Scenarios made of each image."""
-    load_decoder: Callable[[Path, str], Decoder] = no_decoder_yet
-    """The video decoder from its folder, on a device."""
+    load_decoder: Callable[[Path, str], Decoder] = load_decoder_8b
+    """The video decoder from its folder, on a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
     uncounted: ClassVar[str] = "the video autoencoder's weights and activations"
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
