@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from worldplay_tiny import random_decoder
+from worldplay_tiny import random_decoder, raw_vae_config, write_vae
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
+from worldcompass.worlds.worldplay.weights import FILE_NAME
 
 KINDS = ["8b", "5b"]
 LOAD = {"8b": load_decoder_8b, "5b": load_decoder_5b}
@@ -197,30 +197,9 @@ def test_bfloat16_follows_float32(kind):
     assert float((found - expected).abs().mean()) < 0.02
 
 
-def raw_config(kind):
-    config = random_decoder(kind).net.config
-    if kind == "8b":
-        return {
-            "in_channels": 3, "out_channels": 3, "latent_channels": 3, "block_out_channels": list(config.widths),
-            "layers_per_block": config.num_blocks, "ffactor_spatial": config.spatial, "ffactor_temporal": 4,
-            "scaling_factor": config.scale, "shift_factor": None, "downsample_match_channel": True,
-        }  # fmt: skip
-    return {
-        "in_channels": 12, "out_channels": 12, "patch_size": 2, "z_dim": 3, "is_residual": True, "attn_scales": [],
-        "base_dim": config.width, "decoder_base_dim": config.decoder_width, "dim_mult": list(config.multipliers),
-        "num_res_blocks": config.num_blocks, "temperal_downsample": list(config.halves_time),
-        "latents_mean": list(config.mean), "latents_std": list(config.std),
-    }  # fmt: skip
-
-
-def write(kind, folder, **changes):
-    export_weights(random_decoder(kind).net, folder / FILE_NAME)
-    (folder / "config.json").write_text(json.dumps({**raw_config(kind), **changes}))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_official_files_are_read(kind, tmp_path):
-    write(kind, tmp_path)
+    write_vae(kind, tmp_path)
     decoder = LOAD[kind](tmp_path)
     assert decoder.net.config == random_decoder(kind).net.config
     assert torch.equal(decoder.decode(latents(1, 2), None), random_decoder(kind).decode(latents(1, 2), None))
@@ -243,7 +222,7 @@ def test_the_official_files_are_read(kind, tmp_path):
     ],
 )  # fmt: skip
 def test_configurations_of_other_autoencoders_are_refused(kind, changes, message, tmp_path):
-    write(kind, tmp_path, **changes)
+    write_vae(kind, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         LOAD[kind](tmp_path)
 
@@ -251,10 +230,10 @@ def test_configurations_of_other_autoencoders_are_refused(kind, changes, message
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_other_networks_and_missing_files_are_refused(kind, tmp_path):
     other = "5b" if kind == "8b" else "8b"
-    write(other, tmp_path)
+    write_vae(other, tmp_path)
     with pytest.raises(UserError, match=r"config\.json"):
         LOAD[kind](tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(raw_config(kind)))
+    (tmp_path / "config.json").write_text(json.dumps(raw_vae_config(kind)))
     with pytest.raises(UserError, match=r"belongs to another network: of .* disagree"):
         LOAD[kind](tmp_path)
     (tmp_path / FILE_NAME).unlink()

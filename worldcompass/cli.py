@@ -19,6 +19,7 @@ from worldcompass.errors import UserError
 COMMANDS = {
     "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
+    "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
     "score": ("score", "score a video: does it carry out the path, does it look good"),
@@ -150,7 +151,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"what was finished is kept: worldcompass {shlex.join(again)}"
-    if words[:1] == ["doom"]:
+    if words[:1] in (["doom"], ["prepare"]):
         return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 
