@@ -100,6 +100,22 @@ def test_the_real_networks_have_the_official_names_and_shapes(network, official,
     assert round(sum(value.numel() for value in state.values()) / 1e9, 3) == billions
 
 
+@torch.no_grad()
+def test_the_5b_autoencoder_equals_that_of_diffusers():
+    """No official numbers of Wan2.2's autoencoder are stored, so its published implementation is asked itself."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    raw, ours = raw_vae_config("5b"), random_decoder("5b").net
+    theirs = diffusers.AutoencoderKLWan(**raw).eval()
+    theirs.load_state_dict(ours.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    video, latents_BCKHW = (torch.randn(s, generator=generator) for s in ((2, 3, 9, 32, 48), (2, 3, 4, 2, 3)))
+    posterior = theirs.encode(video).latent_dist.parameters
+    torch.testing.assert_close(ours.posterior(video), posterior, atol=1e-5, rtol=0)
+    spread, average = (torch.tensor(raw[k]).view(-1, 1, 1, 1) for k in ("latents_std", "latents_mean"))
+    frames = theirs.decode(latents_BCKHW * spread + average).sample
+    torch.testing.assert_close(ours.decode(latents_BCKHW)[0].clamp(-1, 1), frames, atol=1e-5, rtol=0)
+
+
 def latents(rows, count, seed=0):
     return torch.randn(rows, 3, count, 1, 2, generator=torch.Generator().manual_seed(seed))
 
