@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from worldplay_tiny import random_decoder
+from worldplay_tiny import random_decoder, raw_vae_config, write_vae
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
+from worldcompass.worlds.worldplay.weights import FILE_NAME
 
 KINDS = ["8b", "5b"]
 LOAD = {"8b": load_decoder_8b, "5b": load_decoder_5b}
@@ -98,6 +98,22 @@ def test_the_real_networks_have_the_official_names_and_shapes(network, official,
     assert {name: tuple(value.shape) for name, value in state.items()} == official()
     assert len(state) == tensors
     assert round(sum(value.numel() for value in state.values()) / 1e9, 3) == billions
+
+
+@torch.no_grad()
+def test_the_5b_autoencoder_equals_that_of_diffusers():
+    """No official numbers of Wan2.2's autoencoder are stored, so its published implementation is asked itself."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    raw, ours = raw_vae_config("5b"), random_decoder("5b").net
+    theirs = diffusers.AutoencoderKLWan(**raw).eval()
+    theirs.load_state_dict(ours.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    video, latents_BCKHW = (torch.randn(s, generator=generator) for s in ((2, 3, 9, 32, 48), (2, 3, 4, 2, 3)))
+    posterior = theirs.encode(video).latent_dist.parameters
+    torch.testing.assert_close(ours.posterior(video), posterior, atol=1e-5, rtol=0)
+    spread, average = (torch.tensor(raw[k]).view(-1, 1, 1, 1) for k in ("latents_std", "latents_mean"))
+    frames = theirs.decode(latents_BCKHW * spread + average).sample
+    torch.testing.assert_close(ours.decode(latents_BCKHW)[0].clamp(-1, 1), frames, atol=1e-5, rtol=0)
 
 
 def latents(rows, count, seed=0):
@@ -197,30 +213,9 @@ def test_bfloat16_follows_float32(kind):
     assert float((found - expected).abs().mean()) < 0.02
 
 
-def raw_config(kind):
-    config = random_decoder(kind).net.config
-    if kind == "8b":
-        return {
-            "in_channels": 3, "out_channels": 3, "latent_channels": 3, "block_out_channels": list(config.widths),
-            "layers_per_block": config.num_blocks, "ffactor_spatial": config.spatial, "ffactor_temporal": 4,
-            "scaling_factor": config.scale, "shift_factor": None, "downsample_match_channel": True,
-        }  # fmt: skip
-    return {
-        "in_channels": 12, "out_channels": 12, "patch_size": 2, "z_dim": 3, "is_residual": True, "attn_scales": [],
-        "base_dim": config.width, "decoder_base_dim": config.decoder_width, "dim_mult": list(config.multipliers),
-        "num_res_blocks": config.num_blocks, "temperal_downsample": list(config.halves_time),
-        "latents_mean": list(config.mean), "latents_std": list(config.std),
-    }  # fmt: skip
-
-
-def write(kind, folder, **changes):
-    export_weights(random_decoder(kind).net, folder / FILE_NAME)
-    (folder / "config.json").write_text(json.dumps({**raw_config(kind), **changes}))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_official_files_are_read(kind, tmp_path):
-    write(kind, tmp_path)
+    write_vae(kind, tmp_path)
     decoder = LOAD[kind](tmp_path)
     assert decoder.net.config == random_decoder(kind).net.config
     assert torch.equal(decoder.decode(latents(1, 2), None), random_decoder(kind).decode(latents(1, 2), None))
@@ -243,7 +238,7 @@ def test_the_official_files_are_read(kind, tmp_path):
     ],
 )  # fmt: skip
 def test_configurations_of_other_autoencoders_are_refused(kind, changes, message, tmp_path):
-    write(kind, tmp_path, **changes)
+    write_vae(kind, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         LOAD[kind](tmp_path)
 
@@ -251,10 +246,10 @@ def test_configurations_of_other_autoencoders_are_refused(kind, changes, message
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_other_networks_and_missing_files_are_refused(kind, tmp_path):
     other = "5b" if kind == "8b" else "8b"
-    write(other, tmp_path)
+    write_vae(other, tmp_path)
     with pytest.raises(UserError, match=r"config\.json"):
         LOAD[kind](tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(raw_config(kind)))
+    (tmp_path / "config.json").write_text(json.dumps(raw_vae_config(kind)))
     with pytest.raises(UserError, match=r"belongs to another network: of .* disagree"):
         LOAD[kind](tmp_path)
     (tmp_path / FILE_NAME).unlink()

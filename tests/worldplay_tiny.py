@@ -1,5 +1,7 @@
 """Tiny random WorldPlay networks and inputs for tests; nothing is left at zero, so that every path matters."""
 
+import json
+
 import torch
 
 from worldcompass.geometry import commanded, parse_path
@@ -15,6 +17,7 @@ from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
+from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
 
 VAE_8B = VaeConfig8B(latent_channels=3, widths=(12, 12, 24, 24), num_blocks=1, scale=1.5)
 VAE_5B = VaeConfig5B(
@@ -27,6 +30,28 @@ def random_network(kind):
     net = Transformer8B(CONFIG_8B) if kind == "8b" else Transformer5B(CONFIG_5B)
     randomise(net, torch.Generator().manual_seed(0))
     return net
+
+
+def raw_vae_config(kind):
+    """The tiny autoencoder's config.json in its official form."""
+    if kind == "8b":
+        return {
+            "in_channels": 3, "out_channels": 3, "latent_channels": 3, "block_out_channels": list(VAE_8B.widths),
+            "layers_per_block": VAE_8B.num_blocks, "ffactor_spatial": VAE_8B.spatial, "ffactor_temporal": 4,
+            "scaling_factor": VAE_8B.scale, "shift_factor": None, "downsample_match_channel": True,
+        }  # fmt: skip
+    return {
+        "in_channels": 12, "out_channels": 12, "patch_size": 2, "z_dim": 3, "is_residual": True, "attn_scales": [],
+        "base_dim": VAE_5B.width, "decoder_base_dim": VAE_5B.decoder_width, "dim_mult": list(VAE_5B.multipliers),
+        "num_res_blocks": VAE_5B.num_blocks, "temperal_downsample": list(VAE_5B.halves_time),
+        "latents_mean": list(VAE_5B.mean), "latents_std": list(VAE_5B.std),
+    }  # fmt: skip
+
+
+def write_vae(kind, folder, **changes):
+    """The files of ``random_decoder`` as they are published; ``changes`` to its config.json."""
+    export_weights(random_decoder(kind).net, folder / FILE_NAME)
+    (folder / "config.json").write_text(json.dumps({**raw_vae_config(kind), **changes}))
 
 
 def random_decoder(kind):

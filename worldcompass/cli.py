@@ -19,6 +19,7 @@ from worldcompass.errors import StoppedRun, UserError
 COMMANDS = {
     "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
+    "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
     "plan": ("plan", "what a recipe will need: memory per GPU, files, matching checkpoints"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
@@ -159,7 +160,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"what was finished is kept: worldcompass {shlex.join(again)}"
-    if words[:1] == ["doom"]:
+    if words[:1] in (["doom"], ["prepare"]):
         return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 

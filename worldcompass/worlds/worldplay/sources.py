@@ -102,6 +102,7 @@ class OfficialFiles:
         return (
             NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", shapes),
             NeededFile(self.checkpoints / "vae" / FILE_NAME, "the base model's video autoencoder"),
+            NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
             *(
                 [NeededFile(self.poses, "pose files, made by 'worldcompass trajectories'")]

@@ -1,0 +1,247 @@
+"""``worldcompass prepare``: images in, checked files out, each once; a stand-in for the encoders."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from worldplay_tiny import (
+    CONFIG_5B,
+    CONFIG_8B,
+    HEIGHT,
+    WIDTH,
+    conditioning_8b,
+    random_decoder,
+    random_network,
+)
+
+from worldcompass import cli
+from worldcompass.errors import UserError
+from worldcompass.geometry import parse_path
+from worldcompass.types import Scenario
+from worldcompass.video import save_png
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.encoders import PARTS_5B, PARTS_8B, check_parts, spoken_quotes
+from worldcompass.worlds.worldplay.poses import commanded
+from worldcompass.worlds.worldplay.prepare import prepare, read_requests
+from worldcompass.worlds.worldplay.prepared import expected_shapes, load_prepared, save_prepared
+from worldcompass.worlds.worldplay.world import FAMILY_5B, FAMILY_8B, WorldPlay
+
+SHAPES = expected_shapes(CONFIG_8B, (HEIGHT, WIDTH))
+
+
+class Encoder:
+    """Conditioning that depends on picture and caption, and a list of what was asked for."""
+
+    def __init__(self, stop_after=None, **changes):
+        self.asked, self.stop_after, self.changes = [], stop_after, changes
+
+    def encode(self, image_3hw, caption):
+        if len(self.asked) == self.stop_after:
+            raise KeyboardInterrupt
+        self.asked.append(caption)
+        generator = torch.Generator().manual_seed(int(image_3hw.sum()) + len(caption))
+        latent = torch.randn(3, HEIGHT, WIDTH, generator=generator)
+        return {"latent": latent, **conditioning_8b(generator), **self.changes}
+
+
+def run(images, out, encoder):
+    return list(prepare(read_requests(images), lambda: encoder, "worldplay-8b", SHAPES, out))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    for i, name in enumerate(["lake", "street", "wood"]):
+        save_png(folder / f"{name}.png", torch.full((3, 8, 12), 20 * i, dtype=torch.uint8))
+        (folder / f"{name}.txt").write_text(f"A {name}.\n")
+    return folder
+
+
+def test_every_image_becomes_one_file_with_its_caption(pictures, tmp_path):
+    encoder = Encoder()
+    done = run(pictures, tmp_path / "out", encoder)
+    assert [r.id for r in done] == ["lake", "street", "wood"]
+    assert encoder.asked == ["A lake.", "A street.", "A wood."]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{r.id}.safetensors" for r in done]
+    prepared = load_prepared(tmp_path / "out" / "street.safetensors", SHAPES)
+    assert (prepared.id, prepared.caption) == ("street", "A street.")
+    assert prepared.conditioning.keys() == set(FAMILY_8B.keys)
+
+
+def test_what_is_prepared_begins_a_scenario(pictures, tmp_path):
+    run(pictures, tmp_path / "out", Encoder())
+    prepared = load_prepared(tmp_path / "out" / "lake.safetensors", SHAPES)
+    world = WorldPlay(FAMILY_8B, random_network("8b"), random_decoder("8b"), (HEIGHT, WIDTH))
+    actions = commanded(parse_path("w-3"))
+    scenario = Scenario(prepared.id, actions, conditioning=prepared.conditioning, caption=prepared.caption)
+    (past,) = world.begin([scenario]).pasts
+    assert torch.equal(past.start_CHW, prepared.conditioning["latent"])
+
+
+def test_a_list_names_images_captions_and_files(pictures, tmp_path):
+    entries = [
+        {"image": "lake.png", "caption": "Calm.", "id": "calm"},
+        {"image": "lake.png", "caption": "", "id": "silent"},
+    ]
+    (pictures / "list.json").write_text(json.dumps(entries))
+    assert [(r.id, r.caption, r.image.name) for r in read_requests(pictures / "list.json")] == [
+        ("calm", "Calm.", "lake.png"), ("silent", "", "lake.png"),
+    ]  # fmt: skip
+
+
+def test_what_is_done_is_not_done_again(pictures, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, out, Encoder(stop_after=2))
+    assert sorted(p.stem for p in out.iterdir()) == ["lake", "street"]
+    again = Encoder()
+    run(pictures, out, again)
+    assert again.asked == ["A wood."]
+
+    def never():
+        raise AssertionError("encoders are loaded though nothing is left to do")
+
+    assert len(list(prepare(read_requests(pictures), never, "worldplay-8b", SHAPES, out))) == 3
+
+
+def test_changed_captions_changed_images_and_damaged_files_are_done_again(pictures, tmp_path):
+    out = tmp_path / "out"
+    run(pictures, out, Encoder())
+    (pictures / "lake.txt").write_text("A frozen lake.")
+    save_png(pictures / "street.png", torch.full((3, 8, 12), 99, dtype=torch.uint8))
+    damaged = out / "wood.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    again = Encoder()
+    run(pictures, out, again)
+    assert again.asked == ["A frozen lake.", "A street.", "A wood."]
+    assert load_prepared(out / "lake.safetensors", SHAPES).caption == "A frozen lake."
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent": torch.zeros(3, 9, 9)}, r"latent is \(3, 9, 9\), expected \(3, 2, 4\)"),
+        ({"text_states": torch.zeros(8, 11)}, r"text_states is \(8, 11\), expected \(any, 10\)"),
+        ({"text_states": torch.full((8, 10), float("nan"))}, "text_states not finite"),
+        ({"text_mask": torch.ones(7)}, "8 text_states and a mask of 7"),
+        ({"more": torch.zeros(1)}, r"more is \(1,\), expected no such tensor"),
+    ],
+)
+def test_nothing_wrong_is_written(changes, message, pictures, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run(pictures, tmp_path / "out", Encoder(**changes))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_files_are_checked_when_they_are_read(pictures, tmp_path):
+    run(pictures, tmp_path, Encoder())
+    file = tmp_path / "lake.safetensors"
+    with pytest.raises(UserError, match=r"there is no file .*none\.safetensors"):
+        load_prepared(tmp_path / "none.safetensors", SHAPES)
+    with pytest.raises(UserError, match=r"vision_states is \(3, 6\), expected no such tensor"):
+        load_prepared(file, expected_shapes(CONFIG_5B, (HEIGHT, WIDTH)))
+    tensors = load_file(file)
+    save_file({name: t for name, t in tensors.items() if name != "byt5_mask"}, file)
+    with pytest.raises(UserError, match=r"byt5_mask is missing, expected \(any\)"):
+        load_prepared(file, SHAPES)
+    file.write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="is damaged or no safetensors file"):
+        load_prepared(file, SHAPES)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(_tensors, path, _metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worldcompass.worlds.worldplay.prepared.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_prepared(tmp_path / "a.safetensors", Encoder().encode(torch.zeros(3, 1, 1), ""), SHAPES, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "wood.txt").unlink(), r"wood\.png has no caption: expected one in .*wood\.txt"),
+        (lambda f: (f / "wood.png").write_bytes(b"no picture"), r"wood\.png is not an image"),
+        (lambda f: [p.unlink() for p in f.iterdir()], "holds no images"),
+    ],
+)  # fmt: skip
+def test_folders_that_cannot_be_prepared_are_refused_before_anything_is_loaded(spoil, message, pictures):
+    spoil(pictures)
+    with pytest.raises(UserError, match=message):
+        read_requests(pictures)
+
+
+ENTRY = {"image": "lake.png", "caption": "A lake."}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("{", "neither a folder of images nor a readable JSON list"),
+        ("{}", "holds no list"),
+        ("[]", "holds no images"),
+        ('["lake.png"]', "entry 0 needs an image and a caption"),
+        (json.dumps([{**ENTRY, "prompt": "x"}]), "entry 0 has unknown keys prompt"),
+        (json.dumps([{**ENTRY, "id": "../up"}]), "has the id '../up': expected a plain file name"),
+        (json.dumps([ENTRY, ENTRY]), r"would both become lake\.safetensors"),
+        (json.dumps([{**ENTRY, "image": "sea.png"}]), r"sea\.png is not an image"),
+    ],
+)
+def test_lists_that_cannot_be_prepared_are_refused(raw, message, pictures):
+    (pictures / "list.json").write_text(raw)
+    with pytest.raises(UserError, match=message):
+        read_requests(pictures / "list.json")
+
+
+@pytest.mark.parametrize("parts", [PARTS_8B, PARTS_5B])
+def test_missing_checkpoints_are_named_with_where_they_go_and_come_from(parts, tmp_path):
+    for part in parts[1:]:
+        (tmp_path / part.folder).mkdir()
+        for file in part.files:
+            (tmp_path / part.folder / file.replace("*", "model")).touch()
+    with pytest.raises(
+        UserError, match=r"lacks vae/config\.json \(the video autoencoder, .*; vae/diffusion_"
+    ) as no:
+        check_parts(tmp_path, parts)
+    assert "text_encoder" not in str(no.value)
+    (tmp_path / "vae").mkdir()
+    for file in parts[0].files:
+        (tmp_path / "vae" / file).touch()
+    check_parts(tmp_path, parts)
+
+
+@pytest.mark.parametrize("model", ["worldplay-8b", "worldplay-5b"])
+def test_the_command_names_the_missing_extra_first(model, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    words = ["--images", str(pictures), "--checkpoints", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["prepare", "--model", model, "--device", "cpu", *words]) == 2
+    assert "pip install 'worldcompass[hf]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_shapes_of_the_published_models():
+    eight, five = expected_shapes(Config8B(), (30, 52)), expected_shapes(Config5B(), (44, 80))
+    assert (eight["latent"], five["latent"]) == ((32, 30, 52), (48, 44, 80))
+    assert eight["text_states"] == (None, 3584)
+    assert eight["vision_states"] == (None, 1152)
+    assert eight["byt5_states"] == (None, 1472)
+    assert eight.keys() == set(FAMILY_8B.keys)
+    assert five.keys() == set(FAMILY_5B.keys)
+
+
+@pytest.mark.parametrize(
+    ("caption", "spoken"),
+    [
+        ("A lake.", ""),
+        ('A sign says "Open".', 'Text "Open". '),
+        ('Signs say “Open”, "Bar" and “Open”.', 'Text "Open". Text "Bar". '),
+    ],
+)
+def test_quoted_text_is_read_out(caption, spoken):
+    assert spoken_quotes(caption) == spoken

@@ -1,0 +1,143 @@
+"""Images and captions become a dataset of conditioning, one file each; what is done already is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from worldcompass.errors import UserError
+from worldcompass.video import read_image
+from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class Encoder(Protocol):
+    """What turns an image and its caption into conditioning."""
+
+    def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
+        """The conditioning of a uint8 sRGB image of any size."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to prepare."""
+
+    id: str
+    image: Path
+    caption: str
+
+    def source(self, model: str) -> dict[str, str]:
+        """What the result depends on, stored with it: a file made from something else is made again."""
+        digest = hashlib.sha256(self.image.read_bytes()).hexdigest()
+        return {"model": model, "caption": self.caption, "image_sha256": digest}
+
+
+def read_requests(images: Path) -> list[Request]:
+    """Images with their captions, in the order of their names or of the list.
+
+    Args:
+        images: a folder of pictures, each with its caption beside it (``lake.png``, ``lake.txt``), or a JSON
+            list of objects with ``image`` (a path, relative to the list), ``caption`` and perhaps ``id``.
+
+    Raises:
+        UserError: when there is none, when a caption or image is missing or unreadable, or when names repeat.
+    """
+    requests = _from_folder(images) if images.is_dir() else _from_list(images)
+    if not requests:
+        raise UserError(
+            f"{images} holds no images: expected {', '.join(PICTURES)} files or a JSON list of them"
+        )
+    seen: dict[str, Path] = {}
+    for request in requests:
+        if request.id in seen:
+            raise UserError(f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}")
+        seen[request.id] = request.image
+        read_image(request.image)
+    return requests
+
+
+def prepare(
+    requests: Sequence[Request],
+    make_encoder: Callable[[], Encoder],
+    model: str,
+    shapes: Mapping[str, Shape],
+    out: Path,
+) -> Iterator[Request]:
+    """Encode what is not in ``out`` yet; yields each image when its file is there.
+
+    Args:
+        requests: see ``read_requests``.
+        make_encoder: called only when there is something to encode, as loading takes minutes.
+        model: name of the model, stored in the files.
+        shapes: what a file holds, see ``expected_shapes``.
+        out: folder of the files.
+
+    Raises:
+        UserError: when an encoder returns something else than ``shapes`` says.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    encoder: Encoder | None = None
+    for request in requests:
+        path, source = out / f"{request.id}{SUFFIX}", request.source(model)
+        if not _is_done(path, source, shapes):
+            encoder = encoder or make_encoder()
+            tensors = encoder.encode(read_image(request.image), request.caption)
+            save_prepared(path, tensors, shapes, source)
+        yield request
+
+
+def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape]) -> bool:
+    """Whether a readable file made from just this image and caption is there."""
+    try:
+        load_prepared(path, shapes)
+        return read_metadata(path) == source
+    except UserError:
+        return False
+
+
+def _from_folder(folder: Path) -> list[Request]:
+    requests = []
+    for image in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
+        beside = image.with_suffix(".txt")
+        if not beside.is_file():
+            raise UserError(f"{image} has no caption: expected one in {beside}, which may be empty")
+        requests.append(Request(image.stem, image, beside.read_text(encoding="utf-8").strip()))
+    return requests
+
+
+def _from_list(path: Path) -> list[Request]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as why:
+        raise UserError(
+            f"{path} is neither a folder of images nor a readable JSON list of them ({why})"
+        ) from why
+    if not isinstance(raw, list):
+        raise UserError(
+            f'{path} holds no list: expected [{{"image": "lake.png", "caption": "A lake."}}, ...]'
+        )
+    return [_from_entry(path, i, entry) for i, entry in enumerate(raw)]
+
+
+def _from_entry(path: Path, index: int, entry: Any) -> Request:
+    values = entry if isinstance(entry, dict) else {}
+    unknown = sorted(values.keys() - {"image", "caption", "id"})
+    if unknown:
+        raise UserError(
+            f"{path}: entry {index} has unknown keys {', '.join(unknown)}: expected image, caption, id"
+        )
+    if not all(isinstance(values.get(key), str) for key in ("image", "caption")):
+        raise UserError(f"{path}: entry {index} needs an image and a caption, both text")
+    image = path.parent / values["image"]
+    name = values.get("id", image.stem)
+    if not isinstance(name, str) or not name or name != Path(name).name or name.startswith("."):
+        raise UserError(f"{path}: entry {index} has the id {name!r}: expected a plain file name")
+    return Request(name, image, values["caption"])

@@ -1,0 +1,134 @@
+"""A dataset of conditioning: one safetensors file per image, with its caption, complete or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worldcompass.errors import UserError
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+
+SUFFIX = ".safetensors"
+Shape = tuple[int | None, ...]
+"""None stands for any length above 0."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a scenario starts from, all but its trajectory."""
+
+    id: str
+    """The file's name."""
+    caption: str
+    conditioning: Mapping[str, Tensor]
+    """As ``Scenario.conditioning`` wants it."""
+
+
+def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -> dict[str, Shape]:
+    """Names and shapes of a file's tensors, for latents of (height, width) cells."""
+    shapes: dict[str, Shape] = {
+        "latent": (config.latent_channels, *latent_size),
+        "text_states": (None, config.text_width),
+    }
+    if isinstance(config, Config8B):
+        shapes |= {
+            "text_mask": (None,),
+            "byt5_states": (None, config.byt5_widths[0]),
+            "byt5_mask": (None,),
+            "vision_states": (None, config.vision_width),
+        }
+    return shapes
+
+
+def save_prepared(
+    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], metadata: Mapping[str, str]
+) -> None:
+    """Write one file, unless it would be refused when it is read; it appears only when it is complete.
+
+    Raises:
+        UserError: when names or shapes differ from ``shapes``, or when a number is not finite.
+    """
+    _check(path, tensors, shapes)
+    aside = path.with_name(f".unfinished_{path.name}")
+    try:
+        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, aside, dict(metadata))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_prepared(path: Path, shapes: Mapping[str, Shape]) -> Prepared:
+    """Read and check one file.
+
+    Args:
+        path: the file.
+        shapes: what it must hold, see ``expected_shapes``.
+
+    Raises:
+        UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
+    """
+    metadata = read_metadata(path)
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as why:
+        raise _damaged(path, why) from why
+    _check(path, tensors, shapes)
+    return Prepared(path.name.removesuffix(SUFFIX), metadata.get("caption", ""), tensors)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The file's caption, and what it was made from.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: make it with 'worldcompass prepare'")
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as why:
+        raise _damaged(path, why) from why
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> None:
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    wrong = sorted(n for n in shapes.keys() | found.keys() if not _fits(found.get(n), shapes.get(n, ())))
+    if wrong:
+        differences = "; ".join(
+            f"{name} is {found.get(name, 'missing')}, expected {_spoken(shapes.get(name))}" for name in wrong
+        )
+        raise UserError(f"{path} does not hold what this model needs: {differences}")
+    broken = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
+    if broken:
+        raise UserError(f"{path}: {', '.join(broken)} not finite: prepare this image again")
+    for states, mask in (("text_states", "text_mask"), ("byt5_states", "byt5_mask")):
+        if mask in tensors and len(tensors[states]) != len(tensors[mask]):
+            raise UserError(
+                f"{path}: {len(tensors[states])} {states} and a mask of {len(tensors[mask])}: prepare it again"
+            )
+
+
+def _fits(found: tuple[int, ...] | None, shape: Shape) -> bool:
+    return (
+        found is not None
+        and len(found) == len(shape)
+        and all(have > 0 and want in (None, have) for have, want in zip(found, shape, strict=True))
+    )
+
+
+def _spoken(shape: Shape | None) -> str:
+    if shape is None:
+        return "no such tensor"
+    return f"({', '.join('any' if n is None else str(n) for n in shape)})"
+
+
+def _damaged(path: Path, why: SafetensorError) -> UserError:
+    return UserError(f"{path} is damaged or no safetensors file ({why}): prepare this image again")
