@@ -43,7 +43,7 @@ class Encoder:
         self.asked.append(caption)
         generator = torch.Generator().manual_seed(int(image_3hw.sum()) + len(caption))
         latent = torch.randn(3, HEIGHT, WIDTH, generator=generator)
-        return {"latent": latent, **conditioning_8b(generator), **self.changes}
+        return {"latent": latent, **conditioning_8b(CONFIG_8B, generator), **self.changes}
 
 
 def run(images, out, encoder):
