@@ -76,6 +76,15 @@ def far_along(world, batch, chunk):
     return world.attend(context, chunk_of(batch, chunk))
 
 
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("8b", [1000, 937.5, 833.333, 625]), ("5b", [1000, 960, 888.8889, 727.2728])]
+)
+def test_noise_levels_are_the_released_ones(kind, steps):
+    """For 5B those of its released inference; for 8B the shift of 480p."""
+    expected = torch.tensor([*steps, 0])
+    torch.testing.assert_close(1000 * world_of(kind).spec.sigmas(4), expected, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_world_keeps_the_contract(kind):
     check_world_model(world_of(kind), scenarios(kind))

@@ -17,7 +17,6 @@ from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,
-    SHIFT,
     STABILIZATION_TIMESTEP,
     MemoryRule,
     points_in_view,
@@ -80,6 +79,8 @@ class Family:
 
     name: str
     memory: MemoryRule
+    shift: float
+    """Of the noise schedule, see ``WorldSpec.sigmas``."""
     gives_start: bool
     """Whether the start image's latent is given; otherwise it is a condition beside the latents."""
     keys: tuple[str, ...]
@@ -179,7 +180,7 @@ class WorldPlay:
             frames_per_latent=FRAMES_PER_LATENT,
             fps=FPS,
             frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
-            shift=SHIFT,
+            shift=family.shift,
             num_steps=NUM_STEPS,
             motion=motion,
             thresholds=THRESHOLDS,
@@ -378,6 +379,7 @@ def _alone(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Te
 FAMILY_8B = Family(
     name="worldplay-8b",
     memory=MEMORY_8B,
+    shift=5.0,  # released for 480p
     gives_start=False,
     keys=("latent", "text_states", "text_mask", "byt5_states", "byt5_mask", "vision_states"),
     read=_read_8b,
@@ -386,6 +388,7 @@ FAMILY_8B = Family(
 FAMILY_5B = Family(
     name="worldplay-5b",
     memory=MEMORY_5B,
+    shift=8.0,  # of the released timesteps 1000, 960, 888.9, 727.3
     gives_start=True,
     keys=("latent", "text_states"),
     read=lambda conditioning: Caption(conditioning["text_states"]),
