@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 from functools import partial
 
 import pytest
@@ -190,7 +191,18 @@ def test_damaged_files_are_said_to_be(damage, tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     path.write_bytes(damage(path.read_bytes()))
     (sentence,) = differences(NeededFile(path, "weights", {"a": (2,)}))
-    assert sentence.startswith("it is damaged or no safetensors file")
+    assert sentence.startswith("a.safetensors is damaged or no safetensors file")
+
+
+def test_weights_in_several_files_are_checked_as_one(tmp_path):
+    first, second = tmp_path / "w-1.safetensors", tmp_path / "w-2.safetensors"
+    save_file({"a": torch.zeros(2)}, first)
+    index = {"weight_map": {"a": first.name, "b": second.name}}
+    (tmp_path / "w.safetensors.index.json").write_text(json.dumps(index))
+    file = NeededFile(tmp_path / "w.safetensors", "weights", {"a": (2,), "b": (3,)})
+    assert [f.path for f in missing([file])] == [second]
+    save_file({"b": torch.zeros(4)}, second)
+    assert missing([file]) == [] and differences(file) == ["b is (4,), expected (3,)"]
 
 
 def test_files_of_a_recipe_are_missing_until_they_are_there(tmp_path):
