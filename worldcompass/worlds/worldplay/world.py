@@ -263,13 +263,16 @@ class WorldPlay:
 
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: WorldPlayContext) -> Tensor:
-        """Frames of a chunk; candidates of one past share the decoder's memory of it."""
+        """Frames of a chunk; candidates of one past share the decoder's memory of it.
+
+        One after the other, so that only one candidate's frames are held in float32.
+        """
         rows = rows_per_past(len(clean_BCKHW), context.num_pasts)
         frames = [
-            self.decoder.decode(clean, past.decoder)
-            for clean, past in zip(clean_BCKHW.float().split(rows), context.pasts, strict=True)
+            _pixels(self.decoder.decode(clean[None], context.pasts[row // rows].decoder))
+            for row, clean in enumerate(clean_BCKHW.float())
         ]
-        return (torch.cat(frames).clamp(0, 1) * 255).round().to(torch.uint8)
+        return torch.cat(frames)
 
     def _begin(self, scenario: Scenario) -> _Past:
         conditioning = scenario.conditioning or {}
@@ -339,6 +342,10 @@ def _attended_for(context: WorldPlayContext, count: int) -> _Attended:
     if context.attended is None or len(context.attended.actions) != count:
         raise ValueError(f"the context is {have}, the chunk has {count}: call attend(context, actions) first")
     return context.attended
+
+
+def _pixels(frames_BF3hw: Tensor) -> Tensor:
+    return (frames_BF3hw.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _starts(context: WorldPlayContext) -> Tensor:
