@@ -89,6 +89,8 @@ def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path):
     assert any(bool(t.any()) for n, t in adapters.items() if "lora_B" in n)
     merged = load_file(tmp_path / "weights" / FILE_NAME)
     assert {t.dtype for t in merged.values()} == {torch.bfloat16}
+    load, tiny = (load_8b, TINY_8B) if kind == "8b" else (load_5b, TINY_5B)
+    assert load(tmp_path / "weights", tiny).state_dict().keys() == merged.keys()
 
 
 def test_only_what_is_trained_is_kept_in_float32():

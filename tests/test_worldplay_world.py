@@ -19,6 +19,7 @@ from worldcompass.rollout import imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.train import Config, train
 from worldcompass.types import Actions, Scenario, Scores
+from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps
 from worldcompass.worlds.worldplay.poses import commanded
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b
@@ -311,6 +312,19 @@ def test_the_whole_loop_trains_it(kind, lora, tmp_path):
         after = {n.replace(".base.", "."): p for n, p in after.items() if ".lora_" not in n}
     moved = {n for n, p in before.items() if not torch.equal(p, after[n])}
     assert moved == (set() if lora else set(policy.live))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_reads_each_scenarios_text_once(kind, tmp_path):
+    """However many chunks, candidates, denoising steps and updates there are."""
+    world, read = world_of(kind), []
+    world.net.register_forward_pre_hook(lambda _module, inputs: read.append(type(inputs[0])))
+    config = Config(
+        steps=1, prompts_per_step=2, group_size=4, best=1, worst=1, first_chunk=1, last_chunk=1, denoising_steps=3,
+        noise_levels=2,
+    )  # fmt: skip
+    train(world, [Brightness()], scenarios(kind), config, tmp_path, live=False)
+    assert len([kind for kind in read if kind is not Latents]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
