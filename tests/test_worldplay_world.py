@@ -196,12 +196,14 @@ def test_remembered_latents_are_read_as_they_were_finished(kind):
     assert memory.world_from_camera_BK44.dtype == torch.float32
 
 
-def test_timesteps_may_be_cut_as_in_the_released_training():
-    world, batch, seen = world_of("8b", timestep_of=whole_timesteps), scenarios("8b")[:1], []
-    context = far_along(world, batch, 0)
-    world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].timesteps_BK))
-    world.predict_clean(noise(1), torch.tensor([0.7777]), chunk_of(batch, 0), context)
-    assert seen[0].tolist() == [[777.0] * 4]
+def test_timesteps_are_cut_only_on_request_as_in_the_released_training():
+    batch, seen = scenarios("8b")[:1], []
+    for world in (world_of("8b"), world_of("8b", timestep_of=whole_timesteps)):
+        context = far_along(world, batch, 0)
+        world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].timesteps_BK))
+        world.predict_clean(noise(1), torch.tensor([0.7777]), chunk_of(batch, 0), context)
+    torch.testing.assert_close(seen[0], torch.full((1, 4), 777.7))
+    assert seen[1].tolist() == [[777.0] * 4]
 
 
 @pytest.mark.parametrize("kind", KINDS)
