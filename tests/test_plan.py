@@ -235,13 +235,18 @@ def test_weights_in_several_files_are_checked_as_one(tmp_path):
 
 
 def test_files_of_a_recipe_are_missing_until_they_are_there(tmp_path):
-    files = OfficialFiles(tmp_path / "checkpoints", tmp_path / "data", tmp_path / "poses").files({"a": (2,)})
+    files = OfficialFiles(tmp_path / "checkpoints", tmp_path / "data", tmp_path / "poses").files(
+        {"a": (2,)}, {"b": (4,)}
+    )
     assert missing(files) == list(files)
     transformer = files[0].path
     transformer.parent.mkdir(parents=True)
     save_file({"a": torch.zeros(3)}, transformer)
     assert missing(files) == list(files[1:])
     assert differences(files[0]) == ["a is (3,), expected (2,)"]
+    files[1].path.parent.mkdir()
+    save_file({"a": torch.zeros(3)}, files[1].path)
+    assert differences(files[1]) == ["a is (3,), expected no such tensor", "b is missing, expected (4,)"]
 
 
 def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, capsys):

@@ -99,7 +99,7 @@ class WorldPlayRecipe:
         from worldcompass.plan import Needs
 
         world = self._blank()
-        shapes = {name: tuple(value.shape) for name, value in world.net.state_dict().items()}
+        files = self.source.files(_shapes([world.net]), _shapes(_modules(world.decoder)))
         if self.config.lora is not None:
             inject_lora(world.net, self.config.lora, generator_for("plan"))
         return Needs(
@@ -111,7 +111,7 @@ class WorldPlayRecipe:
             world_of_depth=self._of_depth,
             begin=self.source.begin,
             num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
-            files=self.source.files(shapes),
+            files=files,
             uncounted=self.source.uncounted,
         )
 
@@ -129,6 +129,10 @@ class WorldPlayRecipe:
     def _loaded_as(self) -> torch.dtype:
         """With adapters the network itself is not trained."""
         return torch.bfloat16 if self.half_weights and self.config.lora is not None else torch.float32
+
+
+def _shapes(modules: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
 
 
 def _modules(decoder: Decoder) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from worldcompass.rollout import generator_for
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_8b
+from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import read_poses
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
@@ -37,6 +37,9 @@ from worldcompass.worlds.worldplay.world import (
 
 # Tokens of the 8B's image, quoted text and caption with no padding among them, and of the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of tensors, by their official names."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ class OfficialFiles:
         """Pasts with the longest text there may be."""
         return _begin_on_zeros(world, pasts, LONGEST_TEXT)
 
-    def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
-        """What must be there before a run begins."""
+    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
+        """What must be there before a run begins, with the tensors of transformer and autoencoder."""
+        official = self.load_decoder in (load_decoder_8b, load_decoder_5b)
+        vae = "the base model's video autoencoder"
         return (
-            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", shapes),
-            NeededFile(self.checkpoints / "vae" / FILE_NAME, "the base model's video autoencoder"),
+            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", network),
+            NeededFile(self.checkpoints / "vae" / FILE_NAME, vae, decoder if official else None),
             NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
             *(
@@ -173,7 +178,7 @@ class StandIns:
         """Pasts with as much text as the scenarios have."""
         return _begin_on_zeros(world, pasts, (10, 6))
 
-    def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
+    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
         """Nothing is read."""
         return ()
 
