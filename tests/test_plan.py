@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import is_fake
 
 from worldcompass import cli, plan
 from worldcompass.commands import plan as command
@@ -278,7 +279,9 @@ def test_recipes_that_cannot_tell_are_refused(tmp_path, capsys):
 
 
 def test_the_embedded_worlds_recipes_have_a_plan_too():
+    from worldcompass.doom.engine_facts import NEARNESS_SHAPE
     from worldcompass.doom.needs import needs_of
+    from worldcompass.doom.reproject import measured_motion
 
     config = Config(
         prompts_per_step=1, group_size=2, best=1, worst=1, last_chunk=1, noise_levels=1, micro_rows=2
@@ -287,3 +290,6 @@ def test_the_embedded_worlds_recipes_have_a_plan_too():
     assert estimate.states.parameters == estimate.states.trainable > 4_000_000
     assert estimate.traced.prefix > 0 and estimate.peak > 6 * estimate.states.weights
     assert all(file.path.exists() and not differences(file) for file in needs_of(config).files)
+    # What the trace ran on has no data, and nothing of it may stay behind in the code.
+    pictures, nearness = torch.rand(1, 2, 3, 48, 64), torch.ones(1, 2, *NEARNESS_SHAPE)
+    assert not is_fake(measured_motion(pictures, nearness, torch.zeros(1, 2)))
