@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from worldplay_tiny import write_vae
 
 from worldcompass import cli
 from worldcompass.commands.train import load_recipe
@@ -132,6 +133,14 @@ def test_prepared_images_become_scenarios_that_train(tmp_path):
     assert all(torch.equal(found[0].conditioning[key], value) for key, value in expected.items())
     world = SMOKE["8b"]().world(lambda net: net.to_empty(device="cpu"), SMOKE["8b"]().source.decoder("cpu"))
     assert world.begin(found).num_pasts == 4
+
+
+def test_the_decoder_may_be_bfloat16(tmp_path):
+    write_vae("8b", tmp_path / "vae")
+    for half, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        files = OfficialFiles(tmp_path, tmp_path, half_decoder=half)
+        for decoder in (files.decoder("cpu"), files.blank_decoder(Config8B())):
+            assert {p.dtype for p in decoder.net.parameters()} == {dtype}
 
 
 def test_pose_files_are_dealt_out_in_order(tmp_path):
