@@ -23,24 +23,26 @@ from worldcompass.checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
+from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, OnDisease
 from worldcompass.doctor.record import Finding
 from worldcompass.errors import UserError
 from worldcompass.held_out import HeldOut, due, probe
-from worldcompass.interrupt import finishing_the_step
+from worldcompass.interrupt import Interrupted, finishing_the_step
 from worldcompass.log import LiveTable, MetricsLog, Stopwatch
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.rewards import Critic
 from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
-from worldcompass.selection import Rows, choose, share_out
-from worldcompass.types import Group, Scenario
+from worldcompass.selection import Rows, choose, score, share_out
+from worldcompass.trackers import Track, installed, tracking
+from worldcompass.types import Scenario
 from worldcompass.vitals import reward_vitals, step_vitals, without_gradient
 from worldcompass.world import Guidable, WorldModel
 
 # Without making it another run.
-MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease")
+MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease", "track")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ class Config:
     """Steps between looks of the held-out judge that ``train`` was given; 0 is never."""
     on_disease: OnDisease = "warn"
     """When the doctor finds one: ``warn``; ``stop`` after saving; ``rollback`` to the last healthy checkpoint."""
+    track: Track = "none"
+    """Where metrics go besides metrics.jsonl, offline: ``tensorboard``, ``wandb`` or ``trackio``."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups`` or ``largest_group``."""
     objective: Objective = nft_loss
@@ -136,6 +140,7 @@ class Config:
             >= 0,
             f"on_disease must be one of {', '.join(get_args(OnDisease))}": self.on_disease
             in get_args(OnDisease),
+            f"track needs the package {self.track}: pip install 'worldcompass[track]'": installed(self.track),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -180,7 +185,7 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     config, world, clock = run.config, run.world, Stopwatch()
     sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
-    scenarios, chunk = scenarios_of_step(run, step), chunk_of_step(config, step)
+    scenarios, chunk = scenarios_of_step(run.scenarios, config, step), chunk_of_step(config, step)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk.
     with run.policy.behaviour(), run.autocast():
         futures = config.rollout(
@@ -218,6 +223,22 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     }
 
 
+def prepare(
+    world: WorldModel[Any], critics: Sequence[Critic], scenarios: Sequence[Scenario], config: Config
+) -> Run:
+    """A run before its first step: adapters in ``world.net`` where configured, averages, an optimiser.
+
+    Raises:
+        ValueError: when configuration, scenarios and critics do not fit together.
+    """
+    check_inputs(world, critics, scenarios, config)
+    if config.lora is not None:
+        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
+    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
+    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+    return Run(world, critics, scenarios, config, policy, optimizer)
+
+
 def train(
     world: WorldModel[Any],
     critics: Sequence[Critic],
@@ -231,7 +252,7 @@ def train(
 ) -> Policy:
     """Post-train ``world.net`` in place; writes config.json, metrics.jsonl and checkpoints/ to ``out_dir``.
 
-    Ctrl-C ends the step that is running, saves it and then raises; a second one stops at once.
+    Ctrl-C, SIGTERM and SIGUSR1 end the step that is running, save it and then raise, see ``interrupt``.
 
     Args:
         resume: go on from the newest checkpoint in ``out_dir``, bit by bit as if never stopped.
@@ -245,24 +266,23 @@ def train(
     Raises:
         ValueError: when configuration, scenarios and critics do not fit together.
         UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
-        NonFiniteUpdate: before a non-finite update would be applied.
-        NonFiniteScore: when a critic returns a score that is not finite.
-        StoppedRun: when the doctor ends the run, as ``config.on_disease`` allows.
+        NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
+        StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
-    check_inputs(world, critics, scenarios, config)
     if config.probe_every and held_out is None:
         raise ValueError(f"probe_every is {config.probe_every}, but no held-out judge was given")
-    if config.lora is not None:
-        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
-    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
-    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
-    run = Run(world, critics, scenarios, config, policy, optimizer)
+    run = prepare(world, critics, scenarios, config)
+    policy = run.policy
     step = restore(run, out_dir) if resume else begin(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
     log = MetricsLog(out_dir / "metrics.jsonl", step)
     guard = Guard(out_dir, config.steps, config.weights, config.on_disease)
-    with LiveTable(config.steps, step, live) as table, finishing_the_step() as interrupted:
+    with (
+        LiveTable(config.steps, step, live) as table,
+        tracking(config.track, out_dir, step, config.described()) as send,
+        finishing_the_step() as interrupted,
+    ):
         while step < config.steps:
             step += 1
             try:
@@ -274,19 +294,20 @@ def train(
                 step = roll_back(run, guard, step, finding)
                 continue
             if held_out is not None and due(config.probe_every, step):
-                metrics["judge"] = probe(world, policy, held_out, config.seed)
+                clip = out_dir / "samples" / f"step_{step:06d}.mp4"
+                metrics["judge"] = probe(world, policy, held_out, config.seed, clip)
             log.append(metrics)
+            send(metrics)
             diagnosis = guard.examine(metrics)
             disease = guard.disease(diagnosis)
             table.show(metrics, diagnosis.warnings())
-            if step % config.save_every == 0 or step == config.steps or interrupted() or disease:
+            signal = interrupted()
+            if step % config.save_every == 0 or step == config.steps or signal or disease:
                 save(run, out_dir, step)
             if on_step is not None:
                 on_step(step, metrics, policy)
-            if interrupted():
-                raise KeyboardInterrupt(
-                    f"stopped after step {step}, which is saved in {out_dir}: resume goes on"
-                )
+            if signal:
+                raise Interrupted(signal, f"stopped after step {step}, which is saved in {out_dir}")
             if disease is not None:
                 if not guard.may_roll_back(disease):
                     raise guard.stop(step, disease)
@@ -311,27 +332,6 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
     MetricsLog(guard.out_dir / "metrics.jsonl", to)
     delete_after(root, to)
     return to
-
-
-def chunk_of_step(config: Config, step: int) -> int:
-    """The curriculum from short pasts to long ones, over and over (the paper's min2max)."""
-    return config.first_chunk + (step - 1) % (config.last_chunk - config.first_chunk + 1)
-
-
-def scenarios_of_step(run: Run, step: int) -> list[Scenario]:
-    """N different scenarios; every pass over all has its own order, an incomplete last step is dropped."""
-    per_step = run.config.prompts_per_step
-    epoch, place = divmod(step - 1, len(run.scenarios) // per_step)
-    order = torch.randperm(len(run.scenarios), generator=generator_for(run.config.seed, "order", epoch))
-    return [run.scenarios[i] for i in order[place * per_step : (place + 1) * per_step].tolist()]
-
-
-def score(critics: Sequence[Critic], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Every critic's verdict on every group; (N, G, R) float32 and bool on the CPU."""
-    verdicts = [[critic(group) for critic in critics] for group in groups]
-    values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in verdicts])
-    valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in verdicts])
-    return values, valid
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:

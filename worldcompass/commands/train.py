@@ -13,6 +13,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +23,12 @@ from worldcompass.commands._options import add_device, add_out, add_resume, chec
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.overrides import override, settings
+from worldcompass.trackers import Track
 
 EXAMPLES = """\
   worldcompass train doom_full
   worldcompass train doom_full --set config.seed=1 --set config.steps=200 --out runs/seed1
-  worldcompass train doom_full --on-disease rollback
+  worldcompass train doom_full --on-disease rollback --track tensorboard
   worldcompass train my_recipe.py:smoke
   worldcompass train --list               # the shipped recipes
   worldcompass train doom_full --list     # a recipe's settings
@@ -44,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "when the doctor finds a disease (default: the recipe's config.on_disease)"
     parser.add_argument("--on-disease", choices=get_args(OnDisease), help=text)
+    text = "where metrics go besides metrics.jsonl, offline and without an account"
+    parser.add_argument("--track", choices=get_args(Track), help=text)
     add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
     add_device(parser)
     add_resume(parser)
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(shipped_recipes()))
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
+    chosen += [f"config.track={args.track}"] if args.track else []
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
     if args.list:
         print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
@@ -103,5 +108,6 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"there is no recipe file {path}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
     spec.loader.exec_module(module)
     return module
