@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("train", "post-train a world model with a recipe"),
     "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
     "plan": ("plan", "what a recipe will need: memory per GPU, files, matching checkpoints"),
+    "profile": ("profile", "where the time of one training step goes"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),

@@ -40,6 +40,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
+from worldcompass.profile import Parts
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.rewards.interaction import InteractionFollowing
@@ -47,7 +48,8 @@ from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import MAY_CHANGE, train
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world
+from worldcompass.world import WorldModel
+from worldcompass.worlds.doom import WORLD_FILE, load_doom_world
 
 SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
@@ -64,27 +66,19 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     """
     begun = time.monotonic()
     _claim(out, recipe, resume)
-    world = load_doom_world(device=device)
-    nets = load_critics()
-    quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
-    critics = (InteractionFollowing(nets.motion), quality)
-    judge, reader = load_judge(), LabelReader(nets.motion)
+    parts = training_parts(recipe, device)
+    world, config = parts.world, parts.config
+    judge, reader = load_judge(), LabelReader(load_critics().motion)
     plans = evaluation_plans(None if recipe.unseen else False)
     with _progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, recipe.evaluation_latents, advance)
     engine = _evaluate_engine(out, scenarios, world, judge, reader)
     base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
-    weights = {
-        InteractionFollowing.name: recipe.interaction_weight,
-        VisualQuality.name: recipe.quality_weight,
-    }
-    config = replace(recipe.config, weights=weights)
-    count = recipe.scenarios_per_map
-    with _progress("playing fresh scenarios for training", 4 * count) as advance:
-        fresh = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
     started = (out / "checkpoints").is_dir()
     held_out = _held_out(judge, config.seed) if config.probe_every else None
-    policy = train(world, critics, fresh, config, out, resume=resume and started, held_out=held_out)
+    policy = train(
+        world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
+    )
     with policy.checkpoint():
         (out / "weights").mkdir(exist_ok=True)
         export(world.net, out / "weights" / WORLD_FILE)
@@ -95,6 +89,20 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     page = write_report(out)
     _headline(results, out, page)
     return results
+
+
+def training_parts(recipe: DoomRecipe, device: str) -> Parts:
+    """What a recipe trains with: the shipped world and critics, and fresh scenarios played in the engine."""
+    world, nets = load_doom_world(device=device), load_critics()
+    quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
+    weights = {
+        InteractionFollowing.name: recipe.interaction_weight,
+        VisualQuality.name: recipe.quality_weight,
+    }
+    config, count = replace(recipe.config, weights=weights), recipe.scenarios_per_map
+    with _progress("playing fresh scenarios for training", 4 * count) as advance:
+        scenarios = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
+    return Parts(world, (InteractionFollowing(nets.motion), quality), scenarios, config)
 
 
 def evaluate_weights(
@@ -174,7 +182,7 @@ def _described(recipe: DoomRecipe) -> dict[str, Any]:
 def _evaluate_engine(
     out: Path,
     scenarios: Sequence[Scenario],
-    world: DoomWorld,
+    world: WorldModel[Any],
     judge: Judge,
     reader: LabelReader,
     keep: bool = True,
@@ -192,7 +200,7 @@ def _evaluate_engine(
 
 def _evaluate(
     out: Path, name: str, recipe: DoomRecipe, scenarios: Sequence[Scenario],
-    world: DoomWorld, judge: Judge, reader: LabelReader,
+    world: WorldModel[Any], judge: Judge, reader: LabelReader,
 ) -> Measured:  # fmt: skip
     """Imagine and measure all scenarios with every evaluation seed, once per run."""
     path = out / f"evaluation_{name}.json"
