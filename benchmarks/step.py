@@ -1,8 +1,8 @@
 """The demo's whole training step beside a sequential form of it: what each saving saves, in one run.
 
-``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in six forms, in turn, so that their
-ratios hold on a busy machine. The first does one thing at a time: a candidate alone with a prefix of its own, a
-noise level alone in a forward pass, weights swapped in and out for every level. Each further form has one saving
+``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in six forms, in turn, so that
+their ratios hold on a busy machine. The first does one thing at a time: a candidate alone with a prefix of its own,
+a noise level alone in a forward pass, weights swapped in and out for every level. Each further form has one saving
 more; the last is the step as it is. All take the same step: the weights after it are compared. Below stands what
 scoring through files, an MP4 per candidate and a JPEG per frame, would add.
 """
@@ -176,7 +176,7 @@ def measure(parts: Parts, step: int, repeats: int) -> dict[str, Any]:
 def lines(found: dict[str, Any]) -> Sequence[str]:
     """The table."""
     seconds, files = found["seconds"], found["files"]
-    first, last = list(seconds.values())[0], list(seconds.values())[-1]
+    first, *_, last = seconds.values()
     rows = [f"step {found['step']}, {found['threads']} thread(s)"]
     rows.append(f"{'form':<34}{'seconds':>9}{'saved':>9}{'times':>8}{'weights differ by':>19}")
     before = first
@@ -205,10 +205,10 @@ def main() -> None:
     args = parser.parse_args()
     chosen = min(6, args.candidates // 2)
     settings = {
-        "prompts_per_step": args.prompts,
-        "group_size": args.candidates,
         "best": chosen,
         "worst": chosen,
+        "group_size": args.candidates,
+        "prompts_per_step": args.prompts,
     }
     per_map = -(-args.prompts // 4)  # four training maps
     changes = [f"config.{k}={v}" for k, v in settings.items()] + [f"scenarios_per_map={per_map}"]

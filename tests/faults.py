@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -116,12 +117,17 @@ def toy() -> Toy:
     return Toy()
 
 
-def start(out: Path, *options: str, fuse: str = "") -> BaseProcess:
-    """A process that runs ``worldcompass train`` on the toy; its words go to a file beside ``out``."""
+def start(out: Path, *options: str, fuse: str = "", file_limit: int | None = None) -> BaseProcess:
+    """A process that runs ``worldcompass train`` on the toy; its words go to a file beside ``out``.
+
+    Args:
+        fuse: ``STAGE:N``, where it kills itself.
+        file_limit: bytes that a file of it may have, a poor man's full disk.
+    """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
     words = ["train", f"{__file__}:toy", "--out", str(out), "--device", "cpu", *options]
-    process = server.Process(target=_main, args=(words, fuse, words_of(out)))
+    process = server.Process(target=_main, args=(words, fuse, file_limit, words_of(out)))
     process.start()
     return process
 
@@ -157,9 +163,11 @@ def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return rows, {name: t.numpy().tobytes() for name, t in load_file(out / "final.safetensors").items()}
 
 
-def _main(words: list[str], fuse: str, words_file: Path) -> None:
+def _main(words: list[str], fuse: str, file_limit: int | None, words_file: Path) -> None:
     torch.set_num_threads(1)
     os.environ["FUSE"] = fuse
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     with words_file.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -50,8 +50,9 @@ def test_the_parts_are_those_of_the_method_and_add_up_to_the_step():
     assert found.chunk == 1
     assert sum(cost.seconds for cost in found.parts.values()) == pytest.approx(found.seconds)
     assert set(found.parts) == {
-        "past", "candidates", "attend, remember", "decode", "rollout, rest", "reward obedience", "reward cleanliness",
-        "targets", "forward", "objective", "backward, clipping", "optimiser", "averages", REST,
+        "past", "candidates", "attend, remember", "decode", "rollout, rest", "reward obedience",
+        "reward cleanliness", "targets", "forward", "objective", "backward, clipping", "optimiser", "averages",
+        REST,
     }  # fmt: skip
     counted = {part for part, cost in found.parts.items() if cost.flops}
     assert {"past", "candidates", "targets", "forward", "backward, clipping"} <= counted
