@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
+from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
 from worldcompass.rollout import generator_for
 from worldcompass.train import Config, train
@@ -63,17 +64,22 @@ class WorldPlayRecipe:
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any."""
+        parts = self.parts(device)
+        policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
+        with policy.checkpoint():
+            if self.config.lora is not None:
+                export_lora(policy.net, self.config.lora, out / "weights" / "adapter")
+                merge_lora(policy.net)
+            export_weights(policy.net, out / "weights" / FILE_NAME)
+        print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+
+    def parts(self, device: str) -> Parts:
+        """What is trained with, weights loaded."""
         scenarios = self.scenarios()
         world = self.world(
             partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
         )
-        policy = train(world, self.make_critics(), scenarios, self.config, out, resume=resume)
-        with policy.checkpoint():
-            if self.config.lora is not None:
-                export_lora(world.net, self.config.lora, out / "weights" / "adapter")
-                merge_lora(world.net)
-            export_weights(world.net, out / "weights" / FILE_NAME)
-        print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+        return Parts(world, self.make_critics(), scenarios, self.config)
 
     def scenarios(self) -> list[Scenario]:
         """What is trained on, long enough for the curriculum's last chunk."""
