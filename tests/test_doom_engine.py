@@ -148,3 +148,16 @@ def test_evaluation_scenarios_are_frozen_and_the_engine_carries_them_out():
         assert labels_from_poses(scenario.actions.world_from_camera_K44, THRESHOLDS).equal(
             scenario.actions.labels_K
         )
+
+
+def test_larger_frames_show_the_same_play():
+    with (
+        Engine(find_map("my_way_home")) as small,
+        Engine(find_map("my_way_home"), frame_size=(240, 320)) as large,
+    ):
+        seen = [[engine.reset(5), engine.act(9)] for engine in (small, large)]
+    for own, other in zip(*seen, strict=True):
+        assert other.frames_Fhw3.shape[1:] == (240, 320, 3)
+        np.testing.assert_array_equal(own.cameras_F5, other.cameras_F5)
+        shrunk = np.stack([cv2.resize(f, (64, 48), interpolation=cv2.INTER_AREA) for f in other.frames_Fhw3])
+        assert np.abs(shrunk.astype(int) - own.frames_Fhw3).mean() < 6
