@@ -88,7 +88,7 @@ def imagine_chunk(
         actions: (P, K).
         noise_BCKHW: standard normal.
         sigmas: (S + 1,) from 1 to 0.
-        guidance_B: weight g of each candidate: ``c + g (c - c_weak)``, needs a ``Guidable`` world.
+        guidance_B: weight g of each candidate, ``guided(c, c_weak, g)``; needs a ``Guidable`` world.
     """
     noisy = noise_BCKHW.float()
     weak = None if guidance_B is None else world.weaken(context)  # type: ignore[attr-defined]
@@ -96,12 +96,20 @@ def imagine_chunk(
         sigma_B = noisy.new_full((noisy.shape[0],), sigma)
         clean = world.predict_clean(noisy, sigma_B, actions, context)
         if guidance_B is not None:
-            unguided = world.predict_clean(noisy, sigma_B, actions, weak)
-            clean = clean + guidance_B.view(-1, 1, 1, 1, 1) * (clean - unguided)
+            clean = guided(clean, world.predict_clean(noisy, sigma_B, actions, weak), guidance_B)
         noisy = euler_step(noisy, clean, sigma, next_sigma)
         if context.given_K is not None:
             noisy = torch.where(context.given_K[:, None, None], clean, noisy)
     return noisy
+
+
+def guided(clean: Tensor, weak: Tensor, guidance_B: Tensor) -> Tensor:
+    """``c + g (d - mean d)`` with ``d = c - c_weak``, the mean over each channel of a latent; (B, C, K, H, W).
+
+    Guidance with means would teach a shade per chunk, which eight chunks add up (experiment 22 of docs/log.md).
+    """
+    away = clean - weak
+    return clean + guidance_B.view(-1, 1, 1, 1, 1) * (away - away.mean((-2, -1), keepdim=True))
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ def demo() -> DoomRecipe:
         updates_per_rollout=2,
         micro_rows=72,
         explore=1.5,
+        mean_weight=1.0,
         lr=7e-4,
         behaviour_decay=Decay(0.0, 0.5, 0.02),
         checkpoint_decay=0.8,

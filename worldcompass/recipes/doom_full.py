@@ -12,8 +12,8 @@ from worldcompass.recipes.demo import demo
 def doom_full() -> DoomRecipe:
     """The best result of the embedded world: half an hour on 2 cores.
 
-    More steps at a falling rate, on more and longer scenarios, and colour weighs more: with constant rate and the
-    demo's weights colours run away after some 35 steps (experiment 19 of docs/log.md).
+    More steps at a falling rate, on more and longer scenarios: at a constant rate colours run away after some
+    35 steps (experiment 19 of docs/log.md).
     """
     recipe = demo()
     config = replace(
@@ -25,4 +25,4 @@ def doom_full() -> DoomRecipe:
         checkpoint_decay=0.9,
         save_every=5,
     )
-    return replace(recipe, config=config, scenarios_per_map=48, scenario_latents=32, drift_weight=15.0)
+    return replace(recipe, config=config, scenarios_per_map=48, scenario_latents=32)
