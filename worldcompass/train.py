@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages
+from worldcompass.balance import Balance, History, fixed
 from worldcompass.checkpoint import (
     delete_after,
     latest_checkpoint,
@@ -107,6 +108,8 @@ class Config:
     """When the doctor finds one: ``warn``; ``stop`` after saving; ``rollback`` to the last healthy checkpoint."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups`` or ``largest_group``."""
+    balance: Balance = fixed
+    """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""
     objective: Objective = nft_loss
     """``nft_loss`` or one of its rivals."""
     rollout: Rollout = imagine_groups
@@ -163,11 +166,6 @@ class Run:
         """Latents per chunk."""
         return self.config.chunk_length or self.world.spec.chunk_lengths[0]
 
-    @property
-    def weights_R(self) -> Tensor:
-        """Weight of each critic's reward."""
-        return torch.tensor([self.config.weights.get(critic.name, 1.0) for critic in self.critics])
-
     def autocast(self) -> torch.autocast:
         """bfloat16 for the network when configured."""
         return torch.autocast(
@@ -175,8 +173,8 @@ class Run:
         )
 
 
-def train_step(run: Run, step: int) -> dict[str, Any]:
-    """One step of the method, counted from 1; returns its metrics."""
+def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
+    """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
     config, world, clock = run.config, run.world, Stopwatch()
     sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
@@ -191,7 +189,8 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     scores_NGR, valid_NGR = score(run.critics, [group for part in futures for group in part.groups])
     clock.lap("score")
     # 4. Each candidate against its siblings.
-    advantages = group_advantages(scores_NGR, valid_NGR, run.weights_R, config.scale, config.advantage_clip)
+    weights_R = config.balance(history, [critic.name for critic in run.critics], config.weights)
+    advantages = group_advantages(scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip)
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
     chosen = choose(futures, scenarios, advantages, config.best, config.worst, keys)
     shares = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
@@ -210,7 +209,7 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     return {
         "step": step,
         "chunk": chunk,
-        **reward_vitals(run.critics, scores_NGR, valid_NGR, advantages),
+        **reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages),
         **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
         **vitals,
         "forward_passes": sum(part.forward_passes for part in futures),
@@ -266,7 +265,7 @@ def train(
         while step < config.steps:
             step += 1
             try:
-                metrics = train_step(run, step)
+                metrics = train_step(run, step, guard.rows)
             except (NonFiniteUpdate, NonFiniteScore) as failure:
                 finding = guard.refused(step, failure)
                 if not guard.may_roll_back(finding):

@@ -1,7 +1,7 @@
 """Visual odometry with OpenCV: no weights, no training, any video; the length unit is arbitrary.
 
-Corners are tracked from frame to frame (pyramidal Lucas-Kanade, there and back) over one step. Rotation and
-direction of translation minimise the Sampson distance of the epipolar constraint under a Cauchy loss
+Corners are tracked from frame to frame over one step (Lucas-Kanade from where DIS flow leads, there and back).
+Rotation and direction of translation minimise the Sampson distance of the epipolar constraint under a Cauchy loss
 (Levenberg-Marquardt) from several starts, the best of which wins: RANSAC's five-point solution alone confuses a
 small turn with a small sidestep. Where a turn alone explains the tracks, there was no translation. Points that live
 on into the next step carry the scale along; the unit is the median depth of the first view that moved.
@@ -24,14 +24,19 @@ Array = np.ndarray
 WORKING_WIDTH = 320  # pixels: larger frames are shrunk, smaller ones enlarged
 MAX_POINTS = 400
 POINT_QUALITY, POINT_DISTANCE = 0.005, 6  # of cv2.goodFeaturesToTrack; pixels
-WINDOW, LEVELS = (15, 15), 3  # of the tracker: pixels, halvings
+WINDOW, LEVELS = (15, 15), 1  # of the tracker: pixels, halvings
 STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02)  # iterations, pixels
 ROUND_TRIP = 0.7  # pixels that a track may miss its start by after going there and back
 FEWEST_POINTS = 12  # below it nothing is estimated
 ENOUGH_INLIERS = 40  # from here on their number no longer lowers the confidence
 NOISE = 0.5  # pixels: scale of the Cauchy loss
-INLIER = 1.0  # pixels
+INLIER = 1.0  # pixels to the epipolar line
+TURN_INLIER = 1.5  # pixels to the point itself, which errors of tracking miss by more than a line
 STILL = 0.8  # nothing was translated when a turn alone explains this share of the points that both explain
+RISING = (
+    0.8  # sine of a translation's elevation above which it is taken for a change of pitch: no action rises
+)
+SHEARED = 3.0  # pixels: inliers of a change of pitch, which game engines may draw as a shift of the picture
 FEWEST_COMMON = 8  # points that must live on to carry the scale
 # Directions of translation to start from (camera axes); the five-point solution is one more.
 STARTS = ((0, 0, 1), (1, 0, 0), (1, 0, 1), (-1, 0, 1), (0, 1, 0))
@@ -112,12 +117,14 @@ def two_view(first_N2: Array, second_N2: Array, focal: float) -> TwoView:
         return TwoView(np.eye(3), np.zeros(3), empty, empty.astype(bool), 0.0)
     a, b = (np.column_stack([p, np.ones(len(p))]) for p in (first_N2, second_N2))
     turn = _best_turn(a, b, focal)
-    turned = focal * np.linalg.norm(_project(a @ turn.T) - b[:, :2], axis=1) < INLIER
+    left_over = focal * np.linalg.norm(_project(a @ turn.T) - b[:, :2], axis=1)
     starts = [(turn, np.array(s, float)) for s in STARTS] + _five_point(a, b, focal)
     fits = [_refine(rotation, _unit(direction), a, b, focal) for rotation, direction in starts]
     rotation, direction, _ = min(fits, key=lambda fit: fit[2])
     inlier = np.abs(_sampson(rotation, direction, a, b, focal)) < INLIER
-    if turned.sum() >= STILL * inlier.sum():
+    pitching = abs(direction[1]) > RISING
+    turned = left_over < (SHEARED if pitching else TURN_INLIER)
+    if pitching or turned.sum() >= STILL * inlier.sum():
         return TwoView(turn, np.zeros(3), np.zeros(len(a)), turned, _confidence(turned))
     nearness = _nearness(rotation, direction, a, b)
     if (
@@ -205,9 +212,10 @@ def _track(grey_Fhw: Array, pixels_N2: Array) -> tuple[Array, Array]:
     if not len(pixels_N2):
         return pixels_N2, alive
     now = pixels_N2.astype(np.float32)[:, None]
+    dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     for before, after in pairwise(grey_Fhw):
-        there, found = _follow(before, after, now)
-        back, returned = _follow(after, before, there)
+        there, found = _follow(before, after, now, dense)
+        back, returned = _follow(after, before, there, dense)
         alive &= found & returned & (np.abs(back - now).max((1, 2)) < ROUND_TRIP)
         now = there
     height, width = grey_Fhw.shape[1:]
@@ -216,11 +224,20 @@ def _track(grey_Fhw: Array, pixels_N2: Array) -> tuple[Array, Array]:
     return now[:, 0].astype(float), alive
 
 
-def _follow(before_hw: Array, after_hw: Array, pixels_N12: Array) -> tuple[Array, Array]:
-    """Where points of one frame are in the next, and whether they were found."""
+def _follow(
+    before_hw: Array, after_hw: Array, pixels_N12: Array, dense: cv2.DISOpticalFlow
+) -> tuple[Array, Array]:
+    """Where points of one frame are in the next, and whether they were found.
+
+    Dense flow says where to look: points on repeated texture alone would settle on their neighbour.
+    """
+    # None, not zeros: an array, even of zeros, is taken as a starting flow and changes the result.
+    flow_hw2 = dense.calc(before_hw, after_hw, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    x, y = np.clip(pixels_N12[:, 0].round().astype(int), 0, np.array(before_hw.shape[::-1]) - 1).T
+    start = (pixels_N12 + flow_hw2[y, x][:, None]).astype(np.float32)
     there, found, _ = cv2.calcOpticalFlowPyrLK(
-        before_hw, after_hw, pixels_N12, pixels_N12.copy(), winSize=WINDOW, maxLevel=LEVELS, criteria=STOP
-    )
+        before_hw, after_hw, pixels_N12, start, None, None, WINDOW, LEVELS, STOP, cv2.OPTFLOW_USE_INITIAL_FLOW
+    )  # pyright: ignore[reportCallIssue, reportArgumentType]
     return there, found[:, 0] == 1
 
 
