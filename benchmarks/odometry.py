@@ -63,7 +63,7 @@ def episodes(maps: Sequence[DoomMap], per_map: int, latents: int, size: tuple[in
 def estimate(
     maps: Sequence[DoomMap], args: argparse.Namespace, intrinsics: tuple[float, ...]
 ) -> tuple[list[Seen], float]:
-    estimator, found, seconds = Odometry(), [], 0.0
+    estimator, found, seconds = Odometry(per_view=True), [], 0.0
     for name, frames, cameras in episodes(maps, args.episodes, args.latents, tuple(args.size), args.seed):
         begun = time.process_time()
         path = estimator(frames[None], torch.tensor(intrinsics), FRAMES_PER_LATENT)
@@ -135,9 +135,7 @@ def main() -> None:
     intrinsics = INTRINSICS if args.nominal_intrinsics else DRAWN_INTRINSICS
     known, _ = estimate(CRITIC, args, intrinsics)
     limits = calibrated_thresholds([k.path for k in known], [k.labels_S for k in known], THRESHOLDS)
-    print(
-        f"threshold for moving, calibrated on the critics' maps: {limits.move:.4f} of the first view's depth"
-    )
+    print(f"threshold for moving, calibrated on the critics' maps: {limits.move:.4f} of the depth in view")
     for name in args.maps:
         found, seconds = (known, float("nan")) if name == "critic" else estimate(MAPS[name], args, intrinsics)
         report(f"{name} maps", found, limits, seconds)

@@ -91,6 +91,11 @@ def label_from_signs(right: int, forward: int, yaw: int, pitch: int) -> int:
     return label(_TRANSLATION_SIGNS.index((right, forward)), _ROTATION_SIGNS.index((yaw, pitch)))
 
 
+def opposite(index: int) -> int:
+    """The composite action that undoes another one."""
+    return label_from_signs(*(-int(sign) for sign in motion_signs(torch.tensor(index))))
+
+
 def rotation_from_angles(yaw_deg: Tensor, pitch_deg: Tensor) -> Tensor:
     """``world_from_camera`` rotation of a camera without roll: yaw about the vertical, then pitch; (..., 3, 3)."""
     yaw, pitch = torch.deg2rad(yaw_deg), torch.deg2rad(pitch_deg)

@@ -26,6 +26,7 @@ from torch import Tensor
 import worldcompass
 from worldcompass import video
 from worldcompass.doom.critic_files import load_critics, load_judge
+from worldcompass.doom.engine_facts import THRESHOLDS
 from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.pretrain import export
@@ -42,6 +43,8 @@ from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
+from worldcompass.rewards import Critic
+from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
@@ -67,7 +70,7 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     world = load_doom_world(device=device)
     nets = load_critics()
     quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
-    critics = (InteractionFollowing(nets.motion), quality)
+    critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
     judge, reader = load_judge(), LabelReader(nets.motion)
     plans = evaluation_plans(None if recipe.unseen else False)
     with _progress("replaying the scenarios in the engine", len(plans)) as advance:
@@ -78,10 +81,15 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
         InteractionFollowing.name: recipe.interaction_weight,
         VisualQuality.name: recipe.quality_weight,
     }
+    if recipe.cycle_weight > 0:
+        critics = (*critics, CycleClosure(THRESHOLDS))
+        weights[critics[-1].name] = recipe.cycle_weight
     config = replace(recipe.config, weights=weights)
     count = recipe.scenarios_per_map
     with _progress("playing fresh scenarios for training", 4 * count) as advance:
-        fresh = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
+        fresh = training_scenarios(
+            count, recipe.scenario_latents, config.seed, advance, out_and_back=recipe.cycle_weight > 0
+        )
     started = (out / "checkpoints").is_dir()
     held_out = _held_out(judge, config.seed) if config.probe_every else None
     policy = train(world, critics, fresh, config, out, resume=resume and started, held_out=held_out)

@@ -34,7 +34,10 @@ class Entry:
     @property
     def installed(self) -> bool:
         """Whether its code is there; weights are looked for when it is built."""
-        return not self.module or importlib.util.find_spec(self.module) is not None
+        try:
+            return not self.module or importlib.util.find_spec(self.module) is not None
+        except ModuleNotFoundError:  # of a package around it
+            return False
 
 
 ENTRIES = (
@@ -50,7 +53,32 @@ ENTRIES = (
     Entry("latency", INTERACTION, "latency:ResponseLatency", "frames until the commanded motion shows"),
     Entry("doom", CAMERAS, "doom_cameras:DoomCameras", "embedded motion critic, map units", weights=PACKAGED),
     Entry("odometry", CAMERAS, "odometry:Odometry", "OpenCV, any video, arbitrary scale"),
+    Entry("depth-anything-3", CAMERAS, "depth_anything:DepthAnything3", "network, arbitrary scale",
+          weights="DA3-BASE (or SMALL, LARGE, GIANT) from depth-anything", gpu_gib=4.0,
+          license="Apache-2.0; LARGE and GIANT CC BY-NC 4.0", module="depth_anything_3",
+          install="an environment of its own with: pip install depth-anything-3"),
+    Entry("vggt", CAMERAS, "vggt:Vggt", "network, arbitrary scale", weights="facebook/VGGT-1B-Commercial",
+          gpu_gib=8.0, license="VGGT licence (commercial, not military); VGGT-1B CC BY-NC 4.0", module="vggt",
+          install="clone github.com/facebookresearch/vggt, then pip install -e .", tested_on="fake"),
+    Entry("world-mirror", CAMERAS, "world_mirror:WorldMirror", "network, arbitrary scale",
+          weights="tencent/HunyuanWorld-Mirror", gpu_gib=12.0,
+          license="Tencent community licence (not EU, UK, South Korea)", module="src.models.models.worldmirror",
+          install="clone github.com/Tencent-Hunyuan/HunyuanWorld-Mirror onto PYTHONPATH", tested_on="fake"),
     Entry("quality", QUALITY, "quality:VisualQuality",
           "sharpness, flicker, drift and realism, embedded world", weights=PACKAGED),
     Entry("stability", QUALITY, "stability:PictureStability", "sharpness, flicker and drift by formulas alone"),
+    Entry("formula", QUALITY, "formula:FormulaCritic", "one formula: sharpness, flicker, colours or exposure"),
+    Entry("realism", QUALITY, "realism:EmbeddedRealism", "learned realism of frames, embedded world; scorer",
+          weights=PACKAGED),
+    Entry("frame_score", QUALITY, "frame_score:FrameScore", "mean of any scorer of frames"),
+    Entry("score_drift", QUALITY, "frame_score:ScoreDrift", "drift of any scorer from the first frame"),
+    Entry("hpsv3", QUALITY, "hpsv3:Hpsv3", "human preference for caption or fixed sentence; scorer",
+          weights="HPSv3.safetensors from MizzenAI/HPSv3, Qwen2-VL-7B-Instruct", gpu_gib=20.0,
+          license="MIT; Qwen2-VL Apache-2.0", module="hpsv3",
+          install="an environment of its own with: pip install hpsv3", tested_on="fake"),
+    Entry("truth", QUALITY, "reference:TrueContinuation", "PSNR, SSIM or LPIPS to the engine's own frames"),
+    Entry("lpips", QUALITY, "lpips:Lpips", "perceptual likeness, for truth and cycle",
+          weights="torchvision's AlexNet as a file", license="BSD-2-Clause, backbone BSD-3-Clause", module="lpips",
+          install="pip install 'worldcompass[rewards]'"),
+    Entry("cycle", CONSISTENCY, "cycle:CycleClosure", "likeness of views at poses the camera comes back to"),
 )  # fmt: skip

@@ -69,9 +69,17 @@ class _Map:
 
 
 class Odometry:
-    """A camera estimator without weights; needs the camera's intrinsics."""
+    """A camera estimator without weights; needs the camera's intrinsics.
+
+    With ``per_view`` every step's length is in units of the median depth of what it sees, instead of one unit for
+    the video: what moves at all then shows alike in every scene, which a threshold needs. Paths that are compared
+    with others need the one unit.
+    """
 
     name = "odometry"
+
+    def __init__(self, per_view: bool = False) -> None:
+        self.per_view = per_view
 
     def __call__(self, frames_VF3hw: Tensor, intrinsics_4: Tensor, every: int) -> CameraPath:
         """See ``CameraEstimator``; on the CPU, about 0.1 s a step.
@@ -95,7 +103,7 @@ class Odometry:
         camera = _camera_matrix(intrinsics_4, grey.shape[1:])
         pose, poses, confidence, points = np.eye(4), [np.eye(4)], [], _Map()
         for start in range(0, len(grey) - 1, every):
-            step, trust = _step(grey[start : start + every + 1], camera, points)
+            step, trust = _step(grey[start : start + every + 1], camera, points, self.per_view)
             pose = pose @ step
             poses.append(pose)
             confidence.append(trust)
@@ -135,7 +143,7 @@ def two_view(first_N2: Array, second_N2: Array, focal: float) -> TwoView:
     return TwoView(rotation, direction, nearness, inlier, _confidence(inlier))
 
 
-def _step(grey_Fhw: Array, camera_33: Array, points: _Map) -> tuple[Array, float]:
+def _step(grey_Fhw: Array, camera_33: Array, points: _Map, per_view: bool) -> tuple[Array, float]:
     """``previous_from_current`` pose (4, 4) over one step and its confidence; ``points`` moves on with it."""
     _top_up(points, grey_Fhw[0])
     arrived_N2, alive = _track(grey_Fhw, points.pixels_N2)
@@ -143,7 +151,9 @@ def _step(grey_Fhw: Array, camera_33: Array, points: _Map) -> tuple[Array, float
     focal, centre = np.diag(camera_33)[:2], camera_33[:2, 2]
     a, b = (first - centre) / focal, (second - centre) / focal
     seen = two_view(a, b, float(focal.mean()))
-    length = _length(seen, known, points)
+    if per_view:
+        known, points.median_depth = np.full(len(known), np.nan), None
+    length = _length(seen, known, points.median_depth)
     translation = length * seen.direction_3
     usable = seen.inlier_N & (seen.nearness_N > NOISE / focal.mean()) & (length > 0)
     inverse = np.where(usable, seen.nearness_N / max(length, 1e-12), known)
@@ -161,14 +171,14 @@ def _step(grey_Fhw: Array, camera_33: Array, points: _Map) -> tuple[Array, float
     return pose, seen.confidence
 
 
-def _length(seen: TwoView, known_N: Array, points: _Map) -> float:
-    """Length of the translation in the video's unit: from points of known depth, else from the median depth."""
+def _length(seen: TwoView, known_N: Array, median_depth: float | None) -> float:
+    """Length of the translation in the unit of known inverse depths, else of the median depth (1 when None)."""
     if not seen.direction_3.any() or not seen.inlier_N.any():
         return 0.0
     common = seen.inlier_N & np.isfinite(known_N) & (known_N > 0)
     if common.sum() >= FEWEST_COMMON:
         return float(max(0.0, np.median(seen.nearness_N[common] / known_N[common])))
-    return float(max(0.0, np.median(seen.nearness_N[seen.inlier_N]))) * (points.median_depth or 1.0)
+    return float(max(0.0, np.median(seen.nearness_N[seen.inlier_N]))) * (median_depth or 1.0)
 
 
 def _grey(frames_F3hw: Tensor) -> Array:
