@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -51,6 +50,7 @@ from worldcompass.evaluate import (
 )
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
+from worldcompass.progress import progress as _progress
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.rewards import Critic
@@ -329,25 +329,3 @@ def _percent(value: dict[str, Any]) -> str:
     """Two lines, so that the table fits into 80 columns."""
     low, high = value["ci95"]
     return f"{100 * value['mean']:.1f}%\n[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-class _progress:
-    """A progress bar with the remaining time; calls advance it by one or to a count."""
-
-    def __init__(self, what: str, total: int) -> None:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns)
-        self._task = self._bar.add_task(what, total=total)
-
-    def __enter__(self) -> Callable[..., None]:
-        self._bar.start()
-        return self._advance
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _advance(self, done: int | None = None) -> None:
-        if done is None:
-            self._bar.advance(self._task)
-        else:
-            self._bar.update(self._task, completed=done)
