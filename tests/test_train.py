@@ -192,7 +192,7 @@ def shares(run, config):
     scenarios = run.scenarios[:2]
     futures = imagine_groups(run.world, scenarios, 1, 4, config.group_size, (0,), sigmas)
     values, valid = module.score(run.critics, futures[0].groups)
-    advantages = module.group_advantages(values, valid, run.weights_R, config.scale)
+    advantages = module.group_advantages(values, valid, torch.ones(2), config.scale)
     chosen = choose(futures, scenarios, advantages, config.best, config.worst, (0,))
     parts = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
     return futures[0], advantages, chosen, parts
