@@ -19,6 +19,7 @@ from seeds import read
 from worldcompass.balance import soft_minimum
 from worldcompass.commands.train import load_recipe
 from worldcompass.doom.experiment import blocks_of, run_experiment
+from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, pool
 from worldcompass.objective import positive_only_loss
 from worldcompass.overrides import override
@@ -105,10 +106,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true", help="print what is finished, run nothing")
     args = parser.parse_args()
-    if not args.table:
-        recipe = override(load_recipe(args.recipe)(), args.settings)
-        run_missing(recipe, args.out, args.only, args.seeds, args.device)
-    print_table(args.out)
+    try:
+        if not args.table:
+            recipe = override(load_recipe(args.recipe)(), args.settings)
+            run_missing(recipe, args.out, args.only, args.seeds, args.device)
+        print_table(args.out)
+    except UserError as why:
+        raise SystemExit(f"error: {why}") from None
 
 
 if __name__ == "__main__":

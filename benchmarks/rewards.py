@@ -2,8 +2,9 @@
 
 ``python benchmarks/rewards.py`` times every critic that is installed on one group of the embedded world (12
 candidates, 4 latents, engine frames with a little noise each) and prints milliseconds of processor time per
-candidate, which other work on the machine hardly changes: the median of several calls. The last rows give the same frames to the interaction
-critic from memory, and through an MP4 and JPEGs as the released code does, and how far that moves its scores.
+candidate, which other work on the machine hardly changes: the median of several calls. The last rows give the same
+frames to the interaction critic from memory, and through an MP4 and JPEGs as the released code does, and how far
+that moves its scores.
 """
 
 from __future__ import annotations

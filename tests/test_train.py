@@ -338,7 +338,7 @@ def test_metrics_tell_what_happened(tmp_path):
     assert [s for s, _, _ in seen] == [row["step"] for row in rows] == [1, 2, 3, 4]
     assert json.loads(json.dumps(seen[-1][1])) == rows[-1]
     assert set(rows[0]["rewards"]) == {"obedience", "cleanliness"}
-    assert set(rows[0]["rewards"]["obedience"]) == {"mean", "std", "valid", "flat"}
+    assert set(rows[0]["rewards"]["obedience"]) == {"mean", "std", "spread", "weight", "valid", "flat"}
     assert set(rows[0]["seconds"]) == {"imagine", "score", "targets", "update", "vitals"}
     assert {"loss", "grad_norm", "deviation", "kl_to_start", "flat_groups", "forward_passes"} <= set(rows[0])
     assert rows[0]["kl_to_start"] < 1e-3 < rows[-1]["kl_to_start"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.rewards.cameras import CameraPath, steps_of
-from worldcompass.rewards.thirdparty import as_path, need_module, need_weights, whole_matrix
+from worldcompass.rewards.external import as_path, need_module, need_weights, whole_matrix
 
 WIDTH = 504  # pixels of the longer side, the package's own default
 INSTALL = "give it an environment of its own with 'pip install depth-anything-3' (it wants numpy<2, xformers)"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.rewards.thirdparty import need_module, need_weights
+from worldcompass.rewards.external import need_module, need_weights
 
 # WorldCompass reward_function.py: the sentence of its quality and drift rewards.
 QUALITY_SENTENCE = "A high-quality, ultra-detailed and well-structured image."

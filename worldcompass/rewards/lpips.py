@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from worldcompass.errors import UserError
-from worldcompass.rewards.thirdparty import need_module, need_weights
+from worldcompass.rewards.external import need_module, need_weights
 
 SMALLEST = 64  # pixels: AlexNet's pooling leaves nothing of smaller pictures
 BATCH = 64  # frames of one forward pass

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.rewards.cameras import CameraPath, steps_of
-from worldcompass.rewards.thirdparty import as_path, fitted, need_module, need_weights, whole_matrix
+from worldcompass.rewards.external import as_path, fitted, need_module, need_weights, whole_matrix
 
 WIDTH = 518  # pixels, what it was trained on
 INSTALL = "clone github.com/facebookresearch/vggt and 'pip install -e .' there"
