@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from worldcompass.selection import Rows
 from worldcompass.train import Run, cache_targets, predict, prepare, train_step
 
 JPEG_QUALITY = 95
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
 
 def targets_in_turn(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
     """The fixed predictions with the weights swapped in and out again for every forward pass."""
+    everywhere = max(run.config.kl_weight, run.config.mean_weight) > 0
     result = []
     for u, micro_batches in enumerate(updates):
         rows_of_update = []
         for m, rows in enumerate(micro_batches):
             with run.policy.behaviour(), torch.no_grad():
                 rows = replace(rows, behaviour_BCKHW=predict(run, rows))
-            if u == m == 0:
+            if everywhere or u == m == 0:
                 with run.policy.reference(), torch.no_grad():
                     rows = replace(rows, reference_BCKHW=predict(run, rows))
             rows_of_update.append(rows)
@@ -112,20 +114,20 @@ def forms(micro_rows: int) -> list[Form]:
     ]
 
 
-def take_step(run: Run, form: Form, step: int) -> tuple[float, Tensor]:
+def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tuple[float, Tensor]:
     """Seconds of the step from the start weights in one form, and the change of all weights."""
     run.policy.start_over()
     run.optimizer.state.clear()
     run = replace(run, config=replace(run.config, rollout=form.rollout, micro_rows=form.micro_rows))
     with patch("worldcompass.train.cache_targets", cache_targets if form.swap_once else targets_in_turn):
-        begun = time.perf_counter()
+        begun = clock()
         train_step(run, step)
-        seconds = time.perf_counter() - begun
+        seconds = clock() - begun
     start = run.policy.reference_weights
     return seconds, torch.cat([(p.detach() - start[name]).flatten() for name, p in run.policy.live.items()])
 
 
-def through_files(parts: Parts, step: int, run: Run) -> dict[str, float]:
+def through_files(parts: Parts, step: int, run: Run, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds to write and read again the candidates of a step, as MP4s and then their frames as JPEGs."""
     config, sigmas = run.config, parts.world.spec.sigmas(run.config.denoising_steps)
     with run.policy.behaviour():
@@ -135,15 +137,15 @@ def through_files(parts: Parts, step: int, run: Run) -> dict[str, float]:
         )  # fmt: skip
     candidates = [frames for part in futures for group in part.groups for frames in group.frames_GF3hw]
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun = clock()
         read = [
             video.read_video(video.write_mp4(Path(folder) / f"{i}.mp4", frames, parts.world.spec.fps))
             for i, frames in enumerate(candidates)
         ]
-        after_mp4 = time.perf_counter()
+        after_mp4 = clock()
         for i, frames in enumerate(read):
             _through_jpegs(Path(folder) / f"{i}", frames)
-        return {"MP4": after_mp4 - begun, "JPEG": time.perf_counter() - after_mp4}
+        return {"MP4": after_mp4 - begun, "JPEG": clock() - after_mp4}
 
 
 def _through_jpegs(stem: Path, frames_F3hw: Tensor) -> None:
@@ -153,14 +155,14 @@ def _through_jpegs(stem: Path, frames_F3hw: Tensor) -> None:
         cv2.imread(path)
 
 
-def measure(parts: Parts, step: int, repeats: int) -> dict[str, Any]:
+def measure(parts: Parts, step: int, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Median seconds of every form, how far each one's weights are from the real step's, and the file traffic."""
     run = prepare(parts.world, parts.critics, parts.scenarios, parts.config)
     seconds: dict[str, list[float]] = {}
     change: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
         for form in forms(parts.config.micro_rows):
-            spent, change[form.name] = take_step(run, form, step)
+            spent, change[form.name] = take_step(run, form, step, clock)
             if repeat or not repeats:  # the first round warms up
                 seconds.setdefault(form.name, []).append(spent)
     real = change[forms(1)[-1].name]
@@ -169,7 +171,7 @@ def measure(parts: Parts, step: int, repeats: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seconds": {name: statistics.median(spent) for name, spent in seconds.items()},
         "difference": {name: float((d - real).norm() / real.norm()) for name, d in change.items()},
-        "files": through_files(parts, step, run),
+        "files": through_files(parts, step, run, clock),
     }
 
 
@@ -177,7 +179,7 @@ def lines(found: dict[str, Any]) -> Sequence[str]:
     """The table."""
     seconds, files = found["seconds"], found["files"]
     first, *_, last = seconds.values()
-    rows = [f"step {found['step']}, {found['threads']} thread(s)"]
+    rows = [f"step {found['step']}, {found['threads']} thread(s), {found['clock']} seconds"]
     rows.append(f"{'form':<34}{'seconds':>9}{'saved':>9}{'times':>8}{'weights differ by':>19}")
     before = first
     for name, spent in seconds.items():
@@ -200,6 +202,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6, metavar="N", help="scenarios of the step")
     parser.add_argument("--candidates", type=int, default=12, metavar="G")
     parser.add_argument("--step", type=int, default=3, help="number of the step; its chunk is the one before")
+    text = "cpu counts what this process computes, also beside others (default: %(default)s)"
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=text)
     parser.add_argument("--repeats", type=int, default=2, help="timed rounds after one that warms up")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
@@ -213,7 +217,7 @@ def main() -> None:
     per_map = -(-args.prompts // 4)  # four training maps
     changes = [f"config.{k}={v}" for k, v in settings.items()] + [f"scenarios_per_map={per_map}"]
     parts = override(demo(), changes).parts("cpu")
-    found = measure(parts, args.step, args.repeats)
+    found = measure(parts, args.step, args.repeats, CLOCKS[args.clock]) | {"clock": args.clock}
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 
