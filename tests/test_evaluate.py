@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldcompass.evaluate import MEASURES, Measured, measure, pool, resamples, summarise
+from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, resamples, summarise
 from worldcompass.geometry import commanded
 from worldcompass.types import Scenario, Truth
 from worldcompass.worlds.doom import SPEC, intrinsics
@@ -15,7 +15,10 @@ from worldcompass.worlds.doom import SPEC, intrinsics
 def measured(accuracy: np.ndarray, kinds: tuple[str, ...] | None = None) -> Measured:
     count = len(accuracy)
     values = {name: np.repeat(accuracy[:, None], 2, 1) for name in MEASURES}
-    return Measured(tuple(f"s{i}" for i in range(count)), kinds or ("combined",) * count, values)
+    labels = np.zeros((count, 8), int)
+    return Measured(
+        tuple(f"s{i}" for i in range(count)), kinds or ("combined",) * count, values, labels, labels
+    )
 
 
 class Reader:
@@ -122,3 +125,24 @@ def test_measured_survives_json():
     after = Measured.from_json(before.to_json())
     assert after.scenarios == before.scenarios
     np.testing.assert_array_equal(after.values_VD["drift"], before.values_VD["drift"])
+    np.testing.assert_array_equal(after.read_VM, before.read_VM)
+    old = {k: v for k, v in before.to_json().items() if k not in ("asked", "read")}
+    assert per_action(Measured.from_json(old)) == {"asked": [], "followed": []}
+
+
+def test_actions_are_counted_per_chunk_without_the_start_image():
+    scenario = scenario_with_truth([0, 9, 9, 1, 1, 27, 27, 3])
+    assert scenario.truth is not None
+    video = scenario.truth.frames_F3hw.clone()
+    video[4, 0, 0, 0] = 80  # latent 1, commanded 9
+    counts = per_action(measure(video[None], [scenario], SPEC, Reader(), Reader()))
+    assert [sum(chunk) for chunk in counts["asked"]] == [3, 4]
+    assert [sum(chunk) for chunk in counts["followed"]] == [2, 4]
+    assert (counts["asked"][0][9], counts["followed"][0][9]) == (2, 1)
+    assert (counts["asked"][1][27], counts["followed"][1][27]) == (2, 2)
+
+
+def test_videos_are_selected_by_the_beginning_of_their_scenario():
+    chosen = pool([measured(np.array([0.1, 0.2])), measured(np.array([0.3]))]).select("s0")
+    assert chosen.scenarios == ("s0", "s0")
+    assert chosen.values_VD["drift"][:, 0].tolist() == [0.1, 0.3] and chosen.asked_VM.shape == (2, 8)

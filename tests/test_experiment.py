@@ -52,6 +52,8 @@ def test_results_have_the_schema(run_dir):
     assert set(results["gap_closed"]) == set(KINDS)
     assert results["forward_passes"]["whole_video"] > results["forward_passes"]["clip_level"]
     assert set(results["unseen_maps"]["base"]) == set(KINDS)
+    asked = [sum(chunk) for chunk in results["per_action"]["trained"]["asked"]]
+    assert asked[1] * 3 == asked[0] * 4 > 0
 
 
 def test_forward_passes_are_counted_for_the_runs_own_sizes(run_dir):

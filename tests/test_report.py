@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldcompass import charts, report, video
+from worldcompass import charts, cli, video
 from worldcompass.errors import UserError
+from worldcompass.geometry import NUM_ACTIONS
+from worldcompass.report import runs, write_comparison, write_report
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
 
@@ -37,7 +39,15 @@ def make_results(difference: float = 0.172) -> dict:
         "difference": {"combined": changes, "basic": changes},
         "gap_closed": {"combined": entry(0.27, 0.09), "basic": entry(0.1, 0.05)},
         "forward_passes": {"clip_level": 1840, "whole_video": 7920},
+        "per_action": {"base": make_counts(3), "trained": make_counts(6)},
     }
+
+
+def make_counts(followed: int) -> dict:
+    """Two chunks in which forward alone was asked 8 times each."""
+    asked, right = ([[count if action == 9 else 0 for action in range(NUM_ACTIONS)] for count in counts]
+                    for counts in ((8, 8), (followed, followed - 2)))  # fmt: skip
+    return {"asked": asked, "followed": right}
 
 
 def make_run(folder: Path, difference: float = 0.172) -> Path:
@@ -71,7 +81,7 @@ def make_run(folder: Path, difference: float = 0.172) -> Path:
 class Page(HTMLParser):
     """Collects tags and the addresses they ask for."""
 
-    VOID = ("meta", "link", "img", "br", "rect", "path", "line", "circle")
+    VOID = ("meta", "link", "img", "input", "br", "rect", "path", "line", "circle")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -95,7 +105,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    return report.write_report(make_run(tmp_path_factory.mktemp("run"))).read_text()
+    return write_report(make_run(tmp_path_factory.mktemp("run"))).read_text()
 
 
 def test_headline_says_the_result_in_plain_words(page):
@@ -123,12 +133,12 @@ def test_every_numeric_series_has_a_chart(page):
 
 
 def test_content_is_escaped(page):
-    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
 def test_every_table_cell_is_filled(page):
     assert page.count("<table>") == 2
-    assert page.count('<th scope="row">') == 2 * len(MEASURES)
+    assert page.count('<th scope="row">') == 2 * len(MEASURES) + 2 * 9
     assert '<span class="muted">–</span>' not in page
     assert "1,840" in page and "7,920" in page
 
@@ -138,12 +148,56 @@ def test_every_table_cell_is_filled(page):
     [(0.1, "learning"), (0.005, "no significant change"), (-0.005, "no significant change"), (-0.1, "worse")],
 )
 def test_verdict_follows_the_paired_interval(difference, expected):
-    assert report.verdict(make_results(difference)) == expected
+    assert runs.verdict(make_results(difference)) == expected
+
+
+def test_actions_have_a_map_of_81_cells_for_each_side(page):
+    maps = re.findall(r'<table class="map".*?</table>', page)
+    assert [m.count("<td") for m in maps] == [81, 81]
+    assert 'title="4 of 16 latents" style="--share:0.250">25</td>' in maps[0]
+    assert 'title="10 of 16 latents" style="--share:0.625">62</td>' in maps[1]
+
+
+def test_looks_during_training_are_behind_a_slider(tmp_path):
+    make_run(tmp_path)
+    frames = np.full((24, 3, 48, 64), 90, np.uint8)
+    for step in (1, 10):
+        video.write_mp4(tmp_path / "samples" / f"step_{step:06d}.mp4", frames, 15)
+    text = write_report(tmp_path).read_text()
+    looks = text[text.index('<div id="looks">') :]
+    assert looks.count("<figure") == 2 and '["step 1", "step 10"]' in looks
+    assert not Page(text).open
+
+
+def test_runs_are_compared_on_one_page(tmp_path):
+    make_run(tmp_path / "a" / "demo")
+    make_run(tmp_path / "b" / "demo", difference=-0.1)
+    (tmp_path / "b" / "demo" / "config.json").write_text(json.dumps({"seed": 1, "note": "x"}))
+    text = write_comparison(
+        [tmp_path / "a" / "demo", tmp_path / "b" / "demo"], tmp_path / "c.html"
+    ).read_text()
+    assert not Page(text).open
+    assert ">a/demo<" in text and ">b/demo<" in text
+    assert text.count('class="badge') == 2 and "badge learning" in text and "badge worse" in text
+    assert "+17.2%" in text and "−10.0%" in text
+    assert '<g class="run0">' in text and '<g class="run1">' in text
+    assert '<th scope="row">seed</th><td>0</td><td>1</td>' in text
+
+
+def test_runs_that_do_not_compare_are_refused(tmp_path, capsys):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    assert cli.main(["report", str(first), str(first), "--out", str(tmp_path / "c.html")]) == 2
+    assert "named twice" in capsys.readouterr().err
+    results = make_results() | {"scenarios_hash": "0" * 64}
+    (second / "results.json").write_text(json.dumps(results))
+    assert cli.main(["report", str(first), str(second), "--out", str(tmp_path / "c.html")]) == 2
+    assert "different scenarios" in capsys.readouterr().err
+    assert not (tmp_path / "c.html").exists()
 
 
 def test_unfinished_runs_have_a_page(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5}\n{"step": 1, "lo')
-    text = report.write_report(tmp_path).read_text()
+    text = write_report(tmp_path).read_text()
     assert "unfinished" in text and "--resume" in text and "1 training steps" in text
 
 
@@ -153,7 +207,7 @@ def test_partial_results_are_tolerated(tmp_path):
         del results[key]
     results["base"]["combined"]["quality"] = {"mean": None}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    text = report.write_report(tmp_path).read_text()
+    text = write_report(tmp_path).read_text()
     assert "Combined actions: 24.1% → –" in text
 
 
@@ -173,13 +227,13 @@ def test_malformed_runs_are_refused_in_one_sentence(tmp_path, name, content, mes
     if name:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=re.escape(message)):
-        report.write_report(tmp_path)
+        write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
 def test_missing_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        report.write_report(tmp_path / "absent")
+        write_report(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(

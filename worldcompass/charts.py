@@ -26,6 +26,15 @@ class Interval:
     """CSS class: ``base``, ``trained`` or ``engine``."""
 
 
+@dataclass(frozen=True)
+class Series:
+    """One run's curve."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    """(step, value), NaN where there is none."""
+
+
 def number(value: float | None) -> str:
     """A number for people: three significant digits, no exponent where it can be helped."""
     if value is None or not math.isfinite(value):
@@ -70,6 +79,36 @@ def line_chart(name: str, steps: Sequence[float], values: Sequence[float]) -> st
         _text(WIDTH - RIGHT, HEIGHT - 6, f"step {number(max(steps))}", "end"),
     ]
     return _svg(WIDTH, HEIGHT, said, marks)
+
+
+def curves_chart(title: str, series: Sequence[Series]) -> str:
+    """Moving averages of several series on common axes, the i-th in the style ``run<i>``; empty without values."""
+    lines = [[(x, y) for x, y in one.points if math.isfinite(y)] for one in series]
+    every = [point for line in lines for point in line]
+    if not every:
+        return ""
+    steps, values = zip(*every, strict=True)
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    scale_x = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    scale_y = _scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+    marks = []
+    for index, line in enumerate(lines):
+        if line:
+            xs, ys = _shorten([x for x, _ in line], [y for _, y in line])
+            marks.append(f'<g class="run{index}">{_path(xs, smooth(ys), scale_x, scale_y, "smooth")}</g>')
+    marks += [
+        _frame(),
+        _text(LEFT - 6, scale_y(high) + 4, number(high), "end"),
+        _text(LEFT - 6, scale_y(low) + 4, number(low), "end") if high > low else "",
+        _text(WIDTH - RIGHT, HEIGHT - 6, f"step {number(max(steps))}", "end"),
+    ]
+    ends = "; ".join(
+        f"{one.name} from {number(line[0][1])} to {number(line[-1][1])}"
+        for one, line in zip(series, lines, strict=True)
+        if line
+    )
+    return _svg(WIDTH, HEIGHT, f"{title}: {ends}", marks)
 
 
 def interval_chart(title: str, rows: Sequence[Interval], unit: str = "%") -> str:

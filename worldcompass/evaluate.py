@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
@@ -46,6 +47,21 @@ class Measured:
     scenarios: tuple[str, ...]
     kinds: tuple[str, ...]
     values_VD: Mapping[str, np.ndarray]
+    asked_VM: np.ndarray
+    """Commanded action of every latent, int."""
+    read_VM: np.ndarray
+    """What the judge reads, int."""
+
+    def select(self, prefix: str) -> Measured:
+        """The videos of scenarios whose id begins so."""
+        rows = [i for i, scenario in enumerate(self.scenarios) if scenario.startswith(prefix)]
+        return Measured(
+            tuple(self.scenarios[i] for i in rows),
+            tuple(self.kinds[i] for i in rows),
+            {name: v[rows] for name, v in self.values_VD.items()},
+            self.asked_VM[rows],
+            self.read_VM[rows],
+        )
 
     def of_kind(self, kind: str) -> dict[str, np.ndarray]:
         """Mean over depth of every measure for the videos of one kind; (V',)."""
@@ -55,13 +71,16 @@ class Measured:
     def to_json(self) -> dict[str, Any]:
         """Lists that ``from_json`` reads back."""
         values = {name: v.round(6).tolist() for name, v in self.values_VD.items()}
-        return {"scenarios": list(self.scenarios), "kinds": list(self.kinds), "values": values}
+        actions = {"asked": self.asked_VM.tolist(), "read": self.read_VM.tolist()}
+        return {"scenarios": list(self.scenarios), "kinds": list(self.kinds), "values": values, **actions}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Measured:
         """The inverse of ``to_json``."""
         values = {name: np.array(v, float) for name, v in data["values"].items()}
-        return Measured(tuple(data["scenarios"]), tuple(data["kinds"]), values)
+        nothing = [[]] * len(data["scenarios"])  # files written before actions were kept
+        asked, read = (np.array(data.get(name, nothing), int) for name in ("asked", "read"))
+        return Measured(tuple(data["scenarios"]), tuple(data["kinds"]), values, asked, read)
 
 
 def imagine_all(
@@ -101,6 +120,7 @@ def measure(
     labels_VM = torch.stack([s.actions.labels_K for s in scenarios])
     latents = labels_VM.shape[1]
     values: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    read = []
     for video, scenario, labels in zip(videos_VF3hw, scenarios, labels_VM, strict=True):
         if scenario.truth is None:
             raise ValueError(f"scenario {scenario.id} has no engine truth: evaluation needs it")
@@ -114,12 +134,15 @@ def measure(
             "colour": -np.abs(_colour(video) - _colour(truth)).mean(1),
         }
         for name, reader in (("judge_accuracy", judge), ("critic_accuracy", critic)):
-            right = (reader.labels(video[None])[0] == labels).numpy().astype(float)
-            values[name].append(_by_chunk(right[1:], latents, chunk, 1))
+            found = reader.labels(video[None])[0]
+            values[name].append(_by_chunk((found == labels).numpy().astype(float)[1:], latents, chunk, 1))
+            if reader is judge:
+                read.append(found.numpy())
         for name, frames in per_frame.items():
             values[name].append(_by_chunk(frames[1:], latents, chunk, spec.frames_per_latent))
     kinds = tuple(s.kind for s in scenarios)
-    return Measured(tuple(s.id for s in scenarios), kinds, {n: np.stack(v) for n, v in values.items()})
+    stacked = {name: np.stack(v) for name, v in values.items()}
+    return Measured(tuple(s.id for s in scenarios), kinds, stacked, labels_VM.numpy(), np.stack(read))
 
 
 def _by_chunk(values: np.ndarray, latents: int, chunk: int, per_latent: int) -> np.ndarray:
@@ -210,8 +233,21 @@ def per_depth(measured: Measured) -> dict[str, Any]:
     }
 
 
+def per_action(measured: Measured, chunk: int = 4) -> dict[str, list[list[int]]]:
+    """How often each of the 81 actions was ``asked`` in every chunk, and ``followed``; without the start image."""
+    asked, read = measured.asked_VM, measured.read_VM
+    counts: dict[str, list[list[int]]] = {"asked": [], "followed": []}
+    for first in range(0, asked.shape[1] - chunk + 1, chunk):
+        part = slice(max(first, 1), first + chunk)
+        wanted, right = asked[:, part], asked[:, part] == read[:, part]
+        for name, labels in (("asked", wanted), ("followed", wanted[right])):
+            counts[name].append(np.bincount(labels.ravel(), minlength=NUM_ACTIONS).tolist())
+    return counts
+
+
 def pool(parts: Sequence[Measured]) -> Measured:
     """Videos of several seeds as one set; scenarios keep their names, so resampling keeps them together."""
     values = {name: np.concatenate([p.values_VD[name] for p in parts]) for name in parts[0].values_VD}
     scenarios = tuple(s for p in parts for s in p.scenarios)
-    return Measured(scenarios, tuple(k for p in parts for k in p.kinds), values)
+    asked, read = (np.concatenate([getattr(p, name) for p in parts]) for name in ("asked_VM", "read_VM"))
+    return Measured(scenarios, tuple(k for p in parts for k in p.kinds), values, asked, read)

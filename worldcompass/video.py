@@ -148,12 +148,17 @@ def filmstrips(rows: Sequence[Frames], labels: Sequence[str], every: int, scale:
 
 def save_png(path: Path, image_3hw: Frames) -> Path:
     """Write one picture as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(image_3hw))
+    return path
+
+
+def png(image_3hw: Frames) -> bytes:
+    """One picture as PNG."""
     picture = np.ascontiguousarray(to_array(image_3hw[None])[0].transpose(1, 2, 0)[:, :, ::-1])
     ok, encoded = cv2.imencode(".png", picture)
     assert ok, f"PNG encoder refused a picture of {picture.shape}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded.tobytes())
-    return path
+    return encoded.tobytes()
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Write the self-contained HTML page of a run, finished or not.
+"""Write the self-contained HTML page of a run, finished or not, or of several runs beside each other.
 
 The page holds everything (table, curves, filmstrips, video, configuration), so that it can be mailed.
 """
@@ -10,17 +10,22 @@ from pathlib import Path
 
 EXAMPLES = """\
   worldcompass report runs/demo
+  worldcompass report runs/demo runs/doom_full --out runs/comparison.html
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass report``."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
+    text = "folder of a run, such as runs/demo; several are compared"
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    text = "where the page about several runs goes (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("comparison.html"), metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
-    from worldcompass.report import write_report
+    from worldcompass.report import write_comparison, write_report
 
-    print(write_report(args.run))
+    several = len(args.runs) > 1
+    print(write_comparison(args.runs, args.out) if several else write_report(args.runs[0]))
     return 0

@@ -37,7 +37,17 @@ from worldcompass.doom.scenarios import (
     training_scenarios,
 )
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.evaluate import (
+    KINDS,
+    Judge,
+    Measured,
+    imagine_all,
+    measure,
+    per_action,
+    per_depth,
+    pool,
+    summarise,
+)
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
 from worldcompass.profile import Parts
@@ -255,6 +265,9 @@ def _results(
             "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps, config.explore),
         },
         "per_depth": {"engine": per_depth(engine), "base": per_depth(base), "trained": per_depth(trained)},
+        "per_action": {
+            name: per_action(m.select("heldout")) for name, m in (("base", base), ("trained", trained))
+        },
     }
     return results
 
@@ -265,21 +278,10 @@ def blocks_of(engine: Measured, base: Measured, trained: Measured | None) -> dic
     Base and trained may be pooled over several runs; the engine is measured once.
     """
 
-    def part(measured: Measured | None, prefix: str) -> Measured | None:
-        if measured is None:
-            return None
-        rows = [i for i, s in enumerate(measured.scenarios) if s.startswith(prefix)]
-        return Measured(
-            tuple(measured.scenarios[i] for i in rows),
-            tuple(measured.kinds[i] for i in rows),
-            {name: v[rows] for name, v in measured.values_VD.items()},
-        )
-
     def summary(prefix: str) -> dict[str, Any]:
-        e, b = part(engine, prefix), part(base, prefix)
-        assert e is not None and b is not None
+        e, b = engine.select(prefix), base.select(prefix)
         seeds = len(b.scenarios) // len(e.scenarios)
-        return summarise(pool([e] * seeds), b, part(trained, prefix))
+        return summarise(pool([e] * seeds), b, None if trained is None else trained.select(prefix))
 
     blocks = summary("heldout")
     if any(s.startswith("unseen") for s in base.scenarios):

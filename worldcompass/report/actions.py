@@ -1,0 +1,84 @@
+"""Which of the 81 actions are followed, and how long: maps of 9 translations by 9 rotations for every chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS, ROTATIONS, TRANSLATIONS
+from worldcompass.report.html import script
+
+SIDES = {"base": "Base", "trained": "Trained"}
+Counts = Sequence[tuple[int, int]]
+"""(asked, followed) of each of the 81 actions."""
+
+# Shows the counts of one chunk, or of all, in every map; without scripts the page shows all chunks.
+_CODE = """
+const slider = document.getElementById("horizon"), said = document.getElementById("horizon-said");
+slider.closest("p").hidden = false;
+slider.addEventListener("input", () => {
+  const chunk = +slider.value;
+  said.textContent = chunk ? `chunk ${chunk} of ${slider.max}` : "all chunks";
+  for (const [side, chunks] of Object.entries(data)) {
+    const chosen = chunk ? [chunks[chunk - 1]] : chunks;
+    document.querySelectorAll(`#map-${side} td`).forEach((cell, action) => {
+      const sum = part => chosen.reduce((total, counts) => total + counts[action][part], 0);
+      const asked = sum(0), share = sum(1) / asked;
+      cell.textContent = asked ? Math.round(100 * share) : "";
+      cell.title = asked ? `${sum(1)} of ${asked} latents` : "never asked";
+      cell.style.setProperty("--share", asked ? share : 0);
+    });
+  }
+});
+"""
+
+
+def heat_maps(results: Mapping[str, Any]) -> str:
+    """The section, empty for results without counts per action (see ``evaluate.per_action``)."""
+    counts = results.get("per_action")
+    counts = counts if isinstance(counts, Mapping) else {}
+    sides = {side: chunks for side in SIDES if side in counts and (chunks := by_chunk(counts[side]))}
+    if not sides:
+        return ""
+    chunks = len(next(iter(sides.values())))
+    maps = "".join(_map(side, over_chunks(counts)) for side, counts in sides.items())
+    return (
+        '<section><h2>Which actions are followed</h2><p class="muted">Percent of the latents of each commanded '
+        "action in which the held-out judge reads it; rows move, columns turn, empty where none was asked.</p>"
+        f'<p hidden><label for="horizon">How far into the video: </label><input type="range" id="horizon" min="0" '
+        f'max="{chunks}" value="0"> <output id="horizon-said" for="horizon">all chunks</output></p>'
+        f'<div class="maps">{maps}</div>{script(_CODE, sides)}</section>'
+    )
+
+
+def by_chunk(entry: Mapping[str, Any]) -> list[list[tuple[int, int]]]:
+    """Counts of each chunk."""
+    return [
+        list(zip(asked, followed, strict=True))
+        for asked, followed in zip(entry["asked"], entry["followed"], strict=True)
+    ]
+
+
+def over_chunks(chunks: Sequence[Counts]) -> Counts:
+    """Counts of all chunks together."""
+    return [tuple(map(sum, zip(*(counts[a] for counts in chunks), strict=True))) for a in range(NUM_ACTIONS)]  # type: ignore[misc]
+
+
+def _map(side: str, counts: Counts) -> str:
+    head = "".join(f'<th scope="col"><span>{name}</span></th>' for name in ROTATIONS)
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th>'
+        f"{''.join(_cell(*pair) for pair in counts[NUM_ROTATIONS * i : NUM_ROTATIONS * (i + 1)])}</tr>"
+        for i, name in enumerate(TRANSLATIONS)
+    )
+    return (
+        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="Actions followed, {SIDES[side]}">'
+        f'<table class="map" id="map-{side}"><thead><tr><th scope="col">move \\ turn</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div><figcaption>{SIDES[side]}</figcaption></figure>"
+    )
+
+
+def _cell(asked: int, followed: int) -> str:
+    share = followed / asked if asked else 0.0
+    said = f"{followed} of {asked} latents" if asked else "never asked"
+    return f'<td title="{said}" style="--share:{share:.3f}">{round(100 * share) if asked else ""}</td>'

@@ -1,0 +1,145 @@
+"""Two or more runs beside each other on one page: scores, curves on common axes, settings that differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from worldcompass.charts import Interval, Series, curves_chart, interval_chart
+from worldcompass.errors import UserError
+from worldcompass.report.html import document, write_page
+from worldcompass.report.page import VERDICTS, difference_cell
+from worldcompass.report.runs import KINDS, MEASURES, Run, flatten, load_run, number, percent, score, verdict
+
+MAX_RUNS = 8  # as many colours can be told apart
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page about several runs to ``out``.
+
+    Raises:
+        UserError: when a folder is not a run, there are too few or too many, or they were evaluated on
+            different scenarios.
+    """
+    if not 2 <= len(folders) <= MAX_RUNS:
+        raise UserError(f"a comparison needs 2 to {MAX_RUNS} runs, got {len(folders)}")
+    runs = [load_run(folder) for folder in folders]
+    hashes = {run.results["scenarios_hash"] for run in runs if "scenarios_hash" in run.results}
+    if len(hashes) > 1:
+        raise UserError(
+            f"{', '.join(map(str, folders))} were evaluated on different scenarios: their scores do not compare"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return write_page(out, render(runs, names_of(folders)))
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many parents as it takes to tell them apart."""
+    paths = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"{folders[0]} is named twice: name different runs")
+
+
+def render(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """The whole page."""
+    title = "WorldCompass runs: " + " · ".join(names)
+    parts = [
+        f"<header><h1>{escape(title)}</h1>{_verdicts(runs, names)}</header>",
+        *(_scores(runs, names, kind) for kind in KINDS),
+        _curves(runs, names),
+        _differences(runs, names),
+    ]
+    return document(title, parts)
+
+
+def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
+    lines = []
+    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+        kind = verdict(run.results)
+        gap = score({"gap_closed": {"all": run.results.get("gap_closed")}}, "gap_closed", "all", "combined")
+        closed = (
+            f" {percent(gap.mean)} of the gap of combined actions closed." if math.isfinite(gap.mean) else ""
+        )
+        lines.append(
+            f'<li><b class="run{index}">{escape(name)}</b> <span class="badge {kind.split()[0]}">{kind}</span> '
+            f"{VERDICTS[kind]}{closed}</li>"
+        )
+    return f'<ul class="runs">{"".join(lines)}</ul>'
+
+
+def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
+    sides = [("base", runs[0], "base")] if kind in runs[0].results.get("base", {}) else []
+    sides += [("trained", run, name) for run, name in zip(runs, names, strict=True)]
+    bars = []
+    for side, run, name in sides:
+        value = score(run.results, side, kind, "judge_accuracy")
+        if math.isfinite(value.low):
+            bars.append(Interval(name, 100 * value.mean, 100 * value.low, 100 * value.high, side))
+    if not bars:
+        return ""
+    caption = f"{KINDS[kind]} followed, by the held-out judge"
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    rows = "".join(
+        f'<tr><th scope="row">{words}</th>'
+        + "".join(difference_cell(score(r.results, "difference", kind, m), share) for r in runs)
+        + "</tr>"
+        for m, (words, share) in MEASURES.items()
+    )
+    return (
+        f"<section><h2>{KINDS[kind]}</h2>"
+        f'<figure class="wide">{interval_chart(caption, bars)}<figcaption>{caption}</figcaption></figure>'
+        '<p class="muted">Differences to each run\'s base, paired, with 95% intervals.</p>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{KINDS[kind]}, differences"><table><thead><tr>'
+        f'<th scope="col">Measure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Rewards and losses that at least two runs have."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        for name in {
+            key for row in run.metrics for key in row if key.startswith(("reward", "loss", "judge"))
+        }:
+            counts[name] = counts.get(name, 0) + 1
+    figures = []
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        series = [
+            Series(run_name, [(float(row["step"]), number(row.get(name), math.nan)) for row in run.metrics])
+            for run, run_name in zip(runs, names, strict=True)
+        ]
+        if chart := curves_chart(name, series):
+            figures.append(f"<figure>{chart}<figcaption>{escape(name)}</figcaption></figure>")
+    if not figures:
+        return ""
+    return (
+        '<section><h2>Curves</h2><p class="muted">Moving averages, in the colours of the names above.</p>'
+        f'<div class="grid-of-charts">{"".join(figures)}</div></section>'
+    )
+
+
+def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Settings in which the runs differ."""
+    settings: list[Mapping[str, Any]] = [flatten(run.config) for run in runs]
+    keys = sorted({key for one in settings for key in one})
+    shown = [[json.dumps(one.get(key, "not set")) for one in settings] for key in keys]
+    rows = "".join(
+        f'<tr><th scope="row">{escape(key)}</th>{"".join(f"<td>{escape(v)}</td>" for v in values)}</tr>'
+        for key, values in zip(keys, shown, strict=True)
+        if len(set(values)) > 1
+    )
+    if not rows:
+        return "<section><h2>Settings</h2><p>All settings are the same.</p></section>"
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    return (
+        '<section><h2>Settings that differ</h2><div class="scroll" role="region" tabindex="0" '
+        f'aria-label="Settings that differ"><table><thead><tr><th scope="col">Setting</th>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )

@@ -1,0 +1,249 @@
+"""One self-contained HTML page of a run, finished or not: verdict, table, video, curves, configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from worldcompass.charts import Interval, interval_chart, line_chart, number
+from worldcompass.doctor.page import section
+from worldcompass.report.actions import heat_maps
+from worldcompass.report.html import data_address, document, write_page
+from worldcompass.report.looks import filmstrip_section, looks_section
+from worldcompass.report.runs import (
+    KINDS,
+    MEASURES,
+    Run,
+    Score,
+    headline,
+    is_number,
+    load_run,
+    mapping,
+    percent,
+    score,
+    verdict,
+)
+from worldcompass.report.runs import (
+    number as as_number,
+)
+
+VERDICTS = {
+    "learning": "The model learned: the interval of the paired difference lies above zero.",
+    "no significant change": "The interval of the paired difference contains zero: nothing is proved either way.",
+    "worse": "The model got worse: the interval of the paired difference lies below zero.",
+    "unfinished": "This run has no before-and-after comparison yet.",
+}
+NEXT = {
+    "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "
+    "Repeat with <code>--seed 1</code> and <code>--seed 2</code> before quoting a number.",
+    "no significant change": "Give it more steps or more scenarios: <code>worldcompass train doom_full</code>. "
+    "If rewards below rise while the judge stands still, look at the reward critics first.",
+    "worse": "Lower the learning rate, for example <code>--set lr=…</code>, and compare the curves "
+    "of the rewards with the judge: a reward that rises while the judge falls is being exploited.",
+    "unfinished": "Continue the run with <code>--resume</code>, then write this page again.",
+}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    Raises:
+        UserError: when the folder is not a run, or a file in it cannot be read.
+    """
+    return write_page(run_dir / "report.html", render(load_run(run_dir)))
+
+
+def render(run: Run) -> str:
+    """The whole page."""
+    title = f"WorldCompass run: {run.folder.resolve().name}"
+    parts = [
+        _header(run, title),
+        _video(run.video),
+        _scores(run.results),
+        _passes(run.results),
+        section(run.diagnosis) if run.diagnosis else "",
+        _curves(run.metrics),
+        heat_maps(run.results),
+        filmstrip_section(run.filmstrips),
+        looks_section(run.looks),
+        _next(run),
+        _details(run),
+    ]
+    return document(title, parts)
+
+
+# --------------------------------------------------------------------------- sections
+
+
+def _header(run: Run, title: str) -> str:
+    kind = verdict(run.results)
+    sentences = [s for s in (headline(run.results, name) for name in KINDS) if s]
+    lines = [f'<p class="headline">{escape(sentences[0])}</p>'] if sentences else []
+    lines += [f"<p>{escape(sentence)}</p>" for sentence in sentences[1:]]
+    basic = score(run.results, "difference", "basic", "judge_accuracy")
+    if basic.high < 0:
+        lines.append("<p><strong>Basic actions got worse.</strong></p>")
+    return (
+        f"<header><h1>{escape(title)}</h1>"
+        f'<p><span class="badge {kind.split()[0]}">{kind}</span> {VERDICTS[kind]}</p>'
+        f'{"".join(lines)}<p class="muted">{escape(_facts(run))}</p></header>'
+    )
+
+
+def _facts(run: Run) -> str:
+    facts = []
+    if run.metrics:
+        facts.append(f"{len(run.metrics)} training steps")
+    seconds = run.results.get("seconds")
+    if isinstance(seconds, int | float):
+        facts.append(f"{seconds / 60:.1f} minutes")
+    n = score(run.results, "difference", "combined", "judge_accuracy").n
+    if n:
+        facts.append(f"{n} paired rollouts of combined actions")
+    if run.results.get("scenarios_hash"):
+        facts.append(f"scenarios {str(run.results['scenarios_hash'])[:12]}")
+    return " · ".join(facts)
+
+
+def _video(video: bytes) -> str:
+    if not video:
+        return ""
+    return (
+        "<section><h2>Before and after</h2>"
+        '<video controls loop muted playsinline preload="metadata" aria-label="The same scenarios before '
+        f'training, after training, and in the engine" src="{data_address("video/mp4", video)}"></video>'
+        '<p class="muted">Same scenarios, same seeds. The engine shows what was asked for.</p></section>'
+    )
+
+
+def _scores(results: Mapping[str, Any]) -> str:
+    tables = [_table(results, kind) for kind in KINDS if _has_kind(results, kind)]
+    if not tables:
+        return ""
+    return (
+        "<section><h2>Scores</h2><p class='muted'>Means with 95% intervals; higher is better everywhere. "
+        "The difference is paired: same scenario, same seed. Bold: its interval excludes zero.</p>"
+        f"{''.join(tables)}</section>"
+    )
+
+
+def _has_kind(results: Mapping[str, Any], kind: str) -> bool:
+    return any(kind in mapping(results.get(side)) for side in ("base", "trained", "engine", "difference"))
+
+
+def _table(results: Mapping[str, Any], kind: str) -> str:
+    rows = "".join(_row(results, kind, measure) for measure in MEASURES)
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Base", "Trained", "Difference", "Engine"))
+    return (
+        f"<h3>{KINDS[kind]}</h3>{_interval_figure(results, kind)}"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="Scores of {KINDS[kind].lower()}"><table>'
+        f'<thead><tr><th scope="col">Measure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _row(results: Mapping[str, Any], kind: str, measure: str) -> str:
+    words, share = MEASURES[measure]
+    cells = "".join(
+        difference_cell(value, share) if side == "difference" else f"<td>{shown(value, share)}</td>"
+        for side in ("base", "trained", "difference", "engine")
+        for value in [score(results, side, kind, measure)]
+    )
+    return f'<tr><th scope="row">{words}</th>{cells}</tr>'
+
+
+def difference_cell(value: Score, share: bool) -> str:
+    """A table cell that stands out where the interval excludes zero."""
+    sure = value.low > 0 or value.high < 0
+    style = f' class="{"good" if value.low > 0 else "bad"}"' if sure else ""
+    return f"<td{style}>{shown(value, share, signed=True)}</td>"
+
+
+def shown(value: Score, share: bool, signed: bool = False) -> str:
+    """A mean with its interval below; a share as percent, ``signed`` with its plus."""
+    if math.isnan(value.mean):
+        return '<span class="muted">–</span>'
+    show = percent if share else number
+    plus = "+" if signed and value.mean > 0 else ""
+    interval = f"<small>{show(value.low)} to {show(value.high)}</small>" if math.isfinite(value.low) else ""
+    return f"<b>{plus}{show(value.mean)}</b>{interval}"
+
+
+def _interval_figure(results: Mapping[str, Any], kind: str) -> str:
+    rows = []
+    for side in ("base", "trained", "engine"):
+        value = score(results, side, kind, "judge_accuracy")
+        if math.isfinite(value.mean):
+            low = value.low if math.isfinite(value.low) else value.mean
+            high = value.high if math.isfinite(value.high) else value.mean
+            rows.append(Interval(side, 100 * value.mean, 100 * low, 100 * high, side))
+    if not rows:
+        return ""
+    caption = f"{KINDS[kind]} followed, by the held-out judge"
+    return f'<figure class="wide">{interval_chart(caption, rows)}<figcaption>{caption}</figcaption></figure>'
+
+
+def _passes(results: Mapping[str, Any]) -> str:
+    passes = mapping(results.get("forward_passes"))
+    clip, whole = passes.get("clip_level"), passes.get("whole_video")
+    if not (isinstance(clip, int | float) and isinstance(whole, int | float) and clip > 0):
+        return ""
+    return (
+        "<section><h2>Cost of imagining</h2>"
+        f"<p>Sharing the past and imagining one clip took <b>{clip:,.0f}</b> forward passes; whole videos would "
+        f"have taken <b>{whole:,.0f}</b>, {whole / clip:.1f} times as many.</p></section>"
+    )
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    names = sorted(_series_names(metrics), key=_curve_order)
+    if not names:
+        return ""
+    figures = [
+        f"<figure>{_curve(metrics, name)}<figcaption>{escape(name)}</figcaption></figure>" for name in names
+    ]
+    return (
+        "<section><h2>Curves</h2><p class='muted'>Faint: every step. Strong: moving average.</p>"
+        f'<div class="grid-of-charts">{"".join(figures)}</div></section>'
+    )
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> str:
+    points = [
+        (as_number(row.get("step"), index), as_number(row[name], math.nan))
+        for index, row in enumerate(metrics)
+        if name in row
+    ]
+    return line_chart(name, [step for step, _ in points], [value for _, value in points])
+
+
+def _series_names(metrics: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {name for row in metrics for name, value in row.items() if name != "step" and is_number(value)}
+
+
+def _curve_order(name: str) -> tuple[int, str]:
+    groups = ("reward", "loss", "grad")
+    return next((i for i, group in enumerate(groups) if name.startswith(group)), len(groups)), name
+
+
+def _next(run: Run) -> str:
+    return f"<section><h2>What to do next</h2><p>{NEXT[verdict(run.results)]}</p></section>"
+
+
+def _details(run: Run) -> str:
+    blocks = [
+        _block("Command and environment", run.command),
+        _block("Configuration", run.config),
+        _block("results.json", run.results),
+    ]
+    return f"<section>{''.join(blocks)}</section>" if any(blocks) else ""
+
+
+def _block(title: str, content: Mapping[str, Any]) -> str:
+    if not content:
+        return ""
+    text = escape(json.dumps(content, indent=2, ensure_ascii=False))
+    return f'<details><summary>{title}</summary><pre tabindex="0">{text}</pre></details>'
