@@ -16,7 +16,7 @@ from pathlib import Path
 
 from worldcompass.log import read_metrics
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 MIB = 1024  # of the kibibytes in which Linux counts
 
 
