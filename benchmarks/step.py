@@ -1,6 +1,6 @@
 """The demo's whole training step beside a sequential form of it: what each saving saves, in one run.
 
-``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in six forms, in turn, so that
+``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in seven forms, in turn, so that
 their ratios hold on a busy machine. The first does one thing at a time: a candidate alone with a prefix of its own,
 a noise level alone in a forward pass, weights swapped in and out for every level. Each further form has one saving
 more; the last is the step as it is. All take the same step: the weights after it are compared. Below stands what
@@ -10,6 +10,7 @@ scoring through files, an MP4 per candidate and a JPEG per frame, would add.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import cv2
@@ -57,8 +58,12 @@ class Form:
     micro_rows: int
 
 
-def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
-    """A rollout scenario by scenario; candidates one by one, or in a batch; with one prefix, or one each."""
+def rollout_in_turn(prefix: Literal["anew", "copied", "shared"], batched: bool = False) -> Rollout:
+    """A rollout scenario by scenario; candidates one by one, or in a batch.
+
+    Args:
+        prefix: attended anew for every candidate, attended once and copied, or one that all share.
+    """
 
     def imagine(world, scenarios, chunk, length, group_size, keys, sigmas, explore=0.0) -> list[Futures]:
         result = []
@@ -72,7 +77,11 @@ def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
             guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)])
             cleans, frames = [], []
             for rows in torch.arange(group_size).split(group_size if batched else 1):
-                own = attended if shared_prefix else world.attend(past.context, actions)
+                own = {
+                    "anew": lambda: world.attend(past.context, actions),
+                    "copied": lambda: copy.deepcopy(attended),
+                    "shared": lambda: attended,
+                }[prefix]()
                 weights = None if guidance is None else guidance[rows]
                 cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
@@ -104,11 +113,13 @@ def targets_in_turn(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
 
 def forms(micro_rows: int) -> list[Form]:
     """From one thing at a time to the step as it is."""
+    batched = rollout_in_turn("shared", batched=True)
     return [
-        Form("one at a time", rollout_in_turn(shared_prefix=False, batched=False), False, 1),
-        Form("prefix attended once per group", rollout_in_turn(shared_prefix=True, batched=False), False, 1),
-        Form("candidates in one batch", rollout_in_turn(shared_prefix=True, batched=True), False, 1),
-        Form("weights swapped once", rollout_in_turn(shared_prefix=True, batched=True), True, 1),
+        Form("one at a time, prefix anew", rollout_in_turn("anew"), False, 1),
+        Form("prefix attended once and copied", rollout_in_turn("copied"), False, 1),
+        Form("prefix shared", rollout_in_turn("shared"), False, 1),
+        Form("candidates in one batch", batched, False, 1),
+        Form("weights swapped once", batched, True, 1),
         Form("scenarios in one batch", imagine_groups, True, 1),
         Form("noise levels in one forward", imagine_groups, True, micro_rows),
     ]
@@ -160,12 +171,12 @@ def measure(parts: Parts, step: int, repeats: int, clock: Callable[[], float]) -
     run = prepare(parts.world, parts.critics, parts.scenarios, parts.config)
     seconds: dict[str, list[float]] = {}
     change: dict[str, Tensor] = {}
-    for repeat in range(repeats + 1):
-        for form in forms(parts.config.micro_rows):
+    every = forms(parts.config.micro_rows)
+    _, real = take_step(run, every[-1], step, clock)  # warms up
+    for _ in range(repeats):
+        for form in every:
             spent, change[form.name] = take_step(run, form, step, clock)
-            if repeat or not repeats:  # the first round warms up
-                seconds.setdefault(form.name, []).append(spent)
-    real = change[forms(1)[-1].name]
+            seconds.setdefault(form.name, []).append(spent)
     return {
         "step": step,
         "threads": torch.get_num_threads(),
@@ -204,7 +215,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=3, help="number of the step; its chunk is the one before")
     text = "cpu counts what this process computes, also beside others (default: %(default)s)"
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help=text)
-    parser.add_argument("--repeats", type=int, default=2, help="timed rounds after one that warms up")
+    parser.add_argument("--repeats", type=int, default=2, help="timed rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
     chosen = min(6, args.candidates // 2)
