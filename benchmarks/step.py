@@ -43,8 +43,11 @@ from worldcompass.rollout import (
 )
 from worldcompass.selection import Rows
 from worldcompass.train import Run, cache_targets, predict, prepare, train_step
+from worldcompass.types import Actions
+from worldcompass.world import Context, WorldModel
 
 JPEG_QUALITY = 95
+Prefix = Literal["anew", "copied", "shared"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -58,7 +61,16 @@ class Form:
     micro_rows: int
 
 
-def rollout_in_turn(prefix: Literal["anew", "copied", "shared"], batched: bool = False) -> Rollout:
+def prefix_of_candidate(
+    world: WorldModel[Any], context: Context, actions: Actions, attended: Context, prefix: Prefix
+) -> Context:
+    """What one candidate looks back at."""
+    if prefix == "anew":
+        return world.attend(context, actions)
+    return copy.deepcopy(attended) if prefix == "copied" else attended
+
+
+def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
     """A rollout scenario by scenario; candidates one by one, or in a batch.
 
     Args:
@@ -77,11 +89,7 @@ def rollout_in_turn(prefix: Literal["anew", "copied", "shared"], batched: bool =
             guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)])
             cleans, frames = [], []
             for rows in torch.arange(group_size).split(group_size if batched else 1):
-                own = {
-                    "anew": lambda: world.attend(past.context, actions),
-                    "copied": lambda: copy.deepcopy(attended),
-                    "shared": lambda: attended,
-                }[prefix]()
+                own = prefix_of_candidate(world, past.context, actions, attended, prefix)
                 weights = None if guidance is None else guidance[rows]
                 cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
