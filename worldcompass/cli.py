@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from worldcompass import __version__
-from worldcompass.errors import StoppedRun, UserError
+from worldcompass.errors import EXIT_LOST_RANK, LostRank, StoppedRun, UserError
 from worldcompass.interrupt import Interrupted, notices_raise
 
 # Words a user types -> (module of worldcompass.commands, what it does in one line).
@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedRun as stop:
         print(stop, file=sys.stderr)
         return EXIT_DISEASED
+    except LostRank as loss:
+        print(f"error: {loss}", file=sys.stderr)
+        return EXIT_LOST_RANK
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise

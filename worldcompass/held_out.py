@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from worldcompass import video
+from worldcompass.distributed import Team
 from worldcompass.policy import Policy
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
@@ -43,7 +44,13 @@ class HeldOut:
             )
 
 
-def probe(world: WorldModel[Any], policy: Policy, held_out: HeldOut, seed: int, clip: Path) -> dict[str, Any]:
+def probe(
+    world: WorldModel[Any],
+    policy: Policy,
+    held_out: HeldOut,
+    seed: int,
+    clip: Path,
+) -> dict[str, Any]:
     """The judge's mean and single scores of the checkpoint weights' videos; their noise is always the same.
 
     Args:
@@ -57,13 +64,16 @@ def probe(world: WorldModel[Any], policy: Policy, held_out: HeldOut, seed: int, 
     scores = held_out.judge(videos, held_out.scenarios).double().cpu()
     if scores.shape != (len(videos),) or not bool(scores.isfinite().all()):
         raise ValueError(f"the held-out judge must return {len(videos)} finite scores, it returned {scores}")
+    team = Team.current()  # all look, the main one writes
     before, fps = clip.parent / "before.mp4", world.spec.fps
-    if not before.is_file():
+    if team.agree(not before.is_file()):
         with policy.reference():
             base = imagine_video(world, held_out.scenarios, ("held out", seed))
-        video.write_mp4(before, _shown(base), fps)
-    columns = [video.read_video(before), _shown(videos)]
-    video.write_mp4(clip, video.side_by_side(columns, ["before", clip.stem], scale=1), fps)
+        if team.is_main:
+            video.write_mp4(before, _shown(base), fps)
+    if team.is_main:
+        columns = [video.read_video(before), _shown(videos)]
+        video.write_mp4(clip, video.side_by_side(columns, ["before", clip.stem], scale=1), fps)
     return {"mean": scores.mean().item(), "values": [round(value, 6) for value in scores.tolist()]}
 
 

@@ -20,14 +20,17 @@ from types import ModuleType
 from typing import Any, get_args
 
 from worldcompass.commands._options import add_device, add_out, add_resume, check_device
+from worldcompass.distributed import joined
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
+from worldcompass.launch import is_rank, launch, number_of_ranks
 from worldcompass.overrides import override, settings
 from worldcompass.trackers import Track
 
 EXAMPLES = """\
   worldcompass train doom_full
   worldcompass train doom_full --set config.seed=1 --set config.steps=200 --out runs/seed1
+  worldcompass train doom_full --nproc 2                # two processes share every step
   worldcompass train doom_full --on-disease rollback --track tensorboard
   worldcompass train my_recipe.py:smoke
   worldcompass train --list               # the shipped recipes
@@ -51,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
     add_device(parser)
     add_resume(parser)
+    text = "processes on this machine that share every step; auto is one for each GPU (default: 1)"
+    parser.add_argument("--nproc", default="1", metavar="N", help=text)
     parser.add_argument(
         "--list", action="store_true", help="list recipes, or the settings of RECIPE, and stop"
     )
@@ -70,7 +75,11 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
         return 0
-    recipe.run(args.out, check_device(args.device), args.resume)
+    device = check_device(args.device)
+    if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
+        return launch(sys.argv[1:], ranks)
+    with joined(device):
+        recipe.run(args.out, device, args.resume)
     return 0
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import worldcompass
 from worldcompass import video
+from worldcompass.distributed import Team
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
@@ -53,10 +54,11 @@ from worldcompass.log import read_metrics
 from worldcompass.profile import Parts
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
+from worldcompass.resume import MAY_CHANGE
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
-from worldcompass.train import MAY_CHANGE, train
+from worldcompass.train import train
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.doom import WORLD_FILE, load_doom_world
@@ -69,26 +71,33 @@ FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
 def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> dict[str, Any]:
-    """Run a recipe to its results.json and report.html.
+    """Run a recipe to its results.json and report.html; of several processes the main one evaluates.
 
     Raises:
         UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
     """
-    begun = time.monotonic()
-    _claim(out, recipe, resume)
+    begun, team = time.monotonic(), Team.current()
+    if team.size > 1 and recipe.config.shard:
+        raise UserError("the embedded world is small enough for every process: set config.shard=False")
+    if team.is_main:
+        _claim(out, recipe, resume)
     parts = training_parts(recipe, device)
     world, config = parts.world, parts.config
     judge, reader = load_judge(), LabelReader(load_critics().motion)
-    plans = evaluation_plans(None if recipe.unseen else False)
-    with _progress("replaying the scenarios in the engine", len(plans)) as advance:
-        scenarios = replay_all(plans, recipe.evaluation_latents, advance)
-    engine = _evaluate_engine(out, scenarios, world, judge, reader)
-    base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
-    started = (out / "checkpoints").is_dir()
+    scenarios: list[Scenario] = []
+    if team.is_main:
+        plans = evaluation_plans(None if recipe.unseen else False)
+        with _progress("replaying the scenarios in the engine", len(plans)) as advance:
+            scenarios = replay_all(plans, recipe.evaluation_latents, advance)
+        engine = _evaluate_engine(out, scenarios, world, judge, reader)
+        base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
+    started = team.agree((out / "checkpoints").is_dir())
     held_out = _held_out(judge, config.seed) if config.probe_every else None
     policy = train(
         world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
     )
+    if not team.is_main:
+        return {}
     with policy.checkpoint():
         (out / "weights").mkdir(exist_ok=True)
         export(world.net, out / "weights" / WORLD_FILE)
