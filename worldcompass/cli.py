@@ -50,6 +50,7 @@ EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 # Failures of the operating system that a user can mend; every other one keeps its traceback.
 _USER_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
+    errno.EFBIG,
 )  # fmt: skip
 
 
