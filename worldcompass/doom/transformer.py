@@ -128,7 +128,8 @@ class _Block(nn.Module):
         normed = functional.layer_norm(x_BKTD, x_BKTD.shape[-1:]) * (1 + scale_1) + shift_1
         qkv = self.qkv(normed.flatten(1, 2)).unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
         qk, v = functional.rms_norm(qkv[:2], (HEAD,)), qkv[2]
-        seen = attend(index, *rotate(qk, rotary), rotate(v, rotary))
+        q, k = rotate(qk, rotary)
+        seen = attend(index, q, k, rotate(v, rotary))
         mixed = rotate(seen, rotary, back=True).transpose(1, 2).flatten(2)
         x = x_BKTD + gate_1 * self.out(mixed).view_as(x_BKTD)
         normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_2) + shift_2

@@ -215,7 +215,8 @@ class DoomWorld:
             clean_PCKHW, sigma, attended.labels_PK, attended.motion_PK5, context.last_PCHW, attended.seen_PDKHW,
             rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
-        history = (*context.history, _Remembered(keys, actions.world_from_camera_K44))
+        kept = [(k.clone(), v.clone()) for k, v in keys]  # views would keep the queries too
+        history = (*context.history, _Remembered(kept, actions.world_from_camera_K44))
         return DoomContext(
             clean_PCKHW[:, :, -1],
             actions.world_from_camera_K44[:, -1],
