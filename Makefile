@@ -11,7 +11,7 @@ comma := ,
 space := $(comma:,=) $(comma:,=)
 CORE_FILES := $(wildcard $(CORE:%=worldcompass/%.py))
 
-.PHONY: help demo test check format bench golden
+.PHONY: help demo test check format bench golden soak
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,6 +45,9 @@ format: $(STAMP) ## rewrite the sources in the house format
 
 bench: $(STAMP) ## clip-level against whole-video rollout
 	$(BIN)/python benchmarks/rollout.py $(ARGS)
+
+soak: $(STAMP) ## kill a run 40 times, damage its checkpoints, fill its disk: nothing may be lost (ARGS="--kills 100")
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 golden: $(STAMP) ## only the tests against stored numbers (GOLDEN=folder) and plain twins of the formulas
 	$(if $(GOLDEN),WORLDCOMPASS_GOLDEN='$(abspath $(GOLDEN))') $(BIN)/python -m pytest -m golden $(ARGS)

@@ -25,6 +25,8 @@ RANKS = {
     "checkpoint": 3,
     "charts": 3,
     "interrupt": 3,
+    "trackers": 3,
+    "video": 3,
     "selection": 4,
     "vitals": 4,
     "held_out": 4,
@@ -36,6 +38,7 @@ RANKS = {
     "doctor.checks": 4,
     "doctor.verdict": 4,
     "doctor.guard": 4,
+    "curriculum": 5,
     "train": 5,
 }
 MAX_LINES = 500

@@ -62,6 +62,12 @@ def test_commands_exist(page):
                 assert words[1] in cli.COMMANDS or " ".join(words[1:3]) in cli.COMMANDS, line
 
 
+def test_tests_that_a_page_names_exist():
+    names = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    source = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert names and not [name for name in names if f"def {name}(" not in source]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_resolve(page):
     for link in LINK.findall(page.read_text()):

@@ -36,6 +36,7 @@ from worldcompass.recipes.demo import demo
 from worldcompass.report import write_report
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import train
+from worldcompass.video import read_video
 
 SEED = 21  # not one of those that set the limits
 
@@ -272,6 +273,21 @@ def test_looking_changes_nothing(tmp_path):
     rows = read_metrics(tmp_path / "b" / "metrics.jsonl")
     assert [row["step"] for row in rows if "judge" in row] == [1, 2, 4]
     assert rows[0]["judge"]["mean"] == pytest.approx(plain.fmean(rows[0]["judge"]["values"]), abs=1e-5)
+
+
+def test_every_look_leaves_a_clip_of_before_and_now(tmp_path):
+    config = dataclasses.replace(HEALTHY, steps=4, probe_every=2, lr=1.0)
+    critics = [ToyObedience(), ToyCleanliness()]
+    train(ToyWorld(), critics, toy_scenarios(16), config, tmp_path, live=False, held_out=held_out())
+    samples = tmp_path / "samples"
+    names = ["before.mp4", "step_000001.mp4", "step_000002.mp4", "step_000004.mp4"]
+    assert sorted(path.name for path in samples.iterdir()) == names
+    before, last = (read_video(samples / name).float() for name in (names[0], names[-1]))
+    height, width = before.shape[-2:]
+    left, right = last[..., -height:, :width], last[..., -height:, -width:]
+    assert len(last) == len(before)
+    lost, changed = (left - before).abs().mean(), (right - before).abs().mean()
+    assert lost < 2 and changed > 2 * lost, f"{lost}, {changed}"
 
 
 def test_a_probe_needs_a_judge_and_a_judge_scenarios(tmp_path):

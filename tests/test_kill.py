@@ -1,78 +1,127 @@
-"""A real process that is killed in the middle of a run goes on as if it had never been."""
+"""Real processes that are killed, or asked to stop, go on as if it had never happened; see faults.py."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import faults
 import pytest
-from safetensors.torch import load_file
+from faults import EVENTS_PER_STEP, STAGES, finish, outcome, start, wait_for, wait_for_step, words_of
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+from worldcompass import interrupt
+from worldcompass.interrupt import Interrupted, finishing_the_step
 
-RECIPE = """
-from dataclasses import dataclass
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
-
-@dataclass(frozen=True)
-class Toy:
-    config: Config
-
-    def run(self, out, device, resume):
-        critics = [ToyObedience(), ToyCleanliness()]
-        train(ToyWorld(), critics, toy_scenarios(8), self.config, out, resume=resume)
-
-def toy():
-    return Toy(Config(steps=60, last_chunk=1, lr=0.01, save_every=1))
-"""
-DEADLINE = 60.0
+NOTICES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
 
-def start(folder: Path, out: str, *options: str) -> subprocess.Popen[str]:
-    (folder / "recipe.py").write_text(RECIPE)
-    command = [sys.executable, "-m", "worldcompass", "train", "recipe.py:toy", "--out", out, *options]
-    threads = {"OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, **threads}, stdout=pipe, stderr=pipe, text=True
-    )
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What a run that nobody disturbed comes to."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert finish(start(out)) == 0, words_of(out).read_text()
+    return outcome(out)
 
 
-def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        metrics = run / "metrics.jsonl"
-        if metrics.exists() and metrics.read_text().count("\n") >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the run did not get there")
+def goes_on_to(out, expected):
+    assert finish(start(out, "--resume")) == 0, words_of(out).read_text()
+    rows, weights = outcome(out)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert (rows, weights) == expected
+    assert "Traceback" not in words_of(out).read_text()
 
 
-def final_state(run: Path) -> dict:
-    return load_file(run / "checkpoints" / "step_000060" / "tensors.safetensors")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_at_random_moments_of_a_stage_ends_bit_equal(stage, tmp_path, straight):
+    chance = random.Random(stage)
+    for _ in range(3):
+        moment = chance.randint(1, 3 * EVENTS_PER_STEP[stage])
+        assert finish(start(tmp_path / "run", "--resume", fuse=f"{stage}:{moment}")) == -signal.SIGKILL
+    goes_on_to(tmp_path / "run", straight)
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_run_that_is_stopped_by_a_signal_goes_on_to_the_same_weights(tmp_path, number, code):
-    straight = start(tmp_path, "straight")
-    stopped = start(tmp_path, "stopped")
-    wait_for_step(tmp_path / "stopped", 4)
-    stopped.send_signal(number)
-    _, words = stopped.communicate(timeout=DEADLINE)
-    assert stopped.returncode == code
-    assert "Traceback" not in words
-    if number == signal.SIGINT:
-        assert "resume" in words
-    resumed = start(tmp_path, "stopped", "--resume")
-    for process in (straight, resumed):
-        _, words = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0, words
-    expected, found = (final_state(tmp_path / name) for name in ("straight", "stopped"))
-    assert expected.keys() == found.keys()
-    assert all(tensor.equal(found[name]) for name, tensor in expected.items())
-    assert (tmp_path / "stopped" / "metrics.jsonl").read_text().count("\n") == 60
+def test_a_run_killed_from_outside_at_random_times_ends_bit_equal(tmp_path, straight):
+    chance, out = random.Random(0), tmp_path / "run"
+    codes = []
+    for _ in range(4):
+        process = start(out, "--resume")
+        wait_for(lambda: (out / "metrics.jsonl").exists())
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        codes.append(finish(process))
+    assert -signal.SIGKILL in codes
+    goes_on_to(out, straight)
+
+
+def test_the_command_itself_survives_a_kill(tmp_path, straight):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "worldcompass", "train", f"{faults.__file__}:toy", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FUSE": "rewards:7"}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL and not killed.stderr
+    goes_on_to(out, straight)
+
+
+def hold(out):
+    """A run that is in the middle of its fourth step."""
+    process = start(out, "--set", "config.save_every=100")
+    wait_for_step(out, 3)
+    (out / "hold").touch()
+    wait_for((out / "held").exists)
+    return process
+
+
+@pytest.mark.parametrize("number", NOTICES, ids=lambda number: number.name)
+def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(number, tmp_path, straight):
+    out = tmp_path / "run"
+    process = hold(out)
+    os.kill(process.pid, number)
+    time.sleep(0.05)
+    assert process.is_alive()
+    (out / "hold").unlink()
+    assert finish(process) == NOTICES[number]
+    last = int((out / "steps_done").read_text().split()[-1])
+    words = words_of(out).read_text()
+    assert f"stopped after step {last}, which is saved in {out}" in words and "--resume" in words
+    goes_on_to(out, straight)
+    assert [int(n) for n in (out / "steps_done").read_text().split()] == list(range(1, 9)), "nothing repeated"
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_only_what_was_not_saved(tmp_path, straight):
+    process = hold(tmp_path / "run")
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process) == 130, "though the step still holds"
+    assert "stopped at once" in words_of(tmp_path / "run").read_text()
+    (tmp_path / "run" / "hold").unlink()
+    goes_on_to(tmp_path / "run", straight)
+
+
+def test_only_a_repeated_demand_hurries(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    with pytest.raises(Interrupted) as stop, finishing_the_step() as interrupted:
+        for number in (
+            signal.SIGUSR1,
+            signal.SIGTERM,
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # one each, one twice over
+            os.kill(os.getpid(), number)
+        now[0] = 60.0
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupted() == signal.SIGUSR1
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the second SIGTERM did not stop it")
+    assert stop.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_comes_too_late_for_the_last_step_still_counts():
+    with pytest.raises(Interrupted), finishing_the_step():
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import gc
+import json
 from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import is_fake
 
 from worldcompass import cli, plan
 from worldcompass.commands import plan as command
@@ -23,7 +25,9 @@ from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import imagine_groups
 from worldcompass.selection import choose, share_out
 from worldcompass.train import Config, train
-from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.types import Scores
+from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
+from worldcompass.worlds.worldplay.tiny import Blend
 
 TOLERANCE = 0.03  # of the measured peak of live tensors; found: 0.5%
 
@@ -35,9 +39,20 @@ def heavy_update(recipe):
     return dataclasses.replace(recipe, config=config, source=source)
 
 
+class Corner:
+    """A critic that takes no memory to speak of: what critics take is not part of a plan."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, group):
+        values = group.frames_GF3hw[:, -1, :, 0, 0].float().mean(1)
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+
+
 def measured_peak(recipe, folder):
     """Peak of live tensors over world, averages, optimiser and two training steps."""
-    scenarios, critics = recipe.scenarios(), recipe.make_critics()
+    scenarios, critics = recipe.scenarios(), [Corner(name) for name in recipe.config.weights]
     gc.collect()
     with LiveBytes() as live:
         fill = partial(recipe.source.fill, dtype=torch.float32, device="cpu")
@@ -67,9 +82,25 @@ def test_the_estimate_is_near_the_measured_peak_of_an_update(tmp_path, monkeypat
     assert estimate.peak == pytest.approx(measured_peak(recipe, tmp_path), rel=TOLERANCE)
 
 
+class Roomy(Blend):
+    """A decoder that takes much room while it works, as the real ones do."""
+
+    def decode(self, latents_BCKHW, memory):
+        torch.zeros(1 << 21)
+        return super().decode(latents_BCKHW, memory)
+
+
+class RoomyStandIns(StandIns):
+    def decoder(self, device):
+        return Roomy(self.pixels_per_cell)
+
+    def blank_decoder(self, network):
+        return Roomy(self.pixels_per_cell)
+
+
 def test_the_estimate_is_near_the_measured_peak_of_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "trace_without_data", trace_with_data)
-    recipe = worldplay_5b.smoke()
+    recipe = dataclasses.replace(worldplay_5b.smoke(), source=RoomyStandIns())
     estimate = make_plan(recipe.needs())
     assert max(estimate.phases, key=estimate.phases.__getitem__) == "decode"
     assert estimate.peak == pytest.approx(measured_peak(recipe, tmp_path), rel=TOLERANCE)
@@ -190,17 +221,33 @@ def test_damaged_files_are_said_to_be(damage, tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     path.write_bytes(damage(path.read_bytes()))
     (sentence,) = differences(NeededFile(path, "weights", {"a": (2,)}))
-    assert sentence.startswith("it is damaged or no safetensors file")
+    assert sentence.startswith("a.safetensors is damaged or no safetensors file")
+
+
+def test_weights_in_several_files_are_checked_as_one(tmp_path):
+    first, second = tmp_path / "w-1.safetensors", tmp_path / "w-2.safetensors"
+    save_file({"a": torch.zeros(2)}, first)
+    index = {"weight_map": {"a": first.name, "b": second.name}}
+    (tmp_path / "w.safetensors.index.json").write_text(json.dumps(index))
+    file = NeededFile(tmp_path / "w.safetensors", "weights", {"a": (2,), "b": (3,)})
+    assert [f.path for f in missing([file])] == [second]
+    save_file({"b": torch.zeros(4)}, second)
+    assert missing([file]) == [] and differences(file) == ["b is (4,), expected (3,)"]
 
 
 def test_files_of_a_recipe_are_missing_until_they_are_there(tmp_path):
-    files = OfficialFiles(tmp_path / "checkpoints", tmp_path / "data", tmp_path / "poses").files({"a": (2,)})
+    files = OfficialFiles(tmp_path / "checkpoints", tmp_path / "data", tmp_path / "poses").files(
+        {"a": (2,)}, {"b": (4,)}
+    )
     assert missing(files) == list(files)
     transformer = files[0].path
     transformer.parent.mkdir(parents=True)
     save_file({"a": torch.zeros(3)}, transformer)
     assert missing(files) == list(files[1:])
     assert differences(files[0]) == ["a is (3,), expected (2,)"]
+    files[1].path.parent.mkdir()
+    save_file({"a": torch.zeros(3)}, files[1].path)
+    assert differences(files[1]) == ["a is (3,), expected no such tensor", "b is missing, expected (4,)"]
 
 
 def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, capsys):
@@ -232,7 +279,9 @@ def test_recipes_that_cannot_tell_are_refused(tmp_path, capsys):
 
 
 def test_the_embedded_worlds_recipes_have_a_plan_too():
+    from worldcompass.doom.engine_facts import NEARNESS_SHAPE
     from worldcompass.doom.needs import needs_of
+    from worldcompass.doom.reproject import measured_motion
 
     config = Config(
         prompts_per_step=1, group_size=2, best=1, worst=1, last_chunk=1, noise_levels=1, micro_rows=2
@@ -241,3 +290,6 @@ def test_the_embedded_worlds_recipes_have_a_plan_too():
     assert estimate.states.parameters == estimate.states.trainable > 4_000_000
     assert estimate.traced.prefix > 0 and estimate.peak > 6 * estimate.states.weights
     assert all(file.path.exists() and not differences(file) for file in needs_of(config).files)
+    # What the trace ran on has no data, and nothing of it may stay behind in the code.
+    pictures, nearness = torch.rand(1, 2, 3, 48, 64), torch.ones(1, 2, *NEARNESS_SHAPE)
+    assert not is_fake(measured_motion(pictures, nearness, torch.zeros(1, 2)))

@@ -4,6 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from worldplay_tiny import random_latents, random_network, row_of, text_states
 
 from worldcompass.worlds.worldplay import attention
@@ -249,6 +253,98 @@ def test_recomputed_activations_give_the_same_gradients(kind):
         grads.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
     for name, grad in grads[0].items():
         assert torch.equal(grad, grads[1][name]), name
+
+
+def text_unit(net, unit):
+    """Whether a unit's parameters serve text alone; no unit may mix."""
+    names = {id(p): name for name, p in net.named_parameters()}
+    served = [net.serves_text_alone(names[id(p)]) for module in unit for p in module.parameters()]
+    return all(served)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_and_video_call_units_of_their_own(kind):
+    """Sharded weights are gathered when a unit is called: neither pass calls the other's, none twice."""
+    net = random_network(kind)
+    units, calls = list(net.units), []
+    for i, unit in enumerate(units):
+        for module in unit:
+            module.register_forward_pre_hook(lambda module, _, i=i: calls.append((i, module)))
+    of_text = {i for i, unit in enumerate(units) if text_unit(net, unit)}
+    with torch.no_grad():
+        past = net(text_states(kind))
+        assert {i for i, _ in calls} == of_text
+        assert len(calls) == len(set(calls)) == sum(len(units[i]) for i in of_text)
+        calls.clear()
+        net(random_latents(kind, 2), [past])
+    assert {i for i, _ in calls} == set(range(len(units))) - of_text
+    assert len(calls) == len(set(calls))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_hold_all_that_serves_text_and_every_block(kind):
+    net = random_network(kind)
+    held, whole = set(), dict(net.named_parameters())
+    for unit in net.units:
+        own = {id(p) for module in unit for p in module.parameters()} - held
+        names = [name for name, p in whole.items() if id(p) in own]
+        assert names and len({net.serves_text_alone(name) for name in names}) == 1
+        held |= own
+    rest = [name for name, p in whole.items() if id(p) not in held]
+    assert rest and not any("blocks." in name or net.serves_text_alone(name) for name in rest)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pass_over_latents_reads_no_parameter_of_text(kind):
+    net = random_network(kind)
+    latents = random_latents(kind, 2)
+    with torch.no_grad():
+        past = net(text_states(kind))
+        expected = net(latents, [past])
+        for name, p in list(net.named_parameters()):
+            if net.serves_text_alone(name):
+                owner, _, own = name.rpartition(".")
+                setattr(net.get_submodule(owner), own, torch.nn.Parameter(p.to("meta")))
+        assert torch.equal(net(latents, [past]), expected)
+
+
+@pytest.fixture
+def one_rank():
+    """A mesh of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # nothing changes it in place
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sharded_network_is_the_same_network(kind, one_rank):
+    """Every use of a parameter is behind the call of its unit: outside it a sharded one would be refused."""
+    plain, net = random_network(kind), random_network(kind)
+    for each in (plain, net):
+        each.recompute = True
+        for name, p in each.named_parameters():
+            p.requires_grad_(not each.serves_text_alone(name))
+    for unit in net.units:
+        fully_shard(list(unit), mesh=one_rank)
+    fully_shard(net, mesh=one_rank)
+    latents, found = random_latents(kind, 4, first_position=2), []
+    for each in (plain, net):
+        pasts = two_pasts(kind, each)
+        assert each is plain or all(
+            isinstance(p, DTensor) for u in net.units for m in u for p in m.parameters()
+        )
+        velocity = each(latents, pasts)
+        velocity.square().mean().backward()
+        grads = {n: p.grad for n, p in each.named_parameters() if p.grad is not None}
+        found.append(
+            (velocity, {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in grads.items()})
+        )
+    (expected, expected_grads), (velocity, grads) = found
+    assert torch.equal(velocity, expected)
+    assert grads.keys() == expected_grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

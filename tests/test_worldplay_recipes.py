@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from worldplay_tiny import write_vae
 
 from worldcompass import cli
 from worldcompass.commands.train import load_recipe
@@ -89,6 +90,8 @@ def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path):
     assert any(bool(t.any()) for n, t in adapters.items() if "lora_B" in n)
     merged = load_file(tmp_path / "weights" / FILE_NAME)
     assert {t.dtype for t in merged.values()} == {torch.bfloat16}
+    load, tiny = (load_8b, TINY_8B) if kind == "8b" else (load_5b, TINY_5B)
+    assert load(tmp_path / "weights", tiny).state_dict().keys() == merged.keys()
 
 
 def test_only_what_is_trained_is_kept_in_float32():
@@ -130,6 +133,14 @@ def test_prepared_images_become_scenarios_that_train(tmp_path):
     assert all(torch.equal(found[0].conditioning[key], value) for key, value in expected.items())
     world = SMOKE["8b"]().world(lambda net: net.to_empty(device="cpu"), SMOKE["8b"]().source.decoder("cpu"))
     assert world.begin(found).num_pasts == 4
+
+
+def test_the_decoder_may_be_bfloat16(tmp_path):
+    write_vae("8b", tmp_path / "vae")
+    for half, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        files = OfficialFiles(tmp_path, tmp_path, half_decoder=half)
+        for decoder in (files.decoder("cpu"), files.blank_decoder(Config8B())):
+            assert {p.dtype for p in decoder.net.parameters()} == {dtype}
 
 
 def test_pose_files_are_dealt_out_in_order(tmp_path):

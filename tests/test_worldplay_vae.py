@@ -214,6 +214,14 @@ def test_bfloat16_follows_float32(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_exact_where_the_transformer_runs_in_bfloat16(kind):
+    decoder, piece = random_decoder(kind), latents(1, 2)
+    expected = decoder.decode(piece, decoder.advance(piece, None))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(decoder.decode(piece, decoder.advance(piece, None)), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_official_files_are_read(kind, tmp_path):
     write_vae(kind, tmp_path)
     decoder = LOAD[kind](tmp_path)

@@ -32,6 +32,41 @@ def test_an_export_loads_back_from_the_file_and_from_its_folder(kind, tmp_path):
     assert [p.name for p in (tmp_path / "transformer").iterdir()] == [FILE_NAME]
 
 
+def write_parts(net, folder):
+    """The network in two files with an index, as large checkpoints are published."""
+    state = net.state_dict()
+    names = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(sorted(state))}
+    for part in set(names.values()):
+        save_file({name: t for name, t in state.items() if names[name] == part}, folder / part)
+    (folder / f"{FILE_NAME}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_in_several_files_are_read_by_their_index(kind, tmp_path):
+    net = random_network(kind)
+    write_parts(net, tmp_path)
+    same(LOAD[kind](tmp_path), net)
+
+
+def test_damaged_parts_and_indices_are_refused(tmp_path):
+    write_parts(random_network("8b"), tmp_path)
+    index, part = tmp_path / f"{FILE_NAME}.index.json", tmp_path / "part-1.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"part-1.safetensors is damaged"):
+        LOAD["8b"](tmp_path)
+    part.unlink()
+    with pytest.raises(UserError, match=r"no weights at .*part-1.safetensors"):
+        LOAD["8b"](tmp_path)
+    for text, message in (
+        ("{}", "no index of weights"),
+        ('{"weight_map": {}}', "files of its own folder"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "files of its own folder"),
+    ):
+        index.write_text(text)
+        with pytest.raises(UserError, match=message):
+            LOAD["8b"](tmp_path)
+
+
 def test_an_export_may_be_bfloat16(tmp_path):
     net = random_network("8b")
     export_weights(net, tmp_path / FILE_NAME, torch.bfloat16)

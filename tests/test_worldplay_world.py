@@ -19,6 +19,7 @@ from worldcompass.rollout import imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.train import Config, train
 from worldcompass.types import Actions, Scenario, Scores
+from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps
 from worldcompass.worlds.worldplay.poses import commanded
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b
@@ -74,6 +75,15 @@ def far_along(world, batch, chunk):
     for before in range(chunk):
         context = world.remember(context, noise(len(batch), before), chunk_of(batch, before))
     return world.attend(context, chunk_of(batch, chunk))
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("8b", [1000, 937.5, 833.333, 625]), ("5b", [1000, 960, 888.8889, 727.2728])]
+)
+def test_noise_levels_are_the_released_ones(kind, steps):
+    """For 5B those of its released inference; for 8B the shift of 480p."""
+    expected = torch.tensor([*steps, 0])
+    torch.testing.assert_close(1000 * world_of(kind).spec.sigmas(4), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,12 +196,14 @@ def test_remembered_latents_are_read_as_they_were_finished(kind):
     assert memory.world_from_camera_BK44.dtype == torch.float32
 
 
-def test_timesteps_may_be_cut_as_in_the_released_training():
-    world, batch, seen = world_of("8b", timestep_of=whole_timesteps), scenarios("8b")[:1], []
-    context = far_along(world, batch, 0)
-    world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].timesteps_BK))
-    world.predict_clean(noise(1), torch.tensor([0.7777]), chunk_of(batch, 0), context)
-    assert seen[0].tolist() == [[777.0] * 4]
+def test_timesteps_are_cut_only_on_request_as_in_the_released_training():
+    batch, seen = scenarios("8b")[:1], []
+    for world in (world_of("8b"), world_of("8b", timestep_of=whole_timesteps)):
+        context = far_along(world, batch, 0)
+        world.net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].timesteps_BK))
+        world.predict_clean(noise(1), torch.tensor([0.7777]), chunk_of(batch, 0), context)
+    torch.testing.assert_close(seen[0], torch.full((1, 4), 777.7))
+    assert seen[1].tolist() == [[777.0] * 4]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,6 +314,19 @@ def test_the_whole_loop_trains_it(kind, lora, tmp_path):
         after = {n.replace(".base.", "."): p for n, p in after.items() if ".lora_" not in n}
     moved = {n for n, p in before.items() if not torch.equal(p, after[n])}
     assert moved == (set() if lora else set(policy.live))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_reads_each_scenarios_text_once(kind, tmp_path):
+    """However many chunks, candidates, denoising steps and updates there are."""
+    world, read = world_of(kind), []
+    world.net.register_forward_pre_hook(lambda _module, inputs: read.append(type(inputs[0])))
+    config = Config(
+        steps=1, prompts_per_step=2, group_size=4, best=1, worst=1, first_chunk=1, last_chunk=1, denoising_steps=3,
+        noise_levels=2,
+    )  # fmt: skip
+    train(world, [Brightness()], scenarios(kind), config, tmp_path, live=False)
+    assert len([kind for kind in read if kind is not Latents]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

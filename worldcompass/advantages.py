@@ -36,6 +36,10 @@ class Advantages:
     flat_NR: Tensor
     """bool: groups in which a reward does not vary (its advantages are 0)."""
 
+    def of_groups(self, first: int, stop: int) -> Advantages:
+        """Those of some of the groups."""
+        return Advantages(*(part[first:stop] for part in vars(self).values()))
+
 
 def masked_mean(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Mean over the valid entries of ``dims`` (kept); 0 where there is none."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from worldcompass.distributed import like
 from worldcompass.errors import UserError
 
 FORMAT = 1
@@ -35,7 +37,8 @@ def save_checkpoint(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside / _TENSORS)
-    (aside / _STATE).write_text(json.dumps({"format": FORMAT, "step": step, **state}))
+    facts = {"format": FORMAT, "step": step, "sha256": _digest(aside / _TENSORS), **state}
+    (aside / _STATE).write_text(json.dumps(facts))
     for path in (aside / _TENSORS, aside / _STATE, aside):
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)
@@ -68,16 +71,41 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (on the CPU) and state of a checkpoint.
 
     Raises:
-        UserError: when the folder is not a readable checkpoint of this version.
+        DamagedCheckpoint: when it cannot be read, or is not what was written.
+        UserError: when it is of another version.
     """
     try:
         state = json.loads((folder / _STATE).read_text())
+        # Those of earlier versions have no checksum.
+        if state.get("sha256", digest := _digest(folder / _TENSORS)) != digest:
+            raise DamagedCheckpoint(f"{folder} is damaged: its tensors are not those that were written")
         tensors = load_file(folder / _TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder} is not a readable checkpoint ({error})") from error
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
     if state.get("format") != FORMAT:
         raise UserError(f"{folder} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
     return tensors, state
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that was complete once and cannot be used any more."""
+
+
+def newest_usable(root: Path, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and state of the newest checkpoint that is whole; damaged ones are named, None where none was saved.
+
+    Raises:
+        DamagedCheckpoint: when there are checkpoints and none is whole.
+    """
+    folders = _complete(root)
+    for folder in reversed(folders):
+        try:
+            return load_checkpoint(folder)
+        except DamagedCheckpoint as damage:
+            warn(f"{damage}; the one before it is used")
+    if folders:
+        raise DamagedCheckpoint(f"none of the {len(folders)} checkpoints in {root} can be read")
+    return None
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -96,11 +124,24 @@ def unpack_optimizer(
 ) -> None:
     """Restore what ``pack_optimizer`` returned, for the same parameters in the same order."""
     entries: dict[int, dict[str, Any]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in [*tensors.items(), *plain["state"].items()]:
         index, key = name.split("/", 1)
         # load_state_dict takes tensors over without copying them.
-        entries.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
+        entries.setdefault(int(index), {})[key] = _placed(value, parameters[int(index)])
     optimizer.load_state_dict({"state": entries, "param_groups": plain["param_groups"]})
+
+
+def _placed(value: Any, parameter: Tensor) -> Any:
+    """A copy of an optimiser's value, sharded as its parameter where it has its shape."""
+    if not isinstance(value, Tensor):
+        return value
+    return like(value.clone(), parameter) if value.shape == parameter.shape else value.clone()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _complete(root: Path) -> list[Path]:

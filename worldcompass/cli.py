@@ -7,13 +7,15 @@ import difflib
 import errno
 import importlib
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
 from worldcompass import __version__
-from worldcompass.errors import StoppedRun, UserError
+from worldcompass.errors import EXIT_LOST_RANK, LostRank, StoppedRun, UserError
+from worldcompass.interrupt import Interrupted, notices_raise
 
 # Words a user types -> (module of worldcompass.commands, what it does in one line).
 COMMANDS = {
@@ -21,6 +23,7 @@ COMMANDS = {
     "train": ("train", "post-train a world model with a recipe"),
     "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
     "plan": ("plan", "what a recipe will need: memory per GPU, files, matching checkpoints"),
+    "profile": ("profile", "where the time of one training step goes"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
@@ -39,7 +42,8 @@ GROUPS = {"doom": "make the embedded world: data, weights, critics"}
 
 EXIT_DISEASED = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128  # plus the signal's number, as in a shell: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1
+EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 
 # Failures of the operating system that a user can mend; every other one keeps its traceback.
 _USER_ERRNOS = (
@@ -59,23 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 on success, 1 for a diseased run, 2 after a user error, 130 after Ctrl-C.
+        0 on success, 1 for a diseased run, 2 after a user error, 128 + N after signal N, such as 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        with notices_raise():
+            return _dispatch(words)
     except UserError as error:
         return _fail(str(error))
     except StoppedRun as stop:
         print(stop, file=sys.stderr)
         return EXIT_DISEASED
+    except LostRank as loss:
+        print(f"error: {loss}", file=sys.stderr)
+        return EXIT_LOST_RANK
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise
         return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'interrupted'}; {_resume_hint(words)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_SIGNAL + stop.number if isinstance(stop, Interrupted) else EXIT_INTERRUPTED
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,5 +1,7 @@
 """Errors that a user can mend."""
 
+EXIT_LOST_RANK = 75  # a temporary failure, in the words of sysexits.h
+
 
 class UserError(Exception):
     """One clear sentence: what was expected, what came, how to mend it. The CLI exits with code 2."""
@@ -7,3 +9,7 @@ class UserError(Exception):
 
 class StoppedRun(Exception):
     """The doctor ended a diseased run, which is saved. The CLI exits with code 1."""
+
+
+class LostRank(RuntimeError):
+    """Another process of the run is gone: this one cannot go on. The CLI exits with ``EXIT_LOST_RANK``."""

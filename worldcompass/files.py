@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from worldcompass.errors import UserError
+
+INDEX = (
+    ".index.json"  # behind a file's name: which files hold its tensors, where they are spread over several
+)
 
 
 @dataclass(frozen=True)
@@ -21,18 +27,46 @@ class NeededFile:
 
 
 def missing(files: Sequence[NeededFile]) -> list[NeededFile]:
-    """Those that are not there."""
-    return [file for file in files if not file.path.exists()]
+    """Those that are not there; of files in several parts each part by itself.
+
+    Raises:
+        UserError: for an index that cannot be read.
+    """
+    return [replace(file, path=part) for file in files for part in parts(file.path) if not part.exists()]
+
+
+def parts(path: Path) -> list[Path]:
+    """What holds the tensors of ``path``: itself, or where there is only its index, the files that this names.
+
+    Raises:
+        UserError: for an index that cannot be read.
+    """
+    index = path.with_name(path.name + INDEX)
+    if path.exists() or not index.is_file():
+        return [path]
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
+        raise UserError(f"{index} is no index of weights: expected 'weight_map' with file names") from why
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise UserError(f"{index} must name files of its own folder: fetch it again")
+    return [path.with_name(name) for name in sorted(names)]
 
 
 def differences(file: NeededFile) -> list[str]:
-    """Names and shapes in which a safetensors file is not what a run expects; only its header is read."""
-    if file.shapes is None or file.path.suffix != ".safetensors" or not file.path.is_file():
+    """Names and shapes in which a safetensors file is not what a run expects; only headers are read.
+
+    Raises:
+        UserError: for an index that cannot be read.
+    """
+    if file.shapes is None or file.path.suffix != ".safetensors" or missing([file]):
         return []
-    try:
-        found = header(file.path)
-    except ValueError as why:
-        return [f"it is damaged or no safetensors file ({why})"]
+    found: dict[str, tuple[int, ...]] = {}
+    for part in parts(file.path):
+        try:
+            found |= header(part)
+        except ValueError as why:
+            return [f"{part.name} is damaged or no safetensors file ({why})"]
     return [
         f"{name} is {found.get(name, 'missing')}, expected {file.shapes.get(name, 'no such tensor')}"
         for name in sorted(file.shapes.keys() | found.keys())

@@ -1,20 +1,28 @@
-"""A judge that is no reward looks at the same few videos now and then: the only witness against reward hacking."""
+"""A judge that is no reward looks at the same few videos now and then: the only witness against reward hacking.
+
+Every look leaves a clip for people too: the same scenarios before training and now, beside each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from worldcompass import video
+from worldcompass.distributed import Team
 from worldcompass.policy import Policy
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 
 MIN_VIDEOS = 4  # below which a change has no interval
+SHOWN = 4  # scenarios in a clip
+SHOWN_WIDTH = 128  # pixels to which smaller frames are enlarged, by whole factors
 
 
 @dataclass(frozen=True)
@@ -36,20 +44,46 @@ class HeldOut:
             )
 
 
-def probe(world: WorldModel[Any], policy: Policy, held_out: HeldOut, seed: int) -> dict[str, Any]:
+def probe(
+    world: WorldModel[Any],
+    policy: Policy,
+    held_out: HeldOut,
+    seed: int,
+    clip: Path,
+) -> dict[str, Any]:
     """The judge's mean and single scores of the checkpoint weights' videos; their noise is always the same.
+
+    Args:
+        clip: an MP4 to write, the first scenarios before training and now.
 
     Raises:
         ValueError: when the judge does not return one finite score for each video.
     """
-    with policy.checkpoint(), torch.no_grad():
+    with policy.checkpoint():
         videos = imagine_video(world, held_out.scenarios, ("held out", seed))
     scores = held_out.judge(videos, held_out.scenarios).double().cpu()
     if scores.shape != (len(videos),) or not bool(scores.isfinite().all()):
         raise ValueError(f"the held-out judge must return {len(videos)} finite scores, it returned {scores}")
+    team = Team.current()  # all look, the main one writes
+    before, fps = clip.parent / "before.mp4", world.spec.fps
+    if team.agree(not before.is_file()):
+        with policy.reference():
+            base = imagine_video(world, held_out.scenarios, ("held out", seed))
+        if team.is_main:
+            video.write_mp4(before, _shown(base), fps)
+    if team.is_main:
+        columns = [video.read_video(before), _shown(videos)]
+        video.write_mp4(clip, video.side_by_side(columns, ["before", clip.stem], scale=1), fps)
     return {"mean": scores.mean().item(), "values": [round(value, 6) for value in scores.tolist()]}
 
 
 def due(every: int, step: int) -> bool:
     """Whether the judge looks after this step: the first, and then every ``every``-th; never for 0."""
     return every > 0 and (step == 1 or step % every == 0)
+
+
+def _shown(videos_VF3hw: Tensor) -> np.ndarray:
+    """The first videos under each other, small frames enlarged."""
+    scale = max(1, SHOWN_WIDTH // videos_VF3hw.shape[-1])
+    rows = [video.enlarge(video.to_array(frames), scale) for frames in videos_VF3hw[:SHOWN]]
+    return video.stack_rows(rows)

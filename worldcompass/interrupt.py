@@ -1,28 +1,73 @@
-"""Ctrl-C that waits for a step to end."""
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before it preempts or times out.
+
+While a run trains, the first notice waits for the step to end. A second Ctrl-C, or a second SIGTERM, stops at once;
+that harms nothing, as every file of a run is replaced whole or is cut back to the last whole line. SIGUSR1 never
+hurries: what follows it is SIGTERM.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+NOTICES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAME_NOTICE = 1.0  # seconds within which a scheduler and a launcher may both deliver one SIGTERM
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop by a signal; its words say what is saved. The CLI exits with 128 + ``number``."""
+
+    def __init__(self, number: int, words: str = "") -> None:
+        super().__init__(words)
+        self.number = number
 
 
 @contextmanager
-def finishing_the_step() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C; yields a function that tells whether it came. Main thread only."""
-    pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    previous = signal.getsignal(signal.SIGINT)
+def notices_raise() -> Iterator[None]:
+    """Inside, a notice raises ``Interrupted`` wherever the program is, as Ctrl-C does by itself."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Interrupted(number)
+
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def finishing_the_step() -> Iterator[Callable[[], int | None]]:
+    """Hold back the first notice; yields a function that returns its number, None as long as none came.
+
+    Only the main thread of a process hears signals: in another one nothing is held back.
+    """
+    came: list[tuple[int, float]] = []
 
     def remember(number: int, _frame: object) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, previous)
+        now = time.monotonic()
+        again = [then for earlier, then in came if earlier == number]
+        came.append((number, now))
+        hurried = number == signal.SIGINT or (again and now - again[0] > SAME_NOTICE)
+        if again and hurried and number != signal.SIGUSR1:
+            raise Interrupted(number, "stopped at once: the step that was running is lost")
 
-    signal.signal(signal.SIGINT, remember)
+    with _handling(remember):
+        yield lambda: came[0][0] if came else None
+    if came:  # too late for the last step to see it
+        raise Interrupted(came[0][0])
+
+
+@contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, ``handler`` takes all notices; those of before return afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in NOTICES}
     try:
-        yield lambda: bool(pressed)
+        yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -18,10 +18,15 @@ SHOWN_STEPS = 8
 
 
 class MetricsLog:
-    """Appends one json object per step to a file; opened at a step, it forgets what was logged after it."""
+    """Appends one json object per step to a file; opened at a step, it forgets what was logged after it.
 
-    def __init__(self, path: Path, resumed_step: int = 0) -> None:
-        self.path = path
+    Where another process ``writes``, it does nothing.
+    """
+
+    def __init__(self, path: Path, resumed_step: int = 0, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        if not writes:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(path) if row["step"] <= resumed_step]
         aside = path.with_suffix(".unfinished")
@@ -30,8 +35,9 @@ class MetricsLog:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the metrics of one step; ``row`` holds ``step``."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -78,9 +78,13 @@ class Traced:
     """Peak of the forward and backward pass of one micro-batch, gradients of weights left out."""
 
     def extended(self, deeper: Traced, blocks: int) -> Traced:
-        """The same with ``blocks`` blocks more, of which each adds as much as the one that ``deeper`` has more."""
+        """The same with ``blocks`` blocks more, of which each adds as much as the one that ``deeper`` has more.
+
+        Decoding, which knows no blocks, is taken from this one and need not be traced for the other.
+        """
         pairs = zip(astuple(self), astuple(deeper), strict=True)
-        return Traced(*(shallow + blocks * (deep - shallow) for shallow, deep in pairs))
+        whole = Traced(*(shallow + blocks * (deep - shallow) for shallow, deep in pairs))
+        return replace(whole, decode=self.decode)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Job:
     micro_rows: int
     """Rows of one forward and backward pass."""
     autocast_bf16: bool = False
+    decodes: bool = True
+    """Whether the candidates are decoded, the slowest part to trace."""
 
 
 def trace_without_data(world: WorldModel[Any], modules: Sequence[nn.Module], job: Job) -> Traced:
@@ -135,7 +141,8 @@ def trace(world: WorldModel[Any], job: Job) -> Traced:
         with torch.no_grad():
             clean = predict(job.candidates)
             imagine = live.above()
-            world.decode(clean, context)
+            if job.decodes:
+                world.decode(clean, context)
         decode = live.above()
         for _ in range(2):  # the second finds the gradients of the first, as most micro-batches do
             predict(job.micro_rows).square().sum().backward()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from worldcompass.distributed import like, whole
+
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
@@ -94,13 +96,14 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].mul_(group["momentum"]).add_(grad)
-            nudges.append(grad.add(state["momentum"], alpha=group["momentum"]).flatten(1))
+            nudges.append(whole(grad.add(state["momentum"], alpha=group["momentum"])).flatten(1))
         size = RMS_SCALE * max(matrices[0].shape[:2]) ** 0.5
         for parameter, update in zip(
             matrices, orthogonalise(torch.stack(nudges), self.precision), strict=True
         ):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * size)
+            own = like(update.view(parameter.shape).to(parameter.dtype), parameter)
+            parameter.add_(own, alpha=-group["lr"] * size)
 
     def _adam(self, parameter: nn.Parameter, group: dict) -> None:
         grad, state, (beta_1, beta_2) = _grad(parameter), self.state[parameter], group["betas"]
@@ -133,7 +136,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: fl
         NonFiniteUpdate: when the loss or the norm is not finite.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
+    norm = whole(torch.nn.utils.get_total_norm(grads))
     if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(torch.tensor(loss))):
         raise NonFiniteUpdate(
             f"loss {loss}, gradient norm {float(norm)}: the update was refused, the weights are as before."

@@ -7,7 +7,7 @@ activations and prefix from ``worldcompass.memory``. What is left are sums, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,11 +123,14 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
         largest_micro_batch(config, pasts),
         config.autocast_bf16,
     )
+    jobs = job, replace(job, decodes=False)
     worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
     if gpus > 1 and config.autocast_bf16:
         for world, _ in worlds:
             world.net.bfloat16()  # as gathered: then no second copy is made of weights
-    shallow, deeper = (trace_without_data(world, modules, job) for world, modules in worlds)
+    shallow, deeper = (
+        trace_without_data(world, modules, job) for (world, modules), job in zip(worlds, jobs, strict=True)
+    )
     traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
     past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
     return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures)

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldcompass.distributed import like
+
 Weights = dict[str, Tensor]
 
 
@@ -107,7 +109,7 @@ class Policy:
         if wrong:
             raise ValueError(f"the weights are those of another network: they disagree at {sorted(wrong)[0]}")
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            tensor.copy_(like(state[name], tensor))
 
     @torch.no_grad()
     def start_over(self) -> None:

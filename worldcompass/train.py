@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,32 +14,23 @@ import torch
 from torch import Tensor
 
 from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages
-from worldcompass.checkpoint import (
-    delete_after,
-    latest_checkpoint,
-    load_checkpoint,
-    pack_optimizer,
-    save_checkpoint,
-    unpack_optimizer,
-)
-from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, OnDisease
-from worldcompass.doctor.record import Finding
-from worldcompass.errors import UserError
+from worldcompass.curriculum import chunk_of_step, scenarios_of_step
+from worldcompass.distributed import Team, shard
+from worldcompass.doctor.guard import Guard, OnDisease
 from worldcompass.held_out import HeldOut, due, probe
-from worldcompass.interrupt import finishing_the_step
+from worldcompass.interrupt import Interrupted, finishing_the_step
 from worldcompass.log import LiveTable, MetricsLog, Stopwatch
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
+from worldcompass.resume import begin, restore, roll_back, save
 from worldcompass.rewards import Critic
 from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
-from worldcompass.selection import Rows, choose, share_out
-from worldcompass.types import Group, Scenario
+from worldcompass.selection import Rows, choose, score, share_out
+from worldcompass.trackers import Track, installed, tracking
+from worldcompass.types import Scenario
 from worldcompass.vitals import reward_vitals, step_vitals, without_gradient
 from worldcompass.world import Guidable, WorldModel
-
-# Without making it another run.
-MAY_CHANGE = ("steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +95,10 @@ class Config:
     """Steps between looks of the held-out judge that ``train`` was given; 0 is never."""
     on_disease: OnDisease = "warn"
     """When the doctor finds one: ``warn``; ``stop`` after saving; ``rollback`` to the last healthy checkpoint."""
+    track: Track = "none"
+    """Where metrics go besides metrics.jsonl, offline: ``tensorboard``, ``wandb`` or ``trackio``."""
+    shard: bool = False
+    """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups`` or ``largest_group``."""
     objective: Objective = nft_loss
@@ -136,6 +130,7 @@ class Config:
             >= 0,
             f"on_disease must be one of {', '.join(get_args(OnDisease))}": self.on_disease
             in get_args(OnDisease),
+            f"track needs the package {self.track}: pip install 'worldcompass[track]'": installed(self.track),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -157,6 +152,8 @@ class Run:
     config: Config
     policy: Policy
     optimizer: torch.optim.Optimizer
+    team: Team = field(default_factory=Team.current)
+    """The processes that share the step; one alone by default."""
 
     @property
     def chunk_length(self) -> int:
@@ -177,10 +174,11 @@ class Run:
 
 def train_step(run: Run, step: int) -> dict[str, Any]:
     """One step of the method, counted from 1; returns its metrics."""
-    config, world, clock = run.config, run.world, Stopwatch()
+    config, world, team, clock = run.config, run.world, run.team, Stopwatch()
     sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
-    scenarios, chunk = scenarios_of_step(run, step), chunk_of_step(config, step)
+    chunk = chunk_of_step(config, step)
+    scenarios = team.share(scenarios_of_step(run.scenarios, config, step))
     # 2. The behaviour weights imagine the past once, then G futures of the chunk.
     with run.policy.behaviour(), run.autocast():
         futures = config.rollout(
@@ -188,12 +186,14 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         )
     clock.lap("imagine")
     # 3. Critics score pixels.
-    scores_NGR, valid_NGR = score(run.critics, [group for part in futures for group in part.groups])
+    scored = score(run.critics, [group for part in futures for group in part.groups])
+    scores_NGR, valid_NGR = (team.gather(part) for part in scored)
     clock.lap("score")
     # 4. Each candidate against its siblings.
     advantages = group_advantages(scores_NGR, valid_NGR, run.weights_R, config.scale, config.advantage_clip)
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
-    chosen = choose(futures, scenarios, advantages, config.best, config.worst, keys)
+    own = advantages.of_groups(team.rank * len(scenarios), (team.rank + 1) * len(scenarios))
+    chosen = choose(futures, scenarios, own, config.best, config.worst, keys)
     shares = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
     updates = cache_targets(run, shares)
     clock.lap("targets")
@@ -212,10 +212,33 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         "chunk": chunk,
         **reward_vitals(run.critics, scores_NGR, valid_NGR, advantages),
         **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
-        **vitals,
-        "forward_passes": sum(part.forward_passes for part in futures),
-        "seconds": clock.laps,
+        **team.mean(vitals),
+        "forward_passes": team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
+        "seconds": team.mean(clock.laps),
     }
+
+
+def prepare(
+    world: WorldModel[Any],
+    critics: Sequence[Critic],
+    scenarios: Sequence[Scenario],
+    config: Config,
+) -> Run:
+    """A run before its first step: adapters and shards of ``world.net`` where configured, averages, an optimiser.
+
+    Raises:
+        ValueError: when configuration, scenarios and critics do not fit together.
+    """
+    check_inputs(world, critics, scenarios, config)
+    if config.lora is not None:
+        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
+    team = Team.current()
+    team.check_divides(config.prompts_per_step)
+    if config.shard and team.size > 1:
+        shard(world.net, device_of(world).type)
+    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
+    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+    return Run(world, critics, scenarios, config, policy, optimizer, team)
 
 
 def train(
@@ -231,7 +254,8 @@ def train(
 ) -> Policy:
     """Post-train ``world.net`` in place; writes config.json, metrics.jsonl and checkpoints/ to ``out_dir``.
 
-    Ctrl-C ends the step that is running, saves it and then raises; a second one stops at once.
+    Several processes that ``joined`` call it alike and share every step; the main one writes.
+    Ctrl-C, SIGTERM and SIGUSR1 end the step that is running, save it and then raise, see ``interrupt``.
 
     Args:
         resume: go on from the newest checkpoint in ``out_dir``, bit by bit as if never stopped.
@@ -245,24 +269,25 @@ def train(
     Raises:
         ValueError: when configuration, scenarios and critics do not fit together.
         UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
-        NonFiniteUpdate: before a non-finite update would be applied.
-        NonFiniteScore: when a critic returns a score that is not finite.
-        StoppedRun: when the doctor ends the run, as ``config.on_disease`` allows.
+        NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
+        StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
-    check_inputs(world, critics, scenarios, config)
     if config.probe_every and held_out is None:
         raise ValueError(f"probe_every is {config.probe_every}, but no held-out judge was given")
-    if config.lora is not None:
-        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
-    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
-    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
-    run = Run(world, critics, scenarios, config, policy, optimizer)
+    run = prepare(world, critics, scenarios, config)
+    policy, team = run.policy, run.team
     step = restore(run, out_dir) if resume else begin(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
-    log = MetricsLog(out_dir / "metrics.jsonl", step)
-    guard = Guard(out_dir, config.steps, config.weights, config.on_disease)
-    with LiveTable(config.steps, step, live) as table, finishing_the_step() as interrupted:
+    team.wait()  # what another rank still reads is not written
+    log = MetricsLog(out_dir / "metrics.jsonl", step, team.is_main)
+    if team.is_main:
+        (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
+    team.wait()
+    guard = Guard(out_dir, config.steps, config.weights, config.on_disease, team.is_main)
+    with (
+        LiveTable(config.steps, step, live and team.is_main) as table,
+        tracking(config.track if team.is_main else "none", out_dir, step, config.described()) as send,
+        finishing_the_step() as interrupted,
+    ):
         while step < config.steps:
             step += 1
             try:
@@ -274,64 +299,25 @@ def train(
                 step = roll_back(run, guard, step, finding)
                 continue
             if held_out is not None and due(config.probe_every, step):
-                metrics["judge"] = probe(world, policy, held_out, config.seed)
+                clip = out_dir / "samples" / f"step_{step:06d}.mp4"
+                metrics["judge"] = probe(world, policy, held_out, config.seed, clip)
             log.append(metrics)
+            send(metrics)
             diagnosis = guard.examine(metrics)
             disease = guard.disease(diagnosis)
             table.show(metrics, diagnosis.warnings())
-            if step % config.save_every == 0 or step == config.steps or interrupted() or disease:
+            signal = team.most(interrupted() or 0)
+            if step % config.save_every == 0 or step == config.steps or signal or disease:
                 save(run, out_dir, step)
             if on_step is not None:
                 on_step(step, metrics, policy)
-            if interrupted():
-                raise KeyboardInterrupt(
-                    f"stopped after step {step}, which is saved in {out_dir}: resume goes on"
-                )
+            if signal:
+                raise Interrupted(signal, f"stopped after step {step}, which is saved in {out_dir}")
             if disease is not None:
                 if not guard.may_roll_back(disease):
                     raise guard.stop(step, disease)
                 step = roll_back(run, guard, step, disease)
     return policy
-
-
-def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
-    """Go back to the newest checkpoint before a disease, or to the start, and go on with half the learning rate.
-
-    Returns:
-        The step gone back to. It is saved anew before anything later is deleted, so that a kill in between
-        loses nothing.
-    """
-    root, lr = guard.out_dir / "checkpoints", LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
-    folder = latest_checkpoint(root, before=finding.since)
-    to = load(run, guard.out_dir, folder)
-    for group in run.optimizer.param_groups:
-        group["initial_lr"] = lr
-    save(run, guard.out_dir, to)
-    guard.rolled_back(step, to, finding, lr)
-    MetricsLog(guard.out_dir / "metrics.jsonl", to)
-    delete_after(root, to)
-    return to
-
-
-def chunk_of_step(config: Config, step: int) -> int:
-    """The curriculum from short pasts to long ones, over and over (the paper's min2max)."""
-    return config.first_chunk + (step - 1) % (config.last_chunk - config.first_chunk + 1)
-
-
-def scenarios_of_step(run: Run, step: int) -> list[Scenario]:
-    """N different scenarios; every pass over all has its own order, an incomplete last step is dropped."""
-    per_step = run.config.prompts_per_step
-    epoch, place = divmod(step - 1, len(run.scenarios) // per_step)
-    order = torch.randperm(len(run.scenarios), generator=generator_for(run.config.seed, "order", epoch))
-    return [run.scenarios[i] for i in order[place * per_step : (place + 1) * per_step].tolist()]
-
-
-def score(critics: Sequence[Critic], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Every critic's verdict on every group; (N, G, R) float32 and bool on the CPU."""
-    verdicts = [[critic(group) for critic in critics] for group in groups]
-    values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in verdicts])
-    valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in verdicts])
-    return values, valid
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
@@ -391,14 +377,15 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
             (loss_B.sum() / num_rows).backward()
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
+    run.team.average_gradients(run.policy.parameters)
     reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
     distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in ("kl_to_start", "mean_shift")}
-    result = {name: float(total) / num_rows for name, total in sums.items()}
+    result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
     grad_norm = clip_gradients(run.policy.parameters, result["loss"], config.max_grad_norm)
-    applied = any(bool(rows.advantage_B.any()) for rows in micro_batches)
+    applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
     if applied:
         run.optimizer.step()
-    return {**result, "grad_norm": grad_norm, **distances, "applied": float(applied)}
+    return {**result, "grad_norm": grad_norm, "applied": float(applied)}
 
 
 def check_inputs(
@@ -435,66 +422,3 @@ def check_inputs(
         raise ValueError(
             f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
         )
-
-
-def begin(out_dir: Path) -> int:
-    """Step 0 of a new run.
-
-    Raises:
-        UserError: when the folder already holds one.
-    """
-    if latest_checkpoint(out_dir / "checkpoints") is not None:
-        raise UserError(f"{out_dir} already holds a run: resume it or choose another folder")
-    return 0
-
-
-def identity(run: Run) -> dict[str, Any]:
-    """What must agree for a checkpoint to be continued."""
-    config = {k: v for k, v in run.config.described().items() if k not in MAY_CHANGE}
-    ids = hashlib.sha256(json.dumps([s.id for s in run.scenarios]).encode()).hexdigest()
-    critics = [critic.name for critic in run.critics]
-    return {**config, "world": run.world.spec.name, "critics": critics, "scenarios": ids}
-
-
-def save(run: Run, out_dir: Path, step: int) -> Path:
-    """Checkpoint after a step: all weights, averages and the optimiser; randomness derives from the step."""
-    tensors, plain = pack_optimizer(run.optimizer)
-    tensors = {f"optimizer/{name}": t for name, t in tensors.items()}
-    state = {"optimizer": plain, "run": identity(run)}
-    every = {**tensors, **{f"policy/{name}": t for name, t in run.policy.state().items()}}
-    keep = run.config.keep_checkpoints
-    if run.config.on_disease == "rollback":
-        keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
-    return save_checkpoint(out_dir / "checkpoints", step, every, state, keep)
-
-
-def restore(run: Run, out_dir: Path) -> int:
-    """The step of the newest checkpoint after loading it; 0 when nothing was saved yet.
-
-    Raises:
-        UserError: when it belongs to another run.
-    """
-    return load(run, out_dir, latest_checkpoint(out_dir / "checkpoints"))
-
-
-def load(run: Run, out_dir: Path, folder: Path | None) -> int:
-    """Set a run to one of its checkpoints, or to its start for None; the step.
-
-    Raises:
-        UserError: when it belongs to another run.
-    """
-    if folder is None:
-        run.policy.start_over()
-        run.optimizer.state.clear()
-        return 0
-    tensors, state = load_checkpoint(folder)
-    own = json.loads(json.dumps(identity(run)))
-    if differing := sorted(k for k in own.keys() | state["run"].keys() if own.get(k) != state["run"].get(k)):
-        raise UserError(f"{out_dir} holds another run: it differs in {', '.join(differing)}")
-    parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, rest = name.split("/", 1)
-        parts[part][rest] = tensor
-    run.policy.load(parts["policy"])
-    unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
-    return state["step"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.advantages import Advantages, masked_mean, masked_std
+from worldcompass.distributed import whole
 from worldcompass.policy import Policy
 from worldcompass.rewards import Critic
 from worldcompass.rollout import Futures
@@ -77,7 +78,7 @@ def without_gradient(policy: Policy) -> list[str]:
     with_grad = {name: p.grad for name, p in policy.live.items() if p.grad is not None}
     if not with_grad:
         return list(policy.live)
-    norms = torch.stack([torch.linalg.vector_norm(grad.float()) for grad in with_grad.values()]).cpu()
+    norms = torch.stack([whole(torch.linalg.vector_norm(grad.float())) for grad in with_grad.values()]).cpu()
     reached = {name for name, norm in zip(with_grad, norms.tolist(), strict=True) if norm != 0}
     return [name for name in policy.live if name not in reached]
 
@@ -132,5 +133,5 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 
 def _distance(a: Sequence[nn.Parameter], b: Sequence[Tensor]) -> float:
-    differences = (torch.linalg.vector_norm(x.detach() - y) for x, y in zip(a, b, strict=True))
+    differences = (whole(torch.linalg.vector_norm(x.detach() - y)) for x, y in zip(a, b, strict=True))
     return float(torch.linalg.vector_norm(torch.stack([d.float() for d in differences])))

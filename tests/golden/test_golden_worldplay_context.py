@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from worldcompass.geometry import LabelThresholds, parse_path
+from worldcompass.geometry import LabelThresholds, parse_path, split_label
+from worldcompass.types import Actions, Group
 from worldcompass.worlds.worldplay.context import (
     MemoryRule,
     keep_in_view,
@@ -57,6 +58,43 @@ def test_labels_of_poses():
             rigid_inverse(inputs["w2c"].float()), LabelThresholds(limits["move_norm_valid"], turn, turn)
         )
         assert torch.equal(ours, outputs["label_reward"][:, i].long())
+
+
+def test_labels_and_accuracy_of_the_released_reward():
+    """Which command each frame is held against, and what is read from estimated cameras at each threshold.
+
+    The released reward keeps the threshold that agrees best, which no critic here does: the choice is made in this
+    test alone. Its picture scores are arithmetic on a scorer's numbers and have no counterpart.
+    """
+    config, inputs, outputs = case("j_reward")
+    for index, part in enumerate(config["cases"]):
+        labels = inputs[f"{index}.gt_action"][0].long()
+        size, count = (1, 3, 1, 1), part["frames"]
+        past = torch.zeros(0 if part["first_chunk"] else 1, *size[1:], dtype=torch.uint8)
+        chunk = torch.zeros(1, count - len(past), *size[1:], dtype=torch.uint8)
+        actions = Actions(labels, torch.eye(4).expand(len(labels), 4, 4), torch.ones(len(labels), 4))
+        frames, commands = Group(chunk, past, chunk[0, 0], actions, 4).transitions()
+        commanded = commands.repeat_interleave(4)
+        assert frames.shape[1] == count == 1 + len(commanded)
+        cameras = torch.eye(4).repeat(count, 1, 1)
+        cameras[:, :3] = inputs[f"{index}.extrinsics"]
+        readings = [
+            labels_from_cameras(rigid_inverse(cameras), LabelThresholds(move, turn, turn))[1:]
+            for move, turn in config["thresholds"]
+        ]
+        seen = max(readings, key=lambda seen: int((seen == commanded).sum()))
+        both = []
+        for kind, ours, theirs in zip(
+            ("trans", "rotate"), split_label(seen), split_label(commanded), strict=True
+        ):
+            assert torch.equal(ours, outputs[f"{index}.pred_{kind}_one_label"])
+            assert torch.equal(theirs, outputs[f"{index}.gt_{kind}_one_label"])
+            both.append((ours == theirs).double().mean())
+        accuracy = (seen == commanded).double().mean()
+        torch.testing.assert_close(accuracy[None], outputs[f"{index}.action_acc"], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            (sum(both) / 2)[None], outputs[f"{index}.fine_action_acc"], atol=1e-6, rtol=0
+        )
 
 
 def as_33(intrinsics_4):

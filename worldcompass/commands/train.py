@@ -13,20 +13,25 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
 from worldcompass.commands._options import add_device, add_out, add_resume, check_device
+from worldcompass.distributed import joined
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
+from worldcompass.launch import is_rank, launch, number_of_ranks
 from worldcompass.overrides import override, settings
+from worldcompass.trackers import Track
 
 EXAMPLES = """\
   worldcompass train doom_full
   worldcompass train doom_full --set config.seed=1 --set config.steps=200 --out runs/seed1
-  worldcompass train doom_full --on-disease rollback
+  worldcompass train doom_full --nproc 2                # two processes share every step
+  worldcompass train doom_full --on-disease rollback --track tensorboard
   worldcompass train my_recipe.py:smoke
   worldcompass train --list               # the shipped recipes
   worldcompass train doom_full --list     # a recipe's settings
@@ -44,9 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "when the doctor finds a disease (default: the recipe's config.on_disease)"
     parser.add_argument("--on-disease", choices=get_args(OnDisease), help=text)
+    text = "where metrics go besides metrics.jsonl, offline and without an account"
+    parser.add_argument("--track", choices=get_args(Track), help=text)
     add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
     add_device(parser)
     add_resume(parser)
+    text = "processes on this machine that share every step; auto is one for each GPU (default: 1)"
+    parser.add_argument("--nproc", default="1", metavar="N", help=text)
     parser.add_argument(
         "--list", action="store_true", help="list recipes, or the settings of RECIPE, and stop"
     )
@@ -61,11 +70,16 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(shipped_recipes()))
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
+    chosen += [f"config.track={args.track}"] if args.track else []
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
     if args.list:
         print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
         return 0
-    recipe.run(args.out, check_device(args.device), args.resume)
+    device = check_device(args.device)
+    if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
+        return launch(sys.argv[1:], ranks)
+    with joined(device):
+        recipe.run(args.out, device, args.resume)
     return 0
 
 
@@ -103,5 +117,6 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"there is no recipe file {path}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
     spec.loader.exec_module(module)
     return module

@@ -22,9 +22,15 @@ class Guard:
     """Keeps the record of a run, and writes refused updates, stops and rollbacks into ``events.jsonl``."""
 
     def __init__(
-        self, out_dir: Path, planned: int, weights: Mapping[str, float], on_disease: OnDisease
+        self,
+        out_dir: Path,
+        planned: int,
+        weights: Mapping[str, float],
+        on_disease: OnDisease,
+        writes: bool = True,
     ) -> None:
-        """Take up a run where its metrics end."""
+        """Take up a run where its metrics end; of several processes, which see the same, one ``writes``."""
+        self.writes = writes
         self.out_dir, self.planned, self.weights, self.on_disease = out_dir, planned, weights, on_disease
         self.rows = read_metrics(out_dir / "metrics.jsonl")
         self.events = read_metrics(out_dir / EVENTS)
@@ -71,7 +77,8 @@ class Guard:
         """Note a rollback, and put the rows that it undoes aside."""
         undone = [row for row in self.rows if row["step"] > to]
         aside = self.out_dir / f"rolled_back_{self.num_rollbacks + 1}.jsonl"
-        aside.write_text("".join(json.dumps(row) + "\n" for row in undone))
+        if self.writes:
+            aside.write_text("".join(json.dumps(row) + "\n" for row in undone))
         self.rows = [row for row in self.rows if row["step"] <= to]
         self._note(
             event="rolled back", step=step, to=to, finding=finding.name, evidence=finding.evidence, lr=lr
@@ -82,5 +89,6 @@ class Guard:
 
     def _note(self, **event: Any) -> None:
         self.events = [*self.events, event]
-        with (self.out_dir / EVENTS).open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        if self.writes:
+            with (self.out_dir / EVENTS).open("a") as file:
+                file.write(json.dumps(event) + "\n")

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import worldcompass
 from worldcompass import video
+from worldcompass.distributed import Team
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
@@ -50,14 +51,17 @@ from worldcompass.evaluate import (
 )
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
+from worldcompass.profile import Parts
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
+from worldcompass.resume import MAY_CHANGE
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
-from worldcompass.train import MAY_CHANGE, train
+from worldcompass.train import train
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world
+from worldcompass.world import WorldModel
+from worldcompass.worlds.doom import WORLD_FILE, load_doom_world
 
 SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
@@ -67,34 +71,33 @@ FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
 def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> dict[str, Any]:
-    """Run a recipe to its results.json and report.html.
+    """Run a recipe to its results.json and report.html; of several processes the main one evaluates.
 
     Raises:
         UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
     """
-    begun = time.monotonic()
-    _claim(out, recipe, resume)
-    world = load_doom_world(device=device)
-    nets = load_critics()
-    quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
-    critics = (InteractionFollowing(nets.motion), quality)
-    judge, reader = load_judge(), LabelReader(nets.motion)
-    plans = evaluation_plans(None if recipe.unseen else False)
-    with _progress("replaying the scenarios in the engine", len(plans)) as advance:
-        scenarios = replay_all(plans, recipe.evaluation_latents, advance)
-    engine = _evaluate_engine(out, scenarios, world, judge, reader)
-    base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
-    weights = {
-        InteractionFollowing.name: recipe.interaction_weight,
-        VisualQuality.name: recipe.quality_weight,
-    }
-    config = replace(recipe.config, weights=weights)
-    count = recipe.scenarios_per_map
-    with _progress("playing fresh scenarios for training", 4 * count) as advance:
-        fresh = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
-    started = (out / "checkpoints").is_dir()
+    begun, team = time.monotonic(), Team.current()
+    if team.size > 1 and recipe.config.shard:
+        raise UserError("the embedded world is small enough for every process: set config.shard=False")
+    if team.is_main:
+        _claim(out, recipe, resume)
+    parts = training_parts(recipe, device)
+    world, config = parts.world, parts.config
+    judge, reader = load_judge(), LabelReader(load_critics().motion)
+    scenarios: list[Scenario] = []
+    if team.is_main:
+        plans = evaluation_plans(None if recipe.unseen else False)
+        with _progress("replaying the scenarios in the engine", len(plans)) as advance:
+            scenarios = replay_all(plans, recipe.evaluation_latents, advance)
+        engine = _evaluate_engine(out, scenarios, world, judge, reader)
+        base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
+    started = team.agree((out / "checkpoints").is_dir())
     held_out = _held_out(judge, config.seed) if config.probe_every else None
-    policy = train(world, critics, fresh, config, out, resume=resume and started, held_out=held_out)
+    policy = train(
+        world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
+    )
+    if not team.is_main:
+        return {}
     with policy.checkpoint():
         (out / "weights").mkdir(exist_ok=True)
         export(world.net, out / "weights" / WORLD_FILE)
@@ -105,6 +108,20 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     page = write_report(out)
     _headline(results, out, page)
     return results
+
+
+def training_parts(recipe: DoomRecipe, device: str) -> Parts:
+    """What a recipe trains with: the shipped world and critics, and fresh scenarios played in the engine."""
+    world, nets = load_doom_world(device=device), load_critics()
+    quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
+    weights = {
+        InteractionFollowing.name: recipe.interaction_weight,
+        VisualQuality.name: recipe.quality_weight,
+    }
+    config, count = replace(recipe.config, weights=weights), recipe.scenarios_per_map
+    with _progress("playing fresh scenarios for training", 4 * count) as advance:
+        scenarios = training_scenarios(count, recipe.scenario_latents, config.seed, advance)
+    return Parts(world, (InteractionFollowing(nets.motion), quality), scenarios, config)
 
 
 def evaluate_weights(
@@ -184,7 +201,7 @@ def _described(recipe: DoomRecipe) -> dict[str, Any]:
 def _evaluate_engine(
     out: Path,
     scenarios: Sequence[Scenario],
-    world: DoomWorld,
+    world: WorldModel[Any],
     judge: Judge,
     reader: LabelReader,
     keep: bool = True,
@@ -202,7 +219,7 @@ def _evaluate_engine(
 
 def _evaluate(
     out: Path, name: str, recipe: DoomRecipe, scenarios: Sequence[Scenario],
-    world: DoomWorld, judge: Judge, reader: LabelReader,
+    world: WorldModel[Any], judge: Judge, reader: LabelReader,
 ) -> Measured:  # fmt: skip
     """Imagine and measure all scenarios with every evaluation seed, once per run."""
     path = out / f"evaluation_{name}.json"

@@ -8,7 +8,6 @@ Looking up or down moves the picture as a whole, as in the engine's renderer. No
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -157,12 +156,15 @@ def sample(pictures_Bchw: Tensor, place_BNyx2: Tensor) -> Tensor:
     return out.unflatten(2, (count, rows)).movedim(2, 1)
 
 
-@cache
 def nominal_motions() -> Tensor:
     """The motion that every composite action stands for, in nominal units, (81, 4)."""
     paths = torch.stack([torch.zeros(NUM_ACTIONS, dtype=torch.long), torch.arange(NUM_ACTIONS)], -1)
     poses = torch.stack([nominal_poses(path, MOTION) for path in paths])
     return level_motion(poses[:, 0], poses[:, 1]) / torch.tensor(NOMINAL)
+
+
+# Made here and not at first use, which may be a trace without data.
+_TRIED = nominal_motions()
 
 
 @torch.no_grad()
@@ -172,7 +174,7 @@ def measured_motion(pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Ten
     Every composite action's own motion is tried, there and back, on pictures without brightness and contrast;
     motions that explain the pictures about equally well are averaged.
     """
-    tried = nominal_motions().to(pictures_B23hw.device)
+    tried = _TRIED.to(pictures_B23hw.device)
     planes = without_contrast(pictures_B23hw.flatten(0, 1)).unflatten(0, (-1, 2))
     cost = torch.zeros(len(pictures_B23hw), len(tried), device=tried.device)
     for first, motions in ((0, tried), (1, opposite(tried))):

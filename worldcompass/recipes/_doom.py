@@ -10,6 +10,7 @@ from worldcompass.train import Config
 
 if TYPE_CHECKING:
     from worldcompass.plan import Needs
+    from worldcompass.profile import Parts
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class DoomRecipe:
         from worldcompass.doom.experiment import run_experiment
 
         run_experiment(self, out, device, resume)
+
+    def parts(self, device: str) -> Parts:
+        """For ``worldcompass profile``: what is trained with."""
+        from worldcompass.doom.experiment import training_parts
+
+        return training_parts(self, device)
 
     def needs(self) -> Needs:
         """For ``worldcompass plan``; nothing is loaded."""

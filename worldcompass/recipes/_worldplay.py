@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
+from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
 from worldcompass.rollout import generator_for
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
@@ -62,17 +64,22 @@ class WorldPlayRecipe:
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any."""
+        parts = self.parts(device)
+        policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
+        with policy.checkpoint():
+            if self.config.lora is not None:
+                export_lora(policy.net, self.config.lora, out / "weights" / "adapter")
+                merge_lora(policy.net)
+            export_weights(policy.net, out / "weights" / FILE_NAME)
+        print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+
+    def parts(self, device: str) -> Parts:
+        """What is trained with, weights loaded."""
         scenarios = self.scenarios()
         world = self.world(
             partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
         )
-        policy = train(world, self.make_critics(), scenarios, self.config, out, resume=resume)
-        with policy.checkpoint():
-            if self.config.lora is not None:
-                export_lora(world.net, self.config.lora, out / "weights" / "adapter")
-                merge_lora(world.net)
-            export_weights(world.net, out / "weights" / FILE_NAME)
-        print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+        return Parts(world, self.make_critics(), scenarios, self.config)
 
     def scenarios(self) -> list[Scenario]:
         """What is trained on, long enough for the curriculum's last chunk."""
@@ -98,21 +105,19 @@ class WorldPlayRecipe:
         from worldcompass.plan import Needs
 
         world = self._blank()
-        shapes = {name: tuple(value.shape) for name, value in world.net.state_dict().items()}
-        decoder, depth = world.decoder, self.network.num_blocks
+        files = self.source.files(_shapes([world.net]), _shapes(_modules(world.decoder)))
         if self.config.lora is not None:
             inject_lora(world.net, self.config.lora, generator_for("plan"))
-        modules = [decoder] if isinstance(decoder, nn.Module) else []
         return Needs(
             config=self.config,
             spec=world.spec,
             net=world.net,
-            other_bytes=sum(p.nbytes for module in modules for p in module.parameters()),
-            num_blocks=depth,
+            other_bytes=sum(p.nbytes for module in _modules(world.decoder) for p in module.parameters()),
+            num_blocks=self.network.num_blocks,
             world_of_depth=self._of_depth,
             begin=self.source.begin,
             num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
-            files=self.source.files(shapes),
+            files=files,
             uncounted=self.source.uncounted,
         )
 
@@ -120,17 +125,24 @@ class WorldPlayRecipe:
         world = replace(self, network=replace(self.network, num_blocks=depth))._blank()
         if self.config.lora is not None:
             inject_lora(world.net, self.config.lora, generator_for("plan"))
-        decoder: Any = world.decoder
-        return world, [world.net, *([decoder] if isinstance(decoder, nn.Module) else [])]
+        return world, [world.net, *_modules(world.decoder)]
 
     def _blank(self) -> WorldPlay:
         """The world without weights."""
-        return self.world(lambda net: net.to(self._loaded_as), self.source.blank_decoder())
+        return self.world(lambda net: net.to(self._loaded_as), self.source.blank_decoder(self.network))
 
     @property
     def _loaded_as(self) -> torch.dtype:
         """With adapters the network itself is not trained."""
         return torch.bfloat16 if self.half_weights and self.config.lora is not None else torch.float32
+
+
+def _shapes(modules: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
+
+
+def _modules(decoder: Decoder) -> list[nn.Module]:
+    return [decoder.net] if isinstance(decoder, VideoDecoder) else []
 
 
 # The settings of WorldCompass's released training script for WorldPlay 8B; what the paper says beside each.

@@ -26,12 +26,12 @@ class Stream:
 
     def __init__(self, memory: Memory | None) -> None:
         self.begins = memory is None
-        self._before = iter(memory or ())
+        self._before = list(memory or ())[::-1]
         self._kept: list[Tensor] = []
 
     def prepend(self, x: Tensor, start: Callable[[Tensor], Tensor]) -> Tensor:
         """The stretch with the frames before it; at the beginning of a video those that ``start`` makes of it."""
-        before = start(x) if self.begins else next(self._before)
+        before = start(x) if self.begins else self._before.pop()
         whole = torch.cat([before.expand(len(x), -1, -1, -1, -1), x], 2)
         self.keep(whole[:, :, -before.shape[2] :])
         return whole
@@ -116,6 +116,7 @@ def _run_on(
     results = []
     for stretch in stretches:
         stream = Stream(memory)
+        memory = None  # what a layer has taken is freed while the next ones run: there are GiB of it
         results.append(run(stretch, stream))
         memory = stream.memory()
     assert memory is not None, "no stretch to run on"

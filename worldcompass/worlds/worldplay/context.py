@@ -11,7 +11,6 @@ from torch import Tensor
 from worldcompass.geometry import wrap_degrees
 from worldcompass.worlds.worldplay.poses import exactly, rigid_inverse
 
-SHIFT = 5.0  # of the noise schedule at 480p; see WorldSpec.sigmas
 # What remembered latents declare though no noise is added to them: stabilization level 15, counted from 0.
 STABILIZATION_TIMESTEP = 14.0
 NUM_POINTS = 50_000

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worldcompass.worlds.worldplay.causal import Memory
 from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
+from worldcompass.worlds.worldplay.poses import exactly
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 from worldcompass.worlds.worldplay.weights import load_weights
@@ -22,7 +23,8 @@ class VideoDecoder:
     """Implements ``Decoder``: scale and normalisation of latents are undone here and nowhere else.
 
     Candidates are decoded one by one, as a single one fills a GPU and all together would not fit; they read the
-    memory of their past where it lies. A memory is what the convolutions saw last, 2 frames at every resolution.
+    memory of their past where it lies. Arithmetic is in the dtype of the weights, also where the transformer runs
+    under autocast. A memory is what the convolutions saw last, 2 frames at every resolution.
     """
 
     def __init__(self, net: Autoencoder) -> None:
@@ -50,7 +52,9 @@ class VideoDecoder:
         return self.net.encode(video.to(_like(self.net))).float()
 
     def _run(self, latents_1CKHW: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        video, memory = self.net.decode(latents_1CKHW.to(_like(self.net)), memory)
+        latents = latents_1CKHW.to(_like(self.net))
+        with exactly(latents):
+            video, memory = self.net.decode(latents, memory)
         return (video.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2), memory
 
 

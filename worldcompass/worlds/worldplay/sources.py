@@ -17,12 +17,14 @@ from worldcompass.rollout import generator_for
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.decoder import load_decoder_8b
+from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import read_poses
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
 from worldcompass.worlds.worldplay.transformer_5b import Caption
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
+from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights
 from worldcompass.worlds.worldplay.world import (
     FAMILY_5B,
@@ -35,7 +37,9 @@ from worldcompass.worlds.worldplay.world import (
 
 # Tokens of the 8B's image, quoted text and caption with no padding among them, and of the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
-PIXELS_PER_CELL = 16  # of both official autoencoders
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of tensors, by their official names."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,11 @@ class OfficialFiles:
     """Motions of random trajectories, see ``worldcompass.trajectories.parse_mix``; the method's when None."""
     trajectories_per_image: int = 1
     """Scenarios made of each image."""
-    load_decoder: Callable[[Path, str], Decoder] = load_decoder_8b
+    load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
     """The video decoder from its folder, on a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
-    uncounted: ClassVar[str] = "the video autoencoder's weights and activations"
+    half_decoder: bool = False
+    """Decode in bfloat16 instead of float32: half the memory, slightly other pictures."""
+    uncounted: ClassVar[str] = "critics"
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_weights``."""
@@ -62,11 +68,17 @@ class OfficialFiles:
 
     def decoder(self, device: str) -> Decoder:
         """The video decoder with its official weights."""
-        return self.load_decoder(self.checkpoints / "vae", device)
+        return self.load_decoder(self.checkpoints / "vae", device, self._decoder_dtype)
 
-    def blank_decoder(self) -> Decoder:
-        """What planning takes for the decoder."""
-        return FramesAlone()
+    def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
+        """The official video decoder on the meta device, also where ``load_decoder`` brings another."""
+        with torch.device("meta"):
+            net = Autoencoder8B() if isinstance(network, Config8B) else Autoencoder5B()
+        return VideoDecoder(net.to(self._decoder_dtype))
+
+    @property
+    def _decoder_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.half_decoder else torch.float32
 
     def scenarios(
         self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
@@ -97,11 +109,13 @@ class OfficialFiles:
         """Pasts with the longest text there may be."""
         return _begin_on_zeros(world, pasts, LONGEST_TEXT)
 
-    def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
-        """What must be there before a run begins."""
+    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
+        """What must be there before a run begins, with the tensors of transformer and autoencoder."""
+        official = self.load_decoder in (load_decoder_8b, load_decoder_5b)
+        vae = "the base model's video autoencoder"
         return (
-            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", shapes),
-            NeededFile(self.checkpoints / "vae" / FILE_NAME, "the base model's video autoencoder"),
+            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", network),
+            NeededFile(self.checkpoints / "vae" / FILE_NAME, vae, decoder if official else None),
             NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
             *(
@@ -132,24 +146,6 @@ class OfficialFiles:
         return [actions.latents(0, num_latents) for actions in found]
 
 
-class FramesAlone:
-    """Stands for a video decoder in a plan: frames of its size, nothing computed."""
-
-    pixels_per_cell = PIXELS_PER_CELL
-
-    def decode(self, latents_BCKHW: Tensor, memory: Tensor | None) -> Tensor:
-        """Black frames, 4 of each latent but a start image's."""
-        rows, _, count, height, width = latents_BCKHW.shape
-        frames = 4 * count - 3 * (memory is None)
-        return latents_BCKHW.new_zeros(
-            rows, frames, 3, height * self.pixels_per_cell, width * self.pixels_per_cell
-        )
-
-    def advance(self, latents_1CKHW: Tensor, memory: Tensor | None) -> Tensor:
-        """The last latent."""
-        return latents_1CKHW[:, :, -1]
-
-
 @dataclass(frozen=True)
 class StandIns:
     """Random weights, conditioning and trajectories, and ``Blend`` for a decoder."""
@@ -167,7 +163,7 @@ class StandIns:
         """A decoder without weights."""
         return Blend(self.pixels_per_cell)
 
-    def blank_decoder(self) -> Decoder:
+    def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
         """The same."""
         return Blend(self.pixels_per_cell)
 
@@ -189,7 +185,7 @@ class StandIns:
         """Pasts with as much text as the scenarios have."""
         return _begin_on_zeros(world, pasts, (10, 6))
 
-    def files(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[NeededFile, ...]:
+    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
         """Nothing is read."""
         return ()
 

@@ -7,7 +7,7 @@ reads both. Parameter names are those of the official state dict; modulation and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,11 @@ class _FeedForward(nn.Module):
 
 
 class _Block(nn.Module):
-    """Self-attention with the past, cross-attention to text, feed-forward."""
+    """Self-attention with the past, cross-attention to text, feed-forward.
+
+    Calling it runs the video's part; ``text`` calls the text's layers one by one, so that where weights are sharded
+    neither gathers the other's.
+    """
 
     def __init__(self, config: Config5B) -> None:
         super().__init__()
@@ -94,19 +98,19 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, config.eps)
         self.ffn = _FeedForward(width, config.mlp_width)
 
-    def forward(
-        self,
-        x: Tensor,
-        condition_BK6D: Tensor | None = None,
-        see: See | None = None,
-        texts: Sequence[KeyValues] = (),
-    ) -> Any:
-        """Without a condition the keys and values of text states (1, L, D).
+    def text(self, states_1LD: Tensor) -> KeyValues:
+        """Keys and values of the caption."""
+        return self.attn2.keys(states_1LD)
 
-        With one, the tokens (B, K, T, D) of latents after the block, and their keys and values that ``see`` keeps.
-        """
-        if condition_BK6D is None or see is None:
-            return self.attn2.keys(x)
+    @property
+    def text_layers(self) -> tuple[nn.Module, ...]:
+        """All that ``text`` calls, each once."""
+        return self.attn2.to_k, self.attn2.to_v, self.attn2.norm_k
+
+    def forward(
+        self, x: Tensor, condition_BK6D: Tensor, see: See, texts: Sequence[KeyValues]
+    ) -> tuple[Tensor, KeyValues]:
+        """Tokens (B, K, T, D) of latents after the block, and their keys and values that ``see`` keeps."""
         parts = (self.scale_shift_table.float() + condition_BK6D.float())[..., None, :].unbind(2)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
         normed = modulate(x, shift_1, scale_1, self.eps).flatten(1, 2)
@@ -121,9 +125,14 @@ class _Block(nn.Module):
 
 
 class _TwoLayers(nn.Module):
-    def __init__(self, before: int, width: int) -> None:
+    def __init__(self, before: int, width: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.linear_1, self.linear_2 = nn.Linear(before, width), nn.Linear(width, width)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.linear_1.weight.dtype)
+        return self.linear_2(self.activation(self.linear_1(x)))
 
 
 class _ConditionEmbedder(nn.Module):
@@ -132,24 +141,16 @@ class _ConditionEmbedder(nn.Module):
     def __init__(self, config: Config5B) -> None:
         super().__init__()
         self.sinusoid = config.sinusoid
-        self.time_embedder = _TwoLayers(config.sinusoid, config.width)
-        self.action_embedder = _TwoLayers(config.sinusoid, config.width)
+        self.time_embedder = _TwoLayers(config.sinusoid, config.width, functional.silu)
+        self.action_embedder = _TwoLayers(config.sinusoid, config.width, functional.silu)
         self.time_proj = nn.Linear(config.width, 6 * config.width)
-        self.text_embedder = _TwoLayers(config.text_width, config.width)
-
-    def text(self, states_BLE: Tensor) -> Tensor:
-        layers = self.text_embedder
-        return layers.linear_2(gelu_tanh(layers.linear_1(states_BLE.to(layers.linear_1.weight.dtype))))
+        self.text_embedder = _TwoLayers(config.text_width, config.width, gelu_tanh)
 
     def forward(self, timesteps_BK: Tensor, labels_BK: Tensor) -> tuple[Tensor, Tensor]:
         """The condition of each latent, (B, K, D), and its six parts for the blocks, (B, K, 6, D)."""
-        condition = self._number(self.time_embedder, timesteps_BK)
-        condition = condition + self._number(self.action_embedder, labels_BK)
+        condition = self.time_embedder(sinusoid(timesteps_BK, self.sinusoid))
+        condition = condition + self.action_embedder(sinusoid(labels_BK, self.sinusoid))
         return condition, self.time_proj(functional.silu(condition)).unflatten(-1, (6, -1))
-
-    def _number(self, layers: _TwoLayers, values: Tensor) -> Tensor:
-        embedded = sinusoid(values, self.sinusoid).to(layers.linear_1.weight.dtype)
-        return layers.linear_2(functional.silu(layers.linear_1(embedded)))
 
 
 class Transformer5B(nn.Module):
@@ -173,6 +174,15 @@ class Transformer5B(nn.Module):
         text = (".attn2.to_k.", ".attn2.to_v.", ".attn2.norm_k.")
         return name.startswith("condition_embedder.text_embedder.") or any(part in name for part in text)
 
+    @property
+    def units(self) -> Iterator[tuple[nn.Module, ...]]:
+        """Modules whose parameters are gathered together where weights are sharded; see ``Transformer8B.units``."""
+        yield (self.condition_embedder.text_embedder,)
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            yield block.text_layers
+            yield (block,)
+
     def forward(
         self, inputs: Caption | Latents, pasts: Sequence[Past5B] = (), keep_keys: bool = False
     ) -> Any:
@@ -191,8 +201,8 @@ class Transformer5B(nn.Module):
             ValueError: when the pasts do not fit the rows, or the latents the patches.
         """
         if isinstance(inputs, Caption):
-            text = self.condition_embedder.text(inputs.text_LE[None])
-            return Past5B([run_block(self.recompute, block, text) for block in self.blocks])
+            text = self.condition_embedder.text_embedder(inputs.text_LE[None])
+            return Past5B([block.text(text) for block in self.blocks])  # type: ignore[operator]
         if keep_keys and len(pasts) != len(inputs.latents_BCKHW):
             raise ValueError(
                 f"{len(inputs.latents_BCKHW)} rows cannot extend {len(pasts)} pasts: give one row to each"

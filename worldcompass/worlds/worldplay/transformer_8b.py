@@ -7,7 +7,7 @@ longest. Parameter names are those of the official state dict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any, Literal
 
@@ -46,7 +46,11 @@ _PROJECTIONS = {"img": ("attn_proj", "attn_prope_proj"), "txt": ("attn_proj",)}
 
 
 class DoubleBlock(nn.Module):
-    """One block of both streams: each has its own weights and they run at different times."""
+    """One block of both streams: each has its own weights and they run at different times.
+
+    Calling it runs the video's; ``text`` runs the other, whose layers are called one by one, so that where weights
+    are sharded neither stream gathers the other's.
+    """
 
     def __init__(self, config: Config8B) -> None:
         super().__init__()
@@ -59,10 +63,22 @@ class DoubleBlock(nn.Module):
                 self.add_module(f"{stream}_{name}", nn.RMSNorm(config.head, EPS))
             self.add_module(f"{stream}_mlp", Mlp(width, int(config.mlp_ratio * width), gelu_tanh))
 
-    def forward(
+    def forward(self, x_BKTD: Tensor, condition_BKD: Tensor, see: See) -> tuple[Tensor, KeyValues]:
+        """The video's tokens after the block, and the keys and values that ``see`` keeps of them."""
+        return self._run("img", x_BKTD, condition_BKD, see)
+
+    def text(self, x_BKTD: Tensor, condition_BKD: Tensor) -> tuple[Tensor, KeyValues]:
+        """The text's tokens after the block, and their keys and values."""
+        return self._run("txt", x_BKTD, condition_BKD, _see_text)
+
+    @property
+    def text_layers(self) -> tuple[nn.Module, ...]:
+        """All that ``text`` calls, each once."""
+        return tuple(layer for name, layer in self.named_children() if name.startswith("txt_"))
+
+    def _run(
         self, stream: Stream, x_BKTD: Tensor, condition_BKD: Tensor, see: See
     ) -> tuple[Tensor, KeyValues]:
-        """The stream's tokens after the block, and the keys and values that ``see`` keeps of them."""
 
         def part(name: str, x: Tensor) -> Any:
             return getattr(self, f"{stream}_{name}")(x)
@@ -101,6 +117,19 @@ class Transformer8B(nn.Module):
             name.startswith(("txt_in.", "byt5_in.", "vision_in.", "cond_type_embedding.")) or ".txt_" in name
         )
 
+    @property
+    def units(self) -> Iterator[tuple[nn.Module, ...]]:
+        """Modules whose parameters are gathered together where weights are sharded, inner ones first.
+
+        A unit's parameters are those that no earlier unit holds; what is in none belongs to the whole network. Each
+        module is called at most once in a pass, and a pass over latents calls no unit that serves text.
+        """
+        yield from ((end,) for end in (self.txt_in, self.byt5_in, self.vision_in, self.cond_type_embedding))
+        for block in self.double_blocks:
+            assert isinstance(block, DoubleBlock)
+            yield block.text_layers
+            yield (block,)
+
     def forward(
         self, inputs: TextStates | Latents, pasts: Sequence[Prefix] = (), keep_keys: bool = False
     ) -> Any:
@@ -135,13 +164,13 @@ class Transformer8B(nn.Module):
         condition = self.time_in(torch.zeros(1, 1, device=x_BKTD.device))
         prefix = []
         for block in self.double_blocks:
-            x_BKTD, (k, v) = run_block(self.recompute, block, "txt", x_BKTD, condition, _see_text)
+            x_BKTD, (k, v) = block.text(x_BKTD, condition)  # type: ignore[operator]
             prefix.append((k.expand(2, -1, -1, -1), v.expand(2, -1, -1, -1)))
         return prefix
 
     def _text_tokens(self, states: TextStates) -> Tensor:
         """Image, quoted text, caption: (S, D)."""
-        kinds = self.cond_type_embedding.weight
+        kinds = self.cond_type_embedding(torch.arange(3, device=states.text_LE.device))
         text = drop_padding(states.text_LE, states.text_mask_L, kinds.dtype)
         byt5 = drop_padding(states.byt5_LE, states.byt5_mask_L, kinds.dtype)
         never_noisy = torch.zeros(1, device=text.device)
@@ -158,7 +187,7 @@ class Transformer8B(nn.Module):
         longer = []
         for index, block in enumerate(self.double_blocks):
             past_keys = [past[index] for past in pasts]
-            x, own = run_block(self.recompute, block, "img", x, condition, see_after(past_keys))
+            x, own = run_block(self.recompute, block, x, condition, see_after(past_keys))
             if keep_keys:
                 # Block by block, so that a long memory is never held twice.
                 longer.append([extend(past, own, row) for row, past in enumerate(past_keys)])

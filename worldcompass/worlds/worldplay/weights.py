@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
+from worldcompass.files import parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
@@ -57,7 +60,8 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
 
     Args:
         net: its parameters are replaced.
-        path: the file, or a folder that holds one named ``diffusion_pytorch_model.safetensors``.
+        path: the file, or a folder that holds one named ``diffusion_pytorch_model.safetensors``. Several files with
+            an index, ``diffusion_pytorch_model.safetensors.index.json``, stand for one.
         dtype: of the parameters.
         device: where they go.
 
@@ -65,8 +69,6 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
         UserError: when the file is missing, damaged, or not exactly this network's.
     """
     path = path / FILE_NAME if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"no weights at {path}: expected {FILE_NAME} of the network")
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
     net.load_state_dict(read(path, shapes, dtype, device), assign=True)
@@ -98,18 +100,31 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
 def _read_safetensors(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
 ) -> dict[str, Tensor]:
+    with ExitStack() as stack:
+        files = [stack.enter_context(_opened(part, device)) for part in parts(path)]
+        holders = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        found = {name: tuple(file.get_slice(name).get_shape()) for name, file in holders.items()}
+        _check(path, shapes, found)
+        return {name: holders[name].get_tensor(name).to(dtype) for name in shapes}
+
+
+def _opened(path: Path, device: str | torch.device) -> Any:
+    _need(path)
     try:
-        with safe_open(path, "pt", device=str(device)) as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check(path, shapes, found)
-            return {name: file.get_tensor(name).to(dtype) for name in shapes}
+        return safe_open(path, "pt", device=str(device))
     except SafetensorError as why:
         raise UserError(f"{path} is damaged or no safetensors file ({why}): fetch it again") from why
+
+
+def _need(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"no weights at {path}: expected {FILE_NAME} of the network")
 
 
 def _read_pickled(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
 ) -> dict[str, Tensor]:
+    _need(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as why:

@@ -17,7 +17,6 @@ from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,
-    SHIFT,
     STABILIZATION_TIMESTEP,
     MemoryRule,
     points_in_view,
@@ -80,6 +79,8 @@ class Family:
 
     name: str
     memory: MemoryRule
+    shift: float
+    """Of the noise schedule, see ``WorldSpec.sigmas``."""
     gives_start: bool
     """Whether the start image's latent is given; otherwise it is a condition beside the latents."""
     keys: tuple[str, ...]
@@ -179,7 +180,7 @@ class WorldPlay:
             frames_per_latent=FRAMES_PER_LATENT,
             fps=FPS,
             frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
-            shift=SHIFT,
+            shift=family.shift,
             num_steps=NUM_STEPS,
             motion=motion,
             thresholds=THRESHOLDS,
@@ -262,13 +263,16 @@ class WorldPlay:
 
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: WorldPlayContext) -> Tensor:
-        """Frames of a chunk; candidates of one past share the decoder's memory of it."""
+        """Frames of a chunk; candidates of one past share the decoder's memory of it.
+
+        One after the other, so that only one candidate's frames are held in float32.
+        """
         rows = rows_per_past(len(clean_BCKHW), context.num_pasts)
         frames = [
-            self.decoder.decode(clean, past.decoder)
-            for clean, past in zip(clean_BCKHW.float().split(rows), context.pasts, strict=True)
+            _pixels(self.decoder.decode(clean[None], context.pasts[row // rows].decoder))
+            for row, clean in enumerate(clean_BCKHW.float())
         ]
-        return (torch.cat(frames).clamp(0, 1) * 255).round().to(torch.uint8)
+        return torch.cat(frames)
 
     def _begin(self, scenario: Scenario) -> _Past:
         conditioning = scenario.conditioning or {}
@@ -340,6 +344,10 @@ def _attended_for(context: WorldPlayContext, count: int) -> _Attended:
     return context.attended
 
 
+def _pixels(frames_BF3hw: Tensor) -> Tensor:
+    return (frames_BF3hw.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 def _starts(context: WorldPlayContext) -> Tensor:
     return torch.stack([past.start_CHW for past in context.pasts])
 
@@ -378,6 +386,7 @@ def _alone(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Te
 FAMILY_8B = Family(
     name="worldplay-8b",
     memory=MEMORY_8B,
+    shift=5.0,  # released for 480p
     gives_start=False,
     keys=("latent", "text_states", "text_mask", "byt5_states", "byt5_mask", "vision_states"),
     read=_read_8b,
@@ -386,6 +395,7 @@ FAMILY_8B = Family(
 FAMILY_5B = Family(
     name="worldplay-5b",
     memory=MEMORY_5B,
+    shift=8.0,  # of the released timesteps 1000, 960, 888.9, 727.3
     gives_start=True,
     keys=("latent", "text_states"),
     read=lambda conditioning: Caption(conditioning["text_states"]),

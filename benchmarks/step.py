@@ -1,0 +1,221 @@
+"""The demo's whole training step beside a sequential form of it: what each saving saves, in one run.
+
+``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in six forms, in turn, so that
+their ratios hold on a busy machine. The first does one thing at a time: a candidate alone with a prefix of its own,
+a noise level alone in a forward pass, weights swapped in and out for every level. Each further form has one saving
+more; the last is the step as it is. All take the same step: the weights after it are compared. Below stands what
+scoring through files, an MP4 per candidate and a JPEG per frame, would add.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import cv2
+import torch
+from torch import Tensor
+
+from worldcompass import video
+from worldcompass.overrides import override
+from worldcompass.profile import Parts
+from worldcompass.recipes.demo import demo
+from worldcompass.rollout import (
+    Futures,
+    Rollout,
+    chunk_actions,
+    chunk_noise,
+    imagine_chunk,
+    imagine_groups,
+    imagine_past,
+    make_group,
+    prefix_passes,
+    spread_guidance,
+)
+from worldcompass.selection import Rows
+from worldcompass.train import Run, cache_targets, predict, prepare, train_step
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to carry out the same step."""
+
+    name: str
+    rollout: Rollout
+    swap_once: bool
+    micro_rows: int
+
+
+def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
+    """A rollout scenario by scenario; candidates one by one, or in a batch; with one prefix, or one each."""
+
+    def imagine(world, scenarios, chunk, length, group_size, keys, sigmas, explore=0.0) -> list[Futures]:
+        result = []
+        for scenario in scenarios:
+            past = imagine_past(world, [scenario], chunk, length, [(*keys, "past", scenario.id)], sigmas)
+            actions = chunk_actions(world, [scenario], chunk, length)
+            attended = world.attend(past.context, actions)
+            noise = chunk_noise(
+                world, length, [(*keys, "future", scenario.id, chunk, g) for g in range(group_size)]
+            )
+            guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)])
+            cleans, frames = [], []
+            for rows in torch.arange(group_size).split(group_size if batched else 1):
+                own = attended if shared_prefix else world.attend(past.context, actions)
+                weights = None if guidance is None else guidance[rows]
+                cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
+                frames.append(world.decode(cleans[-1], own))
+            start, stop = chunk * length, (chunk + 1) * length
+            group = make_group(world, scenario, torch.cat(frames), past.frames_PF3hw[0], start, stop)
+            passes = past.forward_passes + group_size * (len(sigmas) - 1) + prefix_passes(past.context)
+            result.append(Futures((group,), torch.cat(cleans), actions, attended, passes))
+        return result
+
+    return imagine
+
+
+def targets_in_turn(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
+    """The fixed predictions with the weights swapped in and out again for every forward pass."""
+    result = []
+    for u, micro_batches in enumerate(updates):
+        rows_of_update = []
+        for m, rows in enumerate(micro_batches):
+            with run.policy.behaviour(), torch.no_grad():
+                rows = replace(rows, behaviour_BCKHW=predict(run, rows))
+            if u == m == 0:
+                with run.policy.reference(), torch.no_grad():
+                    rows = replace(rows, reference_BCKHW=predict(run, rows))
+            rows_of_update.append(rows)
+        result.append(rows_of_update)
+    return result
+
+
+def forms(micro_rows: int) -> list[Form]:
+    """From one thing at a time to the step as it is."""
+    return [
+        Form("one at a time", rollout_in_turn(shared_prefix=False, batched=False), False, 1),
+        Form("prefix attended once per group", rollout_in_turn(shared_prefix=True, batched=False), False, 1),
+        Form("candidates in one batch", rollout_in_turn(shared_prefix=True, batched=True), False, 1),
+        Form("weights swapped once", rollout_in_turn(shared_prefix=True, batched=True), True, 1),
+        Form("scenarios in one batch", imagine_groups, True, 1),
+        Form("noise levels in one forward", imagine_groups, True, micro_rows),
+    ]
+
+
+def take_step(run: Run, form: Form, step: int) -> tuple[float, Tensor]:
+    """Seconds of the step from the start weights in one form, and the change of all weights."""
+    run.policy.start_over()
+    run.optimizer.state.clear()
+    run = replace(run, config=replace(run.config, rollout=form.rollout, micro_rows=form.micro_rows))
+    with patch("worldcompass.train.cache_targets", cache_targets if form.swap_once else targets_in_turn):
+        begun = time.perf_counter()
+        train_step(run, step)
+        seconds = time.perf_counter() - begun
+    start = run.policy.reference_weights
+    return seconds, torch.cat([(p.detach() - start[name]).flatten() for name, p in run.policy.live.items()])
+
+
+def through_files(parts: Parts, step: int, run: Run) -> dict[str, float]:
+    """Seconds to write and read again the candidates of a step, as MP4s and then their frames as JPEGs."""
+    config, sigmas = run.config, parts.world.spec.sigmas(run.config.denoising_steps)
+    with run.policy.behaviour():
+        futures = imagine_groups(
+            parts.world, parts.scenarios[: config.prompts_per_step], step - 1, run.chunk_length, config.group_size,
+            (config.seed, step), sigmas,
+        )  # fmt: skip
+    candidates = [frames for part in futures for group in part.groups for frames in group.frames_GF3hw]
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        read = [
+            video.read_video(video.write_mp4(Path(folder) / f"{i}.mp4", frames, parts.world.spec.fps))
+            for i, frames in enumerate(candidates)
+        ]
+        after_mp4 = time.perf_counter()
+        for i, frames in enumerate(read):
+            _through_jpegs(Path(folder) / f"{i}", frames)
+        return {"MP4": after_mp4 - begun, "JPEG": time.perf_counter() - after_mp4}
+
+
+def _through_jpegs(stem: Path, frames_F3hw: Tensor) -> None:
+    for f, picture in enumerate(frames_F3hw.movedim(1, -1).numpy()):
+        path = f"{stem}_{f}.jpg"
+        cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        cv2.imread(path)
+
+
+def measure(parts: Parts, step: int, repeats: int) -> dict[str, Any]:
+    """Median seconds of every form, how far each one's weights are from the real step's, and the file traffic."""
+    run = prepare(parts.world, parts.critics, parts.scenarios, parts.config)
+    seconds: dict[str, list[float]] = {}
+    change: dict[str, Tensor] = {}
+    for repeat in range(repeats + 1):
+        for form in forms(parts.config.micro_rows):
+            spent, change[form.name] = take_step(run, form, step)
+            if repeat or not repeats:  # the first round warms up
+                seconds.setdefault(form.name, []).append(spent)
+    real = change[forms(1)[-1].name]
+    return {
+        "step": step,
+        "threads": torch.get_num_threads(),
+        "seconds": {name: statistics.median(spent) for name, spent in seconds.items()},
+        "difference": {name: float((d - real).norm() / real.norm()) for name, d in change.items()},
+        "files": through_files(parts, step, run),
+    }
+
+
+def lines(found: dict[str, Any]) -> Sequence[str]:
+    """The table."""
+    seconds, files = found["seconds"], found["files"]
+    first, *_, last = seconds.values()
+    rows = [f"step {found['step']}, {found['threads']} thread(s)"]
+    rows.append(f"{'form':<34}{'seconds':>9}{'saved':>9}{'times':>8}{'weights differ by':>19}")
+    before = first
+    for name, spent in seconds.items():
+        change = f"{found['difference'][name]:.1e}"
+        rows.append(f"{name:<34}{spent:>9.2f}{before - spent:>9.2f}{first / spent:>8.2f}{change:>19}")
+        before = spent
+    rows.append(f"without file traffic: {first / last:.2f} times faster in sum")
+    added = sum(files.values())
+    rows.append(
+        f"scoring through files would add {files['MP4']:.2f} s (MP4) and {files['JPEG']:.2f} s (JPEG), "
+        f"{added / last:.0%} of the step"
+    )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompts", type=int, default=6, metavar="N", help="scenarios of the step")
+    parser.add_argument("--candidates", type=int, default=12, metavar="G")
+    parser.add_argument("--step", type=int, default=3, help="number of the step; its chunk is the one before")
+    parser.add_argument("--repeats", type=int, default=2, help="timed rounds after one that warms up")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    args = parser.parse_args()
+    chosen = min(6, args.candidates // 2)
+    settings = {
+        "best": chosen,
+        "worst": chosen,
+        "group_size": args.candidates,
+        "prompts_per_step": args.prompts,
+    }
+    per_map = -(-args.prompts // 4)  # four training maps
+    changes = [f"config.{k}={v}" for k, v in settings.items()] + [f"scenarios_per_map={per_map}"]
+    parts = override(demo(), changes).parts("cpu")
+    found = measure(parts, args.step, args.repeats)
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+if __name__ == "__main__":
+    main()

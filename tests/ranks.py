@@ -1,0 +1,115 @@
+"""Real processes that train the toy world together; for tests/test_distributed.py.
+
+This file is a recipe too: ``worldcompass train tests/ranks.py:toy --nproc 2``. With ``DIE=1:3`` in the environment
+rank 1 kills itself at its third step.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from worldcompass.distributed import Team, joined
+from worldcompass.log import read_metrics
+from worldcompass.optim import adamw, muon
+from worldcompass.policy import Lora, Policy
+from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import Config, train
+
+DEADLINE = 120.0  # seconds
+SMALL = Config(
+    steps=3, prompts_per_step=4, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3, noise_levels=2,
+    micro_rows=8, max_grad_norm=0.05, lr=0.01, save_every=1, make_optimizer=adamw,
+)  # fmt: skip
+VARIANTS = {
+    "full": SMALL,
+    "muon": replace(SMALL, make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1),
+    "lora": replace(SMALL, lora=Lora(rank=2, alpha=2.0)),
+}
+
+
+class Layered(ToyNet):
+    """The toy's network, its layers being units of their own."""
+
+    def units(self) -> Iterator[tuple[nn.Module, ...]]:
+        yield (self.inner,)
+
+
+def toy_world() -> ToyWorld:
+    world = ToyWorld()
+    world.net = Layered()
+    return world
+
+
+def post_train(out: Path, config: Config, resume: bool = False, on_step: Any = None) -> Policy:
+    critics = (ToyObedience(), ToyCleanliness())
+    return train(toy_world(), critics, toy_scenarios(8), config, out, resume, on_step, live=False)
+
+
+def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """What each step told, and everything that the last checkpoint holds."""
+    from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
+
+    told = ("loss", "grad_norm", "deviation", "behaviour_lag", "forward_passes")
+    rows = [{name: row[name] for name in told} for row in read_metrics(out / "metrics.jsonl")]
+    folder = latest_checkpoint(out / "checkpoints")
+    assert folder is not None
+    return rows, load_checkpoint(folder)[0]
+
+
+def together(size: int, work: Callable[..., None], *args: Any) -> list[int | None]:
+    """Run ``work(*args)`` in processes that have joined; their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["ranks", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
+    )
+    ranks = [context.Process(target=_joined, args=(rank, size, port, work, args)) for rank in range(size)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(DEADLINE)
+        rank.kill()
+        rank.join()
+    return [rank.exitcode for rank in ranks]
+
+
+def _joined(rank: int, size: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    with joined():
+        work(*args)
+
+
+@dataclass(frozen=True)
+class ToyRecipe:
+    config: Config = SMALL
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        die_rank, _, die_step = os.environ.get("DIE", "-1:0").partition(":")
+
+        def die(step: int, metrics: Any, policy: Policy) -> None:
+            if Team.current().rank == int(die_rank) and step == int(die_step):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        post_train(out, self.config, resume, die)
+
+
+def toy() -> ToyRecipe:
+    return ToyRecipe()

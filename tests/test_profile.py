@@ -1,0 +1,92 @@
+"""The profile's parts add up to the step, what lies inside counts once, operations are those of the formulas."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldcompass import cli
+from worldcompass.commands.profile import described, table
+from worldcompass.policy import Policy
+from worldcompass.profile import CPU_ATTENTION, REST, Meter, Parts, profile
+from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import Config, train
+
+CONFIG = Config(
+    prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, updates_per_rollout=2
+)
+
+
+def toy_parts(**changes):
+    critics = [ToyObedience(), ToyCleanliness()]
+    return Parts(ToyWorld(), critics, toy_scenarios(4), dataclasses.replace(CONFIG, **changes))
+
+
+def test_what_is_inside_another_part_counts_for_itself():
+    readings = iter([0, 1, 3, 6, 10, 15])
+    meter = Meter(lambda: next(readings))
+    meter.enter("rollout")
+    meter.enter("decode")
+    meter.leave()
+    meter.leave()
+    meter.share_out()
+    assert meter.spent == {REST: 1 + 5, "rollout": 2 + 4, "decode": 3}
+
+
+def test_what_follows_the_objective_is_the_backward_pass():
+    readings = iter(range(10))
+    meter = Meter(lambda: next(readings))
+    for part in ("objective", "optimiser"):
+        meter.enter(part)
+        meter.leave()
+    meter.share_out()
+    assert meter.spent == {REST: 2, "objective": 1, "backward, clipping": 1, "optimiser": 1}
+
+
+def test_the_parts_are_those_of_the_method_and_add_up_to_the_step():
+    found = profile(toy_parts(), step=2, repeats=1)
+    assert found.chunk == 1
+    assert sum(cost.seconds for cost in found.parts.values()) == pytest.approx(found.seconds)
+    assert set(found.parts) == {
+        "past", "candidates", "attend, remember", "decode", "rollout, rest", "reward obedience",
+        "reward cleanliness", "targets", "forward", "objective", "backward, clipping", "optimiser", "averages",
+        REST,
+    }  # fmt: skip
+    counted = {part for part, cost in found.parts.items() if cost.flops}
+    assert {"past", "candidates", "targets", "forward", "backward, clipping"} <= counted
+    assert not counted & {"decode", "averages", "reward cleanliness"}
+    assert found.parts["backward, clipping"].flops > found.parts["forward"].flops
+    assert json.loads(json.dumps(described(found)))["share_of_matrix_rate"]["decode"] == 0
+    assert table(found)[-1].startswith("whole step")
+
+
+def test_profiling_trains_as_the_run_itself_does(tmp_path):
+    """The metered step is the step: after it the weights are those of a run's first step, bit by bit."""
+    parts = toy_parts(steps=1, first_chunk=1)
+    profile(parts, step=1, repeats=1)
+    policy = train(ToyWorld(), parts.critics, parts.scenarios, parts.config, tmp_path, live=False)
+    metered = Policy(parts.world.net).live
+    assert all(torch.equal(parameter, metered[name]) for name, parameter in policy.live.items())
+
+
+def test_attention_on_a_cpu_is_counted():
+    q, k, v = (torch.randn(2, 3, 5, 8, requires_grad=True) for _ in range(3))
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        seen = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        forward = counter.get_total_flops()
+        seen.sum().backward()
+    product = 2 * 2 * 3 * 5 * 5 * 8  # one matrix product; attention has two, and five backwards
+    assert (forward, counter.get_total_flops()) == (2 * product, 7 * product)
+
+
+def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text("def bare():\n    from worldcompass.train import Config\n    return Config()\n")
+    assert cli.main(["profile", f"{file}:bare"]) == cli.EXIT_USER_ERROR
+    assert "give it a method parts(device)" in capsys.readouterr().err
+    words = ["--repeats", "1", "--device", "cpu", "--set", "config.group_size=2", "--json"]
+    assert cli.main(["profile", "worldplay_8b:smoke", *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parts"]["candidates"]["flops"] > 0 and found["matrix_flops_per_second"] > 0

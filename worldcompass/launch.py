@@ -1,0 +1,131 @@
+"""Start the ranks of one machine, watch them, end all when one ends badly; torchrun does so for many machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import IO
+
+import torch
+
+from worldcompass.errors import EXIT_LOST_RANK, UserError
+
+LOOK_EVERY = 0.1  # seconds
+GRACE = 10.0  # seconds in which ranks may end by themselves once one has, before they are ended
+
+
+def number_of_ranks(wanted: str, device: str) -> int:
+    """``auto`` is one rank for each GPU, and one on a CPU, whose cores a single process uses already.
+
+    Raises:
+        UserError: when ``wanted`` is no number of processes, or more than there are GPUs.
+    """
+    gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
+    if wanted == "auto":
+        return max(1, gpus)
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise UserError(f"--nproc is {wanted}: expected auto or a number of processes, such as 2")
+    if gpus and int(wanted) > gpus:
+        raise UserError(f"--nproc is {wanted}, this machine has {gpus} GPUs: use --nproc {gpus} or less")
+    return int(wanted)
+
+
+def is_rank() -> bool:
+    """Whether this process was started as one of several."""
+    return "RANK" in os.environ
+
+
+def launch(words: Sequence[str], ranks: int) -> int:
+    """Run ``worldcompass WORDS`` in so many processes of this machine.
+
+    The first speaks for all. When one ends badly the others are ended too, within ``GRACE`` seconds and the time
+    that a step takes to react, and one sentence names it.
+
+    Returns:
+        0 when all ended well, 2 when a user's mistake ended them, 128 + signal when one asked them to stop, else 1.
+    """
+    port = os.environ.get("MASTER_PORT") or str(_free_port())
+    with tempfile.TemporaryFile("w+") as said:
+        processes = [_start(words, rank, ranks, port, said) for rank in range(ranks)]
+        try:
+            failed = _watch(processes)
+        except (
+            KeyboardInterrupt
+        ):  # the terminal sent it to the ranks as well: they finish their step and save
+            failed = _watch(processes)
+        finally:
+            _end(processes)
+        if failed is None:
+            return 0
+        return _explain(failed, processes, said, words)
+
+
+def _start(words: Sequence[str], rank: int, ranks: int, port: str, said: IO[str]) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    command = [sys.executable, "-m", "worldcompass", *words]
+    if rank == 0:
+        return subprocess.Popen(command, env=environment)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+
+
+def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all; the rank that ended badly first, None when all ended well."""
+    while True:
+        codes = [process.poll() for process in processes]
+        if bad := [rank for rank, code in enumerate(codes) if code]:
+            _grace(processes)
+            # Ranks that lost another one ended because of it.
+            return min(bad, key=lambda rank: codes[rank] == EXIT_LOST_RANK)
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(LOOK_EVERY)
+
+
+def _grace(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Time for the others to end by the same mistake, or to save what an interruption asks for."""
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until and any(process.poll() is None for process in processes):
+        time.sleep(LOOK_EVERY)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End our own ranks that still run: a rank that waits for a dead one hears nothing else."""
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _explain(
+    failed: int, processes: Sequence[subprocess.Popen[bytes]], said: IO[str], words: Sequence[str]
+) -> int:
+    code, main = processes[failed].returncode, processes[0].returncode
+    if main in (2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1):
+        return main  # the main rank has said why
+    said.seek(0)
+    last = said.read().strip().splitlines()
+    why = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    detail = f" ({last[-1]})" if failed and last else ""
+    print(
+        f"error: rank {failed} of {len(processes)} {why}{detail}; the others were ended. What was saved is kept: "
+        f"worldcompass {' '.join(words)}{'' if '--resume' in words else ' --resume'}",
+        file=sys.stderr,
+    )
+    return 2 if code == 2 else 1
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

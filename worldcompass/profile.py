@@ -1,0 +1,236 @@
+"""Where the time of a training step goes, and how near it comes to the machine's own matrix products.
+
+The step is ``train.train_step``, unchanged: what it is given (world, critics, objective, optimiser, averages) is
+metered. Floating-point operations are counted in one run of the step and seconds taken in others, as counting takes
+time; every run begins from the start weights, so all do the same.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from worldcompass.curriculum import chunk_of_step
+from worldcompass.rewards import Critic
+from worldcompass.rollout import device_of
+from worldcompass.train import Config, Run, prepare, train_step
+from worldcompass.types import Group, Scenario, Scores
+from worldcompass.world import Context, WorldModel
+
+Shape = Sequence[int]
+
+REST = "advantages, choice, vitals"  # what lies outside of all parts
+# What lies between the end of one part and the beginning of the next, where it is not the rest.
+AFTERWARDS = {"objective": "backward, clipping", "optimiser": REST, "averages": REST}
+MATRIX_SIZE = 1536  # of the square matrices whose product tells the machine's rate
+MATRIX_SECONDS = 0.5  # for which it is measured, before and after the steps
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(out: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(out, query, key, value)
+
+
+# PyTorch knows these formulas for the attention kernels of GPUs alone.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe trains with; nothing has been trained yet."""
+
+    world: WorldModel[Any]
+    critics: Sequence[Critic]
+    scenarios: Sequence[Scenario]
+    config: Config
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of a step costs."""
+
+    seconds: float
+    """Median over the timed steps."""
+    flops: int
+    """Floating-point operations of matrix products, convolutions and attention; a multiply-add is two."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One step, part by part; the parts add up to the step."""
+
+    step: int
+    chunk: int
+    device: str
+    threads: int
+    steps_timed: int
+    seconds: float
+    """Median of a whole step, without saving and logging."""
+    slowest: float
+    """Seconds of the slowest of the timed steps."""
+    matrix_flops_per_second: float
+    """The machine's own rate for square matrix products, in the type that the network computes in."""
+    parts: dict[str, Cost]
+
+    def share_of_matrix_rate(self, part: str) -> float:
+        """How near a part comes to the machine's own matrix products, 0 to 1."""
+        cost = self.parts[part]
+        return cost.flops / cost.seconds / self.matrix_flops_per_second if cost.seconds else 0.0
+
+
+class Meter:
+    """Shares a growing reading (seconds, operations) out to parts; what is inside of another counts for itself."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.read = read
+        self.spent: dict[str, float] = defaultdict(float)
+        self.open: list[str] = []
+        self.outside = REST
+        self._last = read()
+
+    def enter(self, part: str) -> None:
+        """From here on it is spent on ``part``."""
+        self.share_out()
+        self.open.append(part)
+
+    def leave(self) -> None:
+        """Go back to the part around this one."""
+        self.share_out()
+        self.outside = AFTERWARDS.get(self.open.pop(), self.outside)
+
+    def share_out(self) -> None:
+        """Put down what has been spent so far."""
+        now = self.read()
+        self.spent[self.open[-1] if self.open else self.outside] += now - self._last
+        self._last = now
+
+
+class _Metered:
+    """A run whose parts tell a meter when they begin and end; the meter can be exchanged between steps."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.meter = Meter(time.perf_counter)
+        config = replace(
+            parts.config,
+            rollout=self._wrap("rollout, rest", parts.config.rollout),
+            objective=self._wrap("objective", parts.config.objective),
+        )
+        critics = [
+            _MeteredCritic(critic.name, self._wrap(f"reward {critic.name}", critic))
+            for critic in parts.critics
+        ]
+        self.run: Run = prepare(parts.world, critics, parts.scenarios, config)
+        for owner, name, part in (
+            (parts.world, "begin", "attend, remember"),
+            (parts.world, "attend", "attend, remember"),
+            (parts.world, "remember", "attend, remember"),
+            (parts.world, "decode", "decode"),
+            (parts.world, "predict_clean", self._kind_of_prediction),
+            (self.run.optimizer, "step", "optimiser"),
+            (self.run.policy, "follow", "averages"),
+        ):
+            setattr(owner, name, self._wrap(part, getattr(owner, name)))
+
+    def _wrap(self, part: str | Callable[..., str], call: Callable[..., Any]) -> Callable[..., Any]:
+        def metered(*args: Any, **kwargs: Any) -> Any:
+            self.meter.enter(part if isinstance(part, str) else part(*args))
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.meter.leave()
+
+        return metered
+
+    def _kind_of_prediction(self, noisy: Tensor, sigma: Tensor, actions: object, context: Context) -> str:
+        if torch.is_grad_enabled():
+            return "forward"
+        if "rollout, rest" not in self.meter.open:
+            return "targets"
+        return "candidates" if len(noisy) > context.num_pasts else "past"
+
+    def measure(self, step: int, read: Callable[[], float]) -> dict[str, float]:
+        """What each part of a step from the start weights spends."""
+        self.run.policy.start_over()
+        self.run.optimizer.state.clear()
+        self.meter = Meter(read)
+        train_step(self.run, step)
+        self.meter.share_out()
+        return self.meter.spent
+
+
+@dataclass(frozen=True)
+class _MeteredCritic:
+    name: str
+    call: Callable[[Group], Scores]
+
+    def __call__(self, group: Group) -> Scores:
+        return self.call(group)
+
+
+def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
+    """Profile one step of a run from its start weights.
+
+    Args:
+        step: its number, counted from 1, which tells the chunk; the middle of the curriculum when None.
+        repeats: how often the step is timed; the counted run before warms up.
+
+    Raises:
+        ValueError: when configuration, scenarios and critics do not fit together.
+    """
+    config, device = parts.config, device_of(parts.world)
+    step = step or 1 + (config.last_chunk - config.first_chunk) // 2
+    metered = _Metered(parts)
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        flops = metered.measure(step, counter.get_total_flops)
+    rate = matrix_rate(device, config)
+    runs = [metered.measure(step, lambda: _now(device)) for _ in range(repeats)]
+    rate = (rate + matrix_rate(device, config)) / 2
+    totals = [sum(run.values()) for run in runs]
+    costs = {
+        part: Cost(statistics.median(run[part] for run in runs), int(flops[part]))
+        for part in sorted(runs[0], key=lambda part: -runs[0][part])
+    }
+    return Profile(
+        step=step,
+        chunk=chunk_of_step(config, step),
+        device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+        threads=torch.get_num_threads(),
+        steps_timed=repeats,
+        seconds=statistics.median(totals),
+        slowest=max(totals),
+        matrix_flops_per_second=rate,
+        parts=costs,
+    )
+
+
+def matrix_rate(device: torch.device, config: Config) -> float:
+    """Operations per second of square matrix products, in the type that the network computes in."""
+    dtype = torch.bfloat16 if config.autocast_bf16 else torch.float32
+    a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)  # warms up
+    begun, count = _now(device), 0
+    while (spent := _now(device) - begun) < MATRIX_SECONDS:
+        torch.mm(a, b)
+        count += 1
+    return count * 2 * MATRIX_SIZE**3 / spent
+
+
+def _now(device: torch.device) -> float:
+    """The clock once the device has done all that it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

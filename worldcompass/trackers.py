@@ -1,0 +1,105 @@
+"""Trackers beside metrics.jsonl: TensorBoard, Weights & Biases, trackio; offline unless asked otherwise.
+
+All three write local files and need no account. ``metrics.jsonl`` stays the record of a run: a tracker is a view of
+it, and what it had not written when a run was killed is missing there alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Track = Literal["none", "tensorboard", "wandb", "trackio"]
+Send = Callable[[Mapping[str, Any]], None]
+"""Takes a row of metrics.jsonl, which holds ``step``."""
+
+PROJECT = "worldcompass"
+
+
+def installed(track: Track) -> bool:
+    """Whether the package that a tracker needs is there.
+
+    Raises:
+        ValueError: when there is no such tracker.
+    """
+    if track not in get_args(Track):
+        raise ValueError(f"track must be one of {', '.join(get_args(Track))}, not {track!r}")
+    return track == "none" or importlib.util.find_spec(track) is not None
+
+
+@contextmanager
+def tracking(track: Track, out_dir: Path, first_step: int, config: Mapping[str, Any]) -> Iterator[Send]:
+    """Open a tracker for a run; yields what sends it a row, and ends with all rows written.
+
+    Args:
+        first_step: the run goes on after this step; rows of later ones that a tracker already holds are stale.
+        config: what json can hold.
+    """
+    if track == "none":
+        yield lambda row: None
+        return
+    opened = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[track]
+    send, close = opened(out_dir, first_step, config)
+    try:
+        yield lambda row: send(row["step"], {k: v for k, v in numbers(row).items() if k != "step"})
+    finally:
+        close()
+
+
+def numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a row, nested ones as ``rewards/interaction/mean``; lists, words and gaps are left out."""
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            flat[prefix + name] = float(value)
+    return flat
+
+
+_Opened = tuple[Callable[[int, dict[str, float]], None], Callable[[], object]]
+
+
+def _tensorboard(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _Opened:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step + 1)
+
+    def send(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return send, writer.close
+
+
+def _wandb(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _Opened:
+    wandb = importlib.import_module("wandb")
+    mode = os.environ.get("WANDB_MODE", "offline")
+    run_id = _run_id(out_dir)
+    run = wandb.init(
+        project=PROJECT, name=out_dir.name, id=run_id, dir=str(out_dir), mode=mode, config=dict(config)
+    )
+    run.define_metric("*", step_metric="step")  # W&B's own steps cannot go back, a resumed run may
+    return lambda step, values: run.log({"step": step, **values}), run.finish
+
+
+def _trackio(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _Opened:
+    trackio = importlib.import_module("trackio")
+    name = f"{out_dir.name}-{_run_id(out_dir)}"
+    trackio.init(project=PROJECT, name=name, config=dict(config), resume="allow", embed=False)
+    return lambda step, values: trackio.log(values, step=step), trackio.finish
+
+
+def _run_id(out_dir: Path) -> str:
+    """What a tracker knows a run by, the same after a resume."""
+    path = out_dir / "tracker_id"
+    if not path.is_file():
+        path.write_text(uuid.uuid4().hex[:8] + "\n")
+    return path.read_text().strip()
