@@ -78,9 +78,10 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=24, help="decisions per start (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="take every so many-th start (default: all)")
     args = parser.parse_args()
     worlds = {"base": load_doom_world(), "trained": load_doom_world(args.run / "weights")}
-    plans = evaluation_plans()
+    plans = evaluation_plans()[:: args.every]
     starts = replay_all(plans, 1)
     truth, true_ends = in_engine(worlds["base"].autoencoder, plans, args.steps)
     scores = {}

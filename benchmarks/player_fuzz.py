@@ -169,11 +169,11 @@ def main() -> None:
         print(f"still walks after {time.perf_counter() - begun:.0f} s", flush=True)
         for _ in range(10):  # caches fill and the parked walks take their memory
             walk_once(args.port)
-        before = resident_mib(server.pid)
-        for _ in range(args.sessions):
+        print(f"memory: {resident_mib(server.pid):.0f} MiB", flush=True)
+        for opened in range(1, args.sessions + 1):
             walk_once(args.port)
-        after = resident_mib(server.pid)
-        print(f"memory: {before:.0f} MiB, after {args.sessions} more sessions {after:.0f} MiB")
+            if opened % 50 == 0 or opened == args.sessions:
+                print(f"  after {opened} more sessions {resident_mib(server.pid):.0f} MiB", flush=True)
     finally:
         server.terminate()
         server.wait(20)

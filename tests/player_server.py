@@ -86,6 +86,11 @@ class Browser:
         self.number += 1
         self.say(type="keys", held=keys, number=self.number)
 
+    def see(self, latent, count=2):
+        """Take in what comes until a latent has so many pictures; a toy's latent has 2, its start 1."""
+        while sum(header["latent"] == latent for header, _ in self.pictures) < count:
+            self._take_in(self.hear())
+
     def settle(self, timeout=0.6):
         """Take in what still comes."""
         with contextlib.suppress(TimeoutError):

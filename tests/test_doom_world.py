@@ -15,11 +15,13 @@ from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.types import Scenario
+from worldcompass.walk import start_walk
 from worldcompass.worlds.doom import (
     MAX_HISTORY,
     SPEC,
     WEIGHTS_VERSION,
     DoomWorld,
+    _needed,
     camera_motion,
     intrinsics,
     load_doom_world,
@@ -86,6 +88,44 @@ def test_chunks_of_one_latent_give_the_same_number_of_frames(world):
     for length in SPEC.chunk_lengths:
         video = imagine_video(world, short, chunk_length=length, num_steps=2)
         assert video.shape == (2, 21, 3, 48, 64) and video.dtype == torch.uint8
+
+
+def test_live_play_looks_at_every_latent_once(world, monkeypatch):
+    """``attend`` needs the look that ``decode`` took; the pictures are those of a world that forgets it."""
+    looks = []
+    look = world.autoencoder.look
+    monkeypatch.setattr(world.autoencoder, "look", lambda latents: looks.append(1) or look(latents))
+    walk = start_walk(world, scenarios(), num_steps=1)
+    forgetful = start_walk(DoomWorld(world.autoencoder, world.net), scenarios(), num_steps=1)
+    looks.clear()
+    for label in (9, 2, 1):
+        walk = walk.step(torch.tensor([label, label]))
+    assert len(looks) == 3
+    for label in (9, 2, 1):
+        forgetful.world._looked = None
+        forgetful = forgetful.step(torch.tensor([label, label]))
+    assert len(looks) == 3 + 6 and forgetful.frames_PF3hw.equal(walk.frames_PF3hw)
+
+
+def test_only_chunks_with_a_chosen_latent_are_gathered(world):
+    walk = start_walk(world, scenarios(), num_steps=1)
+    for label in (9, 2, 1, 2, 9, 2):
+        walk = walk.step(torch.tensor([label, label + 9]))
+    context = walk.context
+    chosen = torch.tensor([[0, 5, 6], [2, 5, 6]])
+    kept, index = _needed(context.history, chosen)
+    assert [any(h is k for k in kept) for h in context.history] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    poses, gathered = (torch.cat([h.poses_PK44 for h in part], 1) for part in (context.history, kept))
+    rows = torch.arange(2)[:, None]
+    assert gathered[rows, index].equal(poses[rows, chosen])
 
 
 def test_an_image_of_another_size_is_refused_in_words(world):

@@ -46,8 +46,7 @@ def test_keys_walk_every_pane_and_without_keys_the_world_waits(port):
     with Browser(port) as browser:
         assert browser.welcome["panes"] == ["Before", "After"] and not browser.welcome["known"]
         browser.begin()
-        browser.settle()
-        assert [header["latent"] for header, _ in browser.pictures] == [0]
+        browser.see(0, 1)
         browser.hold("w", "left")
         state = browser.until("state", latents=3)
         browser.hold()
@@ -66,8 +65,7 @@ def test_a_short_tap_between_two_steps_is_not_lost(port):
         browser.begin()
         browser.hold("d")
         browser.hold()
-        browser.settle()
-        assert browser.state["path"].startswith("d-")
+        assert browser.until("state", latents=1)["path"] == "d-1"
 
 
 def test_pictures_say_which_keys_they_obey(port):
@@ -76,7 +74,8 @@ def test_pictures_say_which_keys_they_obey(port):
         for key in ("w", "a", "s"):
             browser.hold(key)
             browser.until("state", action=[key])
-        browser.settle()
+        browser.hold()
+        browser.settle(0.3)
         numbers = [header["number"] for header, _ in browser.pictures]
         assert numbers == sorted(numbers) and set(numbers) >= {0, 1, 2, 3}
 
@@ -86,7 +85,7 @@ def test_a_path_replays_the_same_pictures_and_a_seed_changes_them(port):
         with Browser(port) as browser:
             state = browser.begin(seed=seed, path=PATH)
             assert state["path"] == PATH and state["latents"] == 6
-            browser.settle()
+            browser.see(6)
             return [jpegs for _, jpegs in browser.pictures]
 
     first = walk(3)
@@ -97,18 +96,18 @@ def test_a_path_replays_the_same_pictures_and_a_seed_changes_them(port):
 def test_the_same_weights_get_the_same_noise_in_both_panes():
     with running(toy_shared(seeds=(5, 5))) as port, Browser(port) as browser:
         browser.begin(path="w-2, d-1")
-        browser.settle()
+        browser.see(3)
         assert all(before == after for _, (before, after) in browser.pictures)
 
 
 def test_rewinding_goes_on_from_the_older_place(port):
     with Browser(port) as browser:
         browser.begin(path="w-3, a-2")
-        browser.settle()
+        browser.see(5)
         there = browser.last_of(3)
         browser.say(type="rewind", latents=2)
         assert browser.until("state")["path"] == "w-3"
-        browser.settle()
+        browser.see(3, 3)
         assert browser.pictures[-1][1] == there
         browser.say(type="rewind", latents=10_000)
         assert browser.until("state")["latents"] == 0
@@ -118,7 +117,7 @@ def test_what_is_shown_after_a_reset_is_the_start_and_not_the_rest_of_the_walk()
     with running(toy_shared(fps=10.0)) as port, Browser(port) as browser:
         browser.begin(path="w-2")
         browser.begin()
-        browser.settle()
+        browser.see(0, 2)
         assert [header["latent"] for header, _ in browser.pictures] == [0, 1, 1, 2, 2, 0]
 
 
@@ -128,7 +127,7 @@ def test_a_key_ends_a_replay():
         browser.until("state", latents=1)
         browser.hold("a")
         browser.hold()
-        browser.settle(1.5)
+        browser.settle(0.8)
         assert browser.state["path"].endswith("a-1") and browser.state["latents"] < 20
 
 
@@ -144,7 +143,7 @@ def test_two_browsers_walk_two_worlds(port):
 def test_a_lost_connection_finds_its_walk_again(port):
     with Browser(port) as lost:
         lost.begin(path=PATH)
-        lost.settle()
+        lost.see(6)
         token, there = lost.welcome["token"], lost.pictures[-1][1]
     time.sleep(0.1)
     with Browser(port, token=token) as back:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
 from player_server import ask, detail, running, toy_shared
 from test_player import png
 
+from worldcompass import api as package
 from worldcompass.errors import UserError
-from worldcompass.player import api
 from worldcompass.player.session import Shared
-from worldcompass.video import write_mp4
+from worldcompass.testing import ToyWorld
+from worldcompass.types import Scores
+from worldcompass.video import read_video, write_mp4
 
+PATH = "w-3, left-1"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -27,10 +31,19 @@ def read_forward(frames_PF3hw):
     return labels
 
 
+class Brightness:
+    """A critic of its own."""
+
+    name = "brightness"
+
+    def __call__(self, group):
+        return Scores(group.frames_GF3hw.float().mean((1, 2, 3, 4)), torch.ones(1, dtype=torch.bool))
+
+
 @pytest.fixture(scope="module")
 def port():
     toy = toy_shared()
-    with running(Shared(toy.panes, toy.starts, toy.shelf, read_forward, toy.fps)) as port:
+    with running(Shared(toy.panes, toy.starts, toy.shelf, read_forward, toy.fps, (Brightness(),))) as port:
         yield port
 
 
@@ -39,17 +52,18 @@ def imagine(port, **asked):
 
 
 def test_a_clip_is_imagined_and_scored(port):
-    status, clip = imagine(port, path="w-3, left-1", seed=2)
-    assert status == 200 and clip == imagine(port, path="w-3, left-1", seed=2)[1]
-    assert api.read_video(clip, 100).shape == (9, 3, 4, 4)
-    assert imagine(port, path="w-3, left-1", seed=2, pane="before")[1] != clip
+    status, clip = imagine(port, path=PATH, seed=2)
+    assert status == 200 and clip == imagine(port, path=PATH, seed=2)[1]
+    assert read_video(clip).shape == (9, 3, 4, 4)
+    assert imagine(port, path=PATH, seed=2, pane="before")[1] != clip
     picture = base64.b64encode(png(40, 40)).decode()
-    assert imagine(port, path="w-3, left-1", seed=2, image=picture)[1] != clip
-    status, body = ask(port, "/score?path=w-3,%20left-1", clip)
+    assert imagine(port, path=PATH, seed=2, image=picture)[1] != clip
+    status, body = ask(port, f"/score?path={quote(PATH)}", clip)
     score = json.loads(body)
     assert status == 200 and score["accuracy"] == 0.75
     assert score["latents"][3] == {"commanded": "yaw left", "seen": "forward", "obeyed": False}
     assert score["sharpness"] > 0
+    assert score["scores"] == package.score(read_video(clip), PATH, (Brightness(),), ToyWorld(0).spec)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +86,15 @@ def test_what_cannot_be_imagined_is_answered_with_a_sentence(port, asked, status
 
 def test_what_cannot_be_scored_is_answered_with_a_sentence(port, tmp_path):
     clip = write_mp4(tmp_path / "a.mp4", np.zeros((3, 3, 16, 16), np.uint8), 8).read_bytes()
-    assert "has 3 frames, the path needs 7" in detail(ask(port, "/score?path=w-3", clip))[1]
+    assert (
+        "makes 7 frames with the start image, the video has 3"
+        in detail(ask(port, "/score?path=w-3", clip))[1]
+    )
     assert "not a video" in detail(ask(port, "/score?path=w-3", b"nonsense"))[1]
     assert detail(ask(port, "/score", clip))[0] == 422
     large = write_mp4(tmp_path / "b.mp4", np.zeros((1, 3, 2000, 2000), np.uint8), 8).read_bytes()
     with pytest.raises(UserError, match="2000 x 2000"):
-        api.read_video(large, 1)
+        read_video(large, max_frames=1, max_pixels=1920 * 1088)
 
 
 def test_health_and_the_page_about_it(port):

@@ -63,10 +63,10 @@ def test_the_voter_sees_two_clips_and_no_names(tmp_path):
     image = toy_shared().starts.first().image_3hw
     shared = toy_shared(starts=Starts((Start("toy/0", "toy", SEEN, image, plan),)))
     file = tmp_path / "votes.jsonl"
-    ballot = Ballot(shared, shared.panes, ("base", "trained"), file)
+    ballot = Ballot(shared, shared.panes, ("base", "trained"), file, latents=6)
     sides = {}
     with running(shared, votes=ballot) as port:
-        for _ in range(4):
+        for _ in range(2):
             pair = json.loads(ask(port, "/vote/next", b"")[1])
             assert pair["keys"][:3] == [[], ["w"], ["w"]]
             assert not {"before", "after", "base", "trained"} & set(json.dumps(pair).lower().split('"'))
@@ -82,4 +82,4 @@ def test_the_voter_sees_two_clips_and_no_names(tmp_path):
         assert b"Which is better?" in ask(port, "/")[1]
     stored = read_votes(file)
     assert [vote.follows for vote in stored] == list(sides.values()) == [vote.left for vote in stored]
-    assert all(vote.looks == "tie" and vote.path == "w-16" for vote in stored)
+    assert all(vote.looks == "tie" and vote.path == "w-6" for vote in stored)

@@ -6,6 +6,8 @@ read from a file as tensors.
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -63,23 +65,33 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
     return partial.replace(path)
 
 
-def read_video(path: Path) -> Tensor:
-    """All frames of a video file, uint8 (F, 3, h, w).
+def read_video(source: Path | bytes, max_frames: int | None = None, max_pixels: int | None = None) -> Tensor:
+    """Frames of a video, uint8 (F, 3, h, w).
+
+    Args:
+        source: a file, or what is in one.
+        max_frames: frames after these are not read; all when None.
+        max_pixels: largest size of a frame; any when None.
 
     Raises:
-        UserError: when the file is not there or holds no video.
+        UserError: when the file is not there, holds no video, or its frames are too large.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: expected a video such as an MP4")
+    name = "this file" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Path) and not source.is_file():
+        raise UserError(f"there is no file {source}: expected a video such as an MP4")
     try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
+            size = container.streams.video[0]
+            if max_pixels is not None and size.width * size.height > max_pixels:
+                raise UserError(f"the video is {size.width} x {size.height}: scale it down")
+            pictures = itertools.islice(container.decode(video=0), max_frames)
+            frames = [picture.to_ndarray(format="rgb24") for picture in pictures]
     except (av.error.FFmpegError, IndexError) as why:
         raise UserError(
-            f"{path} is not a video that can be read ({why}): expected one such as an MP4"
+            f"{name} is not a video that can be read ({why}): expected one such as an MP4"
         ) from why
     if not frames:
-        raise UserError(f"{path} holds no frames: expected a video such as an MP4")
+        raise UserError(f"{name} holds no frames: expected a video such as an MP4")
     return torch.from_numpy(np.stack(frames)).movedim(-1, 1)
 
 

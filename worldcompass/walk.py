@@ -48,6 +48,7 @@ class Walk:
         """Where the commands would have led: the nominal path, (P, M, 4, 4)."""
         return nominal_poses(self.labels_PM, self.world.spec.motion)
 
+    @torch.inference_mode()
     def step(self, labels_P: Tensor) -> Walk:
         """The walks after one more chunk in which each holds its action.
 

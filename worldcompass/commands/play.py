@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts, doom_starts
+    from worldcompass.rewards.interaction import InteractionFollowing
+    from worldcompass.rewards.quality import VisualQuality
     from worldcompass.worlds.doom import load_doom_world
 
     names = ["World"] if after is None else ["Before", "After"]
@@ -81,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine else [])]
     starts = Starts(tuple(doom_starts()))
-    reader = LabelReader(load_critics().motion).labels
-    shared = Shared(tuple(panes), starts, Shelf(), reader, args.fps)
+    nets = load_critics()
+    critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
+    shared = Shared(tuple(panes), starts, Shelf(), LabelReader(nets.motion).labels, args.fps, critics)
     about = " · ".join(f"{name}: {_title(f)}" for name, f in zip(names, folders, strict=True))
     local = args.host in LOOPBACK
     study = None

@@ -126,7 +126,10 @@ class Autoencoder(nn.Module):
         ``previous`` None means that the chunk begins with the start image, which yields one frame.
         """
         latents = latents_BCKHW.transpose(1, 2)
-        looks = self.look(latents.flatten(0, 1)).unflatten(latents.shape[:2])
+        return self.frames_of(self.look(latents.flatten(0, 1)).unflatten(latents.shape[:2]), previous)
+
+    def frames_of(self, looks: Look, previous: Look | None) -> Tensor:
+        """``decode_chunk`` of what is known already: the looks (B, K, ...) of its latents."""
         if previous is not None:
             looks = Look(*(torch.cat([x[:, None], y], 1) for x, y in zip(previous, looks, strict=True)))
         frames = looks.picture[:, :1]

@@ -85,7 +85,8 @@ def after_prefix(prefix: Prefix | None) -> Attend:
     def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if prefix is not None:
             times = len(q) // len(prefix[index][0])
-            past = [x.repeat_interleave(times, 0) for x in prefix[index]]
+            # Equals repeat_interleave, and copies nothing where every row has a past of its own.
+            past = [x[:, None].expand(-1, times, -1, -1, -1).flatten(0, 1) for x in prefix[index]]
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         return functional.scaled_dot_product_attention(q, k, v)
 
@@ -125,13 +126,14 @@ class _Block(nn.Module):
         modulation = self.modulation(condition_BKE)[..., None, :].chunk(6, -1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
         normed = functional.layer_norm(x_BKTD, x_BKTD.shape[-1:]) * (1 + scale_1) + shift_1
-        q, k, v = self.qkv(normed.flatten(1, 2)).unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
-        q, k = functional.rms_norm(q, (HEAD,)), functional.rms_norm(k, (HEAD,))
-        seen = attend(index, *(rotate(part, rotary) for part in (q, k, v)))
+        qkv = self.qkv(normed.flatten(1, 2)).unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
+        qk, v = functional.rms_norm(qkv[:2], (HEAD,)), qkv[2]
+        q, k = rotate(qk, rotary)
+        seen = attend(index, q, k, rotate(v, rotary))
         mixed = rotate(seen, rotary, back=True).transpose(1, 2).flatten(2)
         x = x_BKTD + gate_1 * self.out(mixed).view_as(x_BKTD)
         normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_2) + shift_2
-        return x + gate_2 * self.down(functional.gelu(self.up(normed), approximate="tanh")), (k, v)
+        return x + gate_2 * self.down(functional.gelu(self.up(normed), approximate="tanh")), (qk[1], v)
 
 
 class DoomTransformer(nn.Module):

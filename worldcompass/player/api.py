@@ -5,29 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import torch
-from av.error import FFmpegError
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from worldcompass import __version__
+from worldcompass import api as package
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name
-from worldcompass.player.gauges import Reader, relative_sharpness
+from worldcompass.player.gauges import relative_sharpness
 from worldcompass.player.messages import LARGEST_SEED, MAX_PATH_CHARACTERS
 from worldcompass.player.panes import Pane, WorldPane
 from worldcompass.player.session import Shared, in_worker, read_path
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start, start_from_picture
-from worldcompass.video import write_mp4
+from worldcompass.video import read_video, write_mp4
+from worldcompass.world import WorldSpec
 
 MAX_LATENTS = 256  # of one request
 MAX_VIDEO_BYTES = 64 * 2**20
@@ -60,6 +58,9 @@ class LatentScore(BaseModel):
 class ScoreResponse(BaseModel):
     """How well a video follows a path. Accuracy counts latents whose whole action is seen, from 0 to 1."""
 
+    scores: dict[str, float | None] = Field(
+        description="by critic, as worldcompass score prints them; null: abstains"
+    )
     accuracy: float
     sharpness: float = Field(description="of the last frame, relative to the first")
     latents: list[LatentScore]
@@ -75,50 +76,21 @@ async def imagine(pane: Pane, start: Start, labels_M: tuple[int, ...], seed: int
     return torch.cat(frames)
 
 
-def score(
-    frames_F3hw: Tensor, labels_M: tuple[int, ...], frames_per_latent: int, reader: Reader
-) -> ScoreResponse:
-    """Score a video that begins with its start image; frames past the path's end are left out.
+def score(frames_F3hw: Tensor, path: str, spec: WorldSpec, shared: Shared) -> ScoreResponse:
+    """``worldcompass.score`` by the player's critics, and what its reader sees in every latent.
 
     Raises:
-        UserError: when the video is shorter than the path.
+        UserError: when video and path do not have the same length, or the player has no critic.
     """
-    needed = frames_per_latent * (len(labels_M) - 1) + 1
-    if len(frames_F3hw) < needed:
-        raise UserError(f"the video has {len(frames_F3hw)} frames, the path needs {needed}: shorten the path")
-    frames = frames_F3hw[:needed]
-    seen = reader(frames[None])[0].tolist()
-    pairs = list(zip(labels_M[1:], seen[1:], strict=True))
+    if shared.reader is None:
+        raise UserError("this player has no critic: start it with the embedded world")
+    scores = package.score(frames_F3hw, path, shared.critics, spec)
+    seen = shared.reader(frames_F3hw[None])[0].tolist()
+    pairs = list(zip(package.parse(path).tolist()[1:], seen[1:], strict=True))
     latents = [LatentScore(commanded=action_name(a), seen=action_name(b), obeyed=a == b) for a, b in pairs]
     accuracy = sum(latent.obeyed for latent in latents) / max(1, len(latents))
-    return ScoreResponse(
-        accuracy=accuracy, sharpness=relative_sharpness(frames[-1], frames[0]), latents=latents
-    )
-
-
-def read_video(data: bytes, max_frames: int) -> Tensor:
-    """The first frames of a video file, uint8 (F, 3, h, w).
-
-    Raises:
-        UserError: when it is no video that can be read, or its pictures are too large.
-    """
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_VIDEO_PIXELS:
-                raise UserError(
-                    f"the video is {stream.width} x {stream.height}: scale it to 1920 x 1080 or less"
-                )
-            frames = []
-            for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == max_frames:
-                    break
-    except (FFmpegError, IndexError) as why:
-        raise UserError("this file is not a video that can be read: send an MP4 file") from why
-    if not frames:
-        raise UserError("the video has no frames: send another")
-    return torch.from_numpy(np.stack(frames)).movedim(-1, 1)
+    sharpness = relative_sharpness(frames_F3hw[-1], frames_F3hw[0])
+    return ScoreResponse(scores=scores, accuracy=accuracy, sharpness=sharpness, latents=latents)
 
 
 async def body_of(request: Request, most: int) -> bytes:
@@ -196,13 +168,11 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
     async def post_score(
         request: Request, path: str = Query(max_length=MAX_PATH_CHARACTERS, examples=["w-3, right-1"])
     ) -> ScoreResponse:
-        if shared.reader is None:
-            raise UserError("this player has no critic: start it with the embedded world")
-        labels = read_path(path, MAX_LATENTS)
+        needed = spec.num_frames(0, len(read_path(path, MAX_LATENTS)))
         data = await body_of(request, MAX_VIDEO_BYTES)
         async with turn:
-            frames = await asyncio.to_thread(read_video, data, spec.num_frames(0, len(labels)))
-            return await asyncio.to_thread(score, frames, labels, spec.frames_per_latent, shared.reader)
+            frames = await asyncio.to_thread(read_video, data, needed, MAX_VIDEO_PIXELS)
+            return await asyncio.to_thread(score, frames, path, spec, shared)
 
     return router
 

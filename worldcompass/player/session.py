@@ -23,6 +23,7 @@ from worldcompass.player.messages import Begin, Keys, Message, Record, Rewind, e
 from worldcompass.player.panes import Pane, Place
 from worldcompass.player.recording import Recording, Shelf
 from worldcompass.player.starts import Start, Starts
+from worldcompass.rewards import Critic
 
 MAX_LATENTS = 1500  # of one walk: about 4 minutes
 KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips
@@ -52,7 +53,10 @@ class Shared:
     starts: Starts
     shelf: Shelf
     reader: Reader | None
+    """Of the gauges."""
     fps: float
+    critics: tuple[Critic, ...] = ()
+    """Of ``/score``."""
 
 
 class Send:

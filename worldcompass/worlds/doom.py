@@ -136,6 +136,7 @@ class DoomWorld:
     def __init__(self, autoencoder: Autoencoder, net: DoomTransformer) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.net = net
+        self._looked: tuple[Tensor, Look] | None = None
 
     @property
     def _device(self) -> torch.device:
@@ -169,7 +170,7 @@ class DoomWorld:
         motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
         poses = actions.world_from_camera_K44
         way, pitch = motion_from(context.last_pose_P44, poses)
-        look = self.autoencoder.look(context.last_PCHW)
+        look = self._look(context.last_PCHW)
         seen = self.autoencoder.seen_from(look, way, pitch)
         chosen = _choose(context, poses[:, -1])
         before = chosen.shape[1]
@@ -214,7 +215,8 @@ class DoomWorld:
             clean_PCKHW, sigma, attended.labels_PK, attended.motion_PK5, context.last_PCHW, attended.seen_PDKHW,
             rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
-        history = (*context.history, _Remembered(keys, actions.world_from_camera_K44))
+        kept = [(k.clone(), v.clone()) for k, v in keys]  # views would keep the queries too
+        history = (*context.history, _Remembered(kept, actions.world_from_camera_K44))
         return DoomContext(
             clean_PCKHW[:, :, -1],
             actions.world_from_camera_K44[:, -1],
@@ -229,8 +231,17 @@ class DoomWorld:
         if context.num_latents:
             look_P = _attended_for(context, clean_BCKHW.shape[2]).look_P
             previous = look_P.repeat(len(clean_BCKHW) // context.num_pasts)
-        frames = self.autoencoder.decode_chunk(clean_BCKHW.float(), previous)
+        latents = clean_BCKHW.float().transpose(1, 2)
+        looks = self._look(latents.flatten(0, 1)).unflatten(latents.shape[:2])
+        frames = self.autoencoder.frames_of(looks, previous)
         return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _look(self, latents_BCHW: Tensor) -> Look:
+        """``Autoencoder.look``. The last one is kept: live play attends to the very latent that it just decoded."""
+        known = self._looked
+        if known is None or known[0].device != latents_BCHW.device or not known[0].equal(latents_BCHW):
+            known = self._looked = (latents_BCHW, self.autoencoder.look(latents_BCHW))
+        return known[1]
 
 
 def camera_motion(last_pose_P44: Tensor, world_from_camera_PK44: Tensor) -> Tensor:
@@ -288,16 +299,28 @@ def _choose(context: DoomContext, target_P44: Tensor) -> Tensor:
 
 def _gather(context: DoomContext, chosen_PN: Tensor, positions_PN: Tensor) -> Prefix:
     """Rotated keys and values of the chosen latents of each past, at consecutive positions in time."""
-    poses = torch.cat([h.poses_PK44 for h in context.history], 1)
+    history, chosen_PN = _needed(context.history, chosen_PN)
+    poses = torch.cat([h.poses_PK44 for h in history], 1)
     rows = torch.arange(len(poses), device=poses.device)[:, None]
     rotary = rotary_table(positions_PN, poses[rows, chosen_PN])
     tokens = (chosen_PN[..., None] * TOKENS + torch.arange(TOKENS, device=poses.device)).flatten(1)
     keys = []
-    for block in range(len(context.history[0].keys)):
-        whole = (torch.cat([h.keys[block][part] for h in context.history], 2) for part in (0, 1))
+    for block in range(len(history[0].keys)):
+        whole = (torch.cat([h.keys[block][part] for h in history], 2) for part in (0, 1))
         key, value = (rotate(x.transpose(1, 2)[rows, tokens].transpose(1, 2), rotary) for x in whole)
         keys.append((key, value))
     return keys
+
+
+def _needed(history: tuple[_Remembered, ...], chosen_PN: Tensor) -> tuple[list[_Remembered], Tensor]:
+    """The finished chunks that hold a chosen latent of any past, and the choice counted in those alone."""
+    chunk_M = torch.cat([torch.full((h.poses_PK44.shape[1],), i) for i, h in enumerate(history)])
+    chosen = chosen_PN.cpu()
+    wanted = torch.zeros(len(history), dtype=torch.bool)
+    wanted[chunk_M[chosen]] = True
+    kept_M = wanted[chunk_M]
+    index = (kept_M.cumsum(0) - 1)[chosen].to(chosen_PN.device)
+    return [h for h, want in zip(history, wanted.tolist(), strict=True) if want], index
 
 
 def _pose_distance(poses_PM44: Tensor, target_P44: Tensor) -> Tensor:
