@@ -14,6 +14,7 @@ RANKS = {
     "types": 0,
     "geometry": 0,
     "world": 1,
+    "distributed": 1,
     "rollout": 2,
     "rewards": 2,
     "rewards.critic": 2,
@@ -40,6 +41,7 @@ RANKS = {
     "doctor.verdict": 4,
     "doctor.guard": 4,
     "curriculum": 5,
+    "resume": 5,
     "train": 5,
 }
 MAX_LINES = 500
