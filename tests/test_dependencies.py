@@ -18,6 +18,7 @@ RANKS = {
     "rewards": 2,
     "rewards.critic": 2,
     "advantages": 3,
+    "balance": 3,
     "objective": 3,
     "optim": 3,
     "policy": 3,

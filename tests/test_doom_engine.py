@@ -14,7 +14,7 @@ from worldcompass.doom import collect
 from worldcompass.doom.engine import Engine, poses_from_cameras
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
 from worldcompass.doom.maps import ALL, CRITIC, TRAINING, UNSEEN, find_map
-from worldcompass.doom.scenarios import evaluation_plans, replay_all
+from worldcompass.doom.scenarios import evaluation_plans, replay_all, training_scenarios
 from worldcompass.doom.trajectories import MOTIONS, distance_to_walls, feasible_latents
 from worldcompass.errors import UserError
 from worldcompass.geometry import (
@@ -24,6 +24,7 @@ from worldcompass.geometry import (
     level_motion,
     motion_signs,
 )
+from worldcompass.rewards.cycle import returns
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,24 @@ def test_evaluation_scenarios_are_frozen_and_the_engine_carries_them_out():
         assert labels_from_poses(scenario.actions.world_from_camera_K44, THRESHOLDS).equal(
             scenario.actions.labels_K
         )
+
+
+def test_out_and_back_paths_come_back():
+    plain, returning = (training_scenarios(1, 13, 3, out_and_back=back) for back in (False, True))
+    for scenario in returning:
+        poses = scenario.actions.world_from_camera_K44
+        assert len(returns(poses, THRESHOLDS, 13)) >= 4
+    assert sum(len(returns(s.actions.world_from_camera_K44, THRESHOLDS, 13)) for s in plain) < 4
+
+
+def test_larger_frames_show_the_same_play():
+    with (
+        Engine(find_map("my_way_home")) as small,
+        Engine(find_map("my_way_home"), frame_size=(240, 320)) as large,
+    ):
+        seen = [[engine.reset(5), engine.act(9)] for engine in (small, large)]
+    for own, other in zip(*seen, strict=True):
+        assert other.frames_Fhw3.shape[1:] == (240, 320, 3)
+        np.testing.assert_array_equal(own.cameras_F5, other.cameras_F5)
+        shrunk = np.stack([cv2.resize(f, (64, 48), interpolation=cv2.INTER_AREA) for f in other.frames_Fhw3])
+        assert np.abs(shrunk.astype(int) - own.frames_Fhw3).mean() < 6

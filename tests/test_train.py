@@ -192,7 +192,7 @@ def shares(run, config):
     scenarios = run.scenarios[:2]
     futures = imagine_groups(run.world, scenarios, 1, 4, config.group_size, (0,), sigmas)
     values, valid = module.score(run.critics, futures[0].groups)
-    advantages = module.group_advantages(values, valid, run.weights_R, config.scale)
+    advantages = module.group_advantages(values, valid, torch.ones(2), config.scale)
     chosen = choose(futures, scenarios, advantages, config.best, config.worst, (0,))
     parts = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
     return futures[0], advantages, chosen, parts
@@ -338,7 +338,7 @@ def test_metrics_tell_what_happened(tmp_path):
     assert [s for s, _, _ in seen] == [row["step"] for row in rows] == [1, 2, 3, 4]
     assert json.loads(json.dumps(seen[-1][1])) == rows[-1]
     assert set(rows[0]["rewards"]) == {"obedience", "cleanliness"}
-    assert set(rows[0]["rewards"]["obedience"]) == {"mean", "std", "valid", "flat"}
+    assert set(rows[0]["rewards"]["obedience"]) == {"mean", "std", "spread", "weight", "valid", "flat"}
     assert set(rows[0]["seconds"]) == {"imagine", "score", "targets", "update", "vitals"}
     assert {"loss", "grad_norm", "deviation", "kl_to_start", "flat_groups", "forward_passes"} <= set(rows[0])
     assert rows[0]["kl_to_start"] < 1e-3 < rows[-1]["kl_to_start"]

@@ -62,7 +62,7 @@ def test_clipping_and_agreement_of_rewards():
     scores, valid = torch.stack([a, -a, torch.zeros_like(a)], -1), torch.ones(1, 4, 3, dtype=torch.bool)
     critics = [Named("up"), Named("down"), Named("flat")]
     advantages = group_advantages(scores, valid, torch.tensor([1.0, 0.0, 0.0]), clip=1e-3)
-    vitals = reward_vitals(critics, scores, valid, advantages)
+    vitals = reward_vitals(critics, scores, valid, torch.tensor([1.0, 0.0, 0.0]), advantages)
     assert vitals["clipped"] == 1
     assert vitals["agreement"] == {"up and down": pytest.approx(-1), "up and flat": 0, "down and flat": 0}
     assert vitals["rewards"]["flat"]["flat"] == 1 and vitals["flat_groups"] == 0
@@ -93,7 +93,7 @@ def test_looking_at_a_step_leaves_groups_and_weights_as_they_were():
     futures = imagine_groups(world, toy_scenarios(2), 1, 4, 4, (0,), world.spec.sigmas())
     before = futures[0].groups[0].frames_GF3hw.clone(), policy.state()
     scores, valid = score(critics, futures[0].groups)
-    reward_vitals(critics, scores, valid, group_advantages(scores, valid, torch.ones(2)))
+    reward_vitals(critics, scores, valid, torch.ones(2), group_advantages(scores, valid, torch.ones(2)))
     assert step_vitals(futures, ["inner.weight"], policy)["no_gradient"] == {
         "share": 0.25,
         "names": ["inner.weight"],

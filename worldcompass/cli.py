@@ -27,6 +27,8 @@ COMMANDS = {
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
+    "audit": ("audit", "test a critic against engine truth before a run trusts it"),
+    "rewards": ("rewards", "list critics and camera estimators, and what each needs"),
     "score": ("score", "score a video: does it carry out the path, does it look good"),
     "play": ("play", "walk through the world in the browser, before and after post-training"),
     "votes": ("votes", "add up the blind votes that were given in the browser"),

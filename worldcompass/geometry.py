@@ -91,6 +91,11 @@ def label_from_signs(right: int, forward: int, yaw: int, pitch: int) -> int:
     return label(_TRANSLATION_SIGNS.index((right, forward)), _ROTATION_SIGNS.index((yaw, pitch)))
 
 
+def opposite(index: int) -> int:
+    """The composite action that undoes another one."""
+    return label_from_signs(*(-int(sign) for sign in motion_signs(torch.tensor(index))))
+
+
 def rotation_from_angles(yaw_deg: Tensor, pitch_deg: Tensor) -> Tensor:
     """``world_from_camera`` rotation of a camera without roll: yaw about the vertical, then pitch; (..., 3, 3)."""
     yaw, pitch = torch.deg2rad(yaw_deg), torch.deg2rad(pitch_deg)
@@ -129,6 +134,51 @@ def level_motion(previous_44: Tensor, current_44: Tensor) -> Tensor:
     right = cos * step[..., 0] - sin * step[..., 2]
     forward = sin * step[..., 0] + cos * step[..., 2]
     return torch.stack([right, forward, wrap_degrees(yaw_1 - yaw_0), pitch_1 - pitch_0], -1)
+
+
+def camera_motion(previous_44: Tensor, current_44: Tensor) -> Tensor:
+    """Motion between two poses in the camera frame of the first: (right, forward, yaw deg, pitch deg); (..., 4).
+
+    Unlike ``level_motion`` it needs no vertical, which an estimator of cameras does not know.
+    """
+    step = relative_pose(previous_44, current_44)
+    yaw, pitch = angles_from_rotation(step[..., :3, :3])
+    return torch.stack([step[..., 0, 3], step[..., 2, 3], yaw, pitch], -1)
+
+
+def relative_pose(previous_44: Tensor, current_44: Tensor) -> Tensor:
+    """``previous_from_current``: the second camera as the first one sees it; (..., 4, 4)."""
+    turn = previous_44[..., :3, :3].transpose(-1, -2)
+    step = (turn @ (current_44[..., :3, 3] - previous_44[..., :3, 3])[..., None])[..., 0]
+    return pose(turn @ current_44[..., :3, :3], step)
+
+
+def rotation_angle(rotation_33: Tensor) -> Tensor:
+    """Angle of a rotation about its axis, degrees in [0, 180]; exact for small angles too."""
+    skew = rotation_33 - rotation_33.transpose(-1, -2)
+    sine = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1).norm(dim=-1) / 2
+    cosine = (rotation_33.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.rad2deg(torch.atan2(sine, cosine))
+
+
+def umeyama(source_N3: Tensor, target_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, rotation (..., 3, 3) and shift (..., 3) with the least squared ``target - (scale R source + shift)``.
+
+    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE
+    PAMI 13 (1991), equations 40 to 43. The scale of points that all lie at one place is 0.
+    """
+    source_mean, target_mean = source_N3.double().mean(-2), target_N3.double().mean(-2)
+    source = source_N3.double() - source_mean[..., None, :]
+    target = target_N3.double() - target_mean[..., None, :]
+    u, size, vt = torch.linalg.svd(target.transpose(-1, -2) @ source)
+    sign = torch.ones_like(size)
+    sign[..., 2] = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)
+    rotation = u * sign[..., None, :] @ vt
+    spread = source.square().sum((-2, -1))
+    scale = torch.where(spread > 0, (size * sign).sum(-1) / spread.clamp_min(1e-300), 0.0)
+    shift = target_mean - scale[..., None] * (rotation @ source_mean[..., None])[..., 0]
+    kind = source_N3.dtype
+    return scale.to(kind), rotation.to(kind), shift.to(kind)
 
 
 def label_from_motion(motion_4: Tensor, thresholds: LabelThresholds) -> Tensor:

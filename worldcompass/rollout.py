@@ -344,4 +344,7 @@ def make_group(
     if truth is not None:
         frames = truth.frames_F3hw[spec.num_frames(0, start) if start else 0 : spec.num_frames(0, stop)]
         truth = Truth(frames, truth.labels_M[start:stop], truth.world_from_camera_M44[start:stop])
-    return Group(frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent, scenario.caption, truth)
+    past = scenario.actions.latents(0, start).to(frames_GF3hw.device)
+    return Group(
+        frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent, scenario.caption, truth, past
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages
+from worldcompass.balance import Balance, History, fixed
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.distributed import Team, shard
 from worldcompass.doctor.guard import Guard, OnDisease
@@ -101,6 +102,8 @@ class Config:
     """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups`` or ``largest_group``."""
+    balance: Balance = fixed
+    """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""
     objective: Objective = nft_loss
     """``nft_loss`` or one of its rivals."""
     rollout: Rollout = imagine_groups
@@ -160,11 +163,6 @@ class Run:
         """Latents per chunk."""
         return self.config.chunk_length or self.world.spec.chunk_lengths[0]
 
-    @property
-    def weights_R(self) -> Tensor:
-        """Weight of each critic's reward."""
-        return torch.tensor([self.config.weights.get(critic.name, 1.0) for critic in self.critics])
-
     def autocast(self) -> torch.autocast:
         """bfloat16 for the network when configured."""
         return torch.autocast(
@@ -172,8 +170,8 @@ class Run:
         )
 
 
-def train_step(run: Run, step: int) -> dict[str, Any]:
-    """One step of the method, counted from 1; returns its metrics."""
+def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
+    """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
     sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
@@ -190,7 +188,8 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     scores_NGR, valid_NGR = (team.gather(part) for part in scored)
     clock.lap("score")
     # 4. Each candidate against its siblings.
-    advantages = group_advantages(scores_NGR, valid_NGR, run.weights_R, config.scale, config.advantage_clip)
+    weights_R = config.balance(history, [critic.name for critic in run.critics], config.weights)
+    advantages = group_advantages(scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip)
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
     own = advantages.of_groups(team.rank * len(scenarios), (team.rank + 1) * len(scenarios))
     chosen = choose(futures, scenarios, own, config.best, config.worst, keys)
@@ -210,7 +209,7 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     return {
         "step": step,
         "chunk": chunk,
-        **reward_vitals(run.critics, scores_NGR, valid_NGR, advantages),
+        **reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages),
         **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
         **team.mean(vitals),
         "forward_passes": team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
@@ -291,7 +290,7 @@ def train(
         while step < config.steps:
             step += 1
             try:
-                metrics = train_step(run, step)
+                metrics = train_step(run, step, guard.rows)
             except (NonFiniteUpdate, NonFiniteScore) as failure:
                 finding = guard.refused(step, failure)
                 if not guard.may_roll_back(finding):

@@ -125,6 +125,8 @@ class Group:
     caption: str = ""
     truth: Truth | None = None
     """The engine's own continuation over the same frames and latents, where there is one."""
+    past_actions: Actions | None = None
+    """The commands of the latents before the chunk, where they are known."""
 
     def transitions(self) -> tuple[Tensor, Tensor]:
         """The frames with the one before them, and the labels they were meant to carry out.

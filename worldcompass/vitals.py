@@ -24,22 +24,30 @@ NAMED = 8  # names of parameters without a gradient that a row holds; their numb
 
 
 def reward_vitals(
-    critics: Sequence[Critic], scores_NGR: Tensor, valid_NGR: Tensor, advantages: Advantages
+    critics: Sequence[Critic],
+    scores_NGR: Tensor,
+    valid_NGR: Tensor,
+    weights_R: Tensor,
+    advantages: Advantages,
 ) -> dict[str, Any]:
     """Rewards and advantages of a step.
 
     Returns:
-        ``rewards``: per critic its mean, mean spread within a group, share of valid scores and of flat groups;
+        ``rewards``: per critic its mean, mean deviation within a group (``std``) and over all scores
+        (``spread``), share of valid scores and of flat groups, and its share of the weights;
         ``flat_groups``: share of groups in which no reward varies; ``clipped``: share of advantages at the
         clip; ``agreement``: per pair of critics the correlation of their advantages, 0 where one is flat.
     """
     mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
     std_R = masked_std(scores_NGR, valid_NGR, (1,)).mean((0, 1))
+    spread_R, share_R = masked_std(scores_NGR, valid_NGR, (0, 1)).flatten(), weights_R / weights_R.sum()
     valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
     rewards = {
         critic.name: {
             "mean": mean_R[r].item(),
             "std": std_R[r].item(),
+            "spread": spread_R[r].item(),
+            "weight": share_R[r].item(),
             "valid": valid_R[r].item(),
             "flat": flat_R[r].item(),
         }

@@ -32,6 +32,7 @@ from worldcompass.doom.maps import DoomMap
 from worldcompass.errors import UserError
 from worldcompass.geometry import motion_signs, pose, rotation_from_angles
 
+FRAME_SIZE = (FRAME_HEIGHT, FRAME_WIDTH)
 THRUST_PER_DELTA = 1 / 32  # units per tic gained by one unit of a MOVE_*_DELTA button, measured
 MAX_DELTA = 50.0  # the engine clamps forward and side moves there, measured
 
@@ -41,7 +42,7 @@ class Steps:
     """What the engine showed and where the camera was, frame by frame."""
 
     frames_Fhw3: np.ndarray
-    """uint8 sRGB, (F, 48, 64, 3)."""
+    """uint8 sRGB, (F, 48, 64, 3) unless the engine was asked for another size."""
     cameras_F5: np.ndarray
     """float32: x (east), y (down), z (north) in map units, yaw (right +) and pitch (up +) in degrees."""
     depth_Fhw: np.ndarray | None = None
@@ -66,15 +67,21 @@ def poses_from_cameras(cameras_F5: np.ndarray) -> Tensor:
 class Engine:
     """One headless game on one map. Use it in a ``with`` block.
 
+    ``frame_size`` is (height, width) of the frames; the embedded world's own by default. The engine draws
+    160 x 120, or 320 x 240 when that is too small, and the picture is shrunk by areas.
+
     Raises:
         UserError: when ViZDoom does not start.
     """
 
-    def __init__(self, doom_map: DoomMap, *, depth: bool = False) -> None:
+    def __init__(
+        self, doom_map: DoomMap, *, depth: bool = False, frame_size: tuple[int, int] = FRAME_SIZE
+    ) -> None:
         self.map = doom_map
         self.depth = depth
+        self.frame_size = frame_size
         self._folder = tempfile.TemporaryDirectory(prefix="worldcompass-doom-")
-        self._game = _configure(doom_map, depth, Path(self._folder.name))
+        self._game = _configure(doom_map, depth, frame_size, Path(self._folder.name))
         try:
             with _quiet():
                 self._game.init()
@@ -114,7 +121,7 @@ class Engine:
         self._game.make_action([0, 0, 0, 0], 20)  # land, and let the view rise after a warp
         if self.walls_L4 is None and not self.finished():
             self.walls_L4 = _walls(self._game.get_state().sectors)
-        return self._collect([self._observe()]) if not self.finished() else _nothing()
+        return self._collect([self._observe()]) if not self.finished() else _nothing(self.frame_size)
 
     def finished(self) -> bool:
         """Whether the map's script ended the episode."""
@@ -158,7 +165,7 @@ class Engine:
 
     def _observe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         state = self._game.get_state()
-        frame = cv2.resize(state.screen_buffer, (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_AREA)
+        frame = cv2.resize(state.screen_buffer, self.frame_size[::-1], interpolation=cv2.INTER_AREA)
         return frame, self._camera(), None if state.depth_buffer is None else state.depth_buffer.copy()
 
     def _collect(self, seen: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Steps:
@@ -166,11 +173,11 @@ class Engine:
         return Steps(np.stack(frames), np.stack(cameras), np.stack(depths) if self.depth else None)
 
 
-def _nothing() -> Steps:
-    return Steps(np.zeros((0, FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8), np.zeros((0, 5), np.float32))
+def _nothing(frame_size: tuple[int, int]) -> Steps:
+    return Steps(np.zeros((0, *frame_size, 3), np.uint8), np.zeros((0, 5), np.float32))
 
 
-def _configure(doom_map: DoomMap, depth: bool, folder: Path) -> vizdoom.DoomGame:
+def _configure(doom_map: DoomMap, depth: bool, frame_size: tuple[int, int], folder: Path) -> vizdoom.DoomGame:
     game = vizdoom.DoomGame()
     wad = doom_map.path()
     if not wad.is_file():
@@ -180,7 +187,9 @@ def _configure(doom_map: DoomMap, depth: bool, folder: Path) -> vizdoom.DoomGame
     (game.set_doom_game_path if wad.name.startswith("freedoom") else game.set_doom_scenario_path)(str(wad))
     game.set_doom_map(doom_map.lump)
     game.set_doom_config_path(str(folder / "vizdoom.ini"))
-    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    resolution = vizdoom.ScreenResolution
+    large = frame_size[0] > 120 or frame_size[1] > 160
+    game.set_screen_resolution(resolution.RES_320X240 if large else resolution.RES_160X120)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     game.set_window_visible(False)
     for hide in (

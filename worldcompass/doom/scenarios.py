@@ -22,12 +22,13 @@ from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, INTRINSICS, MOTION
 from worldcompass.doom.maps import TRAINING, UNSEEN, DoomMap, find_map
 from worldcompass.doom.trajectories import MIX, feasible_latents
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, kind_of_action
+from worldcompass.geometry import commanded, kind_of_action, opposite
 from worldcompass.trajectories import HOLD_MAX, HOLD_MIN, draw_motion
 from worldcompass.types import Scenario, Truth
 
 KINDS = ("combined", "basic")
 LONGEST_LATENTS = 96  # 381 frames
+OUT_MAX = 4  # latents that a motion lasts before it is undone, so that most chunks come back to something
 FILE = "evaluation_scenarios.json"
 
 
@@ -68,9 +69,18 @@ def _scenario(plan: Plan, seen: list[Steps], latents: int) -> Scenario:
 
 
 def draw(
-    engine: Engine, rng: np.random.Generator, name: str, kind: str, latents: int, places: list[np.ndarray]
+    engine: Engine,
+    rng: np.random.Generator,
+    name: str,
+    kind: str,
+    latents: int,
+    places: list[np.ndarray],
+    out_and_back: bool = False,
 ) -> tuple[Plan, Scenario] | None:
-    """Try one scenario of a kind on a running engine; None when a command was not carried out exactly."""
+    """Try one scenario of a kind on a running engine; None when a command was not carried out exactly.
+
+    With ``out_and_back`` every motion is followed by the one that undoes it, as long.
+    """
     place = None
     if places and rng.random() < collect.WARP_SHARE:
         spot = places[rng.integers(len(places))]
@@ -79,12 +89,16 @@ def draw(
     steps = engine.reset(seed, place)
     if engine.finished() or engine.walls_L4 is None:
         return None
-    labels, seen, hold, action = [0], [steps], 0, 0
+    labels, seen, hold, action, way_back = [0], [steps], 0, 0, 0
     while len(labels) < latents:
-        if hold == 0:
+        if hold == 0 and way_back:
+            action, hold, way_back = opposite(action), way_back, 0
+        elif hold == 0:
             action, hold = _segment(rng, kind, seen[-1].cameras_F5[-1], engine.walls_L4)
             if hold == 0:
                 return None
+            if out_and_back:
+                hold = way_back = min(hold, OUT_MAX)
         moved = engine.act(action)
         if moved is None:
             return None
@@ -119,6 +133,7 @@ def draw_all(
     seed: int,
     prefix: str,
     on_scenario: Callable[[], None] = lambda: None,
+    out_and_back: bool = False,
 ) -> list[tuple[Plan, Scenario]]:
     """Scenarios that the engine carries out exactly, the same number for every map and kind."""
     drawn = []
@@ -131,7 +146,7 @@ def draw_all(
                 count = 0
                 while count < per_map_and_kind:
                     name = f"{prefix}/{doom_map.name}/{kind}/{count}"
-                    found = draw(engine, rng, name, kind, latents, places)
+                    found = draw(engine, rng, name, kind, latents, places, out_and_back)
                     if found is not None:
                         drawn.append(found)
                         count += 1
@@ -183,10 +198,15 @@ def scenarios_hash(scenarios: Sequence[Scenario]) -> str:
 
 
 def training_scenarios(
-    count_per_map: int, latents: int, seed: int, on_scenario: Callable[[], None] = lambda: None
+    count_per_map: int,
+    latents: int,
+    seed: int,
+    on_scenario: Callable[[], None] = lambda: None,
+    out_and_back: bool = False,
 ) -> list[Scenario]:
     """Fresh scenarios on the training maps for post-training; their ids begin with ``train/``."""
-    return [s for _, s in draw_all(TRAINING, ("mixed",), count_per_map, latents, seed, "train", on_scenario)]
+    drawn = draw_all(TRAINING, ("mixed",), count_per_map, latents, seed, "train", on_scenario, out_and_back)
+    return [scenario for _, scenario in drawn]
 
 
 def freeze_evaluation(path: Path, per_map_and_kind: int = 6, seed: int = 2026) -> None:

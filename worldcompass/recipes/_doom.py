@@ -32,6 +32,8 @@ class DoomRecipe:
     quality_weight: float = 1.0
     drift_weight: float = 6.0
     """Weight of the colours' drift inside of the quality reward."""
+    cycle_weight: float = 0.0
+    """Weight of cycle closure; above 0 every training motion is followed by the one that undoes it."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Run it; see ``worldcompass.doom.experiment``."""

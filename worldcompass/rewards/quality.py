@@ -65,6 +65,12 @@ def drift(frames_F3hw: Tensor, first_frame_3hw: Tensor) -> Tensor:
     return -(colour_statistics(frames_F3hw) - start).abs().mean((-2, -1))
 
 
+def exposure_drift(frames_F3hw: Tensor, first_frame_3hw: Tensor) -> Tensor:
+    """Minus the mean absolute difference of mean brightness to the first frame, in shares of 255; (...)."""
+    start = luma(first_frame_3hw).mean((-2, -1))
+    return -(luma(frames_F3hw).mean((-2, -1)) - start).abs().mean(-1) / 255
+
+
 def sharpness_loss(frames_F3hw: Tensor, first_frame_3hw: Tensor) -> Tensor:
     """Minus the mean difference of sharpness to the first frame, blur and invented grain alike; (...)."""
     return -(sharpness(frames_F3hw) - sharpness(first_frame_3hw)).abs().mean(-1)
@@ -83,14 +89,19 @@ class QualityWeights:
     realism: float = 1.0
 
 
+def flicker_of(group: Group) -> Tensor:
+    """Flicker of every candidate's chunk with up to two frames before it; (G,)."""
+    frames = group.frames_GF3hw
+    before = group.past_frames_F3hw[-2:].to(frames.device)
+    return flicker(torch.cat([before.expand(frames.shape[0], *before.shape), frames], 1))
+
+
 def formula_parts(group: Group) -> dict[str, Tensor]:
     """The parts of quality that no network judges, before weighting; each (G,)."""
     frames, first = group.frames_GF3hw, group.first_frame_3hw
-    before = group.past_frames_F3hw[-2:].to(frames.device)
-    lead = before.expand(frames.shape[0], *before.shape)
     return {
         "sharpness": sharpness_loss(frames, first),
-        "flicker": flicker(torch.cat([lead, frames], 1)),
+        "flicker": flicker_of(group),
         "drift": drift(frames, first),
     }
 

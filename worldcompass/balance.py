@@ -1,0 +1,63 @@
+"""How much each reward weighs at a step: pure functions of what the run has logged so far.
+
+Nothing is kept but ``metrics.jsonl``, so that a resumed or rolled-back run weighs as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+History = Sequence[Mapping[str, Any]]
+"""Rows of metrics.jsonl, oldest first: ``chunk`` and, per reward, ``mean`` and ``spread``."""
+Balance = Callable[[History, Sequence[str], Mapping[str, float]], Tensor]
+"""(history, names of the R rewards, configured weights) -> weights (R,), non-negative, their sum positive."""
+
+MEMORY = 10  # steps over which progress is averaged
+TEMPERATURE = 0.5  # spreads: a reward this far behind another one weighs e times as much
+FLOOR = 0.1  # of the sum of weights that every reward keeps at least, so that none stops being heard
+
+
+def fixed(history: History, names: Sequence[str], weights: Mapping[str, float]) -> Tensor:
+    """The configured weights, 1 where a reward is not named."""
+    return torch.tensor([weights.get(name, 1.0) for name in names])
+
+
+def soft_minimum(history: History, names: Sequence[str], weights: Mapping[str, float]) -> Tensor:
+    """Configured weights times what it takes to raise the smallest progress: no reward pays for another.
+
+    ``w_r ~ exp(-progress_r / temperature)``, every share at least ``FLOOR``: the step then follows the gradient
+    of the soft minimum ``-temperature log sum_r exp(-progress_r / temperature)`` of all progress. Progress is how
+    far a reward's mean has come since its chunk was first trained, in units of its spread then, so neither scale
+    nor offset of a reward matters. It starts from equal weights of rewards that are normalised one by one.
+    """
+    base = fixed(history, names, weights).double()
+    share = torch.softmax(-progress(history, names) / TEMPERATURE, 0)
+    floor = min(FLOOR, 1 / len(names))
+    balanced = base * (floor + (1 - floor * len(names)) * share)
+    return (balanced / balanced.sum()).float()
+
+
+def progress(history: History, names: Sequence[str]) -> Tensor:
+    """How far each reward has come, in spreads of its beginning; float64 (R,), 0 before there is a comparison.
+
+    The mean over the last ``MEMORY`` steps of the difference to the first step on the same chunk: later chunks
+    score lower whatever is learned.
+    """
+    first: dict[int, Mapping[str, Any]] = {}
+    gains = []
+    for row in history:
+        start = first.setdefault(row["chunk"], row["rewards"])
+        gains.append([_gain(start[name], row["rewards"][name]) for name in names])
+    recent = gains[-MEMORY:]
+    return torch.tensor(recent, dtype=torch.float64).mean(0) if recent else torch.zeros(len(names)).double()
+
+
+def _gain(start: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """0 where a critic abstained from everything, or everything scored the same."""
+    if not start["valid"] or not now["valid"] or not start["spread"]:
+        return 0.0
+    return (now["mean"] - start["mean"]) / start["spread"]

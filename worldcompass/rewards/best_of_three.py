@@ -1,0 +1,51 @@
+"""The released action reward, best of three thresholds: for comparison only.
+
+WorldCompass's published code scores a chunk at three move thresholds and keeps the one that agrees best with the
+command. Knowing the answer makes it optimistic, and the policy can exploit it: ``ActionAccuracy`` is what to train
+on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from worldcompass.geometry import LabelThresholds
+from worldcompass.rewards.actions import mean_of_both
+from worldcompass.rewards.cameras import CameraEstimator, look, seen_labels
+from worldcompass.rewards.trust import abstain
+from worldcompass.types import Group, Scores
+
+MOVES = (0.002, 0.005, 0.01)  # the estimator's length unit per frame, WorldCompass reward_function.py
+TURN_DEG = 0.2  # degrees per frame, yaw and pitch; the same source
+
+
+class BestOfThree:
+    """Mean of translation and rotation accuracy per frame, at the threshold where exact accuracy is best.
+
+    Each latent's command holds for each of its frames. Between 0 and 1; no confidence, no abstention but on a
+    start image alone, as released.
+    """
+
+    def __init__(
+        self,
+        estimator: CameraEstimator,
+        moves: tuple[float, ...] = MOVES,
+        turn_deg: float = TURN_DEG,
+        name: str = "best_of_three",
+    ) -> None:
+        self.estimator, self.name = estimator, name
+        base = LabelThresholds(0.0, turn_deg, turn_deg)
+        self.thresholds = tuple(replace(base, move=move) for move in moves)
+
+    def __call__(self, group: Group) -> Scores:
+        """Score the candidates; abstains where no latent moves."""
+        seen = look(self.estimator, group, least=0.0, every=1)
+        if seen is None:
+            return abstain(group)
+        labels_TGS = torch.stack([seen_labels(seen, thresholds) for thresholds in self.thresholds])
+        exact_TG = (labels_TGS == seen.labels_S).float().mean(-1)
+        both_TG = mean_of_both(labels_TGS, seen.labels_S).mean(-1)
+        values_G = both_TG.gather(0, exact_TG.argmax(0, keepdim=True))[0]
+        return Scores(values_G.cpu(), torch.ones(len(values_G), dtype=torch.bool))

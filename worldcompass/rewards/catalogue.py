@@ -1,0 +1,84 @@
+"""What critics and camera estimators there are, and what each needs; for people, nothing is built from it."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+INTERACTION, CAMERAS, QUALITY, CONSISTENCY = "interaction", "camera estimator", "quality", "consistency"
+NO_WEIGHTS, PACKAGED = "none", "in the package"
+OWN = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One critic or camera estimator."""
+
+    name: str
+    kind: str
+    where: str
+    """``module:Class`` below ``worldcompass.rewards``."""
+    summary: str
+    weights: str = NO_WEIGHTS
+    gpu_gib: float = 0.0
+    """GPU memory that makes it practical, GiB; 0 where a CPU will do."""
+    license: str = OWN
+    """Of code and weights that are not this project's."""
+    module: str = ""
+    """Python module that must be there; empty when the core install is enough."""
+    install: str = ""
+    """How to get it."""
+    tested_on: str = "real"
+    """``real``: the package itself runs in tests or benchmarks; ``fake``: a stand-in with its interface."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether its code is there; weights are looked for when it is built."""
+        try:
+            return not self.module or importlib.util.find_spec(self.module) is not None
+        except ModuleNotFoundError:  # of a package around it
+            return False
+
+
+ENTRIES = (
+    Entry("interaction", INTERACTION, "interaction:InteractionFollowing",
+          "probability of the commanded action, embedded world", weights=PACKAGED),
+    Entry("actions", INTERACTION, "actions:ActionAccuracy",
+          "share of commands seen by any camera estimator, one calibrated threshold"),
+    Entry("best_of_three", INTERACTION, "best_of_three:BestOfThree",
+          "the released action reward, optimistic: for comparison only"),
+    Entry("pose_error", INTERACTION, "pose_error:PoseError",
+          "rotation and translation error of the path, scale aligned"),
+    Entry("purity", INTERACTION, "purity:DirectionPurity", "cosine between seen and commanded direction"),
+    Entry("latency", INTERACTION, "latency:ResponseLatency", "frames until the commanded motion shows"),
+    Entry("doom", CAMERAS, "doom_cameras:DoomCameras", "embedded motion critic, map units", weights=PACKAGED),
+    Entry("odometry", CAMERAS, "odometry:Odometry", "OpenCV, any video, arbitrary scale"),
+    Entry("depth-anything-3", CAMERAS, "depth_anything:DepthAnything3", "network, arbitrary scale",
+          weights="DA3-BASE (or SMALL, LARGE, GIANT) from depth-anything", gpu_gib=4.0,
+          license="Apache-2.0; LARGE and GIANT CC BY-NC 4.0", module="depth_anything_3",
+          install="an environment of its own with: pip install depth-anything-3"),
+    Entry("vggt", CAMERAS, "vggt:Vggt", "network, arbitrary scale", weights="facebook/VGGT-1B-Commercial",
+          gpu_gib=8.0, license="VGGT licence (commercial, not military); VGGT-1B CC BY-NC 4.0", module="vggt",
+          install="clone github.com/facebookresearch/vggt, then pip install -e .", tested_on="fake"),
+    Entry("world-mirror", CAMERAS, "world_mirror:WorldMirror", "network, arbitrary scale",
+          weights="tencent/HunyuanWorld-Mirror", gpu_gib=12.0,
+          license="Tencent community licence (not EU, UK, South Korea)", module="src.models.models.worldmirror",
+          install="clone github.com/Tencent-Hunyuan/HunyuanWorld-Mirror onto PYTHONPATH", tested_on="fake"),
+    Entry("quality", QUALITY, "quality:VisualQuality",
+          "sharpness, flicker, drift and realism, embedded world", weights=PACKAGED),
+    Entry("stability", QUALITY, "stability:PictureStability", "sharpness, flicker and drift by formulas alone"),
+    Entry("formula", QUALITY, "formula:FormulaCritic", "one formula: sharpness, flicker, colours or exposure"),
+    Entry("realism", QUALITY, "realism:EmbeddedRealism", "learned realism of frames, embedded world; scorer",
+          weights=PACKAGED),
+    Entry("frame_score", QUALITY, "frame_score:FrameScore", "mean of any scorer of frames"),
+    Entry("score_drift", QUALITY, "frame_score:ScoreDrift", "drift of any scorer from the first frame"),
+    Entry("hpsv3", QUALITY, "hpsv3:Hpsv3", "human preference for caption or fixed sentence; scorer",
+          weights="HPSv3.safetensors from MizzenAI/HPSv3, Qwen2-VL-7B-Instruct", gpu_gib=20.0,
+          license="MIT; Qwen2-VL Apache-2.0", module="hpsv3",
+          install="an environment of its own with: pip install hpsv3", tested_on="fake"),
+    Entry("truth", QUALITY, "reference:TrueContinuation", "PSNR, SSIM or LPIPS to the engine's own frames"),
+    Entry("lpips", QUALITY, "lpips:Lpips", "perceptual likeness, for truth and cycle",
+          weights="torchvision's AlexNet as a file", license="BSD-2-Clause, backbone BSD-3-Clause", module="lpips",
+          install="pip install 'worldcompass[rewards]'"),
+    Entry("cycle", CONSISTENCY, "cycle:CycleClosure", "likeness of views at poses the camera comes back to"),
+)  # fmt: skip

@@ -1,0 +1,63 @@
+"""Cycle closure: who goes away and comes back must see the same again. No labels, no pose network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldcompass.geometry import LabelThresholds, camera_motion
+from worldcompass.rewards.reference import Likeness, ssim
+from worldcompass.rewards.trust import abstain
+from worldcompass.types import Group, Scores
+
+CLOSE = 0.5  # of the thresholds of a label: commanded poses no further apart count as one
+
+
+class CycleClosure:
+    """Mean likeness of the views at which the commanded camera returns to what it showed there before.
+
+    A latent of the chunk counts when its commanded pose is within half a label's threshold of an earlier latent's
+    and the camera was commanded further away than that threshold in between; the latest such latent is compared.
+    Range of the likeness (``ssim``: -1 to 1). A frozen video closes every cycle: weigh it beside a critic of
+    interaction, never alone.
+    """
+
+    def __init__(self, thresholds: LabelThresholds, likeness: Likeness = ssim, name: str = "cycle") -> None:
+        self.thresholds, self.likeness, self.name = thresholds, likeness, name
+
+    def __call__(self, group: Group) -> Scores:
+        """Score the candidates; abstains unless the chunk returns to a pose, or when past commands are unknown."""
+        poses_M44, shown = self._trajectory(group)
+        pairs = returns(poses_M44, self.thresholds, len(group.actions))
+        if not pairs:
+            return abstain(group)
+        now, before = (shown[:, list(latents)] for latents in zip(*pairs, strict=True))
+        likeness = self.likeness(now.flatten(0, 1), before.flatten(0, 1))
+        values = likeness.unflatten(0, now.shape[:2]).mean(1)
+        return Scores(values.float().cpu(), torch.ones(len(values), dtype=torch.bool))
+
+    def _trajectory(self, group: Group) -> tuple[Tensor, Tensor]:
+        """Commanded poses (M, 4, 4) of all latents to the chunk's end, and each latent's last frame (G, M, ...)."""
+        frames = group.frames_GF3hw
+        past = group.past_frames_F3hw.to(frames.device).expand(len(frames), *group.past_frames_F3hw.shape)
+        shown = torch.cat([past, frames], 1)[:, :: group.frames_per_latent]
+        poses = group.actions.world_from_camera_K44
+        if group.past_actions is not None:
+            poses = torch.cat([group.past_actions.world_from_camera_K44, poses])
+        elif len(past[0]):
+            shown = shown[:, -len(poses) :]
+        return poses.cpu(), shown
+
+
+def returns(poses_M44: Tensor, thresholds: LabelThresholds, last: int) -> list[tuple[int, int]]:
+    """Pairs (latent, the latest earlier one at its pose after having been away) for the ``last`` latents."""
+    unit = torch.tensor([thresholds.move, thresholds.move, thresholds.yaw_deg, thresholds.pitch_deg])
+    pairs = []
+    for now in range(len(poses_M44) - last, len(poses_M44)):
+        apart = (camera_motion(poses_M44[now].expand_as(poses_M44), poses_M44) / unit).abs().amax(-1)[:now]
+        away = (apart > 1).nonzero().flatten()
+        if len(away):
+            candidates = (apart[: int(away[-1])] <= CLOSE).nonzero().flatten()
+            if len(candidates):
+                pairs.append((now, int(candidates[-1])))
+    return pairs

@@ -1,0 +1,59 @@
+"""Camera paths by Depth-Anything-3 (arXiv 2511.10647), from local weights.
+
+Code: package ``depth-anything-3``, Apache-2.0. Weights: ``DA3-SMALL`` and ``DA3-BASE`` Apache-2.0; ``DA3-LARGE``
+and ``DA3-GIANT``, which the released WorldCompass uses, CC BY-NC 4.0. The scale of its poses is arbitrary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldcompass.rewards.cameras import CameraPath, steps_of
+from worldcompass.rewards.external import as_path, need_module, need_weights, whole_matrix
+
+WIDTH = 504  # pixels of the longer side, the package's own default
+INSTALL = "give it an environment of its own with 'pip install depth-anything-3' (it wants numpy<2, xformers)"
+GET = "download the repository depth-anything/DA3-BASE and give its folder"
+
+
+class DepthAnything3:
+    """All frames of a video at once, one video after another."""
+
+    name = "depth-anything-3"
+
+    def __init__(self, weights: str | Path, device: str = "cuda", width: int = WIDTH) -> None:
+        """Load a folder with ``config.json`` and ``model.safetensors``; the configuration names the size.
+
+        Raises:
+            UserError: when the package or the weights are missing.
+        """
+        api = need_module("depth_anything_3.api", "Depth-Anything-3", INSTALL)
+        folder = need_weights(weights, "Depth-Anything-3", GET)
+        self.model = api.DepthAnything3.from_pretrained(str(folder)).to(device).eval()
+        self.width = width
+
+    @torch.no_grad()
+    def __call__(self, frames_VF3hw: Tensor, intrinsics_4: Tensor, every: int) -> CameraPath:
+        """See ``CameraEstimator``; finds the intrinsics itself.
+
+        Raises:
+            ValueError: when F is not 1 + every * S.
+        """
+        steps_of(frames_VF3hw, every)
+        found = [self._video(video) for video in frames_VF3hw]
+        camera_from_world, matrices, sure, sizes = zip(*found, strict=True)
+        poses = torch.linalg.inv(whole_matrix(torch.stack(camera_from_world)))
+        return as_path(poses, torch.stack(matrices), sizes[0], torch.stack(sure), every)
+
+    def _video(self, frames_F3hw: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """``camera_from_world`` rows, camera matrices, mean confidence of every frame, and the pictures' size."""
+        pictures = list(frames_F3hw.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        seen = self.model.inference(pictures, process_res=self.width)
+        poses, matrices, sure = (
+            torch.as_tensor(a).float() for a in (seen.extrinsics, seen.intrinsics, np.asarray(seen.conf))
+        )
+        return poses, matrices, sure.mean((1, 2)), tuple(seen.depth.shape[-2:])

@@ -1,0 +1,63 @@
+"""Critics made of a score of single frames: its mean over the chunk, and its drift from the video's first frame."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from worldcompass.rewards.quality import abstention
+from worldcompass.types import Group, Scores
+
+
+class FrameScorer(Protocol):
+    """Judges single pictures."""
+
+    @property
+    def name(self) -> str:
+        """Word under which scores are logged."""
+        ...
+
+    def __call__(self, frames_F3hw: Tensor, caption: str) -> Tensor:
+        """How good each of F uint8 frames is, higher is better; float32 (F,)."""
+        ...
+
+
+class FrameScore:
+    """Mean score of the last frame of every latent."""
+
+    def __init__(self, scorer: FrameScorer, name: str | None = None) -> None:
+        self.scorer, self.name = scorer, name or scorer.name
+
+    def __call__(self, group: Group) -> Scores:
+        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        return abstention(group) or _valid(scores_of(self.scorer, group).mean(1))
+
+
+class ScoreDrift:
+    """Minus the mean absolute difference of a frame score to that of the video's first frame; at most 0.
+
+    The paper's drift reward with HPSv3 and a fixed sentence as the score.
+    """
+
+    def __init__(self, scorer: FrameScorer, name: str | None = None) -> None:
+        self.scorer, self.name = scorer, name or f"{scorer.name}_drift"
+
+    def __call__(self, group: Group) -> Scores:
+        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        if (none := abstention(group)) is not None:
+            return none
+        first = self.scorer(group.first_frame_3hw[None], group.caption).cpu()
+        return _valid(-(scores_of(self.scorer, group) - first).abs().mean(1))
+
+
+def scores_of(scorer: FrameScorer, group: Group) -> Tensor:
+    """Scores of the last frame of every latent, float32 (G, K) on the CPU; all candidates in one call."""
+    frames = group.frames_GF3hw
+    ends = frames[:, (frames.shape[1] - 1) % group.frames_per_latent :: group.frames_per_latent]
+    return scorer(ends.flatten(0, 1), group.caption).cpu().float().unflatten(0, ends.shape[:2])
+
+
+def _valid(values_G: Tensor) -> Scores:
+    return Scores(values_G, torch.ones(len(values_G), dtype=torch.bool))
