@@ -25,6 +25,7 @@ RANKS = {
     "log": 3,
     "checkpoint": 3,
     "charts": 3,
+    "distributed": 3,
     "interrupt": 3,
     "trackers": 3,
     "video": 3,
@@ -40,6 +41,7 @@ RANKS = {
     "doctor.verdict": 4,
     "doctor.guard": 4,
     "curriculum": 5,
+    "resume": 5,
     "train": 5,
 }
 MAX_LINES = 500
