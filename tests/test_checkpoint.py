@@ -153,3 +153,11 @@ def test_time_left_is_the_pace_times_the_remaining_steps():
     table.show(ROW)
     assert table.seconds_left() == pytest.approx(80, rel=0.01)
     assert [clock(s) for s in (45.2, 200, 7500)] == ["45 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_one_changed_digit_beside_the_tensors_is_damage(tmp_path):
+    folder = save_checkpoint(tmp_path, 1, {"w": torch.ones(2)}, {"lr": 0.125})
+    state = folder / "state.json"
+    state.write_text(state.read_text().replace("0.125", "0.135"))
+    with pytest.raises(UserError, match="is damaged"):
+        load_checkpoint(folder)

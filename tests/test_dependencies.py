@@ -26,6 +26,7 @@ RANKS = {
     "log": 3,
     "checkpoint": 3,
     "charts": 3,
+    "distributed": 3,
     "interrupt": 3,
     "trackers": 3,
     "video": 3,

@@ -54,7 +54,7 @@ def test_the_python_page_runs(tmp_path, monkeypatch):
 def test_commands_exist(page):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in SHELL.findall(page.read_text()):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["make"]:
                 assert {w for w in words[1:] if "=" not in w} <= targets, line

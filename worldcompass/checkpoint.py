@@ -38,8 +38,9 @@ def save_checkpoint(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     _write(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    facts = {"format": FORMAT, "step": step, "sha256": _digest(aside / _TENSORS), **state}
-    (aside / _STATE).write_text(json.dumps(facts))
+    facts = {"format": FORMAT, "step": step, **state}
+    checksum = _checksum(aside / _TENSORS, facts)
+    (aside / _STATE).write_text(json.dumps({"checksum": checksum, **facts}))
     for path in (aside / _TENSORS, aside / _STATE, aside):
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)
@@ -78,8 +79,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         state = json.loads((folder / _STATE).read_text())
         # Those of earlier versions have no checksum.
-        if state.get("sha256", digest := _digest(folder / _TENSORS)) != digest:
-            raise DamagedCheckpoint(f"{folder} is damaged: its tensors are not those that were written")
+        if state.pop("checksum", checksum := _checksum(folder / _TENSORS, state)) != checksum:
+            raise DamagedCheckpoint(f"{folder} is damaged: it does not hold what was written")
         tensors = load_file(folder / _TENSORS)
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
@@ -140,9 +141,12 @@ def _placed(value: Any, parameter: Tensor) -> Any:
     return like(value.clone(), parameter) if value.shape == parameter.shape else value.clone()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checksum(tensors: Path, facts: Mapping[str, Any]) -> str:
+    """Of a file of tensors and of what stands beside it, the checksum itself left out."""
+    with tensors.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps({name: value for name, value in facts.items() if name != "checksum"}).encode())
+    return digest.hexdigest()
 
 
 def _complete(root: Path) -> list[Path]:
