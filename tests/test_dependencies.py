@@ -13,6 +13,7 @@ RANKS = {
     "errors": 0,
     "types": 0,
     "geometry": 0,
+    "distributed": 1,
     "world": 1,
     "rollout": 2,
     "rewards": 2,
@@ -40,6 +41,7 @@ RANKS = {
     "doctor.verdict": 4,
     "doctor.guard": 4,
     "curriculum": 5,
+    "resume": 5,
     "train": 5,
 }
 MAX_LINES = 500
