@@ -1,8 +1,8 @@
 """Does the memory of a run grow? Peaks of a real training process over 200 steps.
 
-``python benchmarks/memory.py worldplay_8b:smoke`` starts ``worldcompass train``, and every few steps reads the highest
-resident memory since the last reading and resets it (Linux: /proc/PID/clear_refs). Exit code 1 when the highest peak
-of the second half exceeds that of the first by more than --tolerance.
+``python benchmarks/memory.py worldplay_8b:smoke`` starts ``worldcompass train``, and every few steps reads the
+highest resident memory since the last reading and resets it (Linux: /proc/PID/clear_refs). Exit code 1 when the
+highest peak of the second half exceeds that of the first by more than --tolerance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from worldcompass.log import read_metrics
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 MIB = 1024  # of the kibibytes in which Linux counts
 
 

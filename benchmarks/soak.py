@@ -99,16 +99,23 @@ class Soak:
         if not clean or "Traceback" in words:
             last = words.strip().splitlines()[-1] if words.strip() else "no word"
             self._problem(f"{out.name}, {injury}: exit code {code}, {last}")
+        if injury == "full disk" and code == 2:
+            return True  # it ended for want of space, which says nothing about what was damaged before
+        return self._gave_up(code, words, went_on) or clean or injury == "full disk"
+
+    def _gave_up(self, code: int, words: str, went_on: bool) -> bool:
+        """Did the run end at what was damaged? Then that is a lost state, and is removed. It must be named."""
         wounded, named = self.wounded, self.wounded is not None and self.wounded.name in words
-        if wounded is not None and (named or went_on):
-            self.wounded = None
-            if not named:
-                self._problem(f"{out.name}: {wounded.name} was damaged and used without a word")
-            elif not clean:
-                self.counts["states lost"] += 1
-                shutil.rmtree(wounded)
-                return True
-        return clean or injury == "full disk"
+        if wounded is None or not (named or went_on):
+            return False
+        self.wounded = None
+        if not named:
+            self._problem(f"{wounded} was damaged and used without a word")
+        if went_on or code != 2:
+            return False
+        self.counts["states lost"] += 1
+        shutil.rmtree(wounded)
+        return True
 
     def _problem(self, what: str) -> None:
         self.problems.append(what)
@@ -144,10 +151,13 @@ class Soak:
 
     def _end(self, out: Path) -> None:
         """Let a run end in peace and compare it."""
-        said, done = len(self._words(out)), self._steps_done(out)
-        if not (out / "final.safetensors").exists():
+        can_go_on = True
+        while can_go_on and not (out / "final.safetensors").exists():
+            said, done = len(self._words(out)), self._steps_done(out)
             code = finish(start(out, *GO_ON))
-            self._judge(out, "in peace", code, self._words(out)[said:], self._steps_done(out) > done)
+            can_go_on = self._judge(
+                out, "in peace", code, self._words(out)[said:], self._steps_done(out) > done
+            )
         if not (out / "final.safetensors").exists() or outcome(out) != self.expected:
             self.counts["states lost"] += 1
             self._problem(f"{out.name} did not come to the metrics and weights of the undisturbed run")

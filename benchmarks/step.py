@@ -1,6 +1,6 @@
 """The demo's whole training step beside a sequential form of it: what each saving saves, in one run.
 
-``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in six forms, in turn, so that
+``python benchmarks/step.py`` times the step of the demo's recipe on the Doom world in seven forms, in turn, so that
 their ratios hold on a busy machine. The first does one thing at a time: a candidate alone with a prefix of its own,
 a noise level alone in a forward pass, weights swapped in and out for every level. Each further form has one saving
 more; the last is the step as it is. All take the same step: the weights after it are compared. Below stands what
@@ -10,14 +10,15 @@ scoring through files, an MP4 per candidate and a JPEG per frame, would add.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import cv2
@@ -42,8 +43,12 @@ from worldcompass.rollout import (
 )
 from worldcompass.selection import Rows
 from worldcompass.train import Run, cache_targets, predict, prepare, train_step
+from worldcompass.types import Actions
+from worldcompass.world import Context, WorldModel
 
 JPEG_QUALITY = 95
+Prefix = Literal["anew", "copied", "shared"]
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,21 @@ class Form:
     micro_rows: int
 
 
-def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
-    """A rollout scenario by scenario; candidates one by one, or in a batch; with one prefix, or one each."""
+def prefix_of_candidate(
+    world: WorldModel[Any], context: Context, actions: Actions, attended: Context, prefix: Prefix
+) -> Context:
+    """What one candidate looks back at."""
+    if prefix == "anew":
+        return world.attend(context, actions)
+    return copy.deepcopy(attended) if prefix == "copied" else attended
+
+
+def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
+    """A rollout scenario by scenario; candidates one by one, or in a batch.
+
+    Args:
+        prefix: attended anew for every candidate, attended once and copied, or one that all share.
+    """
 
     def imagine(world, scenarios, chunk, length, group_size, keys, sigmas, explore=0.0) -> list[Futures]:
         result = []
@@ -71,7 +89,7 @@ def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
             guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)])
             cleans, frames = [], []
             for rows in torch.arange(group_size).split(group_size if batched else 1):
-                own = attended if shared_prefix else world.attend(past.context, actions)
+                own = prefix_of_candidate(world, past.context, actions, attended, prefix)
                 weights = None if guidance is None else guidance[rows]
                 cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
@@ -86,13 +104,14 @@ def rollout_in_turn(shared_prefix: bool, batched: bool) -> Rollout:
 
 def targets_in_turn(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
     """The fixed predictions with the weights swapped in and out again for every forward pass."""
+    everywhere = max(run.config.kl_weight, run.config.mean_weight) > 0
     result = []
     for u, micro_batches in enumerate(updates):
         rows_of_update = []
         for m, rows in enumerate(micro_batches):
             with run.policy.behaviour(), torch.no_grad():
                 rows = replace(rows, behaviour_BCKHW=predict(run, rows))
-            if u == m == 0:
+            if everywhere or u == m == 0:
                 with run.policy.reference(), torch.no_grad():
                     rows = replace(rows, reference_BCKHW=predict(run, rows))
             rows_of_update.append(rows)
@@ -102,30 +121,32 @@ def targets_in_turn(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
 
 def forms(micro_rows: int) -> list[Form]:
     """From one thing at a time to the step as it is."""
+    batched = rollout_in_turn("shared", batched=True)
     return [
-        Form("one at a time", rollout_in_turn(shared_prefix=False, batched=False), False, 1),
-        Form("prefix attended once per group", rollout_in_turn(shared_prefix=True, batched=False), False, 1),
-        Form("candidates in one batch", rollout_in_turn(shared_prefix=True, batched=True), False, 1),
-        Form("weights swapped once", rollout_in_turn(shared_prefix=True, batched=True), True, 1),
+        Form("one at a time, prefix anew", rollout_in_turn("anew"), False, 1),
+        Form("prefix attended once and copied", rollout_in_turn("copied"), False, 1),
+        Form("prefix shared", rollout_in_turn("shared"), False, 1),
+        Form("candidates in one batch", batched, False, 1),
+        Form("weights swapped once", batched, True, 1),
         Form("scenarios in one batch", imagine_groups, True, 1),
         Form("noise levels in one forward", imagine_groups, True, micro_rows),
     ]
 
 
-def take_step(run: Run, form: Form, step: int) -> tuple[float, Tensor]:
+def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tuple[float, Tensor]:
     """Seconds of the step from the start weights in one form, and the change of all weights."""
     run.policy.start_over()
     run.optimizer.state.clear()
     run = replace(run, config=replace(run.config, rollout=form.rollout, micro_rows=form.micro_rows))
     with patch("worldcompass.train.cache_targets", cache_targets if form.swap_once else targets_in_turn):
-        begun = time.perf_counter()
+        begun = clock()
         train_step(run, step)
-        seconds = time.perf_counter() - begun
+        seconds = clock() - begun
     start = run.policy.reference_weights
     return seconds, torch.cat([(p.detach() - start[name]).flatten() for name, p in run.policy.live.items()])
 
 
-def through_files(parts: Parts, step: int, run: Run) -> dict[str, float]:
+def through_files(parts: Parts, step: int, run: Run, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds to write and read again the candidates of a step, as MP4s and then their frames as JPEGs."""
     config, sigmas = run.config, parts.world.spec.sigmas(run.config.denoising_steps)
     with run.policy.behaviour():
@@ -135,15 +156,15 @@ def through_files(parts: Parts, step: int, run: Run) -> dict[str, float]:
         )  # fmt: skip
     candidates = [frames for part in futures for group in part.groups for frames in group.frames_GF3hw]
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun = clock()
         read = [
             video.read_video(video.write_mp4(Path(folder) / f"{i}.mp4", frames, parts.world.spec.fps))
             for i, frames in enumerate(candidates)
         ]
-        after_mp4 = time.perf_counter()
+        after_mp4 = clock()
         for i, frames in enumerate(read):
             _through_jpegs(Path(folder) / f"{i}", frames)
-        return {"MP4": after_mp4 - begun, "JPEG": time.perf_counter() - after_mp4}
+        return {"MP4": after_mp4 - begun, "JPEG": clock() - after_mp4}
 
 
 def _through_jpegs(stem: Path, frames_F3hw: Tensor) -> None:
@@ -153,23 +174,23 @@ def _through_jpegs(stem: Path, frames_F3hw: Tensor) -> None:
         cv2.imread(path)
 
 
-def measure(parts: Parts, step: int, repeats: int) -> dict[str, Any]:
+def measure(parts: Parts, step: int, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Median seconds of every form, how far each one's weights are from the real step's, and the file traffic."""
     run = prepare(parts.world, parts.critics, parts.scenarios, parts.config)
     seconds: dict[str, list[float]] = {}
     change: dict[str, Tensor] = {}
-    for repeat in range(repeats + 1):
-        for form in forms(parts.config.micro_rows):
-            spent, change[form.name] = take_step(run, form, step)
-            if repeat or not repeats:  # the first round warms up
-                seconds.setdefault(form.name, []).append(spent)
-    real = change[forms(1)[-1].name]
+    every = forms(parts.config.micro_rows)
+    _, real = take_step(run, every[-1], step, clock)  # warms up
+    for _ in range(repeats):
+        for form in every:
+            spent, change[form.name] = take_step(run, form, step, clock)
+            seconds.setdefault(form.name, []).append(spent)
     return {
         "step": step,
         "threads": torch.get_num_threads(),
         "seconds": {name: statistics.median(spent) for name, spent in seconds.items()},
         "difference": {name: float((d - real).norm() / real.norm()) for name, d in change.items()},
-        "files": through_files(parts, step, run),
+        "files": through_files(parts, step, run, clock),
     }
 
 
@@ -177,7 +198,7 @@ def lines(found: dict[str, Any]) -> Sequence[str]:
     """The table."""
     seconds, files = found["seconds"], found["files"]
     first, *_, last = seconds.values()
-    rows = [f"step {found['step']}, {found['threads']} thread(s)"]
+    rows = [f"step {found['step']}, {found['threads']} thread(s), {found['clock']} seconds"]
     rows.append(f"{'form':<34}{'seconds':>9}{'saved':>9}{'times':>8}{'weights differ by':>19}")
     before = first
     for name, spent in seconds.items():
@@ -200,7 +221,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6, metavar="N", help="scenarios of the step")
     parser.add_argument("--candidates", type=int, default=12, metavar="G")
     parser.add_argument("--step", type=int, default=3, help="number of the step; its chunk is the one before")
-    parser.add_argument("--repeats", type=int, default=2, help="timed rounds after one that warms up")
+    text = "cpu counts what this process computes, also beside others (default: %(default)s)"
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=text)
+    parser.add_argument("--repeats", type=int, default=2, help="timed rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
     chosen = min(6, args.candidates // 2)
@@ -213,7 +236,7 @@ def main() -> None:
     per_map = -(-args.prompts // 4)  # four training maps
     changes = [f"config.{k}={v}" for k, v in settings.items()] + [f"scenarios_per_map={per_map}"]
     parts = override(demo(), changes).parts("cpu")
-    found = measure(parts, args.step, args.repeats)
+    found = measure(parts, args.step, args.repeats, CLOCKS[args.clock]) | {"clock": args.clock}
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 

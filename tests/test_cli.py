@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 import errno
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -108,6 +110,19 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     assert "interrupted; what was finished is kept: worldcompass demo --resume" in capsys.readouterr().err
     assert cli.main(["info"]) == cli.EXIT_INTERRUPTED
     assert "start again with: worldcompass info" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_outside_of_training_stops_at_once_and_says_how_to_go_on(number, monkeypatch, capsys):
+    def run(_args):
+        os.kill(os.getpid(), number)
+
+    module = SimpleNamespace(__doc__="Waits.", EXAMPLES="", add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+    before = signal.getsignal(number)
+    assert cli.main(["demo"]) == 128 + number
+    assert "what was finished is kept: worldcompass demo --resume" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
 
 
 def test_a_full_disk_is_a_sentence_and_a_bug_is_a_traceback(monkeypatch, capsys):

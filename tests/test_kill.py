@@ -66,6 +66,14 @@ def test_the_command_itself_survives_a_kill(tmp_path, straight):
     goes_on_to(out, straight)
 
 
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_space(tmp_path, straight):
+    out = tmp_path / "run"
+    assert finish(start(out, file_limit=5000)) == 2, "a checkpoint is larger"
+    words = words_of(out).read_text()
+    assert words.startswith("error: ") and words.count("\n") == 1 and str(out / "checkpoints") in words
+    goes_on_to(out, straight)
+
+
 def hold(out):
     """A run that is in the middle of its fourth step."""
     process = start(out, "--set", "config.save_every=100")

@@ -10,7 +10,6 @@ from worldcompass.objective import (
     nft_loss,
     normalised_error,
     positive_only_loss,
-    row_mean,
 )
 
 SHAPE = (3, 2, 4, 2, 3)
@@ -99,11 +98,6 @@ def test_given_latents_enter_neither_loss_nor_normaliser(objective):
     torch.testing.assert_close(loss, part)
     grad = torch.autograd.grad(loss.sum(), pred)[0]
     assert not grad[:, :, given].any() and grad[:, :, ~given].any()
-
-
-def test_a_chunk_of_given_latents_alone_is_refused():
-    with pytest.raises(ValueError, match="nothing to train on"):
-        row_mean(torch.zeros(SHAPE), torch.ones(4, dtype=torch.bool))
 
 
 def test_a_perfect_prediction_costs_nothing_and_divides_by_the_floor():

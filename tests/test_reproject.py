@@ -12,10 +12,18 @@ from torch.nn.functional import interpolate
 from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import Autoencoder, Look
 from worldcompass.doom.engine import Engine
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL
+from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NEARNESS_SHAPE, NOMINAL
 from worldcompass.doom.maps import find_map
 from worldcompass.doom.pretrain_autoencoder import to_unit
-from worldcompass.doom.reproject import measured_motion, nominal_motions, opposite, part_of, project, views
+from worldcompass.doom.reproject import (
+    PAIRS_AT_ONCE,
+    measured_motion,
+    nominal_motions,
+    opposite,
+    part_of,
+    project,
+    views,
+)
 from worldcompass.geometry import label_from_motion, level_motion, parse_path, rotation_from_angles
 from worldcompass.worlds.doom import SPEC
 
@@ -112,3 +120,15 @@ def test_the_engines_depth_and_motion_explain_its_frames():
     read = label_from_motion(measured_motion(*pairs) * torch.tensor(NOMINAL), SPEC.thresholds)
     truth = collect.true_labels(np.repeat(cameras, FRAMES_PER_LATENT, 0)[FRAMES_PER_LATENT - 1 :])[1:]
     assert (read == truth).float().mean() > 0.9
+
+
+def test_many_pairs_are_measured_piece_by_piece_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    count = PAIRS_AT_ONCE + 3
+    pictures = torch.rand(count, 2, 3, *SPEC.frame_size, generator=generator)
+    near = torch.rand(count, 2, *NEARNESS_SHAPE, generator=generator) / 2 + 0.05
+    pitch = torch.randn(count, 2, generator=generator) / 3
+    alone = [
+        measured_motion(*one) for one in zip(*(x.split(1) for x in (pictures, near, pitch)), strict=True)
+    ]
+    torch.testing.assert_close(measured_motion(pictures, near, pitch), torch.cat(alone), atol=1e-6, rtol=0)

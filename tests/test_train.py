@@ -398,6 +398,12 @@ def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_pat
         train(ToyWorld(), critics(), toy_scenarios(6), TINY, tmp_path, resume=True)
 
 
+def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):
+    config = dataclasses.replace(TINY, chunk_length=1, last_chunk=0)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train(ToyWorld(), [ToyCleanliness()], toy_scenarios(5), config, tmp_path)
+
+
 def test_resuming_an_empty_folder_begins(tmp_path):
     train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path, resume=True)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 4

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def save_checkpoint(
     final, aside = root / f"step_{step:06d}", root / f".unfinished_step_{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside / _TENSORS)
+    _write(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     facts = {"format": FORMAT, "step": step, "sha256": _digest(aside / _TENSORS), **state}
     (aside / _STATE).write_text(json.dumps(facts))
     for path in (aside / _TENSORS, aside / _STATE, aside):
@@ -146,6 +147,16 @@ def _digest(path: Path) -> str:
 
 def _complete(root: Path) -> list[Path]:
     return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and (p / _TENSORS).is_file())
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file; a full disk is an ``OSError`` here too, which safetensors makes its own of."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
 
 
 def _sync(path: Path) -> None:

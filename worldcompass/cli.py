@@ -27,6 +27,7 @@ COMMANDS = {
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
+    "audit": ("audit", "test a critic against engine truth before a run trusts it"),
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),
     "score": ("score", "score a video: does it carry out the path, does it look good"),
     "play": ("play", "walk through the world in the browser, before and after post-training"),
@@ -49,6 +50,7 @@ EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 # Failures of the operating system that a user can mend; every other one keeps its traceback.
 _USER_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
+    errno.EFBIG,
 )  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """Signals that ask a run to stop: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before it preempts or times out.
 
 While a run trains, the first notice waits for the step to end. A second Ctrl-C, or a second SIGTERM, stops at once;
-that harms nothing, as every file of a run is replaced whole or is cut back to the last whole line. SIGUSR1 never
-hurries: what follows it is SIGTERM.
+that harms nothing, as every file of a run is replaced whole or is cut back to the last whole line.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-NOTICES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-SAME_NOTICE = 1.0  # seconds within which a scheduler and a launcher may both deliver one SIGTERM
+# Seconds after the first of a kind from which another one means "at once". A scheduler and a launcher may both pass
+# on one SIGTERM; SIGUSR1 only announces what will follow.
+PATIENCE = {signal.SIGINT: 0.0, signal.SIGTERM: 1.0, signal.SIGUSR1: math.inf}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,20 +44,19 @@ def finishing_the_step() -> Iterator[Callable[[], int | None]]:
 
     Only the main thread of a process hears signals: in another one nothing is held back.
     """
-    came: list[tuple[int, float]] = []
+    came: dict[int, float] = {}
 
     def remember(number: int, _frame: object) -> None:
         now = time.monotonic()
-        again = [then for earlier, then in came if earlier == number]
-        came.append((number, now))
-        hurried = number == signal.SIGINT or (again and now - again[0] > SAME_NOTICE)
-        if again and hurried and number != signal.SIGUSR1:
+        if number not in came:
+            came[number] = now
+        elif now - came[number] >= PATIENCE[signal.Signals(number)]:
             raise Interrupted(number, "stopped at once: the step that was running is lost")
 
     with _handling(remember):
-        yield lambda: came[0][0] if came else None
+        yield lambda: next(iter(came), None)
     if came:  # too late for the last step to see it
-        raise Interrupted(came[0][0])
+        raise Interrupted(next(iter(came)))
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in NOTICES}
+    before = {number: signal.signal(number, handler) for number in PATIENCE}
     try:
         yield
     finally:

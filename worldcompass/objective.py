@@ -22,16 +22,10 @@ Objective = Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], tup
 
 
 def row_mean(values_BCKHW: Tensor, given_K: Tensor | None = None) -> Tensor:
-    """Mean of each row over channels, space and the latents that are not given; (B,).
-
-    Raises:
-        ValueError: when every latent of the chunk is given.
-    """
+    """Mean of each row over channels, space and the latents that are not given, at least one; (B,)."""
     if given_K is None:
         return values_BCKHW.mean((1, 2, 3, 4))
     imagined_K = (~given_K).to(values_BCKHW.dtype)
-    if not bool(imagined_K.any()):
-        raise ValueError("every latent of the chunk is given: there is nothing to train on")
     return (values_BCKHW.mean((1, 3, 4)) * imagined_K).sum(1) / imagined_K.sum()
 
 

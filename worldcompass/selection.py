@@ -53,10 +53,17 @@ def choose(
     worst: int,
     keys: tuple[Key, ...],
 ) -> list[Chosen]:
-    """The extremes of every group with their advantages; they keep the contexts they were imagined from."""
+    """The extremes of every group with their advantages; they keep the contexts they were imagined from.
+
+    Raises:
+        ValueError: when every latent of a chunk is given.
+    """
     kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))
     result, start = [], 0
     for part in futures:
+        # Here and not in the objective, where asking the device would make it wait at every row mean.
+        if part.context.given_K is not None and bool(part.context.given_K.all()):
+            raise ValueError("every latent of the chunk is given: there is nothing to train on")
         stop = start + len(part.groups)
         kept_PS, advantage_PG = kept_NS[start:stop], advantages.advantage_NG[start:stop]
         rows = (kept_PS + advantages.ranking_NG.shape[1] * torch.arange(len(part.groups))[:, None]).flatten()

@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,6 +52,7 @@ from worldcompass.evaluate import (
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
 from worldcompass.profile import Parts
+from worldcompass.progress import progress
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.resume import MAY_CHANGE
@@ -90,7 +90,7 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     scenarios: list[Scenario] = []
     if team.is_main:
         plans = evaluation_plans(None if recipe.unseen else False)
-        with _progress("replaying the scenarios in the engine", len(plans)) as advance:
+        with progress("replaying the scenarios in the engine", len(plans)) as advance:
             scenarios = replay_all(plans, recipe.evaluation_latents, advance)
         engine = _evaluate_engine(out, scenarios, world, judge, reader)
         base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
@@ -117,18 +117,19 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
     """What a recipe trains with: the shipped world and critics, and fresh scenarios played in the engine."""
     world, nets = load_doom_world(device=device), load_critics()
     quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
+    critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
     weights = {
         InteractionFollowing.name: recipe.interaction_weight,
         VisualQuality.name: recipe.quality_weight,
     }
-    critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
-    if recipe.cycle_weight > 0:
-        cycle = CycleClosure(THRESHOLDS)
-        critics, weights = (*critics, cycle), {**weights, cycle.name: recipe.cycle_weight}
+    comes_back = recipe.cycle_weight > 0
+    if comes_back:
+        critics = (*critics, CycleClosure(THRESHOLDS))
+        weights[critics[-1].name] = recipe.cycle_weight
     config, count = replace(recipe.config, weights=weights), recipe.scenarios_per_map
-    with _progress("playing fresh scenarios for training", 4 * count) as advance:
+    with progress("playing fresh scenarios for training", 4 * count) as advance:
         scenarios = training_scenarios(
-            count, recipe.scenario_latents, config.seed, advance, out_and_back=recipe.cycle_weight > 0
+            count, recipe.scenario_latents, config.seed, advance, out_and_back=comes_back
         )
     return Parts(world, critics, scenarios, config)
 
@@ -145,10 +146,10 @@ def evaluate_weights(
     judge, reader = load_judge(), LabelReader(load_critics().motion)
     out.mkdir(parents=True, exist_ok=True)
     plans = evaluation_plans()
-    with _progress("replaying the scenarios in the engine", len(plans)) as advance:
+    with progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, latents, advance)
     engine = _evaluate_engine(out, scenarios, world, judge, reader, keep=False)
-    with _progress("imagining", len(scenarios)) as advance:
+    with progress("imagining", len(scenarios)) as advance:
         videos = imagine_all(world, scenarios, seed, on_video=advance)
     base = measure(videos, scenarios, world.spec, judge, reader)
     results = blocks_of(engine, base, None)
@@ -236,7 +237,7 @@ def _evaluate(
         return Measured.from_json(json.loads(path.read_text()))
     parts = []
     for seed in recipe.evaluation_seeds:
-        with _progress(f"evaluating the {name} model", len(scenarios)) as advance:
+        with progress(f"evaluating the {name} model", len(scenarios)) as advance:
             videos = imagine_all(world, scenarios, seed, on_video=advance)
         parts.append(measure(videos, scenarios, world.spec, judge, reader))
         if seed == recipe.evaluation_seeds[0]:
@@ -347,25 +348,3 @@ def _percent(value: dict[str, Any]) -> str:
     """Two lines, so that the table fits into 80 columns."""
     low, high = value["ci95"]
     return f"{100 * value['mean']:.1f}%\n[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-class _progress:
-    """A progress bar with the remaining time; calls advance it by one or to a count."""
-
-    def __init__(self, what: str, total: int) -> None:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns)
-        self._task = self._bar.add_task(what, total=total)
-
-    def __enter__(self) -> Callable[..., None]:
-        self._bar.start()
-        return self._advance
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _advance(self, done: int | None = None) -> None:
-        if done is None:
-            self._bar.advance(self._task)
-        else:
-            self._bar.update(self._task, completed=done)

@@ -26,6 +26,9 @@ CONTRAST_REACH, CONTRAST_FLOOR = (
 )  # pixels around that say what contrast is; below the floor all is flat
 WORST_MATCH = 1.5  # of normalised pictures: what was hidden matches nothing and must not outvote the rest
 SURENESS = 0.02  # cost between motions that are about equally likely
+PAIRS_AT_ONCE = (
+    8  # pairs of pictures whose trials fit into a processor's cache: four times as fast as 288 at once
+)
 
 
 class Seen(NamedTuple):
@@ -174,6 +177,12 @@ def measured_motion(pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Ten
     Every composite action's own motion is tried, there and back, on pictures without brightness and contrast;
     motions that explain the pictures about equally well are averaged.
     """
+    at_once = PAIRS_AT_ONCE if pictures_B23hw.device.type == "cpu" else len(pictures_B23hw)
+    pieces = zip(*(x.split(at_once) for x in (pictures_B23hw, nearness_B2yx, pitch_B2)), strict=True)
+    return torch.cat([_measured_motion(*piece) for piece in pieces])
+
+
+def _measured_motion(pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Tensor) -> Tensor:
     tried = _TRIED.to(pictures_B23hw.device)
     planes = without_contrast(pictures_B23hw.flatten(0, 1)).unflatten(0, (-1, 2))
     cost = torch.zeros(len(pictures_B23hw), len(tried), device=tried.device)

@@ -1,0 +1,166 @@
+"""The audit knows a good critic from bad ones, and says what is wrong with those."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from worldcompass import cli
+from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
+from worldcompass.audit.degradations import MOTION, PICTURE
+from worldcompass.audit.exploit import psnr, rubbish
+from worldcompass.audit.measures import calibration_error, punished, rank_correlation
+from worldcompass.audit.page import render
+from worldcompass.audit.run import run_audit
+from worldcompass.geometry import commanded
+from worldcompass.rollout import generator_for
+from worldcompass.types import Scores
+from worldcompass.worlds.doom import SPEC, intrinsics
+
+
+def make_clips(count: int = 10) -> list[Clip]:
+    """Textures that slide by 2 pixels a frame to where the command says: right for 1, left for 2."""
+    clips = []
+    for index in range(count):
+        generator = generator_for("clip", index)
+        wide = torch.randint(40, 215, (3, 12, 80), generator=generator, dtype=torch.uint8)
+        wide = wide.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        label = 1 + index % 2
+        step = 2 if label == 1 else -2
+        video = torch.stack([wide[:, :, 60 + step * t : 92 + step * t] for t in range(29)])
+        labels = torch.full((CHUNK,), label)
+        actions = commanded(torch.cat([torch.zeros(1, dtype=torch.long), labels]), SPEC.motion, intrinsics())
+        clips.append(Clip(video[13:], video[:13], video[0], actions.latents(1, CHUNK + 1), f"clip/{index}"))
+    return clips
+
+
+CLIPS = make_clips()
+
+
+class Slide:
+    """Share of frames that moved as commanded: the truth about ``make_clips``."""
+
+    name = "slide"
+
+    def __call__(self, group):
+        frames, labels = group.transitions()
+        step = 2 if labels[0] == 1 else -2
+        moved = torch.roll(frames[:, :-1].float(), -step, -1)[..., 4:-4]
+        right = (moved - frames[:, 1:, ..., 4:-4].float()).abs().mean((-3, -2, -1)) < 8
+        return Scores(right.float().mean(1), torch.ones(len(frames), dtype=torch.bool))
+
+
+class Constant:
+    name = "constant"
+
+    def __call__(self, group):
+        size = len(group.frames_GF3hw)
+        return Scores(torch.ones(size), torch.ones(size, dtype=torch.bool))
+
+
+class Brightness:
+    """A picture critic that likes light."""
+
+    name = "brightness"
+
+    def __call__(self, group):
+        values = group.frames_GF3hw.float().mean((1, 2, 3, 4)) / 255
+        return Scores(values, torch.ones(len(values), dtype=torch.bool))
+
+
+class Movement:
+    """Rewards that anything moves, whatever was commanded."""
+
+    name = "movement"
+
+    def __call__(self, group):
+        frames, _ = group.transitions()
+        moving = (frames.float().diff(dim=1).abs().mean((-3, -2, -1)) > 3).float().mean(1)
+        return Scores(moving, torch.ones(len(moving), dtype=torch.bool))
+
+
+class Silent:
+    name = "silent"
+
+    def __call__(self, group):
+        size = len(group.frames_GF3hw)
+        return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
+
+
+def test_a_critic_that_knows_the_truth_is_sound():
+    audit = run_audit(Slide(), CLIPS, "motion", seed=0, searched=3)
+    assert audit.faults == ()
+    assert (
+        audit.correlation["share obeyed"] > 0.9 and audit.calibration is not None and audit.calibration < 0.1
+    )
+    assert audit.punished["wrong commands@1"].mean == 1 and audit.cheated.mean == 0
+
+
+@pytest.mark.parametrize(
+    ("critic", "expects", "words"),
+    [
+        (Constant(), "motion", "does not punish frozen"),
+        (Constant(), "pictures", "can be cheated"),
+        (Brightness(), "pictures", "does not punish blurred"),
+        (Movement(), "motion", "does not punish wrong commands"),
+    ],
+)
+def test_bad_critics_fail_for_the_right_reason(critic, expects, words):
+    audit = run_audit(critic, CLIPS, expects, seed=0, searched=3)
+    assert any(words in fault for fault in audit.faults), audit.faults
+
+
+def test_a_critic_that_always_abstains_cannot_be_audited():
+    with pytest.raises(ValueError, match="gave no score for any"):
+        run_audit(Silent(), CLIPS, "both", seed=0)
+
+
+def test_an_audit_repeats_itself_and_fits_into_json_and_a_page():
+    first, second = (
+        run_audit(Brightness(), CLIPS[:4], "both", seed=1, searched=2).to_json() for _ in range(2)
+    )
+    assert json.loads(json.dumps(first)) == json.loads(json.dumps(second))
+    page = render(run_audit(Brightness(), CLIPS[:4], "both", seed=1, searched=2), "worldcompass audit x")
+    assert "not sound" in page and page.count("<img") == 2 and "http" not in page
+
+
+@pytest.mark.parametrize("name", MOTION | PICTURE)
+def test_degradations_keep_shape_and_type_and_do_something(name):
+    clip = CLIPS[0]
+    before = clip.frames_F3hw.clone()
+    made = (MOTION | PICTURE)[name](clip.frames_F3hw, clip.past_F3hw, 1.0, generator_for("degrade"))
+    assert made.shape == before.shape and made.dtype == torch.uint8
+    assert not torch.equal(made, before) and torch.equal(clip.frames_F3hw, before)
+
+
+def test_obeyed_shares_are_true_by_construction():
+    clip = CLIPS[0]
+    assert [share_obeyed(clip, k) for k in range(CHUNK + 1)] == [0, 0.25, 0.5, 0.75, 1]
+    half = partly_obeyed(clip, 2)
+    assert torch.equal(half[:8], clip.frames_F3hw[:8]) and torch.equal(
+        half[8:], half[7:8].expand(8, -1, -1, -1)
+    )
+    assert all(
+        (a.labels_K != c.actions.labels_K).all() for a, c in zip(other_commands(CLIPS), CLIPS, strict=True)
+    )
+
+
+def test_rubbish_is_far_from_the_world():
+    genes = torch.zeros(9)
+    clip = rubbish(genes, 16, (24, 32), torch.Generator().manual_seed(0))
+    assert clip.shape == (16, 3, 24, 32) and psnr(clip, CLIPS[0].frames_F3hw) < 16
+    assert psnr(CLIPS[0].frames_F3hw, CLIPS[0].frames_F3hw) > 70
+
+
+def test_measures_against_hand_computed_values():
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 20, 15])) == pytest.approx(0.5)
+    assert rank_correlation(np.ones(3), np.arange(3)) == 0
+    assert calibration_error(np.array([0.1, 0.3, 0.9]), np.array([0, 0, 1])) == pytest.approx(0.15)
+    half = punished(np.array([1.0, 1.0]), np.array([1.0, 1.0]))
+    assert (half.mean, half.low, half.high, half.n) == (0.5, 0.5, 0.5, 2)
+
+
+def test_an_unknown_critic_is_refused(capsys):
+    assert cli.main(["audit", "nonsense"]) == 2
+    assert "there is no critic 'nonsense' to audit: expected interaction" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The reward lab: what does a critic know of the truth, what does it overlook, and how can it be cheated?"""

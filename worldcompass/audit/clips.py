@@ -1,0 +1,81 @@
+"""Clips with engine truth that no critic was trained on, and groups of one true clip with its degraded copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from worldcompass.types import Actions, Group, Scenario
+
+CHUNK = 4  # latents
+PER_LATENT = 4  # frames
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One chunk of an engine video, after at least one other chunk."""
+
+    frames_F3hw: Tensor
+    past_F3hw: Tensor
+    first_3hw: Tensor
+    actions: Actions
+    name: str
+
+    def group(self, candidates: Sequence[Tensor], actions: Actions | None = None) -> Group:
+        """Candidates for this chunk's commands, or for others."""
+        return Group(
+            torch.stack(list(candidates)), self.past_F3hw, self.first_3hw, actions or self.actions, PER_LATENT
+        )
+
+
+def engine_clips(
+    seed: int, per_map: int, on_scenario: Callable[[], None] = lambda: None
+) -> tuple[list[Scenario], list[Clip]]:
+    """Clips on the maps that nothing was trained on, from starts that only audits use."""
+    from worldcompass.doom.maps import UNSEEN
+    from worldcompass.doom.scenarios import draw_all
+
+    drawn = draw_all(UNSEEN, ("mixed",), per_map, 3 * CHUNK, seed, "audit", on_scenario)
+    scenarios = [scenario for _, scenario in drawn]
+    return scenarios, clips_of(scenarios, [s.truth.frames_F3hw for s in scenarios if s.truth is not None])
+
+
+def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Clip]:
+    """The second and third chunk of every video, where something is commanded."""
+    clips = []
+    for scenario, video in zip(scenarios, videos, strict=True):
+        for chunk in (1, 2):
+            actions = scenario.actions.latents(chunk * CHUNK, (chunk + 1) * CHUNK)
+            if not bool((actions.labels_K != 0).any()):
+                continue
+            first = PER_LATENT * (chunk * CHUNK - 1) + 1
+            frames = video[first : first + PER_LATENT * CHUNK]
+            clips.append(Clip(frames, video[:first], video[0], actions, f"{scenario.id}/{chunk}"))
+    return clips
+
+
+def partly_obeyed(clip: Clip, latents: int) -> Tensor:
+    """Frames that carry out the first ``latents`` commands and then stand still."""
+    moving = latents * PER_LATENT
+    still = clip.frames_F3hw[moving - 1] if moving else clip.past_F3hw[-1]
+    return torch.cat([clip.frames_F3hw[:moving], still.expand(len(clip.frames_F3hw) - moving, -1, -1, -1)])
+
+
+def share_obeyed(clip: Clip, latents: int) -> float:
+    """True share of commands that ``partly_obeyed`` carries out; standing still obeys the command to stand."""
+    labels = clip.actions.labels_K
+    followed = (torch.arange(len(labels)) < latents) | (labels == 0)
+    return float(followed.float().mean())
+
+
+def other_commands(clips: Sequence[Clip]) -> list[Actions]:
+    """For every clip the commands of another one that agree with its own in no latent where they can."""
+    chosen = []
+    for index, clip in enumerate(clips):
+        order = [clips[(index + step) % len(clips)].actions for step in range(1, len(clips))]
+        differing = [a for a in order if bool((a.labels_K != clip.actions.labels_K).all())]
+        chosen.append((differing or order)[0])
+    return [replace(a) for a in chosen]

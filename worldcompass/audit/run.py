@@ -1,0 +1,210 @@
+"""The audit of one critic: what it scores, what that says, whether it is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
+from worldcompass.audit.degradations import MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH
+from worldcompass.audit.exploit import Found, search
+from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share
+from worldcompass.rewards import Critic
+from worldcompass.rollout import generator_for
+
+Expects = Literal["motion", "pictures", "both"]
+TREMORS, TREMOR = 4, 2.0  # copies under grain that nobody sees, and its levels of 255
+LEAST_CORRELATION = 0.5  # with the truth
+MOST_CHEATED = 0.2  # share of clips for which rubbish scores as high as the truth
+LEAST_SIGNAL = 2.0  # drop under a full lie over the spread under unseen grain
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything that was found, as json can hold it but for the pictures."""
+
+    critic: str
+    expects: Expects
+    clips: int
+    abstained: float
+    """Share of scores that the critic did not give."""
+    punished: dict[str, Share]
+    """``name@strength`` -> how often the lie scores below the truth."""
+    correlation: dict[str, float]
+    """Spearman with the share of commands obeyed, and with the strength of what spoils pictures."""
+    calibration: float | None
+    """Mean distance of score and share obeyed; None for a critic whose scores leave [0, 1]."""
+    tremor: float
+    """Mean standard deviation of the score under grain that nobody sees."""
+    signal: float
+    """Mean drop under the full expected lies, in such deviations."""
+    cheated: Share
+    """How often the best rubbish that was found scores at least as high as the true clip."""
+    faults: tuple[str, ...]
+    """Why it is not sound; empty when it is."""
+    examples: list[tuple[Clip, float, Found]] = field(default_factory=list)
+    """Clip, the critic's score of the truth, best rubbish."""
+
+    def to_json(self) -> dict[str, Any]:
+        """audit.json."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("examples", "punished", "cheated")}
+        found = [{"clip": c.name, "true": t, "rubbish": f.score, "psnr": f.psnr} for c, t, f in self.examples]
+        shares = {name: asdict(value) for name, value in self.punished.items()}
+        return {"schema": 1, **plain, "punished": shares, "cheated": asdict(self.cheated), "examples": found}
+
+
+def run_audit(
+    critic: Critic,
+    clips: Sequence[Clip],
+    expects: Expects,
+    seed: int,
+    imagined: Sequence[Clip] = (),
+    searched: int = 8,
+    on_clip: Callable[[], None] = lambda: None,
+) -> Audit:
+    """Audit a critic.
+
+    Args:
+        clips: with engine truth; scores of the critic must mean the same for all.
+        expects: what the critic must notice.
+        imagined: the same chunks by a world model, in the same order, or none.
+        searched: clips for which rubbish is searched.
+
+    Raises:
+        ValueError: when the critic gives no score at all.
+    """
+    table: dict[str, list[float]] = {}
+    wrong = other_commands(clips)
+    for index, clip in enumerate(clips):
+        candidates = _candidates(clip, clips[(index + len(clips) // 2) % len(clips)], seed)
+        if imagined:
+            candidates["imagined"] = imagined[index].frames_F3hw
+        scores = dict(zip(candidates, _score(critic, clip, list(candidates.values())), strict=True))
+        scores["wrong commands@1"] = _score(critic, clip, [clip.frames_F3hw], wrong[index])[0]
+        for name, value in scores.items():
+            table.setdefault(name, []).append(value)
+        on_clip()
+    columns = {name: np.array(values) for name, values in table.items()}
+    true = columns["true"]
+    if np.isnan(true).all():
+        raise ValueError(
+            f"critic {critic.name} gave no score for any of {len(clips)} clips: nothing to audit"
+        )
+    examples = _search_all(critic, clips[:searched], seed, on_clip)
+    return _conclude(critic.name, expects, clips, columns, examples)
+
+
+def _candidates(clip: Clip, other: Clip, seed: int) -> dict[str, Tensor]:
+    generator = generator_for(seed, "audit", clip.name)
+    frames, past = clip.frames_F3hw, clip.past_F3hw
+    made = {"true": frames}
+    for name, degrade in (MOTION | PICTURE).items():
+        for strength in (1.0,) if name in WITHOUT_STRENGTH else STRENGTHS:
+            made[f"{name}@{strength:g}"] = degrade(frames, past, strength, generator)
+    half = len(frames) // 2
+    made["cut@1"] = torch.cat([frames[:half], other.frames_F3hw[half:]])
+    for latents in range(CHUNK):
+        made[f"obeyed {latents}"] = partly_obeyed(clip, latents)
+    for copy in range(TREMORS):
+        grain = TREMOR * torch.randn(frames.shape, generator=generator)
+        made[f"tremor {copy}"] = (frames + grain).round().clamp(0, 255).to(torch.uint8)
+    return made
+
+
+def _score(critic: Critic, clip: Clip, candidates: list[Tensor], actions: Any = None) -> list[float]:
+    """One score for each candidate, NaN where the critic abstains."""
+    scores = critic(clip.group(candidates, actions))
+    values = torch.where(scores.valid_G, scores.values_G, torch.nan)
+    return values.tolist()
+
+
+def _search_all(
+    critic: Critic, clips: Sequence[Clip], seed: int, on_clip: Callable[[], None]
+) -> list[tuple[Clip, float, Found]]:
+    examples = []
+    for clip in clips:
+
+        def score(made: Tensor, clip: Clip = clip) -> Tensor:
+            return torch.tensor(_score(critic, clip, list(made))).nan_to_num(-torch.inf)
+
+        found = search(score, clip.frames_F3hw, generator_for(seed, "rubbish", clip.name))
+        examples.append((clip, _score(critic, clip, [clip.frames_F3hw])[0], found))
+        on_clip()
+    return examples
+
+
+def _conclude(
+    name: str, expects: Expects, clips: Sequence[Clip], columns: dict[str, np.ndarray],
+    examples: list[tuple[Clip, float, Found]],
+) -> Audit:  # fmt: skip
+    true = columns["true"]
+    lies = {n: v for n, v in columns.items() if "@" in n or n == "imagined"}
+    shares = {n: _punished(true, v) for n, v in lies.items()}
+    wanted = _expected(expects)
+    obeyed = [(v, np.array([share_obeyed(c, k) for c in clips])) for k in range(CHUNK)
+              for v in [columns[f"obeyed {k}"]]] + [(true, np.ones(len(clips)))]  # fmt: skip
+    spoilt = [(lies[f"{n}@{s:g}"], np.full(len(clips), -s)) for n in PICTURE for s in STRENGTHS]
+    spoilt.append((true, np.zeros(len(clips))))
+    correlation = {"share obeyed": _correlate(obeyed), "pictures spoilt": _correlate(spoilt)}
+    tremors = np.stack([columns[f"tremor {c}"] for c in range(TREMORS)])
+    tremor = float(np.nanmean(tremors.std(0)))
+    drops = np.nanmean([true - lies[f"{n}@1"] for n in wanted])
+    signal = float(drops / tremor) if tremor > 0 else (float("inf") if drops > 0 else 0.0)
+    cheated = share(np.array([float(found.score >= score) for _, score, found in examples]))
+    every = np.concatenate(list(columns.values()))
+    audit = Audit(
+        name, expects, len(clips), float(np.isnan(every).mean()), shares, correlation, _calibration(obeyed),
+        tremor, signal, cheated, (), examples,
+    )  # fmt: skip
+    return Audit(**{**vars(audit), "faults": faults_of(audit)})
+
+
+def faults_of(audit: Audit) -> tuple[str, ...]:
+    """The stated criteria that a critic fails, in words."""
+    faults = [
+        f"does not punish {lie}: {audit.punished[f'{lie}@1'].mean:.0%} of clips "
+        f"[{audit.punished[f'{lie}@1'].low:.0%}, {audit.punished[f'{lie}@1'].high:.0%}]"
+        for lie in _expected(audit.expects)
+        if not audit.punished[f"{lie}@1"].low > 0.5
+    ]
+    for what, expects in (("share obeyed", "motion"), ("pictures spoilt", "pictures")):
+        if audit.expects in (expects, "both") and not audit.correlation[what] >= LEAST_CORRELATION:
+            value = audit.correlation[what]
+            faults.append(f"rank correlation with {what} is {value:.2f}, below {LEAST_CORRELATION}")
+    if audit.cheated.n and not audit.cheated.mean <= MOST_CHEATED:
+        faults.append(
+            f"can be cheated: rubbish scores as high as the truth for {audit.cheated.mean:.0%} of clips"
+        )
+    if not audit.signal >= LEAST_SIGNAL:
+        faults.append(
+            f"is drowned by grain that nobody sees: a full lie costs {audit.signal:.1f} of its deviations"
+        )
+    return tuple(faults)
+
+
+def _expected(expects: Expects) -> list[str]:
+    motion, pictures = [*MOTION, "wrong commands"], [n for n in PICTURE if n != "dropped"]
+    return {"motion": motion, "pictures": pictures, "both": motion + pictures}[expects]
+
+
+def _punished(true: np.ndarray, lie: np.ndarray) -> Share:
+    both = ~(np.isnan(true) | np.isnan(lie))
+    return punished(true[both], lie[both])
+
+
+def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    scores, truth = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    given = ~np.isnan(scores)
+    return rank_correlation(scores[given], truth[given])
+
+
+def _calibration(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    scores, truth = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    given = ~np.isnan(scores)
+    inside = scores[given].min() >= 0 and scores[given].max() <= 1
+    return calibration_error(scores[given], truth[given]) if inside else None
