@@ -13,6 +13,7 @@ RANKS = {
     "errors": 0,
     "types": 0,
     "geometry": 0,
+    "distributed": 1,
     "world": 1,
     "distributed": 1,
     "rollout": 2,
