@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
     "audit": ("audit", "test a critic against engine truth before a run trusts it"),
+    "serve-reward": ("serve_reward", "serve a critic over HTTP to other processes"),
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),
     "score": ("score", "score a video: does it carry out the path, does it look good"),
     "play": ("play", "walk through the world in the browser, before and after post-training"),

@@ -1,0 +1,187 @@
+"""A critic in another process: the same scores, and every way in which it can fail, with real servers."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldcompass.errors import UserError
+from worldcompass.rewards.remote import RemoteCritic
+from worldcompass.rewards.wire import WireError, pack_group, unpack_group, unpack_scores
+from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
+from worldcompass.train import Config, train
+
+GROUP = noise_group(3)
+SMALL = Config(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=0, denoising_steps=2,
+               noise_levels=1, save_every=1)  # fmt: skip
+HEALTHY = {"critic": "stub", "wire": 1}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The real command, in a process of its own; its address."""
+    file = tmp_path_factory.mktemp("critic") / "mine.py"
+    file.write_text(
+        "from worldcompass.testing import ToyObedience\n\ndef make():\n    return ToyObedience()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worldcompass", "serve-reward", f"{file}:make", "--port", "8793"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None and "answers at" in process.stdout.readline()
+    address, deadline = "http://127.0.0.1:8793", time.monotonic() + 60
+    while True:
+        try:
+            RemoteCritic(address)
+            break
+        except UserError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+class Stub:
+    """A server that answers /score with the next of some answers, and then with the last one again."""
+
+    def __init__(self, *answers, health=HEALTHY):
+        rest = list(answers)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.reply(200, health)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                answer = rest.pop(0) if len(rest) > 1 else rest[0]
+                if answer == "hang":
+                    time.sleep(1.5)
+                elif isinstance(answer, int):
+                    self.reply(answer, {"detail": "broken"})
+                else:
+                    self.reply(200, answer)
+
+            def reply(self, code, content):
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return RemoteCritic(self.address, timeout=0.5, sleep=lambda _: None)
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def good(*values):
+    return {"critic": "stub", "values": list(values), "valid": [True] * len(values)}
+
+
+def test_a_group_arrives_as_it_was_sent():
+    sent = replace(GROUP, past_actions=GROUP.actions, caption="a lake")
+    received = unpack_group(pack_group(sent))
+    assert torch.equal(received.frames_GF3hw, sent.frames_GF3hw) and received.caption == "a lake"
+    for part in (received.actions, received.past_actions):
+        assert part is not None and torch.equal(
+            part.world_from_camera_K44, GROUP.actions.world_from_camera_K44
+        )
+    assert received.truth is None
+
+
+def test_scores_are_those_of_the_critic_itself_and_training_does_not_notice(served, tmp_path):
+    remote = RemoteCritic(served)
+    assert remote.name == ToyObedience().name
+    policies = [
+        train(ToyWorld(), [critic], toy_scenarios(4), SMALL, tmp_path / name, live=False)
+        for name, critic in (("here", ToyObedience()), ("there", remote))
+    ]
+    for here, there in zip(*(policy.parameters for policy in policies), strict=True):
+        assert torch.equal(here, there)
+    check_critic(RemoteCritic(served))
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["hang", 500, good(1.0), good(1.0, float("nan"), 2.0), b"not json", {"values": None}],
+    ids=["hangs", "error", "wrong count", "nan", "no json", "no list"],
+)
+def test_a_failed_try_is_made_again(first):
+    with Stub(first, good(1.0, 2.0, 3.0)) as critic:
+        assert critic(GROUP).values_G.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [("hang", "it took too long"), (500, "HTTP 500"), (good(1.0), "expected 3 scores, got 1"),
+     (good(1.0, float("nan"), 2.0), "not finite")],
+)  # fmt: skip
+def test_when_all_tries_fail_one_sentence_says_why(answer, words):
+    with Stub(answer) as critic, pytest.raises(UserError, match=words) as failure:
+        critic(GROUP)
+    assert "failed 4 times" in str(failure.value) and "--resume" in str(failure.value)
+
+
+def test_a_server_that_is_down_or_another_is_refused_at_once():
+    with pytest.raises(UserError, match="no critic answers at"):
+        RemoteCritic("http://127.0.0.1:1")
+    with pytest.raises(UserError, match="is no critic of wire version 1"):
+        Stub(good(), health={"status": "ok"}).__enter__()
+
+
+def test_a_critic_that_dies_keeps_what_was_saved_and_the_run_goes_on(tmp_path):
+    class Dies(ToyObedience):
+        calls = 0
+
+        def __call__(self, group):
+            Dies.calls += 1
+            if Dies.calls == 3:  # in the middle of the second step
+                raise UserError("the critic stub failed 4 times")
+            return super().__call__(group)
+
+    with pytest.raises(UserError, match="failed 4 times"):
+        train(ToyWorld(), [Dies()], toy_scenarios(4), SMALL, tmp_path / "run", live=False)
+    resumed = train(ToyWorld(), [ToyObedience()], toy_scenarios(4), SMALL, tmp_path / "run", True, live=False)
+    straight = train(ToyWorld(), [ToyObedience()], toy_scenarios(4), SMALL, tmp_path / "other", live=False)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters, straight.parameters, strict=True))
+
+
+@pytest.mark.parametrize("body", [b"", b"\x80\x04pickle", pack_group(GROUP)[:100]])
+def test_bodies_that_are_no_groups_are_refused(body):
+    with pytest.raises(WireError, match="expected a group"):
+        unpack_group(body)
+    with pytest.raises(WireError):
+        unpack_scores(json.loads("[]"), 3)
+
+
+def test_pixels_of_another_kind_are_refused():
+    with pytest.raises(WireError, match="first_frame_3hw"):
+        unpack_group(pack_group(replace(GROUP, first_frame_3hw=GROUP.first_frame_3hw[..., :5])))
+
+
+def test_a_taken_port_is_refused(served, capsys, tmp_path):
+    from worldcompass import cli
+
+    file = Path(tmp_path / "mine.py")
+    file.write_text(
+        "from worldcompass.testing import ToyObedience\n\ndef make():\n    return ToyObedience()\n"
+    )
+    assert cli.main(["serve-reward", f"{file}:make", "--port", "8793"]) == 2
+    assert "choose another --port" in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""Serve a critic over HTTP, so that trainers with other packages or on other machines can ask it.
+
+CRITIC is one that `worldcompass audit` knows by name, or FILE.py:FUNCTION of yours that returns one. In a recipe,
+`RemoteCritic("http://127.0.0.1:8770")` stands for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+from worldcompass.errors import UserError
+
+EXAMPLES = """\
+  worldcompass serve-reward quality
+  worldcompass serve-reward my_critic.py:make --port 8771
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass serve-reward``."""
+    parser.add_argument("critic", metavar="CRITIC", help="interaction, quality, ... or FILE.py:FUNCTION")
+    text = (
+        "address to listen on; other machines can reach any but the default, without a password (%(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
+    parser.add_argument("--port", type=int, default=8770, metavar="N", help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    try:
+        import uvicorn
+
+        from worldcompass.rewards.serve import application
+    except ImportError as error:
+        raise UserError(f"serving needs the extra web ({error}): pip install 'worldcompass[web]'") from None
+    from worldcompass.commands.audit import critic_of
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((args.host, args.port))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {args.host}:{args.port} ({error.strerror}): choose another --port"
+            ) from None
+    critic, _ = critic_of(args.critic)
+    print(f"critic {critic.name} answers at http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    uvicorn.run(application(critic), host=args.host, port=args.port, log_level="warning")
+    return 0

@@ -1,0 +1,114 @@
+"""How a group travels to a critic in another process: one safetensors body there, one JSON object back."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from worldcompass.types import Actions, Group, Scores, Truth
+
+VERSION = 1
+MAX_BYTES = 512 * 2**20  # of one group: 12 candidates of 16 frames at 480x832 are 230 MB
+_FACTS = "facts"
+
+
+class WireError(ValueError):
+    """What came over the wire is not what was agreed."""
+
+
+def pack_group(group: Group) -> bytes:
+    """Pixels, commands, those before them and the engine's truth where there are any."""
+    facts = {"version": VERSION, "frames_per_latent": group.frames_per_latent, "caption": group.caption}
+    tensors = {
+        "frames_GF3hw": group.frames_GF3hw,
+        "past_frames_F3hw": group.past_frames_F3hw,
+        "first_frame_3hw": group.first_frame_3hw,
+        _FACTS: torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8),
+    }
+    for part, held in (
+        ("actions", group.actions),
+        ("past_actions", group.past_actions),
+        ("truth", group.truth),
+    ):
+        if held is not None:
+            tensors |= {f"{part}/{name}": tensor for name, tensor in vars(held).items()}
+    # Clones: safetensors refuses tensors that share memory, as a first frame does with its past.
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+
+
+def unpack_group(body: bytes) -> Group:
+    """The inverse of ``pack_group``.
+
+    Raises:
+        WireError: when the body is no group of this version.
+    """
+    try:
+        tensors = load(body)
+        facts = json.loads(bytes(tensors.pop(_FACTS).tolist()))
+        if facts["version"] != VERSION:
+            raise WireError(f"the group has wire version {facts['version']}, expected {VERSION}")
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, field = name.rpartition("/")
+            parts.setdefault(part, {})[field] = tensor
+        group = Group(
+            actions=Actions(**parts["actions"]),
+            past_actions=Actions(**parts["past_actions"]) if "past_actions" in parts else None,
+            truth=Truth(**parts["truth"]) if "truth" in parts else None,
+            frames_per_latent=int(facts["frames_per_latent"]),
+            caption=str(facts["caption"]),
+            frames_GF3hw=parts[""]["frames_GF3hw"],
+            past_frames_F3hw=parts[""]["past_frames_F3hw"],
+            first_frame_3hw=parts[""]["first_frame_3hw"],
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WireError(f"expected a group as safetensors: {error}") from error
+    _check_shapes(group)
+    return group
+
+
+def pack_scores(name: str, scores: Scores) -> dict[str, Any]:
+    """The JSON answer."""
+    return {"critic": name, "values": scores.values_G.tolist(), "valid": scores.valid_G.tolist()}
+
+
+def unpack_scores(answer: Any, count: int) -> Scores:
+    """The inverse of ``pack_scores``, for a group of ``count`` candidates.
+
+    Raises:
+        WireError: for another number of scores, or scores that are not finite.
+    """
+    try:
+        values, valid = answer["values"], answer["valid"]
+        if not len(values) == len(valid) == count:
+            raise WireError(f"expected {count} scores, got {len(values)} with {len(valid)} marks of validity")
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise WireError("a score is not finite: a critic that cannot tell must abstain")
+        return Scores(torch.tensor(values, dtype=torch.float32), torch.tensor(valid, dtype=torch.bool))
+    except (KeyError, TypeError) as error:
+        raise WireError(f"expected values and valid, got {str(answer)[:200]}") from error
+
+
+def _check_shapes(group: Group) -> None:
+    pixels: dict[str, tuple[Tensor, int]] = {
+        "frames_GF3hw": (group.frames_GF3hw, 5),
+        "past_frames_F3hw": (group.past_frames_F3hw, 4),
+        "first_frame_3hw": (group.first_frame_3hw, 3),
+    }
+    size = group.frames_GF3hw.shape[-3:]
+    for name, (frames, axes) in pixels.items():
+        if frames.ndim != axes or frames.dtype != torch.uint8 or frames.shape[-3:] != size or size[0] != 3:
+            raise WireError(
+                f"{name} is {frames.dtype} {tuple(frames.shape)}, expected uint8 with {axes} axes"
+            )
+    latents = len(group.actions)
+    if group.actions.world_from_camera_K44.shape != (latents, 4, 4) or latents < 1:
+        raise WireError(
+            f"expected {latents} camera poses, got {tuple(group.actions.world_from_camera_K44.shape)}"
+        )
