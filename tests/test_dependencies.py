@@ -15,7 +15,6 @@ RANKS = {
     "geometry": 0,
     "distributed": 1,
     "world": 1,
-    "distributed": 1,
     "rollout": 2,
     "rewards": 2,
     "rewards.critic": 2,
