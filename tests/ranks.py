@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,6 +106,8 @@ class ToyRecipe:
         die_rank, _, die_step = os.environ.get("DIE", "-1:0").partition(":")
 
         def die(step: int, metrics: Any, policy: Policy) -> None:
+            if "SLOW" in os.environ:
+                time.sleep(0.3)
             if Team.current().rank == int(die_rank) and step == int(die_step):
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -26,7 +26,6 @@ RANKS = {
     "log": 3,
     "checkpoint": 3,
     "charts": 3,
-    "distributed": 3,
     "interrupt": 3,
     "trackers": 3,
     "video": 3,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +124,24 @@ def test_a_rank_that_dies_is_named_ends_the_others_and_the_run_goes_on(alone, tm
     resumed = command(tmp_path / "run", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     agree(tmp_path / "run", alone["full"])
+
+
+def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(tmp_path):
+    out = tmp_path / "run"
+    words = ["train", f"{Path(ranks.__file__)}:toy", "--out", str(out), "--nproc", "2", "--set", "config.steps=200",
+             "--set", "config.save_every=100"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worldcompass", *words], env={**os.environ, "OMP_NUM_THREADS": "1", "SLOW": "1"},
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text().count("\n"):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 143 and "stopped after step" in said, said
+    assert len(list((out / "checkpoints").glob("step_*"))) == 1
 
 
 def test_a_users_mistake_is_said_once_and_ends_all_ranks(tmp_path):

@@ -100,11 +100,11 @@ def test_live_play_looks_at_every_latent_once(world, monkeypatch):
     looks.clear()
     for label in (9, 2, 1):
         walk = walk.step(torch.tensor([label, label]))
-    assert len(looks) == 3
+    assert len(looks) == 1 + 3  # the start's own, once more
     for label in (9, 2, 1):
         forgetful.world._looked = None
         forgetful = forgetful.step(torch.tensor([label, label]))
-    assert len(looks) == 3 + 6 and forgetful.frames_PF3hw.equal(walk.frames_PF3hw)
+    assert len(looks) == 4 + 6 and forgetful.frames_PF3hw.equal(walk.frames_PF3hw)
 
 
 def test_only_chunks_with_a_chosen_latent_are_gathered(world):

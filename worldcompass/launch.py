@@ -15,6 +15,7 @@ from typing import IO
 import torch
 
 from worldcompass.errors import EXIT_LOST_RANK, UserError
+from worldcompass.interrupt import Interrupted
 
 LOOK_EVERY = 0.1  # seconds
 GRACE = 10.0  # seconds in which ranks may end by themselves once one has, before they are ended
@@ -54,11 +55,7 @@ def launch(words: Sequence[str], ranks: int) -> int:
     with tempfile.TemporaryFile("w+") as said:
         processes = [_start(words, rank, ranks, port, said) for rank in range(ranks)]
         try:
-            failed = _watch(processes)
-        except (
-            KeyboardInterrupt
-        ):  # the terminal sent it to the ranks as well: they finish their step and save
-            failed = _watch(processes)
+            failed = _watch_and_pass_on(processes)
         finally:
             _end(processes)
         if failed is None:
@@ -90,6 +87,18 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         if all(code == 0 for code in codes):
             return None
         time.sleep(LOOK_EVERY)
+
+
+def _watch_and_pass_on(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """``_watch``, with every notice to this process passed on to the ranks, which finish their step and save."""
+    while True:
+        try:
+            return _watch(processes)
+        except Interrupted as notice:
+            if notice.number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
+                continue  # the terminal sent it to all of them
+            for process in processes:
+                process.send_signal(notice.number)
 
 
 def _grace(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -36,7 +36,7 @@ class Audit:
     punished: dict[str, Share]
     """``name@strength`` -> how often the lie scores below the truth."""
     correlation: dict[str, float]
-    """Spearman with the share of commands obeyed, and with the strength of what spoils pictures."""
+    """Spearman among the copies of a clip, with the share of commands obeyed and with how little is spoilt."""
     calibration: float | None
     """Mean distance of score and share obeyed; None for a critic whose scores leave [0, 1]."""
     tremor: float
@@ -148,9 +148,15 @@ def _conclude(
     wanted = _expected(expects)
     obeyed = [(v, np.array([share_obeyed(c, k) for c in clips])) for k in range(CHUNK)
               for v in [columns[f"obeyed {k}"]]] + [(true, np.ones(len(clips)))]  # fmt: skip
-    spoilt = [(lies[f"{n}@{s:g}"], np.full(len(clips), -s)) for n in PICTURE for s in STRENGTHS]
-    spoilt.append((true, np.zeros(len(clips))))
-    correlation = {"share obeyed": _correlate(obeyed), "pictures spoilt": _correlate(spoilt)}
+    # Strengths of different lies have no common unit: each is ranked by itself.
+    spoilt = [
+        [(true, np.zeros(len(clips)))] + [(lies[f"{n}@{s:g}"], np.full(len(clips), -s)) for s in STRENGTHS]
+        for n in _expected("pictures")
+    ]
+    correlation = {
+        "share obeyed": _correlate(obeyed),
+        "pictures spoilt": float(np.mean([_correlate(lie) for lie in spoilt])),
+    }
     tremors = np.stack([columns[f"tremor {c}"] for c in range(TREMORS)])
     tremor = float(np.nanmean(tremors.std(0)))
     drops = np.nanmean([true - lies[f"{n}@1"] for n in wanted])
@@ -198,9 +204,12 @@ def _punished(true: np.ndarray, lie: np.ndarray) -> Share:
 
 
 def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    scores, truth = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    given = ~np.isnan(scores)
-    return rank_correlation(scores[given], truth[given])
+    """Mean over clips of the rank correlation among each clip's copies: siblings are what training compares."""
+    scores, truth = (np.stack(part) for part in zip(*pairs, strict=True))
+    given = ~np.isnan(scores).any(0)
+    return float(
+        np.mean([rank_correlation(s, t) for s, t in zip(scores.T[given], truth.T[given], strict=True)])
+    )
 
 
 def _calibration(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:

@@ -237,7 +237,12 @@ class DoomWorld:
         return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _look(self, latents_BCHW: Tensor) -> Look:
-        """``Autoencoder.look``. The last one is kept: live play attends to the very latent that it just decoded."""
+        """``Autoencoder.look``. In inference mode the last one is kept: live play attends to what it just decoded.
+
+        Elsewhere, where batches are large and come once, comparing would cost a device a pause.
+        """
+        if not latents_BCHW.is_inference():
+            return self.autoencoder.look(latents_BCHW)
         known = self._looked
         if known is None or known[0].device != latents_BCHW.device or not known[0].equal(latents_BCHW):
             known = self._looked = (latents_BCHW, self.autoencoder.look(latents_BCHW))
@@ -299,7 +304,11 @@ def _choose(context: DoomContext, target_P44: Tensor) -> Tensor:
 
 def _gather(context: DoomContext, chosen_PN: Tensor, positions_PN: Tensor) -> Prefix:
     """Rotated keys and values of the chosen latents of each past, at consecutive positions in time."""
-    history, chosen_PN = _needed(context.history, chosen_PN)
+    history: Sequence[_Remembered] = context.history
+    if (
+        chosen_PN.is_inference()
+    ):  # live play, where copying the past counts; elsewhere asking would pause a device
+        history, chosen_PN = _needed(context.history, chosen_PN)
     poses = torch.cat([h.poses_PK44 for h in history], 1)
     rows = torch.arange(len(poses), device=poses.device)[:, None]
     rotary = rotary_table(positions_PN, poses[rows, chosen_PN])
