@@ -116,6 +116,32 @@ def test_a_critic_that_always_abstains_cannot_be_audited():
         run_audit(Silent(), CLIPS, "both", seed=0)
 
 
+def test_a_critic_that_scores_few_true_clips_is_not_sound():
+    class Shy(Slide):
+        """Knows the truth, and abstains from all but one of the true clips."""
+
+        def __call__(self, group):
+            scores = super().__call__(group)
+            shy = not torch.equal(group.first_frame_3hw, CLIPS[0].first_3hw)
+            valid = scores.valid_G.clone()
+            valid[0] = not shy
+            return Scores(scores.values_G, valid)
+
+    audit = run_audit(Shy(), CLIPS, "motion", seed=0, searched=0)
+    assert any("abstains from 83% of the true clips" in fault for fault in audit.faults)
+    json.dumps(audit.to_json(), allow_nan=False)
+
+
+def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def make():\n    raise KeyError('weights')\n\ndef seven():\n    return 7\n"
+    )
+    assert cli.main(["audit", f"{tmp_path}/mine.py:make"]) == 2
+    assert "failed to make a critic (KeyError: 'weights')" in capsys.readouterr().err
+    assert cli.main(["audit", f"{tmp_path}/mine.py:seven"]) == 2
+    assert "returned int: expected a critic" in capsys.readouterr().err
+
+
 def test_an_audit_repeats_itself_and_fits_into_json_and_a_page():
     first, second = (
         run_audit(Brightness(), CLIPS[:2], "both", seed=1, searched=1).to_json() for _ in range(2)

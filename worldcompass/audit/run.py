@@ -21,6 +21,7 @@ Expects = Literal["motion", "pictures", "both"]
 TREMORS, TREMOR = 4, 2.0  # copies under grain that nobody sees, and its levels of 255
 LEAST_CORRELATION = 0.5  # with the truth
 MOST_CHEATED = 0.2  # share of clips for which rubbish scores as high as the truth
+LEAST_SCORED = 0.5  # share of true clips that a critic must score to be judged at all
 LEAST_SIGNAL = 2.0  # drop under a full lie over the spread under unseen grain
 
 
@@ -33,6 +34,8 @@ class Audit:
     clips: int
     abstained: float
     """Share of scores that the critic did not give."""
+    unscored: float
+    """Share of the true clips among them."""
     punished: dict[str, Share]
     """``name@strength`` -> how often the lie scores below the truth."""
     correlation: dict[str, float]
@@ -55,7 +58,8 @@ class Audit:
         plain = {k: v for k, v in vars(self).items() if k not in ("examples", "punished", "cheated")}
         found = [{"clip": c.name, "true": t, "rubbish": f.score, "psnr": f.psnr} for c, t, f in self.examples]
         shares = {name: asdict(value) for name, value in self.punished.items()}
-        return {"schema": 1, **plain, "punished": shares, "cheated": asdict(self.cheated), "examples": found}
+        parts = {**plain, "punished": shares, "cheated": asdict(self.cheated), "examples": found}
+        return {"schema": 1, **_finite(parts)}
 
 
 def run_audit(
@@ -161,10 +165,13 @@ def _conclude(
     tremor = float(np.nanmean(tremors.std(0)))
     drops = np.nanmean([true - lies[f"{n}@1"] for n in wanted])
     signal = float(drops / tremor) if tremor > 0 else (float("inf") if drops > 0 else 0.0)
-    cheated = share(np.array([float(found.score >= score) for _, score, found in examples]))
+    cheated = share(
+        np.array([float(found.score >= score) for _, score, found in examples if np.isfinite(score)])
+    )
     every = np.concatenate(list(columns.values()))
     audit = Audit(
-        name, expects, len(clips), float(np.isnan(every).mean()), shares, correlation, _calibration(obeyed),
+        name, expects, len(clips), float(np.isnan(every).mean()), float(np.isnan(true).mean()), shares,
+        correlation, _calibration(obeyed),
         tremor, signal, cheated, (), examples,
     )  # fmt: skip
     return Audit(**{**vars(audit), "faults": faults_of(audit)})
@@ -182,6 +189,8 @@ def faults_of(audit: Audit) -> tuple[str, ...]:
         if audit.expects in (expects, "both") and not audit.correlation[what] >= LEAST_CORRELATION:
             value = audit.correlation[what]
             faults.append(f"rank correlation with {what} is {value:.2f}, below {LEAST_CORRELATION}")
+    if not audit.unscored <= 1 - LEAST_SCORED:
+        faults.append(f"abstains from {audit.unscored:.0%} of the true clips: the rest says little")
     if audit.cheated.n and not audit.cheated.mean <= MOST_CHEATED:
         faults.append(
             f"can be cheated: rubbish scores as high as the truth for {audit.cheated.mean:.0%} of clips"
@@ -191,6 +200,15 @@ def faults_of(audit: Audit) -> tuple[str, ...]:
             f"is drowned by grain that nobody sees: a full lie costs {audit.signal:.1f} of its deviations"
         )
     return tuple(faults)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _expected(expects: Expects) -> list[str]:

@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
             scenarios, list(imagine_all(load_doom_world(), scenarios, args.seed, on_video=advance))
         )
     with progress("scoring", len(clips) + min(searched, len(clips))) as advance:
-        audit = run_audit(critic, clips, args.expects or expects, args.seed, imagined, searched, advance)
+        try:
+            audit = run_audit(critic, clips, args.expects or expects, args.seed, imagined, searched, advance)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
     command = "worldcompass " + shlex.join(sys.argv[1:])
@@ -87,7 +90,11 @@ def critic_of(name: str) -> tuple[Critic, Expects]:
     from worldcompass.commands.train import load_recipe
     from worldcompass.rewards import Critic
 
-    critic = load_recipe(f"{source}:{function or Path(source).stem}")()
+    make = load_recipe(f"{source}:{function or Path(source).stem}")
+    try:
+        critic = make()
+    except Exception as error:  # whatever a user's own function may raise
+        raise UserError(f"{name} failed to make a critic ({type(error).__name__}: {error})") from error
     if not isinstance(critic, Critic):
         raise UserError(
             f"{name} returned {type(critic).__name__}: expected a critic, which is callable and has a name"

@@ -82,6 +82,7 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     begun, team = time.monotonic(), Team.current()
     if team.size > 1 and recipe.config.shard:
         raise UserError("the embedded world is small enough for every process: set config.shard=False")
+    team.check_divides(recipe.config.prompts_per_step)
     if team.is_main:
         _claim(out, recipe, resume)
     parts = training_parts(recipe, device)
