@@ -32,6 +32,7 @@ from worldcompass.recipes.demo import demo
 from worldcompass.rollout import (
     Futures,
     Rollout,
+    candidate_numbers,
     chunk_actions,
     chunk_noise,
     imagine_chunk,
@@ -77,15 +78,15 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
         prefix: attended anew for every candidate, attended once and copied, or one that all share.
     """
 
-    def imagine(world, scenarios, chunk, length, group_size, keys, sigmas, explore=0.0) -> list[Futures]:
-        result = []
+    def imagine(
+        world, scenarios, chunk, length, group_size, keys, sigmas, explore=0.0, shared_noise=False
+    ) -> list[Futures]:
+        result, numbers = [], candidate_numbers(group_size, shared_noise)
         for scenario in scenarios:
             past = imagine_past(world, [scenario], chunk, length, [(*keys, "past", scenario.id)], sigmas)
             actions = chunk_actions(world, [scenario], chunk, length)
             attended = world.attend(past.context, actions)
-            noise = chunk_noise(
-                world, length, [(*keys, "future", scenario.id, chunk, g) for g in range(group_size)]
-            )
+            noise = chunk_noise(world, length, [(*keys, "future", scenario.id, chunk, g) for g in numbers])
             guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)])
             cleans, frames = [], []
             for rows in torch.arange(group_size).split(group_size if batched else 1):

@@ -423,10 +423,11 @@ def test_resuming_an_empty_folder_begins(tmp_path):
         {"beta": -1.0},
         {"kl_weight": -1.0},
         {"explore": -1.0},
+        {"shared_noise": True},
     ],
 )
 def test_configurations_that_cannot_work_are_refused_at_once(change):
-    with pytest.raises(ValueError, match=r"must|need"):
+    with pytest.raises(ValueError, match=r"must|need|without"):
         dataclasses.replace(TINY, **change)
 
 

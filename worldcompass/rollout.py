@@ -50,7 +50,7 @@ class Futures:
 
 
 Rollout = Callable[
-    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor, float], list[Futures]
+    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor, float, bool], list[Futures]
 ]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
@@ -151,12 +151,14 @@ def imagine_groups(
     keys: tuple[Key, ...],
     sigmas: Tensor,
     explore: float = 0.0,
+    shared_noise: bool = False,
 ) -> list[Futures]:
     """Clip-level rollout: each scenario's past once, then ``group_size`` futures of ``chunk`` that share it.
 
     All scenarios travel in one batch when the world batches pasts, else one after the other. Noise depends on
     ``keys``, the scenario's id, the chunk and the candidate's number. With ``explore`` the candidates of a group
-    are guided with weights evenly spread from 0 to it, so that they differ in a way that weights can learn.
+    are guided with weights evenly spread from 0 to it, so that they differ in a way that weights can learn; with
+    ``shared_noise`` they differ in nothing else, and scores compare guidance instead of luck.
 
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
@@ -167,7 +169,8 @@ def imagine_groups(
         past = imagine_past(world, batch, chunk, chunk_length, past_keys, sigmas)
         actions = chunk_actions(world, batch, chunk, chunk_length)
         attended = world.attend(past.context, actions)
-        row_keys = [(*keys, "future", s.id, chunk, g) for s in batch for g in range(group_size)]
+        numbers = candidate_numbers(group_size, shared_noise)
+        row_keys = [(*keys, "future", s.id, chunk, number) for s in batch for number in numbers]
         noise = chunk_noise(world, chunk_length, row_keys)
         guidance_B = spread_guidance(world, explore, group_size, [(*keys, s.id, chunk) for s in batch])
         clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
@@ -193,12 +196,13 @@ def imagine_whole_videos(
     keys: tuple[Key, ...],
     sigmas: Tensor,
     explore: float = 0.0,
+    shared_noise: bool = False,
 ) -> list[Futures]:
     """The baseline: every candidate imagines its own video, chunks 0 .. ``chunk``.
 
     Critics see the whole video as one group (no past frames, all commands): ONE score per video and none per
     chunk. The latents handed to the update are those of the last chunk, each row with its own past; that chunk
-    alone is guided with ``explore``.
+    alone is guided with ``explore``, and with ``shared_noise`` all candidates have one past.
 
     Raises:
         ValueError: when the world cannot hold several pasts in one call.
@@ -206,7 +210,8 @@ def imagine_whole_videos(
     if not world.spec.batches_pasts:
         raise ValueError(f"whole-video rollout needs a world that batches pasts; {world.spec.name} does not")
     rows = [scenario for scenario in scenarios for _ in range(group_size)]
-    row_keys = [(*keys, "video", s.id, g) for s in scenarios for g in range(group_size)]
+    numbers = candidate_numbers(group_size, shared_noise)
+    row_keys = [(*keys, "video", s.id, number) for s in scenarios for number in numbers]
     past = imagine_past(world, rows, chunk, chunk_length, row_keys, sigmas)
     actions = chunk_actions(world, rows, chunk, chunk_length)
     attended = world.attend(past.context, actions)
@@ -269,6 +274,11 @@ def whole_video_passes(num_chunks: int, group_size: int, num_steps: int, explore
     """Forward passes of one group of whole videos of ``num_chunks`` chunks."""
     per_step = 2 if explore else 1
     return group_size * ((num_chunks - 1 + per_step) * num_steps + num_chunks - 1)
+
+
+def candidate_numbers(group_size: int, shared_noise: bool) -> Sequence[int]:
+    """What the noise of a group's candidates derives from: their own numbers, or one for all."""
+    return [0] * group_size if shared_noise else range(group_size)
 
 
 def spread_guidance(

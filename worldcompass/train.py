@@ -59,6 +59,8 @@ class Config:
     """Steps of the rollout; the world's default when None."""
     explore: float = 0.0
     """Guidance of a group's candidates, evenly spread from 0 to this; 0 needs no ``Guidable`` world."""
+    shared_noise: bool = False
+    """The candidates of a group start from the same noise and differ by their guidance alone; needs ``explore``."""
     noise_levels: int = 5
     """Levels per chosen candidate, drawn without replacement from the rollout's own."""
     updates_per_rollout: int = 1
@@ -127,6 +129,8 @@ class Config:
                 self.beta, self.advantage_clip, self.lr, self.max_grad_norm
             )
             > 0,
+            "shared_noise without explore makes all candidates the same": self.explore > 0
+            or not self.shared_noise,
             "kl_weight, mean_weight, explore, lr_end and probe_every must not be negative": min(
                 self.kl_weight, self.mean_weight, self.explore, self.lr_end, self.probe_every
             )
@@ -180,8 +184,9 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     # 2. The behaviour weights imagine the past once, then G futures of the chunk.
     with run.policy.behaviour(), run.autocast():
         futures = config.rollout(
-            world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas, config.explore
-        )
+            world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas, config.explore,
+            config.shared_noise,
+        )  # fmt: skip
     clock.lap("imagine")
     # 3. Critics score pixels.
     scored = score(run.critics, [group for part in futures for group in part.groups])
