@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -58,13 +58,14 @@ class OfficialFiles:
     """Scenarios made of each image."""
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
     """The video decoder from its folder, on a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
+    transformer: Path | None = None
+    """The transformer's file where it is another, such as a ``.pt`` of WorldPlay's training."""
     half_decoder: bool = False
     """Decode in bfloat16 instead of float32: half the memory, slightly other pictures."""
-    uncounted: ClassVar[str] = "critics"
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_weights``."""
-        load_weights(net, self.checkpoints / "transformer", dtype, device)
+        load_weights(net, self._transformer, dtype, device)
 
     def decoder(self, device: str) -> Decoder:
         """The video decoder with its official weights."""
@@ -75,6 +76,10 @@ class OfficialFiles:
         with torch.device("meta"):
             net = Autoencoder8B() if isinstance(network, Config8B) else Autoencoder5B()
         return VideoDecoder(net.to(self._decoder_dtype))
+
+    @property
+    def _transformer(self) -> Path:
+        return self.transformer or self.checkpoints / "transformer" / FILE_NAME
 
     @property
     def _decoder_dtype(self) -> torch.dtype:
@@ -114,7 +119,7 @@ class OfficialFiles:
         official = self.load_decoder in (load_decoder_8b, load_decoder_5b)
         vae = "the base model's video autoencoder"
         return (
-            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", network),
+            NeededFile(self._transformer, "WorldPlay's transformer", network),
             NeededFile(self.checkpoints / "vae" / FILE_NAME, vae, decoder if official else None),
             NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
@@ -152,7 +157,6 @@ class StandIns:
 
     num_scenarios: int = 4
     pixels_per_cell: int = 8
-    uncounted: ClassVar[str] = ""
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Random weights, the same on every device."""
