@@ -159,13 +159,23 @@ def test_pose_files_are_dealt_out_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_mask": None}, "a.safetensors lacks text_mask: make it with 'worldcompass prepare'"),
-        ({"size": (4, 4)}, r"holds a latent of shape \(3, 4, 4\), this recipe needs \(3, 6, 8\)"),
+        ({"text_mask": None}, "text_mask is missing, expected .*; make it with 'worldcompass prepare'"),
+        ({"size": (4, 4)}, r"latent is \(3, 4, 4\), expected \(3, 6, 8\)"),
+        ({"vision_states": torch.zeros(3, 7)}, r"vision_states is \(3, 7\), expected \(any, 6\)"),
+        ({"byt5_mask": torch.ones(3)}, "4 byt5_states and a mask of 3"),
     ],
 )
 def test_datasets_of_another_form_are_refused(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "data", **changes)))
+
+
+def test_numbers_of_a_dataset_are_checked_when_they_are_read(tmp_path):
+    latent = torch.full((3, 6, 8), torch.nan)
+    (first, _) = load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "data", latent=latent)))
+    assert first.conditioning["text_states"].shape == (8, TINY_8B.text_width)
+    with pytest.raises(UserError, match=r"a.safetensors: latent not finite: prepare this image again"):
+        first.conditioning["latent"]
 
 
 def test_missing_and_damaged_datasets_are_refused(tmp_path):
@@ -181,5 +191,5 @@ def test_missing_and_damaged_datasets_are_refused(tmp_path):
 def test_images_prepared_for_another_size_are_refused_by_the_real_recipe(tmp_path):
     recipe = load_recipe("worldplay_8b:lora")()
     files = dataclasses.replace(recipe.source, data=prepare(tmp_path / "data"))
-    with pytest.raises(UserError, match=r"this recipe needs \(32, 30, 52\)"):
+    with pytest.raises(UserError, match=r"latent is \(3, 6, 8\), expected \(32, 30, 52\)"):
         dataclasses.replace(recipe, source=files).scenarios()
