@@ -266,7 +266,7 @@ def text_unit(net, unit):
 def test_text_and_video_call_units_of_their_own(kind):
     """Sharded weights are gathered when a unit is called: neither pass calls the other's, none twice."""
     net = random_network(kind)
-    units, calls = list(net.units), []
+    units, calls = list(net.units()), []
     for i, unit in enumerate(units):
         for module in unit:
             module.register_forward_pre_hook(lambda module, _, i=i: calls.append((i, module)))
@@ -285,7 +285,7 @@ def test_text_and_video_call_units_of_their_own(kind):
 def test_units_hold_all_that_serves_text_and_every_block(kind):
     net = random_network(kind)
     held, whole = set(), dict(net.named_parameters())
-    for unit in net.units:
+    for unit in net.units():
         own = {id(p) for module in unit for p in module.parameters()} - held
         names = [name for name, p in whole.items() if id(p) in own]
         assert names and len({net.serves_text_alone(name) for name in names}) == 1
@@ -316,7 +316,7 @@ def one_rank():
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # nothing changes it in place
+@pytest.mark.filterwarnings("error:FSDP2-wrapped module .* returned a view")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sharded_network_is_the_same_network(kind, one_rank):
     """Every use of a parameter is behind the call of its unit: outside it a sharded one would be refused."""
@@ -325,14 +325,14 @@ def test_a_sharded_network_is_the_same_network(kind, one_rank):
         each.recompute = True
         for name, p in each.named_parameters():
             p.requires_grad_(not each.serves_text_alone(name))
-    for unit in net.units:
+    for unit in net.units():
         fully_shard(list(unit), mesh=one_rank)
     fully_shard(net, mesh=one_rank)
     latents, found = random_latents(kind, 4, first_position=2), []
     for each in (plain, net):
         pasts = two_pasts(kind, each)
         assert each is plain or all(
-            isinstance(p, DTensor) for u in net.units for m in u for p in m.parameters()
+            isinstance(p, DTensor) for u in net.units() for m in u for p in m.parameters()
         )
         velocity = each(latents, pasts)
         velocity.square().mean().backward()

@@ -34,7 +34,7 @@ def test_the_settings_are_the_papers(module):
     assert (config.group_size, config.best, config.worst) == (12, 3, 3)
     assert (config.denoising_steps, config.noise_levels) == (40, 20)
     assert (config.first_chunk, config.last_chunk) == (0, 15)
-    assert config.weights == {"interaction": 2.0, "stability": 1.0}
+    assert config.weights == {"interaction": 2.0, "quality": 1.0}
     assert [config.behaviour_decay.at(k) for k in (0, 70, 100)] == [0.2, 0.9, 0.9]
     assert (config.checkpoint_decay, config.lr, config.advantage_clip, config.beta) == (0.9, 1e-5, 2.0, 1.0)
     assert (config.objective, config.make_optimizer, config.kl_weight) == (nft_loss, muon, 0.0)
@@ -50,7 +50,7 @@ def test_the_smoke_run_trains_and_hands_back_the_official_format(kind, tmp_path,
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["chunk"] for step in steps] == [0, 1]
     assert all(step["applied"] == 1 for step in steps)
-    assert all(step["rewards"][name]["std"] > 0 for step in steps for name in ("interaction", "stability"))
+    assert all(step["rewards"][name]["std"] > 0 for step in steps for name in ("interaction", "quality"))
     load = load_8b if kind == "8b" else load_5b
     net = load(out / "weights", TINY_8B if kind == "8b" else TINY_5B, torch.float32)
     saved = load_file(out / "checkpoints" / "step_000002" / "tensors.safetensors")
@@ -159,13 +159,23 @@ def test_pose_files_are_dealt_out_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_mask": None}, "a.safetensors lacks text_mask: make it with 'worldcompass prepare'"),
-        ({"size": (4, 4)}, r"holds a latent of shape \(3, 4, 4\), this recipe needs \(3, 6, 8\)"),
+        ({"text_mask": None}, "text_mask is missing, expected .*; make it with 'worldcompass prepare'"),
+        ({"size": (4, 4)}, r"latent is \(3, 4, 4\), expected \(3, 6, 8\)"),
+        ({"vision_states": torch.zeros(3, 7)}, r"vision_states is \(3, 7\), expected \(any, 6\)"),
+        ({"byt5_mask": torch.ones(3)}, "4 byt5_states and a mask of 3"),
     ],
 )
 def test_datasets_of_another_form_are_refused(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "data", **changes)))
+
+
+def test_numbers_of_a_dataset_are_checked_when_they_are_read(tmp_path):
+    latent = torch.full((3, 6, 8), torch.nan)
+    (first, _) = load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "data", latent=latent)))
+    assert first.conditioning["text_states"].shape == (8, TINY_8B.text_width)
+    with pytest.raises(UserError, match=r"a.safetensors: latent not finite: prepare this image again"):
+        first.conditioning["latent"]
 
 
 def test_missing_and_damaged_datasets_are_refused(tmp_path):
@@ -178,15 +188,8 @@ def test_missing_and_damaged_datasets_are_refused(tmp_path):
         load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "other"), mix="fly=1"))
 
 
-def test_the_real_recipe_says_what_it_lacks(tmp_path, capsys):
-    words = [
-        "--set",
-        f"source.data={prepare(tmp_path / 'data')}",
-        "--out",
-        str(tmp_path / "out"),
-        "--device",
-        "cpu",
-    ]
-    assert cli.main(["train", "worldplay_8b", *words]) == 2
-    assert "this recipe needs (32, 30, 52)" in capsys.readouterr().err
-    assert load_recipe("worldplay_8b:lora")().config.lora is not None
+def test_images_prepared_for_another_size_are_refused_by_the_real_recipe(tmp_path):
+    recipe = load_recipe("worldplay_8b:lora")()
+    files = dataclasses.replace(recipe.source, data=prepare(tmp_path / "data"))
+    with pytest.raises(UserError, match=r"latent is \(3, 6, 8\), expected \(32, 30, 52\)"):
+        dataclasses.replace(recipe, source=files).scenarios()

@@ -1,7 +1,8 @@
-"""Files that a run needs: are they there, and do they hold the right tensors? Only headers are read."""
+"""What a run needs: is it there, and do files hold the right tensors? Only headers are read."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,32 @@ class NeededFile:
     """What it is and where it comes from."""
     shapes: Mapping[str, tuple[int, ...]] | None = None
     """Tensors that it must hold, exactly; None where only its presence is checked."""
+
+
+@dataclass(frozen=True)
+class NeededModule:
+    """A Python package that a run imports."""
+
+    name: str
+    install: str
+    """How to get it."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is installed; nothing is imported."""
+        return importlib.util.find_spec(self.name) is not None
+
+
+def lacking(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -> list[str]:
+    """What is not there, in words.
+
+    Raises:
+        UserError: for an index that cannot be read.
+    """
+    return [
+        *(f"{file.path} ({file.what})" for file in missing(files)),
+        *(f"Python package {module.name} ({module.install})" for module in modules if not module.here),
+    ]
 
 
 def missing(files: Sequence[NeededFile]) -> list[NeededFile]:

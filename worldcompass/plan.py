@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldcompass.files import NeededFile
+from worldcompass.files import NeededFile, NeededModule
 from worldcompass.memory import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.policy import Policy
 from worldcompass.train import Config
@@ -47,8 +47,9 @@ class Needs:
     num_chunks: int
     """Finished chunks that fill the memory which is attended to."""
     files: tuple[NeededFile, ...] = ()
-    uncounted: str = ""
-    """What a run holds or computes beside all this."""
+    modules: tuple[NeededModule, ...] = ()
+    critic_bytes: int = 0
+    """Of critics' networks, which are not traced: what their authors' hardware suggests."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class States:
     """Peak of an optimiser's step over its state."""
     block: int
     """The largest block's weights, which sharding gathers to compute."""
+    critics: int = 0
+    """Assumed, not traced."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Plan:
         """The peak of each part of a training step."""
         s, t = self.states, self.traced
         gathered = 2 * s.block if self.gpus > 1 else 0  # one computes while the next arrives
-        held = s.other + gathered + _share(s.weights + s.averages + s.optimizer, self.gpus)
+        held = s.other + s.critics + gathered + _share(s.weights + s.averages + s.optimizer, self.gpus)
         held += self.past_frames + t.prefix
         swap, gradients = _share(s.swap, self.gpus), _share(s.gradients, self.gpus)
         return {
@@ -164,6 +167,7 @@ def measure_states(needs: Needs) -> States:
         optimizer=state,
         optimizer_step=step,
         block=max(_bytes_by_block(net).values()),
+        critics=needs.critic_bytes,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from worldcompass.distributed import like
+from worldcompass.distributed import Team, like, whole
 
 Weights = dict[str, Tensor]
 
@@ -221,12 +221,18 @@ def merge_lora(net: nn.Module) -> None:
 
 
 def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
-    """Write the adapters as peft reads them: adapter_model.safetensors and adapter_config.json."""
+    """Write the adapters as peft reads them: adapter_model.safetensors and adapter_config.json.
+
+    Where they are sharded all ranks must call it; the main one writes.
+    """
     layers = {name: m for name, m in net.named_modules() if isinstance(m, LoraLinear)}
     tensors = {}
     for name, layer in layers.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
+        for part, parameter in (("A", layer.lora_A), ("B", layer.lora_B)):
+            full = whole(parameter.detach())
+            tensors[f"base_model.model.{name}.lora_{part}.weight"] = full.cpu().contiguous()
+    if not Team.current().is_main:
+        return
     config = {
         "peft_type": "LORA",
         "task_type": None,

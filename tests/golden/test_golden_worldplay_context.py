@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from worldcompass.geometry import LabelThresholds, parse_path, split_label
+from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.types import Actions, Group
 from worldcompass.worlds.worldplay.context import (
     MemoryRule,
@@ -63,8 +64,8 @@ def test_labels_of_poses():
 def test_labels_and_accuracy_of_the_released_reward():
     """Which command each frame is held against, and what is read from estimated cameras at each threshold.
 
-    The released reward keeps the threshold that agrees best, which no critic here does: the choice is made in this
-    test alone. Its picture scores are arithmetic on a scorer's numbers and have no counterpart.
+    The released reward keeps the threshold that agrees best. So does ``BestOfThree``, which is for comparison, but
+    it leaves out the vertical part of a step, which the released one counts as length.
     """
     config, inputs, outputs = case("j_reward")
     for index, part in enumerate(config["cases"]):
@@ -95,6 +96,43 @@ def test_labels_and_accuracy_of_the_released_reward():
         torch.testing.assert_close(
             (sum(both) / 2)[None], outputs[f"{index}.fine_action_acc"], atol=1e-6, rtol=0
         )
+
+
+def test_picture_scores_of_the_released_reward():
+    """Mean of a scorer's numbers for the caption and for one sentence, and their drift from the first frame.
+
+    Which frames are scored differs on purpose: here the last one of every latent, there the one before it.
+    """
+    config, inputs, outputs = case("j_reward")
+    for index, part in enumerate(config["cases"]):
+        count = len(part["scored_frame_indices"])
+        frames = torch.arange(1, 4 * count + 1, dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, -1, 3, 1, 1)
+        first = torch.zeros(3, 1, 1, dtype=torch.uint8)
+        actions = Actions(torch.zeros(count).long(), torch.eye(4).expand(count, 4, 4), torch.ones(count, 4))
+        group = Group(frames, first[None], first, actions, 4)
+        scores = {
+            name: torch.cat([inputs[f"{index}.hps_first_frame"], inputs[f"{index}.hps_{name}"]])
+            for name in ("caption", "quality")
+        }
+        for critic, expected in (
+            (FrameScore(Scored(scores["caption"])), "hpsv3_acc"),
+            (FrameScore(Scored(scores["quality"])), "hpsv3_quality_acc"),
+            (ScoreDrift(Scored(scores["quality"])), "hpsv3_quality_drift_score"),
+        ):
+            ours = critic(group).values_G.double()
+            torch.testing.assert_close(ours, outputs[f"{index}.{expected}"], atol=1e-6, rtol=0)
+
+
+class Scored:
+    """A scorer of frames that carry 4 times the place of their score; the first frame's stands in front."""
+
+    name = "scored"
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def __call__(self, frames_F3hw, caption):
+        return self.scores[frames_F3hw[:, 0, 0, 0].long() // 4]
 
 
 def as_33(intrinsics_4):

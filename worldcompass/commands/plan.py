@@ -15,7 +15,7 @@ from worldcompass.commands._options import positive
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
-    from worldcompass.files import NeededFile
+    from worldcompass.files import NeededFile, NeededModule
     from worldcompass.plan import Plan
 
 EXAMPLES = """\
@@ -59,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     needs = recipe.needs()
     plan = make_plan(needs, args.gpus)
     print("\n".join(_memory_lines(plan, memory)))
-    if needs.uncounted:
-        print(f"not counted: {needs.uncounted}")
-    problems = _file_lines(needs.files)
+    problems = _file_lines(needs.files, needs.modules)
     print("\n".join(["", *(problems or ["files: all there"])]))
     return 0 if plan.fits(memory) and not problems else 1
 
@@ -77,6 +75,7 @@ def _memory_lines(plan: Plan, memory: float) -> list[str]:
     rows = {
         "weights": states.weights / plan.gpus,
         "other modules (decoder)": states.other,
+        "critics' networks (assumed)": states.critics,
         "averages (behaviour, checkpoint, reference)": states.averages / plan.gpus,
         "weights set aside while averages are in use": states.swap / plan.gpus,
         "optimiser state": states.optimizer / plan.gpus,
@@ -106,10 +105,10 @@ def _readable(size: float) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / MIB:.2f} MiB"
 
 
-def _file_lines(files: Sequence[NeededFile]) -> list[str]:
-    from worldcompass.files import differences, missing
+def _file_lines(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -> list[str]:
+    from worldcompass.files import differences, lacking
 
-    lines = [f"missing: {file.path} ({file.what})" for file in missing(files)]
+    lines = [f"missing: {thing}" for thing in lacking(files, modules)]
     for file in files:
         wrong = differences(file)
         lines += [f"{file.path} differs in {len(wrong)} tensors:"] if wrong else []

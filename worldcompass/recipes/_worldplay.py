@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
 
+from worldcompass.distributed import Team
+from worldcompass.errors import UserError
+from worldcompass.files import NeededFile, NeededModule, differences, lacking
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
+from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
@@ -33,17 +37,58 @@ Network = Config8B | Config5B
 Source = OfficialFiles | StandIns
 
 
-def interaction_and_stability() -> list[Critic]:
-    """The critics that are here: both stand in for the paper's, which are not.
+class Rewards(Protocol):
+    """Makes a run's critics, and says what they need before anything is loaded."""
 
-    The paper estimates camera poses with Depth-Anything-3 and judges pictures with HPSv3. Interaction here is the
-    embedded world's critic, which reads optical flow and was trained on that world alone; stability is made of
-    formulas. On real videos neither has been validated: bring your own before you trust a reward.
+    def critics(self, device: str) -> Sequence[Critic]:
+        """Named as in ``config.weights``."""
+        ...
+
+    def files(self) -> tuple[NeededFile, ...]:
+        """Their weights."""
+        ...
+
+    def modules(self) -> tuple[NeededModule, ...]:
+        """Their packages."""
+        ...
+
+    def gpu_bytes(self) -> int:
+        """Assumed memory of their networks in this process."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnRewards:
+    """Critics of your own, by a function that makes them; what they need is theirs to check."""
+
+    make: Callable[[], Sequence[Critic]]
+
+    def critics(self, device: str) -> Sequence[Critic]:
+        """What the function makes."""
+        return self.make()
+
+    def files(self) -> tuple[NeededFile, ...]:
+        """None that are known."""
+        return ()
+
+    def modules(self) -> tuple[NeededModule, ...]:
+        """None that are known."""
+        return ()
+
+    def gpu_bytes(self) -> int:
+        """None that are known."""
+        return 0
+
+
+def shipped_critics() -> list[Critic]:
+    """Critics that run on a CPU without weights from elsewhere, for the smoke runs alone.
+
+    The embedded world's reads optical flow and was trained on that world; the other is made of formulas.
     """
     from worldcompass.rewards.interaction import InteractionFollowing
     from worldcompass.rewards.stability import PictureStability
 
-    return [InteractionFollowing(), PictureStability()]
+    return [InteractionFollowing(), PictureStability(name=QUALITY)]
 
 
 @dataclass(frozen=True)
@@ -60,10 +105,16 @@ class WorldPlayRecipe:
     """Keep what is not trained in bfloat16. What is trained stays float32 in either case."""
     recompute: bool = True
     """Make each block's activations again in the backward pass instead of keeping them."""
-    make_critics: Callable[[], Sequence[Critic]] = interaction_and_stability
+    rewards: Rewards = field(default_factory=PaperRewards)
+    """Where critics come from."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
-        """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any."""
+        """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any.
+
+        Raises:
+            UserError: before anything is loaded, when a file or a package is missing or a checkpoint differs.
+        """
+        self.check()
         parts = self.parts(device)
         policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
         with policy.checkpoint():
@@ -71,15 +122,34 @@ class WorldPlayRecipe:
                 export_lora(policy.net, self.config.lora, out / "weights" / "adapter")
                 merge_lora(policy.net)
             export_weights(policy.net, out / "weights" / FILE_NAME)
-        print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+        if Team.current().is_main:
+            print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+
+    def check(self) -> None:
+        """Look for all that the run reads; only headers are read.
+
+        Raises:
+            UserError: naming what is missing, or the first tensors that differ.
+        """
+        if lacks := lacking(self._files(), self.rewards.modules()):
+            raise UserError(
+                f"this run lacks {'; '.join(lacks)}: put it there or say with --set where it is; 'worldcompass"
+                " plan' with the same settings lists it"
+            )
+        for file in self._files(self._blank()):
+            if wrong := differences(file):
+                raise UserError(
+                    f"{file.path} is not what this recipe needs: {len(wrong)} tensors differ, such as {wrong[0]};"
+                    " 'worldcompass plan' lists them"
+                )
 
     def parts(self, device: str) -> Parts:
         """What is trained with, weights loaded."""
-        scenarios = self.scenarios()
+        scenarios, critics = self.scenarios(), self.rewards.critics(device)
         world = self.world(
             partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
         )
-        return Parts(world, self.make_critics(), scenarios, self.config)
+        return Parts(world, critics, scenarios, self.config)
 
     def scenarios(self) -> list[Scenario]:
         """What is trained on, long enough for the curriculum's last chunk."""
@@ -105,7 +175,7 @@ class WorldPlayRecipe:
         from worldcompass.plan import Needs
 
         world = self._blank()
-        files = self.source.files(_shapes([world.net]), _shapes(_modules(world.decoder)))
+        files = self._files(world)
         if self.config.lora is not None:
             inject_lora(world.net, self.config.lora, generator_for("plan"))
         return Needs(
@@ -118,8 +188,14 @@ class WorldPlayRecipe:
             begin=self.source.begin,
             num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
             files=files,
-            uncounted=self.source.uncounted,
+            modules=self.rewards.modules(),
+            critic_bytes=self.rewards.gpu_bytes(),
         )
+
+    def _files(self, blank: WorldPlay | None = None) -> tuple[NeededFile, ...]:
+        """All that is read; with the tensors of ``blank``, where what a file holds matters."""
+        network, decoder = ([blank.net], _modules(blank.decoder)) if blank else ([], [])
+        return (*self.source.files(_shapes(network), _shapes(decoder)), *self.rewards.files())
 
     def _of_depth(self, depth: int) -> tuple[WorldPlay, list[nn.Module]]:
         world = replace(self, network=replace(self.network, num_blocks=depth))._blank()
@@ -161,7 +237,7 @@ PAPER = Config(
     micro_rows=8,
     beta=1.0,
     advantage_clip=2.0,
-    weights={"interaction": 2.0, "stability": 1.0},  # the paper's action and drift rewards
+    weights={INTERACTION: 2.0, QUALITY: 1.0},  # its action and its drift reward
     kl_weight=0.0,
     lr=1e-5,
     weight_decay=1e-4,
@@ -211,5 +287,11 @@ def tiny(recipe: WorldPlayRecipe, network: Network) -> WorldPlayRecipe:
         save_every=1,
     )
     return replace(
-        recipe, config=config, network=network, latent_size=(6, 8), source=StandIns(), half_weights=False
+        recipe,
+        config=config,
+        network=network,
+        latent_size=(6, 8),
+        source=StandIns(),
+        rewards=OwnRewards(shipped_critics),
+        half_weights=False,
     )

@@ -19,6 +19,7 @@ QUALITY_SENTENCE = "A high-quality, ultra-detailed and well-structured image."
 BATCH = 8  # pictures of one forward pass
 INSTALL = "give it an environment of its own with 'pip install hpsv3'"
 GET = "download HPSv3.safetensors from MizzenAI/HPSv3 and give its path"
+GET_CONFIG = "copy the package's HPSv3_7B.yaml and name a local folder of Qwen2-VL-7B-Instruct in it"
 
 
 class Hpsv3:
@@ -43,9 +44,7 @@ class Hpsv3:
         """
         package = need_module("hpsv3", "HPSv3", INSTALL)
         path = need_weights(checkpoint, "HPSv3", GET)
-        settings = (
-            None if config is None else str(need_weights(config, "HPSv3", "give the path of its yaml file"))
-        )
+        settings = None if config is None else str(need_weights(config, "HPSv3", GET_CONFIG))
         self.model: Any = package.HPSv3RewardInferencer(settings, str(path), device=device)
         self.sentence = sentence
         self.name = "hpsv3" if sentence is None else "hpsv3_quality"

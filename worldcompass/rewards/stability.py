@@ -12,10 +12,8 @@ class PictureStability:
     Sharpness and colours are compared with the video's first frame: a good start image holds the quality up.
     """
 
-    name = "stability"
-
-    def __init__(self, weights: QualityWeights | None = None) -> None:
-        self.weights = weights or QualityWeights()
+    def __init__(self, weights: QualityWeights | None = None, name: str = "stability") -> None:
+        self.weights, self.name = weights or QualityWeights(), name
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates; abstains where the chunk shows nothing but the given start image."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -74,13 +76,35 @@ def load_prepared(path: Path, shapes: Mapping[str, Shape]) -> Prepared:
         UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
     """
     metadata = read_metadata(path)
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as why:
-        raise _damaged(path, why) from why
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check(path, tensors, shapes)
     return Prepared(path.name.removesuffix(SUFFIX), metadata.get("caption", ""), tensors)
+
+
+def check_header(path: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """The file's metadata, after a look at names and shapes alone.
+
+    Raises:
+        UserError: when it is missing or damaged, or when names or shapes differ.
+    """
+    metadata = read_metadata(path)
+    with _opened(path) as file:
+        _check_shapes(path, {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}, shapes)  # noqa: SIM118
+    return metadata
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One of the file's tensors.
+
+    Raises:
+        UserError: when the file is missing or damaged, or when a number is not finite.
+    """
+    read_metadata(path)
+    with _opened(path) as file:
+        tensor = file.get_tensor(name)
+    _check_finite(path, {name: tensor})
+    return tensor
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -91,29 +115,46 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}: make it with 'worldcompass prepare'")
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+            yield file
     except SafetensorError as why:
-        raise _damaged(path, why) from why
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({why}): prepare this image again"
+        ) from why
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> None:
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    _check_shapes(path, {name: tuple(t.shape) for name, t in tensors.items()}, shapes)
+    _check_finite(path, tensors)
+
+
+def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape]) -> None:
     wrong = sorted(n for n in shapes.keys() | found.keys() if not _fits(found.get(n), shapes.get(n, ())))
     if wrong:
         differences = "; ".join(
             f"{name} is {found.get(name, 'missing')}, expected {_spoken(shapes.get(name))}" for name in wrong
         )
-        raise UserError(f"{path} does not hold what this model needs: {differences}")
+        raise UserError(
+            f"{path} does not hold what this model needs: {differences}; make it with 'worldcompass prepare'"
+        )
+    for states, mask in (("text_states", "text_mask"), ("byt5_states", "byt5_mask")):
+        if mask in found and found[states][0] != found[mask][0]:
+            raise UserError(
+                f"{path}: {found[states][0]} {states} and a mask of {found[mask][0]}: prepare it again"
+            )
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     broken = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
     if broken:
         raise UserError(f"{path}: {', '.join(broken)} not finite: prepare this image again")
-    for states, mask in (("text_states", "text_mask"), ("byt5_states", "byt5_mask")):
-        if mask in tensors and len(tensors[states]) != len(tensors[mask]):
-            raise UserError(
-                f"{path}: {len(tensors[states])} {states} and a mask of {len(tensors[mask])}: prepare it again"
-            )
 
 
 def _fits(found: tuple[int, ...] | None, shape: Shape) -> bool:
@@ -128,7 +169,3 @@ def _spoken(shape: Shape | None) -> str:
     if shape is None:
         return "no such tensor"
     return f"({', '.join('any' if n is None else str(n) for n in shape)})"
-
-
-def _damaged(path: Path, why: SafetensorError) -> UserError:
-    return UserError(f"{path} is damaged or no safetensors file ({why}): prepare this image again")

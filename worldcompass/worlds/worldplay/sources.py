@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
@@ -19,6 +18,7 @@ from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import read_poses
+from worldcompass.worlds.worldplay.prepared import Shape, check_header, expected_shapes, read_tensor
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
 from worldcompass.worlds.worldplay.transformer_5b import Caption
@@ -27,8 +27,6 @@ from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights
 from worldcompass.worlds.worldplay.world import (
-    FAMILY_5B,
-    FAMILY_8B,
     Decoder,
     WorldPlay,
     WorldPlayContext,
@@ -58,13 +56,14 @@ class OfficialFiles:
     """Scenarios made of each image."""
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
     """The video decoder from its folder, on a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
+    transformer: Path | None = None
+    """The transformer's file where it is another, such as a ``.pt`` of WorldPlay's training."""
     half_decoder: bool = False
     """Decode in bfloat16 instead of float32: half the memory, slightly other pictures."""
-    uncounted: ClassVar[str] = "critics"
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_weights``."""
-        load_weights(net, self.checkpoints / "transformer", dtype, device)
+        load_weights(net, self._transformer, dtype, device)
 
     def decoder(self, device: str) -> Decoder:
         """The video decoder with its official weights."""
@@ -75,6 +74,10 @@ class OfficialFiles:
         with torch.device("meta"):
             net = Autoencoder8B() if isinstance(network, Config8B) else Autoencoder5B()
         return VideoDecoder(net.to(self._decoder_dtype))
+
+    @property
+    def _transformer(self) -> Path:
+        return self.transformer or self.checkpoints / "transformer" / FILE_NAME
 
     @property
     def _decoder_dtype(self) -> torch.dtype:
@@ -89,7 +92,6 @@ class OfficialFiles:
             UserError: when the dataset is missing, lacks a tensor or holds latents of another size, or when pose
                 files are too few or too short.
         """
-        keys = (FAMILY_8B if isinstance(network, Config8B) else FAMILY_5B).keys
         files = sorted(self.data.glob("*.safetensors"))
         if not files:
             raise UserError(f"no prepared images in {self.data}: make them with 'worldcompass prepare'")
@@ -99,7 +101,8 @@ class OfficialFiles:
             for k in range(self.trajectories_per_image)
         ]
         trajectories = self._trajectories([name for _, name in names], num_latents, seed)
-        prepared = {file: PreparedFile(file, keys, (network.latent_channels, *latent_size)) for file in files}
+        shapes = expected_shapes(network, latent_size)
+        prepared = {file: PreparedFile(file, shapes) for file in files}
         return [
             Scenario(name, actions, conditioning=prepared[file], caption=prepared[file].caption)
             for (file, name), actions in zip(names, trajectories, strict=True)
@@ -114,7 +117,7 @@ class OfficialFiles:
         official = self.load_decoder in (load_decoder_8b, load_decoder_5b)
         vae = "the base model's video autoencoder"
         return (
-            NeededFile(self.checkpoints / "transformer" / FILE_NAME, "WorldPlay's transformer", network),
+            NeededFile(self._transformer, "WorldPlay's transformer", network),
             NeededFile(self.checkpoints / "vae" / FILE_NAME, vae, decoder if official else None),
             NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
@@ -152,7 +155,6 @@ class StandIns:
 
     num_scenarios: int = 4
     pixels_per_cell: int = 8
-    uncounted: ClassVar[str] = ""
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Random weights, the same on every device."""
@@ -194,41 +196,27 @@ class PreparedFile(Mapping[str, Tensor]):
     """Conditioning of one image, read from its file whenever it is asked for: a dataset is larger than memory.
 
     Args:
-        path: the safetensors file.
-        keys: tensors that it must hold; others are ignored.
-        latent_shape: what its ``latent`` must be, (C, H, W).
+        path: the safetensors file; its header is checked at once, its numbers when they are read.
+        shapes: what it must hold, see ``expected_shapes``.
 
     Raises:
-        UserError: when it is damaged, lacks a tensor or holds a latent of another size.
+        UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
     """
 
-    def __init__(self, path: Path, keys: tuple[str, ...], latent_shape: tuple[int, int, int]) -> None:
-        self.path, self.keys_held = path, keys
-        try:
-            with safe_open(path, "pt") as file:
-                found = set(file.keys())
-                self.caption = (file.metadata() or {}).get("caption", "")
-                if lacking := [key for key in keys if key not in found]:
-                    raise UserError(f"{path} lacks {', '.join(lacking)}: make it with 'worldcompass prepare'")
-                shape = tuple(file.get_slice("latent").get_shape())
-        except SafetensorError as why:
-            raise UserError(f"{path} is damaged or no safetensors file ({why}): prepare it again") from why
-        if shape != latent_shape:
-            raise UserError(
-                f"{path} holds a latent of shape {shape}, this recipe needs {latent_shape}: prepare it again"
-            )
+    def __init__(self, path: Path, shapes: Mapping[str, Shape]) -> None:
+        self.path, self.shapes = path, shapes
+        self.caption = check_header(path, shapes).get("caption", "")
 
     def __getitem__(self, key: str) -> Tensor:
-        if key not in self.keys_held:
+        if key not in self.shapes:
             raise KeyError(key)
-        with safe_open(self.path, "pt") as file:
-            return file.get_tensor(key)
+        return read_tensor(self.path, key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.keys_held)
+        return iter(self.shapes)
 
     def __len__(self) -> int:
-        return len(self.keys_held)
+        return len(self.shapes)
 
 
 def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, int]) -> WorldPlayContext:

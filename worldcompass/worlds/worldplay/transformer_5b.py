@@ -174,7 +174,6 @@ class Transformer5B(nn.Module):
         text = (".attn2.to_k.", ".attn2.to_v.", ".attn2.norm_k.")
         return name.startswith("condition_embedder.text_embedder.") or any(part in name for part in text)
 
-    @property
     def units(self) -> Iterator[tuple[nn.Module, ...]]:
         """Modules whose parameters are gathered together where weights are sharded; see ``Transformer8B.units``."""
         yield (self.condition_embedder.text_embedder,)
@@ -236,7 +235,8 @@ class Transformer5B(nn.Module):
             return [Past5B(past.text, list(m)) for past, m in zip(pasts, memories, strict=True)]
         shift, scale = (self.scale_shift_table.float() + condition.float()[:, :, None]).unbind(2)
         velocity = self.proj_out(modulate(x, shift[:, :, None], scale[:, :, None], self.config.eps))
-        return self._cells(velocity, grid)
+        # No view: where weights are sharded, the backward pass begins at this tensor.
+        return self._cells(velocity, grid).clone()
 
     def _cells(self, x_BKTE: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Tokens whose dimensions are (height, width, channel) of their patch, to (B, C, K, H, W)."""

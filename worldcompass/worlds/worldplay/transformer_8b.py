@@ -117,7 +117,6 @@ class Transformer8B(nn.Module):
             name.startswith(("txt_in.", "byt5_in.", "vision_in.", "cond_type_embedding.")) or ".txt_" in name
         )
 
-    @property
     def units(self) -> Iterator[tuple[nn.Module, ...]]:
         """Modules whose parameters are gathered together where weights are sharded, inner ones first.
 
@@ -193,7 +192,8 @@ class Transformer8B(nn.Module):
                 longer.append([extend(past, own, row) for row, past in enumerate(past_keys)])
         if keep_keys:
             return [list(blocks) for blocks in zip(*longer, strict=True)]
-        return self.final_layer(x, condition).permute(0, 3, 1, 2).unflatten(-1, (height, width))
+        velocity = self.final_layer(x, condition).permute(0, 3, 1, 2).unflatten(-1, (height, width))
+        return velocity.clone()  # no view: where weights are sharded, the backward pass begins at this tensor
 
     def _silence_actions_and_cameras(self) -> None:
         """What WorldPlay added to HunyuanVideo starts at zero, so that the video model is unchanged at first."""

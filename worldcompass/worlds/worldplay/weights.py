@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldcompass.distributed import Team, whole
 from worldcompass.errors import UserError
 from worldcompass.files import parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
@@ -77,6 +78,8 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
 def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """Write a network's weights under the official names; the file appears only when it is complete.
 
+    Where they are sharded all ranks must call it; the main one writes.
+
     Args:
         net: plain, or with its adapters merged.
         path: the safetensors file to write.
@@ -85,9 +88,15 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
     Raises:
         ValueError: when the network still carries adapters.
     """
-    tensors = {n: t.detach().to("cpu", dtype or t.dtype).contiguous() for n, t in net.state_dict().items()}
-    if any(name.endswith(".lora_A") for name in tensors):
+    state, tensors = net.state_dict(), {}
+    if any(name.endswith(".lora_A") for name in state):
         raise ValueError("the network carries adapters: merge them first, see worldcompass.policy.merge_lora")
+    for name, tensor in state.items():
+        full = whole(tensor.detach())
+        if Team.current().is_main:
+            tensors[name] = full.to("cpu", dtype or full.dtype).contiguous()
+    if not tensors:
+        return
     aside = path.with_name(f".unfinished_{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,0 +1,182 @@
+"""WorldPlay trained by two processes comes to what one comes to; a pass gathers its own half of a network alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import outcome, together
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from worldcompass.distributed import Team, shard
+from worldcompass.policy import Lora
+from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.recipes._worldplay import OwnRewards, WorldPlayRecipe
+from worldcompass.rewards.paper import INTERACTION, QUALITY
+from worldcompass.types import Actions, Scores
+from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
+from worldcompass.worlds.worldplay.transformer_5b import Past5B
+from worldcompass.worlds.worldplay.weights import FILE_NAME, load_5b, load_8b
+from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
+
+# Relative and absolute: in float32 only the order of additions differs; in bfloat16 products of other shapes round
+# otherwise.
+TOLERANCE = {"full": 1e-4, "lora": 1e-4, "half": 2e-2}
+SMOKE = {"8b": worldplay_8b.smoke, "5b": worldplay_5b.smoke}
+LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
+VARIANTS = [("8b", "full"), ("8b", "lora"), ("8b", "half"), ("5b", "full"), ("5b", "lora")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corner:
+    """A critic that anything can please: how bright one corner is at the end."""
+
+    name: str
+    channel: int
+
+    def __call__(self, group):
+        values = group.frames_GF3hw[:, -1, self.channel, 0, 0].float()
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+
+
+def corners():
+    return [Corner(INTERACTION, 0), Corner(QUALITY, 1)]
+
+
+def recipe_of(kind: str, training: str, **changes) -> WorldPlayRecipe:
+    """The smoke recipe with cheap critics; ``half`` is adapters in float32 on bfloat16, as ``:lora`` has them."""
+    recipe = replace(SMOKE[kind](), rewards=OwnRewards(corners), half_weights=training == "half")
+    if training != "full":
+        changes |= {"lora": Lora(rank=2, targets=LORA_TARGETS[kind]), "autocast_bf16": training == "half"}
+    config = replace(
+        recipe.config, group_size=3, denoising_steps=2, noise_levels=1, updates_per_rollout=1, **changes
+    )
+    return replace(recipe, config=config)
+
+
+def run_all(root: Path, shard: bool) -> None:
+    for kind, training in VARIANTS:
+        recipe_of(kind, training, shard=shard).run(root / kind / training, "cpu", resume=False)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("alone")
+    torch.set_num_threads(1)
+    run_all(root, shard=False)
+    return root
+
+
+def agree(got: Path, expected: Path, tolerance: float) -> None:
+    (rows, tensors), (rows_expected, tensors_expected) = outcome(got), outcome(expected)
+    for row, row_expected in zip(rows, rows_expected, strict=True):
+        assert row == pytest.approx(row_expected, rel=10 * tolerance, abs=tolerance)
+    all_close(tensors, tensors_expected, tolerance)
+
+
+def all_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("two")
+    assert together(2, run_all, root, True) == [0, 0]
+    return root
+
+
+@pytest.mark.parametrize(("kind", "training"), VARIANTS)
+def test_two_sharded_processes_come_to_what_one_comes_to(kind, training, alone, two):
+    agree(two / kind / training, alone / kind / training, TOLERANCE[training])
+
+
+@pytest.mark.parametrize(("kind", "training"), VARIANTS)
+def test_two_sharded_processes_hand_back_the_whole_official_file(kind, training, alone, two):
+    files = [Path(FILE_NAME)] + [Path("adapter", "adapter_model.safetensors")] * (training != "full")
+    for file in files:
+        found, expected = (load_file(root / kind / training / "weights" / file) for root in (two, alone))
+        all_close(found, expected, TOLERANCE[training])
+    load, tiny = (load_8b, TINY_8B) if kind == "8b" else (load_5b, TINY_5B)
+    load(two / kind / training / "weights", tiny)
+
+
+@pytest.mark.parametrize(("kind", "training"), [("8b", "full"), ("5b", "lora")])
+def test_what_two_processes_saved_one_goes_on_with(kind, training, alone, two, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(two / kind / training, out)
+    shutil.rmtree(out / "checkpoints" / "step_000002")
+    recipe_of(kind, training).run(out, "cpu", resume=True)
+    agree(out, alone / kind / training, TOLERANCE[training])
+
+
+def halves(out: Path) -> None:
+    """Which half of the weights is whole at the moment when each block of the other is at work."""
+    for kind in SMOKE:
+        recipe = recipe_of(kind, "full")
+        world, plain = (recipe.parts("cpu").world for _ in range(2))
+        scenario = recipe.scenarios()[Team.current().rank : Team.current().rank + 1]
+        first, second = (Actions.stack([scenario[0].actions.latents(at, at + 4)]) for at in (0, 4))
+        generator = torch.Generator().manual_seed(Team.current().rank)
+        channels, height, width = world.spec.latent_shape
+        noise = torch.randn(2, channels, 4, height, width, generator=generator)
+        shard(world.net)
+        looked = watch(world.net)
+        begun = world.begin(scenario)
+        assert looked == {("text", "text")}, looked
+        looked.clear()
+        contexts = []
+        for each, start in ((world, begun), (plain, plain.begin(scenario))):
+            context = each.remember(start, noise[:1], first)
+            context = each.attend(context, second)
+            clean = each.predict_clean(noise, torch.full((2,), 0.7), second, context)
+            contexts.append((context, clean))
+        (context, clean), (expected_context, expected) = contexts
+        torch.testing.assert_close(clean, expected, rtol=1e-5, atol=1e-5)
+        for (keys, values), (keys_expected, values_expected) in zip(
+            memory_of(context), memory_of(expected_context), strict=True
+        ):
+            torch.testing.assert_close(keys, keys_expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(values, values_expected, rtol=1e-5, atol=1e-5)
+        clean.square().mean().backward()
+        assert looked == {("video", "video")}, looked
+        (out / f"{kind}-{Team.current().rank}").touch()
+
+
+def watch(net) -> set[tuple[str, str]]:
+    """(half at work, half gathered) for every call of a layer, recomputed ones in the backward pass too.
+
+    The ends of the video half (patches, timesteps, actions, last layer) belong to the root and serve both.
+    """
+    in_units = [
+        (name, "text" if net.serves_text_alone(name) else "video")
+        for name, _ in net.named_parameters()
+        if "blocks." in name or net.serves_text_alone(name)
+    ]
+    looked = set()
+
+    def look(half, *_):
+        now = dict(net.named_parameters())
+        looked.update((half, other) for name, other in in_units if not isinstance(now[name], DTensor))
+
+    for owner, half in {(name.rpartition(".")[0], half) for name, half in in_units}:
+        net.get_submodule(owner).register_forward_pre_hook(partial(look, half))
+    return looked
+
+
+def memory_of(context):
+    """Keys and values of every block."""
+    ((past,),) = context.attended.pasts
+    return past.memory if isinstance(past, Past5B) else past
+
+
+def test_attending_on_two_processes_and_a_pass_gathers_its_own_half_alone(tmp_path):
+    assert together(2, halves, tmp_path) == [0, 0]
+    assert len(list(tmp_path.iterdir())) == 2 * len(SMOKE)
