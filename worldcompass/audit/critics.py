@@ -1,0 +1,59 @@
+"""The critics that can be audited here: no weights but the package's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worldcompass.rewards import Critic
+from worldcompass.rewards.actions import ActionAccuracy
+from worldcompass.rewards.best_of_three import BestOfThree
+from worldcompass.rewards.cycle import CycleClosure
+from worldcompass.rewards.doom_cameras import DoomCameras
+from worldcompass.rewards.formula import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
+from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
+from worldcompass.rewards.interaction import InteractionFollowing
+from worldcompass.rewards.latency import ResponseLatency
+from worldcompass.rewards.odometry import Odometry
+from worldcompass.rewards.pose_error import PoseError
+from worldcompass.rewards.purity import DirectionPurity
+from worldcompass.rewards.quality import VisualQuality, flicker_of
+from worldcompass.rewards.realism import EmbeddedRealism
+from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
+from worldcompass.rewards.stability import PictureStability
+from worldcompass.worlds.doom import SPEC
+
+
+@dataclass(frozen=True)
+class Known:
+    """How to make a critic, and what it must notice (``audit.expected``)."""
+
+    make: Callable[[], Critic]
+    expects: str
+    out_and_back: bool = False
+    """Whether it scores only clips that come back to where the camera has been."""
+
+
+def _odometry() -> Odometry:
+    return Odometry(per_view=True)
+
+
+KNOWN = {
+    "interaction": Known(InteractionFollowing, "motion"),
+    "actions": Known(lambda: ActionAccuracy(DoomCameras(), SPEC.thresholds), "motion"),
+    "purity": Known(lambda: DirectionPurity(DoomCameras(), SPEC.thresholds), "motion"),
+    "pose_error": Known(lambda: PoseError(DoomCameras(), SPEC.motion), "motion"),
+    "latency": Known(lambda: ResponseLatency(_odometry(), SPEC.thresholds), "motion"),
+    "best_of_three": Known(lambda: BestOfThree(_odometry()), "motion"),
+    "quality": Known(VisualQuality, "pictures"),
+    "stability": Known(PictureStability, "pictures"),
+    "sharpness": Known(lambda: FormulaCritic(keeps_sharpness, "sharpness"), "blurred,noisy"),
+    "flicker": Known(lambda: FormulaCritic(flicker_of, "flicker"), "flickering"),
+    "colours": Known(lambda: FormulaCritic(keeps_colours, "colours"), "tinted"),
+    "exposure": Known(lambda: FormulaCritic(keeps_exposure, "exposure"), "flickering"),
+    "realism": Known(lambda: FrameScore(EmbeddedRealism()), "blurred,noisy,tinted"),
+    "realism_drift": Known(lambda: ScoreDrift(EmbeddedRealism()), "blurred,noisy,tinted"),
+    "psnr": Known(lambda: TrueContinuation(psnr, "psnr"), "both"),
+    "ssim": Known(lambda: TrueContinuation(ssim, "ssim"), "both"),
+    "cycle": Known(lambda: CycleClosure(SPEC.thresholds), "both", out_and_back=True),
+}
