@@ -203,7 +203,7 @@ def test_what_lies_near_the_truth_is_no_rubbish():
             trick,
             generator_for("s"),
         )
-        assert found is None or found.psnr < RUBBISH_DB
+        assert found is None or found.psnr < RUBBISH_DB or not trick.may_hit
     assert psnr(clip.frames_F3hw, clip.frames_F3hw) > 70
 
 

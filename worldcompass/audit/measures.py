@@ -9,6 +9,8 @@ import numpy as np
 
 Z95 = 1.96  # standard deviations on either side of a mean that hold 95%
 
+NEVER_FAR = "never far from the truth"  # what a search found nothing in
+
 
 @dataclass(frozen=True)
 class Share:
@@ -46,10 +48,10 @@ def punished(true: np.ndarray, degraded: np.ndarray, videos: Sequence[str]) -> S
     return share(np.where(degraded < true, 1.0, np.where(degraded == true, 0.5, 0.0)), videos)
 
 
-def shown(value: Share) -> str:
-    """A share in percent with its interval."""
+def shown(value: Share, none: str = "never scored") -> str:
+    """A share in percent with its interval, ``none`` where there is nothing to share."""
     if not value.n:
-        return "never scored"
+        return none
     low, mean, high = (round(100 * x) for x in (value.low, value.mean, value.high))
     return f"{mean}% [{low}, {high}]"
 

@@ -6,7 +6,7 @@ from html import escape
 from math import isfinite
 
 from worldcompass import video
-from worldcompass.audit.measures import shown
+from worldcompass.audit.measures import NEVER_FAR, shown
 from worldcompass.audit.run import Audit
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.charts import number
@@ -70,7 +70,7 @@ def _lies(audit: Audit) -> str:
 
 def _tricks(audit: Audit) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{trick.name}</th><td>{shown(audit.cheated[trick.name])}</td>'
+        f'<tr><th scope="row">{trick.name}</th><td>{shown(audit.cheated[trick.name], NEVER_FAR)}</td>'
         f"<td>{'yes' if audit.expects.counts(trick) else 'no: it lies about something else'}</td></tr>"
         for trick in TRICKS
     )

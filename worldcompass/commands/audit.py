@@ -133,7 +133,7 @@ def print_audit(audit: Audit) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from worldcompass.audit.measures import shown
+    from worldcompass.audit.measures import NEVER_FAR, shown
 
     console = Console()
     words = f"{audit.clips} clips of {audit.videos} videos [95%]"
@@ -145,7 +145,8 @@ def print_audit(audit: Audit) -> None:
         table.add_column(first)
         table.add_column(words if first == "lie" else "searched clips [95%]", justify="right")
         for name, value in rows.items():
-            table.add_row(name.replace("@", ", strength "), shown(value))
+            none = NEVER_FAR if rows is audit.cheated else "never scored"
+            table.add_row(name.replace("@", ", strength "), shown(value, none))
         console.print(table)
     print(f"full lies that it must notice and that score below the truth: {shown(audit.accuracy)}")
     print(f"full lies of any kind that it overlooks: {', '.join(audit.overlooked()) or 'none'}")
