@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from worldcompass.doom.maps import CRITIC
+from worldcompass.doom.scenarios import draw_all
 from worldcompass.rewards import Critic
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import BestOfThree
+from worldcompass.rewards.cameras import calibrated_thresholds
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.doom_cameras import DoomCameras
 from worldcompass.rewards.formula import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
@@ -23,6 +26,8 @@ from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.worlds.doom import SPEC
 
+CALIBRATION_LATENTS = 12  # of one video of each of the critics' maps
+
 
 @dataclass(frozen=True)
 class Known:
@@ -34,8 +39,16 @@ class Known:
     """Whether it scores only clips that come back to where the camera has been."""
 
 
-def _odometry() -> Odometry:
-    return Odometry(per_view=True)
+def latency_by_odometry() -> ResponseLatency:
+    """The only estimator here that looks frame by frame; its length unit needs a threshold of its own."""
+    estimator = Odometry(per_view=True)
+    paths, labels = [], []
+    for _, scenario in draw_all(CRITIC, ("mixed",), 1, CALIBRATION_LATENTS, 0, "calibration"):
+        assert scenario.truth is not None
+        frames, intrinsics = scenario.truth.frames_F3hw[None], scenario.actions.intrinsics_K4[0]
+        paths.append(estimator(frames, intrinsics, SPEC.frames_per_latent))
+        labels.append(scenario.truth.labels_M[1:])
+    return ResponseLatency(estimator, calibrated_thresholds(paths, labels, SPEC.thresholds))
 
 
 KNOWN = {
@@ -43,8 +56,8 @@ KNOWN = {
     "actions": Known(lambda: ActionAccuracy(DoomCameras(), SPEC.thresholds), "motion"),
     "purity": Known(lambda: DirectionPurity(DoomCameras(), SPEC.thresholds), "motion"),
     "pose_error": Known(lambda: PoseError(DoomCameras(), SPEC.motion), "motion"),
-    "latency": Known(lambda: ResponseLatency(_odometry(), SPEC.thresholds), "motion"),
-    "best_of_three": Known(lambda: BestOfThree(_odometry()), "motion"),
+    "latency": Known(latency_by_odometry, "motion"),
+    "best_of_three": Known(lambda: BestOfThree(Odometry(per_view=True)), "motion"),
     "quality": Known(VisualQuality, "pictures"),
     "stability": Known(PictureStability, "pictures"),
     "sharpness": Known(lambda: FormulaCritic(keeps_sharpness, "sharpness"), "blurred,noisy"),
