@@ -29,7 +29,7 @@ from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, m
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.resume import begin, restore, roll_back, save
 from worldcompass.rewards import Critic
-from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
+from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups, make_group
 from worldcompass.selection import Rows, choose, score, share_out
 from worldcompass.trackers import Track, installed, tracking
 from worldcompass.types import Scenario
@@ -241,6 +241,7 @@ def prepare(
         UnfitInputs: when configuration, scenarios and critics do not fit together.
     """
     check_inputs(world, critics, scenarios, config)
+    try_critics(world, critics, scenarios[0], config.chunk_length or world.spec.chunk_lengths[0])
     if config.lora is not None:
         inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
     team = Team.current()
@@ -437,3 +438,28 @@ def check_inputs(
         raise UnfitInputs(
             f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
         )
+
+
+def try_critics(
+    world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
+) -> None:
+    """Let every critic score two grey futures of the second chunk before anything is imagined.
+
+    Raises:
+        UnfitInputs: when one cannot score frames and latents of this world, or does not return one score each.
+    """
+    spec, both = world.spec, 2 * chunk_length
+    frames = torch.full((spec.num_frames(0, both), 3, *spec.frame_size), 128, dtype=torch.uint8)
+    before = spec.num_frames(0, chunk_length)
+    futures = frames[before:].expand(2, -1, -1, -1, -1).contiguous()
+    group = make_group(world, scenario, futures, frames[:before], chunk_length, both)
+    for critic in critics:
+        try:
+            scores = critic(group)
+        except ValueError as why:
+            raise UnfitInputs(f"critic {critic.name} cannot score the chunks of {spec.name}: {why}") from why
+        if scores.values_G.shape != (2,) or scores.valid_G.shape != (2,):
+            raise UnfitInputs(
+                f"critic {critic.name} must return one score and one verdict for each candidate, 2 each, got"
+                f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
+            )

@@ -9,7 +9,7 @@ from worldcompass.doom.maps import CRITIC
 from worldcompass.doom.scenarios import draw_all
 from worldcompass.rewards import Critic
 from worldcompass.rewards.actions import ActionAccuracy
-from worldcompass.rewards.best_of_three import BestOfThree
+from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import calibrated_thresholds
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.doom_cameras import DoomCameras
@@ -51,13 +51,25 @@ def latency_by_odometry() -> ResponseLatency:
     return ResponseLatency(estimator, calibrated_thresholds(paths, labels, SPEC.thresholds))
 
 
+def best_of_three_in_map_units() -> BestOfThree:
+    """The released choice with the embedded estimator, the world's own threshold in the middle of the three.
+
+    Released thresholds belong to single frames and to another length unit; ``benchmarks/optimism.py`` has them.
+    """
+    middle = SPEC.thresholds.move / MOVES[1]
+    turn_deg = TURN_DEG * SPEC.frames_per_latent
+    return BestOfThree(
+        DoomCameras(), tuple(middle * move for move in MOVES), turn_deg, every=SPEC.frames_per_latent
+    )
+
+
 KNOWN = {
     "interaction": Known(InteractionFollowing, "motion"),
     "actions": Known(lambda: ActionAccuracy(DoomCameras(), SPEC.thresholds), "motion"),
     "purity": Known(lambda: DirectionPurity(DoomCameras(), SPEC.thresholds), "motion"),
     "pose_error": Known(lambda: PoseError(DoomCameras(), SPEC.motion), "motion"),
     "latency": Known(latency_by_odometry, "motion"),
-    "best_of_three": Known(lambda: BestOfThree(Odometry(per_view=True)), "motion"),
+    "best_of_three": Known(best_of_three_in_map_units, "motion"),
     "quality": Known(VisualQuality, "pictures"),
     "stability": Known(PictureStability, "pictures"),
     "sharpness": Known(lambda: FormulaCritic(keeps_sharpness, "sharpness"), "blurred,noisy"),

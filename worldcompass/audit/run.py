@@ -120,7 +120,8 @@ def run_audit(
             f"critic {critic.name} gave no score for any of {len(clips)} clips: nothing to audit"
         )
     scored = [(clip, float(value)) for clip, value in zip(clips, true, strict=True) if np.isfinite(value)]
-    examples = _search_all(critic, scored[:searched], seed, on_clip)
+    apart = max(1, len(scored) // max(1, searched))  # clips of different videos where there are enough
+    examples = _search_all(critic, scored[::apart][:searched], seed, on_clip)
     return _conclude(critic.name, expects, clips, columns, examples)
 
 

@@ -16,18 +16,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.audit.expected import expected
 from worldcompass.commands._options import add_out, add_seed
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
+    from worldcompass.audit.clips import Clip
     from worldcompass.audit.critics import Known
     from worldcompass.audit.run import Audit
+    from worldcompass.rewards import Critic
 
 EXAMPLES = """\
   worldcompass audit --list
   worldcompass audit interaction
   worldcompass audit quality --size full --out runs/audit_quality
+  worldcompass audit quality stability realism
   worldcompass audit my_critic.py:make --expects pictures
   worldcompass audit my_critic.py:sharp --expects blurred,noisy
 """
@@ -42,7 +44,8 @@ OWN_FAILURES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass audit``."""
-    parser.add_argument("critic", nargs="?", metavar="CRITIC", help="interaction, ... or FILE.py:FUNCTION")
+    text = "interaction, ... or FILE.py:FUNCTION; several share clips, each gets a folder below --out"
+    parser.add_argument("critics", nargs="*", metavar="CRITIC", help=text)
     parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and stop")
     text = "motion, pictures, both, or lies such as blurred,frozen (default: the critic's; both for your own)"
     parser.add_argument("--expects", metavar="LIES", help=text)
@@ -55,46 +58,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Audit, write, print."""
     from worldcompass.audit.critics import KNOWN
+    from worldcompass.audit.expected import expected
+    from worldcompass.audit.run import run_audit
+    from worldcompass.progress import progress
+    from worldcompass.testing import ContractError
 
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
         return 0
-    if args.critic is None:
+    if not args.critics:
         raise UserError(f"name a critic to audit: {', '.join(KNOWN)} or FILE.py:FUNCTION")
-    known = known_critic(args.critic)
+    known = {name: known_critic(name) for name in args.critics}
     try:
-        expects = expected(args.expects or known.expects)
+        expects = {name: expected(args.expects or entry.expects) for name, entry in known.items()}
     except ValueError as error:
         raise UserError(str(error)) from None
-    critic = known.make()
+    made = {name: entry.make() for name, entry in known.items()}
+    per_map, searched = SIZES[args.size]
+    unsound = False
+    for out_and_back in dict.fromkeys(entry.out_and_back for entry in known.values()):
+        clips, imagined = _clips(per_map, args.seed, out_and_back)
+        for name in (n for n, entry in known.items() if entry.out_and_back == out_and_back):
+            with progress(f"scoring by {name}", len(clips) + min(searched, len(clips))) as advance:
+                try:
+                    audit = run_audit(
+                        made[name], clips, expects[name], args.seed, imagined, searched, advance
+                    )
+                except (ValueError, ContractError) as error:
+                    raise UserError(f"{name} cannot be audited: {error}") from error
+            _write(audit, args.out if len(known) == 1 else args.out / audit.critic)
+            unsound |= bool(audit.faults)
+    return int(unsound)
+
+
+def _clips(per_map: int, seed: int, out_and_back: bool) -> tuple[list[Clip], list[Clip]]:
+    """Clips of the engine, and the same by the embedded base."""
     from worldcompass.audit.clips import clips_of, engine_clips
-    from worldcompass.audit.page import render
-    from worldcompass.audit.run import run_audit
     from worldcompass.doom.maps import UNSEEN
     from worldcompass.evaluate import imagine_all
     from worldcompass.progress import progress
-    from worldcompass.report.html import write_page
-    from worldcompass.testing import ContractError
     from worldcompass.worlds.doom import load_doom_world
 
-    per_map, searched = SIZES[args.size]
     with progress("playing clips in the engine", per_map * len(UNSEEN)) as advance:
-        scenarios, clips = engine_clips(args.seed, per_map, advance, known.out_and_back)
+        scenarios, clips = engine_clips(seed, per_map, advance, out_and_back)
     with progress("imagining the same clips", len(scenarios)) as advance:
-        imagined = clips_of(
-            scenarios, list(imagine_all(load_doom_world(), scenarios, args.seed, on_video=advance))
-        )
-    with progress("scoring", len(clips) + min(searched, len(clips))) as advance:
-        try:
-            audit = run_audit(critic, clips, expects, args.seed, imagined, searched, advance)
-        except (ValueError, ContractError) as error:
-            raise UserError(f"{args.critic} cannot be audited: {error}") from error
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
-    command = "worldcompass " + shlex.join(sys.argv[1:])
+        videos = imagine_all(load_doom_world(), scenarios, seed, on_video=advance)
+    return clips, clips_of(scenarios, list(videos))
+
+
+def _write(audit: Audit, out: Path) -> None:
+    """audit.json, audit.html, and everything on the terminal."""
+    from worldcompass.audit.page import render
+    from worldcompass.report.html import write_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
     print_audit(audit)
-    print(f"page: {write_page(args.out / 'audit.html', render(audit, command))}")
-    return 1 if audit.faults else 0
+    page = write_page(out / "audit.html", render(audit, "worldcompass " + shlex.join(sys.argv[1:])))
+    print(f"page: {page}")
+
+
+def critic_of(name: str) -> tuple[Critic, str]:
+    """A critic and what it must notice.
+
+    Raises:
+        UserError: when there is none of that name that runs without weights of its own.
+    """
+    known = known_critic(name)
+    return known.make(), known.expects
 
 
 def known_critic(name: str) -> Known:
