@@ -101,15 +101,43 @@ def test_std_of_a_single_valid_score_is_zero():
     ("scores", "weights", "clip", "words"),
     [
         (SCORES, torch.tensor([1.0]), 2.0, "weights"),
-        (SCORES, torch.tensor([1.0, -1.0]), 2.0, ">= 0"),
-        (SCORES, torch.zeros(2), 2.0, "positive sum"),
-        (SCORES, torch.ones(2), 0.0, "clip > 0"),
+        (SCORES, torch.tensor([1.0, -1.0]), 2.0, "not negative"),
+        (SCORES, torch.tensor([1.0, torch.nan]), 2.0, "finite"),
+        (SCORES, torch.tensor([1.0, torch.inf]), 2.0, "finite"),
+        (SCORES, torch.zeros(2), 2.0, "not all zero"),
+        (SCORES, torch.ones(2), 0.0, "above 0"),
         (SCORES * torch.nan, torch.ones(2), 2.0, "not finite"),
     ],
 )
 def test_unusable_input_is_refused(scores, weights, clip, words):
     with pytest.raises(ValueError, match=words):
         group_advantages(scores, ALL, weights, own_group, clip)
+
+
+def test_each_reward_is_clipped_before_it_is_weighed():
+    weights = torch.tensor([2.0, 1.0])
+    free = group_advantages(SCORES, ALL, weights, own_group)
+    tight = group_advantages(SCORES, ALL, weights, own_group, reward_clip=0.5)
+    expected = (free.per_reward_NGR.clamp(-0.5, 0.5) * weights / 3).sum(-1)
+    torch.testing.assert_close(tight.ranking_NG, expected)
+    torch.testing.assert_close(tight.advantage_NG, expected.clamp(-2, 2) / 2)
+    assert torch.equal(tight.per_reward_NGR, free.per_reward_NGR)
+    assert not torch.allclose(tight.ranking_NG, free.ranking_NG)
+    with pytest.raises(ValueError, match="reward_clip must be above 0"):
+        group_advantages(SCORES, ALL, weights, own_group, reward_clip=0.0)
+
+
+def test_one_extreme_reward_cannot_outweigh_what_the_others_say():
+    """Eleven alike and one far off: unclipped, the outlier of a light reward decides who is best."""
+    outlier = torch.zeros(12)
+    outlier[0] = 100.0
+    scores = torch.stack([torch.linspace(0, 1, 12), outlier], -1)[None]
+    valid, weights = torch.ones_like(scores, dtype=torch.bool), torch.tensor([1.0, 1.0])
+    best = [
+        int(group_advantages(scores, valid, weights, own_group, reward_clip=clip).ranking_NG.argmax())
+        for clip in (None, 1.6)
+    ]
+    assert best == [0, 11]
 
 
 def test_extremes_are_the_best_first_and_the_worst_last_with_stable_ties():

@@ -9,12 +9,15 @@ import torch
 from worldcompass import cli
 from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
 from worldcompass.audit.degradations import MOTION, PICTURE
-from worldcompass.audit.exploit import psnr, rubbish
-from worldcompass.audit.measures import calibration_error, punished, rank_correlation
+from worldcompass.audit.expected import expected
+from worldcompass.audit.exploit import RUBBISH_DB, psnr, search
+from worldcompass.audit.measures import calibration_error, punished, rank_correlation, share
 from worldcompass.audit.page import render
 from worldcompass.audit.run import run_audit
+from worldcompass.audit.tricks import NUM_GENES, TRICKS, replayed
 from worldcompass.geometry import commanded
 from worldcompass.rollout import generator_for
+from worldcompass.testing import ContractError
 from worldcompass.types import Scores
 from worldcompass.worlds.doom import SPEC, intrinsics
 
@@ -31,7 +34,9 @@ def make_clips(count: int = 6) -> list[Clip]:
         video = torch.stack([wide[:, :, 60 + step * t : 92 + step * t] for t in range(29)])
         labels = torch.full((CHUNK,), label)
         actions = commanded(torch.cat([torch.zeros(1, dtype=torch.long), labels]), SPEC.motion, intrinsics())
-        clips.append(Clip(video[13:], video[:13], video[0], actions.latents(1, CHUNK + 1), f"clip/{index}"))
+        past = commanded(torch.tensor([0, label, label, label]), SPEC.motion, intrinsics())
+        own = actions.latents(1, CHUNK + 1)
+        clips.append(Clip(video[13:], video[:13], video[0], own, past, f"video/{index}", 1))
     return clips
 
 
@@ -89,12 +94,14 @@ class Silent:
 
 
 def test_a_critic_that_knows_the_truth_is_sound():
-    audit = run_audit(Slide(), CLIPS, "motion", seed=0, searched=1)
+    audit = run_audit(Slide(), CLIPS, expected("motion"), seed=0, searched=1)
     assert audit.faults == ()
     assert (
         audit.correlation["share obeyed"] > 0.9 and audit.calibration is not None and audit.calibration < 0.1
     )
-    assert audit.punished["wrong commands@1"].mean == 1 and audit.cheated.mean == 0
+    assert audit.punished["wrong commands@1"].mean == 1 and audit.accuracy.mean == 1
+    assert audit.cheated["replayed latents"].mean == audit.cheated["frozen picture"].mean == 0
+    assert audit.videos == 6 and audit.overlooked() == ["tinted"]
 
 
 @pytest.mark.parametrize(
@@ -104,16 +111,17 @@ def test_a_critic_that_knows_the_truth_is_sound():
         (Constant(), "pictures", "can be cheated"),
         (Brightness(), "pictures", "does not punish blurred"),
         (Movement(), "motion", "does not punish wrong commands"),
+        (Movement(), "motion", "can be cheated: replayed latents"),
     ],
 )
 def test_bad_critics_fail_for_the_right_reason(critic, expects, words):
-    audit = run_audit(critic, CLIPS, expects, seed=0, searched=1)
+    audit = run_audit(critic, CLIPS, expected(expects), seed=0, searched=1)
     assert any(words in fault for fault in audit.faults), audit.faults
 
 
 def test_a_critic_that_always_abstains_cannot_be_audited():
     with pytest.raises(ValueError, match="gave no score for any"):
-        run_audit(Silent(), CLIPS, "both", seed=0)
+        run_audit(Silent(), CLIPS, expected("both"), seed=0)
 
 
 def test_a_critic_that_scores_few_true_clips_is_not_sound():
@@ -127,7 +135,7 @@ def test_a_critic_that_scores_few_true_clips_is_not_sound():
             valid[0] = not shy
             return Scores(scores.values_G, valid)
 
-    audit = run_audit(Shy(), CLIPS, "motion", seed=0, searched=0)
+    audit = run_audit(Shy(), CLIPS, expected("motion"), seed=0, searched=0)
     assert any("abstains from 83% of the true clips" in fault for fault in audit.faults)
     json.dumps(audit.to_json(), allow_nan=False)
 
@@ -144,11 +152,13 @@ def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
 
 def test_an_audit_repeats_itself_and_fits_into_json_and_a_page():
     first, second = (
-        run_audit(Brightness(), CLIPS[:2], "both", seed=1, searched=1).to_json() for _ in range(2)
+        run_audit(Brightness(), CLIPS[:2], expected("both"), seed=1, searched=1).to_json() for _ in range(2)
     )
     assert json.loads(json.dumps(first)) == json.loads(json.dumps(second))
-    page = render(run_audit(Brightness(), CLIPS[:2], "both", seed=1, searched=1), "worldcompass audit x")
-    assert "not sound" in page and page.count("<img") == 1 and "http" not in page
+    page = render(
+        run_audit(Brightness(), CLIPS[:2], expected("both"), seed=1, searched=1), "worldcompass audit x"
+    )
+    assert "not sound" in page and page.count("<img") == len(TRICKS) and "http" not in page
 
 
 @pytest.mark.parametrize("name", MOTION | PICTURE)
@@ -172,19 +182,88 @@ def test_obeyed_shares_are_true_by_construction():
     )
 
 
-def test_rubbish_is_far_from_the_world():
-    genes = torch.zeros(9)
-    clip = rubbish(genes, 16, (24, 32), torch.Generator().manual_seed(0))
-    assert clip.shape == (16, 3, 24, 32) and psnr(clip, CLIPS[0].frames_F3hw) < 16
-    assert psnr(CLIPS[0].frames_F3hw, CLIPS[0].frames_F3hw) > 70
+@pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.name)
+def test_tricks_paint_rubbish_of_the_clip_s_shape(trick):
+    clip = CLIPS[0]
+    genes = torch.linspace(-0.9, 0.9, NUM_GENES)
+    made = trick.paint(genes, clip, torch.Generator().manual_seed(0))
+    again = trick.paint(genes, clip, torch.Generator().manual_seed(0))
+    assert made.shape == clip.frames_F3hw.shape and made.dtype == torch.uint8 and torch.equal(made, again)
+    moves = made.float().diff(dim=0).abs().mean() > 0.5
+    assert bool(moves) == (trick.name != "frozen picture")
+
+
+def test_what_lies_near_the_truth_is_no_rubbish():
+    """A critic that loves likeness to the engine finds only what is far from it, or nothing."""
+    clip = CLIPS[0]
+    for trick in TRICKS:
+        found = search(
+            lambda made: torch.tensor([psnr(m, clip.frames_F3hw) for m in made]),
+            clip,
+            trick,
+            generator_for("s"),
+        )
+        assert found is None or found.psnr < RUBBISH_DB or not trick.may_hit
+    assert psnr(clip.frames_F3hw, clip.frames_F3hw) > 70
+
+
+def test_replayed_latents_never_do_what_is_commanded():
+    """In a video that slides to one side alone, only its latents played backwards disobey."""
+    clip = CLIPS[0]
+    for seed in range(5):
+        genes = 2 * torch.rand(NUM_GENES, generator=generator_for("genes", seed)) - 1
+        made = replayed(genes, clip, generator_for("none"))
+        for latent in made.unflatten(0, (CHUNK, 4)):
+            back = torch.roll(latent[:-1].float(), 2, -1)[..., 4:-4]
+            torch.testing.assert_close(back, latent[1:, ..., 4:-4].float())
+
+
+def test_tricks_count_against_those_who_must_notice_them():
+    counted = {
+        words: [t.name for t in TRICKS if expected(words).counts(t)]
+        for words in ("motion", "pictures", "both")
+    }
+    assert counted["motion"] == ["sliding texture", "frozen picture", "replayed latents"]
+    assert counted["pictures"] == ["sliding texture", "obedient texture", "obedient colours"]
+    assert counted["both"] == [trick.name for trick in TRICKS]
+
+
+def test_a_critic_may_be_expected_to_notice_single_lies(capsys):
+    audit = run_audit(Brightness(), CLIPS, expected("frozen, blurred"), seed=0, searched=0)
+    assert audit.expects.lies == ("frozen", "blurred") and audit.expects.pictures == ("blurred",)
+    assert not any("noisy" in fault or "wrong commands" in fault for fault in audit.faults)
+    with pytest.raises(ValueError, match="cannot be expected to notice 'smell'"):
+        expected("blurred,smell")
+    assert cli.main(["audit", "stability", "--expects", "smell"]) == 2
+    assert "motion, pictures, both, or some of frozen" in capsys.readouterr().err
+
+
+def test_a_critic_that_breaks_the_contract_is_not_audited(tmp_path):
+    class Broken(Brightness):
+        def __call__(self, group):
+            scores = super().__call__(group)
+            return Scores(scores.values_G * torch.nan, scores.valid_G)
+
+    with pytest.raises(ContractError, match="finite"):
+        run_audit(Broken(), CLIPS[:2], expected("pictures"), seed=0)
+
+
+def test_intervals_count_videos_and_not_clips():
+    hits = np.ones(32)
+    alone, pairs = (share(hits, [f"{i // size}" for i in range(32)]) for size in (1, 2))
+    assert (alone.n, alone.videos, pairs.videos) == (32, 32, 16)
+    assert alone.low == pytest.approx(0.893, abs=1e-3) and pairs.low == pytest.approx(0.806, abs=1e-3)
+    assert alone.high == pairs.high == 1
+    half = share(np.array([0.0, 1.0] * 10), [str(i) for i in range(20)])
+    assert (half.low, half.high) == (pytest.approx(0.299, abs=1e-3), pytest.approx(0.701, abs=1e-3))
 
 
 def test_measures_against_hand_computed_values():
     assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 20, 15])) == pytest.approx(0.5)
     assert rank_correlation(np.ones(3), np.arange(3)) == 0
     assert calibration_error(np.array([0.1, 0.3, 0.9]), np.array([0, 0, 1])) == pytest.approx(0.15)
-    half = punished(np.array([1.0, 1.0]), np.array([1.0, 1.0]))
-    assert (half.mean, half.low, half.high, half.n) == (0.5, 0.5, 0.5, 2)
+    half = punished(np.array([1.0, 1.0]), np.array([1.0, 1.0]), ["a", "b"])
+    assert (half.mean, half.n, half.videos) == (0.5, 2, 2) and half.low < 0.2 and half.high > 0.8
 
 
 def test_an_unknown_critic_is_refused(capsys):

@@ -29,9 +29,13 @@ def test_progress_compares_each_chunk_with_its_own_beginning():
     assert progress([], NAMES).tolist() == [0.0, 0.0]
     silent = {
         "chunk": 0,
-        "rewards": {"a": {"mean": 0.0, "spread": 0.0, "valid": 0.0}} | row(0, b=1.0)["rewards"],
+        "rewards": {"a": {"mean": None, "spread": None, "valid": 0.0}} | row(0, b=1.0)["rewards"],
     }
     assert progress([silent, row(0, a=3.0, b=2.0)], NAMES).tolist() == [0.0, 0.25]
+    assert progress([silent, row(0, a=3.0, b=2.0), silent, row(0, a=7.0, b=2.0)], NAMES).tolist() == [
+        1.0,
+        0.25,
+    ]
 
 
 def test_who_falls_behind_weighs_more_and_nobody_is_silenced():

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import pytest
 
+from worldcompass import cli
 from worldcompass.doom import experiment
 from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
@@ -97,3 +98,23 @@ def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypat
     with pytest.raises(UserError, match="MB free, a run needs"):
         tiny().run(tmp_path / "run", "cpu", resume=False)
     assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("interaction_weight=-1", "not negative, got interaction_weight=-1"),
+        ("quality_weight=nan", "finite and not negative"),
+        ("config.weights.quality=2", "config.weights is not read"),
+    ],
+)
+def test_weights_of_rewards_are_checked_before_anything_runs(setting, words, tmp_path, capsys):
+    arguments = ["train", "doom_full", "--set", setting, "--out", str(tmp_path / "run")]
+    assert cli.main(arguments) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_rewards_that_all_weigh_nothing_are_refused(tmp_path, capsys):
+    zeros = ["--set", "interaction_weight=0", "--set", "quality_weight=0"]
+    assert cli.main(["train", "doom_full", *zeros, "--out", str(tmp_path / "run")]) == 2
+    assert "weights of all rewards are zero" in capsys.readouterr().err

@@ -424,6 +424,11 @@ def test_resuming_an_empty_folder_begins(tmp_path):
         {"kl_weight": -1.0},
         {"explore": -1.0},
         {"shared_noise": True},
+        {"lr": float("nan")},
+        {"reward_clip": 0.0},
+        {"weights": {"obedience": -1.0}},
+        {"weights": {"obedience": float("nan")}},
+        {"weights": {"obedience": float("inf")}},
     ],
 )
 def test_configurations_that_cannot_work_are_refused_at_once(change):
@@ -435,6 +440,7 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
     ("change", "words"),
     [
         ({"weights": {"obediance": 1.0}}, "no critic"),
+        ({"weights": {"obedience": 0.0, "cleanliness": 0.0}}, "weights of all critics are zero"),
         ({"chunk_length": 3}, "not 3"),
         ({"prompts_per_step": 6}, "there are 5 scenarios"),
         ({"last_chunk": 2}, "is shorter"),

@@ -68,6 +68,27 @@ def test_clipping_and_agreement_of_rewards():
     assert vitals["rewards"]["flat"]["flat"] == 1 and vitals["flat_groups"] == 0
 
 
+def test_abstentions_are_counted_and_never_scored_as_zero():
+    """Critics that score all, half, one candidate or none; zeros are what they abstained with."""
+
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    critics = [Named(name) for name in ("whole", "half", "once", "never")]
+    scores = torch.tensor([[5.0, 5.0, 5.0, 0.0], [7.0, 0.0, 0.0, 0.0], [9.0, 9.0, 0.0, 0.0]]).repeat(2, 1, 1)
+    valid = scores != 0
+    valid[1, :, 1] = False  # half says nothing of the second group
+    scores[1, :, 1] = 0
+    advantages = group_advantages(scores, valid, torch.ones(4))
+    rewards = reward_vitals(critics, scores, valid, torch.ones(4), advantages)["rewards"]
+    assert (rewards["whole"]["mean"], rewards["whole"]["std"], rewards["whole"]["valid"]) == (7, 2, 1)
+    assert rewards["half"]["mean"] == 7 and rewards["half"]["std"] == pytest.approx(math.sqrt(8))
+    assert rewards["half"]["valid"] == pytest.approx(1 / 3)
+    assert (rewards["once"]["mean"], rewards["once"]["std"], rewards["once"]["spread"]) == (5, None, 0)
+    assert [rewards["never"][key] for key in ("mean", "std", "spread", "valid")] == [None, None, None, 0]
+
+
 def test_parameters_without_gradient_are_named():
     net = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1, bias=False)})
     policy = Policy(net)

@@ -30,7 +30,7 @@ class Advantages:
     advantage_NG: Tensor
     """float32 in [-1, 1]: the weighted sum, clipped to +-a and divided by a."""
     ranking_NG: Tensor
-    """float32: the same before clipping; candidates are chosen by it."""
+    """float32: the sum before it is clipped; candidates are chosen by it."""
     per_reward_NGR: Tensor
     """float32: each reward's own advantage, unweighted and unclipped."""
     flat_NR: Tensor
@@ -71,19 +71,27 @@ def largest_group(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
 
 
 def group_advantages(
-    scores_NGR: Tensor, valid_NGR: Tensor, weights_R: Tensor, scale: Scale = all_groups, clip: float = 2.0
+    scores_NGR: Tensor,
+    valid_NGR: Tensor,
+    weights_R: Tensor,
+    scale: Scale = all_groups,
+    clip: float = 2.0,
+    reward_clip: float | None = None,
 ) -> Advantages:
     """Advantages of every candidate relative to its siblings.
 
-    ``A_r = (s_r - mean_group) / (std + 1e-8)`` per reward, ``A = sum_r w_r A_r / sum_r w_r``, clipped to
-    +-``clip`` and divided by it. Computed in float64; a flat group gives exact zeros, not amplified rounding.
+    ``A_r = (s_r - mean_group) / (std + 1e-8)`` per reward, clipped to +-``reward_clip`` where there is one;
+    ``A = sum_r w_r A_r / sum_r w_r``, clipped to +-``clip`` and divided by it. Computed in float64; a flat group
+    gives exact zeros, not amplified rounding.
 
     Args:
         scores_NGR: higher is better.
         valid_NGR: bool, False where a critic abstained.
         weights_R: non-negative, their sum positive.
         scale: one of ``own_group``, ``all_groups``, ``largest_group``, or another function of that form.
-        clip: a > 0.
+        clip: a > 0, of the weighted sum.
+        reward_clip: > 0, of every reward by itself: a candidate that one critic finds extreme then cannot outweigh
+            what the others say of it. None, as in the paper, for no such limit.
 
     Raises:
         ValueError: for shapes that do not agree, or unusable weights or clip.
@@ -94,10 +102,11 @@ def group_advantages(
             f"expected scores and valid (N, G, R) with weights (R,), got {tuple(scores_NGR.shape)},"
             f" {tuple(valid_NGR.shape)} and {tuple(weights_R.shape)}"
         )
-    if bool((weights_R < 0).any()) or not float(weights_R.sum()) > 0 or not clip > 0:
-        raise ValueError(
-            f"weights must be >= 0 with a positive sum and clip > 0, got {weights_R.tolist()}, {clip}"
-        )
+    finite = bool(weights_R.isfinite().all())
+    if not finite or bool((weights_R < 0).any()) or not bool((weights_R > 0).any()):
+        raise ValueError(f"weights must be finite, not negative and not all zero, got {weights_R.tolist()}")
+    if not clip > 0 or not (reward_clip is None or reward_clip > 0):
+        raise ValueError(f"clip and reward_clip must be above 0, got {clip} and {reward_clip}")
     if not bool(torch.isfinite(scores_NGR[valid_NGR]).all()):
         raise NonFiniteScore(
             "a critic returned a score that is not finite: let it abstain (valid False) instead"
@@ -107,7 +116,8 @@ def group_advantages(
     flat = is_flat(scores, valid_NGR)
     centred = torch.where(valid_NGR & ~flat, scores - masked_mean(scores, valid_NGR, (1,)), 0)
     per_reward = centred / (scale(scores, valid_NGR) + STD_FLOOR)
-    ranking = (per_reward * weights).sum(-1)
+    heard = per_reward if reward_clip is None else per_reward.clamp(-reward_clip, reward_clip)
+    ranking = (heard * weights).sum(-1)
     advantage = ranking.clamp(-clip, clip) / clip
     return Advantages(advantage.float(), ranking.float(), per_reward.float(), flat.squeeze(1))
 

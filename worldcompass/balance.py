@@ -44,20 +44,20 @@ def soft_minimum(history: History, names: Sequence[str], weights: Mapping[str, f
 def progress(history: History, names: Sequence[str]) -> Tensor:
     """How far each reward has come, in spreads of its beginning; float64 (R,), 0 before there is a comparison.
 
-    The mean over the last ``MEMORY`` steps of the difference to the first step on the same chunk: later chunks
-    score lower whatever is learned.
+    The mean over the last ``MEMORY`` steps in which its critic spoke, of the difference to the first such step on
+    the same chunk: later chunks score lower whatever is learned.
     """
-    first: dict[int, Mapping[str, Any]] = {}
-    gains = []
+    first: dict[tuple[int, str], Mapping[str, float]] = {}
+    gains: dict[str, list[float]] = {name: [] for name in names}
     for row in history:
-        start = first.setdefault(row["chunk"], row["rewards"])
-        gains.append([_gain(start[name], row["rewards"][name]) for name in names])
-    recent = gains[-MEMORY:]
-    return torch.tensor(recent, dtype=torch.float64).mean(0) if recent else torch.zeros(len(names)).double()
+        for name in names:
+            now = row["rewards"][name]
+            if now["valid"]:  # where its critic said nothing, a reward neither begins nor comes on
+                gains[name].append(_gain(first.setdefault((row["chunk"], name), now), now))
+    recent = [gains[name][-MEMORY:] or [0.0] for name in names]
+    return torch.tensor([sum(part) / len(part) for part in recent], dtype=torch.float64)
 
 
 def _gain(start: Mapping[str, float], now: Mapping[str, float]) -> float:
-    """0 where a critic abstained from everything, or everything scored the same."""
-    if not start["valid"] or not now["valid"] or not start["spread"]:
-        return 0.0
-    return (now["mean"] - start["mean"]) / start["spread"]
+    """0 where everything scored the same."""
+    return (now["mean"] - start["mean"]) / start["spread"] if start["spread"] else 0.0

@@ -7,6 +7,10 @@ class UserError(Exception):
     """One clear sentence: what was expected, what came, how to mend it. The CLI exits with code 2."""
 
 
+class UnfitInputs(UserError, ValueError):
+    """Configuration, scenarios and critics that do not fit together; a ValueError for those who call from code."""
+
+
 class StoppedRun(Exception):
     """The doctor ended a diseased run, which is saved. The CLI exits with code 1."""
 

@@ -101,13 +101,17 @@ class LiveTable:
         for name in ("step", "chunk", *rewards, "loss", "grad norm", "seconds"):
             table.add_column(name, justify="right")
         for row in self.history:
-            means = [f"{row['rewards'][name]['mean']:.3f}" for name in rewards]
+            means = [_said(row["rewards"][name]["mean"]) for name in rewards]
             rest = f"{row['loss']:.4f}", f"{row['grad_norm']:.3f}", f"{sum(row['seconds'].values()):.1f}"
             table.add_row(str(row["step"]), str(row["chunk"]), *means, *rest)
         if self.warnings:
             lines = [f"[bold]{escape(name)}[/bold]: {escape(text)}" for name, text in self.warnings.items()]
             table.caption, table.caption_style, table.caption_justify = "\n".join(lines), "yellow", "left"
         return table
+
+
+def _said(mean: float | None) -> str:
+    return "abstained" if mean is None else f"{mean:.3f}"
 
 
 def clock(seconds: float) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from worldcompass.balance import Balance, History, fixed
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.distributed import Team, shard
 from worldcompass.doctor.guard import Guard, OnDisease
+from worldcompass.errors import UnfitInputs
 from worldcompass.held_out import HeldOut, due, probe
 from worldcompass.interrupt import Interrupted, finishing_the_step
 from worldcompass.log import LiveTable, MetricsLog, Stopwatch
@@ -26,7 +29,7 @@ from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, m
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.resume import begin, restore, roll_back, save
 from worldcompass.rewards import Critic
-from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups
+from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups, make_group
 from worldcompass.selection import Rows, choose, score, share_out
 from worldcompass.trackers import Track, installed, tracking
 from worldcompass.types import Scenario
@@ -71,6 +74,8 @@ class Config:
     """How far the implicit good and bad policies stand apart from the behaviour's."""
     advantage_clip: float = 2.0
     """Advantages are clipped to +-this and divided by it."""
+    reward_clip: float | None = None
+    """Before they are weighed, the advantages of each reward are clipped to +-this; None, as in the paper: not."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each reward by its critic's name; 1 where not named."""
     kl_weight: float = 0.0
@@ -125,23 +130,28 @@ class Config:
             "best and worst must not be negative": min(self.best, self.worst) >= 0,
             "need 0 <= first_chunk <= last_chunk": 0 <= self.first_chunk <= self.last_chunk,
             f"updates_per_rollout must be 1..{rows}": 1 <= self.updates_per_rollout <= rows,
-            "beta, advantage_clip, lr, max_grad_norm must be positive": min(
-                self.beta, self.advantage_clip, self.lr, self.max_grad_norm
-            )
-            > 0,
+            "beta, advantage_clip, lr, max_grad_norm must be positive": all(
+                value > 0 for value in (self.beta, self.advantage_clip, self.lr, self.max_grad_norm)
+            ),
+            "reward_clip must be positive or None": self.reward_clip is None or self.reward_clip > 0,
+            "kl_weight, mean_weight, explore, lr_end and probe_every must not be negative": all(
+                value >= 0
+                for value in (self.kl_weight, self.mean_weight, self.explore, self.lr_end, self.probe_every)
+            ),
+            "weights must be finite and not negative": all(
+                math.isfinite(weight) and weight >= 0 for weight in self.weights.values()
+            ),
             "shared_noise without explore makes all candidates the same": self.explore > 0
             or not self.shared_noise,
-            "kl_weight, mean_weight, explore, lr_end and probe_every must not be negative": min(
-                self.kl_weight, self.mean_weight, self.explore, self.lr_end, self.probe_every
-            )
-            >= 0,
             f"on_disease must be one of {', '.join(get_args(OnDisease))}": self.on_disease
             in get_args(OnDisease),
             f"track needs the package {self.track}: pip install 'worldcompass[track]'": installed(self.track),
         }
         for rule, holds in rules.items():
             if not holds:
-                raise ValueError(f"{rule}; got {self}")
+                named = [f.name for f in dataclasses.fields(self) if re.search(rf"\b{f.name}\b", rule)]
+                got = ", ".join(f"{name}={getattr(self, name)}" for name in named)
+                raise ValueError(f"{rule}; got {got}")
 
     def described(self) -> dict[str, Any]:
         """The configuration as json can hold it, functions by their full names."""
@@ -194,7 +204,9 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     clock.lap("score")
     # 4. Each candidate against its siblings.
     weights_R = config.balance(history, [critic.name for critic in run.critics], config.weights)
-    advantages = group_advantages(scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip)
+    advantages = group_advantages(
+        scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip, config.reward_clip
+    )
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
     own = advantages.of_groups(team.rank * len(scenarios), (team.rank + 1) * len(scenarios))
     chosen = choose(futures, scenarios, own, config.best, config.worst, keys)
@@ -231,9 +243,10 @@ def prepare(
     """A run before its first step: adapters and shards of ``world.net`` where configured, averages, an optimiser.
 
     Raises:
-        ValueError: when configuration, scenarios and critics do not fit together.
+        UnfitInputs: when configuration, scenarios and critics do not fit together.
     """
     check_inputs(world, critics, scenarios, config)
+    try_critics(world, critics, scenarios[0], config.chunk_length or world.spec.chunk_lengths[0])
     if config.lora is not None:
         inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
     team = Team.current()
@@ -271,7 +284,7 @@ def train(
         The policy; ``with policy.checkpoint():`` swaps the weights to evaluate into ``world.net``.
 
     Raises:
-        ValueError: when configuration, scenarios and critics do not fit together.
+        UnfitInputs: when configuration, scenarios and critics do not fit together.
         UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
         NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
         StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
@@ -398,31 +411,60 @@ def check_inputs(
     """Refuse what would fail later.
 
     Raises:
-        ValueError: one sentence saying what does not fit.
+        UnfitInputs: one sentence saying what does not fit.
     """
     names = [critic.name for critic in critics]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"need at least one critic and different names, got {names}")
+        raise UnfitInputs(f"need at least one critic and different names, got {names}")
     if unknown := set(config.weights) - set(names):
-        raise ValueError(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
+        raise UnfitInputs(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
+    if not any(config.weights.get(name, 1.0) for name in names):
+        raise UnfitInputs(
+            f"the weights of all critics are zero ({', '.join(names)}): nothing would be learned"
+        )
     if config.explore and not isinstance(world, Guidable):
-        raise ValueError(f"explore is {config.explore}, but {world.spec.name} has no method weaken(context)")
+        raise UnfitInputs(f"explore is {config.explore}, but {world.spec.name} has no method weaken(context)")
     length = config.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
-        raise ValueError(
+        raise UnfitInputs(
             f"{world.spec.name} was trained for chunks of {world.spec.chunk_lengths}, not {length}"
         )
     if len({s.id for s in scenarios}) < len(scenarios):
-        raise ValueError("scenario ids must differ: noise derives from them")
+        raise UnfitInputs("scenario ids must differ: noise derives from them")
     if config.prompts_per_step > len(scenarios):
-        raise ValueError(
+        raise UnfitInputs(
             f"prompts_per_step is {config.prompts_per_step}, there are {len(scenarios)} scenarios"
         )
     needed = (config.last_chunk + 1) * length
     short = [s.id for s in scenarios if len(s.actions) < needed]
     if short:
-        raise ValueError(f"chunk {config.last_chunk} needs {needed} latents, scenario {short[0]} is shorter")
+        raise UnfitInputs(f"chunk {config.last_chunk} needs {needed} latents, scenario {short[0]} is shorter")
     if config.noise_levels > (steps := config.denoising_steps or world.spec.num_steps):
-        raise ValueError(
+        raise UnfitInputs(
             f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
         )
+
+
+def try_critics(
+    world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
+) -> None:
+    """Let every critic score two grey futures of the second chunk before anything is imagined.
+
+    Raises:
+        UnfitInputs: when one cannot score frames and latents of this world, or does not return one score each.
+    """
+    spec, both = world.spec, 2 * chunk_length
+    frames = torch.full((spec.num_frames(0, both), 3, *spec.frame_size), 128, dtype=torch.uint8)
+    before = spec.num_frames(0, chunk_length)
+    futures = frames[before:].expand(2, -1, -1, -1, -1).contiguous()
+    group = make_group(world, scenario, futures, frames[:before], chunk_length, both)
+    for critic in critics:
+        try:
+            scores = critic(group)
+        except ValueError as why:
+            raise UnfitInputs(f"critic {critic.name} cannot score the chunks of {spec.name}: {why}") from why
+        if scores.values_G.shape != (2,) or scores.valid_G.shape != (2,):
+            raise UnfitInputs(
+                f"critic {critic.name} must return one score and one verdict for each candidate, 2 each, got"
+                f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
+            )

@@ -34,19 +34,22 @@ def reward_vitals(
 
     Returns:
         ``rewards``: per critic its mean, mean deviation within a group (``std``) and over all scores
-        (``spread``), share of valid scores and of flat groups, and its share of the weights;
+        (``spread``), share of valid scores and of flat groups, and its share of the weights. What it abstained
+        from enters none of them; they are None where it did not say enough;
         ``flat_groups``: share of groups in which no reward varies; ``clipped``: share of advantages at the
         clip; ``agreement``: per pair of critics the correlation of their advantages, 0 where one is flat.
     """
     mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
-    std_R = masked_std(scores_NGR, valid_NGR, (1,)).mean((0, 1))
+    compared_N1R = valid_NGR.sum(1, keepdim=True) > 1
+    std_R = masked_mean(masked_std(scores_NGR, valid_NGR, (1,)), compared_N1R, (0, 1)).flatten()
     spread_R, share_R = masked_std(scores_NGR, valid_NGR, (0, 1)).flatten(), weights_R / weights_R.sum()
+    count_R, told_R = valid_NGR.sum((0, 1)), compared_N1R.any(0).flatten()
     valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
     rewards = {
         critic.name: {
-            "mean": mean_R[r].item(),
-            "std": std_R[r].item(),
-            "spread": spread_R[r].item(),
+            "mean": mean_R[r].item() if count_R[r] else None,
+            "std": std_R[r].item() if told_R[r] else None,
+            "spread": spread_R[r].item() if count_R[r] > 1 else None,
             "weight": share_R[r].item(),
             "valid": valid_R[r].item(),
             "flat": flat_R[r].item(),

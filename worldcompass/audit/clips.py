@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worldcompass.types import Actions, Group, Scenario
+from worldcompass.types import Actions, Group, Scenario, Truth
 
 CHUNK = 4  # latents
 PER_LATENT = 4  # frames
@@ -16,29 +16,42 @@ PER_LATENT = 4  # frames
 
 @dataclass(frozen=True)
 class Clip:
-    """One chunk of an engine video, after at least one other chunk."""
+    """One chunk of a video, after at least one other chunk; its commands were carried out exactly."""
 
     frames_F3hw: Tensor
     past_F3hw: Tensor
     first_3hw: Tensor
     actions: Actions
-    name: str
+    past_actions: Actions
+    video: str
+    """The video that it was cut from: clips of one video are no independent witnesses."""
+    chunk: int
+
+    @property
+    def name(self) -> str:
+        """Unique."""
+        return f"{self.video}/{self.chunk}"
 
     def group(self, candidates: Sequence[Tensor], actions: Actions | None = None) -> Group:
         """Candidates for this chunk's commands, or for others."""
+        truth = Truth(self.frames_F3hw, self.actions.labels_K, self.actions.world_from_camera_K44)
         return Group(
-            torch.stack(list(candidates)), self.past_F3hw, self.first_3hw, actions or self.actions, PER_LATENT
-        )
+            torch.stack(list(candidates)), self.past_F3hw, self.first_3hw, actions or self.actions, PER_LATENT,
+            truth=truth, past_actions=self.past_actions,
+        )  # fmt: skip
 
 
 def engine_clips(
-    seed: int, per_map: int, on_scenario: Callable[[], None] = lambda: None
+    seed: int, per_map: int, on_scenario: Callable[[], None] = lambda: None, out_and_back: bool = False
 ) -> tuple[list[Scenario], list[Clip]]:
-    """Clips on the maps that nothing was trained on, from starts that only audits use."""
+    """Clips on the maps that nothing was trained on, from starts that only audits use.
+
+    With ``out_and_back`` every motion is followed by the one that undoes it.
+    """
     from worldcompass.doom.maps import UNSEEN
     from worldcompass.doom.scenarios import draw_all
 
-    drawn = draw_all(UNSEEN, ("mixed",), per_map, 3 * CHUNK, seed, "audit", on_scenario)
+    drawn = draw_all(UNSEEN, ("mixed",), per_map, 3 * CHUNK, seed, "audit", on_scenario, out_and_back)
     scenarios = [scenario for _, scenario in drawn]
     return scenarios, clips_of(scenarios, [s.truth.frames_F3hw for s in scenarios if s.truth is not None])
 
@@ -52,8 +65,11 @@ def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Cl
             if not bool((actions.labels_K != 0).any()):
                 continue
             first = PER_LATENT * (chunk * CHUNK - 1) + 1
-            frames = video[first : first + PER_LATENT * CHUNK]
-            clips.append(Clip(frames, video[:first], video[0], actions, f"{scenario.id}/{chunk}"))
+            frames, before = (
+                video[first : first + PER_LATENT * CHUNK],
+                scenario.actions.latents(0, chunk * CHUNK),
+            )
+            clips.append(Clip(frames, video[:first], video[0], actions, before, scenario.id, chunk))
     return clips
 
 
@@ -78,4 +94,4 @@ def other_commands(clips: Sequence[Clip]) -> list[Actions]:
         order = [clips[(index + step) % len(clips)].actions for step in range(1, len(clips))]
         differing = [a for a in order if bool((a.labels_K != clip.actions.labels_K).all())]
         chosen.append((differing or order)[0])
-    return [replace(a) for a in chosen]
+    return chosen

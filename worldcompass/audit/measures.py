@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 2000
+Z95 = 1.96  # standard deviations on either side of a mean that hold 95%
+
+NEVER_FAR = "never far from the truth"  # what a search found nothing in
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of clips with its 95% interval over clips."""
+    """A share of clips with its 95% interval."""
 
     mean: float
     low: float
     high: float
     n: int
+    """Clips."""
+    videos: int
+    """Videos that they were cut from: the independent witnesses."""
 
 
-def share(hits: np.ndarray, seed: int = 0) -> Share:
-    """Mean of values in [0, 1] and its percentile bootstrap; n = 0 has no interval."""
-    if not len(hits):
-        return Share(float("nan"), float("nan"), float("nan"), 0)
-    rows = np.random.default_rng(seed).integers(len(hits), size=(RESAMPLES, len(hits)))
-    low, high = np.percentile(hits[rows].mean(1), [2.5, 97.5])
-    return Share(float(hits.mean()), float(low), float(high), len(hits))
+def share(hits: np.ndarray, videos: Sequence[str]) -> Share:
+    """Mean of values in [0, 1] over clips; Wilson's interval with the videos as the sample.
+
+    Clips of one video are not independent. What they say together lies in [0, 1] and so varies at most as a coin
+    does: the interval is never too narrow, also where all agree, of which resampling would make certainty.
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927). Without
+    clips there is no interval.
+    """
+    n = len(set(videos))
+    if not n:
+        return Share(float("nan"), float("nan"), float("nan"), 0, 0)
+    mean = float(hits.mean())
+    centre, grown = mean + Z95**2 / (2 * n), 1 + Z95**2 / n
+    half = Z95 * np.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n))
+    low, high = float((centre - half) / grown), float((centre + half) / grown)
+    return Share(mean, max(0.0, low), min(1.0, high), len(hits), n)
 
 
-def punished(true: np.ndarray, degraded: np.ndarray, seed: int = 0) -> Share:
+def punished(true: np.ndarray, degraded: np.ndarray, videos: Sequence[str]) -> Share:
     """How often the degraded clip scores below the true one; a tie counts half."""
-    return share(np.where(degraded < true, 1.0, np.where(degraded == true, 0.5, 0.0)), seed)
+    return share(np.where(degraded < true, 1.0, np.where(degraded == true, 0.5, 0.0)), videos)
+
+
+def shown(value: Share, none: str = "never scored") -> str:
+    """A share in percent with its interval, ``none`` where there is nothing to share."""
+    if not value.n:
+        return none
+    low, mean, high = (round(100 * x) for x in (value.low, value.mean, value.high))
+    return f"{mean}% [{low}, {high}]"
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from math import isfinite
 
 from worldcompass import video
-from worldcompass.audit.measures import Share
+from worldcompass.audit.measures import NEVER_FAR, shown
 from worldcompass.audit.run import Audit
+from worldcompass.audit.tricks import TRICKS
 from worldcompass.charts import number
 from worldcompass.report.html import data_address, document
 
@@ -22,10 +24,12 @@ def render(audit: Audit, command: str) -> str:
     )
     faults = "".join(f"<li>{escape(fault)}</li>" for fault in audit.faults)
     parts = [
-        f"<header><h1>{escape(title)}</h1><p>{badge} Expected to notice: {audit.expects}; {audit.clips} clips with "
-        f"engine truth, on maps that nothing was trained on.</p>{f'<ul>{faults}</ul>' if faults else ''}</header>",
+        f"<header><h1>{escape(title)}</h1><p>{badge} Expected to notice: {escape(audit.expects.words)}; "
+        f"{audit.clips} clips of {audit.videos} engine videos, on maps that nothing was trained on.</p>"
+        f"{f'<ul>{faults}</ul>' if faults else ''}</header>",
         _numbers(audit),
         _lies(audit),
+        _tricks(audit),
         _examples(audit),
         f'<section><p class="muted">{escape(command)}</p></section>',
     ]
@@ -35,36 +39,62 @@ def render(audit: Audit, command: str) -> str:
 def _numbers(audit: Audit) -> str:
     calibration = "not a share" if audit.calibration is None else number(audit.calibration)
     rows = {
+        "Full lies that it must notice and that score below the truth": shown(audit.accuracy),
+        "Lies of any kind that it overlooks": ", ".join(audit.overlooked()) or "none",
         "Rank correlation with the share of commands obeyed": number(audit.correlation["share obeyed"]),
         "Rank correlation with how little pictures are spoilt": number(audit.correlation["pictures spoilt"]),
         "Distance of score and share obeyed": calibration,
         "Spread of the score under grain that nobody sees": number(audit.tremor),
         "Drop under a full expected lie, in such spreads": number(audit.signal),
-        "Rubbish that scores as high as the truth": shown(audit.cheated),
         "Abstentions": f"{audit.abstained:.0%}",
     }
-    cells = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in rows.items())
+    cells = "".join(
+        f'<tr><th scope="row">{name}</th><td>{escape(value)}</td></tr>' for name, value in rows.items()
+    )
     return f"<section><h2>Agreement with the truth</h2><table><tbody>{cells}</tbody></table></section>"
 
 
 def _lies(audit: Audit) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(name.replace("@", ", strength "))}</th>'
-        f'<td class="{"good" if value.low > 0.5 else "bad"}"><b>{shown(value)}</b></td></tr>'
+        f'<td class="{"good" if value.low > 0.5 else "bad"}">{_weighty(audit, name, shown(value))}</td></tr>'
         for name, value in audit.punished.items()
     )
     return (
         '<section><h2>Lies</h2><p class="muted">How often the spoilt clip scores below the true one, with 95% '
-        'intervals; 50% is chance.</p><div class="scroll" role="region" tabindex="0" aria-label="Lies">'
+        "intervals over videos; 50% is chance. Those in bold must be noticed.</p>"
+        '<div class="scroll" role="region" tabindex="0" aria-label="Lies">'
         f"<table><tbody>{rows}</tbody></table></div></section>"
     )
 
 
+def _tricks(audit: Audit) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{trick.name}</th><td>{shown(audit.cheated[trick.name], NEVER_FAR)}</td>'
+        f"<td>{'yes' if audit.expects.counts(trick) else 'no: it lies about something else'}</td></tr>"
+        for trick in TRICKS
+    )
+    return (
+        '<section><h2>Rubbish that scores as high as the truth</h2><p class="muted">Share of clips for which a '
+        "short search found some.</p><table><thead><tr><th>trick</th><th>share of clips</th>"
+        f"<th>counts against this critic</th></tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _weighty(audit: Audit, lie: str, text: str) -> str:
+    return f"<b>{text}</b>" if lie.partition("@")[0] in audit.expects.lies else text
+
+
 def _examples(audit: Audit) -> str:
+    """For every trick the clip for which its rubbish does best."""
     figures = []
-    for clip, true, found in sorted(audit.examples, key=lambda e: e[1] - e[2].score)[:4]:
+    for trick in TRICKS:
+        of_trick = [e for e in audit.examples if e[2].trick is trick and isfinite(e[2].score)]
+        if not of_trick:
+            continue
+        clip, true, found = max(of_trick, key=lambda e: e[2].score - e[1])
         strips = video.filmstrips([clip.frames_F3hw, found.frames_F3hw], ["engine", "rubbish"], EVERY, SCALE)
-        said = f"{clip.name}: engine {number(true)}, rubbish {number(found.score)} at {found.psnr:.1f} dB"
+        said = f"{trick.name}: {number(found.score)}, the engine {number(true)} ({clip.name}, {found.psnr:.1f} dB)"
         address = data_address("image/png", video.png(strips))
         figures.append(
             f'<figure class="wide"><div class="scroll" role="region" tabindex="0" aria-label="{escape(said)}">'
@@ -73,14 +103,6 @@ def _examples(audit: Audit) -> str:
     if not figures:
         return ""
     return (
-        '<section><h2>Rubbish that was found</h2><p class="muted">The best of a short search through textures that '
-        f"slide, zoom and change colour; none of it shows the world.</p>{''.join(figures)}</section>"
+        '<section><h2>Best rubbish of each trick</h2><p class="muted">Frames of the engine above, what the search '
+        f"found below.</p>{''.join(figures)}</section>"
     )
-
-
-def shown(value: Share) -> str:
-    """A share in percent with its interval."""
-    if not value.n:
-        return "never scored"
-    low, mean, high = (round(100 * x) for x in (value.low, value.mean, value.high))
-    return f"{mean}% [{low}, {high}]"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
 from worldcompass.audit.degradations import MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH
+from worldcompass.audit.expected import PICTURE_LIES, Expected
 from worldcompass.audit.exploit import Found, search
-from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share
+from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share, shown
+from worldcompass.audit.tricks import TRICKS
 from worldcompass.rewards import Critic
 from worldcompass.rollout import generator_for
+from worldcompass.testing import check_critic
 
-Expects = Literal["motion", "pictures", "both"]
 TREMORS, TREMOR = 4, 2.0  # copies under grain that nobody sees, and its levels of 255
 LEAST_CORRELATION = 0.5  # with the truth
 MOST_CHEATED = 0.2  # share of clips for which rubbish scores as high as the truth
@@ -30,14 +32,18 @@ class Audit:
     """Everything that was found, as json can hold it but for the pictures."""
 
     critic: str
-    expects: Expects
+    expects: Expected
     clips: int
+    videos: int
+    """That they were cut from."""
     abstained: float
     """Share of scores that the critic did not give."""
     unscored: float
     """Share of the true clips among them."""
     punished: dict[str, Share]
     """``name@strength`` -> how often the lie scores below the truth."""
+    accuracy: Share
+    """The same over all full lies that must be noticed."""
     correlation: dict[str, float]
     """Spearman among the copies of a clip, with the share of commands obeyed and with how little is spoilt."""
     calibration: float | None
@@ -46,26 +52,38 @@ class Audit:
     """Mean standard deviation of the score under grain that nobody sees."""
     signal: float
     """Mean drop under the full expected lies, in such deviations."""
-    cheated: Share
-    """How often the best rubbish that was found scores at least as high as the true clip."""
+    cheated: dict[str, Share]
+    """Trick -> how often its best rubbish scores at least as high as the true clip."""
     faults: tuple[str, ...]
     """Why it is not sound; empty when it is."""
     examples: list[tuple[Clip, float, Found]] = field(default_factory=list)
-    """Clip, the critic's score of the truth, best rubbish."""
+    """Clip, the critic's score of the truth, best rubbish of one trick."""
+
+    def overlooked(self) -> list[str]:
+        """Full lies of any kind that do not score below the truth more often than not."""
+        full = {n.partition("@")[0]: s for n, s in self.punished.items() if n.endswith("@1") or "@" not in n}
+        return [name for name, value in full.items() if value.n and not value.low > 0.5]
 
     def to_json(self) -> dict[str, Any]:
         """audit.json."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("examples", "punished", "cheated")}
-        found = [{"clip": c.name, "true": t, "rubbish": f.score, "psnr": f.psnr} for c, t, f in self.examples]
-        shares = {name: asdict(value) for name, value in self.punished.items()}
-        parts = {**plain, "punished": shares, "cheated": asdict(self.cheated), "examples": found}
-        return {"schema": 1, **_finite(parts)}
+        found = [
+            {"clip": c.name, "trick": f.trick.name, "true": t, "rubbish": f.score, "psnr": f.psnr}
+            for c, t, f in self.examples
+        ]
+        shares = {
+            "punished": {name: asdict(value) for name, value in self.punished.items()},
+            "cheated": {name: asdict(value) for name, value in self.cheated.items()},
+            "accuracy": asdict(self.accuracy),
+        }
+        plain = {k: v for k, v in vars(self).items() if k not in ("examples", "expects", *shares)}
+        parts = {**plain, **shares, "expects": self.expects.words, "overlooked": self.overlooked()}
+        return {"schema": 2, **_finite({**parts, "examples": found})}
 
 
 def run_audit(
     critic: Critic,
     clips: Sequence[Clip],
-    expects: Expects,
+    expects: Expected,
     seed: int,
     imagined: Sequence[Clip] = (),
     searched: int = 8,
@@ -80,8 +98,10 @@ def run_audit(
         searched: clips for which rubbish is searched.
 
     Raises:
-        ValueError: when the critic gives no score at all.
+        ContractError: when the critic breaks the contract of critics.
+        ValueError: when it gives no score at all.
     """
+    check_critic(critic, clips[0].group([clips[0].frames_F3hw, clips[0].frames_F3hw.flip(-1)]))
     table: dict[str, list[float]] = {}
     wrong = other_commands(clips)
     for index, clip in enumerate(clips):
@@ -99,7 +119,9 @@ def run_audit(
         raise ValueError(
             f"critic {critic.name} gave no score for any of {len(clips)} clips: nothing to audit"
         )
-    examples = _search_all(critic, clips[:searched], seed, on_clip)
+    scored = [(clip, float(value)) for clip, value in zip(clips, true, strict=True) if np.isfinite(value)]
+    apart = max(1, len(scored) // max(1, searched))  # clips of different videos where there are enough
+    examples = _search_all(critic, scored[::apart][:searched], seed, on_clip)
     return _conclude(critic.name, expects, clips, columns, examples)
 
 
@@ -128,34 +150,36 @@ def _score(critic: Critic, clip: Clip, candidates: list[Tensor], actions: Any = 
 
 
 def _search_all(
-    critic: Critic, clips: Sequence[Clip], seed: int, on_clip: Callable[[], None]
+    critic: Critic, clips: Sequence[tuple[Clip, float]], seed: int, on_clip: Callable[[], None]
 ) -> list[tuple[Clip, float, Found]]:
     examples = []
-    for clip in clips:
+    for clip, true in clips:
 
         def score(made: Tensor, clip: Clip = clip) -> Tensor:
             return torch.tensor(_score(critic, clip, list(made))).nan_to_num(-torch.inf)
 
-        found = search(score, clip.frames_F3hw, generator_for(seed, "rubbish", clip.name))
-        examples.append((clip, _score(critic, clip, [clip.frames_F3hw])[0], found))
+        for trick in TRICKS:
+            found = search(score, clip, trick, generator_for(seed, "rubbish", trick.name, clip.name))
+            if found is not None:
+                examples.append((clip, true, found))
         on_clip()
     return examples
 
 
 def _conclude(
-    name: str, expects: Expects, clips: Sequence[Clip], columns: dict[str, np.ndarray],
+    name: str, expects: Expected, clips: Sequence[Clip], columns: dict[str, np.ndarray],
     examples: list[tuple[Clip, float, Found]],
 ) -> Audit:  # fmt: skip
-    true = columns["true"]
+    true, videos = columns["true"], np.array([clip.video for clip in clips])
     lies = {n: v for n, v in columns.items() if "@" in n or n == "imagined"}
-    shares = {n: _punished(true, v) for n, v in lies.items()}
-    wanted = _expected(expects)
+    shares = {n: _punished(true, v, videos) for n, v in lies.items()}
+    full = [lies[f"{lie}@1"] for lie in expects.lies]
     obeyed = [(v, np.array([share_obeyed(c, k) for c in clips])) for k in range(CHUNK)
               for v in [columns[f"obeyed {k}"]]] + [(true, np.ones(len(clips)))]  # fmt: skip
     # Strengths of different lies have no common unit: each is ranked by itself.
     spoilt = [
         [(true, np.zeros(len(clips)))] + [(lies[f"{n}@{s:g}"], np.full(len(clips), -s)) for s in STRENGTHS]
-        for n in _expected("pictures")
+        for n in expects.pictures or PICTURE_LIES
     ]
     correlation = {
         "share obeyed": _correlate(obeyed),
@@ -163,43 +187,52 @@ def _conclude(
     }
     tremors = np.stack([columns[f"tremor {c}"] for c in range(TREMORS)])
     tremor = float(np.nanmean(tremors.std(0)))
-    drops = np.nanmean([true - lies[f"{n}@1"] for n in wanted])
+    drops = np.nanmean([true - lie for lie in full])
     signal = float(drops / tremor) if tremor > 0 else (float("inf") if drops > 0 else 0.0)
-    cheated = share(
-        np.array([float(found.score >= score) for _, score, found in examples if np.isfinite(score)])
-    )
     every = np.concatenate(list(columns.values()))
     audit = Audit(
-        name, expects, len(clips), float(np.isnan(every).mean()), float(np.isnan(true).mean()), shares,
-        correlation, _calibration(obeyed),
-        tremor, signal, cheated, (), examples,
+        name, expects, len(clips), len(set(videos)),
+        float(np.isnan(every).mean()), float(np.isnan(true).mean()), shares,
+        _punished(np.tile(true, len(full)), np.concatenate(full), np.tile(videos, len(full))),
+        correlation, _calibration(obeyed), tremor, signal,
+        {trick.name: _cheated(trick.name, examples) for trick in TRICKS}, (), examples,
     )  # fmt: skip
-    return Audit(**{**vars(audit), "faults": faults_of(audit)})
+    return replace(audit, faults=faults_of(audit))
 
 
 def faults_of(audit: Audit) -> tuple[str, ...]:
     """The stated criteria that a critic fails, in words."""
     faults = [
-        f"does not punish {lie}: {audit.punished[f'{lie}@1'].mean:.0%} of clips "
-        f"[{audit.punished[f'{lie}@1'].low:.0%}, {audit.punished[f'{lie}@1'].high:.0%}]"
-        for lie in _expected(audit.expects)
+        f"does not punish {lie}: {shown(audit.punished[f'{lie}@1'])} of clips"
+        for lie in audit.expects.lies
         if not audit.punished[f"{lie}@1"].low > 0.5
     ]
-    for what, expects in (("share obeyed", "motion"), ("pictures spoilt", "pictures")):
-        if audit.expects in (expects, "both") and not audit.correlation[what] >= LEAST_CORRELATION:
+    for what, needed in (
+        ("share obeyed", audit.expects.motion), ("pictures spoilt", bool(audit.expects.pictures)),
+    ):  # fmt: skip
+        if needed and not audit.correlation[what] >= LEAST_CORRELATION:
             value = audit.correlation[what]
             faults.append(f"rank correlation with {what} is {value:.2f}, below {LEAST_CORRELATION}")
     if not audit.unscored <= 1 - LEAST_SCORED:
         faults.append(f"abstains from {audit.unscored:.0%} of the true clips: the rest says little")
-    if audit.cheated.n and not audit.cheated.mean <= MOST_CHEATED:
-        faults.append(
-            f"can be cheated: rubbish scores as high as the truth for {audit.cheated.mean:.0%} of clips"
-        )
+    for trick in TRICKS:
+        cheated = audit.cheated[trick.name]
+        if audit.expects.counts(trick) and cheated.n and not cheated.mean <= MOST_CHEATED:
+            faults.append(
+                f"can be cheated: {trick.name} scores as high as the truth for {shown(cheated)} of clips"
+            )
     if not audit.signal >= LEAST_SIGNAL:
         faults.append(
             f"is drowned by grain that nobody sees: a full lie costs {audit.signal:.1f} of its deviations"
         )
     return tuple(faults)
+
+
+def _cheated(trick: str, examples: list[tuple[Clip, float, Found]]) -> Share:
+    of_trick = [
+        (clip.video, found.score >= true) for clip, true, found in examples if found.trick.name == trick
+    ]
+    return share(np.array([hit for _, hit in of_trick], float), [video for video, _ in of_trick])
 
 
 def _finite(value: Any) -> Any:
@@ -211,14 +244,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _expected(expects: Expects) -> list[str]:
-    motion, pictures = [*MOTION, "wrong commands"], [n for n in PICTURE if n != "dropped"]
-    return {"motion": motion, "pictures": pictures, "both": motion + pictures}[expects]
-
-
-def _punished(true: np.ndarray, lie: np.ndarray) -> Share:
+def _punished(true: np.ndarray, lie: np.ndarray, videos: np.ndarray) -> Share:
     both = ~(np.isnan(true) | np.isnan(lie))
-    return punished(true[both], lie[both])
+    return punished(true[both], lie[both], videos[both].tolist())
 
 
 def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -3,7 +3,8 @@
 Clips come from maps that nothing was trained on. Their spoilt copies say what the critic overlooks, a short search
 looks for rubbish that scores high. Exit code 0: sound; 1: not, and why; 2: a mistake of yours.
 
-CRITIC is a name that `worldcompass rewards` lists with no needs, or FILE.py:FUNCTION of yours that returns one.
+CRITIC is one that needs no weights but the package's (`worldcompass audit --list`), or FILE.py:FUNCTION of yours
+that returns one.
 """
 
 from __future__ import annotations
@@ -19,23 +20,36 @@ from worldcompass.commands._options import add_out, add_seed
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
-    from worldcompass.audit.run import Audit, Expects
+    from worldcompass.audit.clips import Clip
+    from worldcompass.audit.critics import Known
+    from worldcompass.audit.run import Audit
     from worldcompass.rewards import Critic
 
 EXAMPLES = """\
+  worldcompass audit --list
   worldcompass audit interaction
   worldcompass audit quality --size full --out runs/audit_quality
+  worldcompass audit quality stability realism
   worldcompass audit my_critic.py:make --expects pictures
+  worldcompass audit my_critic.py:sharp --expects blurred,noisy
 """
-SIZES = {"small": (4, 4), "full": (24, 16)}  # scenarios per map, clips for which rubbish is searched
+# Videos of each map, and clips for which rubbish is searched.
+SIZES = {"quick": (1, 1), "small": (4, 4), "full": (24, 16)}
+# What a user's own function may raise when it cannot make its critic.
+OWN_FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass audit``."""
-    parser.add_argument("critic", metavar="CRITIC", help="interaction, quality, ... or FILE.py:FUNCTION")
-    text = "what the critic must notice (default: by its kind, both for your own)"
-    parser.add_argument("--expects", choices=("motion", "pictures", "both"), help=text)
-    text = "small takes a minute or two, full has narrow intervals (default: %(default)s)"
+    text = "interaction, ... or FILE.py:FUNCTION; several share clips, each gets a folder below --out"
+    parser.add_argument("critics", nargs="*", metavar="CRITIC", help=text)
+    parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and stop")
+    text = "motion, pictures, both, or lies such as blurred,frozen (default: the critic's; both for your own)"
+    parser.add_argument("--expects", metavar="LIES", help=text)
+    text = "small takes a minute or two for most critics, full has narrow intervals (default: %(default)s)"
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help=text)
     add_out(parser, "runs/audit", "where audit.json and audit.html go")
     add_seed(parser)
@@ -43,49 +57,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit, write, print."""
-    critic, expects = critic_of(args.critic)
-    from worldcompass.audit.clips import clips_of, engine_clips
-    from worldcompass.audit.page import render
+    from worldcompass.audit.critics import KNOWN
+    from worldcompass.audit.expected import expected
     from worldcompass.audit.run import run_audit
+    from worldcompass.progress import progress
+    from worldcompass.testing import ContractError
+
+    if args.list:
+        print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
+        return 0
+    if not args.critics:
+        raise UserError(f"name a critic to audit: {', '.join(KNOWN)} or FILE.py:FUNCTION")
+    known = {name: known_critic(name) for name in args.critics}
+    try:
+        expects = {name: expected(args.expects or entry.expects) for name, entry in known.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    made = {name: entry.make() for name, entry in known.items()}
+    per_map, searched = SIZES[args.size]
+    unsound = False
+    for out_and_back in dict.fromkeys(entry.out_and_back for entry in known.values()):
+        clips, imagined = _clips(per_map, args.seed, out_and_back)
+        for name in (n for n, entry in known.items() if entry.out_and_back == out_and_back):
+            with progress(f"scoring by {name}", len(clips) + min(searched, len(clips))) as advance:
+                try:
+                    audit = run_audit(
+                        made[name], clips, expects[name], args.seed, imagined, searched, advance
+                    )
+                except (ValueError, ContractError) as error:
+                    raise UserError(f"{name} cannot be audited: {error}") from error
+            _write(audit, args.out if len(known) == 1 else args.out / audit.critic)
+            unsound |= bool(audit.faults)
+    return int(unsound)
+
+
+def _clips(per_map: int, seed: int, out_and_back: bool) -> tuple[list[Clip], list[Clip]]:
+    """Clips of the engine, and the same by the embedded base."""
+    from worldcompass.audit.clips import clips_of, engine_clips
     from worldcompass.doom.maps import UNSEEN
     from worldcompass.evaluate import imagine_all
     from worldcompass.progress import progress
-    from worldcompass.report.html import write_page
     from worldcompass.worlds.doom import load_doom_world
 
-    per_map, searched = SIZES[args.size]
     with progress("playing clips in the engine", per_map * len(UNSEEN)) as advance:
-        scenarios, clips = engine_clips(args.seed, per_map, advance)
+        scenarios, clips = engine_clips(seed, per_map, advance, out_and_back)
     with progress("imagining the same clips", len(scenarios)) as advance:
-        imagined = clips_of(
-            scenarios, list(imagine_all(load_doom_world(), scenarios, args.seed, on_video=advance))
-        )
-    with progress("scoring", len(clips) + min(searched, len(clips))) as advance:
-        try:
-            audit = run_audit(critic, clips, args.expects or expects, args.seed, imagined, searched, advance)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
-    command = "worldcompass " + shlex.join(sys.argv[1:])
+        videos = imagine_all(load_doom_world(), scenarios, seed, on_video=advance)
+    return clips, clips_of(scenarios, list(videos))
+
+
+def _write(audit: Audit, out: Path) -> None:
+    """audit.json, audit.html, and everything on the terminal."""
+    from worldcompass.audit.page import render
+    from worldcompass.report.html import write_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
     print_audit(audit)
-    print(f"page: {write_page(args.out / 'audit.html', render(audit, command))}")
-    return 1 if audit.faults else 0
+    page = write_page(out / "audit.html", render(audit, "worldcompass " + shlex.join(sys.argv[1:])))
+    print(f"page: {page}")
 
 
-def critic_of(name: str) -> tuple[Critic, Expects]:
+def critic_of(name: str) -> tuple[Critic, str]:
     """A critic and what it must notice.
 
     Raises:
         UserError: when there is none of that name that runs without weights of its own.
     """
-    own = _own_critics()
-    if name in own:
-        return own[name]
+    known = known_critic(name)
+    return known.make(), known.expects
+
+
+def known_critic(name: str) -> Known:
+    """A critic by its name, or by the user's own function.
+
+    Raises:
+        UserError: when there is none of that name that runs without weights of its own.
+    """
+    from worldcompass.audit.critics import KNOWN, Known
+
+    if name in KNOWN:
+        return KNOWN[name]
     source, _, function = name.partition(":")
     if not source.endswith(".py"):
         raise UserError(
-            f"there is no critic {name!r} to audit: expected {', '.join(own)} or FILE.py:FUNCTION"
+            f"there is no critic {name!r} to audit: expected {', '.join(KNOWN)} or FILE.py:FUNCTION"
         )
     from worldcompass.commands.train import load_recipe
     from worldcompass.rewards import Critic
@@ -93,29 +149,13 @@ def critic_of(name: str) -> tuple[Critic, Expects]:
     make = load_recipe(f"{source}:{function or Path(source).stem}")
     try:
         critic = make()
-    except Exception as error:  # whatever a user's own function may raise
+    except OWN_FAILURES as error:
         raise UserError(f"{name} failed to make a critic ({type(error).__name__}: {error})") from error
     if not isinstance(critic, Critic):
         raise UserError(
             f"{name} returned {type(critic).__name__}: expected a critic, which is callable and has a name"
         )
-    return critic, "both"
-
-
-def _own_critics() -> dict[str, tuple[Critic, Expects]]:
-    from worldcompass.rewards.actions import ActionAccuracy
-    from worldcompass.rewards.doom_cameras import DoomCameras
-    from worldcompass.rewards.interaction import InteractionFollowing
-    from worldcompass.rewards.quality import VisualQuality
-    from worldcompass.rewards.stability import PictureStability
-    from worldcompass.worlds.doom import SPEC
-
-    return {
-        "interaction": (InteractionFollowing(), "motion"),
-        "actions": (ActionAccuracy(DoomCameras(), SPEC.thresholds), "motion"),
-        "quality": (VisualQuality(), "pictures"),
-        "stability": (PictureStability(), "pictures"),
-    }
+    return Known(lambda: critic, "both")
 
 
 def print_audit(audit: Audit) -> None:
@@ -124,15 +164,23 @@ def print_audit(audit: Audit) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from worldcompass.audit.page import shown
+    from worldcompass.audit.measures import NEVER_FAR, shown
 
-    table = Table(title=f"{audit.critic}: how often a lie scores below the truth", box=SIMPLE)
-    table.add_column("lie")
-    table.add_column("share of clips [95%]", justify="right")
-    for name, value in audit.punished.items():
-        table.add_row(name.replace("@", ", strength "), shown(value))
     console = Console()
-    console.print(table)
+    words = f"{audit.clips} clips of {audit.videos} videos [95%]"
+    for title, first, rows in (
+        ("how often a lie scores below the truth", "lie", audit.punished),
+        ("how often rubbish scores as high as the truth", "trick", audit.cheated),
+    ):
+        table = Table(title=f"{audit.critic}: {title}", box=SIMPLE)
+        table.add_column(first)
+        table.add_column(words if first == "lie" else "searched clips [95%]", justify="right")
+        for name, value in rows.items():
+            none = NEVER_FAR if rows is audit.cheated else "never scored"
+            table.add_row(name.replace("@", ", strength "), shown(value, none))
+        console.print(table)
+    print(f"full lies that it must notice and that score below the truth: {shown(audit.accuracy)}")
+    print(f"full lies of any kind that it overlooks: {', '.join(audit.overlooked()) or 'none'}")
     for what, value in audit.correlation.items():
         print(f"rank correlation with {what}: {value:.2f}")
     if audit.calibration is not None:
@@ -140,5 +188,5 @@ def print_audit(audit: Audit) -> None:
     print(
         f"a full lie costs {audit.signal:.1f} times the spread under grain that nobody sees ({audit.tremor:.4f})"
     )
-    print(f"rubbish that scores as high as the truth: {shown(audit.cheated)}")
+    print(f"abstains from {audit.abstained:.0%} of all clips and {audit.unscored:.0%} of the true ones")
     print("sound" if not audit.faults else "NOT SOUND: " + "; ".join(audit.faults))

@@ -6,6 +6,7 @@ Every stage leaves a file; ``resume`` goes on after the last one, in the middle 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 import sys
@@ -82,6 +83,7 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     begun, team = time.monotonic(), Team.current()
     if team.size > 1 and recipe.config.shard:
         raise UserError("the embedded world is small enough for every process: set config.shard=False")
+    weights_of(recipe)
     team.check_divides(recipe.config.prompts_per_step)
     if team.is_main:
         _claim(out, recipe, resume)
@@ -119,20 +121,35 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
     world, nets = load_doom_world(device=device), load_critics()
     quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
     critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
-    weights = {
-        InteractionFollowing.name: recipe.interaction_weight,
-        VisualQuality.name: recipe.quality_weight,
-    }
     comes_back = recipe.cycle_weight > 0
     if comes_back:
         critics = (*critics, CycleClosure(THRESHOLDS))
-        weights[critics[-1].name] = recipe.cycle_weight
+    weights = {critic.name: weights_of(recipe)[critic.name] for critic in critics}
     config, count = replace(recipe.config, weights=weights), recipe.scenarios_per_map
     with progress("playing fresh scenarios for training", 4 * count) as advance:
         scenarios = training_scenarios(
             count, recipe.scenario_latents, config.seed, advance, out_and_back=comes_back
         )
     return Parts(world, critics, scenarios, config)
+
+
+def weights_of(recipe: DoomRecipe) -> dict[str, float]:
+    """The recipe's weights by the names of its critics.
+
+    Raises:
+        UserError: when they cannot be weights, or are set where they would not be read.
+    """
+    weights = {name: getattr(recipe, f"{name}_weight") for name in ("interaction", "quality", "cycle")}
+    said = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
+    if recipe.config.weights:
+        raise UserError(
+            f"config.weights is not read by recipes of the embedded world: set its own settings, now {said}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        raise UserError(f"weights of rewards must be finite and not negative, got {said}")
+    if not any(weights.values()):
+        raise UserError(f"the weights of all rewards are zero ({said}): nothing would be learned")
+    return weights
 
 
 def evaluate_weights(

@@ -22,9 +22,9 @@ TURN_DEG = 0.2  # degrees per frame, yaw and pitch; the same source
 
 
 class BestOfThree:
-    """Mean of translation and rotation accuracy per frame, at the threshold where exact accuracy is best.
+    """Mean of translation and rotation accuracy per step, at the threshold where exact accuracy is best.
 
-    Each latent's command holds for each of its frames. Between 0 and 1; no confidence, no abstention but on a
+    Each latent's command holds for each of its steps. Between 0 and 1; no confidence, no abstention but on a
     start image alone, as released.
     """
 
@@ -33,15 +33,17 @@ class BestOfThree:
         estimator: CameraEstimator,
         moves: tuple[float, ...] = MOVES,
         turn_deg: float = TURN_DEG,
+        every: int = 1,
         name: str = "best_of_three",
     ) -> None:
-        self.estimator, self.name = estimator, name
+        """Thresholds of one step of ``every`` frames; the released ones belong to single frames."""
+        self.estimator, self.every, self.name = estimator, every, name
         base = LabelThresholds(0.0, turn_deg, turn_deg)
         self.thresholds = tuple(replace(base, move=move) for move in moves)
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates; abstains where no latent moves."""
-        seen = look(self.estimator, group, least=0.0, every=1)
+        seen = look(self.estimator, group, least=0.0, every=self.every)
         if seen is None:
             return abstain(group)
         labels_TGS = torch.stack([seen_labels(seen, thresholds) for thresholds in self.thresholds])

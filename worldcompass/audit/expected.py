@@ -1,0 +1,55 @@
+"""What a critic must notice to be called sound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worldcompass.audit.degradations import MOTION, PICTURE
+from worldcompass.audit.tricks import Trick
+
+MOTION_LIES = (*MOTION, "wrong commands")
+PICTURE_LIES = tuple(name for name in PICTURE if name != "dropped")
+KINDS = {"motion": MOTION_LIES, "pictures": PICTURE_LIES, "both": (*MOTION_LIES, *PICTURE_LIES)}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The lies that a critic must notice."""
+
+    words: str
+    """``motion``, ``pictures``, ``both`` or the lies themselves."""
+    lies: tuple[str, ...]
+
+    @property
+    def motion(self) -> bool:
+        """Whether it must notice that commands are not carried out."""
+        return set(MOTION_LIES) <= set(self.lies)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The lies about pictures among them."""
+        return tuple(lie for lie in PICTURE_LIES if lie in self.lies)
+
+    def counts(self, trick: Trick) -> bool:
+        """Whether a trick lies about what must be noticed."""
+        whole = set(PICTURE_LIES) <= set(self.lies)
+        return (
+            (self.motion and trick.lies_about_motion)
+            or (whole and trick.lies_about_pictures)
+            or (whole and self.motion)
+        )
+
+
+def expected(words: str) -> Expected:
+    """What ``words`` name: a kind of critic, or lies separated by commas.
+
+    Raises:
+        ValueError: for a word that is neither.
+    """
+    lies = KINDS.get(words) or tuple(word.strip() for word in words.split(","))
+    if unknown := [lie for lie in lies if lie not in KINDS["both"]]:
+        raise ValueError(
+            f"a critic cannot be expected to notice {unknown[0]!r}: expected {', '.join(KINDS)}, or some of"
+            f" {', '.join(KINDS['both'])}"
+        )
+    return Expected(words, lies)

@@ -1,0 +1,139 @@
+"""Rubbish that might score high: what a policy could paint instead of what was asked for, steered by genes.
+
+A trick lies about the motion (commands are not carried out), about the pictures (nothing of the world is shown), or
+about both; a critic of one is not to blame for overlooking a lie about the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+from worldcompass.audit.clips import PER_LATENT, Clip
+from worldcompass.geometry import motion_signs, opposite
+
+NUM_GENES = 10
+"""Each about [-1, 1]: coarseness, contrast, brightness and three of colour of what is painted, four of motion."""
+SLIDE = 0.25  # largest shift per frame, in half widths
+ZOOM = 0.06  # largest change of size per frame
+CANVAS = 96  # pixels of a painted texture; a frame shows half of it
+TEXTURE_CELLS, FIELD_CELLS = (4, 24), (2, 4)  # coarsest and finest painting, in spots across
+
+Paint = Callable[[Tensor, Clip, torch.Generator], Tensor]
+"""(genes (NUM_GENES,), clip, generator) -> frames (F, 3, h, w) uint8."""
+
+
+@dataclass(frozen=True)
+class Trick:
+    """One way to make rubbish."""
+
+    name: str
+    paint: Paint
+    lies_about_motion: bool
+    lies_about_pictures: bool
+    may_hit: bool = True
+    """Whether it can come out as the truth by luck, so that what lies near the engine's frames must not count."""
+
+
+def sliding_texture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
+    """A texture that slides and zooms as it likes."""
+    steady = torch.stack([SLIDE * genes[6], SLIDE * genes[7], ZOOM * genes[8]]).clamp(-SLIDE, SLIDE)
+    window = (0.5, 0.4)
+    return _moved(
+        _painted(genes, TEXTURE_CELLS, generator), steady.expand(len(clip.frames_F3hw), 3), clip, window
+    )
+
+
+def obedient_texture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
+    """A texture that slides and zooms as commanded."""
+    return _moved(_painted(genes, TEXTURE_CELLS, generator), _as_commanded(genes, clip), clip, (0.5, 0.4))
+
+
+def obedient_colours(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
+    """Fields of colour without detail that move as commanded."""
+    return _moved(_painted(genes, FIELD_CELLS, generator), _as_commanded(genes, clip), clip, (0.5, 0.4))
+
+
+def panned_picture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
+    """The last picture before the clip, shifted and zoomed as commanded: no depth, mirrored where it ends."""
+    return _moved(clip.past_F3hw[-1:].float(), _as_commanded(genes, clip), clip, (1.0, 1.0))
+
+
+def frozen_picture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
+    """One of the pictures before the clip, standing still."""
+    index = round((1 - float(genes[6].abs().clamp_max(1))) * (len(clip.past_F3hw) - 1))
+    return clip.past_F3hw[index].expand(len(clip.frames_F3hw), -1, -1, -1)
+
+
+def replayed(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
+    """True latents of this video in another order, forwards or backwards, none of which does what is commanded.
+
+    A loop is one of them again and again. Where every latent of the video does what is commanded, the last picture
+    stands still.
+    """
+    video = torch.cat([clip.past_F3hw, clip.frames_F3hw])
+    labels = torch.cat([clip.past_actions.labels_K, clip.actions.labels_K]).tolist()
+    sources = [(k, False) for k in range(1, len(labels))] + [(k, True) for k in range(1, len(labels))]
+    parts = []
+    for latent, commanded in enumerate(clip.actions.labels_K.tolist()):
+        wrong = [s for s in sources if (opposite(labels[s[0]]) if s[1] else labels[s[0]]) != commanded]
+        if not wrong:
+            parts.append(clip.past_F3hw[-1:].expand(PER_LATENT, -1, -1, -1))
+            continue
+        chosen, back = wrong[int((float(genes[6 + latent % 4].clamp(-1, 0.999)) + 1) / 2 * len(wrong))]
+        first = PER_LATENT * (chosen - 1)
+        parts.append(
+            video[first : first + PER_LATENT].flip(0) if back else video[first + 1 : first + PER_LATENT + 1]
+        )
+    return torch.cat(parts)
+
+
+TRICKS = (
+    Trick("sliding texture", sliding_texture, True, True),
+    Trick("obedient texture", obedient_texture, False, True),
+    Trick("obedient colours", obedient_colours, False, True),
+    Trick("panned picture", panned_picture, False, False),
+    Trick("frozen picture", frozen_picture, True, False, may_hit=False),
+    Trick("replayed latents", replayed, True, False, may_hit=False),
+)
+
+
+def _painted(genes: Tensor, cells: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A random picture (1, 3, CANVAS, CANVAS), float."""
+    low, high = cells
+    coarse = round(low + (high - low) * (1 + float(genes[0].clamp(-1, 1))) / 2)
+    texture = interpolate(
+        torch.randn(1, 3, coarse, coarse, generator=generator), (CANVAS, CANVAS), mode="bicubic"
+    )
+    texture = texture * (1 + genes[1].clamp(-1, 1)) * 45 + 128 + 80 * genes[2].clamp(-1, 1)
+    return texture + 40 * genes[3:6].clamp(-1, 1).view(1, 3, 1, 1)
+
+
+def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
+    """Shift right, shift down and zoom of every frame, (F, 3); genes say by how much and which way."""
+    right, forward, yaw, pitch = motion_signs(clip.actions.labels_K).repeat_interleave(PER_LATENT, 0).T
+    sideways, turn, tilt, walk = genes[6:10].clamp(-1, 1)
+    return torch.stack(
+        [SLIDE * (sideways * right + turn * yaw), SLIDE * tilt * pitch, ZOOM * walk * forward], 1
+    )
+
+
+def _moved(picture_13hw: Tensor, steps_F3: Tensor, clip: Clip, window: tuple[float, float]) -> Tensor:
+    """A picture under a motion, seen through a window of its half width and half height; it repeats in mirrors."""
+    height, width = clip.frames_F3hw.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.linspace(-window[1], window[1], height),
+        torch.linspace(-window[0], window[0], width),
+        indexing="ij",
+    )
+    shifts_F3 = steps_F3.cumsum(0)
+    scale = torch.exp(-shifts_F3[:, 2])[:, None, None]
+    grid = torch.stack([x * scale - shifts_F3[:, 0, None, None], y * scale - shifts_F3[:, 1, None, None]], -1)
+    frames = grid_sample(
+        picture_13hw.expand(len(grid), -1, -1, -1), grid, padding_mode="reflection", align_corners=False
+    )
+    return frames.round().clamp(0, 255).to(torch.uint8)
