@@ -134,6 +134,22 @@ def test_the_table_is_silent_unless_the_output_is_a_terminal():
         assert ("obedience" in file.getvalue()) == (terminal and live)
 
 
+def test_whether_the_run_is_learning_stands_below_the_table():
+    file = io.StringIO()
+    with LiveTable(4, 0, True, Console(file=file, force_terminal=True, width=100)) as table:
+        table.show(ROW, {}, "Too early to tell.")
+    assert "Learning? Too early to tell." in file.getvalue()
+
+
+def test_a_damaged_line_before_whole_ones_is_named_instead_of_dropping_them(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        read_metrics(path)
+    path.write_text('{"step": 1}\n{"st\n\0\0\n')
+    assert read_metrics(path) == [{"step": 1}]
+
+
 def test_warnings_stand_below_the_table_or_are_told_once():
     warnings = {"no spread": "nothing is preferred [yet]"}
     for terminal in (True, False):

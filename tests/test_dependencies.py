@@ -34,6 +34,7 @@ RANKS = {
     "held_out": 4,
     "doctor.statistics": 4,
     "doctor.record": 4,
+    "doctor.reading": 4,
     "doctor.signal_checks": 4,
     "doctor.update_checks": 4,
     "doctor.outcome_checks": 4,

@@ -1,6 +1,5 @@
 """The run doctor: his arithmetic, every disease planted for real and found by name, silence on healthy runs."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -16,27 +15,19 @@ from diseases import (
     STRENGTHS,
     Failing,
     Patient,
-    clean_judge,
     course,
-    flipped,
     held_out,
     run,
 )  # fmt: skip
 
 from worldcompass import cli
-from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.doctor import Record, diagnose, read_record
-from worldcompass.doctor.guard import MAX_ROLLBACKS
 from worldcompass.doctor.statistics import mean, steps_needed, student, trend
-from worldcompass.doom.experiment import _claim
-from worldcompass.errors import StoppedRun, UserError
+from worldcompass.errors import UserError
 from worldcompass.held_out import HeldOut
-from worldcompass.log import read_metrics
-from worldcompass.recipes.demo import demo
 from worldcompass.report import write_report
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.testing import ToyWorld, toy_scenarios
 from worldcompass.train import train
-from worldcompass.video import read_video
 
 SEED = 21  # not one of those that set the limits
 
@@ -109,7 +100,7 @@ def rows_of(slopes, count=24, seed=0, spread=0.1):
 @pytest.mark.parametrize(
     ("slopes", "count", "planned", "state"),
     [
-        ({"a": 0.02, "b": 0.0}, 24, 24, "learning"),
+        ({"a": 0.02, "b": 0.0}, 24, 24, "unjudged"),
         ({"a": 0.02, "b": -0.02}, 24, 24, "mixed"),
         ({"a": -0.02}, 24, 24, "worse"),
         ({"a": 0.001}, 12, 100, "too early"),
@@ -120,7 +111,76 @@ def rows_of(slopes, count=24, seed=0, spread=0.1):
 def test_the_verdict_says_what_the_rewards_do(slopes, count, planned, state):
     diagnosis = diagnose(Record(rows_of(slopes, count), (), planned))
     assert diagnosis.state == state
-    assert len(diagnosis.sentences()) == 1 + len(slopes)
+    assert sum(line.startswith(tuple(slopes)) for line in diagnosis.sentences()) == len(slopes)
+
+
+def judged(rows, change, noise=0.02, videos=8, every=6):
+    """The same rows with looks of a judge whose scores move by ``change`` from the first look to the last."""
+    random = Random(5)
+    start = [random.random() for _ in range(videos)]
+    last = rows[-1]["step"]
+
+    def look(step):
+        moved = change * (step - 1) / (last - 1)
+        return {"values": [v + moved + (random.gauss(0, noise) if step > 1 else 0) for v in start]}
+
+    seen = {1, last, *range(every, last, every)}
+    return [{**row, "judge": look(row["step"])} if row["step"] in seen else row for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("slope", "change", "state", "words"),
+    [
+        (0.02, 0.2, "learning", "Yes, it is learning"),
+        (0.02, 0.0, "unconfirmed", "Not shown: the rewards rise, but the held-out judge"),
+        (0.02, -0.2, "hacked", "No, it is being fooled"),
+        (0.0, 0.2, "learning", "Yes, it is learning"),
+        (-0.02, 0.2, "mixed", "In part"),
+        (-0.02, 0.0, "worse", "No, it is getting worse"),
+        (0.0, -0.2, "worse", "No, it is getting worse"),
+    ],
+)
+def test_only_the_held_out_judge_can_call_a_run_learning(slope, change, state, words):
+    diagnosis = diagnose(Record(judged(rows_of({"a": slope}), change), (), 24))
+    assert diagnosis.state == state and diagnosis.answer.startswith(words)
+    assert any(line.startswith("Held-out judge") for line in diagnosis.sentences())
+
+
+def evaluated(folder, combined, realism=0.0):
+    """A finished run's results: change of actions followed and of realism, +-0.05."""
+
+    def entry(mean):
+        return {"mean": mean, "ci95": [mean - 0.05, mean + 0.05], "n": 24}
+
+    both = {"judge_accuracy": entry(combined), "quality": entry(realism), "critic_accuracy": entry(0.9)}
+    (folder / "results.json").write_text(json.dumps({"schema": 1, "difference": {"combined": both}}))
+
+
+@pytest.mark.parametrize(
+    ("slope", "probed", "combined", "realism", "state"),
+    [
+        (0.02, None, 0.12, 0.0, "learning"),
+        (0.02, None, 0.03, 0.0, "unconfirmed"),
+        (0.02, None, 0.03, 0.3, "unconfirmed"),  # realism may be earned by standing still
+        (0.02, None, 0.12, -0.2, "mixed"),
+        (0.02, None, -0.2, 0.0, "hacked"),
+        (0.0, None, -0.06, 0.0, "worse"),
+        (0.02, 0.2, 0.0, 0.0, "unconfirmed"),  # the evaluation outweighs the few videos of the looks
+    ],
+)
+def test_the_evaluation_before_and_after_has_the_last_word(slope, probed, combined, realism, state, tmp_path):
+    rows = rows_of({"a": slope})
+    rows = rows if probed is None else judged(rows, probed)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.json").write_text('{"steps": 24}')
+    evaluated(tmp_path, combined, realism)
+    diagnosis = diagnose(read_record(tmp_path))
+    assert diagnosis.state == state
+    assert "before and after, actions followed, combined" in " ".join(diagnosis.sentences())
+    names = [f.name for f in diagnosis.findings]
+    # An alarm wants the interval of 99.9%, which is 1.68 times as wide.
+    lost = [value for value in (combined, realism) if value < -0.084]
+    assert names == (["getting worse" if state == "mixed" else "reward hacking"] if lost else [])
 
 
 def test_a_reward_without_weight_is_looked_at_and_alarms_nobody():
@@ -128,7 +188,7 @@ def test_a_reward_without_weight_is_looked_at_and_alarms_nobody():
     assert [f.name for f in diagnose(Record(rows, (), 24)).findings] == ["getting worse"]
     diagnosis = diagnose(Record(rows, (), 24, {"watched": 0.0}))
     assert diagnosis.healthy and diagnosis.state != "worse"
-    assert diagnosis.sentences()[2].startswith("watched falls")
+    assert any(line.startswith("watched falls") for line in diagnosis.sentences())
 
 
 def test_a_fall_is_dated_and_placed():
@@ -151,6 +211,27 @@ def test_too_early_names_the_steps_that_are_missing():
     assert "too short" in over[0] and "beyond the 12 planned" in over[1]
 
 
+def test_a_disease_of_one_chunk_in_two_is_seen_whatever_chunk_came_last():
+    """A critic that is silent on most chunks of the curriculum, and a last step on one where it speaks."""
+    rows = rows_of({"a": 0.0, "b": 0.0}, 26)
+    for row in rows:
+        row["rewards"]["b"]["valid"] = 0.8 if row["chunk"] == 1 else 0.0
+    (finding,) = diagnose(Record(rows, (), 26)).findings
+    assert rows[-1]["chunk"] == 1 and (finding.name, finding.since) == ("critic abstains", 1)
+    for row in rows:
+        row["rewards"]["b"]["valid"] = 0.8 if row["chunk"] % 2 else 0.0
+    assert diagnose(Record(rows, (), 26)).healthy
+
+
+def test_two_findings_of_one_name_are_both_told_while_training():
+    rows = rows_of({"a": 0.0, "b": 0.0, "c": 0.0}, 12)
+    for row in rows:
+        row |= {"flat_groups": 0.0}
+        row["rewards"]["a"]["flat"] = row["rewards"]["b"]["flat"] = 1.0
+    told = diagnose(Record(rows, (), 12)).warnings()["no spread"]
+    assert "a gives all candidates" in told and "b gives all candidates" in told
+
+
 def test_metrics_of_older_versions_are_read_and_what_they_lack_is_named():
     diagnosis = diagnose(Record(rows_of({"a": 0.02}), (), 24))
     assert diagnosis.healthy
@@ -170,9 +251,13 @@ WITHIN = {
 @pytest.mark.parametrize("disease", PLANTS)
 def test_a_planted_disease_is_found_by_name(disease, tmp_path):
     run(PLANTS[disease](STRENGTHS[disease][1]), SEED, tmp_path, steps=WITHIN.get(disease, 12))
-    findings = {finding.name: finding for finding in diagnose(read_record(tmp_path)).findings}
+    diagnosis = diagnose(read_record(tmp_path))
+    findings = {finding.name: finding for finding in diagnosis.findings}
     assert disease in findings
-    assert findings[disease].since >= 1 and all(map(len, findings[disease].lines()[:4]))
+    found = findings[disease]
+    assert found.since >= 1 and all(map(len, found.lines()[:4]))
+    if found.severity != "warning":
+        assert diagnosis.answer.startswith("No, ")
 
 
 @pytest.mark.parametrize("name", ["plain", "judged", "adapters"])
@@ -180,7 +265,21 @@ def test_a_healthy_run_is_silent_from_its_first_step_to_its_last_and_learns(name
     run(HEALTHY_RUNS[name], SEED, tmp_path, steps=24)
     said = course(tmp_path)
     assert [d.findings for d in said if not d.healthy] == []
-    assert said[0].state == "too early" and said[-1].state == "learning"
+    assert said[0].state == "too early"
+    assert said[-1].state == ("learning" if name == "judged" else "unjudged")
+
+
+def test_a_real_run_that_learns_by_its_rewards_alone_is_not_called_learning(tmp_path):
+    """Its judge looks at what training cannot change: the start image."""
+
+    def first_frame(videos, scenarios):
+        return videos[:, 0].float().mean((1, 2, 3))
+
+    patient = dataclasses.replace(HEALTHY_RUNS["judged"], held_out=HeldOut(first_frame, held_out().scenarios))
+    run(patient, SEED, tmp_path, steps=24)
+    diagnosis = diagnose(read_record(tmp_path))
+    assert [reward.state for reward in diagnosis.rewards] == ["rises", "rises"]
+    assert diagnosis.state == "unconfirmed" and "Yes" not in diagnosis.answer
 
 
 def test_a_critic_that_returns_nan_is_named(tmp_path):
@@ -188,121 +287,6 @@ def test_a_critic_that_returns_nan_is_named(tmp_path):
         train(ToyWorld(), [Failing(9)], toy_scenarios(4), HEALTHY, tmp_path, live=False)
     (finding,) = diagnose(read_record(tmp_path)).findings
     assert finding.name == "not finite" and finding.since == 3 and "critic" in finding.evidence
-
-
-# ---------------------------------------------------------------- acting on it
-
-SICK = dataclasses.replace(HEALTHY, steps=18, objective=flipped, save_every=2, lr=0.06)
-
-
-def treat(config, out, resume=False):
-    critics = [ToyObedience(), ToyCleanliness()]
-    return train(ToyWorld(), critics, toy_scenarios(16), config, out, resume=resume, live=False)
-
-
-def test_a_warned_run_goes_on(tmp_path):
-    treat(SICK, tmp_path)
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 18
-    assert not diagnose(read_record(tmp_path)).healthy
-
-
-def test_a_stopped_run_is_saved_says_why_and_can_be_resumed_with_a_warning_only(tmp_path):
-    with pytest.raises(StoppedRun, match=r"stopped by the doctor at step \d+, saved in .*unlearns"):
-        treat(dataclasses.replace(SICK, on_disease="stop", save_every=100), tmp_path)
-    step = read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
-    assert step < 18 and latest_checkpoint(tmp_path / "checkpoints").name == f"step_{step:06d}"
-    assert "Stopped at step" in diagnose(read_record(tmp_path)).history[0]
-    treat(dataclasses.replace(SICK, on_disease="warn", save_every=100), tmp_path, resume=True)
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 18
-
-
-def test_a_rollback_returns_to_before_the_disease_halves_the_learning_rate_and_is_bounded(tmp_path):
-    config = dataclasses.replace(SICK, on_disease="rollback", lr=1.0, objective=HEALTHY.objective)
-    with pytest.raises(StoppedRun, match=f"after {MAX_ROLLBACKS} rollbacks"):
-        treat(config, tmp_path)
-    events = [e for e in read_metrics(tmp_path / "events.jsonl") if e["event"] == "rolled back"]
-    assert [event["lr"] for event in events] == [0.5, 0.25, 0.125]
-    assert all(event["to"] < event["step"] for event in events)
-    undone = read_metrics(tmp_path / "rolled_back_1.jsonl")
-    assert [row["step"] for row in undone] == list(range(events[0]["to"] + 1, events[0]["step"] + 1))
-    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")]
-    assert steps == list(range(1, len(steps) + 1))
-    _, state = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
-    assert state["optimizer"]["param_groups"][0]["lr"] == 0.125
-
-
-def test_a_rollback_cures_and_the_run_reaches_its_end_and_resumes_exactly(tmp_path):
-    config = dataclasses.replace(HEALTHY, steps=12, lr=0.3, on_disease="rollback", save_every=2)
-    straight = treat(config, tmp_path / "a").state()
-    events = read_metrics(tmp_path / "a" / "events.jsonl")
-    assert events and len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 12
-    assert diagnose(read_record(tmp_path / "a")).history[0].startswith("Rolled back from step")
-    with contextlib.suppress(StoppedRun):
-        treat(dataclasses.replace(config, steps=10), tmp_path / "b")
-    resumed = treat(config, tmp_path / "b", resume=True).state()
-    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-
-
-def test_a_refused_update_is_rolled_back_instead_of_ending_the_run(tmp_path):
-    class Hiccup(ToyWorld):
-        """Fails once in its life, like a passing fault of a machine."""
-
-        left = 9
-
-        def predict_clean(self, *args):
-            clean = super().predict_clean(*args)
-            self.left -= torch.is_grad_enabled()
-            return clean * torch.nan if self.left == 0 and torch.is_grad_enabled() else clean
-
-    config = dataclasses.replace(HEALTHY, steps=8, on_disease="rollback", save_every=2)
-    critics = [ToyObedience(), ToyCleanliness()]
-    train(Hiccup(), critics, toy_scenarios(16), config, tmp_path, live=False)
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 9))
-    assert [event["event"] for event in read_metrics(tmp_path / "events.jsonl")] == ["refused", "rolled back"]
-    assert diagnose(read_record(tmp_path)).healthy
-
-
-def test_looking_changes_nothing(tmp_path):
-    plain_run = treat(dataclasses.replace(HEALTHY, steps=4), tmp_path / "a").state()
-    config = dataclasses.replace(HEALTHY, steps=4, probe_every=2, on_disease="rollback")
-    critics = [ToyObedience(), ToyCleanliness()]
-    probed = train(
-        ToyWorld(), critics, toy_scenarios(16), config, tmp_path / "b", live=False, held_out=held_out()
-    )
-    assert all(torch.equal(plain_run[name], t) for name, t in probed.state().items())
-    rows = read_metrics(tmp_path / "b" / "metrics.jsonl")
-    assert [row["step"] for row in rows if "judge" in row] == [1, 2, 4]
-    assert rows[0]["judge"]["mean"] == pytest.approx(plain.fmean(rows[0]["judge"]["values"]), abs=1e-5)
-
-
-def test_every_look_leaves_a_clip_of_before_and_now(tmp_path):
-    config = dataclasses.replace(HEALTHY, steps=4, probe_every=2, lr=1.0)
-    critics = [ToyObedience(), ToyCleanliness()]
-    train(ToyWorld(), critics, toy_scenarios(16), config, tmp_path, live=False, held_out=held_out())
-    samples = tmp_path / "samples"
-    names = ["before.mp4", "step_000001.mp4", "step_000002.mp4", "step_000004.mp4"]
-    assert sorted(path.name for path in samples.iterdir()) == names
-    before, last = (read_video(samples / name).float() for name in (names[0], names[-1]))
-    height, width = before.shape[-2:]
-    left, right = last[..., -height:, :width], last[..., -height:, -width:]
-    assert len(last) == len(before)
-    lost, changed = (left - before).abs().mean(), (right - before).abs().mean()
-    assert lost < 2 and changed > 2 * lost, f"{lost}, {changed}"
-
-
-def test_a_probe_needs_a_judge_and_a_judge_scenarios(tmp_path):
-    config = dataclasses.replace(HEALTHY, probe_every=2)
-    with pytest.raises(ValueError, match="no held-out judge was given"):
-        treat(config, tmp_path)
-    with pytest.raises(ValueError, match="expected 4 or more of one length"):
-        HeldOut(clean_judge, toy_scenarios(3))
-    with pytest.raises(ValueError, match="on_disease must be one of warn, stop, rollback"):
-        dataclasses.replace(HEALTHY, on_disease="pray")
-    speechless = HeldOut(lambda videos, scenarios: torch.zeros(2), toy_scenarios(4))
-    with pytest.raises(ValueError, match="must return 4 finite scores"):
-        train(
-            ToyWorld(), [ToyObedience()], toy_scenarios(4), config, tmp_path, live=False, held_out=speechless
-        )
 
 
 # ---------------------------------------------------------------- the command and the page
@@ -320,9 +304,12 @@ def runs(tmp_path_factory):
 def test_the_command_prints_and_its_exit_code_tells(runs, capsys):
     assert cli.main(["doctor", str(runs / "healthy")]) == 0
     out = capsys.readouterr().out
-    assert "No disease found." in out and "12 of 12 steps" in out
+    assert (
+        "No disease found." in out and "12 of 12 steps" in out and out.startswith("Perhaps: the rewards rise")
+    )
     assert cli.main(["doctor", str(runs / "sick")]) == cli.EXIT_DISEASED
     out = capsys.readouterr().out
+    assert out.startswith("No, it is being spoilt: the updates are so large")
     assert "UPDATE TOO LARGE (harmful, since step 1)" in out and "evidence: " in out and "advice: " in out
 
 
@@ -336,14 +323,34 @@ def test_json_holds_everything_and_only_finite_numbers(runs, capsys):
     assert {"state", "rewards", "judge", "not_measured", "events", "steps"} <= set(said)
 
 
+ROW = '{"step": 1, "rewards": {}}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (None, "no such folder"),
         ({}, "holds no metrics"),
+        ({"metrics.jsonl": ""}, "at least one finished step"),
+        ({"metrics.jsonl": '{"step": 1, "rew'}, "at least one finished step"),
         ({"metrics.jsonl": '{"step": 1}\n'}, "is no training step: rewards"),
         ({"metrics.jsonl": "[1]\n"}, "is no training step"),
-        ({"metrics.jsonl": '{"step": 1, "rewards": {}}\n', "config.json": "{"}, "not a run's configuration"),
+        ({"metrics.jsonl": ROW.replace("1", '"1"')}, "is no training step: step"),
+        ({"metrics.jsonl": ROW.replace("{}", '{"a": 3}')}, "is no training step: rewards"),
+        ({"metrics.jsonl": ROW.replace("}}", '}, "judge": {"mean": 1}}')}, "is no training step: judge"),
+        ({"metrics.jsonl": ROW.replace("}}", '}, "no_gradient": {}}')}, "is no training step: no_gradient"),
+        (
+            {"metrics.jsonl": ROW.replace("}}", '}, "seconds": {"score": "1"}}')},
+            "is no training step: seconds",
+        ),
+        ({"metrics.jsonl": ROW + ROW}, "two runs in one file"),
+        ({"metrics.jsonl": ROW[:9] + "\n" + ROW}, "line 1 is damaged and whole ones follow"),
+        ({"metrics.jsonl": ROW, "config.json": "{"}, "not a run's configuration"),
+        ({"metrics.jsonl": ROW, "config.json": "[]"}, "not a run's configuration"),
+        ({"metrics.jsonl": ROW, "config.json": '{"steps": 0}'}, "steps is 0"),
+        ({"metrics.jsonl": ROW, "config.json": '{"weights": {"a": "2"}}'}, "weights are not numbers"),
+        ({"metrics.jsonl": ROW, "results.json": "{"}, "not a run's results"),
+        ({"metrics.jsonl": ROW, "events.jsonl": '{"event": "party"}\n'}, "is no event of a run"),
     ],
 )
 def test_what_is_no_run_is_one_sentence(content, words, tmp_path, capsys):
@@ -359,18 +366,26 @@ def test_what_is_no_run_is_one_sentence(content, words, tmp_path, capsys):
         read_record(folder)
 
 
+def test_a_file_instead_of_the_folder_and_bytes_that_are_no_text_are_one_sentence(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(ROW)
+    assert cli.main(["doctor", str(path)]) == cli.EXIT_USER_ERROR
+    assert f"give the folder of a run, such as {tmp_path}" in capsys.readouterr().err
+    path.write_bytes(b"\xff\x00\n" + ROW.encode())
+    assert cli.main(["doctor", str(tmp_path)]) == cli.EXIT_USER_ERROR
+    assert "line 1 is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tail", ['{"step": 13, "rewa', "\0\0\0\0", "\n\n"])
+def test_after_a_kill_the_last_line_may_be_cut_off(runs, tail, tmp_path, capsys):
+    metrics = (runs / "healthy" / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(metrics + tail)
+    assert cli.main(["doctor", str(tmp_path)]) == 0
+    assert "(12 of 100 steps)" in capsys.readouterr().out
+
+
 def test_the_page_has_the_doctors_section(runs):
     sick = write_report(runs / "sick").read_text()
     assert '<article class="finding harmful"><h3>Update too large</h3>' in sick and "Evidence." in sick
     healthy = write_report(runs / "healthy").read_text()
-    assert "No disease found." in healthy and "Learning so far." in healthy
-
-
-def test_what_the_doctor_does_may_change_when_a_recipe_is_resumed(tmp_path):
-    recipe = demo()
-    _claim(tmp_path / "run", recipe, resume=False)
-    told = dataclasses.replace(recipe.config, on_disease="stop", probe_every=5)
-    _claim(tmp_path / "run", dataclasses.replace(recipe, config=told), resume=True)
-    with pytest.raises(UserError, match="other settings"):
-        other = dataclasses.replace(recipe.config, lr=1.0)
-        _claim(tmp_path / "run", dataclasses.replace(recipe, config=other), resume=True)
+    assert "No disease found." in healthy and "Perhaps: the rewards rise" in healthy

@@ -93,13 +93,17 @@ class DamagedCheckpoint(UserError):
     """A checkpoint that was complete once and cannot be used any more."""
 
 
-def newest_usable(root: Path, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state of the newest checkpoint that is whole; damaged ones are named, None where none was saved.
+def newest_usable(
+    root: Path, warn: Callable[[str], None], before: float = math.inf
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and state of the newest checkpoint of a step < ``before`` that is whole; None where none was saved.
+
+    Damaged ones are named.
 
     Raises:
         DamagedCheckpoint: when there are checkpoints and none is whole.
     """
-    folders = _complete(root)
+    folders = [folder for folder in _complete(root) if step_of(folder) < before]
     for folder in reversed(folders):
         try:
             return load_checkpoint(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from worldcompass.errors import UserError
+
+METRICS = "metrics.jsonl"
 SHOWN_STEPS = 8
 
 
@@ -28,10 +31,7 @@ class MetricsLog:
         if not writes:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(path) if row["step"] <= resumed_step]
-        aside = path.with_suffix(".unfinished")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(aside, path)
+        rewrite(path, [row for row in read_metrics(path) if row["step"] <= resumed_step])
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the metrics of one step; ``row`` holds ``step``."""
@@ -41,14 +41,33 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; none when there is no file, and a line cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    """The rows of a metrics file; none when there is no file, and an end cut off by a kill is left out.
+
+    Raises:
+        UserError: when a line is damaged and whole ones follow: then more than the end is lost.
+    """
+    rows, damaged = [], 0
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            damaged = damaged or number
+            continue
+        if row is None:
+            continue
+        if damaged:
+            raise UserError(
+                f"{path} line {damaged} is damaged and whole ones follow it: delete that line to go on"
+            )
+        rows.append(row)
     return rows
+
+
+def rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a metrics file by these rows, at once."""
+    aside = path.with_suffix(".unfinished")
+    aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(aside, path)
 
 
 class LiveTable:
@@ -66,6 +85,7 @@ class LiveTable:
         self.started = time.monotonic()
         self.history: list[Mapping[str, Any]] = []
         self.warnings: Mapping[str, str] = {}
+        self.answer = ""
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> LiveTable:
@@ -77,9 +97,15 @@ class LiveTable:
         if self.active:
             self.live.stop()
 
-    def show(self, row: Mapping[str, Any], warnings: Mapping[str, str] | None = None) -> None:
-        """Show the metrics of one more step, and the warnings that hold now: sentences by a short name."""
-        known, self.warnings = self.warnings, warnings or {}
+    def show(
+        self, row: Mapping[str, Any], warnings: Mapping[str, str] | None = None, answer: str = ""
+    ) -> None:
+        """Show the metrics of one more step, and the warnings that hold now: sentences by a short name.
+
+        Args:
+            answer: whether the run is learning, for the line below the table.
+        """
+        known, self.warnings, self.answer = self.warnings, warnings or {}, answer
         self.history = [*self.history, row][-SHOWN_STEPS:]
         if self.active:
             self.live.update(self.table(), refresh=True)
@@ -104,9 +130,12 @@ class LiveTable:
             means = [_said(row["rewards"][name]["mean"]) for name in rewards]
             rest = f"{row['loss']:.4f}", f"{row['grad_norm']:.3f}", f"{sum(row['seconds'].values()):.1f}"
             table.add_row(str(row["step"]), str(row["chunk"]), *means, *rest)
-        if self.warnings:
-            lines = [f"[bold]{escape(name)}[/bold]: {escape(text)}" for name, text in self.warnings.items()]
-            table.caption, table.caption_style, table.caption_justify = "\n".join(lines), "yellow", "left"
+        lines = [
+            f"[yellow][bold]{escape(name)}[/bold]: {escape(t)}[/yellow]" for name, t in self.warnings.items()
+        ]
+        if self.answer:
+            lines = [f"Learning? {escape(self.answer)}", *lines]
+        table.caption, table.caption_style, table.caption_justify = "\n".join(lines) or None, "", "left"
         return table
 
 

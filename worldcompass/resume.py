@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,16 @@ from torch import Tensor
 from worldcompass.checkpoint import (
     delete_after,
     latest_checkpoint,
-    load_checkpoint,
     newest_usable,
     pack_optimizer,
     save_checkpoint,
     unpack_optimizer,
 )
 from worldcompass.distributed import whole
-from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard
+from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
 from worldcompass.doctor.record import Finding
 from worldcompass.errors import UserError
-from worldcompass.log import MetricsLog
+from worldcompass.log import METRICS, MetricsLog
 
 if TYPE_CHECKING:
     from worldcompass.train import Run
@@ -53,21 +53,24 @@ def identity(run: Run) -> dict[str, Any]:
     return {**config, "world": run.world.spec.name, "critics": critics, "scenarios": ids}
 
 
-def save(run: Run, out_dir: Path, step: int) -> None:
-    """Checkpoint after a step: all weights, averages and the optimiser; randomness derives from the step.
+def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
+    """Checkpoint after a step: all weights, averages, the optimiser, the doctor; randomness derives from the step.
 
     All ranks call it; the main one writes whole tensors, so that any number of processes can go on.
+
+    Args:
+        keep: newest checkpoints that stay, at least.
     """
     tensors, plain = pack_optimizer(run.optimizer)
     named = {f"optimizer/{name}": t for name, t in tensors.items()}
     named |= {f"policy/{name}": t for name, t in run.policy.state().items()}
     kept = {name: _on_main(run, tensor) for name, tensor in named.items()}
     if run.team.is_main:
-        keep = run.config.keep_checkpoints
+        keep = max(keep, run.config.keep_checkpoints)
         if run.config.on_disease == "rollback":
             keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
-        state = {"optimizer": plain, "run": identity(run)}
-        save_checkpoint(out_dir / "checkpoints", step, kept, state, keep)
+        state = {"optimizer": plain, "run": identity(run), "doctor": guard.state()}
+        save_checkpoint(guard.out_dir / "checkpoints", step, kept, state, keep)
     run.team.wait()
 
 
@@ -80,24 +83,20 @@ def _on_main(run: Run, tensor: Tensor) -> Tensor:
 def restore(run: Run, out_dir: Path) -> int:
     """The step of the newest whole checkpoint after loading it; 0 when nothing was saved yet.
 
+    What the doctor knew then and the folder has lost is written anew.
+
     Raises:
         UserError: when it belongs to another run, or all are damaged.
     """
-    found = newest_usable(out_dir / "checkpoints", lambda text: warnings.warn(text, stacklevel=2))
-    return 0 if found is None else _take_over(run, out_dir, *found)
+    found = newest_usable(out_dir / "checkpoints", _warn)
+    step = 0 if found is None else _take_over(run, out_dir, *found)
+    if run.team.is_main:
+        put_back(out_dir, {} if found is None else found[1].get("doctor", {}), step)
+    return step
 
 
-def load(run: Run, out_dir: Path, folder: Path | None) -> int:
-    """Set a run to one of its checkpoints, or to its start for None; the step.
-
-    Raises:
-        UserError: when it belongs to another run.
-    """
-    if folder is None:
-        run.policy.start_over()
-        run.optimizer.state.clear()
-        return 0
-    return _take_over(run, out_dir, *load_checkpoint(folder))
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def _take_over(run: Run, out_dir: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> int:
@@ -124,17 +123,24 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
     Returns:
         The step gone back to. It is saved anew before anything later is deleted, so that a kill in between
         loses nothing.
+
+    Raises:
+        DamagedCheckpoint: when there are checkpoints from before the disease and none is whole.
     """
     root, lr = guard.out_dir / "checkpoints", LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
-    folder = latest_checkpoint(root, before=finding.since)
-    to = load(run, guard.out_dir, folder)
+    found = newest_usable(root, _warn, before=finding.since)
+    if found is None:
+        run.policy.start_over()
+        run.optimizer.state.clear()
+    to = 0 if found is None else _take_over(run, guard.out_dir, *found)
     for group in run.optimizer.param_groups:
         group["initial_lr"] = lr
     run.team.wait()
-    save(run, guard.out_dir, to)
+    # Whenever a kill comes: a resumed run goes on from the sick step with all its rows, or from ``to``.
     guard.rolled_back(step, to, finding, lr)
+    save(run, guard, to, keep=sys.maxsize)
     if run.team.is_main:
-        MetricsLog(guard.out_dir / "metrics.jsonl", to)
         delete_after(root, to)
+        MetricsLog(guard.out_dir / METRICS, to)
     run.team.wait()
     return to

@@ -23,7 +23,7 @@ from worldcompass.doctor.guard import Guard, OnDisease
 from worldcompass.errors import UnfitInputs
 from worldcompass.held_out import HeldOut, due, probe
 from worldcompass.interrupt import Interrupted, finishing_the_step
-from worldcompass.log import LiveTable, MetricsLog, Stopwatch
+from worldcompass.log import METRICS, LiveTable, MetricsLog, Stopwatch
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
@@ -295,7 +295,7 @@ def train(
     policy, team = run.policy, run.team
     step = restore(run, out_dir) if resume else begin(out_dir)
     team.wait()  # what another rank still reads is not written
-    log = MetricsLog(out_dir / "metrics.jsonl", step, team.is_main)
+    log = MetricsLog(out_dir / METRICS, step, team.is_main)
     if team.is_main:
         (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
     team.wait()
@@ -322,10 +322,10 @@ def train(
             send(metrics)
             diagnosis = guard.examine(metrics)
             disease = guard.disease(diagnosis)
-            table.show(metrics, diagnosis.warnings())
+            table.show(metrics, diagnosis.warnings(), diagnosis.answer)
             signal = team.most(interrupted() or 0)
             if step % config.save_every == 0 or step == config.steps or signal or disease:
-                save(run, out_dir, step)
+                save(run, guard, step)
             if on_step is not None:
                 on_step(step, metrics, policy)
             if signal:

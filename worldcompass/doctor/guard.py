@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from worldcompass.doctor.record import EVENTS, Finding, Record
 from worldcompass.doctor.verdict import Diagnosis, diagnose
 from worldcompass.errors import StoppedRun
-from worldcompass.log import read_metrics
+from worldcompass.log import METRICS, read_metrics, rewrite
 
 OnDisease = Literal["warn", "stop", "rollback"]
 MAX_ROLLBACKS = 3  # of one run; the next disease stops it
@@ -32,8 +33,12 @@ class Guard:
         """Take up a run where its metrics end; of several processes, which see the same, one ``writes``."""
         self.writes = writes
         self.out_dir, self.planned, self.weights, self.on_disease = out_dir, planned, weights, on_disease
-        self.rows = read_metrics(out_dir / "metrics.jsonl")
+        self.rows = read_metrics(out_dir / METRICS)
         self.events = read_metrics(out_dir / EVENTS)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as json can hold it: everything that the doctor knows."""
+        return {"rows": self.rows, "events": self.events}
 
     @property
     def num_rollbacks(self) -> int:
@@ -51,10 +56,15 @@ class Guard:
         return self._diagnose().findings[0]
 
     def disease(self, diagnosis: Diagnosis) -> Finding | None:
-        """The finding that must be acted on: none when the doctor may only warn."""
-        if self.on_disease == "warn":
+        """The finding that must be acted on: none when the doctor may only warn.
+
+        It is dated back to where the first of all harmful ones began: only what was before is healthy.
+        """
+        grave = [f for f in diagnosis.findings if f.severity != "warning"]
+        if self.on_disease == "warn" or not grave:
             return None
-        return next((f for f in diagnosis.findings if f.severity != "warning"), None)
+        began = min((f.since for f in grave if f.severity == "harmful"), default=grave[0].since)
+        return replace(grave[0], since=began)
 
     def may_roll_back(self, finding: Finding) -> bool:
         """Whether going back can help and has not been tried too often."""
@@ -92,3 +102,17 @@ class Guard:
         if self.writes:
             with (self.out_dir / EVENTS).open("a") as file:
                 file.write(json.dumps(event) + "\n")
+
+
+def put_back(out_dir: Path, state: Mapping[str, Any], step: int) -> None:
+    """Write what a checkpoint of ``step`` knows and the folder has lost; an event cut off by a kill is mended.
+
+    Args:
+        state: see ``Guard.state``; empty for checkpoints of older versions.
+    """
+    rows, events = (read_metrics(out_dir / name) for name in (METRICS, EVENTS))
+    if len(state.get("rows", ())) > sum(row["step"] <= step for row in rows):
+        rewrite(out_dir / METRICS, state["rows"])
+    if events or state.get("events"):
+        known = state.get("events", [])
+        rewrite(out_dir / EVENTS, events if len(events) >= len(known) else known)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from worldcompass.charts import number
 from worldcompass.doctor.record import (
     ALARM,
+    FOLLOWED,
     PERSISTENT,
     Finding,
     Point,
@@ -50,30 +51,27 @@ def getting_worse(record: Record) -> list[Finding] | None:
 
 
 def reward_hacking(record: Record) -> list[Finding] | None:
-    """Rewards that rise while the judge, which is no reward, falls on the same held-out videos."""
-    probes = judged_changes(record)
-    if probes is None:
+    """Rewards that rise while the judge, which is no reward, falls: in its looks, or from before to after."""
+    looks = judged_changes(record, ALARM)
+    if looks is None and not record.evaluation:
         return None
-    ill: list[tuple[int, Estimate]] = []
-    for step, change in reversed(probes):
-        if not change.falls:
-            break
-        ill.insert(0, (step, change))
-    if not ill:
+    since, evidence = _judge_falls(record, looks or []) or _evaluation_falls(record) or (0, "")
+    if not evidence:
         return []
-    step, change = ill[0]
     rising = [name for name in record.trained if (found := slope_of(record, name)) and found.rises]
-    evidence = f"the judge's score of the same held-out videos changed by {ill[-1][1]} since the first look"
-    if not rising:
+    honest = any(change.rises for name, change in record.evaluation.items() if name.startswith(FOLLOWED))
+    if honest or not rising:
         return [
             Finding(
-                "getting worse", "harmful", step, "the held-out judge falls: the model gets worse", evidence,
+                "getting worse", "harmful", since,
+                f"the held-out judge falls: the model gets worse{' beside what it gains' if honest else ''}",
+                evidence, "raise the weight of the reward for what is lost, lower lr" if honest else
                 "lower lr; the rewards say nothing clear about it yet",
             )
         ]  # fmt: skip
     return [
         Finding(
-            "reward hacking", "harmful", step,
+            "reward hacking", "harmful", since,
             f"{' and '.join(rising)} rises while the held-out judge falls: the critic is exploited",
             f"{evidence}; {', '.join(f'{n} {slope_of(record, n)} per step' for n in rising)}",
             "watch the best candidates; add a reward for what they lack, raise kl_weight or stop earlier",
@@ -138,18 +136,44 @@ def picture_drift(record: Record) -> list[Finding] | None:
     return findings
 
 
-def judged_changes(record: Record) -> list[tuple[int, Estimate]] | None:
-    """Change of the held-out judge's score since the first probe, paired by video, at every later probe."""
-    probes = [(row["step"], row["judge"]["values"]) for row in record.rows if "judge" in row]
-    if not probes:
+def judged_changes(record: Record, level: float) -> list[tuple[int, Estimate]] | None:
+    """Change of the held-out judge's score since its first look, paired by video, at every later look."""
+    looks = [(row["step"], row["judge"]["values"]) for row in record.rows if "judge" in row]
+    if not looks:
         return None
-    start = probes[0][1]
+    start = looks[0][1]
     changes = [
-        (step, mean([b - a for a, b in zip(start, values, strict=True)], ALARM))
-        for step, values in probes[1:]
+        (step, mean([b - a for a, b in zip(start, values, strict=True)], level))
+        for step, values in looks[1:]
         if len(values) == len(start)
     ]
     return [(step, change) for step, change in changes if change is not None]
+
+
+def _judge_falls(record: Record, looks: Sequence[tuple[int, Estimate]]) -> tuple[int, str] | None:
+    """From which step on the judge's score has fallen, and how far; the look before was the last good one."""
+    ill = 0
+    while ill < len(looks) and looks[-1 - ill][1].falls:
+        ill += 1
+    if not ill:
+        return None
+    first = next(row["step"] for row in record.rows if "judge" in row)
+    last_good = looks[-1 - ill][0] if ill < len(looks) else first
+    change = looks[-1][1]
+    return (
+        last_good + 1,
+        f"the judge's score of the same held-out videos changed by {change} since the first look",
+    )
+
+
+def _evaluation_falls(record: Record) -> tuple[int, str] | None:
+    """What the evaluation after the run says is lost, on intervals as wide as every alarm's."""
+    lost = [
+        f"{name} {change}" for name, change in record.evaluation.items() if change.wider(0.95, ALARM).falls
+    ]
+    if not lost or not record.rows:
+        return None
+    return record.rows[-1]["step"], f"evaluation before and after (95% intervals): {'; '.join(lost)}"
 
 
 def _shrunk(record: Record, name: str, limit: float) -> list[Point] | None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from worldcompass.doctor.statistics import Estimate, Trend, trend, within
-from worldcompass.errors import UserError
-from worldcompass.log import read_metrics
 
 EVENTS = "events.jsonl"
 BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer
 PERSISTENT = 5  # steps in a row that must show the same before it is a finding
 ALARM = 0.999  # level of intervals that raise an alarm: they are looked at after every step
+FOLLOWED = "actions followed"  # what an evaluation measures of obedience, as its name begins in a record
 USUAL_STEPS = 100  # taken as a run's length where its configuration is not known; the paper's
 
 Severity = Literal["warning", "stuck", "harmful"]
@@ -70,6 +67,8 @@ class Record:
     """Steps that the run was meant to take."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights of rewards by name; 1 where not named."""
+    evaluation: Mapping[str, Estimate] = field(default_factory=dict)
+    """Change from the base to the trained model by the held-out judge, 95% intervals; empty before it is made."""
 
     @property
     def refused(self) -> list[Mapping[str, Any]]:
@@ -83,6 +82,11 @@ class Record:
     def num_chunks(self) -> int:
         """Chunks of the curriculum that were visited."""
         return len({row.get("chunk", 0) for row in self.rows})
+
+    @property
+    def window(self) -> int:
+        """Steps, at least ``PERSISTENT``, whose average is looked at: every chunk is among them equally often."""
+        return math.ceil(PERSISTENT / max(self.num_chunks, 1)) * max(self.num_chunks, 1)
 
     @property
     def rewards(self) -> list[str]:
@@ -138,6 +142,14 @@ def streak(series: Sequence[Point], ill: Callable[[float], bool]) -> list[Point]
     return list(series[len(series) - length :])
 
 
+def lasting(series: Sequence[Point], size: int, ill: Callable[[float], bool]) -> list[Point]:
+    """The last points of which any ``size`` in a row are ill on average: one good step among them excuses none."""
+    windows = [series[end - size : end] for end in range(size, len(series) + 1)]
+    means = [Point(window[-1].step, window[-1].chunk, average(window)) for window in windows]
+    length = len(streak(means, ill))
+    return list(series[len(series) - length - size + 1 :]) if length else []
+
+
 def slope_of(record: Record, reward: str, level: float = ALARM) -> Estimate | None:
     """Change of a reward's mean per step, compared chunk by chunk; None with too few steps."""
     found = record.trend(reward, level)
@@ -172,38 +184,6 @@ def average(points: Sequence[Point]) -> float:
 def percent(points: Sequence[Point]) -> str:
     """Their mean in percent."""
     return f"{average(points):.0%}"
-
-
-def read_record(run_dir: Path) -> Record:
-    """A run's folder as the doctor sees it; rows of older versions lack some measurements.
-
-    Raises:
-        UserError: when the folder holds no metrics, or they are no metrics of a training run.
-    """
-    path = run_dir / "metrics.jsonl"
-    if not run_dir.is_dir():
-        raise UserError(f"{run_dir} is not a run folder: there is no such folder")
-    rows, events = read_metrics(path), read_metrics(run_dir / EVENTS)
-    if not rows and not events:
-        raise UserError(f"{run_dir} holds no metrics: expected {path.name} with at least one finished step")
-    needed = {"step": int, "rewards": dict}
-    for number, row in enumerate(rows, 1):
-        wrong = [
-            k for k, kind in needed.items() if not isinstance(row, dict) or not isinstance(row.get(k), kind)
-        ]
-        if wrong:
-            raise UserError(f"{path} line {number} is no training step: {wrong[0]} is missing or malformed")
-    planned, weights = _configured(run_dir / "config.json")
-    return Record(rows, events, planned, weights)
-
-
-def _configured(path: Path) -> tuple[int, dict[str, float]]:
-    """Planned steps and weights of the rewards, as far as the run's configuration tells."""
-    try:
-        config = json.loads(path.read_text()) if path.is_file() else {}
-        return int(config.get("steps", USUAL_STEPS)), dict(config.get("weights", {}))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a run's configuration: {error}") from None
 
 
 def _inside(row: Mapping[str, Any], path: Sequence[str]) -> Any:

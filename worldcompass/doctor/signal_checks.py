@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from worldcompass.charts import number
-from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, percent, slope_of, streak
+from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, lasting, percent, slope_of
 from worldcompass.doctor.statistics import mean
 
 FLAT = 0.5  # share of groups without any spread
@@ -20,8 +20,7 @@ def no_spread(record: Record) -> list[Finding] | None:
     """Groups whose candidates all score the same: there is nothing to prefer."""
     if not (flat := record.series("flat_groups")):
         return None
-    ill = streak(flat, lambda share: share > FLAT)
-    if len(ill) >= PERSISTENT:
+    if ill := lasting(flat, record.window, lambda share: share > FLAT):
         return [
             Finding(
                 "no spread", "stuck", ill[0].step,
@@ -33,8 +32,8 @@ def no_spread(record: Record) -> list[Finding] | None:
     findings = []
     scoring = [n for n in record.trained if not _abstention(record, n)]
     for name in scoring:
-        ill = streak(record.series("rewards", name, "flat"), lambda share: share > FLAT_REWARD)
-        if len(ill) >= PERSISTENT:
+        flat = record.series("rewards", name, "flat")
+        if ill := lasting(flat, record.window, lambda share: share > FLAT_REWARD):
             findings.append(
                 Finding(
                     "no spread", "warning", ill[0].step,
@@ -50,8 +49,7 @@ def all_clipped(record: Record) -> list[Finding] | None:
     """Advantages that are nearly all at the clip: only their signs are left."""
     if not (clipped := record.series("clipped")):
         return None
-    ill = streak(clipped, lambda share: share > CLIPPED)
-    if len(ill) < PERSISTENT:
+    if not (ill := lasting(clipped, record.window, lambda share: share > CLIPPED)):
         return []
     return [
         Finding(
@@ -96,8 +94,7 @@ def abstaining(record: Record) -> list[Finding] | None:
     """Critics that give hardly any scores."""
     findings = []
     for name in record.trained:
-        ill = _abstention(record, name)
-        if len(ill) >= PERSISTENT:
+        if ill := _abstention(record, name):
             findings.append(
                 Finding(
                     "critic abstains", "warning", ill[0].step,
@@ -122,8 +119,7 @@ def slow_critic(record: Record) -> list[Finding] | None:
         )
         for row in timed
     ]
-    ill = streak(shares, lambda share: share > SLOW)
-    if len(ill) < PERSISTENT:
+    if not (ill := lasting(shares, record.window, lambda share: share > SLOW)):
         return []
     lost = fmean(row["seconds"]["score"] for row in timed[-len(ill) :])
     return [
@@ -137,4 +133,4 @@ def slow_critic(record: Record) -> list[Finding] | None:
 
 
 def _abstention(record: Record, reward: str) -> list[Point]:
-    return streak(record.series("rewards", reward, "valid"), lambda share: share < VALID)
+    return lasting(record.series("rewards", reward, "valid"), record.window, lambda share: share < VALID)

@@ -41,6 +41,16 @@ class Estimate:
         """The whole interval lies below zero."""
         return self.high < 0
 
+    def wider(self, level: float, wanted: float) -> Estimate:
+        """The same at another level, as if it were normal."""
+        normal = NormalDist()
+        factor = normal.inv_cdf((1 + wanted) / 2) / normal.inv_cdf((1 + level) / 2)
+        low, high = (
+            self.value - factor * (self.value - self.low),
+            self.value + factor * (self.high - self.value),
+        )
+        return Estimate(self.value, low, high)
+
 
 @dataclass(frozen=True)
 class Trend:

@@ -11,20 +11,37 @@ from typing import Any, Literal
 from worldcompass.charts import number
 from worldcompass.doctor.checks import CHECKS
 from worldcompass.doctor.outcome_checks import judged_changes
-from worldcompass.doctor.record import Finding, Record
+from worldcompass.doctor.record import FOLLOWED, Finding, Record, Severity
 from worldcompass.doctor.statistics import LEVEL, MIN_FREEDOM, Estimate, Trend, steps_needed
 
-State = Literal["learning", "mixed", "no change", "too early", "worse"]
+State = Literal[
+    "learning", "unconfirmed", "unjudged", "mixed", "no change", "too early",
+    "worse", "hacked", "harmed", "stuck",
+]  # fmt: skip
 ANSWERS: dict[State, str] = {
-    "learning": "Learning so far.",
-    "mixed": "Mixed: something is learned and something else is lost.",
-    "no change": "No change to see, although there were steps enough to see one.",
+    "learning": "Yes, it is learning: the held-out judge, which is no reward, finds the videos better than before.",
+    "unconfirmed": "Not shown: the rewards rise, but the held-out judge does not find the videos better.",
+    "unjudged": "Perhaps: the rewards rise, but no held-out judge has compared the videos.",
+    "mixed": "In part: something got better and something else got worse.",
+    "no change": "No: nothing changes, although there were steps enough to see it.",
     "too early": "Too early to tell.",
-    "worse": "Getting worse.",
+    "worse": "No, it is getting worse.",
+    "hacked": "No, it is being fooled: the rewards rise, and the held-out judge finds the videos worse.",
+    "harmed": "No, it is being spoilt: {cause}.",
+    "stuck": "No, it learns nothing now: {cause}.",
 }
-
-
+DOWNFALLS: dict[State, Severity] = {"harmed": "harmful", "stuck": "stuck"}  # whose cause is the answer
 TOO_SHORT = "This run was too short to tell."
+HINTS: dict[State, str] = {
+    "unconfirmed": "More steps or more held-out videos would show a smaller gain; until then the critics alone are "
+    "pleased, and perhaps fooled.",
+    "unjudged": "Rewards rise in a run that fools its critics too. To know, set config.probe_every, or evaluate "
+    "before and after.",
+    "mixed": "Decide whether the gain is worth the loss; weights say which reward matters more.",
+    "no change": "Look whether candidates differ and scores tell them apart; raise lr, or explore.",
+    "worse": "Do not use these weights; earlier checkpoints are better.",
+    "hacked": "Do not use these weights, whatever the rewards say.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,9 @@ class Diagnosis:
     state: State
     rewards: tuple[RewardTrend, ...]
     judge: Estimate | None
-    """Change of the held-out judge since the first probe; None without probes."""
+    """Change of the held-out judge since its first look during training; None without two looks."""
+    evaluation: Mapping[str, Estimate]
+    """Change by the held-out judge from before the run to after it, 95% intervals; empty where none was made."""
     findings: tuple[Finding, ...]
     not_measured: tuple[str, ...]
     """Checks whose numbers the run's metrics lack."""
@@ -81,17 +100,32 @@ class Diagnosis:
 
     def warnings(self) -> dict[str, str]:
         """Findings as one line each, by name."""
-        return {f.name: f"{f.cause} (since step {f.since}); {f.advice}" for f in self.findings}
+        lines: dict[str, list[str]] = {}
+        for f in self.findings:
+            lines.setdefault(f.name, []).append(f"{f.cause} (since step {f.since}); {f.advice}")
+        return {name: ". ".join(texts) for name, texts in lines.items()}
+
+    @property
+    def answer(self) -> str:
+        """Is it learning? One sentence."""
+        if self.state == "too early" and self.steps >= self.planned:
+            return TOO_SHORT
+        causes = [f.cause for f in self.findings if f.severity == DOWNFALLS.get(self.state)]
+        return ANSWERS[self.state].format(cause=causes[0] if causes else "")
 
     def sentences(self) -> list[str]:
-        """The answer, then one sentence for each reward and for the judge."""
-        over = self.state == "too early" and self.steps >= self.planned
-        lines = [
-            TOO_SHORT if over else ANSWERS[self.state],
-            *[_sentence(reward, self.planned) for reward in self.rewards],
-        ]
+        """The answer and what follows from it, then one sentence for each reward and each opinion of the judge."""
+        hint = HINTS.get(self.state)
+        lines = [self.answer, *([hint] if hint else [])]
+        lines += [_sentence(reward, self.planned) for reward in self.rewards]
         if self.judge is not None:
-            lines.append(f"Held-out judge: {self.judge} since its first look, on the same videos.")
+            lines.append(
+                f"Held-out judge, same videos since its first look: {self.judge}; {_opinion(self.judge)}."
+            )
+        lines += [
+            f"Held-out judge, before and after, {name}: {change} (95% interval); {_opinion(change)}."
+            for name, change in self.evaluation.items()
+        ]
         return lines
 
     def unmeasured(self) -> str:
@@ -115,13 +149,20 @@ def diagnose(record: Record) -> Diagnosis:
     """Every check and the verdict."""
     results = [(check.__name__.replace("_", " "), check(record)) for check in CHECKS]
     rewards = tuple(reward_trend(record, name) for name in record.rewards)
-    probes = judged_changes(record)
-    judge = probes[-1][1] if probes else None
+    looks = judged_changes(record, LEVEL)
+    judge = looks[-1][1] if looks else None
+    findings = tuple(finding for _, found in results for finding in found or ())
     return Diagnosis(
-        state=_state([reward for reward in rewards if reward.name in record.trained], judge),
+        state=_state(
+            [reward for reward in rewards if reward.name in record.trained],
+            judge,
+            record.evaluation,
+            findings,
+        ),
         rewards=rewards,
         judge=judge,
-        findings=tuple(finding for _, found in results for finding in found or ()),
+        evaluation=record.evaluation,
+        findings=findings,
         not_measured=tuple(name for name, found in results if found is None),
         history=tuple(_deed(event) for event in record.events if event["event"] != "refused"),
         steps=len(record.rows),
@@ -151,13 +192,44 @@ def reward_trend(record: Record, name: str) -> RewardTrend:
     return RewardTrend(name, found, seen, spread, needed)
 
 
-def _state(rewards: Sequence[RewardTrend], judge: Estimate | None) -> State:
+def _state(
+    rewards: Sequence[RewardTrend],
+    judge: Estimate | None,
+    evaluation: Mapping[str, Estimate],
+    findings: Sequence[Finding],
+) -> State:
+    """Findings that forbid learning first, then the judge, then the rewards, which alone prove nothing.
+
+    An evaluation before and after outweighs the few videos that the judge looks at during training. What counts as
+    a gain there is that actions are followed; realism may only be lost.
+    """
     states = [reward.state for reward in rewards]
-    up = "rises" in states
-    down = "falls" in states or (judge is not None and judge.falls)
-    if up or down:
-        return "mixed" if up and down else "learning" if up else "worse"
+    opinions = [judge] if judge is not None and not evaluation else []
+    gains = [change for name, change in evaluation.items() if name.startswith(FOLLOWED)] + opinions
+    better = any(change.rises for change in gains)
+    lost = any(change.falls for change in (*evaluation.values(), *opinions))
+    rises, falls = "rises" in states, "falls" in states
+    names, severities = {f.name for f in findings}, {f.severity for f in findings}
+    spoilt = {f.name for f in findings if f.severity == "harmful"} - {"getting worse"}
+    if "reward hacking" in names or (rises and lost and not better):
+        return "hacked"
+    if spoilt and not better:
+        return "harmed"
+    if better:
+        return "mixed" if lost or falls or "harmful" in severities else "learning"
+    if "stuck" in severities:
+        return "stuck"
+    if lost or falls:
+        return "mixed" if rises else "worse"
+    if rises:
+        return "unconfirmed" if gains else "unjudged"
     return "no change" if states and all(state == "stands" for state in states) else "too early"
+
+
+def _opinion(change: Estimate) -> str:
+    if change.rises or change.falls:
+        return "better" if change.rises else "worse"
+    return "no difference that chance could not make"
 
 
 def _sentence(reward: RewardTrend, planned: int) -> str:
