@@ -1,8 +1,9 @@
 """Malformed messages and requests against a running player, then sessions opened and dropped.
 
-``python benchmarks/player_fuzz.py`` starts a player, sends 10,000 malformed WebSocket messages and 2,000 malformed
-HTTP requests, checks that it still walks, and prints its memory before and after 200 sessions. Everything derives
-from a seed, so a failure can be repeated.
+``python benchmarks/player_fuzz.py`` starts a player, sends 10,000 malformed WebSocket messages, 2,000 malformed
+HTTP requests and those that schemathesis makes from the server's own OpenAPI description, checks that it still
+walks, and prints its memory before and after 200 sessions. Everything derives from a seed, so a failure can be
+repeated.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import subprocess
@@ -124,6 +126,42 @@ def send_requests(port: int, count: int, seed: int) -> Counter[int]:
     return statuses
 
 
+def send_described_requests(port: int, count: int, seed: int) -> Counter[int]:
+    """Statuses of up to so many requests per operation and mode, made by schemathesis from ``/openapi.json``.
+
+    Its modes are values that fit the description, which are nonsense as paths and pictures, and values that don't.
+    """
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, errors, given, settings
+    from hypothesis import seed as seeded
+
+    schemathesis.serializer("video/mp4", "image/png", "image/jpeg")(_as_bytes)
+    statuses: Counter[int] = Counter()
+    description = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+    quick = settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    for operation, mode in itertools.product(description.get_all_operations(), schemathesis.GenerationMode):
+
+        @seeded(seed)
+        @quick
+        @given(request=operation.ok().as_strategy(generation_mode=mode))
+        def send(request: schemathesis.Case) -> None:
+            statuses[request.call(timeout=120).status_code] += 1
+
+        with contextlib.suppress(errors.Unsatisfiable):  # nothing about this operation can be malformed
+            send()
+    return statuses
+
+
+def _as_bytes(_: object, body: object) -> bytes:
+    return body if isinstance(body, bytes) else str(body).encode("utf-8", "surrogatepass")
+
+
 def walk_once(port: int) -> None:
     """A session that walks two latents; fails when the server does not walk."""
     with connect(f"ws://127.0.0.1:{port}/walk", open_timeout=120, max_size=None) as socket:
@@ -153,6 +191,8 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--requests", type=int, default=2_000)
+    text = "requests per operation and mode that schemathesis makes; 0 does without it (default: %(default)s)"
+    parser.add_argument("--described", type=int, default=200, metavar="N", help=text)
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=8798)
@@ -165,6 +205,9 @@ def main() -> None:
         begun = time.perf_counter()
         print(f"messages: {dict(send_messages(args.port, args.messages, args.seed))}", flush=True)
         print(f"requests by status: {dict(send_requests(args.port, args.requests, args.seed))}", flush=True)
+        if args.described:
+            statuses = send_described_requests(args.port, args.described, args.seed)
+            print(f"requests of schemathesis by status: {dict(statuses)}", flush=True)
         walk_once(args.port)
         print(f"still walks after {time.perf_counter() - begun:.0f} s", flush=True)
         for _ in range(10):  # caches fill and the parked walks take their memory

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import itertools
 import json
 import os
 import sys
 import time
+import weakref
 from pathlib import Path
 from unittest.mock import AsyncMock
 
@@ -23,7 +25,7 @@ from player_server import Browser, ask, detail, running, toy_shared, toy_starts
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from worldcompass import cli
-from worldcompass.player import session, starts
+from worldcompass.player import session, sessions, starts
 from worldcompass.player.messages import Begin, encode_frame
 from worldcompass.player.panes import EnginePane
 from worldcompass.player.server import Settings
@@ -276,6 +278,42 @@ def test_malformed_messages_and_requests_leave_the_server_serving(caplog, monkey
         assert sum(statuses.values()) == 150 and not [s for s in statuses if s >= 500]
         player_fuzz.walk_once(port)
     assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+def test_requests_made_from_the_description_leave_no_server_error(port, caplog, monkeypatch):
+    """Schemathesis reads /openapi.json; what it sends is refused by a sentence or answered."""
+    pytest.importorskip("schemathesis", reason="this fuzz test needs schemathesis")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import player_fuzz
+
+    statuses = player_fuzz.send_described_requests(port, 8, seed=1)
+    assert sum(statuses.values()) >= 30 and set(statuses) <= {200, 400, 422}, statuses
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+def test_a_dropped_session_is_freed_at_once_and_not_when_python_collects_cycles(monkeypatch):
+    """Collecting waits for a quarter of all objects to be new, which takes hundreds of sessions beside PyTorch."""
+    monkeypatch.setattr(sessions, "PARKED_SECONDS", 0.0)
+    walks = weakref.WeakSet()
+    begin = session.Session.__init__
+
+    def counted(walk, shared):
+        begin(walk, shared)
+        walks.add(walk)
+
+    monkeypatch.setattr(session.Session, "__init__", counted)
+    with running(toy_shared()) as port:
+        gc.disable()
+        try:
+            for _ in range(20):
+                with Browser(port) as browser:
+                    browser.begin(path="w-1")
+            deadline = time.monotonic() + 20
+            while walks and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert len(walks) == 0
+        finally:
+            gc.enable()
 
 
 def test_own_pictures_begin_walks(port):

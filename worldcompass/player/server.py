@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, WebSocket
@@ -185,25 +184,11 @@ async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settin
 
 
 async def _converse(socket: WebSocket, session: Session) -> None:
-    """Listen and walk at once, until either ends."""
+    """Listen and walk at once, until either ends; log what is no end of a connection and no cancelled task."""
     send = Send(socket.send_json, socket.send_bytes)
-    tasks = [asyncio.create_task(_listen(socket, session, send)), asyncio.create_task(session.run(send))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            _log_surprise(result)
-
-
-def _log_surprise(result: Any) -> None:
-    """Log what is neither the end of a connection nor a cancelled task."""
-    if isinstance(result, BaseExceptionGroup):
-        for inner in result.exceptions:
-            _log_surprise(inner)
-    elif isinstance(result, Exception) and not isinstance(result, (WebSocketDisconnect, TimeoutError)):
-        log.error("a walk ended by an error", exc_info=result)
+    for end in await session.run(send, _listen(socket, session, send)):
+        if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, TimeoutError)):
+            log.error("a walk ended by an error", exc_info=end)
 
 
 async def _listen(socket: WebSocket, session: Session, send: Send) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,13 +132,22 @@ class Session:
             self.commands.append(message)
         self.wake.set()
 
-    async def run(self, send: Send) -> None:
-        """Walk and show until cancelled or the browser is gone."""
+    async def run(self, send: Send, *others: Coroutine[Any, Any, None]) -> list[BaseException | None]:
+        """Walk and show until cancelled, the browser is gone, or one of ``others`` ends; how all of them ended.
+
+        What went wrong is returned and not raised: an exception that a cancelled task group keeps refers to the
+        frame that keeps it, and so keeps the walk, its tensors and its connection until Python collects cycles.
+        """
         self.held, self.pressed = frozenset(), set()
         screen = _Screen(send, self.shared.fps)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(screen.run())
-            tasks.create_task(self._walk(send, screen))
+        tasks = [asyncio.create_task(part) for part in (*others, screen.run(), self._walk(send, screen))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        return ends
 
     async def _walk(self, send: Send, screen: _Screen) -> None:
         if self.moments:
