@@ -44,6 +44,8 @@ MEMORY_LATENTS = 4  # one older stretch, chosen by its pose for the coming chunk
 MAX_HISTORY = 64  # latents whose keys are kept; the oldest after the first stretch are let go
 CONTEXT_SIGMA = 0.1  # noise level that finished latents declare: they are imagined, not exact
 MEMORY_MOVE, MEMORY_TURN_DEG = 100.0, 45.0  # pose differences that count alike when choosing memory
+ROWS_AT_ONCE = 24  # rows of the network whose tensors fit into a processor's cache (docs/performance.md)
+CLIPS_AT_ONCE = 6  # candidates decoded at once there
 
 SPEC = WorldSpec(
     name="doom",
@@ -184,10 +186,20 @@ class DoomWorld:
         self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: DoomContext
     ) -> Tensor:
         """See ``WorldModel.predict_clean``."""
-        attended = _attended_for(context, noisy_BCKHW.shape[2])
-        given = attended.given_K[:, None, None]
+        attended, last_PCHW = _attended_for(context, noisy_BCKHW.shape[2]), context.last_PCHW
         rows = len(noisy_BCKHW) // context.num_pasts
-        last = context.last_PCHW.repeat_interleave(rows, 0)
+        pieces = [
+            self._predict(noisy_BCKHW[own], sigma_B[own], last_PCHW[some], attended.select(some))
+            for some, own in self._pieces(context.num_pasts, rows, ROWS_AT_ONCE)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _predict(
+        self, noisy_BCKHW: Tensor, sigma_B: Tensor, last_PCHW: Tensor, attended: _Attended
+    ) -> Tensor:
+        rows = len(noisy_BCKHW) // len(last_PCHW)
+        given = attended.given_K[:, None, None]
+        last = last_PCHW.repeat_interleave(rows, 0)
         noisy = torch.where(given, last[:, :, None], noisy_BCKHW)
         sigma_BK = torch.where(attended.given_K, 0.0, sigma_B[:, None])
         velocity, _ = self.net(
@@ -197,6 +209,15 @@ class DoomWorld:
         )  # fmt: skip
         clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
         return torch.where(given, last[:, :, None], clean)
+
+    def _pieces(self, num_pasts: int, rows: int, at_once: int) -> list[tuple[slice, slice]]:
+        """Some pasts at a time with their rows, about ``at_once`` on a CPU: what fits into its cache is faster.
+
+        Any other device takes all at once.
+        """
+        step = max(1, at_once // rows) if self._device.type == "cpu" else num_pasts
+        starts = range(0, num_pasts, step)
+        return [(slice(p, p + step), slice(p * rows, (p + step) * rows)) for p in starts]
 
     def weaken(self, context: DoomContext) -> DoomContext:
         """See ``Guidable``: without what the chunk's cameras see of the last latent."""
@@ -231,6 +252,13 @@ class DoomWorld:
         if context.num_latents:
             look_P = _attended_for(context, clean_BCKHW.shape[2]).look_P
             previous = look_P.repeat(len(clean_BCKHW) // context.num_pasts)
+        pieces = [
+            self._frames(clean_BCKHW[own], previous and previous.select(own))
+            for own, _ in self._pieces(len(clean_BCKHW), 1, CLIPS_AT_ONCE)
+        ]
+        return torch.cat(pieces)
+
+    def _frames(self, clean_BCKHW: Tensor, previous: Look | None) -> Tensor:
         latents = clean_BCKHW.float().transpose(1, 2)
         looks = self._look(latents.flatten(0, 1)).unflatten(latents.shape[:2])
         frames = self.autoencoder.frames_of(looks, previous)
