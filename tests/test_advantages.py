@@ -7,6 +7,7 @@ import torch
 
 from worldcompass.advantages import (
     all_groups,
+    damped,
     group_advantages,
     is_flat,
     keep_extremes,
@@ -30,10 +31,12 @@ def plain(scores, weights, spread, clip):
             for r, weight in enumerate(weights):
                 own = [v[r] for v in group]
                 everything = [v[r] for g in groups for v in g]
+                squares = [statistics.variance([v[r] for v in g]) for g in groups]
                 std = {
                     own_group: statistics.stdev(own),
                     all_groups: statistics.stdev(everything),
-                    largest_group: max(statistics.stdev([v[r] for v in g]) for g in groups),
+                    largest_group: max(squares) ** 0.5,
+                    damped: (statistics.variance(own) + sum(squares) / len(squares)) ** 0.5,
                 }[spread]
                 total += weight / sum(weights) * (values[r] - sum(own) / len(own)) / (std + 1e-8)
             row.append(max(-clip, min(clip, total)) / clip)
@@ -42,7 +45,7 @@ def plain(scores, weights, spread, clip):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("scale", [own_group, all_groups, largest_group])
+@pytest.mark.parametrize("scale", [own_group, all_groups, largest_group, damped])
 @pytest.mark.parametrize("clip", [0.4, 2.0])
 def test_advantages_equal_a_plain_loop(scale, clip):
     weights = torch.tensor([2.0, 1.0])
@@ -56,7 +59,7 @@ def test_stored_numbers():
     torch.testing.assert_close(ours, torch.tensor(stored), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [own_group, all_groups, largest_group])
+@pytest.mark.parametrize("scale", [own_group, all_groups, largest_group, damped])
 @pytest.mark.parametrize("value", [0.0, 1 / 3, 1e6 + 1 / 3, -1e-9])
 def test_a_constant_reward_gives_exactly_zero_and_not_amplified_rounding(scale, value):
     scores = torch.full((3, 12, 1), value) * torch.tensor([1.0, 1.0, 0.7])[:, None, None]
@@ -70,7 +73,7 @@ def test_rounding_of_a_constant_is_flat_too():
     assert is_flat(scores, torch.ones_like(scores, dtype=torch.bool)).all()
 
 
-@pytest.mark.parametrize("scale", [own_group, all_groups, largest_group])
+@pytest.mark.parametrize("scale", [own_group, all_groups, largest_group, damped])
 def test_abstentions_enter_neither_mean_nor_deviation_and_count_zero(scale):
     valid = ALL.clone()
     valid[0, 2, 0] = False

@@ -122,6 +122,17 @@ def group_advantages(
     return Advantages(advantage.float(), ranking.float(), per_reward.float(), flat.squeeze(1))
 
 
+def damped(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
+    """``sqrt(own^2 + mean of all groups' own^2)``, (N, 1, R): no group counts for much, none is blown up.
+
+    Not in the paper. Where a reward is nearly always full marks, ``all_groups`` lets the few groups that vary most
+    decide an update, and ``own_group`` blows up the rounding of those that hardly vary (experiment 26 of
+    docs/log.md).
+    """
+    own = own_group(scores_NGR, valid_NGR)
+    return (own.square() + own.square().mean(0, keepdim=True)).sqrt()
+
+
 def is_flat(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
     """Groups without a signal, bool (N, 1, R): fewer than two valid scores, or a span within rounding."""
     top = torch.where(valid_NGR, scores_NGR, -torch.inf).amax(1, keepdim=True)

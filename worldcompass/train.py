@@ -108,7 +108,7 @@ class Config:
     shard: bool = False
     """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing."""
     scale: Scale = all_groups
-    """``own_group``, ``all_groups`` or ``largest_group``."""
+    """``own_group``, ``all_groups``, ``largest_group``, or ``damped``, which is between the first two."""
     balance: Balance = fixed
     """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""
     objective: Objective = nft_loss
