@@ -86,6 +86,7 @@ def test_abstentions_enter_neither_mean_nor_deviation_and_count_zero(scale):
         own_group: statistics.stdev([1.0, 2.0]),
         all_groups: statistics.stdev([1.0, 2.0, 0.5, 0.5, 2.0]),
         largest_group: statistics.stdev([0.5, 0.5, 2.0]),
+        damped: (statistics.variance([1.0, 2.0]) * 1.5 + statistics.variance([0.5, 0.5, 2.0]) / 2) ** 0.5,
     }[scale]
     assert result[0, 1, 0].item() == pytest.approx(0.5 / spread, rel=1e-6)
 
