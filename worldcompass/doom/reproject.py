@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
+from torch.nn.functional import grid_sample, interpolate
 
 from worldcompass.doom.engine_facts import INTRINSICS, MOTION, NEARNESS_SHAPE, NOMINAL
 from worldcompass.geometry import NUM_ACTIONS, level_motion, nominal_poses
@@ -76,6 +76,16 @@ def part_of(motion: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 def project(nearness_Byx: Tensor, motion_BN4: Tensor, pitch_B: Tensor) -> Seen:
     """Where each pixel's point is seen after each of N motions; shapes (B, N, y, x)."""
+    place, depth = _place_and_depth(nearness_Byx, motion_BN4, pitch_B)
+    return Seen(place, nearness_Byx[:, None] / depth.clamp_min(NEAREST), depth > NEAREST)
+
+
+def _place_and_depth(nearness_Byx: Tensor, motion_BN4: Tensor, pitch_B: Tensor) -> tuple[Tensor, Tensor]:
+    """``Seen.place`` and each point's depth in shares of what it was; (B, N, y, x, 2) and (B, N, y, x).
+
+    What is the same for a whole column or view is put together first: there are 81 motions to a pair of pictures,
+    and every pass over all their points takes as long as the next.
+    """
     fx, fy, cx, cy = INTRINSICS
     rows, columns = nearness_Byx.shape[-2:]
     device = nearness_Byx.device
@@ -85,14 +95,15 @@ def project(nearness_Byx: Tensor, motion_BN4: Tensor, pitch_B: Tensor) -> Seen:
     first = pitch_B.view(-1, 1, 1, 1)
     before, after = (torch.tan(math.radians(MOTION.pitch_deg) * p) for p in (first, first + pitch))
     near, angle = nearness_Byx[:, None], yaw * math.radians(MOTION.yaw_deg)
-    across, deep = x - right * near, 1 - forward * near
     cos, sin = angle.cos(), angle.sin()
-    depth = sin * across + cos * deep
-    safe = depth.clamp_min(NEAREST)
-    place_x = (cos * across - sin * deep) / safe * fx + cx
-    place_y = ((y - before) / safe + after) * fy + cy
-    place = torch.stack([place_x, place_y.expand_as(place_x)], -1) * 2 - 1
-    return Seen(place, near / safe, depth > NEAREST)
+    # The point (x - right near, 1 - forward near), turned by the angle.
+    depth = torch.addcmul(sin * x + cos, near, -(sin * right + cos * forward))
+    across = torch.addcmul(2 * fx * (cos * x - sin), near, 2 * fx * (sin * forward - cos * right))
+    inverse = depth.clamp_min(NEAREST).reciprocal()
+    place_x = across * inverse + (2 * cx - 1)
+    place_y = 2 * fy * (y - before) * inverse + (2 * fy * after + 2 * cy - 1)
+    # As numbers with a real and an imaginary part they are laid side by side three times as fast as by stacking.
+    return torch.view_as_real(torch.complex(place_x, place_y)), depth
 
 
 def seen_nearness(nearness_Byx: Tensor, motion_BN4: Tensor, pitch_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,9 +155,9 @@ def views(
     fine = interpolate(maps, size=size, mode="bilinear").unflatten(0, nearness.shape[:2])
     there = motion_BN4.flatten(0, 1)[:, None]
     pitch = (pitch_B[:, None] + motion_BN4[..., 3]).flatten()
-    place = project(fine[:, :, 0].flatten(0, 1), opposite(there), pitch).place[:, 0]
-    place = place.unflatten(0, nearness.shape[:2])
-    inside = (place.abs() < 1).all(-1)
+    place, _ = _place_and_depth(fine[:, :, 0].flatten(0, 1), opposite(there), pitch)
+    place = place[:, 0].unflatten(0, nearness.shape[:2])
+    inside = _inside(place)
     return sample(pictures_Bchw, place), (fine[:, :, 1] * inside)[:, :, None]
 
 
@@ -187,9 +198,12 @@ def _measured_motion(pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Te
     planes = without_contrast(pictures_B23hw.flatten(0, 1)).unflatten(0, (-1, 2))
     cost = torch.zeros(len(pictures_B23hw), len(tried), device=tried.device)
     for first, motions in ((0, tried), (1, opposite(tried))):
-        moved = project(nearness_B2yx[:, first], motions.expand(len(cost), -1, -1), pitch_B2[:, first])
-        error = (sample(planes[:, 1 - first], moved.place) - planes[:, first, None]).abs().mean(2)
-        inside = (moved.place.abs() < 1).all(-1)
+        place, _ = _place_and_depth(
+            nearness_B2yx[:, first], motions.expand(len(cost), -1, -1), pitch_B2[:, first]
+        )
+        # In place, as memory for each of these large tensors would have to be found anew.
+        error = sample(planes[:, 1 - first], place).sub_(planes[:, first, None]).abs_().mean(2)
+        inside = _inside(place)
         error = error.clamp_max(WORST_MATCH) * inside
         cost += error.sum((-1, -2)) / inside.sum((-1, -2)).clamp_min(1)
     likely = torch.softmax(-cost / SURENESS, -1)
@@ -203,7 +217,24 @@ def without_contrast(pictures_Bchw: Tensor) -> Tensor:
     return local / (_smooth(local.square(), CONTRAST_REACH).sqrt() + CONTRAST_FLOOR)
 
 
+def _inside(place: Tensor) -> Tensor:
+    """Which places (..., 2) lie inside of the picture; as ``(place.abs() < 1).all(-1)``, twice as fast."""
+    return torch.maximum(place[..., 0].abs(), place[..., 1].abs()) < 1
+
+
 def _smooth(planes: Tensor, reach: int) -> Tensor:
-    """Mean over squares of ``2 reach + 1`` pixels."""
-    padded = pad(planes, (reach, reach, reach, reach), mode="replicate")
-    return avg_pool2d(avg_pool2d(padded, (1, 2 * reach + 1), 1), (2 * reach + 1, 1), 1)
+    """Mean over squares of ``2 reach + 1`` pixels, the border's pixels going on outside.
+
+    Two matrix products: many times as fast as pooling, which adds up a window for every pixel.
+    """
+    down, across = (_means(size, reach, planes) for size in planes.shape[-2:])
+    with torch.autocast(planes.device.type, enabled=False):
+        return ((planes @ across.T).mT @ down.T).mT
+
+
+def _means(size: int, reach: int, like: Tensor) -> Tensor:
+    """The matrix (size, size) that takes means over ``2 reach + 1`` entries of a row."""
+    offsets = torch.arange(-reach, reach + 1, device=like.device)
+    taken = (torch.arange(size, device=like.device)[:, None] + offsets).clamp(0, size - 1)
+    shares = like.new_full(taken.shape, 1 / (2 * reach + 1))
+    return like.new_zeros(size, size).scatter_add(1, taken, shares)
