@@ -2,6 +2,7 @@
 
 ``python benchmarks/doctor.py`` makes toy runs with every disease at strengths and seeds that were not used to set
 the doctor's limits, then healthy ones with other seeds, and prints two tables. ``--only`` takes part of it.
+``--runs FOLDER ...`` looks instead at every step of runs that were made before, such as real ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ def findings(patient: Patient, seed: int) -> tuple[dict[str, int], str, int]:
     """Step at which each finding was first made, the verdict at the end, and the steps taken."""
     with tempfile.TemporaryDirectory() as folder:
         run(patient, seed, Path(folder))
-        said = course(Path(folder))
+        return found_in(Path(folder))
+
+
+def found_in(folder: Path) -> tuple[dict[str, int], str, int]:
+    """The same of a run that is there."""
+    said = course(folder)
     first: dict[str, int] = {}
     for diagnosis in said:
         for finding in diagnosis.findings:
@@ -36,8 +42,18 @@ def main() -> None:
     )
     parser.add_argument("--seeds", default="10,11,12", help="comma-separated (default: %(default)s)")
     parser.add_argument("--only", default="", help="comma-separated diseases, or healthy (default: all)")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], help="folders of finished runs to look at"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.runs:
+        print("| run | steps | found at any step | verdict at the end |\n| --- | --- | --- | --- |")
+        for folder in args.runs:
+            first, verdict, steps = found_in(folder)
+            found = ", ".join(f"{name} at {step}" for name, step in first.items()) or "none"
+            print(f"| {folder.name} | {steps} | {found} | {verdict} |", flush=True)
+        return
     seeds = [int(seed) for seed in args.seeds.split(",")]
     wanted = [name.strip() for name in args.only.split(",") if name.strip()] or [*PLANTS, "healthy"]
     print(

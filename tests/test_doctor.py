@@ -236,6 +236,7 @@ def test_metrics_of_older_versions_are_read_and_what_they_lack_is_named():
     diagnosis = diagnose(Record(rows_of({"a": 0.02}), (), 24))
     assert diagnosis.healthy
     assert {"no gradient", "motion dying", "behaviour far", "reward hacking"} <= set(diagnosis.not_measured)
+    assert "reward hacking (that needs a held-out judge: config.probe_every)" in diagnosis.unmeasured()
 
 
 # ---------------------------------------------------------------- diseases planted for real
@@ -309,7 +310,9 @@ def test_the_command_prints_and_its_exit_code_tells(runs, capsys):
     )
     assert cli.main(["doctor", str(runs / "sick")]) == cli.EXIT_DISEASED
     out = capsys.readouterr().out
-    assert out.startswith("No, it is being spoilt: the updates are so large")
+    assert (
+        out.startswith("No, it is being spoilt: the updates are so large") and "First of all: lower lr" in out
+    )
     assert "UPDATE TOO LARGE (harmful, since step 1)" in out and "evidence: " in out and "advice: " in out
 
 
@@ -320,7 +323,8 @@ def test_json_holds_everything_and_only_finite_numbers(runs, capsys):
     cli.main(["doctor", str(runs / "sick"), "--json"])
     said = json.loads(capsys.readouterr().out, parse_constant=strict)
     assert said["healthy"] is False and said["findings"][0]["name"] == "update too large"
-    assert {"state", "rewards", "judge", "not_measured", "events", "steps"} <= set(said)
+    assert said["answer"].startswith("No, it is being spoilt")
+    assert {"state", "rewards", "evaluation", "judge", "not_measured", "events", "steps"} <= set(said)
 
 
 ROW = '{"step": 1, "rewards": {}}\n'

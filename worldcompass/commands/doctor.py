@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     record = read_record(args.run)
     diagnosis = diagnose(record)
     if args.json:
-        found = dataclasses.asdict(diagnosis) | {"healthy": diagnosis.healthy, "events": list(record.events)}
+        more = {"answer": diagnosis.answer, "healthy": diagnosis.healthy, "events": list(record.events)}
+        found = dataclasses.asdict(diagnosis) | more
         print(json.dumps(_finite(found), indent=1))
     else:
         print("\n".join(diagnosis.lines()))

@@ -43,7 +43,7 @@ def getting_worse(record: Record) -> list[Finding] | None:
     return [
         Finding(
             "getting worse", "harmful", min(peak(record, name) for name, _ in down) + 1,
-            f"{' and '.join(name for name, _ in down)} falls and no reward rises: the run unlearns",
+            f"{_all([name for name, _ in down], 'fall')} and no reward rises: the run unlearns",
             "; ".join(evidence),
             "see whether higher scores really are better and updates not too large; lower lr, or raise kl_weight",
         )
@@ -72,7 +72,7 @@ def reward_hacking(record: Record) -> list[Finding] | None:
     return [
         Finding(
             "reward hacking", "harmful", since,
-            f"{' and '.join(rising)} rises while the held-out judge falls: the critic is exploited",
+            f"{_all(rising, 'rise')} while the held-out judge falls: the critic is exploited",
             f"{evidence}; {', '.join(f'{n} {slope_of(record, n)} per step' for n in rising)}",
             "watch the best candidates; add a reward for what they lack, raise kl_weight or stop earlier",
         )
@@ -174,6 +174,11 @@ def _evaluation_falls(record: Record) -> tuple[int, str] | None:
     if not lost or not record.rows:
         return None
     return record.rows[-1]["step"], f"evaluation before and after (95% intervals): {'; '.join(lost)}"
+
+
+def _all(names: Sequence[str], verb: str) -> str:
+    """Names and what they do: ``a rises``, ``a and b rise``."""
+    return f"{' and '.join(names)} {verb}{'s' if len(names) == 1 else ''}"
 
 
 def _shrunk(record: Record, name: str, limit: float) -> list[Point] | None:

@@ -32,12 +32,14 @@ ANSWERS: dict[State, str] = {
 }
 DOWNFALLS: dict[State, Severity] = {"harmed": "harmful", "stuck": "stuck"}  # whose cause is the answer
 TOO_SHORT = "This run was too short to tell."
+NEEDS = {"reward hacking": "that needs a held-out judge: config.probe_every"}
 HINTS: dict[State, str] = {
     "unconfirmed": "More steps or more held-out videos would show a smaller gain; until then the critics alone are "
     "pleased, and perhaps fooled.",
     "unjudged": "Rewards rise in a run that fools its critics too. To know, set config.probe_every, or evaluate "
     "before and after.",
     "mixed": "Decide whether the gain is worth the loss; weights say which reward matters more.",
+    "too early": "Nothing rises or falls by more than chance so far; below stands how many more steps would tell.",
     "no change": "Look whether candidates differ and scores tell them apart; raise lr, or explore.",
     "worse": "Do not use these weights; earlier checkpoints are better.",
     "hacked": "Do not use these weights, whatever the rewards say.",
@@ -110,12 +112,19 @@ class Diagnosis:
         """Is it learning? One sentence."""
         if self.state == "too early" and self.steps >= self.planned:
             return TOO_SHORT
-        causes = [f.cause for f in self.findings if f.severity == DOWNFALLS.get(self.state)]
-        return ANSWERS[self.state].format(cause=causes[0] if causes else "")
+        worst = self._downfall
+        return ANSWERS[self.state].format(cause=worst.cause if worst else "")
+
+    @property
+    def _downfall(self) -> Finding | None:
+        """The finding that is the answer."""
+        severity = DOWNFALLS.get(self.state)
+        return next((f for f in self.findings if f.severity == severity), None)
 
     def sentences(self) -> list[str]:
         """The answer and what follows from it, then one sentence for each reward and each opinion of the judge."""
-        hint = HINTS.get(self.state)
+        worst = self._downfall
+        hint = f"First of all: {worst.advice}." if worst else HINTS.get(self.state)
         lines = [self.answer, *([hint] if hint else [])]
         lines += [_sentence(reward, self.planned) for reward in self.rewards]
         if self.judge is not None:
@@ -132,7 +141,8 @@ class Diagnosis:
         """What could not be checked, as a sentence; empty when everything was."""
         if not self.not_measured:
             return ""
-        return f"Not measured in this run, so not checked: {', '.join(self.not_measured)}."
+        names = [f"{name} ({NEEDS[name]})" if name in NEEDS else name for name in self.not_measured]
+        return f"Not measured in this run, so not checked: {', '.join(names)}."
 
     def lines(self) -> list[str]:
         """Everything, for a terminal."""

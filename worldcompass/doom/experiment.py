@@ -26,6 +26,7 @@ from torch import Tensor
 import worldcompass
 from worldcompass import video
 from worldcompass.distributed import Team
+from worldcompass.doctor import diagnose, read_record
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.engine_facts import THRESHOLDS
 from worldcompass.doom.maps import TRAINING
@@ -357,6 +358,7 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
     console.print(
         f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
     )
+    console.print(f"Is it learning? {diagnose(read_record(out)).answer} (More: worldcompass doctor {out})")
     console.print(
         "Next: worldcompass train doom_full (half an hour), or docs/your_own_world.md for your own model."
     )
