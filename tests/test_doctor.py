@@ -146,6 +146,15 @@ def test_only_the_held_out_judge_can_call_a_run_learning(slope, change, state, w
     assert any(line.startswith("Held-out judge") for line in diagnosis.sentences())
 
 
+def test_a_run_that_got_better_and_has_nothing_left_to_prefer_is_not_called_learning_any_more():
+    rows = [{**row, "flat_groups": float(row["step"] > 12)} for row in judged(rows_of({"a": 0.02}), 0.2)]
+    assert diagnose(Record(rows[:12], (), 24)).state == "learning"
+    stuck = diagnose(Record(rows, (), 24))
+    assert stuck.state == "stuck" and stuck.answer.startswith(
+        "No, it learns nothing now: most groups have no spread"
+    )
+
+
 def evaluated(folder, combined, realism=0.0):
     """A finished run's results: change of actions followed and of realism, +-0.05."""
 
@@ -206,9 +215,9 @@ def test_a_fall_is_dated_and_placed():
 
 def test_too_early_names_the_steps_that_are_missing():
     sentences = diagnose(Record(rows_of({"a": 0.001}, 12), (), 100)).sentences()
-    assert "Too early" in sentences[0] and "more steps needed" in sentences[1]
+    assert "Too early" in sentences[0] and "more steps needed" in sentences[2]
     over = diagnose(Record(rows_of({"a": 0.001}, 12), (), 12)).sentences()
-    assert "too short" in over[0] and "beyond the 12 planned" in over[1]
+    assert "too short" in over[0] and "beyond the 12 planned" in over[2]
 
 
 def test_a_disease_of_one_chunk_in_two_is_seen_whatever_chunk_came_last():

@@ -225,10 +225,12 @@ def _state(
         return "hacked"
     if spoilt and not better:
         return "harmed"
+    if "stuck" in severities and not (
+        better and evaluation
+    ):  # what the looks saw rise may have been long ago
+        return "stuck"
     if better:
         return "mixed" if lost or falls or "harmful" in severities else "learning"
-    if "stuck" in severities:
-        return "stuck"
     if lost or falls:
         return "mixed" if rises else "worse"
     if rises:
