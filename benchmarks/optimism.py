@@ -2,11 +2,11 @@
 
 ``python benchmarks/optimism.py`` plays videos on the unseen maps at 320 x 240 and reads every chunk's camera once,
 frame by frame, with the OpenCV odometry (an arbitrary length unit, as the released code's estimators have). Each
-chunk is then scored for its own commands and for those of every other chunk. The truth is the same measure (mean of
-translation and rotation accuracy) with the engine's own labels in the place of the estimator's. Optimism is score
-minus truth, with 95% bootstrap intervals over videos. "Choosing" is the part that comes from the choice alone: best
-of three minus whichever of the three is best for all chunks together. The one threshold is calibrated on the maps
-of the critics.
+chunk is then scored for its own commands and for those of every other chunk; the last rows read the same chunks
+latent by latent with the embedded estimator. The truth is the same measure (mean of translation and rotation
+accuracy) with the engine's own labels in the place of the estimator's. Optimism is score minus truth, with 95%
+bootstrap intervals over videos. "Choosing" is the part that comes from the choice alone: best of three minus
+whichever of the three is best for all chunks together. The one threshold is calibrated on the critics' maps.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, THRESHOLDS
 from worldcompass.doom.maps import CRITIC, UNSEEN, DoomMap
 from worldcompass.doom.scenarios import draw
 from worldcompass.rewards.actions import ActionAccuracy, mean_of_both
-from worldcompass.rewards.best_of_three import MOVES, BestOfThree
+from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import Remembering, calibrated_thresholds
+from worldcompass.rewards.doom_cameras import DoomCameras
 from worldcompass.rewards.odometry import Odometry
 from worldcompass.types import Scenario
 
@@ -50,6 +51,7 @@ def videos(maps: Sequence[DoomMap], per_map: int, size: tuple[int, int], seed: i
 
 def measures(frame_move: float, latent_move: float, estimator: Remembering) -> dict[str, object]:
     """Critics by the words of the table; lengths are the odometry's, one for frames and one for latents."""
+    embedded = Remembering(DoomCameras())
     around = tuple(round(frame_move * share, 4) for share in (0.4, 1.0, 2.0))  # as the released ones lie
     return {
         "best of three, released thresholds": BestOfThree(estimator),
@@ -59,6 +61,10 @@ def measures(frame_move: float, latent_move: float, estimator: Remembering) -> d
         "ActionAccuracy, one calibrated threshold": ActionAccuracy(
             estimator, replace(THRESHOLDS, move=latent_move), least_confidence=0.0
         ),
+        "best of three, embedded estimator": BestOfThree(
+            embedded, tuple(THRESHOLDS.move * move / MOVES[1] for move in MOVES), 4 * TURN_DEG, every=4
+        ),
+        "ActionAccuracy, embedded estimator": ActionAccuracy(embedded, THRESHOLDS, least_confidence=0.0),
     }
 
 

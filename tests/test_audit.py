@@ -15,6 +15,7 @@ from worldcompass.audit.measures import calibration_error, punished, rank_correl
 from worldcompass.audit.page import render
 from worldcompass.audit.run import run_audit
 from worldcompass.audit.tricks import NUM_GENES, TRICKS, replayed
+from worldcompass.commands.audit import print_audit
 from worldcompass.geometry import commanded
 from worldcompass.rollout import generator_for
 from worldcompass.testing import ContractError
@@ -117,6 +118,25 @@ def test_a_critic_that_knows_the_truth_is_sound():
 def test_bad_critics_fail_for_the_right_reason(critic, expects, words):
     audit = run_audit(critic, CLIPS, expected(expects), seed=0, searched=1)
     assert any(words in fault for fault in audit.faults), audit.faults
+
+
+def test_a_critic_of_pictures_may_love_stillness_but_the_audit_says_so(capsys):
+    class Still:
+        """Notices spoilt pictures by their likeness to the first one, and so loves what stands still."""
+
+        name = "still"
+
+        def __call__(self, group):
+            gone = (
+                (group.frames_GF3hw.float() - group.past_frames_F3hw[-1].float()).square().mean((1, 2, 3, 4))
+            )
+            return Scores(-gone, torch.ones(len(gone), dtype=torch.bool))
+
+    audit = run_audit(Still(), CLIPS, expected("noisy"), seed=0, searched=2)
+    assert audit.cheated_beside()[-2:] == ["frozen picture", "replayed latents"] and audit.faults == ()
+    print_audit(audit)
+    assert "never use it alone" in capsys.readouterr().out
+    assert "Never use it alone" in render(audit, "x")
 
 
 def test_a_critic_that_always_abstains_cannot_be_audited():

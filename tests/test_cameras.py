@@ -227,6 +227,7 @@ DONE = [WANTED, parse_path("s-2, left-1, s+right-1")[1:], parse_path("w-2, none-
         (lambda e: ResponseLatency(e, LIMITS), [0, -16 / 3, -8 / 3, -16 / 3]),
         (lambda e: PoseError(e, MOTION), [0, None, None, None]),
         (lambda e: BestOfThree(e), [1, 0.375, 0.75, 0.375]),
+        (lambda e: BestOfThree(e, moves=(0.2, 0.5, 0.9), turn_deg=0.8, every=4), [1, 0.375, 0.75, 0.375]),
     ],
 )
 def test_measures_of_known_paths(make, expected):

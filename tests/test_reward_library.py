@@ -240,6 +240,24 @@ def test_other_peoples_cameras_become_paths(name, monkeypatch, tmp_path):
         make(tmp_path / "nowhere", device="cpu")
 
 
+@pytest.mark.parametrize("name", PACKAGES)
+def test_weights_of_something_else_are_named_in_a_sentence(name, monkeypatch, tmp_path):
+    class Damaged(FakeNetwork):
+        @classmethod
+        def from_pretrained(cls, folder):
+            raise RuntimeError("size mismatch for head.weight\n\tand many more lines")
+
+    make, _, modules = PACKAGES[name]
+    fake_package(
+        monkeypatch,
+        **{m: {k: Damaged if isinstance(v, type) else v for k, v in c.items()} for m, c in modules.items()},
+    )
+    with pytest.raises(
+        UserError, match=r"cannot use the weights at .* \(size mismatch for head.weight\): download"
+    ):
+        make(tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize("make", [DepthAnything3, Vggt, WorldMirror, Hpsv3, Lpips])
 def test_missing_packages_say_how_to_get_them(make, monkeypatch, tmp_path):
     for name in ("depth_anything_3", "vggt", "src", "hpsv3", "lpips"):
@@ -296,6 +314,10 @@ def test_lpips_with_a_random_backbone(tmp_path):
     torch.save({"features.0.weight": backbone.features[0].weight}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="no AlexNet"):
         Lpips(tmp_path / "other.pth")
+    for name in ("broken.pth", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights at all")
+        with pytest.raises(UserError, match=rf"LPIPS cannot use the weights at .*{name}"):
+            Lpips(tmp_path / name)
 
 
 def test_depth_anything_3_with_random_weights(tmp_path):

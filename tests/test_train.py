@@ -19,7 +19,16 @@ from worldcompass.policy import Decay, Lora, LoraLinear, Policy
 from worldcompass.rollout import imagine_groups, imagine_video, imagine_whole_videos
 from worldcompass.selection import choose, interleave, share_out
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, Run, cache_targets, chunk_of_step, scenarios_of_step, train, train_step
+from worldcompass.train import (
+    Config,
+    Run,
+    cache_targets,
+    chunk_of_step,
+    scenarios_of_step,
+    train,
+    train_step,
+    try_critics,
+)
 from worldcompass.types import Group, Scores
 
 QUICK = Config(
@@ -452,6 +461,27 @@ def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, wor
     with pytest.raises(ValueError, match=words):
         train(ToyWorld(), critics(), toy_scenarios(5), dataclasses.replace(TINY, **change), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_critics_that_cannot_score_this_world_are_known_before_anything_is_imagined():
+    class Large(ToyObedience):
+        name = "large"
+
+        def __call__(self, group):
+            raise ValueError(f"frames of 64 pixels or more are needed, got {group.frames_GF3hw.shape[-1]}")
+
+    class One(ToyObedience):
+        name = "one"
+
+        def __call__(self, group):
+            return Scores(torch.zeros(1), torch.ones(1, dtype=torch.bool))
+
+    world, scenario = ToyWorld(), toy_scenarios(1)[0]
+    try_critics(world, critics(), scenario, 4)
+    with pytest.raises(UserError, match="critic large cannot score the chunks of toy: frames of 64 pixels"):
+        try_critics(world, [*critics(), Large()], scenario, 4)
+    with pytest.raises(UserError, match="critic one must return one score"):
+        try_critics(world, [One()], scenario, 4)
 
 
 def test_critics_and_scenarios_need_names_of_their_own(tmp_path):

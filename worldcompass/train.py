@@ -246,7 +246,6 @@ def prepare(
         UnfitInputs: when configuration, scenarios and critics do not fit together.
     """
     check_inputs(world, critics, scenarios, config)
-    try_critics(world, critics, scenarios[0], config.chunk_length or world.spec.chunk_lengths[0])
     if config.lora is not None:
         inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
     team = Team.current()
@@ -448,7 +447,7 @@ def check_inputs(
 def try_critics(
     world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
 ) -> None:
-    """Let every critic score two grey futures of the second chunk before anything is imagined.
+    """Let every critic score two grey futures of the second chunk: for recipes, before anything is imagined.
 
     Raises:
         UnfitInputs: when one cannot score frames and latents of this world, or does not return one score each.

@@ -22,11 +22,13 @@ def render(audit: Audit, command: str) -> str:
     badge = (
         f'<span class="badge {"learning" if sound else "worse"}">{"sound" if sound else "not sound"}</span>'
     )
+    beside = audit.cheated_beside()
+    alone = f"<p>Never use it alone: {', '.join(beside)} scores as high as the truth.</p>" if beside else ""
     faults = "".join(f"<li>{escape(fault)}</li>" for fault in audit.faults)
     parts = [
         f"<header><h1>{escape(title)}</h1><p>{badge} Expected to notice: {escape(audit.expects.words)}; "
         f"{audit.clips} clips of {audit.videos} engine videos, on maps that nothing was trained on.</p>"
-        f"{f'<ul>{faults}</ul>' if faults else ''}</header>",
+        f"{f'<ul>{faults}</ul>' if faults else ''}{alone}</header>",
         _numbers(audit),
         _lies(audit),
         _tricks(audit),

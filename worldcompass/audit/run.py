@@ -64,6 +64,15 @@ class Audit:
         full = {n.partition("@")[0]: s for n, s in self.punished.items() if n.endswith("@1") or "@" not in n}
         return [name for name, value in full.items() if value.n and not value.low > 0.5]
 
+    def cheated_beside(self) -> list[str]:
+        """Tricks that it falls for and need not notice: what a critic weighed beside it must."""
+        return [
+            trick.name
+            for trick in TRICKS
+            if not self.expects.counts(trick) and self.cheated[trick.name].n
+            and self.cheated[trick.name].mean > MOST_CHEATED
+        ]  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """audit.json."""
         found = [
@@ -77,6 +86,7 @@ class Audit:
         }
         plain = {k: v for k, v in vars(self).items() if k not in ("examples", "expects", *shares)}
         parts = {**plain, **shares, "expects": self.expects.words, "overlooked": self.overlooked()}
+        parts["cheated_beside"] = self.cheated_beside()
         return {"schema": 2, **_finite({**parts, "examples": found})}
 
 

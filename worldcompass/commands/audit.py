@@ -190,3 +190,5 @@ def print_audit(audit: Audit) -> None:
     )
     print(f"abstains from {audit.abstained:.0%} of all clips and {audit.unscored:.0%} of the true ones")
     print("sound" if not audit.faults else "NOT SOUND: " + "; ".join(audit.faults))
+    if beside := audit.cheated_beside():
+        print(f"never use it alone: {', '.join(beside)} scores as high as the truth")

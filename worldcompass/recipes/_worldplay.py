@@ -19,7 +19,7 @@ from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
-from worldcompass.train import Config, train
+from worldcompass.train import Config, train, try_critics
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder
@@ -116,6 +116,8 @@ class WorldPlayRecipe:
         """
         self.check()
         parts = self.parts(device)
+        length = self.config.chunk_length or CHUNK
+        try_critics(parts.world, parts.critics, parts.scenarios[0], length)
         policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
         with policy.checkpoint():
             if self.config.lora is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 INTERACTION, CAMERAS, QUALITY, CONSISTENCY = "interaction", "camera estimator", "quality", "consistency"
 NO_WEIGHTS, PACKAGED = "none", "in the package"
+OF_ESTIMATOR, OF_SCORER = "those of its estimator", "those of its scorer"
 OWN = "Apache-2.0"
 
 
@@ -44,13 +45,15 @@ ENTRIES = (
     Entry("interaction", INTERACTION, "interaction:InteractionFollowing",
           "probability of the commanded action, embedded world", weights=PACKAGED),
     Entry("actions", INTERACTION, "actions:ActionAccuracy",
-          "share of commands seen by any camera estimator, one calibrated threshold"),
+          "share of commands seen by any camera estimator, one calibrated threshold", weights=OF_ESTIMATOR),
     Entry("best_of_three", INTERACTION, "best_of_three:BestOfThree",
-          "the released action reward, optimistic: for comparison only"),
+          "the released action reward, optimistic: for comparison only", weights=OF_ESTIMATOR),
     Entry("pose_error", INTERACTION, "pose_error:PoseError",
-          "rotation and translation error of the path, scale aligned"),
-    Entry("purity", INTERACTION, "purity:DirectionPurity", "cosine between seen and commanded direction"),
-    Entry("latency", INTERACTION, "latency:ResponseLatency", "frames until the commanded motion shows"),
+          "rotation and translation error of the path, scale aligned", weights=OF_ESTIMATOR),
+    Entry("purity", INTERACTION, "purity:DirectionPurity",
+          "cosine between seen and commanded direction", weights=OF_ESTIMATOR),
+    Entry("latency", INTERACTION, "latency:ResponseLatency",
+          "frames until the commanded motion shows", weights=OF_ESTIMATOR),
     Entry("doom", CAMERAS, "doom_cameras:DoomCameras", "embedded motion critic, map units", weights=PACKAGED),
     Entry("odometry", CAMERAS, "odometry:Odometry", "OpenCV, any video, arbitrary scale"),
     Entry("depth-anything-3", CAMERAS, "depth_anything:DepthAnything3", "network, arbitrary scale",
@@ -70,8 +73,9 @@ ENTRIES = (
     Entry("formula", QUALITY, "formula:FormulaCritic", "one formula: sharpness, flicker, colours or exposure"),
     Entry("realism", QUALITY, "realism:EmbeddedRealism", "learned realism of frames, embedded world; scorer",
           weights=PACKAGED),
-    Entry("frame_score", QUALITY, "frame_score:FrameScore", "mean of any scorer of frames"),
-    Entry("score_drift", QUALITY, "frame_score:ScoreDrift", "drift of any scorer from the first frame"),
+    Entry("frame_score", QUALITY, "frame_score:FrameScore", "mean of any scorer of frames", weights=OF_SCORER),
+    Entry("score_drift", QUALITY, "frame_score:ScoreDrift",
+          "drift of any scorer from the first frame", weights=OF_SCORER),
     Entry("hpsv3", QUALITY, "hpsv3:Hpsv3", "human preference for caption or fixed sentence; scorer",
           weights="HPSv3.safetensors from MizzenAI/HPSv3, Qwen2-VL-7B-Instruct", gpu_gib=20.0,
           license="MIT; Qwen2-VL Apache-2.0", module="hpsv3",

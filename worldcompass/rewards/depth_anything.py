@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.rewards.cameras import CameraPath, steps_of
-from worldcompass.rewards.external import as_path, need_module, need_weights, whole_matrix
+from worldcompass.rewards.external import as_path, loading, need_module, need_weights, whole_matrix
 
 WIDTH = 504  # pixels of the longer side, the package's own default
 INSTALL = "give it an environment of its own with 'pip install depth-anything-3' (it wants numpy<2, xformers)"
@@ -29,11 +29,13 @@ class DepthAnything3:
         """Load a folder with ``config.json`` and ``model.safetensors``; the configuration names the size.
 
         Raises:
-            UserError: when the package or the weights are missing.
+            UserError: when the package or the weights are missing, or the weights do not fit.
         """
         api = need_module("depth_anything_3.api", "Depth-Anything-3", INSTALL)
         folder = need_weights(weights, "Depth-Anything-3", GET)
-        self.model = api.DepthAnything3.from_pretrained(str(folder)).to(device).eval()
+        with loading("Depth-Anything-3", folder, GET):
+            network = api.DepthAnything3.from_pretrained(str(folder))
+        self.model = network.to(device).eval()
         self.width = width
 
     @torch.no_grad()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -15,6 +19,11 @@ from worldcompass.geometry import relative_pose
 from worldcompass.rewards.cameras import CameraPath, steps_of
 
 PATCH = 14  # pixels: frames of these networks are whole patches
+
+# What loaders raise on files that are damaged or belong to something else.
+WRONG_WEIGHTS = (
+    SafetensorError, pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def need_module(name: str, what: str, install: str) -> ModuleType:
@@ -38,6 +47,20 @@ def need_weights(path: str | Path, what: str, get: str) -> Path:
     if not Path(path).exists():
         raise UserError(f"{what} found no weights at {path}: {get}")
     return Path(path)
+
+
+@contextmanager
+def loading(what: str, path: Path, get: str) -> Iterator[None]:
+    """Inside, what goes wrong with somebody else's weights becomes one sentence.
+
+    Raises:
+        UserError: when they are damaged, incomplete or of another network.
+    """
+    try:
+        yield
+    except WRONG_WEIGHTS as why:
+        first = next(iter(str(why).strip().splitlines()), type(why).__name__)
+        raise UserError(f"{what} cannot use the weights at {path} ({first}): {get}") from why
 
 
 def fitted(frames_F3hw: Tensor, width: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.rewards.external import need_module, need_weights
+from worldcompass.rewards.external import loading, need_module, need_weights
 
 # WorldCompass reward_function.py: the sentence of its quality and drift rewards.
 QUALITY_SENTENCE = "A high-quality, ultra-detailed and well-structured image."
@@ -40,12 +40,13 @@ class Hpsv3:
                 package downloads it otherwise.
 
         Raises:
-            UserError: when the package or the weights are missing.
+            UserError: when the package or the weights are missing, or the weights do not fit.
         """
         package = need_module("hpsv3", "HPSv3", INSTALL)
         path = need_weights(checkpoint, "HPSv3", GET)
         settings = None if config is None else str(need_weights(config, "HPSv3", GET_CONFIG))
-        self.model: Any = package.HPSv3RewardInferencer(settings, str(path), device=device)
+        with loading("HPSv3", path, GET):
+            self.model: Any = package.HPSv3RewardInferencer(settings, str(path), device=device)
         self.sentence = sentence
         self.name = "hpsv3" if sentence is None else "hpsv3_quality"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from worldcompass.errors import UserError
-from worldcompass.rewards.external import need_module, need_weights
+from worldcompass.rewards.external import loading, need_module, need_weights
 
 SMALLEST = 64  # pixels: AlexNet's pooling leaves nothing of smaller pictures
 BATCH = 64  # frames of one forward pass
@@ -34,12 +34,14 @@ class Lpips:
         path = need_weights(backbone, "LPIPS", GET)
         self.net = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
         own = self.net.net.state_dict()
-        features = _features(path)
+        with loading("LPIPS", path, GET):
+            features = _features(path)
         # The package cuts the layers into slices and keeps their numbers: slice2.3.weight is features.3.weight.
         wanted = {name: name.split(".", 1)[1] for name in own}
         if missing := [name for name in wanted.values() if name not in features]:
             raise UserError(f"{path} is no AlexNet of torchvision: features.{missing[0]} is missing; {GET}")
-        self.net.net.load_state_dict({name: features[number] for name, number in wanted.items()})
+        with loading("LPIPS", path, GET):
+            self.net.net.load_state_dict({name: features[number] for name, number in wanted.items()})
         self.net = self.net.to(device).eval().requires_grad_(False)
         self.device = device
 

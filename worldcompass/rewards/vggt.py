@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.rewards.cameras import CameraPath, steps_of
-from worldcompass.rewards.external import as_path, fitted, need_module, need_weights, whole_matrix
+from worldcompass.rewards.external import as_path, fitted, loading, need_module, need_weights, whole_matrix
 
 WIDTH = 518  # pixels, what it was trained on
 INSTALL = "clone github.com/facebookresearch/vggt and 'pip install -e .' there"
@@ -28,12 +28,14 @@ class Vggt:
         """Load a folder with ``config.json`` and ``model.safetensors``.
 
         Raises:
-            UserError: when the package or the weights are missing.
+            UserError: when the package or the weights are missing, or the weights do not fit.
         """
         model = need_module("vggt.models.vggt", "VGGT", INSTALL)
         self._decode = need_module("vggt.utils.pose_enc", "VGGT", INSTALL).pose_encoding_to_extri_intri
         folder = need_weights(weights, "VGGT", GET)
-        self.model = model.VGGT.from_pretrained(str(folder)).to(device).eval()
+        with loading("VGGT", folder, GET):
+            network = model.VGGT.from_pretrained(str(folder))
+        self.model = network.to(device).eval()
         self.device, self.width = device, width
 
     @torch.no_grad()

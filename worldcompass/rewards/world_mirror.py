@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.rewards.cameras import CameraPath, steps_of
-from worldcompass.rewards.external import as_path, fitted, need_module, need_weights, whole_matrix
+from worldcompass.rewards.external import as_path, fitted, loading, need_module, need_weights, whole_matrix
 
 WIDTH = 518  # pixels, what it was trained on
 INSTALL = "clone github.com/Tencent-Hunyuan/HunyuanWorld-Mirror and put the checkout on PYTHONPATH"
@@ -29,11 +29,13 @@ class WorldMirror:
         """Load a folder with ``config.json`` and ``model.safetensors``; its Gaussian head stays unused.
 
         Raises:
-            UserError: when the package or the weights are missing.
+            UserError: when the package or the weights are missing, or the weights do not fit.
         """
         model = need_module("src.models.models.worldmirror", "HunyuanWorld-Mirror", INSTALL)
         folder = need_weights(weights, "HunyuanWorld-Mirror", GET)
-        self.model = model.WorldMirror.from_pretrained(str(folder)).to(device).eval()
+        with loading("HunyuanWorld-Mirror", folder, GET):
+            network = model.WorldMirror.from_pretrained(str(folder))
+        self.model = network.to(device).eval()
         self.model.enable_gs = False
         self.device, self.width = device, width
 
