@@ -170,6 +170,8 @@ def test_sharding_divides_states_and_not_activations():
         "optimiser step": held + 9 + 200 + 40,
     }
     assert four.phases["update"] == 450 + 50 + 1000 + 7 + 2 * 10 + 9 + 50 + 500
+    whole = dataclasses.replace(four, sharded=False)
+    assert whole.phases == one.phases
     assert one.peak == one.phases["update"]
     assert not one.fits(one.peak) and one.fits(one.peak * 1.1 + plan.CONTEXT_BYTES + 1)
 

@@ -21,6 +21,8 @@ from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE
 from worldcompass.rewards.paper import GIB, PaperRewards
 from worldcompass.rewards.remote import RemoteCritic
+from worldcompass.rewards.stability import PictureStability
+from worldcompass.rewards.wire import pack_scores, unpack_group
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
 from worldcompass.worlds.worldplay.decoder import load_decoder_8b
@@ -144,11 +146,29 @@ def test_without_weights_odometry_and_formulas_tell_obedience():
     assert quality.name == "quality" and quality(group).valid_G.all()
 
 
-def test_critics_elsewhere_need_nothing_here(monkeypatch):
-    monkeypatch.setattr(RemoteCritic, "_ask", lambda *_: {"critic": "whoever", "wire": 1})
+def test_critics_elsewhere_need_nothing_here_and_score_alike(monkeypatch):
+    """The server's part of a call is done at once; what is sent of the past does not grow with it."""
+    there = {"1": PaperRewards(cameras="odometry").interaction("cpu"), "2": PictureStability()}
+    sizes = []
+
+    def ask(self, path, body, timeout):
+        if path == "/health":
+            return {"critic": "whoever", "wire": 1}
+        sizes.append(len(body))
+        return pack_scores("whoever", there[self.address[-1]](unpack_group(body)))
+
+    monkeypatch.setattr(RemoteCritic, "_ask", ask)
     rewards = PaperRewards(cameras_at="http://127.0.0.1:1", quality_at="http://127.0.0.1:2")
     assert rewards.files() == rewards.modules() == () and rewards.gpu_bytes() == 0
-    assert [critic.name for critic in rewards.critics("cpu")] == ["interaction", "quality"]
+    critics = rewards.critics("cpu")
+    assert [critic.name for critic in critics] == ["interaction", "quality"]
+    for length in (9, 90):
+        group = noise_group()
+        past = group.frames_GF3hw[0, :9].repeat(length // 9, 1, 1, 1)
+        group = dataclasses.replace(group, past_frames_F3hw=past)
+        for critic, own in zip(critics, there.values(), strict=True):
+            assert torch.equal(critic(group).values_G, own(group).values_G)
+    assert sizes[:2] == sizes[2:]
     assert PaperRewards(quality_at="http://127.0.0.1:2").gpu_bytes() == 4 * GIB
 
 

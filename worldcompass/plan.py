@@ -87,21 +87,28 @@ class Plan:
     past_frames: int
     futures: int
     """Frames of the candidates, and the training rows' latents."""
+    sharded: bool = True
+    """Whether the GPUs split what is trained, or each holds all of it."""
+
+    @property
+    def shards(self) -> int:
+        """Parts in which weights, averages, gradients and optimiser are held."""
+        return self.gpus if self.sharded else 1
 
     @property
     def phases(self) -> dict[str, int]:
         """The peak of each part of a training step."""
         s, t = self.states, self.traced
-        gathered = 2 * s.block if self.gpus > 1 else 0  # one computes while the next arrives
-        held = s.other + s.critics + gathered + _share(s.weights + s.averages + s.optimizer, self.gpus)
+        gathered = 2 * s.block if self.shards > 1 else 0  # one computes while the next arrives
+        held = s.other + s.critics + gathered + _share(s.weights + s.averages + s.optimizer, self.shards)
         held += self.past_frames + t.prefix
-        swap, gradients = _share(s.swap, self.gpus), _share(s.gradients, self.gpus)
+        swap, gradients = _share(s.swap, self.shards), _share(s.gradients, self.shards)
         return {
             "attend": held + swap + t.attend,
             "imagine": held + swap + t.imagine,
             "decode": held + swap + t.decode,
             "update": held + self.futures + gradients + t.update,
-            "optimiser step": held + self.futures + gradients + _share(s.optimizer_step, self.gpus),
+            "optimiser step": held + self.futures + gradients + _share(s.optimizer_step, self.shards),
         }
 
     @property
@@ -115,7 +122,7 @@ class Plan:
 
 
 def make_plan(needs: Needs, gpus: int = 1) -> Plan:
-    """The plan of a run whose prompts and whose weights are shared out among GPUs."""
+    """The plan of a run whose prompts, and with ``config.shard`` whose weights, are shared out among GPUs."""
     config = needs.config
     pasts = -(-config.prompts_per_step // gpus)
     job = Job(
@@ -128,7 +135,7 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
     )
     jobs = job, replace(job, decodes=False)
     worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
-    if gpus > 1 and config.autocast_bf16:
+    if gpus > 1 and config.shard and config.autocast_bf16:
         for world, _ in worlds:
             world.net.bfloat16()  # as gathered: then no second copy is made of weights
     shallow, deeper = (
@@ -136,7 +143,7 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
     )
     traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
     past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
-    return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures)
+    return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures, config.shard)
 
 
 def measure_states(needs: Needs) -> States:

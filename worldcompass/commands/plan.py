@@ -1,7 +1,7 @@
 """What a recipe will need, before anything is loaded: memory per GPU, files, matching checkpoints.
 
 The memory is that of live tensors, traced on the recipe's own code without data; whether it fits allows for 10%
-more and 1 GiB. With --gpus the prompts of a step and the weights are shared out evenly, as full sharding would.
+more and 1 GiB. With --gpus the prompts of a step are shared out, and with config.shard the weights.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def _memory_here() -> float:
 def _memory_lines(plan: Plan, memory: float) -> list[str]:
     states, traced = plan.states, plan.traced
     rows = {
-        "weights": states.weights / plan.gpus,
+        "weights": states.weights / plan.shards,
         "other modules (decoder)": states.other,
         "critics' networks (assumed)": states.critics,
-        "averages (behaviour, checkpoint, reference)": states.averages / plan.gpus,
-        "weights set aside while averages are in use": states.swap / plan.gpus,
-        "optimiser state": states.optimizer / plan.gpus,
-        "optimiser step": states.optimizer_step / plan.gpus,
-        "gradients": states.gradients / plan.gpus,
-        "two gathered blocks": 2 * states.block if plan.gpus > 1 else 0,
+        "averages (behaviour, checkpoint, reference)": states.averages / plan.shards,
+        "weights set aside while averages are in use": states.swap / plan.shards,
+        "optimiser state": states.optimizer / plan.shards,
+        "optimiser step": states.optimizer_step / plan.shards,
+        "gradients": states.gradients / plan.shards,
+        "two gathered blocks": 2 * states.block if plan.shards > 1 else 0,
         f"prefix of {plan.pasts} past(s)": traced.prefix,
         "frames of the past(s)": plan.past_frames,
         "frames of candidates, training rows": plan.futures,

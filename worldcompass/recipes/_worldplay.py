@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from worldcompass.distributed import Team
 from worldcompass.errors import UserError
-from worldcompass.files import NeededFile, NeededModule, differences, lacking
+from worldcompass.files import NeededFile, differences, lacking
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
+from worldcompass.rewards.own import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
 from worldcompass.train import Config, train, try_critics
@@ -35,49 +36,6 @@ if TYPE_CHECKING:
 
 Network = Config8B | Config5B
 Source = OfficialFiles | StandIns
-
-
-class Rewards(Protocol):
-    """Makes a run's critics, and says what they need before anything is loaded."""
-
-    def critics(self, device: str) -> Sequence[Critic]:
-        """Named as in ``config.weights``."""
-        ...
-
-    def files(self) -> tuple[NeededFile, ...]:
-        """Their weights."""
-        ...
-
-    def modules(self) -> tuple[NeededModule, ...]:
-        """Their packages."""
-        ...
-
-    def gpu_bytes(self) -> int:
-        """Assumed memory of their networks in this process."""
-        ...
-
-
-@dataclass(frozen=True)
-class OwnRewards:
-    """Critics of your own, by a function that makes them; what they need is theirs to check."""
-
-    make: Callable[[], Sequence[Critic]]
-
-    def critics(self, device: str) -> Sequence[Critic]:
-        """What the function makes."""
-        return self.make()
-
-    def files(self) -> tuple[NeededFile, ...]:
-        """None that are known."""
-        return ()
-
-    def modules(self) -> tuple[NeededModule, ...]:
-        """None that are known."""
-        return ()
-
-    def gpu_bytes(self) -> int:
-        """None that are known."""
-        return 0
 
 
 def shipped_critics() -> list[Critic]:
@@ -247,6 +205,7 @@ PAPER = Config(
     behaviour_decay=Decay(0.2, 0.9, 0.01),
     checkpoint_decay=0.9,
     autocast_bf16=True,
+    shard=True,
     save_every=6,
 )
 
@@ -266,6 +225,7 @@ def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
         lora=Lora(rank=32, alpha=32.0, targets=targets),
         lr=1e-4,
         make_optimizer=adamw,
+        shard=False,
     )
     return replace(recipe, config=config)
 

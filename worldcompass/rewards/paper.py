@@ -7,7 +7,7 @@ frames. Neither network has been run on WorldPlay's videos here, and no threshol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
+from worldcompass.types import Group, Scores
 
 Cameras = Literal["depth-anything-3", "odometry"]
 Quality = Literal["hpsv3-drift", "hpsv3", "formulas"]
@@ -25,18 +26,26 @@ INTERACTION, QUALITY = "interaction", "quality"
 """Names of the two rewards, whoever gives them."""
 
 GIB = 1 << 30
-CAMERAS_BYTES, QUALITY_BYTES = (
-    4 * GIB,
-    20 * GIB,
-)  # GPU memory of the two networks at work: assumed, not measured
-# Lengths of a step (one latent, 4 frames) from which on it moves, in each estimator's own unit.
-MOVE_DEPTH_ANYTHING = 4 * 0.005  # the middle one of the released three, per frame
-MOVE_ODOMETRY = (
-    0.0413  # of the depth in view, calibrated on engine videos: benchmarks/odometry.py --maps critic
-)
-TURN_DEG = (
-    4 * 0.2
-)  # the released threshold, 0.2 degrees per frame; WorldPlay's actions turn 2 or 3 per latent
+# GPU memory of the two networks at work: assumed, not measured.
+CAMERAS_BYTES, QUALITY_BYTES = 4 * GIB, 20 * GIB
+# Lengths of a step (one latent, 4 frames) from which on it moves, in each estimator's unit: the middle one of the
+# released three, which are per frame; the share of the depth in view that `benchmarks/odometry.py --maps critic`
+# calibrates on engine videos.
+MOVE_DEPTH_ANYTHING, MOVE_ODOMETRY = 4 * 0.005, 0.0413
+# Degrees of a step from which on it turns: the released threshold, per frame. Actions turn 2 or 3 per latent.
+TURN_DEG = 4 * 0.2
+LOOKED_BACK = 2  # frames of the past that any of these critics looks at, besides the video's first one
+
+
+class _Elsewhere:
+    """A critic behind an address, which is sent no more of the past than it looks at: videos may be GiB."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.critic, self.name = RemoteCritic(address, name=name), name
+
+    def __call__(self, group: Group) -> Scores:
+        last = group.past_frames_F3hw[-LOOKED_BACK:]
+        return self.critic(replace(group, past_frames_F3hw=last, past_actions=None))
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class PaperRewards:
     def interaction(self, device: str) -> Critic:
         """Half a point for every latent whose translation is the commanded one, half for its rotation."""
         if self.cameras_at:
-            return RemoteCritic(self.cameras_at, name=INTERACTION)
+            return _Elsewhere(self.cameras_at, INTERACTION)
         if self.cameras == "odometry":
             from worldcompass.rewards.odometry import Odometry
 
@@ -85,7 +94,7 @@ class PaperRewards:
     def visual_quality(self, device: str) -> Critic:
         """Whether pictures stay as good as the first frame, or are good."""
         if self.quality_at:
-            return RemoteCritic(self.quality_at, name=QUALITY)
+            return _Elsewhere(self.quality_at, QUALITY)
         if self.quality == "formulas":
             return PictureStability(name=QUALITY)
         if self.quality == "hpsv3":
