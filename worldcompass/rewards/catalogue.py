@@ -87,4 +87,6 @@ ENTRIES = (
           "a judge model's score of how well a clip carries out an instruction", weights=JUDGE, license=JUDGES),
     Entry("instruction_rank", LANGUAGE, "language:InstructionRank",
           "the same by comparison of pairs (Bradley-Terry)", weights=JUDGE, license=JUDGES),
+    Entry("pickup", LANGUAGE, "pickup:PickupFollowing",
+          "is the item picked up that the instruction names; items of the engine", weights=PACKAGED),
 )  # fmt: skip
