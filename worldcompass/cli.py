@@ -39,6 +39,8 @@ COMMANDS = {
     "doom collect": ("doom_collect", "record training data in the engine"),
     "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
     "doom critics": ("doom_critics", "train the critics and the held-out judge"),
+    "doom pickups": ("doom_pickups", "scenes of pick-ups: how well a critic reads what was picked up"),
+    "doom pickup-critic": ("doom_pickup_critic", "train the detector of pick-ups"),
 }
 
 GROUPS = {"doom": "make the embedded world: data, weights, critics"}

@@ -356,5 +356,6 @@ def make_group(
         truth = Truth(frames, truth.labels_M[start:stop], truth.world_from_camera_M44[start:stop])
     past = scenario.actions.latents(0, start).to(frames_GF3hw.device)
     return Group(
-        frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent, scenario.caption, truth, past
-    )
+        frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent,
+        scenario.caption, truth, past, scenario.instruction,
+    )  # fmt: skip

@@ -91,9 +91,9 @@ def check_critic(critic: Critic, group: Group | None = None) -> None:
     mirrored = critic(flipped).values_G.flip(0)
     close = torch.allclose(mirrored, values, rtol=1e-4, atol=1e-5)
     _expect(close, "reordered candidates", values, mirrored, "score each candidate by itself")
-    alone = critic(dataclasses.replace(group, frames_GF3hw=group.frames_GF3hw[:1])).values_G
-    close = alone.shape == (1,) and torch.allclose(alone, values[:1], rtol=1e-4, atol=1e-5)
-    _expect(close, "a group of one", values[:1], alone, "do not compare candidates with each other")
+    alone = critic(dataclasses.replace(group, frames_GF3hw=group.frames_GF3hw[:1]))
+    close = alone.values_G.shape == (1,) and torch.allclose(alone.values_G, values[:1], rtol=1e-4, atol=1e-5)
+    _expect(close or not alone.valid_G.any(), "one alone", values[:1], alone, "abstain, if you must compare")
 
 
 def noise_group(size: int = 3, height: int = 48, width: int = 64) -> Group:

@@ -127,6 +127,8 @@ class Group:
     """The engine's own continuation over the same frames and latents, where there is one."""
     past_actions: Actions | None = None
     """The commands of the latents before the chunk, where they are known."""
+    instruction: str = ""
+    """What the scenario asks for in words, such as ``pick up the health pack``."""
 
     def transitions(self) -> tuple[Tensor, Tensor]:
         """The frames with the one before them, and the labels they were meant to carry out.

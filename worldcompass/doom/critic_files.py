@@ -15,12 +15,20 @@ from worldcompass.doom.judge import Judge
 from worldcompass.doom.motion_critic import (
     MotionCritic,
 )
+from worldcompass.doom.pickup_reader import PickupReader
 from worldcompass.doom.realism import Realism
 from worldcompass.errors import UserError
 
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
 COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/weights"
+PICKUP = "pickup"  # asks for an item by name: not needed by recipes without instructions
+PICKUP_COMMAND = "worldcompass doom pickup-critic --out worldcompass/weights"
+
+
+def command_of(name: str) -> str:
+    """What makes the weights of that name."""
+    return PICKUP_COMMAND if name == PICKUP else COMMAND
 
 
 def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
@@ -29,7 +37,12 @@ def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
     tensors = {
         key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state
     }
-    metadata = {"format": f"worldcompass {name}", "version": str(VERSION), "command": COMMAND, **facts}
+    metadata = {
+        "format": f"worldcompass {name}",
+        "version": str(VERSION),
+        "command": command_of(name),
+        **facts,
+    }
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
     os.replace(partial, path)
@@ -41,14 +54,15 @@ def read_facts(path: Path, name: str) -> dict[str, str]:
     Raises:
         UserError: when it is missing, of another kind or of another version.
     """
+    command = command_of(name)
     if not path.is_file():
-        raise UserError(f"{path} is missing: make it with '{COMMAND}'")
+        raise UserError(f"{path} is missing: make it with '{command}'")
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
     except SafetensorError as error:
         raise UserError(
-            f"{path} cannot be read as safetensors ({error}): make it again with '{COMMAND}'"
+            f"{path} cannot be read as safetensors ({error}): make it again with '{command}'"
         ) from error
     expected, found = f"worldcompass {name}", facts.get("format", "no format")
     if found != expected:
@@ -57,13 +71,16 @@ def read_facts(path: Path, name: str) -> dict[str, str]:
         )
     if facts.get("version") != str(VERSION):
         raise UserError(
-            f"{path} has version {facts.get('version')}, expected {VERSION}: make it with '{COMMAND}'"
+            f"{path} has version {facts.get('version')}, expected {VERSION}: make it with '{command}'"
         )
     return facts
 
 
 def load(name: str, folder: Path | None = None) -> nn.Module:
-    """One network of ``FILES`` from ``folder``, by default the package's own weights; float32, evaluating.
+    """One network of ``FILES``, or the pick-up reader, in float32, evaluating.
+
+    Args:
+        folder: where its file is; the package's own weights when None.
 
     Raises:
         UserError: when the file is missing, of another kind or of another version.
@@ -71,12 +88,12 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     place = importlib.resources.files("worldcompass") / "weights" if folder is None else folder
     with importlib.resources.as_file(place / f"{name}.safetensors") as path:
         tensors = tensors_of(path, name)
-    net = FILES[name]()
+    net = PickupReader() if name == PICKUP else FILES[name]()
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(
-            f"{path} does not fit this version of {name}: make it again with '{COMMAND}'"
+            f"{path} does not fit this version of {name}: make it again with '{command_of(name)}'"
         ) from error
     return net.eval().requires_grad_(False)
 
@@ -109,3 +126,10 @@ def load_judge(folder: Path | None = None) -> Judge:
     judge = load("judge", folder)
     assert isinstance(judge, Judge)
     return judge
+
+
+def load_pickup_reader(folder: Path | None = None) -> PickupReader:
+    """The network behind the pick-up critic, by default with the package's own weights."""
+    reader = load(PICKUP, folder)
+    assert isinstance(reader, PickupReader)
+    return reader

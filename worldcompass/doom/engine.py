@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from worldcompass.geometry import motion_signs, pose, rotation_from_angles
 FRAME_SIZE = (FRAME_HEIGHT, FRAME_WIDTH)
 THRUST_PER_DELTA = 1 / 32  # units per tic gained by one unit of a MOVE_*_DELTA button, measured
 MAX_DELTA = 50.0  # the engine clamps forward and side moves there, measured
+SUMMON_DISTANCE = 56.0  # units before the player at which a summoned item of radius 20 appears, measured
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,30 @@ class Engine:
     """One headless game on one map. Use it in a ``with`` block.
 
     ``frame_size`` is (height, width) of the frames; the embedded world's own by default. The engine draws
-    160 x 120, or 320 x 240 when that is too small, and the picture is shrunk by areas.
+    160 x 120, or 320 x 240 when that is too small, and the picture is shrunk by areas. With ``labels`` it says
+    which things are in view. With the walls of an engine before it (``walls_L4``) it asks the game for none: on
+    large maps that is most of the time of a frame.
 
     Raises:
         UserError: when ViZDoom does not start.
     """
 
     def __init__(
-        self, doom_map: DoomMap, *, depth: bool = False, frame_size: tuple[int, int] = FRAME_SIZE
+        self,
+        doom_map: DoomMap,
+        *,
+        depth: bool = False,
+        labels: bool = False,
+        walls_L4: np.ndarray | None = None,
+        frame_size: tuple[int, int] = FRAME_SIZE,
     ) -> None:
         self.map = doom_map
         self.depth = depth
         self.frame_size = frame_size
         self._folder = tempfile.TemporaryDirectory(prefix="worldcompass-doom-")
         self._game = _configure(doom_map, depth, frame_size, Path(self._folder.name))
+        self._game.set_labels_buffer_enabled(labels)
+        self._game.set_sectors_info_enabled(walls_L4 is None)
         try:
             with _quiet():
                 self._game.init()
@@ -95,7 +106,7 @@ class Engine:
                 f"ViZDoom did not start on map {doom_map.name}: {str(why).splitlines()[0]}"
                 " - reinstall it with 'pip install --force-reinstall vizdoom'"
             ) from why
-        self.walls_L4: np.ndarray | None = None
+        self.walls_L4 = walls_L4
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +123,12 @@ class Engine:
             self._game.set_seed(seed % 2**31)
             self._game.new_episode()
         self._game.send_game_command("god")
+        self._stand(place)
+        if self.walls_L4 is None and not self.finished():
+            self.walls_L4 = _walls(self._game.get_state().sectors)
+        return self._collect([self._observe()]) if not self.finished() else _nothing(self.frame_size)
+
+    def _stand(self, place: tuple[float, float, float] | None) -> None:
         if place is not None:
             self._game.send_game_command(f"warp {place[0]:.3f} {place[1]:.3f}")
         self._game.make_action([0, 0, 0, 0], 1)
@@ -119,9 +136,46 @@ class Engine:
             turn = (place[2] - self._camera()[3] + 180) % 360 - 180
             self._game.make_action([0, 0, turn, 0], 1)
         self._game.make_action([0, 0, 0, 0], 20)  # land, and let the view rise after a warp
-        if self.walls_L4 is None and not self.finished():
-            self.walls_L4 = _walls(self._game.get_state().sectors)
+
+    def furnish(
+        self,
+        things: Sequence[tuple[str, float, float]],
+        place: tuple[float, float, float],
+        removed: Sequence[str] = (),
+        health: int = 100,
+    ) -> Steps:
+        """Lay things (actor, x, z) on the floor, lower health to ``health`` points, and stand at ``place``.
+
+        Each thing is laid from behind it, seen from ``place``: there must be room for a player.
+
+        Args:
+            removed: actors that the map itself may have laid and that shall be gone.
+        """
+        for actor in removed:
+            self._game.send_game_command(f"remove {actor}")
+        if self.variable("HEALTH") > health:
+            self._game.send_game_command(f"take health {self.variable('HEALTH') - health:.0f}")
+        yaw = np.deg2rad(place[2])
+        for actor, x, z in things:
+            east, north = x - SUMMON_DISTANCE * np.sin(yaw), z - SUMMON_DISTANCE * np.cos(yaw)
+            self._stand((east, north, place[2]))
+            self._game.send_game_command(f"summon {actor}")
+            self._game.make_action([0, 0, 0, 0], 1)
+        self._stand(place)
         return self._collect([self._observe()]) if not self.finished() else _nothing(self.frame_size)
+
+    def variable(self, name: str) -> float:
+        """A game variable of ViZDoom, such as ``ARMOR``."""
+        return self._game.get_game_variable(getattr(vizdoom.GameVariable, name))
+
+    def in_view(self) -> dict[str, float]:
+        """Share of the picture's area that each kind of thing in view spans, by name; needs ``labels``."""
+        seen: dict[str, float] = {}
+        area = self._game.get_screen_width() * self._game.get_screen_height()
+        for label in self._game.get_state().labels or []:
+            share = label.width * label.height / area
+            seen[label.object_name] = seen.get(label.object_name, 0.0) + share
+        return seen
 
     def finished(self) -> bool:
         """Whether the map's script ended the episode."""

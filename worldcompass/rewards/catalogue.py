@@ -6,9 +6,11 @@ import importlib.util
 from dataclasses import dataclass
 
 INTERACTION, CAMERAS, QUALITY, CONSISTENCY = "interaction", "camera estimator", "quality", "consistency"
+LANGUAGE = "language"
 NO_WEIGHTS, PACKAGED = "none", "in the package"
 OF_ESTIMATOR, OF_SCORER = "those of its estimator", "those of its scorer"
 OWN = "Apache-2.0"
+JUDGE, JUDGES = "a vision model behind an OpenAI-compatible endpoint", "the judge model's own"
 
 
 @dataclass(frozen=True)
@@ -85,4 +87,10 @@ ENTRIES = (
           weights="torchvision's AlexNet as a file", license="BSD-2-Clause, backbone BSD-3-Clause", module="lpips",
           install="pip install 'worldcompass[rewards]'"),
     Entry("cycle", CONSISTENCY, "cycle:CycleClosure", "likeness of views at poses the camera comes back to"),
+    Entry("instruction", LANGUAGE, "language:InstructionScore",
+          "a judge model's score of how well a clip carries out an instruction", weights=JUDGE, license=JUDGES),
+    Entry("instruction_rank", LANGUAGE, "language:InstructionRank",
+          "the same by comparison of pairs (Bradley-Terry)", weights=JUDGE, license=JUDGES),
+    Entry("pickup", LANGUAGE, "pickup:PickupFollowing",
+          "is the item picked up that the instruction names; items of the engine", weights=PACKAGED),
 )  # fmt: skip

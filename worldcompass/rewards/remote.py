@@ -6,19 +6,16 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 from worldcompass.errors import UserError
+from worldcompass.rewards.http_json import NotJson, ask_json, pauses, reason
 from worldcompass.rewards.wire import VERSION, WireError, pack_group, unpack_scores
 from worldcompass.types import Group, Scores
 
 PATIENCE = 5.0  # seconds for a first answer
-PAUSE = 0.5  # seconds before the second try, doubled before each further one
 
 
 class RemoteCritic:
@@ -49,9 +46,9 @@ class RemoteCritic:
         self.address, self.timeout, self.tries, self.sleep = address.rstrip("/"), timeout, tries, sleep
         try:
             told = self._ask("/health", None, PATIENCE)
-        except OSError as error:
+        except (OSError, NotJson) as error:
             raise UserError(
-                f"no critic answers at {self.address} ({_reason(error)}): start one with "
+                f"no critic answers at {self.address} ({reason(error)}): start one with "
                 "`worldcompass serve-reward`"
             ) from None
         if not isinstance(told, dict) or told.get("wire") != VERSION or not told.get("critic"):
@@ -67,13 +64,13 @@ class RemoteCritic:
             UserError: when every try has failed.
         """
         body, why = pack_group(group), ""
-        for attempt in range(self.tries):
-            if attempt:
-                self.sleep(PAUSE * 2 ** (attempt - 1))
+        for pause in pauses(self.tries):
+            if pause:
+                self.sleep(pause)
             try:
                 return unpack_scores(self._ask("/score", body, self.timeout), len(group.frames_GF3hw))
-            except (OSError, WireError) as error:
-                why = _reason(error)
+            except (OSError, NotJson, WireError) as error:
+                why = reason(error)
         raise UserError(
             f"the critic {self.name} at {self.address} failed {self.tries} times, the last time: {why}. Mend it "
             "and go on with --resume: what was saved is kept"
@@ -81,20 +78,4 @@ class RemoteCritic:
 
     def _ask(self, path: str, body: bytes | None, timeout: float) -> Any:
         headers = {"Content-Type": "application/octet-stream"}
-        request = urllib.request.Request(self.address + path, data=body, headers=headers)
-        # No proxy between processes of one run: loopback would be asked of it too.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=timeout) as answer:
-            try:
-                return json.loads(answer.read())
-            except ValueError as error:
-                raise WireError("the answer is not JSON") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        detail = error.read(500).decode(errors="replace")
-        return f"HTTP {error.code} {detail}".strip()
-    if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
-    return "it took too long" if isinstance(error, TimeoutError) else str(error)
+        return ask_json(self.address + path, body, timeout, headers)

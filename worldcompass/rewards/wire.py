@@ -24,7 +24,12 @@ class WireError(ValueError):
 
 def pack_group(group: Group) -> bytes:
     """Pixels, commands, those before them and the engine's truth where there are any."""
-    facts = {"version": VERSION, "frames_per_latent": group.frames_per_latent, "caption": group.caption}
+    facts = {
+        "version": VERSION,
+        "frames_per_latent": group.frames_per_latent,
+        "caption": group.caption,
+        "instruction": group.instruction,
+    }
     tensors = {
         "frames_GF3hw": group.frames_GF3hw,
         "past_frames_F3hw": group.past_frames_F3hw,
@@ -63,6 +68,7 @@ def unpack_group(body: bytes) -> Group:
             truth=Truth(**parts["truth"]) if "truth" in parts else None,
             frames_per_latent=int(facts["frames_per_latent"]),
             caption=str(facts["caption"]),
+            instruction=str(facts.get("instruction", "")),
             frames_GF3hw=parts[""]["frames_GF3hw"],
             past_frames_F3hw=parts[""]["past_frames_F3hw"],
             first_frame_3hw=parts[""]["first_frame_3hw"],

@@ -1,0 +1,166 @@
+"""Pick-up scenes in the engine, and how well a critic tells which clips pick up what was asked for.
+
+Every scene is one walk three times: over one thing, over another, past both. The maps are those that nothing was
+trained on, and the engine's own counters are the truth. Written are the scenes (scenes.json, which the engine
+replays frame by frame), pictures of them, and the critic's scores and what they are worth (scores.json).
+
+The critic is the embedded one; a judge model with --judge and --model (its key, where it needs one, in the
+environment variable WORLDCOMPASS_JUDGE_KEY); or FILE.py:FUNCTION of yours that returns one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldcompass.commands._options import add_out, add_seed, positive
+from worldcompass.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from worldcompass.doom.pickup_score import Marks, Verdict
+    from worldcompass.doom.pickups import Played
+    from worldcompass.rewards import Critic
+    from worldcompass.rewards.judge_model import JudgeModel
+
+EXAMPLES = """\
+  worldcompass doom pickups
+  worldcompass doom pickups --judge http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct --per-map 4
+  worldcompass doom pickups --critic my_critic.py:make
+"""
+LARGE = (240, 320)  # height and width of frames for judge models
+LAYOUTS = 3  # clips of a scene
+SHOWN_PER_MAP = 5  # scenes on a map's picture: one of every kind of walk
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass doom pickups``."""
+    parser.add_argument(
+        "--critic", metavar="FILE.py:FUNCTION", help="a critic of yours (default: the embedded one)"
+    )
+    parser.add_argument(
+        "--judge", metavar="ADDRESS", help="a judge model's server, such as http://127.0.0.1:8000/v1"
+    )
+    parser.add_argument("--model", metavar="NAME", help="the judge model as its server calls it")
+    parser.add_argument("--pairs", action="store_true", help="let the judge model compare pairs of clips")
+    text = "requests that the judge model may be sent (default: %(default)s)"
+    parser.add_argument("--requests", type=positive, default=2000, metavar="N", help=text)
+    text = "scenes of each of the four maps (default: %(default)s)"
+    parser.add_argument("--per-map", type=positive, default=16, metavar="N", help=text)
+    add_out(parser, "runs/pickups", "where scenes, pictures and scores go")
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, write, score, print."""
+    critic, judge = _critic_of(args)
+    from worldcompass.doom.maps import UNSEEN
+    from worldcompass.doom.pickup_data import prefix_of
+    from worldcompass.doom.pickup_score import judge_marks, mark
+    from worldcompass.doom.pickups import draw_scenes, replay_scenes, save_scenes
+    from worldcompass.progress import progress
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    with progress("playing scenes in the engine", args.per_map * len(UNSEEN)) as advance:
+        scenes = draw_scenes(UNSEEN, args.per_map, args.seed, prefix_of("unseen"), advance)
+    save_scenes(args.out / "scenes.json", [played.scene for played in scenes])
+    if judge is not None:
+        with progress("playing them again in larger pictures", len(scenes)) as advance:
+            scenes = replay_scenes([played.scene for played in scenes], LARGE, advance)
+    with progress("scoring", len(scenes)) as advance:
+        try:
+            marks = mark(critic, scenes, advance)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    verdict = judge_marks(marks)
+    _write_pictures(args.out, scenes, marks)
+    held = {"critic": critic.name, "seed": args.seed, **verdict.to_json(), "values": _listed(scenes, marks)}
+    (args.out / "scores.json").write_text(json.dumps(held, indent=1) + "\n")
+    print_verdict(critic.name, verdict)
+    if judge is not None:
+        print(f"judge model: {judge.tally}")
+    return 0
+
+
+def _critic_of(args: argparse.Namespace) -> tuple[Critic, JudgeModel | None]:
+    """The critic, and the judge model whose costs are to be told."""
+    if args.judge is None:
+        if args.model or args.pairs:
+            raise UserError("--model and --pairs are about a judge model: name its server with --judge")
+        if args.critic is not None:
+            from worldcompass.commands.audit import critic_of
+
+            return critic_of(args.critic)[0], None
+        from worldcompass.rewards.pickup import PickupFollowing
+
+        return PickupFollowing(), None
+    if args.critic is not None or not args.model:
+        raise UserError("--judge needs the --model that its server shall use, and no --critic beside it")
+    from worldcompass.rewards.judge_model import Budget, JudgeModel
+    from worldcompass.rewards.language import InstructionRank, InstructionScore
+
+    budget = Budget(requests=args.requests)
+    judge = JudgeModel(args.judge, args.model, cache=args.out / "answers", budget=budget)
+    return (InstructionRank if args.pairs else InstructionScore)(judge), judge
+
+
+def print_verdict(name: str, verdict: Verdict) -> None:
+    """The table."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldcompass.audit.page import shown
+
+    title = f"{name} on {verdict.scenes} scenes of maps never trained on"
+    table = Table(title=title, box=SIMPLE)
+    table.add_column("measure")
+    table.add_column("percent [95%]", justify="right")
+    table.add_row("right answers, yes and no weighing the same", shown(verdict.accuracy))
+    for outcome, value in verdict.right.items():
+        table.add_row(f"right where the clip {outcome}", shown(value))
+    for outcome, value in verdict.ranked.items():
+        table.add_row(f"ranked above the clip that {outcome}", shown(value))
+    for kind, value in (*verdict.by_path.items(), *verdict.by_item.items()):
+        table.add_row(f"ranked right: {kind}", shown(value))
+    Console().print(table)
+    rho = verdict.correlation
+    print(f"rank correlation with the truth: {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}]")
+    if verdict.calibration is not None:
+        print(f"distance of score and truth: {verdict.calibration:.3f}")
+    print(f"abstained from {verdict.abstained:.1%} of the questions; an abstention counts as a toss")
+
+
+def _listed(scenes: list[Played], marks: Marks) -> list[dict]:
+    """Scores by scene and asked item, in the order: takes it, takes the other, takes nothing."""
+    rows = []
+    for played, values in zip(scenes, marks.values_SWO, strict=True):
+        told = [[None if v != v else round(float(v), 6) for v in line] for line in values]
+        rows.append({"scene": played.scene.id, **dict(zip(played.scene.words, told, strict=True))})
+    return rows
+
+
+def _write_pictures(out: Path, scenes: list[Played], marks: Marks) -> None:
+    """Filmstrips of the first scenes of every map, with what happened and the scores."""
+    from worldcompass.doom.pickup_score import outcome_of
+    from worldcompass.video import filmstrips, save_png
+
+    strips: dict[str, list[tuple[Tensor, str]]] = {}
+    for played, values in zip(scenes, marks.values_SWO, strict=True):
+        rows = strips.setdefault(played.scene.map_name, [])
+        for clip, taken in enumerate(played.scene.taken):
+            told = [
+                f"{word} {values[w, outcome_of(played, clip, word)]:.2f}"
+                for w, word in enumerate(played.scene.words)
+            ]
+            words = (
+                f"{played.scene.path}: takes {taken[0] if taken else 'nothing'}; scores: {', '.join(told)}"
+            )
+            rows.append((played.frames_GF3hw[clip], words))
+    for map_name, rows in strips.items():
+        frames, labels = zip(*rows[: LAYOUTS * SHOWN_PER_MAP], strict=True)
+        scale = 2 if frames[0].shape[-1] < 100 else 1
+        save_png(out / f"{map_name}.png", filmstrips(frames, labels, 3, scale))
