@@ -12,15 +12,16 @@ from worldcompass.recipes.demo import demo
 def doom_full() -> DoomRecipe:
     """The best result of the embedded world: half an hour on 2 cores.
 
-    More steps at a falling rate, on more and longer scenarios: at a constant rate colours run away after some
-    35 steps (experiment 19 of docs/log.md).
+    More steps on more and longer scenarios, with a stronger pull on colours: what they drift in one chunk adds up
+    over eight (experiments 19 to 22 of docs/log.md).
     """
     recipe = demo()
     config = replace(
         recipe.config,
-        steps=40,
+        steps=56,
         last_chunk=7,
-        lr_end=0.3,
+        mean_weight=2.0,
+        lr_end=0.15,
         behaviour_decay=Decay(0.0, 0.8, 0.01),
         checkpoint_decay=0.9,
         save_every=5,
