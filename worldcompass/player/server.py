@@ -25,6 +25,7 @@ from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, data_url, start_from_picture
+from worldcompass.scoring import body_of
 
 MESSAGES_PER_SECOND, MESSAGE_BURST = 60.0, 120.0
 MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
@@ -129,7 +130,7 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
         openapi_extra={"requestBody": {"required": True, "content": picture}},
     )
     async def add_picture(request: Request) -> dict[str, str]:
-        data = await api.body_of(request, MAX_UPLOAD_BYTES)
+        data = await body_of(request, MAX_UPLOAD_BYTES)
         start = await asyncio.to_thread(start_from_picture, data, frame_size)
         shared.starts.add(start)
         return {
