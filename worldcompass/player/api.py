@@ -62,7 +62,7 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
         "/imagine",
         summary="A clip along a path, as MP4",
         response_class=Response,
-        responses={200: {"content": {"video/mp4": {}}}},
+        responses={200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}},
     )
     async def post_imagine(asked: ImagineRequest) -> Response:
         labels = read_path(asked.path, MAX_LATENTS)
