@@ -320,7 +320,11 @@ def test_own_pictures_begin_walks(port):
     status, body = ask(port, "/pictures", png(300, 200))
     added = json.loads(body)
     assert status == 200 and added["image"].startswith("data:image/png;base64,")
-    assert added["id"] in {s["id"] for s in json.loads(ask(port, "/starts")[1])}
+    shown, others = (json.loads(ask(port, f"/starts{own}")[1]) for own in (f"?own={added['id']}", ""))
+    assert [s["id"] for s in shown] == [
+        *(s["id"] for s in others),
+        added["id"],
+    ]  # in this page's gallery alone
     with Browser(port) as browser:
         assert browser.begin(start=added["id"], path="w-1")["start"] == added["id"]
 

@@ -16,7 +16,8 @@ from test_player import png
 from worldcompass import api as package
 from worldcompass.errors import UserError
 from worldcompass.player.session import Shared
-from worldcompass.testing import ToyWorld
+from worldcompass.rewards.remote import RemoteCritic
+from worldcompass.testing import ToyWorld, noise_group
 from worldcompass.types import Scores
 from worldcompass.video import read_video, write_mp4
 
@@ -37,7 +38,8 @@ class Brightness:
     name = "brightness"
 
     def __call__(self, group):
-        return Scores(group.frames_GF3hw.float().mean((1, 2, 3, 4)), torch.ones(1, dtype=torch.bool))
+        values = group.frames_GF3hw.float().mean((1, 2, 3, 4))
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,14 @@ def test_what_cannot_be_imagined_is_answered_with_a_sentence(port, asked, status
     assert reply[0] == status and sentence in reply[1]
 
 
+def test_the_same_address_scores_a_trainers_groups(port):
+    group = noise_group(3)
+    scores = RemoteCritic(f"http://127.0.0.1:{port}")(group)
+    assert scores.values_G.equal(Brightness()(group).values_G)
+    status, sentence = detail(ask(port, "/score", b"nonsense"))
+    assert status == 422 and "expected a group as safetensors" in sentence and "?path=" in sentence
+
+
 def test_what_cannot_be_scored_is_answered_with_a_sentence(port, tmp_path):
     clip = write_mp4(tmp_path / "a.mp4", np.zeros((3, 3, 16, 16), np.uint8), 8).read_bytes()
     assert (
@@ -91,7 +101,7 @@ def test_what_cannot_be_scored_is_answered_with_a_sentence(port, tmp_path):
         in detail(ask(port, "/score?path=w-3", clip))[1]
     )
     assert "not a video" in detail(ask(port, "/score?path=w-3", b"nonsense"))[1]
-    assert detail(ask(port, "/score", clip))[0] == 422
+    assert detail(ask(port, "/score?path=hop-1", clip))[0] == 400
     large = write_mp4(tmp_path / "b.mp4", np.zeros((1, 3, 2000, 2000), np.uint8), 8).read_bytes()
     with pytest.raises(UserError, match="2000 x 2000"):
         read_video(large, max_frames=1, max_pixels=1920 * 1088)

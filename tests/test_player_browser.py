@@ -41,8 +41,9 @@ def world():
 
 @pytest.fixture(scope="module")
 def starts():
+    """Rooms: optical flow needs texture everywhere, and open ground has a plain sky."""
     found = doom_starts()
-    yield Starts(tuple(next(found) for _ in range(2)))
+    yield Starts(tuple(itertools.islice((s for s in found if s.title.startswith("my way home")), 2)))
     found.close()
 
 

@@ -7,17 +7,20 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from worldcompass import api
 from worldcompass.errors import UserError
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.wire import WireError, pack_group, unpack_group, unpack_scores
 from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
 from worldcompass.train import Config, train
+from worldcompass.video import write_mp4
 
 GROUP = noise_group(3)
 SMALL = Config(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=0, denoising_steps=2,
@@ -116,6 +119,15 @@ def test_scores_are_those_of_the_critic_itself_and_training_does_not_notice(serv
     for here, there in zip(*(policy.parameters for policy in policies), strict=True):
         assert torch.equal(here, there)
     check_critic(RemoteCritic(served))
+
+
+def test_the_same_address_scores_videos(served, tmp_path):
+    """As the player's does: one handler."""
+    frames = torch.zeros(5, 3, 48, 64, dtype=torch.uint8)
+    clip = write_mp4(tmp_path / "clip.mp4", frames, 8).read_bytes()
+    with urllib.request.urlopen(urllib.request.Request(f"{served}/score?path=w-1", clip)) as reply:
+        answer = json.load(reply)
+    assert answer["scores"] == api.score(frames, "w-1", [ToyObedience()]) and answer["sharpness"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Serve a critic over HTTP, so that trainers with other packages or on other machines can ask it.
 
 CRITIC is one that `worldcompass audit` knows by name, or FILE.py:FUNCTION of yours that returns one. In a recipe,
-`RemoteCritic("http://127.0.0.1:8770")` stands for it.
+`RemoteCritic("http://127.0.0.1:8770")` stands for it; `POST /score?path=w-3` scores a video file.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from worldcompass.rewards.serve import application
+        from worldcompass.scoring import application
     except ImportError as error:
         raise UserError(f"serving needs the extra web ({error}): pip install 'worldcompass[web]'") from None
     from worldcompass.commands.audit import critic_of
+    from worldcompass.worlds.doom import SPEC
 
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
             ) from None
     critic, _ = critic_of(args.critic)
     print(f"critic {critic.name} answers at http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
-    uvicorn.run(application(critic), host=args.host, port=args.port, log_level="warning")
+    uvicorn.run(application(critic, SPEC), host=args.host, port=args.port, log_level="warning")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +10,8 @@ from torch import Tensor
 
 from worldcompass.geometry import keys_of
 from worldcompass.player.panes import Place
-from worldcompass.rewards.quality import sharpness
-
-Reader = Callable[[Tensor], Tensor]
-"""Composite actions (P, M) seen in P videos of frames, such as ``LabelReader.labels``."""
+from worldcompass.rewards.quality import relative_sharpness
+from worldcompass.scoring import Reader
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,3 @@ class Gauge:
         """For the page."""
         seen = None if self.estimated is None else list(keys_of(self.estimated))
         return {"sharpness": self.sharpness, "seen": seen, "obeyed": self.obeyed, "latents": self.latents}
-
-
-def relative_sharpness(frame_3hw: Tensor, first_3hw: Tensor) -> float:
-    """Sharpness of a frame as a multiple of the first one's."""
-    return float((sharpness(frame_3hw[None]) - sharpness(first_3hw[None])).exp())

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.scoring import MAX_PATH_CHARACTERS
 
 MAX_MESSAGE_BYTES = 8192
-MAX_PATH_CHARACTERS = 4000
 LARGEST_SEED = 2**31 - 1
 JPEG_QUALITY = 95  # with full colour resolution: no difference can be seen
 

@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import resources
+from typing import Annotated
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, WebSocket
+from fastapi import FastAPI, HTTPException, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -24,7 +25,15 @@ from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, read_message
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
-from worldcompass.player.starts import MAX_UPLOAD_BYTES, data_url, start_from_picture
+from worldcompass.player.starts import (
+    MAX_PICTURES,
+    MAX_UPLOAD_BYTES,
+    OWN,
+    Start,
+    data_url,
+    start_from_picture,
+)
+from worldcompass.scoring import body_of
 
 MESSAGES_PER_SECOND, MESSAGE_BURST = 60.0, 120.0
 MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
@@ -113,11 +122,13 @@ def _add_pages(app: FastAPI, front: str) -> None:
 
 def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> None:
     @app.get("/starts", summary="Where a walk can begin")
-    async def starts() -> list[dict[str, str]]:
-        return [
-            {"id": s.id, "title": s.title, "group": s.group, "image": data_url(s.image_3hw)}
-            for s in shared.starts.all()
-        ]
+    async def starts(
+        own: Annotated[
+            list[str] | None, Query(max_length=MAX_PICTURES, description="ids of pictures to list too")
+        ] = None,
+    ) -> list[dict[str, str]]:
+        listed = set(own or ())
+        return [_card(start) for start in shared.starts.all() if start.group != OWN or start.id in listed]
 
     picture = {
         kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")
@@ -129,15 +140,10 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
         openapi_extra={"requestBody": {"required": True, "content": picture}},
     )
     async def add_picture(request: Request) -> dict[str, str]:
-        data = await api.body_of(request, MAX_UPLOAD_BYTES)
+        data = await body_of(request, MAX_UPLOAD_BYTES)
         start = await asyncio.to_thread(start_from_picture, data, frame_size)
         shared.starts.add(start)
-        return {
-            "id": start.id,
-            "title": start.title,
-            "group": start.group,
-            "image": data_url(start.image_3hw),
-        }
+        return _card(start)
 
     @app.get("/clips/{name}", include_in_schema=False)
     async def clip(name: str) -> FileResponse:
@@ -145,6 +151,11 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
         if path is None:
             raise HTTPException(404, "this recording is gone: record again")
         return FileResponse(path, filename=f"worldcompass{path.suffix}")
+
+
+def _card(start: Start) -> dict[str, str]:
+    """What the gallery shows of a start."""
+    return {"id": start.id, "title": start.title, "group": start.group, "image": data_url(start.image_3hw)}
 
 
 def _add_walk(app: FastAPI, shared: Shared, settings: Settings) -> None:

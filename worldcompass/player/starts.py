@@ -24,6 +24,7 @@ MAX_UPLOAD_BYTES = 8 * 2**20
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
 MAX_ASPECT = 4.0
+FIRST_MAP = "health_gathering"  # open ground: a newcomer's first steps do not end at a wall
 MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
 SEEN, UNSEEN_GROUP, OWN = "Training maps", "Unseen maps", "Your pictures"
 
@@ -90,7 +91,7 @@ def doom_starts() -> Iterator[Start]:
         UserError: when the engine does not start.
     """
     plans = evaluation_plans()
-    for doom_map in (*TRAINING, *UNSEEN):
+    for doom_map in (*sorted(TRAINING, key=lambda m: m.name != FIRST_MAP), *UNSEEN):
         group = SEEN if doom_map in TRAINING else UNSEEN_GROUP
         here = [plan for plan in plans if plan.map_name == doom_map.name]
         with Engine(find_map(doom_map.name)) as engine:

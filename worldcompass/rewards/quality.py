@@ -40,6 +40,11 @@ def sharpness(frames_F3hw: Tensor) -> Tensor:
     return ((across + down + GRADIENT_FLOOR) / (contrast + 4 * GRADIENT_FLOOR)).log()
 
 
+def relative_sharpness(frame_3hw: Tensor, first_3hw: Tensor) -> float:
+    """Sharpness of a frame as a multiple of the first one's."""
+    return float((sharpness(frame_3hw[None]) - sharpness(first_3hw[None])).exp())
+
+
 def flicker(frames_F3hw: Tensor) -> Tensor:
     """Minus the mean absolute second difference over time of cell means, in shares of 255; (...).
 

@@ -1,7 +1,8 @@
 """A critic in another process, over plain HTTP: its packages never meet the trainer's.
 
-``worldcompass serve-reward`` is the other end (``serve.py``); so is any server that answers the same two addresses:
-``GET /health`` with ``{"critic": name, "wire": 1}``, and ``POST /score`` with what ``wire.pack_scores`` makes.
+``worldcompass serve-reward`` is the other end (``scoring.py``), and so are the player and any server that answers
+the same two addresses: ``GET /health`` with ``{"critic": name, "wire": 1}``, and ``POST /score`` with what
+``wire.pack_scores`` makes.
 """
 
 from __future__ import annotations

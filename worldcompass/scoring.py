@@ -1,0 +1,202 @@
+"""``POST /score``: one handler for the player and for ``worldcompass serve-reward``.
+
+With ``?path=`` the body is a video that should follow the path; without, it is a group as a trainer's
+``RemoteCritic`` sends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from worldcompass import __version__, api
+from worldcompass.errors import UserError
+from worldcompass.geometry import action_name, parse_path
+from worldcompass.rewards import Critic
+from worldcompass.rewards.quality import relative_sharpness
+from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
+from worldcompass.video import fit, read_video
+from worldcompass.world import WorldSpec
+
+MAX_PATH_CHARACTERS = 4000
+MAX_LATENTS = 256  # of one video
+MAX_VIDEO_BYTES = 64 * 2**20
+MAX_VIDEO_PIXELS = 1920 * 1088  # of one frame
+BODY_SECONDS = 60.0  # for a request's body to arrive
+
+Reader = Callable[[Tensor], Tensor]
+"""Composite actions (P, M) seen in P videos of frames, such as ``LabelReader.labels``."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores here."""
+
+    critics: tuple[Critic, ...]
+    """All score a video; the first alone scores a trainer's groups."""
+    spec: WorldSpec
+    """Of the world that the critics know."""
+    reader: Reader | None = None
+    """Says what every latent of a video shows."""
+    max_group_bytes: int = MAX_BYTES
+
+
+class LatentScore(BaseModel):
+    """One latent: what was commanded and what the pictures show."""
+
+    commanded: str
+    seen: str
+    obeyed: bool
+
+
+class VideoScores(BaseModel):
+    """How well a video follows a path."""
+
+    scores: dict[str, float | None] = Field(
+        description="by critic, as worldcompass score prints them; null: abstains"
+    )
+    sharpness: float = Field(description="of the last frame, relative to the first")
+    accuracy: float | None = Field(description="share of latents whose whole action is seen; null: not read")
+    latents: list[LatentScore]
+
+
+class GroupScores(BaseModel):
+    """One critic's scores of a group's candidates; where ``valid`` is false it abstains."""
+
+    critic: str
+    values: list[float]
+    valid: list[bool]
+
+
+class Turn:
+    """Requests that compute go one after another; when too many wait, more are told to come back."""
+
+    def __init__(self, most_waiting: int | None = None) -> None:
+        self._lock, self._waiting, self._most = asyncio.Lock(), 0, most_waiting
+
+    async def __aenter__(self) -> None:
+        if self._most is not None and self._waiting >= self._most:
+            raise HTTPException(503, "too many requests are waiting: come back in a minute")
+        self._waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def score_route(scorer: Scorer, turn: Turn) -> APIRouter:
+    """The handler."""
+    router = APIRouter()
+    binary = {"schema": {"type": "string", "format": "binary"}}
+
+    @router.post(
+        "/score",
+        summary="How well a video follows a path, the body being the MP4 file; or, without a path, a critic's"
+        " scores of a group, sent as safetensors",
+        response_model=VideoScores | GroupScores,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"video/mp4": binary, "application/octet-stream": binary},
+            }
+        },
+    )
+    async def post_score(
+        request: Request,
+        path: str | None = Query(None, max_length=MAX_PATH_CHARACTERS, examples=["w-3, right-1"]),
+    ) -> Any:
+        data = await body_of(request, scorer.max_group_bytes if path is None else MAX_VIDEO_BYTES)
+        async with turn:
+            if path is None:
+                return await asyncio.to_thread(score_group, data, scorer)
+            return await asyncio.to_thread(score_video, data, path, scorer)
+
+    return router
+
+
+def score_video(data: bytes, path: str, scorer: Scorer) -> VideoScores:
+    """``worldcompass.score`` of a video file, and what is seen in every latent.
+
+    Raises:
+        HTTPException: 400 when it is no video, or path and video do not have the same length.
+    """
+    try:
+        labels_M = parse_path(path, MAX_LATENTS)
+        needed = scorer.spec.num_frames(0, len(labels_M))  # frames past the path's end are left out
+        frames = fit(read_video(data, needed, MAX_VIDEO_PIXELS), scorer.spec.frame_size)
+        scores = api.score(frames, path, scorer.critics, scorer.spec)
+    except (UserError, ValueError) as why:
+        raise HTTPException(400, str(why)) from why
+    sharpness = relative_sharpness(frames[-1], frames[0])
+    if scorer.reader is None:
+        return VideoScores(scores=scores, sharpness=sharpness, accuracy=None, latents=[])
+    seen_M = scorer.reader(frames[None])[0].tolist()
+    pairs = list(zip(labels_M.tolist(), seen_M, strict=True))[1:]  # the start image carries nothing out
+    latents = [LatentScore(commanded=action_name(a), seen=action_name(b), obeyed=a == b) for a, b in pairs]
+    accuracy = sum(latent.obeyed for latent in latents) / max(1, len(latents))
+    return VideoScores(scores=scores, sharpness=sharpness, accuracy=accuracy, latents=latents)
+
+
+def score_group(body: bytes, scorer: Scorer) -> GroupScores:
+    """The first critic's scores of a group.
+
+    Raises:
+        HTTPException: 422 when the body is no group, or one that the critic cannot score.
+    """
+    if not scorer.critics:
+        raise HTTPException(422, "no critic scores here")
+    critic = scorer.critics[0]
+    try:
+        return GroupScores(**pack_scores(critic.name, critic(unpack_group(body))))
+    except WireError as why:
+        raise HTTPException(422, f"{why}; to score a video, say with ?path= what it should do") from why
+    except ValueError as why:  # the critic's own words about a group it cannot score
+        raise HTTPException(422, f"{critic.name}: {why}") from why
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """A request's body, never more than ``most`` bytes of it in memory.
+
+    Raises:
+        HTTPException: 413 when it is larger, 408 when it takes too long.
+    """
+
+    async def chunks() -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > most:
+                raise HTTPException(413, f"the body has more than {most >> 20} MiB: send a smaller one")
+            yield chunk
+
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return b"".join([chunk async for chunk in chunks()])
+    except TimeoutError as why:
+        raise HTTPException(408, "the body took too long to arrive: send it again") from why
+
+
+def identity(critics: Sequence[Critic]) -> dict[str, Any]:
+    """What ``/health`` says so that a ``RemoteCritic`` knows whom it asks."""
+    return {"version": __version__, "critic": critics[0].name if critics else None, "wire": VERSION}
+
+
+def application(critic: Critic, spec: WorldSpec) -> FastAPI:
+    """The server of ``worldcompass serve-reward``: ``GET /health`` and ``POST /score``."""
+    app = FastAPI(title=f"WorldCompass critic {critic.name}", version=__version__)
+
+    @app.get("/health", summary="Which critic answers here")
+    async def health() -> dict[str, Any]:
+        return identity((critic,))
+
+    app.include_router(score_route(Scorer((critic,), spec), Turn()))
+    return app
