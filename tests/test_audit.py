@@ -171,6 +171,14 @@ def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
     assert "failed to make a critic (KeyError: 'weights')" in capsys.readouterr().err
     assert cli.main(["audit", f"{tmp_path}/mine.py:seven"]) == 2
     assert "returned int: expected a critic" in capsys.readouterr().err
+    (tmp_path / "broken.py").write_text(
+        "import torch\nfrom worldcompass.types import Scores\n"
+        "class Short:\n    name = 'short'\n    def __call__(self, group):\n"
+        "        return Scores(torch.zeros(1), torch.ones(1, dtype=torch.bool))\n"
+        "def make():\n    return Short()\n"
+    )
+    assert cli.main(["audit", f"{tmp_path}/broken.py:make"]) == 2
+    assert "breaks the contract of critics" in capsys.readouterr().err
 
 
 def test_an_audit_repeats_itself_and_fits_into_json_and_a_page():
