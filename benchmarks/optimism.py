@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from worldcompass.audit.clips import Clip, clips_of
+from worldcompass.audit.degradations import PICTURE
 from worldcompass.audit.measures import rank_correlation
 from worldcompass.doom.engine import Engine
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, THRESHOLDS
@@ -30,6 +31,7 @@ from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import Remembering, calibrated_thresholds
 from worldcompass.rewards.doom_cameras import DoomCameras
 from worldcompass.rewards.odometry import Odometry
+from worldcompass.rollout import generator_for
 from worldcompass.types import Scenario
 
 LATENTS, RESAMPLES = 12, 2000
@@ -79,6 +81,13 @@ def calibrate(scenarios: Sequence[Scenario], every: int) -> float:
     return calibrated_thresholds(paths, labels, THRESHOLDS).move
 
 
+def spoilt(clip: Clip, kind: str) -> Clip:
+    """The same chunk and the frame before it, as a worse camera would have seen them."""
+    seen = torch.cat([clip.past_F3hw[-1:], clip.frames_F3hw])
+    made = PICTURE[kind](seen, seen[:1], 0.5, generator_for("optimism", kind, clip.name))
+    return replace(clip, past_F3hw=made[:1], frames_F3hw=made[1:])
+
+
 def scored(
     clips: Sequence[Clip], frame_move: float, latent_move: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -120,6 +129,8 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=3, help="of every map (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(240, 320), metavar=("H", "W"))
     parser.add_argument("--seed", type=int, default=0)
+    text = "spoil the frames in this way, at half strength: the engine's labels stay true"
+    parser.add_argument("--spoil", choices=("blurred", "noisy", "flickering"), help=text)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -127,6 +138,8 @@ def main() -> None:
     frame_move, latent_move = calibrate(known, 1), calibrate(known, FRAMES_PER_LATENT)
     shown = videos(UNSEEN, args.videos, tuple(args.size), args.seed)
     clips = clips_of(shown, [s.truth.frames_F3hw for s in shown if s.truth is not None])
+    if args.spoil:
+        clips = [spoilt(clip, args.spoil) for clip in clips]
     found, truth = scored(clips, frame_move, latent_move)
     owners, own = np.array([clip.video for clip in clips]), np.eye(len(clips), dtype=bool)
     print(

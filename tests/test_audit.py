@@ -8,6 +8,7 @@ import torch
 
 from worldcompass import cli
 from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
+from worldcompass.audit.critics import KNOWN, LIKE_THE_TRUTH
 from worldcompass.audit.degradations import MOTION, PICTURE
 from worldcompass.audit.expected import expected
 from worldcompass.audit.exploit import RUBBISH_DB, psnr, search
@@ -17,6 +18,8 @@ from worldcompass.audit.run import run_audit
 from worldcompass.audit.tricks import NUM_GENES, TRICKS, replayed
 from worldcompass.commands.audit import print_audit
 from worldcompass.geometry import commanded
+from worldcompass.rewards.reference import TrueContinuation
+from worldcompass.rewards.reference import psnr as true_psnr
 from worldcompass.rollout import generator_for
 from worldcompass.testing import ContractError
 from worldcompass.types import Scores
@@ -168,6 +171,14 @@ def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
     assert "failed to make a critic (KeyError: 'weights')" in capsys.readouterr().err
     assert cli.main(["audit", f"{tmp_path}/mine.py:seven"]) == 2
     assert "returned int: expected a critic" in capsys.readouterr().err
+    (tmp_path / "broken.py").write_text(
+        "import torch\nfrom worldcompass.types import Scores\n"
+        "class Short:\n    name = 'short'\n    def __call__(self, group):\n"
+        "        return Scores(torch.zeros(1), torch.ones(1, dtype=torch.bool))\n"
+        "def make():\n    return Short()\n"
+    )
+    assert cli.main(["audit", f"{tmp_path}/broken.py:make"]) == 2
+    assert "breaks the contract of critics" in capsys.readouterr().err
 
 
 def test_an_audit_repeats_itself_and_fits_into_json_and_a_page():
@@ -256,6 +267,20 @@ def test_a_critic_may_be_expected_to_notice_single_lies(capsys):
         expected("blurred,smell")
     assert cli.main(["audit", "stability", "--expects", "smell"]) == 2
     assert "motion, pictures, both, or some of frozen" in capsys.readouterr().err
+
+
+def test_likeness_to_the_truth_is_not_asked_where_the_truth_is_of_other_commands():
+    audit = run_audit(
+        TrueContinuation(true_psnr, "psnr"), CLIPS, expected(LIKE_THE_TRUTH), seed=0, searched=1
+    )
+    assert audit.punished["wrong commands@1"].n == 0 and audit.punished["frozen@1"].mean == 1
+    assert audit.faults == () and "wrong commands" not in audit.overlooked()
+
+
+def test_every_known_critic_must_notice_something():
+    for name, known in KNOWN.items():
+        assert expected(known.expects).lies, name
+    assert KNOWN["cycle"].out_and_back
 
 
 def test_a_critic_that_breaks_the_contract_is_not_audited(tmp_path):

@@ -33,11 +33,11 @@ class Clip:
         return f"{self.video}/{self.chunk}"
 
     def group(self, candidates: Sequence[Tensor], actions: Actions | None = None) -> Group:
-        """Candidates for this chunk's commands, or for others."""
-        truth = Truth(self.frames_F3hw, self.actions.labels_K, self.actions.world_from_camera_K44)
+        """Candidates for this chunk's commands, or for others, whose true continuation is not known."""
+        own = Truth(self.frames_F3hw, self.actions.labels_K, self.actions.world_from_camera_K44)
         return Group(
             torch.stack(list(candidates)), self.past_F3hw, self.first_3hw, actions or self.actions, PER_LATENT,
-            truth=truth, past_actions=self.past_actions,
+            truth=own if actions is None else None, past_actions=self.past_actions,
         )  # fmt: skip
 
 

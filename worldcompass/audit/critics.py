@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from worldcompass.audit.expected import KINDS
 from worldcompass.doom.maps import CRITIC
 from worldcompass.doom.scenarios import draw_all
 from worldcompass.rewards import Critic
@@ -26,6 +27,8 @@ from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.worlds.doom import SPEC
 
+# Commands are not read by those who know the engine's own frames.
+LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
 CALIBRATION_LATENTS = 12  # of one video of each of the critics' maps
 
 
@@ -78,7 +81,7 @@ KNOWN = {
     "exposure": Known(lambda: FormulaCritic(keeps_exposure, "exposure"), "flickering"),
     "realism": Known(lambda: FrameScore(EmbeddedRealism()), "blurred,noisy,tinted"),
     "realism_drift": Known(lambda: ScoreDrift(EmbeddedRealism()), "blurred,noisy,tinted"),
-    "psnr": Known(lambda: TrueContinuation(psnr, "psnr"), "both"),
-    "ssim": Known(lambda: TrueContinuation(ssim, "ssim"), "both"),
+    "psnr": Known(lambda: TrueContinuation(psnr, "psnr"), LIKE_THE_TRUTH),
+    "ssim": Known(lambda: TrueContinuation(ssim, "ssim"), LIKE_THE_TRUTH),
     "cycle": Known(lambda: CycleClosure(SPEC.thresholds), "both", out_and_back=True),
 }

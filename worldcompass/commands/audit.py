@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.expected import expected
     from worldcompass.audit.run import run_audit
     from worldcompass.progress import progress
-    from worldcompass.testing import ContractError
+    from worldcompass.testing import ContractError, check_critic
 
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
@@ -74,6 +74,11 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     made = {name: entry.make() for name, entry in known.items()}
+    for name in made.keys() - KNOWN.keys():
+        try:
+            check_critic(made[name])
+        except (ContractError, ValueError) as error:
+            raise UserError(f"{name} breaks the contract of critics: {error}") from error
     per_map, searched = SIZES[args.size]
     unsound = False
     for out_and_back in dict.fromkeys(entry.out_and_back for entry in known.values()):
