@@ -176,8 +176,8 @@ def test_a_slow_judge_is_given_up():
 )
 def test_a_judge_that_goes_on_failing_ends_the_run_with_one_sentence(answer, words):
     with JudgeServer(answer) as server, pytest.raises(UserError, match=words) as failure:
-        InstructionScore(model(server))(group_of(1, 2))
-    assert len(server.questions) <= 10 and "\n" not in str(failure.value)
+        InstructionScore(model(server, workers=1))(group_of(1, 2, 3, 4))
+    assert len(server.questions) <= 10 and "\n" not in str(failure.value), "the rest is not asked"
 
 
 def test_what_can_be_known_before_the_run_is_said_before_it():

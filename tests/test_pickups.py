@@ -93,16 +93,13 @@ def test_scenes_show_both_outcomes_and_nothing_else_differs(scenes):
 
 
 def test_scenes_are_a_function_of_their_seed_and_replay_exactly(scenes, tmp_path):
-    again = draw_scenes([find_map("simpler_basic")], 2, 5, "test")
-    assert [p.scene for p in again] == [p.scene for p in scenes[:2]]
-    assert draw_scenes([find_map("simpler_basic")], 1, 6, "test")[0].scene != scenes[0].scene
+    again = draw_scenes([find_map("simpler_basic")], 1, 5, "test")
+    assert [p.scene for p in again] == [p.scene for p in scenes[:1]]
+    assert draw_scenes([find_map("simpler_basic")], 1, 5, "other")[0].scene != scenes[0].scene
     save_scenes(tmp_path / "scenes.json", [p.scene for p in scenes])
     loaded = load_scenes(tmp_path / "scenes.json")
     assert loaded == [p.scene for p in scenes]
-    for played, first in zip(replay_scenes(loaded[:2]), scenes, strict=False):
-        assert torch.equal(played.frames_GF3hw, first.frames_GF3hw)
-    large = replay_scenes(loaded[:1], (240, 320))[0].frames_GF3hw
-    assert large.shape[-2:] == (240, 320)
+    assert torch.equal(replay_scenes(loaded[1:2])[0].frames_GF3hw, scenes[1].frames_GF3hw)
     other = dataclasses.replace(loaded[0], taken=(None, None, None))
     with pytest.raises(UserError, match="does not repeat scene test/simpler_basic/0"):
         replay_scenes([other])

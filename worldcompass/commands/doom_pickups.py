@@ -115,7 +115,7 @@ def print_verdict(name: str, verdict: Verdict) -> None:
 
     from worldcompass.audit.page import shown
 
-    title = f"{name} on {verdict.scenes} scenes of maps never trained on"
+    title = f"{name}: {verdict.scenes} scenes"
     table = Table(title=title, box=SIMPLE)
     table.add_column("measure")
     table.add_column("percent [95%]", justify="right")

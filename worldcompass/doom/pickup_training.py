@@ -22,8 +22,8 @@ from worldcompass.doom.pickup_score import Verdict, judge_marks, mark
 from worldcompass.doom.pickups import LATENTS, Played
 from worldcompass.rewards.pickup import PickupFollowing
 
-PART = Part(steps=600, batch=12, learning_rate=2e-3, weight_decay=0.1)
-SCENES = {"train": 20, "heldout": 3, "unseen": 16}  # of each map
+PART = Part(steps=1000, batch=12, learning_rate=2e-3, weight_decay=0.1)
+SCENES = {"train": 20, "heldout": 5, "unseen": 16}  # of each map
 WHOLE_WEIGHT = 1.0  # of the answer for the whole clip beside those for its latents
 SHIFT = 2  # pixels by which a clip's pictures are moved, at most
 BRIGHTEST, TINT = 0.25, 0.1  # shifts of brightness and of each channel, at most, of the range -1 to 1

@@ -138,7 +138,11 @@ class JudgeModel:
         bodies = [self._body(messages) for messages in questions]
         distinct = list(dict.fromkeys(bodies))
         with ThreadPoolExecutor(self.workers) as pool:
-            answers = dict(zip(distinct, pool.map(self._answer, distinct), strict=True))
+            asked = {body: pool.submit(self._answer, body) for body in distinct}
+            try:
+                answers = {body: future.result() for body, future in asked.items()}
+            finally:  # after a failure those that have not begun are not asked any more
+                pool.shutdown(cancel_futures=True)
         return [answers[body] for body in bodies]
 
     def _body(self, messages: Sequence[Message]) -> bytes:
