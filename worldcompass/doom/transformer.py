@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from worldcompass.doom.autoencoder import LATENT_SHAPE
@@ -74,9 +76,28 @@ def _directions(device: torch.device) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, rotary: Rotary, back: bool = False) -> Tensor:
     """Rotary embedding of (rows, heads, N, HEAD) in halves, or its inverse."""
     cos, sin = rotary
-    sin = -sin if back else sin
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    return _Rotation.apply(x, cos, -sin if back else sin)  # type: ignore[return-value]
+
+
+class _Rotation(torch.autograd.Function):
+    """Written straight into its place and kept in the layout of its input; the gradient is turned back.
+
+    Automatic differentiation would need a tensor of its own for each of six products and sums.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, cos.dtype))
+        (a, b), (first, second) = x.chunk(2, -1), out.chunk(2, -1)
+        torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
+        torch.mul(a, sin, out=second).addcmul_(b, cos)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return rotate(grad, (cos, sin), back=True), None, None
 
 
 def after_prefix(prefix: Prefix | None) -> Attend:
@@ -84,13 +105,17 @@ def after_prefix(prefix: Prefix | None) -> Attend:
 
     def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if prefix is not None:
-            times = len(q) // len(prefix[index][0])
-            # Equals repeat_interleave, and copies nothing where every row has a past of its own.
-            past = [x[:, None].expand(-1, times, -1, -1, -1).flatten(0, 1) for x in prefix[index]]
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+            k, v = (_behind(past, own) for past, own in zip(prefix[index], (k, v), strict=True))
         return functional.scaled_dot_product_attention(q, k, v)
 
     return attend
+
+
+def _behind(past_P: Tensor, own_B: Tensor) -> Tensor:
+    """Each row's own keys behind those of its past, copied once; rows of a past lie side by side."""
+    times = len(own_B) // len(past_P)
+    past = past_P[:, None].expand(-1, times, -1, -1, -1)
+    return torch.cat([past, own_B.unflatten(0, (-1, times))], 3).flatten(0, 1)
 
 
 def _fold(cells_NcHW: Tensor) -> Tensor:
@@ -125,15 +150,17 @@ class _Block(nn.Module):
         """The block's output and its keys and values, not rotated."""
         modulation = self.modulation(condition_BKE)[..., None, :].chunk(6, -1)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation
-        normed = functional.layer_norm(x_BKTD, x_BKTD.shape[-1:]) * (1 + scale_1) + shift_1
+        # addcmul(a, b, c) is a + b c in one pass.
+        normed = torch.addcmul(shift_1, functional.layer_norm(x_BKTD, x_BKTD.shape[-1:]), 1 + scale_1)
         qkv = self.qkv(normed.flatten(1, 2)).unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
         qk, v = functional.rms_norm(qkv[:2], (HEAD,)), qkv[2]
         q, k = rotate(qk, rotary)
         seen = attend(index, q, k, rotate(v, rotary))
         mixed = rotate(seen, rotary, back=True).transpose(1, 2).flatten(2)
-        x = x_BKTD + gate_1 * self.out(mixed).view_as(x_BKTD)
-        normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_2) + shift_2
-        return x + gate_2 * self.down(functional.gelu(self.up(normed), approximate="tanh")), (qk[1], v)
+        x = torch.addcmul(x_BKTD, gate_1, self.out(mixed).view_as(x_BKTD))
+        normed = torch.addcmul(shift_2, functional.layer_norm(x, x.shape[-1:]), 1 + scale_2)
+        added = self.down(functional.gelu(self.up(normed), approximate="tanh"))
+        return torch.addcmul(x, gate_2, added), (qk[1], v)
 
 
 class DoomTransformer(nn.Module):
@@ -195,7 +222,7 @@ class DoomTransformer(nn.Module):
         if keep_keys:
             return x.new_zeros(0), keys
         shift, scale = self.final_modulation(condition)[..., None, :].chunk(2, -1)
-        x = functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+        x = torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:]), 1 + scale)
         merged = self.merge(functional.silu(torch.cat([_unfold(x.flatten(0, 1)), detail], 1)))
         out = self.head(functional.silu(merged))
         return out.unflatten(0, (batch, count)).transpose(1, 2), keys
