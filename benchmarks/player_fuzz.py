@@ -38,9 +38,9 @@ VERBS = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "BREW")
 PATHS = (
     "/", "/docs", "/starts", "/pictures", "/imagine", "/score", "/health", "/openapi.json", "/clips/x", "/walk",
     "/clips/..%2f..%2fetc%2fpasswd", "/clips/%00", "/../../etc/passwd", "/vote", "/vote/next", "//", "/%ff%fe",
-    "/score?path=w-1", "/score?path=" + "w" * 4001, "/score?path=%00", "/imagine?x=1",
+    "/score?path=w-1", "/score?path=" + "w" * 5001, "/score?path=%00", "/imagine?x=1",
 )  # fmt: skip
-LAST = " " * 9000  # too long: answered by a sentence of its own
+LAST = " " * 40_000  # too long: answered by a sentence of its own
 BATCH = 15  # messages of one connection; a server closes one that makes more mistakes than it bears
 
 
@@ -58,7 +58,7 @@ def malformed_message(rng: random.Random) -> str | bytes:
         text[rng.randrange(len(text))] = chr(rng.randrange(1, 0x2FF))
         return "".join(text)
     if kind == 3:
-        return "[" * rng.randrange(1, 8000)
+        return "[" * rng.randrange(1, 32_000)
     if kind == 4:
         return json.dumps(rng.choice(NASTY))
     name = rng.choice([*message, "extra"])
@@ -97,7 +97,7 @@ def _answers(socket: ClientConnection) -> list[str]:
         while True:
             answer = socket.recv(120)
             kinds.append(json.loads(answer)["type"] if isinstance(answer, str) else "pictures")
-            if isinstance(answer, str) and "more than 8192" in answer:
+            if isinstance(answer, str) and "more than 32768" in answer:
                 break
     return kinds
 

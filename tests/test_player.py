@@ -25,8 +25,9 @@ from player_server import Browser, ask, detail, running, toy_shared, toy_starts
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from worldcompass import cli
+from worldcompass.geometry import path_of
 from worldcompass.player import session, sessions, starts
-from worldcompass.player.messages import Begin, encode_frame
+from worldcompass.player.messages import Begin, encode_frame, read_message
 from worldcompass.player.panes import EnginePane
 from worldcompass.player.server import Settings
 from worldcompass.player.starts import Start, doom_starts, start_from_picture
@@ -121,6 +122,15 @@ def test_what_is_shown_after_a_reset_is_the_start_and_not_the_rest_of_the_walk()
         browser.begin()
         browser.see(0, 2)
         assert [header["latent"] for header, _ in browser.pictures] == [0, 1, 1, 2, 2, 0]
+
+
+def test_the_link_of_the_longest_walk_is_not_too_long():
+    restless = path_of(
+        [0, *([51, 62] * (session.MAX_LATENTS // 2))]
+    )  # other keys in every latent, four at once
+    message = json.dumps({"type": "start", "start": "own/" + "0" * 16, "seed": 2**31 - 1, "path": restless})
+    begin = read_message(message)
+    assert isinstance(begin, Begin) and len(session.read_path(begin.path)) == session.MAX_LATENTS + 1
 
 
 def test_a_key_ends_a_replay():
@@ -221,7 +231,7 @@ def test_recordings_are_videos_of_all_panes(port):
         ('{"type": "rewind", "latents": 1}', "nothing to rewind"),
         ('{"type": "record", "on": true}', "nothing to record"),
         ('{"type": "hello", "token": ""}', "a second hello"),
-        ("x" * 9000, "more than 8192 characters"),
+        ("x" * 40_000, "more than 32768 characters"),
         (b"\x00\xff", "cannot read message"),
     ],
 )

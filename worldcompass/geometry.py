@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -294,6 +295,7 @@ def path_of(labels_M: Sequence[int]) -> str:
     return ", ".join(f"{'+'.join(keys) or 'none'}-{count}" for keys, count in held)
 
 
+@cache
 def keys_of(index: int) -> tuple[str, ...]:
     """The keys that give a composite action, such as ``("w", "left")``; none for standing still."""
     signs = motion_signs(torch.tensor(index)).tolist()

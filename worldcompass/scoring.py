@@ -24,8 +24,8 @@ from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores
 from worldcompass.video import fit, read_video
 from worldcompass.world import WorldSpec
 
-MAX_PATH_CHARACTERS = 4000
 MAX_LATENTS = 256  # of one video
+MAX_PATH_CHARACTERS = 18 * MAX_LATENTS  # another action in every one: "w+d+right+down-1, "
 MAX_VIDEO_BYTES = 64 * 2**20
 MAX_VIDEO_PIXELS = 1920 * 1088  # of one frame
 BODY_SECONDS = 60.0  # for a request's body to arrive

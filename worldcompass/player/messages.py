@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.scoring import MAX_PATH_CHARACTERS
 
-MAX_MESSAGE_BYTES = 8192
+MAX_PATH_CHARACTERS = 27_000  # the longest walk, with another action in every latent: "w+d+right+down-1, "
+MAX_MESSAGE_BYTES = 32_768
 LARGEST_SEED = 2**31 - 1
 JPEG_QUALITY = 95  # with full colour resolution: no difference can be seen
 
