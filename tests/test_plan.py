@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import is_fake
 
 from worldcompass import cli, plan
 from worldcompass.commands import plan as command
-from worldcompass.files import NeededFile, differences, header, missing
+from worldcompass.files import NeededFile, NeededModule, differences, header, missing
 from worldcompass.memory import Job, LiveBytes, Traced, trace, trace_without_data
 from worldcompass.plan import (
     Plan,
@@ -262,10 +262,12 @@ def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, cap
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(3)}, file)
     lines = command._file_lines(
-        [NeededFile(file, "weights", {"a": (2,)}), NeededFile(tmp_path / "b", "poses")]
+        [NeededFile(file, "weights", {"a": (2,)}), NeededFile(tmp_path / "b", "poses")],
+        [NeededModule("json", "it is there"), NeededModule("no_such_package", "pip install it")],
     )
     assert lines == [
         f"missing: {tmp_path / 'b'} (poses)",
+        "missing: Python package no_such_package (pip install it)",
         f"{file} differs in 1 tensors:",
         "  a is (3,), expected (2,)",
     ]

@@ -36,14 +36,18 @@ def read_poses(path: Path) -> Actions:
     if not isinstance(raw, dict) or not raw or set(raw) != {str(i) for i in range(len(raw))}:
         raise UserError(f'{path} is no pose file: expected an object with keys "0", "1", ..., one per latent')
     if len(raw) % CHUNK:
-        raise UserError(f"{path} holds {len(raw)} poses: expected one per latent, a multiple of {CHUNK}")
+        raise UserError(
+            f"{path} holds {len(raw)} poses: expected one per latent, a multiple of {CHUNK}; drop the last"
+            f" {len(raw) % CHUNK}"
+        )
     entries = [raw[str(i)] for i in range(len(raw))]
     poses = torch.stack([_matrix(path, i, entry, "extrinsic", 4) for i, entry in enumerate(entries)])
     pixels = torch.stack([_matrix(path, i, entry, "K", 3) for i, entry in enumerate(entries)])
     for i, (pose, camera) in enumerate(zip(poses, pixels, strict=True)):
         if not _is_rigid(pose):
             raise UserError(
-                f"{path}: pose {i} is not rigid: expected a rotation and a translation, camera to world"
+                f"{path}: pose {i} is not rigid: expected a rotation and a translation, camera to world; scaled or"
+                " sheared axes have no place in it"
             )
         if not bool((camera.diagonal()[:2] > 0).all() and (camera[:2, 2] > 0).all()):
             raise UserError(
