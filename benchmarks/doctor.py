@@ -2,6 +2,7 @@
 
 ``python benchmarks/doctor.py`` makes toy runs with every disease at strengths and seeds that were not used to set
 the doctor's limits, then healthy ones with other seeds, and prints two tables. ``--only`` takes part of it.
+``--mild`` plants weak diseases, of which some must escape him.
 ``--runs FOLDER ...`` looks instead at every step of runs that were made before, such as real ones.
 """
 
@@ -16,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from diseases import HEALTHY_RUNS, PLANTS, STRENGTHS, Patient, course, run
+from diseases import HEALTHY_RUNS, MILD, PLANTS, STRENGTHS, Patient, course, run
 
 
 def findings(patient: Patient, seed: int) -> tuple[dict[str, int], str, int]:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, nargs="+", default=[], help="folders of finished runs to look at"
     )
+    parser.add_argument("--mild", action="store_true", help="weak diseases instead, and no healthy runs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.runs:
@@ -59,8 +61,8 @@ def main() -> None:
     print(
         "| disease | strength | detected | after steps | found beside it |\n| --- | --- | --- | --- | --- |"
     )
-    for name in (name for name in PLANTS if name in wanted):
-        for strength in STRENGTHS[name][1:]:
+    for name in (name for name in (MILD if args.mild else PLANTS) if name in wanted):
+        for strength in (MILD[name],) if args.mild else STRENGTHS[name][1:]:
             found = [findings(PLANTS[name](strength), seed)[0] for seed in seeds]
             steps = sorted(first[name] for first in found if name in first)
             beside = sorted({other for first in found for other in first} - {name})
@@ -69,7 +71,7 @@ def main() -> None:
                 f"| {', '.join(beside) or '–'} |",
                 flush=True,
             )
-    if "healthy" not in wanted:
+    if "healthy" not in wanted or args.mild:
         return
     print("\n| healthy run | steps | false alarms | verdicts |\n| --- | --- | --- | --- |")
     for name, patient in HEALTHY_RUNS.items():

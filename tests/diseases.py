@@ -1,7 +1,7 @@
 """Diseases planted for real: toy runs whose configuration, critics or world are broken in one way each.
 
 ``STRENGTHS[disease]`` lists how strong it is planted. The doctor's limits were set on seeds 0 to 2 with the first
-strength and some others; the strengths after the first are for tests and ``benchmarks/doctor.py`` alone.
+strength and some others; those after the first and ``MILD`` ones are for tests and ``benchmarks/doctor.py`` alone.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def greyness(group: Group) -> torch.Tensor:
 
 
 def unbound(share: float) -> str:
-    """Targets of adapters, of which a share (1/2, 3/4 or 1) are bound to layers that no prediction uses."""
+    """Targets of adapters, of which a share (1/3, 1/2, 3/4 or 1) are bound to layers that no prediction uses."""
     return r"ghosts\.\d" if share == 1 else rf"ghosts\.[0-{round(2 * share / (1 - share)) - 1}]|inner|outer"
 
 
@@ -250,6 +250,24 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "not finite": (5, 3, 8),
     "slow critic": (0.03, 0.04),
     "getting worse": (0.03, 0.025, 0.05),
+}
+MILD: dict[str, float] = {  # chosen before any of them was run: where does the doctor's sight end?
+    "no spread": 0.5,
+    "advantages clipped": 0.2,
+    "update too small": 1e-4,
+    "update too large": 0.2,
+    "no gradient": 1 / 3,
+    "rewards pull apart": 1.0,
+    "reward hacking": 2.0,
+    "motion dying": 0.3,
+    "exposure running away": 1.0,
+    "saturation running away": 1.0,
+    "sharpness running away": 1.0,
+    "diversity collapse": 0.5,
+    "behaviour too far": 0.95,
+    "critic abstains": 0.3,
+    "slow critic": 0.01,
+    "getting worse": 0.01,
 }
 HEALTHY_RUNS: dict[str, Patient] = {
     "plain": Patient(),
