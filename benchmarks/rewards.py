@@ -37,6 +37,7 @@ from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry
+from worldcompass.rewards.pickup import PickupFollowing
 from worldcompass.rewards.pose_error import PoseError
 from worldcompass.rewards.purity import DirectionPurity
 from worldcompass.rewards.quality import VisualQuality, flicker_of
@@ -70,6 +71,7 @@ def engine_group(size: int) -> Group:
             frames[start:], scenario.truth.labels_M[CHUNK:], scenario.truth.world_from_camera_M44[CHUNK:]
         ),
         past_actions=actions.latents(0, CHUNK),
+        instruction="pick up the health pack",
     )
 
 
@@ -96,6 +98,7 @@ def critics() -> dict[str, Critic]:
         "psnr to the truth": TrueContinuation(psnr, "psnr"),
         "ssim to the truth": TrueContinuation(ssim, "ssim"),
         "cycle (ssim)": CycleClosure(THRESHOLDS),
+        "pickup (embedded)": PickupFollowing(),
     }
 
 

@@ -53,7 +53,7 @@ def outcome_of(played: Played, clip: int, asked: str) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the scores are worth; intervals are 95% bootstraps over scenes."""
+    """What the scores are worth; 95% intervals with the scenes as the sample."""
 
     scenes: int
     abstained: float
@@ -68,7 +68,7 @@ class Verdict:
     """``ranked`` over both other outcomes, by kind of walk."""
     by_item: dict[str, Share]
     correlation: Share
-    """Spearman's of score and truth over all questions."""
+    """Spearman's of score and truth over all questions; its interval is a bootstrap over scenes."""
     calibration: float | None
     """Mean distance of score and truth, where scores lie between 0 and 1."""
 
@@ -92,12 +92,12 @@ def judge_marks(marks: Marks, seed: int = 0) -> Verdict:
     return Verdict(
         len(values),
         float(1 - given.mean()),
-        share(per_scene, seed),
-        {name: share(_means(right[..., o]), seed) for o, name in enumerate(OUTCOMES)},
-        {name: share(_means(above[..., o - 1]), seed) for o, name in enumerate(OUTCOMES) if o},
-        {path: share(_means(above[paths == path].reshape((paths == path).sum(), -1)), seed)
+        _share(per_scene),
+        {name: _share(_means(right[..., o])) for o, name in enumerate(OUTCOMES)},
+        {name: _share(_means(above[..., o - 1])) for o, name in enumerate(OUTCOMES) if o},
+        {path: _share(_means(above[paths == path].reshape((paths == path).sum(), -1)))
          for path in dict.fromkeys(marks.paths)},
-        {word: share(_clean(above[words == word].mean(-1)), seed) for word in sorted(set(words.flatten()))},
+        {word: _share(_clean(above[words == word].mean(-1))) for word in sorted(set(words.flatten()))},
         _correlation(values, truth, seed),
         calibration_error(values[given], truth[given]) if inside else None,
     )  # fmt: skip
@@ -140,13 +140,18 @@ def _means(values_SX: np.ndarray) -> np.ndarray:
     return np.nansum(values_SX[counted], 1) / there[counted].sum(1)
 
 
+def _share(values_N: np.ndarray) -> Share:
+    """One value of each scene, between 0 and 1."""
+    return share(values_N, [str(scene) for scene in range(len(values_N))])
+
+
 def _clean(values_N: np.ndarray) -> np.ndarray:
     return values_N[~np.isnan(values_N)]
 
 
 def _correlation(values: np.ndarray, truth: np.ndarray, seed: int) -> Share:
     if not len(values):
-        return Share(float("nan"), float("nan"), float("nan"), 0)
+        return Share(float("nan"), float("nan"), float("nan"), 0, 0)
 
     def of(rows: np.ndarray) -> float:
         given = ~np.isnan(values[rows])
@@ -154,7 +159,7 @@ def _correlation(values: np.ndarray, truth: np.ndarray, seed: int) -> Share:
 
     picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.percentile([of(rows) for rows in picks], [2.5, 97.5])
-    return Share(of(np.arange(len(values))), float(low), float(high), len(values))
+    return Share(of(np.arange(len(values))), float(low), float(high), len(values), len(values))
 
 
 def _plain(value: Any) -> Any:
