@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.transformer import TOKENS, DoomTransformer
+from worldcompass.doom.transformer import TOKENS, DoomTransformer, feed_forward, rotate
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
-from worldcompass.types import Scenario
+from worldcompass.types import Actions, Scenario
 from worldcompass.walk import start_walk
 from worldcompass.worlds.doom import (
     MAX_HISTORY,
@@ -81,6 +81,42 @@ def test_history_is_bounded_and_the_first_chunk_is_kept(world):
         context = world.remember(context, torch.randn(1, *SPEC.latent_shape[:1], 4, 6, 8), part)
     assert sum(h.poses_PK44.shape[1] for h in context.history) <= MAX_HISTORY
     assert context.history[0].poses_PK44[0, 0].equal(torch.eye(4))
+
+
+def test_pieces_for_the_cache_change_nothing(world, monkeypatch):
+    """Predictions, gradients and frames are those of all rows at once."""
+    generator, found = torch.Generator().manual_seed(0), []
+    actions = Actions.stack([s.actions.latents(0, 4) for s in scenarios()])
+    noisy, sigma = torch.randn(8, *SPEC.latent_shape[:1], 4, 6, 8, generator=generator), torch.full((8,), 0.7)
+    context = world.attend(world.begin(scenarios()), actions)
+    for at_once in (4, 99):
+        monkeypatch.setattr("worldcompass.worlds.doom.ROWS_AT_ONCE", at_once)
+        monkeypatch.setattr("worldcompass.worlds.doom.CLIPS_AT_ONCE", at_once)
+        world.net.zero_grad()
+        clean = world.predict_clean(noisy, sigma, actions, context)
+        clean.square().mean().backward()
+        gradient = torch.cat([p.grad.flatten() for p in world.net.parameters() if p.grad is not None])
+        found.append((clean.detach(), gradient, world.decode(noisy, context).float()))
+    assert (found[0][2] - found[1][2]).abs().max() <= 1
+    for ours, whole in zip(found[0][:2], found[1][:2], strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_onednn_computes_the_layers_that_it_replaces(world, monkeypatch):
+    up, down, x = torch.nn.Linear(96, 384), torch.nn.Linear(384, 96), torch.randn(3, 4, 96)
+    with torch.no_grad():
+        fast = feed_forward(up, down, x)
+        monkeypatch.setattr("worldcompass.doom.transformer.ONEDNN_LINEAR", None)
+        torch.testing.assert_close(fast, feed_forward(up, down, x), atol=1e-5, rtol=1e-5)
+
+
+def test_rotation_has_the_gradient_of_its_formula():
+    cos, sin = (f(torch.randn(2, 1, 5, 24, dtype=torch.float64)) for f in (torch.cos, torch.sin))
+    x = torch.randn(2, 3, 5, 48, dtype=torch.float64, requires_grad=True)
+    a, b = x.chunk(2, -1)
+    expected = torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    torch.testing.assert_close(rotate(x, (cos, sin)), expected)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, (cos, sin)), x, fast_mode=True)
 
 
 def test_chunks_of_one_latent_give_the_same_number_of_frames(world):

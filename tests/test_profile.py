@@ -9,8 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldcompass import cli
 from worldcompass.commands.profile import described, table
+from worldcompass.doom.transformer import feed_forward
+from worldcompass.errors import UnfitInputs
 from worldcompass.policy import Policy
-from worldcompass.profile import CPU_ATTENTION, REST, Meter, Parts, profile
+from worldcompass.profile import CPU_KERNELS, REST, Meter, Parts, profile
+from worldcompass.rollout import computes_bf16
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 
@@ -73,12 +76,27 @@ def test_profiling_trains_as_the_run_itself_does(tmp_path):
 
 def test_attention_on_a_cpu_is_counted():
     q, k, v = (torch.randn(2, 3, 5, 8, requires_grad=True) for _ in range(3))
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
         seen = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         forward = counter.get_total_flops()
         seen.sum().backward()
     product = 2 * 2 * 3 * 5 * 5 * 8  # one matrix product; attention has two, and five backwards
     assert (forward, counter.get_total_flops()) == (2 * product, 7 * product)
+
+
+def test_bfloat16_is_refused_on_a_cpu_without_its_instructions(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.raises(UnfitInputs, match="this CPU has no instructions for bfloat16"):
+        profile(toy_parts(autocast_bf16=True))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
+    assert computes_bf16(torch.device("cpu"))
+
+
+def test_a_linear_layer_by_onednn_is_counted():
+    up, down, x = torch.nn.Linear(6, 24), torch.nn.Linear(24, 6), torch.randn(2, 5, 6)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
+        feed_forward(up, down, x)
+    assert counter.get_total_flops() == 2 * (2 * 10 * 6 * 24)
 
 
 def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, capsys):

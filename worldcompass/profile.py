@@ -7,6 +7,7 @@ time; every run begins from the start weights, so all do the same.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -42,10 +43,19 @@ def _attention_backward(out: Shape, query: Shape, key: Shape, value: Shape, *_: 
     return sdpa_backward_flop_count(out, query, key, value)
 
 
-# PyTorch knows these formulas for the attention kernels of GPUs alone.
-CPU_ATTENTION = {
+def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+# PyTorch knows such formulas for the kernels of GPUs alone. oneDNN's linear layer is not in every build.
+CPU_KERNELS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    **(
+        {torch.ops.mkldnn._linear_pointwise: _linear}
+        if hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        else {}
+    ),
 }
 
 
@@ -194,7 +204,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
     config, device = parts.config, device_of(parts.world)
     step = step or 1 + (config.last_chunk - config.first_chunk) // 2
     metered = _Metered(parts)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
         flops = metered.measure(step, counter.get_total_flops)
     rate = matrix_rate(device, config)
     runs = [metered.measure(step, lambda: _now(device)) for _ in range(repeats)]

@@ -307,6 +307,14 @@ def device_of(world: WorldModel[Any]) -> torch.device:
     return next(world.net.parameters()).device
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; a CPU without them may take a hundred times as long."""
+    if device.type != "cpu":
+        return True
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return not known or any(there for name, there in known.items() if "bf16" in name)
+
+
 def chunk_noise(world: WorldModel[Any], chunk_length: int, row_keys: Sequence[tuple[Key, ...]]) -> Tensor:
     """Standard normal noise, one row per key, on the world's device; (B, C, K, H, W)."""
     channels, height, width = world.spec.latent_shape

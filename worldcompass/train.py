@@ -29,7 +29,14 @@ from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, m
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.resume import begin, restore, roll_back, save
 from worldcompass.rewards import Critic
-from worldcompass.rollout import Rollout, device_of, generator_for, imagine_groups, make_group
+from worldcompass.rollout import (
+    Rollout,
+    computes_bf16,
+    device_of,
+    generator_for,
+    imagine_groups,
+    make_group,
+)
 from worldcompass.selection import Rows, choose, score, share_out
 from worldcompass.trackers import Track, installed, tracking
 from worldcompass.types import Scenario
@@ -94,7 +101,7 @@ class Config:
     lora: Lora | None = None
     """Train low-rank adapters instead of the whole network."""
     autocast_bf16: bool = False
-    """Run the network in bfloat16; latents, losses and weights stay float32."""
+    """Run the network in bfloat16; latents, losses and weights stay float32. Refused on a CPU that lacks it."""
     save_every: int = 5
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
@@ -423,6 +430,11 @@ def check_inputs(
         )
     if config.explore and not isinstance(world, Guidable):
         raise UnfitInputs(f"explore is {config.explore}, but {world.spec.name} has no method weaken(context)")
+    if config.autocast_bf16 and not computes_bf16(device_of(world)):
+        raise UnfitInputs(
+            "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would take many times as long:"
+            " set config.autocast_bf16=False"
+        )
     length = config.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
         raise UnfitInputs(
