@@ -12,6 +12,7 @@ import torch
 from worldcompass import train as module
 from worldcompass.advantages import own_group
 from worldcompass.errors import UserError
+from worldcompass.inputs import try_critics
 from worldcompass.log import read_metrics
 from worldcompass.objective import advantage_weighted_loss, nft_loss, positive_only_loss
 from worldcompass.optim import NonFiniteUpdate, adamw, muon
@@ -27,7 +28,6 @@ from worldcompass.train import (
     scenarios_of_step,
     train,
     train_step,
-    try_critics,
 )
 from worldcompass.types import Group, Scores
 
@@ -401,7 +401,7 @@ def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_pat
     with pytest.raises(UserError, match="already holds a run"):
         train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)
     other = dataclasses.replace(TINY, lr=0.5)
-    with pytest.raises(UserError, match="differs in lr"):
+    with pytest.raises(UserError, match=r"lr: 0.03 -> 0.5"):
         train(ToyWorld(), critics(), toy_scenarios(5), other, tmp_path, resume=True)
     with pytest.raises(UserError, match="scenarios"):
         train(ToyWorld(), critics(), toy_scenarios(6), TINY, tmp_path, resume=True)
