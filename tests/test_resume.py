@@ -1,7 +1,6 @@
 """A folder that holds a run is gone on with by itself; other settings are shown, and taken only when asked to."""
 
 import dataclasses
-import json
 import random
 import sys
 from dataclasses import dataclass
@@ -105,24 +104,14 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
     assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"
 
 
-def test_the_doctors_past_is_that_of_the_checkpoint(tmp_path):
-    train_toy(tmp_path, TINY)
-    later = {"event": "stopped", "step": 9, "finding": "x", "evidence": "y"}
-    (tmp_path / "events.jsonl").write_text(json.dumps(later) + "\n")
-    train_toy(tmp_path, dataclasses.replace(TINY, steps=3), resume=True)
-    assert read_metrics(tmp_path / "events.jsonl") == [], "what an undone step noted is forgotten"
-
-
 class Moody:
     """Draws from every global generator there is."""
 
     name = "moody"
 
     def __call__(self, group):
-        drawn = (
-            torch.rand(len(group.frames_GF3hw))
-            + random.random() * torch.from_numpy(np.random.rand(4)).float()
-        )
+        size = len(group.frames_GF3hw)
+        drawn = torch.rand(size) + random.random() * torch.from_numpy(np.random.rand(size)).float()
         return Scores(drawn, torch.ones(len(drawn), dtype=torch.bool))
 
 
