@@ -208,7 +208,7 @@ def ranks_of_a_group_share_one_past() -> None:
     team, world = Team.current(per_group=2), ranks.toy_world()
     arguments = (world, toy_scenarios(2), 1, 4, 4, (0, 1), world.spec.sigmas(3), 0.0)
     (everything,) = imagine_groups(*arguments)
-    (own,) = imagine_groups(*arguments, team.candidates(4))
+    (own,) = imagine_groups(*arguments, candidates=team.candidates(4))
     assert len(own.clean_BCKHW) == 4 and len(everything.clean_BCKHW) == 8
     assert torch.equal(team.with_siblings(own.clean_BCKHW, 2), everything.clean_BCKHW)
     pasts = team.gather_objects(own.context.latents_PCMHW)

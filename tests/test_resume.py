@@ -5,6 +5,7 @@ import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.log import read_metrics
+from worldcompass.memory import Traced
 from worldcompass.optim import adamw
-from worldcompass.recipes._worldplay import WorldPlayRecipe
+from worldcompass.plan import GIB, Plan, States
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.types import Scores
@@ -47,6 +49,12 @@ class Hungry(Toy):
         raise torch.OutOfMemoryError(TOLD)
 
 
+@dataclass(frozen=True)
+class Estimated(Hungry):
+    def needs(self) -> SimpleNamespace:
+        return SimpleNamespace(config=self.config)
+
+
 TOLD = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
 
 
@@ -57,19 +65,8 @@ def train_toy(out, config, resume=False, critics=()):
 
 def command(out, *words, function="toy"):
     sys.modules.pop(f"_recipe_{Path(__file__).stem}", None)
-    return cli.main(
-        [
-            "train",
-            f"{__file__}:{function}",
-            "--out",
-            str(out),
-            "--device",
-            "cpu",
-            "--set",
-            "config.steps=3",
-            *words,
-        ]
-    )
+    recipe, fixed = f"{__file__}:{function}", ("--device", "cpu", "--set", "config.steps=3")
+    return cli.main(["train", recipe, "--out", str(out), *fixed, *words])
 
 
 def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_path, capsys):
@@ -140,16 +137,18 @@ def test_too_little_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypatch)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "(Tried to allocate 2.00 GiB): lower config.micro_rows" in said
 
-    def hungry(*_):
-        raise torch.OutOfMemoryError(TOLD)
-
-    monkeypatch.setattr(WorldPlayRecipe, "run", hungry)
-    words = ["train", "worldplay_8b:smoke", "--device", "cpu", "--out", str(tmp_path / "smoke")]
-    heavy_update = ("config.micro_rows=24", "config.noise_levels=3", "config.updates_per_rollout=1",
-                    "source.pixels_per_cell=1")  # fmt: skip
-    assert cli.main([*words, *(word for setting in heavy_update for word in ("--set", setting))]) == 2
-    said = capsys.readouterr().err
-    assert (
-        "live tensors in its phase update; lower config.micro_rows (now 24)" in said and said.count("\n") == 1
+    lower_decode = "lower config.group_size (now 4) or config.prompts_per_step (now 2). Every"
+    shared = (
+        "; 8.00 GiB of it are weights, averages and optimiser, which more GPUs share with config.shard=true"
     )
-    assert "worldcompass plan worldplay_8b:smoke" in said
+    for weights, traced, told in (
+        (1, Traced(0, 0, 0, 0, 9 * GIB), "a step needs 10.00 GiB of live tensors in its phase update; lower"),
+        (1, Traced(0, 0, 0, 0, 9 * GIB), "lower config.micro_rows (now 64). Every part: worldcompass plan"),
+        (1, Traced(0, 0, 0, 9 * GIB, 0), f"in its phase decode; {lower_decode}"),
+        (8, Traced(0, 0, 0, 0, GIB), shared),
+    ):
+        plan = Plan(1, 2, States(0, 0, weights * GIB, 0, 0, 0, 0, 0, 0, 0), traced, 0, 0)
+        monkeypatch.setattr("worldcompass.plan.make_plan", lambda *_, plan=plan: plan)
+        assert command(tmp_path / "run", function="Estimated") == 2
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1, said

@@ -43,15 +43,18 @@ FIXED = ("world", "lora", "make_optimizer", "critics")
 
 
 def writable(out_dir: Path) -> None:
-    """See that a run can write to its folder, before long work starts.
+    """See that a run can write to its folder, before long work starts; a folder that was not there is not left.
 
     Raises:
         UserError: when it cannot.
     """
     try:
+        missing = [folder for folder in (out_dir, *out_dir.parents) if not folder.exists()]
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out_dir):
             pass
+        for folder in missing:
+            folder.rmdir()
     except OSError as error:
         raise UserError(
             f"cannot write to {out_dir} ({error.strerror}): expected a folder of your own, choose another --out"
