@@ -4,7 +4,8 @@
 the rewards, the update, a checkpoint or the log, or at a random time. In between the newest checkpoint is truncated
 or has bits flipped, or the disk is full. Every run must come to the same metrics and weights, bit by bit, as one
 that nobody disturbed. A damaged newest checkpoint must be named and the one before it used; a full disk must be
-said in a sentence. Anything else is a lost state or an unclean end, and the exit code is 1.
+said in a sentence, and so must a critic's process that is killed in the middle of a run. Anything else is a lost
+state or an unclean end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from faults import EVENTS_PER_STEP, STAGES, finish, outcome, start, words_of
+from faults import EVENTS_PER_STEP, STAGES, finish, outcome, serve_obedience, start, words_of
 
 STEPS = 40  # of one run
 GO_ON = ("--resume", "--set", f"config.steps={STEPS}", "--set", "config.save_every=2")
@@ -32,7 +34,8 @@ LIFE_SECONDS = (0.05, 0.6)  # of a process that is killed from outside, at least
 DISK = 4 << 20  # bytes of the small disk
 FULL_LEAVES = 40_000  # bytes that a full disk still has, at most
 DAMAGE = ("truncated", "flipped")
-INJURIES = ("moment", "moment", "time", "time", *DAMAGE, "full disk")
+ENDS = ("full disk", "vanished critic")  # after which a run may stop with a sentence
+INJURIES = ("moment", "moment", "time", "time", *DAMAGE, *ENDS)
 
 
 @dataclass
@@ -84,6 +87,8 @@ class Soak:
             code = finish(
                 start(out, *GO_ON, fuse=f"{stage}:{self.chance.randint(1, 8 * EVENTS_PER_STEP[stage])}")
             )
+        elif injury == "vanished critic":
+            code = self._without_critic(out)
         else:
             with self._full_disk() if injury == "full disk" else contextlib.nullcontext() as limit:
                 process = start(out, *GO_ON, file_limit=limit)
@@ -93,15 +98,27 @@ class Soak:
         self.counts["kills"] += code == -9
         return self._judge(out, injury, code, self._words(out)[said:], self._steps_done(out) > done)
 
+    def _without_critic(self, out: Path) -> int:
+        """A process whose critic, a process of its own, is killed while it trains."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        critic = serve_obedience(port)
+        process = start(out, *GO_ON, critic=f"http://127.0.0.1:{port}")
+        process.join(self.chance.uniform(*LIFE_SECONDS))
+        critic.kill()
+        critic.join()
+        return finish(process)
+
     def _judge(self, out: Path, injury: str, code: int, words: str, went_on: bool) -> bool:
         """Was that a clean end, and was damage noticed? Whether the next process can go on."""
-        clean = code in (-9, 0) or (code == 2 and injury == "full disk")
+        clean = code in (-9, 0) or (code == 2 and injury in ENDS)
         if not clean or "Traceback" in words:
             last = words.strip().splitlines()[-1] if words.strip() else "no word"
             self._problem(f"{out.name}, {injury}: exit code {code}, {last}")
-        if injury == "full disk" and code == 2:
-            return True  # it ended for want of space, which says nothing about what was damaged before
-        return self._gave_up(code, words, went_on) or clean or injury == "full disk"
+        if injury in ENDS and code == 2:
+            return True  # it ended for want of something, which says nothing about what was damaged before
+        return self._gave_up(code, words, went_on) or clean or injury in ENDS
 
     def _gave_up(self, code: int, words: str, went_on: bool) -> bool:
         """Did the run end at what was damaged? Then that is a lost state, and is removed. It must be named."""
@@ -213,7 +230,7 @@ def main() -> int:
     print(f"kills survived: {counts['kills']}")
     print(f"checkpoints damaged: {counts['truncated']} truncated, {counts['flipped']} with flipped bits")
     print(f"full disks: {counts['full disk']} ({'a tmpfs' if disk else 'a limit on the size of files'})")
-    print("vanished reward processes: not tried, all critics live in the training process")
+    print(f"vanished reward processes: {counts['vanished critic']}")
     print(f"steps repeated: {counts['steps repeated']}")
     print(f"unclean ends: {len(soak.problems)}")
     print(f"states lost: {counts['states lost']}")

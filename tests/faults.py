@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from worldcompass import cli
 from worldcompass.log import read_metrics
 from worldcompass.optim import muon
+from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 
@@ -108,7 +110,9 @@ class Toy:
 
         config = replace(self.config, make_optimizer=make_optimizer)
         sys.addaudithook(fuse.watch_files)
-        critics = [_Obedience(fuse, out), ToyCleanliness()]
+        elsewhere = os.environ.get("CRITIC")
+        obedience = RemoteCritic(elsewhere, tries=2) if elsewhere else _Obedience(fuse, out)
+        critics = [obedience, ToyCleanliness()]
         policy = train(_World(fuse), critics, toy_scenarios(8), config, out, resume, count, live=False)
         save_file(policy.state(), out / "final.safetensors")
 
@@ -117,17 +121,20 @@ def toy() -> Toy:
     return Toy()
 
 
-def start(out: Path, *options: str, fuse: str = "", file_limit: int | None = None) -> BaseProcess:
+def start(
+    out: Path, *options: str, fuse: str = "", file_limit: int | None = None, critic: str = ""
+) -> BaseProcess:
     """A process that runs ``worldcompass train`` on the toy; its words go to a file beside ``out``.
 
     Args:
         fuse: ``STAGE:N``, where it kills itself.
         file_limit: bytes that a file of it may have, a poor man's full disk.
+        critic: address of the process that scores obedience; by itself when empty.
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
     words = ["train", f"{__file__}:toy", "--out", str(out), "--device", "cpu", *options]
-    process = server.Process(target=_main, args=(words, fuse, file_limit, words_of(out)))
+    process = server.Process(target=_main, args=(words, fuse, file_limit, critic, words_of(out)))
     process.start()
     return process
 
@@ -163,9 +170,30 @@ def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return rows, {name: t.numpy().tobytes() for name, t in load_file(out / "final.safetensors").items()}
 
 
-def _main(words: list[str], fuse: str, file_limit: int | None, words_file: Path) -> None:
+def serve_obedience(port: int) -> BaseProcess:
+    """A process that scores obedience at a port of loopback, once it answers."""
+    process = multiprocessing.get_context("forkserver").Process(target=_serve, args=(port,))
+    process.start()
+    wait_for(lambda: _answers(port))
+    return process
+
+
+def _serve(port: int) -> None:
+    import uvicorn
+    from worldcompass.rewards.serve import application
+
     torch.set_num_threads(1)
-    os.environ["FUSE"] = fuse
+    uvicorn.run(application(ToyObedience()), host="127.0.0.1", port=port, log_level="critical")
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _main(words: list[str], fuse: str, file_limit: int | None, critic: str, words_file: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"FUSE": fuse, "CRITIC": critic}
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     with words_file.open("a") as file:

@@ -1,7 +1,7 @@
 """Real processes that train the toy world together; for tests/test_distributed.py.
 
 This file is a recipe too: ``worldcompass train tests/ranks.py:toy --nproc 2``. With ``DIE=1:3`` in the environment
-rank 1 kills itself at its third step.
+rank 1 kills itself after the third step, once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ VARIANTS = {
     "full": SMALL,
     "muon": replace(SMALL, make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1),
     "lora": replace(SMALL, lora=Lora(rank=2, alpha=2.0)),
+    "bf16": replace(SMALL, autocast_bf16=True, steps=1),
 }
+SPREAD = {
+    "plain": {},
+    "sharded": {"shard": True},
+    "hybrid, offloaded": {"shard": True, "shard_within": 2, "offload": True},
+    "one group on two": {"ranks_per_group": 2},
+    "one group on two, sharded": {"ranks_per_group": 2, "shard": True},
+}
+"""Ways to share a run among processes."""
 
 
 class Layered(ToyNet):
@@ -108,7 +117,9 @@ class ToyRecipe:
         def die(step: int, metrics: Any, policy: Policy) -> None:
             if "SLOW" in os.environ:
                 time.sleep(0.3)
-            if Team.current().rank == int(die_rank) and step == int(die_step):
+            mark = out / f"died_at_{die_step}"
+            if Team.current().rank == int(die_rank) and step == int(die_step) and not mark.exists():
+                mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
         post_train(out, self.config, resume, die)

@@ -265,7 +265,7 @@ def test_the_doctor_is_told_what_to_do_from_the_command_line(tmp_path, capsys):
         "@dataclass(frozen=True)\nclass Mine:\n    config: Config = field(default_factory=Config)\n"
         "    def run(self, out, device, resume):\n        raise StoppedRun(self.config.on_disease)\n"
     )
-    words = ["train", f"{file}:Mine", "--device", "cpu"]
+    words = ["train", f"{file}:Mine", "--device", "cpu", "--out", str(tmp_path / "run")]
     assert cli.main([*words, "--on-disease", "rollback"]) == cli.EXIT_DISEASED
     assert capsys.readouterr().err == "rollback\n"
     assert cli.main([*words, "--set", "config.on_disease=pray"]) == cli.EXIT_USER_ERROR

@@ -25,6 +25,7 @@ RANKS = {
     "policy": 3,
     "log": 3,
     "checkpoint": 3,
+    "shards": 3,
     "charts": 3,
     "interrupt": 3,
     "trackers": 3,
@@ -43,6 +44,7 @@ RANKS = {
     "doctor.guard": 4,
     "curriculum": 5,
     "resume": 5,
+    "inputs": 5,
     "train": 5,
 }
 MAX_LINES = 500

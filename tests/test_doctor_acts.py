@@ -265,10 +265,12 @@ def test_every_look_leaves_a_clip_of_before_and_now(tmp_path):
     assert lost < 2 and changed > 2 * lost, f"{lost}, {changed}"
 
 
-def test_a_probe_needs_a_judge_and_a_judge_scenarios(tmp_path):
+def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_path):
     config = dataclasses.replace(HEALTHY, probe_every=2)
-    with pytest.raises(ValueError, match="no held-out judge was given"):
-        treat(config, tmp_path)
+    treat(dataclasses.replace(config, steps=2), tmp_path / "looked")
+    clips = sorted(path.name for path in (tmp_path / "looked" / "samples").iterdir())
+    assert clips == ["before.mp4", "step_000001.mp4", "step_000002.mp4"]
+    assert "judge" not in read_metrics(tmp_path / "looked" / "metrics.jsonl")[-1]
     with pytest.raises(ValueError, match="expected 4 or more of one length"):
         HeldOut(clean_judge, toy_scenarios(3))
     with pytest.raises(ValueError, match="on_disease must be one of warn, stop, rollback"):

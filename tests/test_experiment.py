@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import pytest
+import torch
 
 from worldcompass import cli
 from worldcompass.doom import experiment
 from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
+from worldcompass.export import export_run
 from worldcompass.recipes.demo import demo
 from worldcompass.worlds.doom import load_doom_world
 
@@ -83,6 +86,32 @@ def test_the_folder_of_a_run_is_not_used_twice(run_dir):
     other = replace(tiny(), quality_weight=5.0)
     with pytest.raises(UserError, match="a run with other settings"):
         other.run(run_dir, "cpu", resume=True)
+
+
+def test_accepted_settings_are_noted_and_what_they_make_stale_is_measured_again(run_dir, tmp_path):
+    out = tmp_path / "run"
+    for name in ("run.json", "evaluation_base.json", "evaluation_trained.json"):
+        out.mkdir(exist_ok=True)
+        shutil.copy(run_dir / name, out / name)
+    accepting = replace(tiny(), config=replace(tiny().config, accept_changes=True))
+    experiment._claim(out, replace(accepting, quality_weight=5.0), resume=True)
+    assert {path.name for path in out.iterdir()} == {"run.json", "evaluation_base.json"}
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["recipe"]["quality_weight"] == 5.0 and facts["changed"] == {"quality_weight": [1.0, 5.0]}
+    longer = replace(accepting, quality_weight=5.0, evaluation_latents=12)
+    experiment._claim(out, longer, resume=True)
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+
+
+def test_the_trained_weights_are_exported_with_what_was_measured(run_dir, tmp_path):
+    assert export_run(run_dir, tmp_path / "given") == 2
+    net = load_doom_world(tmp_path / "given").net
+    same = load_doom_world(run_dir / "weights").net.state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in net.state_dict().items())
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "license: apache-2.0\n" in card and "Combined actions: " in card
+    assert "| combined | Actions followed, held-out judge |" in card and "Seeds of the evaluation: 0." in card
+    assert "worldcompass evaluate --checkpoint FOLDER" in card
 
 
 def test_resuming_a_finished_run_repeats_its_numbers(run_dir):

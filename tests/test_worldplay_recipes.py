@@ -81,7 +81,7 @@ def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
 
 @pytest.mark.parametrize("kind", SMOKE)
 def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("worldcompass.train.computes_bf16", lambda device: True)  # slow elsewhere, not wrong
+    monkeypatch.setattr("worldcompass.inputs.computes_bf16", lambda device: True)  # slow elsewhere, not wrong
     recipe = SMOKE[kind]()
     lora = Lora(rank=2, targets=LORA_TARGETS[kind])
     config = dataclasses.replace(recipe.config, steps=1, lora=lora, autocast_bf16=True)

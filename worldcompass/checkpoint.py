@@ -1,4 +1,8 @@
-"""Checkpoints that survive a kill: written aside, synced, renamed; safetensors and json, never pickle."""
+"""Checkpoints that survive a kill: written aside, synced, renamed; safetensors and json, never pickle.
+
+A folder holds ``state.json`` and either ``tensors.safetensors``, whole tensors written by the main rank, or the
+files that every rank of a sharded run wrote of its own shards (``shards.py``). Checksums cover all of it.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldcompass.distributed import like
+from worldcompass.distributed import Team, like
 from worldcompass.errors import UserError
+from worldcompass.shards import Place, read_shards, write_shards
 
-FORMAT = 1
+FORMAT, SHARDED_FORMAT = 1, 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
@@ -34,18 +39,42 @@ def save_checkpoint(
     Args:
         state: what json can hold.
     """
-    final, aside = root / f"step_{step:06d}", root / f".unfinished_step_{step:06d}"
+    aside = _begin(root, step)
+    _write(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    sync(aside / _TENSORS)
+    return _finish(aside, {"format": FORMAT, "step": step, **state}, keep)
+
+
+def save_sharded(
+    root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], team: Team, keep: int = 2
+) -> Path:
+    """``save_checkpoint`` by all ranks together: each writes its own shards, and none holds a whole tensor."""
+    aside = team.on_main(lambda: _begin(root, step))
+    write_shards(aside, {name: tensor.detach() for name, tensor in tensors.items()})
+    files = team.on_main(lambda: sorted(path.name for path in aside.glob("*.safetensors")))
+    own = {name: _digest(aside / name).hexdigest() for name in files[team.rank :: team.size]}
+    digests = {name: digest for part in team.gather_objects(own) for name, digest in sorted(part.items())}
+    facts = {"format": SHARDED_FORMAT, "step": step, "files": digests, **state}
+    return team.on_main(lambda: _finish(aside, facts, keep))
+
+
+def _begin(root: Path, step: int) -> Path:
+    """An empty folder that is not seen as a checkpoint."""
+    aside = root / f".unfinished_step_{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    _write(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    facts = {"format": FORMAT, "step": step, **state}
-    checksum = _checksum(aside / _TENSORS, facts)
-    (aside / _STATE).write_text(json.dumps({"checksum": checksum, **facts}))
-    for path in (aside / _TENSORS, aside / _STATE, aside):
-        _sync(path)
+    return aside
+
+
+def _finish(aside: Path, facts: Mapping[str, Any], keep: int) -> Path:
+    """Seal a folder of synced tensors, give it its name, and only then delete the oldest."""
+    root, final = aside.parent, aside.parent / aside.name.removeprefix(".unfinished_")
+    (aside / _STATE).write_text(json.dumps({"checksum": _checksum(aside, facts), **facts}))
+    for path in (aside / _STATE, aside):
+        sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
-    _sync(root)
+    sync(root)
     for old in _complete(root)[: -max(keep, 1)]:
         shutil.rmtree(old)
     return final
@@ -69,22 +98,37 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and state of a checkpoint.
+def _whole(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype)
+
+
+def load_checkpoint(
+    folder: Path, place: Place = _whole, team: Team | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of a checkpoint; several ranks call it alike and check the files of shards together.
+
+    Args:
+        place: what the shards of a sharded run are read into, whole tensors on the CPU by default. Whole tensors
+            come as they are.
 
     Raises:
         DamagedCheckpoint: when it cannot be read, or is not what was written.
         UserError: when it is of another version.
     """
+    team = team or Team()
     try:
         state = json.loads((folder / _STATE).read_text())
         # Those of earlier versions have no checksum.
-        if state.pop("checksum", checksum := _checksum(folder / _TENSORS, state)) != checksum:
+        damaged = state.pop("checksum", checksum := _checksum(folder, state)) != checksum
+        files: dict[str, str] = state.get("files", {})
+        own = list(files)[team.rank :: team.size]
+        damaged = damaged or any(not _holds(folder / name, files[name]) for name in own)
+        if team.most(damaged):
             raise DamagedCheckpoint(f"{folder} is damaged: it does not hold what was written")
-        tensors = load_file(folder / _TENSORS)
+        tensors = read_shards(folder, place, team.size == 1) if files else load_file(folder / _TENSORS)
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
-    if state.get("format") != FORMAT:
+    if state.get("format") != (SHARDED_FORMAT if files else FORMAT):
         raise UserError(f"{folder} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
     return tensors, state
 
@@ -94,11 +138,15 @@ class DamagedCheckpoint(UserError):
 
 
 def newest_usable(
-    root: Path, warn: Callable[[str], None], before: float = math.inf
+    root: Path,
+    warn: Callable[[str], None],
+    before: float = math.inf,
+    place: Place = _whole,
+    team: Team | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and state of the newest checkpoint of a step < ``before`` that is whole; None where none was saved.
 
-    Damaged ones are named.
+    Damaged ones are named. ``place`` and ``team`` are those of ``load_checkpoint``.
 
     Raises:
         DamagedCheckpoint: when there are checkpoints and none is whole.
@@ -106,7 +154,7 @@ def newest_usable(
     folders = [folder for folder in _complete(root) if step_of(folder) < before]
     for folder in reversed(folders):
         try:
-            return load_checkpoint(folder)
+            return load_checkpoint(folder, place, team)
         except DamagedCheckpoint as damage:
             warn(f"{damage}; the one before it is used")
     if folders:
@@ -145,16 +193,24 @@ def _placed(value: Any, parameter: Tensor) -> Any:
     return like(value.clone(), parameter) if value.shape == parameter.shape else value.clone()
 
 
-def _checksum(tensors: Path, facts: Mapping[str, Any]) -> str:
-    """Of a file of tensors and of what stands beside it, the checksum itself left out."""
-    with tensors.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+def _checksum(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Of the file of tensors and of what stands beside it, the checksum itself left out; shards have their own."""
+    digest = hashlib.sha256() if "files" in facts else _digest(folder / _TENSORS)
     digest.update(json.dumps({name: value for name, value in facts.items() if name != "checksum"}).encode())
     return digest.hexdigest()
 
 
+def _digest(path: Path) -> Any:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.is_file() and _digest(path).hexdigest() == digest
+
+
 def _complete(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and (p / _TENSORS).is_file())
+    return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and any(p.glob("*.safetensors")))
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -167,7 +223,8 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make sure that a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

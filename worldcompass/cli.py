@@ -34,6 +34,7 @@ COMMANDS = {
     "play": ("play", "walk through the world in the browser, before and after post-training"),
     "votes": ("votes", "add up the blind votes that were given in the browser"),
     "doctor": ("doctor", "say whether a run is learning, and what ails it if not"),
+    "export": ("export", "write the final weights and a model card, push them to a hub"),
     "report": ("report", "write the self-contained HTML page of a run"),
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),

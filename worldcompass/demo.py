@@ -8,10 +8,12 @@ from pathlib import Path
 from worldcompass.recipes.demo import demo
 
 
-def run_demo(out: Path, seed: int, device: str, resume: bool, dry_run: bool) -> None:
-    """Run the demo, or say what it would do."""
+def run_demo(out: Path, seed: int, device: str, accept_changes: bool, dry_run: bool) -> None:
+    """Run the demo, or go on with it, or say what it would do."""
     recipe = demo()
-    recipe = replace(recipe, config=replace(recipe.config, seed=seed))
+    recipe = replace(
+        recipe, config=replace(recipe.config, seed=seed, accept_changes=accept_changes, recipe="demo")
+    )
     if dry_run:
         config = recipe.config
         print(
@@ -20,4 +22,4 @@ def run_demo(out: Path, seed: int, device: str, resume: bool, dry_run: bool) -> 
             f" seed {seed}, {device}), evaluate again and write {out}/report.html; about 10 minutes on 2 cores"
         )
         return
-    recipe.run(out, device, resume)
+    recipe.run(out, device, resume=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,11 +34,15 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    per_group: int = 1
+    """Neighbouring ranks that share the candidates of the same groups, and the past they begin from."""
 
     @staticmethod
-    def current() -> Team:
-        """The processes that this one has joined."""
-        return Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Team()
+    def current(per_group: int = 1) -> Team:
+        """The processes that this one has joined; one alone has all candidates whatever ``per_group``."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return Team()
+        return Team(dist.get_rank(), dist.get_world_size(), per_group)
 
     @property
     def is_main(self) -> bool:
@@ -46,9 +50,18 @@ class Team:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of a step's items, in their order; all parts have one length."""
-        per_rank = len(items) // self.size
-        return list(items[self.rank * per_rank : (self.rank + 1) * per_rank])
+        """This rank's part of a step's groups, in their order; all parts have one length."""
+        teams, team = self.size // self.per_group, self.rank // self.per_group
+        return list(items[team * len(items) // teams : (team + 1) * len(items) // teams])
+
+    def candidates(self, group_size: int) -> range:
+        """Those of every group of this rank's that it imagines itself."""
+        part, size = self.rank % self.per_group, group_size // self.per_group
+        return range(part * size, (part + 1) * size)
+
+    def rows_of_group(self) -> slice:
+        """This rank's part of what is chosen from a group: every ``per_group``-th, as updates take them in turn."""
+        return slice(self.rank % self.per_group, None, self.per_group)
 
     def check_divides(self, prompts_per_step: int) -> None:
         """Refuse sizes that cannot be shared out evenly.
@@ -56,40 +69,52 @@ class Team:
         Raises:
             UserError: naming numbers of processes that would do.
         """
-        if prompts_per_step % self.size:
-            fits = [n for n in range(1, prompts_per_step + 1) if prompts_per_step % n == 0]
+        if self.size % self.per_group:
+            fits = [n for n in range(1, self.size + 1) if self.size % n == 0]
+            raise UserError(
+                f"ranks_per_group is {self.per_group}, which {self.size} processes are no multiple of: use "
+                f"ranks_per_group {', '.join(map(str, fits))} or a multiple of {self.per_group} processes"
+            )
+        teams = self.size // self.per_group
+        if prompts_per_step % teams:
+            fits = [n * self.per_group for n in range(1, prompts_per_step + 1) if prompts_per_step % n == 0]
             raise UserError(
                 f"prompts_per_step is {prompts_per_step}, which {self.size} processes cannot share evenly: use "
-                f"{', '.join(map(str, fits))} processes or a multiple of {self.size} prompts"
+                f"{', '.join(map(str, fits))} processes or a multiple of {teams} prompts"
             )
 
-    def gather(self, part_N: Tensor) -> Tensor:
-        """All ranks' parts one after the other, (size * N, ...), on the CPU."""
-        part_N = part_N.cpu()
+    def gather(self, part_NG: Tensor) -> Tensor:
+        """All groups with all their candidates, (N, G, ...), on the CPU; a rank has its groups' own candidates."""
+        part_NG = part_NG.cpu()
         if self.size == 1:
-            return part_N
-        parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, part_N)
-        return torch.cat(parts)
+            return part_NG
+        parts = torch.stack(self.gather_objects(part_NG)).unflatten(0, (-1, self.per_group))
+        return parts.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+    def with_siblings(self, part_B: Tensor, num_groups: int) -> Tensor:
+        """Rows of this rank's groups with the candidates that other ranks imagined, (num_groups * G, ...)."""
+        if self.per_group == 1:
+            return part_B
+        all_NG = self.gather(part_B.unflatten(0, (num_groups, -1)))
+        return torch.stack(self.share(list(all_NG))).flatten(0, 1).to(part_B.device)
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every rank's value."""
+        every: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(every, value)
+        return every
 
     def mean(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Means over ranks of the numbers in a nested mapping; words and lists are the main rank's.
 
         A number that some ranks lack (None) is the mean of the others'.
         """
-        if self.size == 1:
-            return dict(values)
-        every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, dict(values))
-        return _mean(every)
+        return dict(values) if self.size == 1 else _mean(self.gather_objects(dict(values)))
 
     def most(self, number: int) -> int:
         """The largest of all ranks' numbers."""
-        if self.size == 1:
-            return number
-        every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, number)
-        return max(every)
+        return max(self.gather_objects(number))
 
     def agree(self, value: T) -> T:
         """The main rank's value, everywhere."""
@@ -98,6 +123,26 @@ class Team:
         held = [value]
         dist.broadcast_object_list(held)
         return held[0]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on the main rank, everywhere; what the user must mend ends all ranks alike.
+
+        Raises:
+            UserError, OSError: what ``work`` raised.
+        """
+        if self.size == 1:
+            return work()
+        result: T | None = None
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except (UserError, OSError) as error:
+                failure = error
+        result, failure = self.agree((result, failure))
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]
 
     def wait(self) -> None:
         """Until all ranks are here."""
@@ -131,7 +176,8 @@ def joined(device: str = "cpu") -> Iterator[Team]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    _meet("nccl" if device.startswith("cuda") else "gloo")
+    # Shards that rest in the CPU's memory, and objects, travel by gloo.
+    _meet("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     try:
         team = Team.current()
         _same_everywhere(team)
@@ -150,8 +196,12 @@ def _meet(backend: str) -> None:
     except RuntimeError as error:
         if "EADDRINUSE" not in str(error):
             raise
-        port = os.environ.get("MASTER_PORT")
-        raise UserError(f"port {port} is taken: set MASTER_PORT to a free one, or leave it unset") from None
+        raise UserError(port_taken(os.environ.get("MASTER_PORT", ""))) from None
+
+
+def port_taken(port: str) -> str:
+    """What to do about it, in words."""
+    return f"port {port} is taken: set MASTER_PORT to a free one, or leave it unset"
 
 
 def _same_everywhere(team: Team) -> None:
@@ -160,8 +210,7 @@ def _same_everywhere(team: Team) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    every: list[Any] = [None] * team.size
-    dist.all_gather_object(every, own)
+    every = team.gather_objects(own)
     for rank, theirs in enumerate(every):
         if theirs != every[0]:
             raise UserError(
@@ -181,7 +230,7 @@ class InUnits(Protocol):
 def shard(
     net: nn.Module,
     device: str = "cpu",
-    per_node: int | None = None,
+    per_node: int = 0,
     offload: bool = False,
     bf16: bool = False,
 ) -> nn.Module:
@@ -192,9 +241,11 @@ def shard(
     and the optimiser's state stay in the parameters' own type (float32).
 
     Args:
-        per_node: processes of one node for hybrid sharding (shards within a node, copies across nodes).
+        per_node: processes of one node for hybrid sharding (shards within a node, copies across nodes); 0 shards
+            over all.
         offload: keep shards in the CPU's memory between uses.
-        bf16: gather and compute in bfloat16, reduce in float32.
+        bf16: gather and compute in bfloat16, reduce in float32; calls must be made under autocast, which leaves
+            noise levels and times as exact as they are.
 
     Raises:
         UserError: when the processes do not fill whole nodes.
@@ -211,8 +262,9 @@ def shard(
         mesh = init_device_mesh(kind, (size // per_node, per_node), mesh_dim_names=("copies", "shards"))
     else:
         mesh = init_device_mesh(kind, (size,))
-    precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
-    placed = CPUOffloadPolicy() if offload else OffloadPolicy()
+    in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    precision = in_bf16 if bf16 else MixedPrecisionPolicy()
+    placed = CPUOffloadPolicy(pin_memory=kind == "cuda") if offload else OffloadPolicy()
     units = [list(unit) for unit in net.units()] if isinstance(net, InUnits) else []
     for unit in [*units, [net]]:
         # The whole network lets go as well: else a swap of weights would not reach what stayed gathered.
@@ -231,13 +283,22 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(full: Tensor, pattern: Tensor) -> Tensor:
-    """Full values in the form of ``pattern``: this rank's shard where that is sharded, without communication."""
-    if not is_sharded(pattern):
+    """Values in the form of ``pattern``: this rank's shard where that is sharded, without communication."""
+    if not is_sharded(pattern) or is_sharded(full):
         return full
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = pattern.device_mesh, pattern.placements  # type: ignore[attr-defined]
-    return distribute_tensor(full.detach().to(pattern.device), mesh, placements, src_data_rank=None)
+    own = distribute_tensor(full.detach().to(pattern.device), mesh, placements, src_data_rank=None)
+    return own.to(pattern.device)  # an offloaded one came back to the GPU
+
+
+def home_of(parameter: Tensor) -> torch.device:
+    """Where a parameter is computed with; one that is offloaded rests on the CPU meanwhile."""
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is None or mesh.device_type == parameter.device.type:
+        return parameter.device
+    return torch.device(mesh.device_type, torch.cuda.current_device())
 
 
 def _mean(rows: Sequence[Any]) -> Any:

@@ -6,6 +6,7 @@ Every look leaves a clip for people too: the same scenarios before training and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,25 @@ SHOWN_WIDTH = 128  # pixels to which smaller frames are enlarged, by whole facto
 class HeldOut:
     """What is probed; the cost of a look is that of imagining its videos, so a handful of short ones is enough."""
 
-    judge: Callable[[Tensor, Sequence[Scenario]], Tensor]
+    judge: Callable[[Tensor, Sequence[Scenario]], Tensor] | None
     """(videos uint8 (V, F, 3, h, w), scenarios) -> finite scores (V,), higher is better; shares nothing with the
-    critics."""
+    critics. None leaves clips alone."""
     scenarios: Sequence[Scenario]
     """At least four, equally long, never trained on, and not those of the final evaluation."""
 
     def __post_init__(self) -> None:
         lengths = {len(scenario.actions) for scenario in self.scenarios}
-        if len(self.scenarios) < MIN_VIDEOS or len(lengths) > 1:
+        if (self.judge is not None and len(self.scenarios) < MIN_VIDEOS) or len(lengths) > 1:
             raise ValueError(
                 f"held-out scenarios: expected {MIN_VIDEOS} or more of one length, got {len(self.scenarios)} of "
                 f"lengths {sorted(lengths)}"
             )
+
+
+def only_looked_at(scenarios: Sequence[Scenario]) -> HeldOut:
+    """The first of a run's own scenarios, for people: nothing that was trained on may be judged."""
+    same_length = [s for s in scenarios if len(s.actions) == len(scenarios[0].actions)]
+    return HeldOut(None, same_length[:SHOWN])
 
 
 def probe(
@@ -50,30 +57,42 @@ def probe(
     held_out: HeldOut,
     seed: int,
     clip: Path,
-) -> dict[str, Any]:
+    imagining: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> dict[str, Any] | None:
     """The judge's mean and single scores of the checkpoint weights' videos; their noise is always the same.
 
     Args:
         clip: an MP4 to write, the first scenarios before training and now.
+        imagining: what videos are imagined in, such as the run's autocast.
+
+    Returns:
+        None without a judge.
 
     Raises:
         ValueError: when the judge does not return one finite score for each video.
     """
-    with policy.checkpoint():
+    with policy.checkpoint(), imagining():
         videos = imagine_video(world, held_out.scenarios, ("held out", seed))
-    scores = held_out.judge(videos, held_out.scenarios).double().cpu()
-    if scores.shape != (len(videos),) or not bool(scores.isfinite().all()):
-        raise ValueError(f"the held-out judge must return {len(videos)} finite scores, it returned {scores}")
+    judged = (
+        None if held_out.judge is None else _judged(held_out.judge(videos, held_out.scenarios), len(videos))
+    )
     team = Team.current()  # all look, the main one writes
     before, fps = clip.parent / "before.mp4", world.spec.fps
     if team.agree(not before.is_file()):
-        with policy.reference():
+        with policy.reference(), imagining():
             base = imagine_video(world, held_out.scenarios, ("held out", seed))
         if team.is_main:
             video.write_mp4(before, _shown(base), fps)
     if team.is_main:
         columns = [video.read_video(before), _shown(videos)]
         video.write_mp4(clip, video.side_by_side(columns, ["before", clip.stem], scale=1), fps)
+    return judged
+
+
+def _judged(scores_V: Tensor, num_videos: int) -> dict[str, Any]:
+    scores = scores_V.double().cpu()
+    if scores.shape != (num_videos,) or not bool(scores.isfinite().all()):
+        raise ValueError(f"the held-out judge must return {num_videos} finite scores, it returned {scores}")
     return {"mean": scores.mean().item(), "values": [round(value, 6) for value in scores.tolist()]}
 
 

@@ -14,10 +14,17 @@ from typing import IO
 
 import torch
 
+from worldcompass.distributed import port_taken
 from worldcompass.errors import EXIT_LOST_RANK, UserError
 from worldcompass.interrupt import Interrupted
 
 LOOK_EVERY = 0.1  # seconds
+SAID = (
+    2,
+    128 + signal.SIGINT,
+    128 + signal.SIGTERM,
+    128 + signal.SIGUSR1,
+)  # exit codes of ranks that said why
 GRACE = 10.0  # seconds in which ranks may end by themselves once one has, before they are ended
 
 
@@ -51,15 +58,18 @@ def launch(words: Sequence[str], ranks: int) -> int:
     Returns:
         0 when all ended well, 2 when a user's mistake ended them, 128 + signal when one asked them to stop, else 1.
     """
-    port = os.environ.get("MASTER_PORT") or str(_free_port())
+    port = str(_free_port(int(os.environ.get("MASTER_PORT") or 0)))
     with tempfile.TemporaryFile("w+") as said:
         processes = [_start(words, rank, ranks, port, said) for rank in range(ranks)]
         try:
-            failed = _watch_and_pass_on(processes)
+            failed, asked = _watch_and_pass_on(processes)
         finally:
             _end(processes)
         if failed is None:
             return 0
+        if asked is not None and processes[0].returncode not in SAID:
+            print(f"stopped by signal {asked}; what was saved is kept", file=sys.stderr)
+            return 128 + asked
         return _explain(failed, processes, said, words)
 
 
@@ -89,12 +99,18 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(LOOK_EVERY)
 
 
-def _watch_and_pass_on(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """``_watch``, with every notice to this process passed on to the ranks, which finish their step and save."""
+def _watch_and_pass_on(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, int | None]:
+    """``_watch``, with every notice to this process passed on to the ranks, which finish their step and save.
+
+    Returns:
+        The rank that ended badly, and the last notice.
+    """
+    asked = None
     while True:
         try:
-            return _watch(processes)
+            return _watch(processes), asked
         except Interrupted as notice:
+            asked = notice.number
             if notice.number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
                 continue  # the terminal sent it to all of them
             for process in processes:
@@ -113,6 +129,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.poll() is None:
             process.kill()
+    for process in processes:
         process.wait()
 
 
@@ -120,8 +137,8 @@ def _explain(
     failed: int, processes: Sequence[subprocess.Popen[bytes]], said: IO[str], words: Sequence[str]
 ) -> int:
     code, main = processes[failed].returncode, processes[0].returncode
-    if main in (2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1):
-        return main  # the main rank has said why
+    if main in SAID:
+        return main
     said.seek(0)
     last = said.read().strip().splitlines()
     why = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -134,7 +151,12 @@ def _explain(
     return 2 if code == 2 else 1
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
+    """The port that is wanted, any for 0; where a rank would only wait for it, this one asks at once."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            raise UserError(port_taken(str(wanted))) from None
         return probe.getsockname()[1]

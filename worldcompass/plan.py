@@ -23,6 +23,7 @@ from worldcompass.world import Context, WorldModel, WorldSpec
 # space exceed the tensors that are alive.
 CONTEXT_BYTES = 1 << 30
 SLACK = 0.1
+GIB = 1 << 30
 SHALLOW = (
     2  # blocks of the network that is traced; a second one with one block more tells what each block adds
 )
@@ -112,6 +113,12 @@ class Plan:
         }
 
     @property
+    def worst_phase(self) -> str:
+        """The part with the highest peak."""
+        phases = self.phases
+        return max(phases, key=lambda name: phases[name])
+
+    @property
     def peak(self) -> int:
         """Bytes of live tensors at the worst moment."""
         return max(self.phases.values())
@@ -144,6 +151,36 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
     traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
     past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
     return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures, config.shard)
+
+
+def share_of(needs: Needs, ranks: int) -> Needs:
+    """The needs of one of several processes that are not sharded: its prompts alone; sharded ones as they are."""
+    if needs.config.shard or ranks == 1:
+        return needs
+    prompts = -(-needs.config.prompts_per_step * needs.config.ranks_per_group // ranks)
+    return replace(needs, config=replace(needs.config, prompts_per_step=prompts))
+
+
+def what_to_lower(plan: Plan, config: Config) -> str:
+    """Which settings make the largest phase smaller, in words."""
+    phase = plan.worst_phase
+    pasts = f"config.prompts_per_step (now {config.prompts_per_step})"
+    candidates = f"config.group_size (now {config.group_size})"
+    lower = {
+        "attend": f"lower {pasts}",
+        "imagine": f"lower {candidates} or {pasts}",
+        "decode": f"lower {candidates} or {pasts}",
+        "update": f"lower config.micro_rows (now {config.micro_rows})",
+        "optimiser step": "train adapters (config.lora)",
+    }[phase]
+    states = plan.states
+    kept = _share(states.weights + states.averages + states.optimizer, plan.gpus)
+    if 2 * kept < plan.peak and phase != "optimiser step":
+        return lower
+    return (
+        f"{lower}; {kept / GIB:.2f} GiB of it are weights, averages and optimiser, which more GPUs share with"
+        " config.shard=true, adapters make small, and config.offload=true keeps in the CPU's memory"
+    )
 
 
 def measure_states(needs: Needs) -> States:

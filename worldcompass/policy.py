@@ -94,8 +94,12 @@ class Policy:
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on exactly, as one flat dictionary of copies."""
+        return {name: tensor.clone() for name, tensor in self.tensors().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What ``state`` copies, the live tensors themselves."""
         sets = self._sets()
-        return {f"{part}/{name}": t.detach().clone() for part in sets for name, t in sets[part].items()}
+        return {f"{part}/{name}": t.detach() for part in sets for name, t in sets[part].items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -104,7 +108,7 @@ class Policy:
         Raises:
             ValueError: when it belongs to other weights.
         """
-        own = {f"{part}/{name}": t for part, tensors in self._sets().items() for name, t in tensors.items()}
+        own = self.tensors()
         wrong = own.keys() ^ state.keys() or {n for n in own if own[n].shape != state[n].shape}
         if wrong:
             raise ValueError(f"the weights are those of another network: they disagree at {sorted(wrong)[0]}")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from worldcompass.checkpoint import (
@@ -17,13 +20,15 @@ from worldcompass.checkpoint import (
     newest_usable,
     pack_optimizer,
     save_checkpoint,
+    save_sharded,
+    sync,
     unpack_optimizer,
 )
-from worldcompass.distributed import whole
+from worldcompass.distributed import is_sharded
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
-from worldcompass.doctor.record import Finding
+from worldcompass.doctor.record import EVENTS, Finding
 from worldcompass.errors import UserError
-from worldcompass.log import METRICS, MetricsLog
+from worldcompass.log import METRICS, MetricsLog, read_metrics, rewrite
 
 if TYPE_CHECKING:
     from worldcompass.train import Run
@@ -31,7 +36,29 @@ if TYPE_CHECKING:
 # Without making it another run.
 MAY_CHANGE = (
     "steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease", "track", "shard",
+    "shard_within", "offload", "ranks_per_group", "accept_changes", "recipe",
 )  # fmt: skip
+# What was saved fits nothing else.
+FIXED = ("world", "lora", "make_optimizer", "critics")
+
+
+def writable(out_dir: Path) -> None:
+    """See that a run can write to its folder, before long work starts; a folder that was not there is not left.
+
+    Raises:
+        UserError: when it cannot.
+    """
+    try:
+        missing = [folder for folder in (out_dir, *out_dir.parents) if not folder.exists()]
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out_dir):
+            pass
+        for folder in missing:
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {out_dir} ({error.strerror}): expected a folder of your own, choose another --out"
+        ) from None
 
 
 def begin(out_dir: Path) -> int:
@@ -54,30 +81,33 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
-    """Checkpoint after a step: all weights, averages, the optimiser, the doctor; randomness derives from the step.
+    """Checkpoint after a step: all weights, averages, the optimiser, the configuration, the doctor.
 
-    All ranks call it; the main one writes whole tensors, so that any number of processes can go on.
+    Rates, curriculum, data and all randomness are functions of the configuration and the step. All ranks call it:
+    each writes its own shards, or the main one whole tensors; any number of processes can go on from either.
 
     Args:
         keep: newest checkpoints that stay, at least.
     """
+    root, keep = guard.out_dir / "checkpoints", max(keep, run.config.keep_checkpoints)
+    if run.config.on_disease == "rollback":
+        keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
     tensors, plain = pack_optimizer(run.optimizer)
     named = {f"optimizer/{name}": t for name, t in tensors.items()}
-    named |= {f"policy/{name}": t for name, t in run.policy.state().items()}
-    kept = {name: _on_main(run, tensor) for name, tensor in named.items()}
-    if run.team.is_main:
-        keep = max(keep, run.config.keep_checkpoints)
-        if run.config.on_disease == "rollback":
-            keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
-        state = {"optimizer": plain, "run": identity(run), "doctor": guard.state()}
-        save_checkpoint(guard.out_dir / "checkpoints", step, kept, state, keep)
+    named |= {f"policy/{name}": t for name, t in run.policy.tensors().items()}
+    state = {
+        "optimizer": plain,
+        "run": identity(run),
+        "config": run.config.described(),
+        "doctor": guard.state(),
+    }
+    if run.team.is_main and (metrics := guard.out_dir / METRICS).is_file():
+        sync(metrics)  # its rows are part of what is gone on with
+    if any(is_sharded(tensor) for tensor in named.values()):
+        save_sharded(root, step, named, state, run.team, keep)
+    else:
+        run.team.on_main(lambda: save_checkpoint(root, step, named, state, keep))
     run.team.wait()
-
-
-def _on_main(run: Run, tensor: Tensor) -> Tensor:
-    """The whole tensor in the main rank's CPU memory, nothing elsewhere; one at a time."""
-    full = whole(tensor)
-    return full.cpu() if run.team.is_main else full.new_empty(0)
 
 
 def restore(run: Run, out_dir: Path) -> int:
@@ -88,10 +118,17 @@ def restore(run: Run, out_dir: Path) -> int:
     Raises:
         UserError: when it belongs to another run, or all are damaged.
     """
-    found = newest_usable(out_dir / "checkpoints", _warn)
-    step = 0 if found is None else _take_over(run, out_dir, *found)
-    if run.team.is_main:
+    found = newest_usable(out_dir / "checkpoints", _warn, place=_Places(run), team=run.team)
+    step = 0 if found is None else found[1]["step"]
+    changed = {} if found is None else _take_over(run, out_dir, *found)
+
+    def put_back_and_note() -> None:
         put_back(out_dir, {} if found is None else found[1].get("doctor", {}), step)
+        if changed:
+            note = {"event": "changed", "step": step, "settings": changed}
+            rewrite(out_dir / EVENTS, [*read_metrics(out_dir / EVENTS), note])
+
+    run.team.on_main(put_back_and_note)
     return step
 
 
@@ -99,22 +136,66 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-def _take_over(run: Run, out_dir: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> int:
-    own, saved = json.loads(json.dumps(identity(run))), state["run"]
-    changed = [
-        f"{key} (saved {json.dumps(saved.get(key))}, now {json.dumps(own.get(key))})"
-        for key in sorted(own.keys() | saved.keys())
-        if own.get(key) != saved.get(key)
-    ]
-    if changed:
-        raise UserError(f"{out_dir} holds another run: it differs in {', '.join(changed)}")
+class _Places:
+    """What stored tensors are read into: shards like the run's own where it is sharded, whole tensors elsewhere."""
+
+    def __init__(self, run: Run) -> None:
+        self.parameters = run.policy.parameters
+        self.policy = {f"policy/{name}": tensor for name, tensor in run.policy.tensors().items()}
+
+    def __call__(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        pattern = self.policy.get(name)
+        if name.startswith("optimizer/"):
+            pattern = self.parameters[int(name.split("/")[1])]
+        if pattern is None or pattern.shape != size or not is_sharded(pattern):
+            return torch.empty(size, dtype=dtype)
+        return torch.empty_like(pattern, dtype=dtype)
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> dict[str, list[Any]]:
+    """Settings that differ, by name: [saved, now]; nested ones as ``outer.inner``, absent ones None."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted(saved.keys() | now.keys()):
+        old, new = saved.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= differences(old, new, f"{inside}{key}.")
+        elif old != new:
+            found[inside + key] = [old, new]
+    return found
+
+
+def refuse_changes(out_dir: Path, changed: Mapping[str, Sequence[Any]], accepted: bool) -> None:
+    """Refuse settings that differ from a run's, unless they are ``accepted`` and what was saved can bear them.
+
+    Raises:
+        UserError: with the settings as a diff.
+    """
+    fixed = [name for name in changed if name.split(".")[0] in FIXED]
+    if not changed or (accepted and not fixed):
+        return
+    lines = [f"  {name}: {json.dumps(old)} -> {json.dumps(new)}" for name, (old, new) in changed.items()]
+    ways = "give the same settings, or choose another --out"
+    if not fixed:
+        ways = "give the same settings, choose another --out, or go on with these by --accept-changes"
+    raise UserError("\n".join([f"{out_dir} holds a run with other settings (saved -> now):", *lines, ways]))
+
+
+def _take_over(
+    run: Run, out_dir: Path, tensors: dict[str, Tensor], state: dict[str, Any]
+) -> dict[str, list[Any]]:
+    """Load a checkpoint; the settings that changed."""
+    changed = differences(state["run"], json.loads(json.dumps(identity(run))))
+    refuse_changes(out_dir, changed, run.config.accept_changes)
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, rest = name.split("/", 1)
         parts[part][rest] = tensor
     run.policy.load(parts["policy"])
     unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
-    return state["step"]
+    for group in run.optimizer.param_groups:
+        group |= {"initial_lr": run.config.lr} if "lr" in changed else {}
+        group |= {"weight_decay": run.config.weight_decay} if "weight_decay" in changed else {}
+    return changed
 
 
 def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
@@ -128,11 +209,13 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
         DamagedCheckpoint: when there are checkpoints from before the disease and none is whole.
     """
     root, lr = guard.out_dir / "checkpoints", LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
-    found = newest_usable(root, _warn, before=finding.since)
+    found = newest_usable(root, _warn, before=finding.since, place=_Places(run), team=run.team)
     if found is None:
         run.policy.start_over()
         run.optimizer.state.clear()
-    to = 0 if found is None else _take_over(run, guard.out_dir, *found)
+    else:
+        _take_over(run, guard.out_dir, *found)
+    to = 0 if found is None else found[1]["step"]
     for group in run.optimizer.param_groups:
         group["initial_lr"] = lr
     run.team.wait()

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.distributed import home_of
 from worldcompass.geometry import nominal_poses
 from worldcompass.types import Actions, Group, Scenario, Truth
 from worldcompass.world import Context, WorldModel
@@ -50,7 +53,8 @@ class Futures:
 
 
 Rollout = Callable[
-    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor, float, bool], list[Futures]
+    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor, float, bool, range | None],
+    list[Futures],
 ]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
@@ -59,6 +63,17 @@ def generator_for(*keys: Key) -> torch.Generator:
     """A CPU generator that depends on the keys alone, whatever the device or the number of processes."""
     digest = hashlib.sha256(json.dumps(keys).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def seed_globals(*keys: Key) -> None:
+    """Set Python's, NumPy's and torch's own generators, which only foreign code asks, such as a critic's network.
+
+    Set anew at every step they need no saving: a step begun again draws the same.
+    """
+    seed = generator_for(*keys).initial_seed()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def corrupt(clean_BCKHW: Tensor, noise_BCKHW: Tensor, sigma_B: Tensor) -> Tensor:
@@ -152,6 +167,7 @@ def imagine_groups(
     sigmas: Tensor,
     explore: float = 0.0,
     shared_noise: bool = False,
+    candidates: range | None = None,
 ) -> list[Futures]:
     """Clip-level rollout: each scenario's past once, then ``group_size`` futures of ``chunk`` that share it.
 
@@ -160,21 +176,25 @@ def imagine_groups(
     are guided with weights evenly spread from 0 to it, so that they differ in a way that weights can learn; with
     ``shared_noise`` they differ in nothing else, and scores compare guidance instead of luck.
 
+    Args:
+        candidates: those of every group that are imagined here; all ``group_size`` of them when None.
+
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
     """
-    result = []
+    result, candidates = [], candidates or range(group_size)
     for batch in batches(world, scenarios):
         past_keys = [(*keys, "past", s.id) for s in batch]
         past = imagine_past(world, batch, chunk, chunk_length, past_keys, sigmas)
         actions = chunk_actions(world, batch, chunk, chunk_length)
         attended = world.attend(past.context, actions)
         numbers = candidate_numbers(group_size, shared_noise)
-        row_keys = [(*keys, "future", s.id, chunk, number) for s in batch for number in numbers]
+        row_keys = [(*keys, "future", s.id, chunk, numbers[g]) for s in batch for g in candidates]
         noise = chunk_noise(world, chunk_length, row_keys)
-        guidance_B = spread_guidance(world, explore, group_size, [(*keys, s.id, chunk) for s in batch])
+        group_keys = [(*keys, s.id, chunk) for s in batch]
+        guidance_B = spread_guidance(world, explore, group_size, group_keys, candidates)
         clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
-        frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), group_size))
+        frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(candidates)))
         per_step = 1 if guidance_B is None else 2
         passes = past.forward_passes + per_step * len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
         start, stop = chunk * chunk_length, (chunk + 1) * chunk_length
@@ -197,6 +217,7 @@ def imagine_whole_videos(
     sigmas: Tensor,
     explore: float = 0.0,
     shared_noise: bool = False,
+    candidates: range | None = None,
 ) -> list[Futures]:
     """The baseline: every candidate imagines its own video, chunks 0 .. ``chunk``.
 
@@ -209,20 +230,21 @@ def imagine_whole_videos(
     """
     if not world.spec.batches_pasts:
         raise ValueError(f"whole-video rollout needs a world that batches pasts; {world.spec.name} does not")
-    rows = [scenario for scenario in scenarios for _ in range(group_size)]
-    numbers = candidate_numbers(group_size, shared_noise)
-    row_keys = [(*keys, "video", s.id, number) for s in scenarios for number in numbers]
+    candidates, numbers = candidates or range(group_size), candidate_numbers(group_size, shared_noise)
+    rows = [scenario for scenario in scenarios for _ in candidates]
+    row_keys = [(*keys, "video", s.id, numbers[g]) for s in scenarios for g in candidates]
     past = imagine_past(world, rows, chunk, chunk_length, row_keys, sigmas)
     actions = chunk_actions(world, rows, chunk, chunk_length)
     attended = world.attend(past.context, actions)
     noise = chunk_noise(world, chunk_length, [(*row, chunk) for row in row_keys])
-    guidance_B = spread_guidance(world, explore, group_size, [(*keys, s.id, chunk) for s in scenarios])
+    group_keys = [(*keys, s.id, chunk) for s in scenarios]
+    guidance_B = spread_guidance(world, explore, group_size, group_keys, candidates)
     clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
     per_step = 1 if guidance_B is None else 2
     passes = past.forward_passes + per_step * len(rows) * (len(sigmas) - 1) + prefix_passes(past.context)
     decoded = world.decode(clean, attended)
     video_NGF3hw = torch.cat([past.frames_PF3hw.to(decoded.device), decoded], 1)
-    video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), group_size))
+    video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), len(candidates)))
     stop = (chunk + 1) * chunk_length
     groups = tuple(
         make_group(world, scenario, frames, frames[0, :0], 0, stop)
@@ -282,14 +304,19 @@ def candidate_numbers(group_size: int, shared_noise: bool) -> Sequence[int]:
 
 
 def spread_guidance(
-    world: WorldModel[Any], explore: float, group_size: int, group_keys: Sequence[tuple[Key, ...]]
+    world: WorldModel[Any],
+    explore: float,
+    group_size: int,
+    group_keys: Sequence[tuple[Key, ...]],
+    candidates: range | None = None,
 ) -> Tensor | None:
     """Weights of the candidates of all groups, each group in an order of its own; None without exploration."""
     if not explore:
         return None
     even = torch.linspace(0, explore, group_size)
     orders = [torch.randperm(group_size, generator=generator_for(*keys, "guidance")) for keys in group_keys]
-    return torch.cat([even[order] for order in orders]).to(device_of(world))
+    own = list(candidates or range(group_size))
+    return torch.cat([even[order[own]] for order in orders]).to(device_of(world))
 
 
 def prefix_passes(context: Context) -> int:
@@ -303,8 +330,8 @@ def batches(world: WorldModel[Any], scenarios: Sequence[Scenario]) -> list[Seque
 
 
 def device_of(world: WorldModel[Any]) -> torch.device:
-    """Where the world's network lives."""
-    return next(world.net.parameters()).device
+    """Where the world's network computes."""
+    return home_of(next(world.net.parameters()))
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.advantages import Advantages, keep_extremes
+from worldcompass.distributed import Team
 from worldcompass.rewards import Critic
 from worldcompass.rollout import Futures, Key, corrupt, generator_for
 from worldcompass.types import Actions, Group, Samples, Scenario
@@ -52,13 +53,17 @@ def choose(
     best: int,
     worst: int,
     keys: tuple[Key, ...],
+    team: Team | None = None,
 ) -> list[Chosen]:
     """The extremes of every group with their advantages; they keep the contexts they were imagined from.
+
+    Ranks of a ``team`` that share a group exchange its candidates, and each takes an equal part of the extremes.
 
     Raises:
         ValueError: when every latent of a chunk is given.
     """
-    kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))
+    team = team or Team()
+    kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))[:, team.rows_of_group()]
     result, start = [], 0
     for part in futures:
         # Here and not in the objective, where asking the device would make it wait at every row mean.
@@ -73,7 +78,8 @@ def choose(
             for scenario, kept in zip(scenarios[start:stop], kept_PS.tolist(), strict=True)
             for candidate in kept
         ]
-        clean_BCKHW = part.clean_BCKHW[rows.to(part.clean_BCKHW.device)]
+        clean_BCKHW = team.with_siblings(part.clean_BCKHW, len(part.groups))
+        clean_BCKHW = clean_BCKHW[rows.to(clean_BCKHW.device)]
         if part.context.num_pasts == len(part.groups):
             result.append(Chosen(Samples(clean_BCKHW, advantage_B, part.actions, part.context), row_keys))
         else:  # every candidate has its own past

@@ -20,28 +20,28 @@ from worldcompass.balance import Balance, History, fixed
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.distributed import Team, shard
 from worldcompass.doctor.guard import Guard, OnDisease
-from worldcompass.errors import UnfitInputs
-from worldcompass.held_out import HeldOut, due, probe
+from worldcompass.held_out import HeldOut, due, only_looked_at, probe
+from worldcompass.inputs import check_inputs
 from worldcompass.interrupt import Interrupted, finishing_the_step
 from worldcompass.log import METRICS, LiveTable, MetricsLog, Stopwatch
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
-from worldcompass.resume import begin, restore, roll_back, save
+from worldcompass.resume import begin, restore, roll_back, save, writable
 from worldcompass.rewards import Critic
 from worldcompass.rollout import (
     Rollout,
-    computes_bf16,
     device_of,
     generator_for,
     imagine_groups,
-    make_group,
+    imagine_whole_videos,
+    seed_globals,
 )
 from worldcompass.selection import Rows, choose, score, share_out
 from worldcompass.trackers import Track, installed, tracking
 from worldcompass.types import Scenario
 from worldcompass.vitals import reward_vitals, step_vitals, without_gradient
-from worldcompass.world import Guidable, WorldModel
+from worldcompass.world import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +107,24 @@ class Config:
     keep_checkpoints: int = 2
     """Newest ones that stay; more while ``on_disease`` is ``rollback``, which goes back some steps."""
     probe_every: int = 0
-    """Steps between looks of the held-out judge that ``train`` was given; 0 is never."""
+    """Steps between looks: clips before training and now, scored where there is a held-out judge; 0 is never."""
     on_disease: OnDisease = "warn"
     """When the doctor finds one: ``warn``; ``stop`` after saving; ``rollback`` to the last healthy checkpoint."""
+    accept_changes: bool = False
+    """Go on with a run whose other settings were not these; without it they are shown and refused."""
+    recipe: str = ""
+    """What the configuration was made by, for those who read a run later."""
     track: Track = "none"
     """Where metrics go besides metrics.jsonl, offline: ``tensorboard``, ``wandb`` or ``trackio``."""
+    ranks_per_group: int = 1
+    """Processes that share the candidates of a group, each on the same past; alone it changes nothing."""
     shard: bool = False
-    """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing."""
+    """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing.
+    With ``autocast_bf16`` parameters travel in bfloat16; master weights and reductions stay float32."""
+    shard_within: int = 0
+    """Split over so many processes only, those of one node, and copy over the nodes; 0 splits over all."""
+    offload: bool = False
+    """Keep what is sharded in the CPU's memory between uses."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups``, ``largest_group``, or ``damped``, which is between the first two."""
     balance: Balance = fixed
@@ -137,6 +148,9 @@ class Config:
             "best and worst must not be negative": min(self.best, self.worst) >= 0,
             "need 0 <= first_chunk <= last_chunk": 0 <= self.first_chunk <= self.last_chunk,
             f"updates_per_rollout must be 1..{rows}": 1 <= self.updates_per_rollout <= rows,
+            "shard_within must not be negative; it and offload need shard=true": self.shard_within >= 0
+            and (self.shard or not (self.shard_within or self.offload)),
+            **self._rules_of_shared_groups(rows),
             "beta, advantage_clip, lr, max_grad_norm must be positive": all(
                 value > 0 for value in (self.beta, self.advantage_clip, self.lr, self.max_grad_norm)
             ),
@@ -159,6 +173,21 @@ class Config:
                 named = [f.name for f in dataclasses.fields(self) if re.search(rf"\b{f.name}\b", rule)]
                 got = ", ".join(f"{name}={getattr(self, name)}" for name in named)
                 raise ValueError(f"{rule}; got {got}")
+
+    def _rules_of_shared_groups(self, rows: int) -> dict[str, bool]:
+        ranks = self.ranks_per_group
+        return {
+            "ranks_per_group must be at least 1": ranks >= 1,
+            "ranks_per_group needs candidates that share a past, as imagine_groups makes": ranks == 1
+            or self.rollout is not imagine_whole_videos,
+            "group_size, best + worst and the rows of each update must be multiples of ranks_per_group, with 2 "
+            "candidates or more for each": ranks <= 1
+            or (
+                self.group_size % ranks == (self.best + self.worst) % ranks == 0
+                and self.group_size >= 2 * ranks
+                and rows % (self.updates_per_rollout * ranks) == 0
+            ),
+        }
 
     def described(self) -> dict[str, Any]:
         """The configuration as json can hold it, functions by their full names."""
@@ -195,6 +224,7 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
     sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
+    seed_globals(*keys, team.rank)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
     chunk = chunk_of_step(config, step)
     scenarios = team.share(scenarios_of_step(run.scenarios, config, step))
@@ -203,6 +233,7 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
         futures = config.rollout(
             world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas, config.explore,
             config.shared_noise,
+            team.candidates(config.group_size),
         )  # fmt: skip
     clock.lap("imagine")
     # 3. Critics score pixels.
@@ -215,8 +246,9 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
         scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip, config.reward_clip
     )
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
-    own = advantages.of_groups(team.rank * len(scenarios), (team.rank + 1) * len(scenarios))
-    chosen = choose(futures, scenarios, own, config.best, config.worst, keys)
+    first = team.share(range(len(scores_NGR)))[0]
+    own = advantages.of_groups(first, first + len(scenarios))
+    chosen = choose(futures, scenarios, own, config.best, config.worst, keys, team)
     shares = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
     updates = cache_targets(run, shares)
     clock.lap("targets")
@@ -255,10 +287,11 @@ def prepare(
     check_inputs(world, critics, scenarios, config)
     if config.lora is not None:
         inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
-    team = Team.current()
+    team = Team.current(config.ranks_per_group)
     team.check_divides(config.prompts_per_step)
     if config.shard and team.size > 1:
-        shard(world.net, device_of(world).type)
+        device = device_of(world).type
+        shard(world.net, device, config.shard_within, config.offload, bf16=config.autocast_bf16)
     policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
     optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
     return Run(world, critics, scenarios, config, policy, optimizer, team)
@@ -279,12 +312,14 @@ def train(
 
     Several processes that ``joined`` call it alike and share every step; the main one writes.
     Ctrl-C, SIGTERM and SIGUSR1 end the step that is running, save it and then raise, see ``interrupt``.
+    Every step sets the global random generators, see ``seed_globals``.
 
     Args:
         resume: go on from the newest checkpoint in ``out_dir``, bit by bit as if never stopped.
         on_step: called after every step with (step, metrics, policy).
         live: show a table of the last steps where the output is a terminal, and what the doctor warns of.
-        held_out: a judge that is no reward, and what it looks at every ``config.probe_every`` steps.
+        held_out: a judge that is no reward, and what it looks at every ``config.probe_every`` steps; without one
+            these steps leave clips of the first scenarios, before training and now.
 
     Returns:
         The policy; ``with policy.checkpoint():`` swaps the weights to evaluate into ``world.net``.
@@ -295,11 +330,11 @@ def train(
         NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
         StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
-    if config.probe_every and held_out is None:
-        raise ValueError(f"probe_every is {config.probe_every}, but no held-out judge was given")
+    held_out = held_out or only_looked_at(scenarios)
+    Team.current().on_main(lambda: writable(out_dir))
     run = prepare(world, critics, scenarios, config)
     policy, team = run.policy, run.team
-    step = restore(run, out_dir) if resume else begin(out_dir)
+    step = restore(run, out_dir) if resume else team.on_main(lambda: begin(out_dir))
     team.wait()  # what another rank still reads is not written
     log = MetricsLog(out_dir / METRICS, step, team.is_main)
     if team.is_main:
@@ -321,9 +356,10 @@ def train(
                     raise
                 step = roll_back(run, guard, step, finding)
                 continue
-            if held_out is not None and due(config.probe_every, step):
+            if due(config.probe_every, step):
                 clip = out_dir / "samples" / f"step_{step:06d}.mp4"
-                metrics["judge"] = probe(world, policy, held_out, config.seed, clip)
+                judged = probe(world, policy, held_out, config.seed, clip, run.autocast)
+                metrics |= {} if judged is None else {"judge": judged}
             log.append(metrics)
             send(metrics)
             diagnosis = guard.examine(metrics)
@@ -409,73 +445,3 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
     if applied:
         run.optimizer.step()
     return {**result, "grad_norm": grad_norm, "applied": float(applied)}
-
-
-def check_inputs(
-    world: WorldModel[Any], critics: Sequence[Critic], scenarios: Sequence[Scenario], config: Config
-) -> None:
-    """Refuse what would fail later.
-
-    Raises:
-        UnfitInputs: one sentence saying what does not fit.
-    """
-    names = [critic.name for critic in critics]
-    if not names or len(set(names)) < len(names):
-        raise UnfitInputs(f"need at least one critic and different names, got {names}")
-    if unknown := set(config.weights) - set(names):
-        raise UnfitInputs(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
-    if not any(config.weights.get(name, 1.0) for name in names):
-        raise UnfitInputs(
-            f"the weights of all critics are zero ({', '.join(names)}): nothing would be learned"
-        )
-    if config.explore and not isinstance(world, Guidable):
-        raise UnfitInputs(f"explore is {config.explore}, but {world.spec.name} has no method weaken(context)")
-    if config.autocast_bf16 and not computes_bf16(device_of(world)):
-        raise UnfitInputs(
-            "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would take many times as long:"
-            " set config.autocast_bf16=False"
-        )
-    length = config.chunk_length or world.spec.chunk_lengths[0]
-    if length not in world.spec.chunk_lengths:
-        raise UnfitInputs(
-            f"{world.spec.name} was trained for chunks of {world.spec.chunk_lengths}, not {length}"
-        )
-    if len({s.id for s in scenarios}) < len(scenarios):
-        raise UnfitInputs("scenario ids must differ: noise derives from them")
-    if config.prompts_per_step > len(scenarios):
-        raise UnfitInputs(
-            f"prompts_per_step is {config.prompts_per_step}, there are {len(scenarios)} scenarios"
-        )
-    needed = (config.last_chunk + 1) * length
-    short = [s.id for s in scenarios if len(s.actions) < needed]
-    if short:
-        raise UnfitInputs(f"chunk {config.last_chunk} needs {needed} latents, scenario {short[0]} is shorter")
-    if config.noise_levels > (steps := config.denoising_steps or world.spec.num_steps):
-        raise UnfitInputs(
-            f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
-        )
-
-
-def try_critics(
-    world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
-) -> None:
-    """Let every critic score two grey futures of the second chunk: for recipes, before anything is imagined.
-
-    Raises:
-        UnfitInputs: when one cannot score frames and latents of this world, or does not return one score each.
-    """
-    spec, both = world.spec, 2 * chunk_length
-    frames = torch.full((spec.num_frames(0, both), 3, *spec.frame_size), 128, dtype=torch.uint8)
-    before = spec.num_frames(0, chunk_length)
-    futures = frames[before:].expand(2, -1, -1, -1, -1).contiguous()
-    group = make_group(world, scenario, futures, frames[:before], chunk_length, both)
-    for critic in critics:
-        try:
-            scores = critic(group)
-        except ValueError as why:
-            raise UnfitInputs(f"critic {critic.name} cannot score the chunks of {spec.name}: {why}") from why
-        if scores.values_G.shape != (2,) or scores.valid_G.shape != (2,):
-            raise UnfitInputs(
-                f"critic {critic.name} must return one score and one verdict for each candidate, 2 each, got"
-                f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
-            )

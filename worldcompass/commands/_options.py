@@ -26,6 +26,25 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder exactly")
 
 
+def add_going_on(parser: argparse.ArgumentParser) -> None:
+    """``--resume``, which needs no saying, and ``--accept-changes``."""
+    text = "go on with the run in the output folder, bit by bit; done by itself where the folder holds one"
+    parser.add_argument("--resume", action="store_true", help=text)
+    text = "go on though its settings were others, which are shown and refused without this"
+    parser.add_argument("--accept-changes", action="store_true", help=text)
+
+
+def announce(out: Path) -> None:
+    """Say that a run is gone on with, where the folder holds one."""
+    from worldcompass.checkpoint import latest_checkpoint, step_of
+
+    if (saved := latest_checkpoint(out / "checkpoints")) is not None:
+        print(
+            f"{out} holds a run: going on after step {step_of(saved)}; begin anew with another --out",
+            flush=True,
+        )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
     text = "cpu, cuda, cuda:1 or auto (default: %(default)s, a GPU where there is one)"

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import argparse
 
-from worldcompass.commands._options import add_device, add_out, add_resume, add_seed, check_device
+from worldcompass.commands._options import (
+    add_device,
+    add_going_on,
+    add_out,
+    add_seed,
+    announce,
+    check_device,
+)
 
 EXAMPLES = """\
   worldcompass demo
   worldcompass demo --seed 1 --out runs/seed1
-  worldcompass demo --resume              # after Ctrl-C
+  worldcompass demo                       # the same again goes on, after Ctrl-C for example
   worldcompass demo --dry-run             # say what would be done and how long it takes
 """
 
@@ -23,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "runs/demo", "where results, checkpoints and the page go")
     add_seed(parser)
     add_device(parser)
-    add_resume(parser)
+    add_going_on(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -31,12 +38,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     device = check_device(args.device)
     from worldcompass.demo import run_demo
+    from worldcompass.resume import writable
 
-    run_demo(
-        out=args.out,
-        seed=args.seed,
-        device=device,
-        resume=args.resume,
-        dry_run=args.dry_run,
-    )
+    if not args.dry_run:
+        writable(args.out)
+        announce(args.out)
+    run_demo(args.out, args.seed, device, args.accept_changes, args.dry_run)
     return 0

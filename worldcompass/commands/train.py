@@ -15,17 +15,22 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from worldcompass.commands._options import add_device, add_out, add_resume, check_device
+import torch
+
+from worldcompass.commands._options import add_device, add_going_on, add_out, announce, check_device
 from worldcompass.distributed import joined
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.launch import is_rank, launch, number_of_ranks
 from worldcompass.overrides import override, settings
+from worldcompass.resume import writable
 from worldcompass.trackers import Track
+from worldcompass.train import Config
 
 EXAMPLES = """\
   worldcompass train doom_full
@@ -53,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--track", choices=get_args(Track), help=text)
     add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
     add_device(parser)
-    add_resume(parser)
+    add_going_on(parser)
     text = "processes on this machine that share every step; auto is one for each GPU (default: 1)"
     parser.add_argument("--nproc", default="1", metavar="N", help=text)
     parser.add_argument(
@@ -71,16 +76,42 @@ def run(args: argparse.Namespace) -> int:
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
     chosen += [f"config.track={args.track}"] if args.track else []
+    chosen += ["config.accept_changes=true"] if args.accept_changes else []
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
     if args.list:
         print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
         return 0
+    if isinstance(getattr(recipe, "config", None), Config):
+        recipe = replace(recipe, config=replace(recipe.config, recipe=args.recipe))
     device = check_device(args.device)
     if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
         return launch(sys.argv[1:], ranks)
-    with joined(device):
-        recipe.run(args.out, device, args.resume)
+    with joined(device) as team:
+        team.on_main(lambda: writable(args.out))
+        if team.is_main:
+            announce(args.out)
+        try:
+            recipe.run(args.out, device, True)
+        except torch.OutOfMemoryError as error:
+            raise UserError(out_of_memory(recipe, args.recipe, team.size, str(error))) from error
     return 0
+
+
+def out_of_memory(recipe: Any, name: str, ranks: int, said: str) -> str:
+    """What to lower, by the estimate where the recipe makes one."""
+    from worldcompass.plan import GIB, make_plan, share_of, what_to_lower
+
+    begun = f"out of GPU memory ({said.split('. ')[1] if '. ' in said else said})"
+    if not hasattr(recipe, "needs"):
+        return (
+            f"{begun}: lower config.micro_rows, config.group_size or config.prompts_per_step, or spread the run"
+            " over more GPUs with config.shard=true"
+        )
+    plan = make_plan(share_of(recipe.needs(), ranks), ranks if recipe.config.shard else 1)
+    return (
+        f"{begun}: by the estimate a step needs {plan.peak / GIB:.2f} GiB of live tensors in its phase"
+        f" {plan.worst_phase}; {what_to_lower(plan, recipe.config)}. Every part: worldcompass plan {name}"
+    )
 
 
 def shipped_recipes() -> list[str]:

@@ -20,6 +20,7 @@ EVENT_FIELDS = {
     "refused": ("step", "why"),
     "stopped": ("step", "finding", "evidence"),
     "rolled back": ("step", "to", "finding", "evidence", "lr"),
+    "changed": ("step", "settings"),
 }
 # Key in results.json -> words.
 JUDGED = {"judge_accuracy": FOLLOWED, "quality": "realism"}

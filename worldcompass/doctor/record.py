@@ -62,7 +62,7 @@ class Record:
     rows: Sequence[Mapping[str, Any]]
     """As ``train_step`` returned them."""
     events: Sequence[Mapping[str, Any]] = ()
-    """Refused updates, stops and rollbacks."""
+    """Refused updates, stops, rollbacks and changed settings."""
     planned: int = USUAL_STEPS
     """Steps that the run was meant to take."""
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -181,6 +181,8 @@ def diagnose(record: Record) -> Diagnosis:
 
 
 def _deed(event: Mapping[str, Any]) -> str:
+    if event["event"] == "changed":
+        return f"Gone on with other settings after step {event['step']}: {', '.join(event['settings'])}."
     why = f"{event['finding']} ({event['evidence']})"
     if event["event"] == "stopped":
         return f"Stopped at step {event['step']}: {why}."

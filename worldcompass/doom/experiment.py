@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from worldcompass.profile import Parts
 from worldcompass.progress import progress
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
-from worldcompass.resume import MAY_CHANGE
+from worldcompass.resume import MAY_CHANGE, differences, refuse_changes
 from worldcompass.rewards import Critic
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.interaction import InteractionFollowing
@@ -81,13 +81,12 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     Raises:
         UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
     """
-    begun, team = time.monotonic(), Team.current()
+    begun, team = time.monotonic(), Team.current(recipe.config.ranks_per_group)
     if team.size > 1 and recipe.config.shard:
         raise UserError("the embedded world is small enough for every process: set config.shard=False")
     weights_of(recipe)
     team.check_divides(recipe.config.prompts_per_step)
-    if team.is_main:
-        _claim(out, recipe, resume)
+    team.on_main(lambda: _claim(out, recipe, resume))
     parts = training_parts(recipe, device)
     world, config = parts.world, parts.config
     judge, reader = load_judge(), LabelReader(load_critics().motion)
@@ -200,8 +199,11 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
         found = json.loads(path.read_text())
-        if _identity(found["recipe"]) != _identity(facts["recipe"]):
-            raise UserError(f"{out} holds a run with other settings: give the same, or choose another --out")
+        changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]))
+        refuse_changes(out, changed, recipe.config.accept_changes)
+        if changed:
+            _forget_evaluations(out, changed)
+            path.write_text(json.dumps({**found, "recipe": facts["recipe"], "changed": changed}, indent=1))
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
@@ -214,6 +216,13 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
     facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
     path.write_text(json.dumps(facts, indent=1))
+
+
+def _forget_evaluations(out: Path, changed: Iterable[str]) -> None:
+    """Delete what other settings measured: the trained model's always, all where the evaluation changed."""
+    everything = any(name.startswith("evaluation_") or name == "unseen" for name in changed)
+    for path in out.glob("evaluation_*.json" if everything else "evaluation_trained.json"):
+        path.unlink()
 
 
 def _identity(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from torch import nn
 from worldcompass.distributed import Team
 from worldcompass.errors import UserError
 from worldcompass.files import NeededFile, differences, lacking
+from worldcompass.inputs import try_critics
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
 from worldcompass.rewards.own import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
-from worldcompass.train import Config, train, try_critics
+from worldcompass.train import Config, train
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder

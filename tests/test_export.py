@@ -1,0 +1,211 @@
+"""A run becomes a folder to give away; the hub is stood in for, or faked on loopback where its package is here."""
+
+import base64
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from worldcompass import cli
+from worldcompass.errors import UserError
+from worldcompass.export import push
+from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import Config, train
+
+TINY = Config(
+    steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, lr=1e-2, seed=7,
+    weights={"obedience": 2.0}, save_every=1, recipe="toy.py:tiny",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "toy"
+    policy = train(ToyWorld(), [ToyObedience(), ToyCleanliness()], toy_scenarios(4), TINY, out, live=False)
+    return out, policy
+
+
+def export(*words):
+    return cli.main(["export", *map(str, words)])
+
+
+def test_a_runs_average_and_card_are_written(run, tmp_path, capsys):
+    out, policy = run
+    assert export(out, "--out", tmp_path / "given") == 0
+    assert "weights after step 2" in capsys.readouterr().out
+    tensors = load_file(tmp_path / "given" / "model.safetensors")
+    assert tensors.keys() == policy.checkpoint_weights.keys()
+    assert all(torch.equal(tensors[name], policy.checkpoint_weights[name]) for name in tensors)
+    ToyWorld().net.load_state_dict(tensors)
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert card.startswith("---\nlicense: other\n") and "did not state it" in card and "Apache-2.0" in card
+    rewards = [json.loads(line)["rewards"]["obedience"]["mean"] for line in (out / "metrics.jsonl").open()]
+    mean = sum(rewards) / len(rewards)
+    for told in ("Recipe: toy.py:tiny. Seed 7; critics: obedience, cleanliness.", "after 2 training steps",
+                 "| lr | 0.01 |", "| weight of obedience | 2 |", f"| obedience | {mean:.4f} | {mean:.4f} |",
+                 "The run doctor found:"):  # fmt: skip
+        assert told in card, card
+
+
+def test_files_that_a_recipe_left_are_taken_as_they_are_until_the_run_goes_on(run, tmp_path):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    (out / "weights" / "adapter").mkdir(parents=True)
+    save_file({"official.name": torch.ones(2)}, out / "weights" / "world.safetensors")
+    save_file({"a": torch.ones(2)}, out / "weights" / "adapter" / "adapter_model.safetensors")
+    assert export(out, "--out", tmp_path / "a", "--license", "mit", "--base", "some/base") == 0
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert load_file(tmp_path / "a" / "world.safetensors").keys() == {"official.name"}
+    assert "license: mit\n" in card and "base_model: some/base\n" in card and "Weights: mit." in card
+    assert "`adapter/adapter_model.safetensors`, `world.safetensors`" in card
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+    config = dataclasses.replace(TINY, steps=3)
+    critics = [ToyObedience(), ToyCleanliness()]
+    train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=True, live=False)
+    os.utime(out / "weights" / "world.safetensors", (1, 1))
+    assert export(out, "--out", tmp_path / "b") == 0
+    assert "after 3 training steps" in (tmp_path / "b" / "README.md").read_text()
+    assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+def test_what_cannot_be_exported_is_a_sentence(run, tmp_path, capsys):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "metrics.jsonl").write_text('{"step": 1, "rewards": {}}\n')
+    for words, told in (
+        ((tmp_path / "none", "--out", tmp_path / "x"), "is not a run folder"),
+        ((tmp_path / "new", "--out", tmp_path / "x"), "holds no checkpoint yet"),
+        ((run[0], "--out", tmp_path / "used"), "is not an empty folder: choose another --out"),
+    ):
+        assert export(*words) == 2
+        words_said = capsys.readouterr().err
+        assert told in words_said and words_said.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+class FakeHub:
+    """What this project uses of huggingface_hub: HfApi().create_repo, upload_folder, and its error."""
+
+    class HfHubHTTPError(RuntimeError, OSError):
+        pass
+
+    def __init__(self, refuses=False):
+        self.refuses, self.calls = refuses, []
+        self.errors = SimpleNamespace(HfHubHTTPError=self.HfHubHTTPError)
+
+    def HfApi(self):
+        return self
+
+    def create_repo(self, repository, *, private, exist_ok):
+        if self.refuses:
+            raise self.HfHubHTTPError("401 Client Error\nInvalid credentials")
+        self.calls.append((repository, private, exist_ok))
+        return f"https://hub/{repository}"
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        self.calls.append((repo_id, sorted(os.listdir(folder_path))))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    def put(fake):
+        monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", fake and fake.errors)
+        return fake
+
+    return put
+
+
+def test_a_push_is_private_unless_asked_and_says_what_the_hub_minds(run, tmp_path, hub, capsys):
+    fake = hub(FakeHub())
+    assert export(run[0], "--out", tmp_path / "given", "--push", "me/toy") == 0
+    assert fake.calls == [("me/toy", True, True), ("me/toy", ["README.md", "model.safetensors"])]
+    assert "pushed to https://hub/me/toy" in capsys.readouterr().out
+    assert export(run[0], "--out", tmp_path / "open", "--push", "me/toy", "--public") == 0
+    assert fake.calls[2] == ("me/toy", False, True)
+    hub(FakeHub(refuses=True))
+    assert export(run[0], "--out", tmp_path / "kept", "--push", "me/toy") == 2
+    said = capsys.readouterr().err
+    assert "did not take me/toy (401 Client Error): log in" in said and said.count("\n") == 1
+    assert (tmp_path / "kept" / "README.md").exists()
+    hub(None)
+    with pytest.raises(UserError, match=r"worldcompass\[hub\]"):
+        push(tmp_path / "kept", "me/toy")
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    """As much of the hub's HTTP interface as a push of small files takes."""
+
+    asked: list = []  # noqa: RUF012
+    files: dict = {}  # noqa: RUF012
+
+    def do_POST(self):
+        size = self.headers.get("Content-Length")
+        body = self.rfile.read(int(size)) if size else self._chunks()
+        self.asked.append(self.path)
+        host = f"http://{self.headers['Host']}"
+        answer = {}
+        if self.path == "/api/repos/create":
+            wish = json.loads(body)
+            assert wish.get("private") is True or wish.get("visibility") == "private", wish
+            answer = {"url": f"{host}/me/toy", "id": "me/toy", "private": True}
+        elif "/preupload/" in self.path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            answer = {
+                "files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
+            }
+        elif "/commit/" in self.path:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            answer = {"commitUrl": f"{host}/me/toy/commit/1", "commitOid": "1", "success": True}
+        elif self.path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        self._say(answer)
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        self._say({"id": "me/toy", "sha": "0", "siblings": [], "private": True})
+
+    def _chunks(self):
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        return body
+
+    def _say(self, answer):
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_real_package_pushes_to_an_endpoint_on_loopback(run, tmp_path, monkeypatch):
+    package = pytest.importorskip("huggingface_hub", reason="needs the package huggingface_hub")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    real = package.HfApi
+    monkeypatch.setattr(package, "HfApi", lambda: real(endpoint=address, token="hf_nobody"))
+    monkeypatch.setattr(importlib.import_module("huggingface_hub.constants"), "ENDPOINT", address)
+    assert export(run[0], "--out", tmp_path / "given", "--push", "me/toy") == 0
+    server.shutdown()
+    server.server_close()
+    for name in ("README.md", "model.safetensors"):
+        assert _Endpoint.files[name] == (tmp_path / "given" / name).read_bytes()

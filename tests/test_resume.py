@@ -1,0 +1,154 @@
+"""A folder that holds a run is gone on with by itself; other settings are shown, and taken only when asked to."""
+
+import dataclasses
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from worldcompass import cli
+from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
+from worldcompass.doctor import diagnose, read_record
+from worldcompass.errors import UserError
+from worldcompass.log import read_metrics
+from worldcompass.memory import Traced
+from worldcompass.optim import adamw
+from worldcompass.plan import GIB, Plan, States
+from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import Config, train
+from worldcompass.types import Scores
+
+TINY = Config(
+    steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3, noise_levels=2,
+    lr=0.01, save_every=1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The recipe that these tests train with: this file is one."""
+
+    config: Config = TINY
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        train_toy(out, self.config, resume)
+
+
+def toy() -> Toy:
+    return Toy()
+
+
+@dataclass(frozen=True)
+class Hungry(Toy):
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        raise torch.OutOfMemoryError(TOLD)
+
+
+@dataclass(frozen=True)
+class Estimated(Hungry):
+    def needs(self) -> SimpleNamespace:
+        return SimpleNamespace(config=self.config)
+
+
+TOLD = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+
+
+def train_toy(out, config, resume=False, critics=()):
+    critics = critics or (ToyObedience(), ToyCleanliness())
+    return train(ToyWorld(), critics, toy_scenarios(4), config, out, resume, live=False)
+
+
+def command(out, *words, function="toy"):
+    sys.modules.pop(f"_recipe_{Path(__file__).stem}", None)
+    recipe, fixed = f"{__file__}:{function}", ("--device", "cpu", "--set", "config.steps=3")
+    return cli.main(["train", recipe, "--out", str(out), *fixed, *words])
+
+
+def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_path, capsys):
+    out = tmp_path / "run"
+    train_toy(out, TINY)
+    assert command(out) == 0
+    assert f"{out} holds a run: going on after step 2" in capsys.readouterr().out
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
+    changed = (
+        "--set",
+        "config.lr=0.5",
+        "--set",
+        "config.behaviour_decay.lowest=0.1",
+        "--set",
+        "config.steps=4",
+    )
+    assert command(out, *changed) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {out} holds a run with other settings (saved -> now):",
+        "  behaviour_decay.lowest: 0.2 -> 0.1",
+        "  lr: 0.01 -> 0.5",
+        "give the same settings, choose another --out, or go on with these by --accept-changes",
+    ]
+    assert command(out, *changed, "--accept-changes") == 0
+    _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
+    assert state["step"] == 4 and state["config"]["lr"] == 0.5 and state["config"]["recipe"].endswith(":toy")
+    assert state["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
+    (deed,) = diagnose(read_record(out)).history
+    assert deed == "Gone on with other settings after step 3: behaviour_decay.lowest, lr."
+    with pytest.raises(UserError, match="make_optimizer") as refused:
+        train_toy(out, dataclasses.replace(TINY, make_optimizer=adamw, accept_changes=True), resume=True)
+    assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"
+
+
+class Moody:
+    """Draws from every global generator there is."""
+
+    name = "moody"
+
+    def __call__(self, group):
+        size = len(group.frames_GF3hw)
+        drawn = torch.rand(size) + random.random() * torch.from_numpy(np.random.rand(size)).float()
+        return Scores(drawn, torch.ones(len(drawn), dtype=torch.bool))
+
+
+def test_foreign_code_draws_the_same_after_a_resume(tmp_path):
+    straight = train_toy(tmp_path / "a", dataclasses.replace(TINY, steps=4), critics=[Moody()])
+    train_toy(tmp_path / "b", TINY, critics=[Moody()])
+    torch.rand(3), random.random(), np.random.rand()
+    resumed = train_toy(tmp_path / "b", dataclasses.replace(TINY, steps=4), True, [Moody()])
+    assert all(torch.equal(resumed.state()[name], value) for name, value in straight.state().items())
+
+
+def test_a_folder_that_cannot_be_written_is_said_first(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (
+        tmp_path / "file",
+        tmp_path / "file" / "run",
+        Path("/proc/worldcompass"),
+    ):  # the last even for root
+        assert command(out) == 2
+        said = capsys.readouterr().err
+        assert f"cannot write to {out} (" in said and "choose another --out" in said and said.count("\n") == 1
+
+
+def test_too_little_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypatch):
+    assert command(tmp_path / "run", function="Hungry") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "(Tried to allocate 2.00 GiB): lower config.micro_rows" in said
+
+    lower_decode = "lower config.group_size (now 4) or config.prompts_per_step (now 2). Every"
+    shared = (
+        "; 8.00 GiB of it are weights, averages and optimiser, which more GPUs share with config.shard=true"
+    )
+    for weights, traced, told in (
+        (1, Traced(0, 0, 0, 0, 9 * GIB), "a step needs 10.00 GiB of live tensors in its phase update; lower"),
+        (1, Traced(0, 0, 0, 0, 9 * GIB), "lower config.micro_rows (now 64). Every part: worldcompass plan"),
+        (1, Traced(0, 0, 0, 9 * GIB, 0), f"in its phase decode; {lower_decode}"),
+        (8, Traced(0, 0, 0, 0, GIB), shared),
+    ):
+        plan = Plan(1, 2, States(0, 0, weights * GIB, 0, 0, 0, 0, 0, 0, 0), traced, 0, 0)
+        monkeypatch.setattr("worldcompass.plan.make_plan", lambda *_, plan=plan: plan)
+        assert command(tmp_path / "run", function="Estimated") == 2
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1, said

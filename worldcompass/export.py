@@ -1,0 +1,226 @@
+"""What a run has learned as a folder to give away: safetensors, a model card; pushed to a hub where asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from safetensors.torch import save_file
+
+import worldcompass
+from worldcompass.checkpoint import latest_checkpoint, newest_usable, step_of
+from worldcompass.errors import UserError
+from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
+
+CARD, WEIGHTS = "README.md", "model.safetensors"
+EMBEDDED = "doom"  # the world whose license is known: its weights are in this package
+EMBEDDED_LICENSE = "apache-2.0"
+UNSTATED = "other"  # the hub's word for a license that is none of its list
+FEW = 5  # rows at the start and the end of a run whose means the card tells
+AVERAGE = "policy/checkpoint/"
+SETTINGS = (
+    "steps", "seed", "prompts_per_step", "group_size", "best", "worst", "first_chunk", "last_chunk",
+    "denoising_steps", "noise_levels", "updates_per_rollout", "beta", "advantage_clip", "explore", "kl_weight",
+    "mean_weight", "lr", "lr_end", "weight_decay", "checkpoint_decay", "lora", "autocast_bf16", "objective",
+    "rollout", "make_optimizer",
+)  # fmt: skip
+
+
+def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: str | None = None) -> int:
+    """Write the final weights of a run and a model card to ``out``, which must be new; the step they are of.
+
+    The files that the recipe itself left in ``weights`` are taken as they are, in the formats of its world. A run
+    without them, or one that went on since, gives its checkpoint average: every trained parameter by its name in
+    ``world.net``, in float32.
+
+    Args:
+        license_name: of the weights, as the hub spells it; that of the embedded world is known.
+        base: what was post-trained, such as a repository of the hub.
+
+    Raises:
+        UserError: when ``run_dir`` is no run with a checkpoint, or ``out`` is in use.
+    """
+    run = load_run(run_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: choose another --out")
+    newest = latest_checkpoint(run_dir / "checkpoints")
+    if newest is None:
+        raise UserError(f"{run_dir} holds no checkpoint yet: there is nothing to export")
+    aside = out.with_name(f".unfinished_{out.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    facts = json.loads((newest / "state.json").read_text())
+    if _of_the_end(run_dir / "weights", newest):
+        shutil.copytree(run_dir / "weights", aside, dirs_exist_ok=True)
+        step = step_of(newest)
+    else:
+        step = _write_average(run_dir, aside)
+    files = sorted(path.relative_to(aside) for path in aside.rglob("*.safetensors"))
+    card = model_card(run, facts, step, [str(file) for file in files], license_name, base)
+    (aside / CARD).write_text(card)
+    if out.exists():
+        out.rmdir()
+    os.replace(aside, out)
+    return step
+
+
+def _of_the_end(weights: Path, newest: Path) -> bool:
+    """Whether a recipe wrote its files after the newest checkpoint."""
+    files = list(weights.rglob("*.safetensors"))
+    saved = (newest / "state.json").stat().st_mtime
+    return bool(files) and all(file.stat().st_mtime >= saved for file in files)
+
+
+def _write_average(run_dir: Path, folder: Path) -> int:
+    found = newest_usable(run_dir / "checkpoints", lambda text: warnings.warn(text, stacklevel=2))
+    assert found is not None, "there was a checkpoint"
+    tensors, state = found
+    average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}
+    save_file(average, folder / WEIGHTS, metadata={"format": "pt"})
+    return state["step"]
+
+
+def model_card(
+    run: Run,
+    facts: Mapping[str, Any],
+    step: int,
+    files: Sequence[str],
+    license_name: str | None,
+    base: str | None,
+) -> str:
+    """The card: recipe, seeds, steps, results, licenses; nothing that the run does not hold."""
+    identity = facts.get("run", {})
+    world = str(identity.get("world", "unknown"))
+    spelled = license_name or (EMBEDDED_LICENSE if world == EMBEDDED else UNSTATED)
+    head = [f"license: {spelled}", "library_name: worldcompass"]
+    head += [f"base_model: {base}"] if base else []
+    head += ["tags:", "- world-model", "- reinforcement-learning", "- video"]
+    sections = {
+        "Weights": _weights(world, step, files, base, files == [WEIGHTS]),
+        "Recipe": _recipe(run, identity),
+        "Results": _results(run),
+        "Licenses": _licenses(spelled),
+    }
+    title = f"# {run.folder.resolve().name}: {world}, post-trained with WorldCompass"
+    body = [f"## {name}\n\n" + "\n".join(lines) for name, lines in sections.items()]
+    return "\n".join(["---", *head, "---", "", title, "", "\n\n".join(body)]) + "\n"
+
+
+def _weights(world: str, step: int, files: Sequence[str], base: str | None, bare: bool) -> Iterator[str]:
+    yield (
+        f"The checkpoint average after {step} training steps of the world `{world}`"
+        + (f", which began as `{base}`: " if base else ": ")
+        + ", ".join(f"`{file}`" for file in files)
+        + "."
+    )
+    if bare:
+        yield "Every trained parameter by its name in `world.net`: `load_state_dict(load_file(...), strict=False)`."
+    elif world == EMBEDDED:
+        yield "Play: `worldcompass play --after FOLDER`; score: `worldcompass evaluate --checkpoint FOLDER`."
+
+
+def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
+    config = run.config
+    named = config.get("recipe") or "written by its user"
+    critics = ", ".join(identity.get("critics", [])) or "unknown"
+    yield f"Recipe: {named}. Seed {config.get('seed', 'unknown')}; critics: {critics}."
+    if command := run.command.get("command"):
+        yield f"Command: `{command}`."
+    evaluated = run.command.get("recipe", {}).get("evaluation_seeds")
+    if evaluated:
+        yield f"Seeds of the evaluation: {', '.join(map(str, evaluated))}."
+    yield f"Made with worldcompass {run.command.get('version', worldcompass.__version__)}."
+    weights = config.get("weights") or {}
+    rows = {name: config[name] for name in SETTINGS if name in config}
+    yield from ["", "| setting | value |", "| --- | --- |"]
+    yield from (f"| {name} | {_shown(value)} |" for name, value in rows.items())
+    yield from (f"| weight of {name} | {value:g} |" for name, value in weights.items())
+
+
+def _results(run: Run) -> Iterator[str]:
+    headlines = [text for kind in KINDS if (text := headline(run.results, kind))]
+    yield from headlines
+    if headlines:
+        yield from [
+            "",
+            "| actions | measure | base | trained | difference (95%) |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        yield from _measured(run)
+        yield ""
+    rows = [row for row in run.metrics if "step" in row]
+    if not rows:
+        return
+    yield f"Rewards during training, means of its first and last {min(FEW, len(rows))} of {len(rows)} steps:"
+    yield from ["", "| reward | first | last |", "| --- | --- | --- |"]
+    for key in (key for key in rows[-1] if key.startswith("rewards/") and key.endswith("/mean")):
+        first, last = (fmean(row[key] for row in part) for part in (rows[:FEW], rows[-FEW:]))
+        yield f"| {key.split('/')[1]} | {first:.4f} | {last:.4f} |"
+    looks = [row["judge/mean"] for row in rows if "judge/mean" in row]
+    if looks:
+        yield f"\nA held-out judge, no reward: {looks[0]:.4f} at its first look, {looks[-1]:.4f} at its last."
+    if run.diagnosis is not None:
+        found = ", ".join(finding.name for finding in run.diagnosis.findings) or "nothing"
+        yield f"\nThe run doctor found: {found}."
+
+
+def _measured(run: Run) -> Iterator[str]:
+    for kind in KINDS:
+        for name, (words, share) in MEASURES.items():
+            base, trained, change = (
+                score(run.results, side, kind, name) for side in ("base", "trained", "difference")
+            )
+            if base.mean != base.mean:  # not measured
+                continue
+            show = percent if share else "{:.3f}".format
+            interval = f"{show(change.mean)} [{show(change.low)}, {show(change.high)}]"
+            yield f"| {kind} | {words} | {show(base.mean)} | {show(trained.mean)} | {interval} |"
+
+
+def _licenses(spelled: str) -> Iterator[str]:
+    if spelled == UNSTATED:
+        yield "Weights: the license of what they began as applies; who exported them did not state it here."
+    else:
+        yield f"Weights: {spelled}."
+    yield "The code that trained them, WorldCompass: Apache-2.0."
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return str(value).removeprefix("worldcompass.")
+
+
+def push(folder: Path, repository: str, public: bool = False) -> str:
+    """Upload an exported folder to the Hugging Face hub, a private repository unless ``public``; its address.
+
+    Raises:
+        UserError: when the package is missing, nobody is logged in, or the hub refuses.
+    """
+    try:
+        hub = importlib.import_module("huggingface_hub")
+        errors = importlib.import_module("huggingface_hub.errors")
+    except ImportError:
+        raise UserError(
+            "pushing needs the extra hub: pip install 'worldcompass[hub]' (the folder is exported)"
+        ) from None
+    # Its base is the error of whichever HTTP library the hub's client uses: no connection, too slow.
+    failures = (OSError, ValueError, *errors.HfHubHTTPError.__bases__)
+    api = hub.HfApi()
+    try:
+        address = api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Exported by WorldCompass")
+    except failures as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"the Hugging Face hub did not take {repository} ({first}): log in with `hf auth login` as somebody who"
+            f" may write there; {folder} is complete"
+        ) from error
+    return str(address)
