@@ -83,6 +83,10 @@ def test_a_rollback_cures_and_the_run_reaches_its_end_and_resumes_exactly(tmp_pa
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+class Enough(BaseException):
+    """Ends a run where the test has seen enough, like a kill."""
+
+
 def steps_of(out):
     return [row["step"] for row in read_metrics(out / "metrics.jsonl")]
 
@@ -107,11 +111,11 @@ def test_a_rollback_brings_back_the_very_weights_averages_and_momentum_of_the_la
     def roll_back(run, guard, step, finding):
         to = real_roll_back(run, guard, step, finding)
         returned.append((step, to, finding.since, snapshot(run)))
-        return to
+        raise Enough
 
     monkeypatch.setattr(training, "save", save)
     monkeypatch.setattr(training, "roll_back", roll_back)
-    with contextlib.suppress(StoppedRun):
+    with pytest.raises(Enough):
         treat(dataclasses.replace(SICK, on_disease="rollback", save_every=2), tmp_path)
     step, to, since, (weights, momentum) = returned[0]
     assert 0 < to < since <= step
@@ -129,13 +133,13 @@ def test_a_damaged_checkpoint_is_named_and_the_rollback_goes_to_the_one_before(t
     damaged = []
 
     def roll_back(run, guard, step, finding):
-        if not damaged:
-            damaged.append(latest_checkpoint(tmp_path / "checkpoints", before=finding.since))
-            (damaged[0] / "tensors.safetensors").write_bytes(b"gone")
-        return real(run, guard, step, finding)
+        damaged.append(latest_checkpoint(tmp_path / "checkpoints", before=finding.since))
+        (damaged[0] / "tensors.safetensors").write_bytes(b"gone")
+        real(run, guard, step, finding)
+        raise Enough
 
     monkeypatch.setattr(training, "roll_back", roll_back)
-    with pytest.warns(UserWarning, match="the one before it is used"), contextlib.suppress(StoppedRun):
+    with pytest.warns(UserWarning, match="the one before it is used"), pytest.raises(Enough):
         treat(dataclasses.replace(SICK, on_disease="rollback", save_every=1), tmp_path)
     first = next(e for e in read_metrics(tmp_path / "events.jsonl") if e["event"] == "rolled back")
     assert first["to"] == checkpoint.step_of(damaged[0]) - 1
@@ -145,13 +149,10 @@ def test_a_damaged_checkpoint_is_named_and_the_rollback_goes_to_the_one_before(t
 def test_a_kill_in_the_middle_of_a_rollback_loses_nothing(stage, tmp_path, monkeypatch):
     config = dataclasses.replace(HEALTHY, steps=8, lr=0.3, on_disease="rollback", save_every=2)
 
-    class Kill(BaseException):
-        pass
-
     def killed(*_, **__):
-        raise Kill
+        raise Enough
 
-    with monkeypatch.context() as patch, pytest.raises(Kill):
+    with monkeypatch.context() as patch, pytest.raises(Enough):
         patch.setattr(resume, stage, killed)
         treat(config, tmp_path)
     with contextlib.suppress(StoppedRun):
