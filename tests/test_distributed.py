@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together
 from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.distributed import Team, _same_everywhere, home_of, joined, shard, whole
 from worldcompass.errors import UserError
+from worldcompass.interrupt import notices_raise
 from worldcompass.launch import launch, number_of_ranks
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.testing import toy_scenarios
@@ -301,6 +303,23 @@ def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(tmp_path):
     _, said = process.communicate(timeout=200)
     assert process.returncode == 143 and "stopped after step" in said, said
     assert len(list((out / "checkpoints").glob("step_*"))) == 1
+
+
+def test_a_launcher_that_was_told_to_stop_says_so_whatever_its_ranks_lost(monkeypatch, capsys):
+    """A second notice ends ranks in the middle of what they do together: one of them may only tell of a loss."""
+    lost = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); print(); time.sleep(60)"
+
+    def start(words, rank, *_):
+        process = subprocess.Popen([sys.executable, "-c", lost], stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline(), "it hears signals now"
+        if rank == 1:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return process
+
+    monkeypatch.setattr("worldcompass.launch._start", start)
+    with notices_raise():
+        assert launch(["train"], 2) == 143
+    assert capsys.readouterr().err == "stopped by signal 15; what was saved is kept\n"
 
 
 def test_a_users_mistake_is_said_once_and_ends_all_ranks(tmp_path):

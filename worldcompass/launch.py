@@ -60,8 +60,10 @@ def launch(words: Sequence[str], ranks: int) -> int:
     """
     port = str(_free_port(int(os.environ.get("MASTER_PORT") or 0)))
     with tempfile.TemporaryFile("w+") as said:
-        processes = [_start(words, rank, ranks, port, said) for rank in range(ranks)]
+        processes: list[subprocess.Popen[bytes]] = []
         try:
+            for rank in range(ranks):
+                processes.append(_start(words, rank, ranks, port, said))
             failed, asked = _watch_and_pass_on(processes)
         finally:
             _end(processes)
