@@ -245,13 +245,10 @@ def test_the_command_writes_scenes_pictures_and_scores(tmp_path, monkeypatch, ca
     from worldcompass.doom import maps
 
     monkeypatch.setattr(maps, "UNSEEN", (find_map("simpler_basic"),))
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from worldcompass.testing import ToyObedience\n\ndef make():\n    return ToyObedience()\n"
-    )
     words = ["doom", "pickups", "--per-map", "1", "--out", str(tmp_path / "run")]
     with JudgeServer('{"score": 5}') as server:
-        assert cli.main([*words, "--judge", server.address, "--model", "stub", "--requests", "3"]) == 0
+        with pytest.warns(UserWarning, match="budget of the judge stub is used up"):
+            assert cli.main([*words, "--judge", server.address, "--model", "stub", "--requests", "3"]) == 0
         assert len(server.questions) == 3, "six are needed: the budget holds"
     out = capsys.readouterr().out
     assert "ranked above the clip that takes nothing" in out and "answered=3" in out and "unasked=3" in out
