@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 
+from worldcompass import resume
 from worldcompass import train as module
 from worldcompass.advantages import own_group
 from worldcompass.errors import UserError
@@ -406,6 +407,21 @@ def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_pat
         train(ToyWorld(), critics(), toy_scenarios(5), other, tmp_path, resume=True)
     with pytest.raises(UserError, match="scenarios"):
         train(ToyWorld(), critics(), toy_scenarios(6), TINY, tmp_path, resume=True)
+
+
+def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default(tmp_path, monkeypatch):
+    known, half = resume.identity, dataclasses.replace(TINY, steps=2)
+    with monkeypatch.context() as older:
+        older.setattr(
+            resume, "identity", lambda run: {k: v for k, v in known(run).items() if k != "reward_clip"}
+        )
+        train(ToyWorld(), critics(), toy_scenarios(5), half, tmp_path)
+    train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path, resume=True)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == TINY.steps
+    other = dataclasses.replace(TINY, reward_clip=1.0)
+    assert resume.differences({}, {"reward_clip": 1.0}, TINY.described()) == {"reward_clip": [None, 1.0]}
+    with pytest.raises(UserError, match=r"reward_clip: null -> 1.0"):
+        train(ToyWorld(), critics(), toy_scenarios(5), other, tmp_path, resume=True)
 
 
 def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):

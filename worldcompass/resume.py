@@ -152,13 +152,19 @@ class _Places:
         return torch.empty_like(pattern, dtype=dtype)
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> dict[str, list[Any]]:
-    """Settings that differ, by name: [saved, now]; nested ones as ``outer.inner``, absent ones None."""
+def differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], inside: str = ""
+) -> dict[str, list[Any]]:
+    """Settings that differ, by name: [saved, now]; nested ones as ``outer.inner``, absent ones None.
+
+    A setting that is younger than what was saved had its default, since defaults leave older runs as they were.
+    """
     found: dict[str, list[Any]] = {}
     for key in sorted(saved.keys() | now.keys()):
-        old, new = saved.get(key), now.get(key)
+        default, new = defaults.get(key), now.get(key)
+        old = saved.get(key, default)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found |= differences(old, new, f"{inside}{key}.")
+            found |= differences(old, new, default or {}, f"{inside}{key}.")
         elif old != new:
             found[inside + key] = [old, new]
     return found
@@ -184,7 +190,8 @@ def _take_over(
     run: Run, out_dir: Path, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> dict[str, list[Any]]:
     """Load a checkpoint; the settings that changed."""
-    changed = differences(state["run"], json.loads(json.dumps(identity(run))))
+    now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().described()))
+    changed = differences(state["run"], now, defaults)
     refuse_changes(out_dir, changed, run.config.accept_changes)
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
     for name, tensor in tensors.items():

@@ -63,7 +63,7 @@ from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
-from worldcompass.train import train
+from worldcompass.train import Config, train
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.doom import WORLD_FILE, load_doom_world
@@ -199,7 +199,8 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
         found = json.loads(path.read_text())
-        changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]))
+        defaults = _described(DoomRecipe(Config()))
+        changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
         refuse_changes(out, changed, recipe.config.accept_changes)
         if changed:
             _forget_evaluations(out, changed)
