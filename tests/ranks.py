@@ -40,6 +40,7 @@ VARIANTS = {
 SPREAD = {
     "plain": {},
     "sharded": {"shard": True},
+    "gathered in bf16": {"shard": True, "gather_bf16": True},
     "hybrid, offloaded": {"shard": True, "shard_within": 2, "offload": True},
     "one group on two": {"ranks_per_group": 2},
     "one group on two, sharded": {"ranks_per_group": 2, "shard": True},

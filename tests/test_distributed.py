@@ -47,6 +47,7 @@ RUNS = {
     2: [
         *((variant, spread) for variant in ("full", "muon", "lora") for spread in ("plain", "sharded")),
         ("bf16", "sharded"),
+        ("bf16", "gathered in bf16"),
         ("full", "one group on two"),
         ("muon", "one group on two, sharded"),
     ],
@@ -255,7 +256,7 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do():
         replace(SMALL, ranks_per_group=3)
     with pytest.raises(ValueError, match="candidates that share a past"):
         replace(SMALL, ranks_per_group=2, rollout=imagine_whole_videos)
-    with pytest.raises(ValueError, match="offload need shard=true"):
+    with pytest.raises(ValueError, match="offload and gather_bf16 need shard=true"):
         replace(SMALL, offload=True)
     with pytest.raises(UserError, match="expected auto or a number"):
         number_of_ranks("two", "cpu")

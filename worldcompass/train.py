@@ -119,8 +119,10 @@ class Config:
     ranks_per_group: int = 1
     """Processes that share the candidates of a group, each on the same past; alone it changes nothing."""
     shard: bool = False
-    """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing.
-    With ``autocast_bf16`` parameters travel in bfloat16; master weights and reductions stay float32."""
+    """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing."""
+    gather_bf16: bool = False
+    """Gather what is sharded in bfloat16, half the traffic; master weights and reductions stay float32. Rounds what
+    autocast alone does not, such as the scales of norms."""
     shard_within: int = 0
     """Split over so many processes only, those of one node, and copy over the nodes; 0 splits over all."""
     offload: bool = False
@@ -148,8 +150,10 @@ class Config:
             "best and worst must not be negative": min(self.best, self.worst) >= 0,
             "need 0 <= first_chunk <= last_chunk": 0 <= self.first_chunk <= self.last_chunk,
             f"updates_per_rollout must be 1..{rows}": 1 <= self.updates_per_rollout <= rows,
-            "shard_within must not be negative; it and offload need shard=true": self.shard_within >= 0
-            and (self.shard or not (self.shard_within or self.offload)),
+            "shard_within must not be negative; it, offload and gather_bf16 need shard=true": self.shard_within
+            >= 0
+            and (self.shard or not (self.shard_within or self.offload or self.gather_bf16)),
+            "gather_bf16 needs autocast_bf16=true": self.autocast_bf16 or not self.gather_bf16,
             **self._rules_of_shared_groups(rows),
             "beta, advantage_clip, lr, max_grad_norm must be positive": all(
                 value > 0 for value in (self.beta, self.advantage_clip, self.lr, self.max_grad_norm)
@@ -291,7 +295,7 @@ def prepare(
     team.check_divides(config.prompts_per_step)
     if config.shard and team.size > 1:
         device = device_of(world).type
-        shard(world.net, device, config.shard_within, config.offload, bf16=config.autocast_bf16)
+        shard(world.net, device, config.shard_within, config.offload, bf16=config.gather_bf16)
     policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
     optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
     return Run(world, critics, scenarios, config, policy, optimizer, team)
