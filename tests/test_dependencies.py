@@ -30,6 +30,7 @@ RANKS = {
     "interrupt": 3,
     "trackers": 3,
     "video": 3,
+    "verdicts": 3,
     "selection": 4,
     "vitals": 4,
     "held_out": 4,
@@ -95,3 +96,19 @@ def test_adapters_do_not_import_adapters_and_critics_do_not_import_worlds():
         assert "train" not in imports(path), path.name
     for path in sorted((ROOT / "rewards").rglob("*.py")):
         assert not {m for m in imports(path) if m.split(".")[0] in ("worlds", "train")}, path.name
+
+
+def test_ray_is_imported_in_one_place_and_only_when_a_critic_asks_for_it():
+    def of_ray(tree):
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [
+            (node, name)
+            for node in nodes
+            for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
+        ]
+        return [node for node, name in names if name.split(".")[0] == "ray"]
+
+    trees = {path: ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
+    assert [path.name for path, tree in trees.items() if of_ray(tree)] == ["remote.py"]
+    top_level = trees[ROOT / "rewards" / "remote.py"].body
+    assert not {id(node) for node in top_level} & {id(n) for node in top_level for n in of_ray(node)}

@@ -19,15 +19,16 @@ from types import SimpleNamespace
 import pytest
 import ranks
 import torch
-from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together
+from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together, toy_world
 
 from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.distributed import Team, _same_everywhere, home_of, joined, shard, whole
-from worldcompass.errors import UserError
+from worldcompass.errors import LostCritic, UserError
 from worldcompass.interrupt import notices_raise
 from worldcompass.launch import launch, number_of_ranks
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
-from worldcompass.testing import toy_scenarios
+from worldcompass.testing import ToyCleanliness, ToyObedience, toy_scenarios
+from worldcompass.train import train
 
 TOLERANCE = 2e-5  # relative; only the order of additions differs
 BF16 = 2e-2  # a gathered bfloat16 weight is autocast's, but gradients are summed in another order
@@ -321,6 +322,28 @@ def test_a_launcher_that_was_told_to_stop_says_so_whatever_its_ranks_lost(monkey
     with notices_raise():
         assert launch(["train"], 2) == 143
     assert capsys.readouterr().err == "stopped by signal 15; what was saved is kept\n"
+
+
+def lose(out: Path) -> None:
+    """Rank 1's critic is lost in the second step."""
+
+    class Breaks(ToyObedience):
+        calls = 0
+
+        def __call__(self, group):
+            Breaks.calls += 1
+            if Team.current().rank == 1 and Breaks.calls == 4:
+                raise LostCritic("the critic obedience failed 4 times")
+            return super().__call__(group)
+
+    config = replace(SMALL, save_every=100)
+    with pytest.raises(LostCritic, match="the critic obedience failed 4 times"):
+        train(toy_world(), [Breaks(), ToyCleanliness()], toy_scenarios(8), config, out, live=False)
+
+
+def test_where_one_rank_loses_its_critic_all_end_and_the_finished_steps_are_saved(tmp_path):
+    assert together(2, lose, tmp_path / "run") == [0, 0]
+    assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000001"]
 
 
 def test_a_users_mistake_is_said_once_and_ends_all_ranks(tmp_path):

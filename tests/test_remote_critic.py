@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_overlap import SECONDS, check_overlap
 
 from worldcompass import api
 from worldcompass.errors import UserError
 from worldcompass.rewards.remote import RemoteCritic
-from worldcompass.rewards.wire import WireError, pack_group, unpack_group, unpack_scores
+from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.video import write_mp4
@@ -136,10 +137,11 @@ def test_the_same_address_scores_videos(served, tmp_path):
     ids=["hangs", "error", "wrong count", "nan", "no json", "no list"],
 )
 def test_a_failed_try_is_made_again(first):
-    with Stub(first, good(1.0, 2.0, 3.0)) as critic:
+    with Stub(first, good(1.0, 2.0, 3.0)) as critic, pytest.warns(UserWarning, match="is asked again"):
         assert critic(GROUP).values_G.tolist() == [1, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore:the critic")
 @pytest.mark.parametrize(
     ("answer", "words"),
     [("hang", "it took too long"), (500, "HTTP 500"), (good(1.0), "expected 3 scores, got 1"),
@@ -173,6 +175,30 @@ def test_a_critic_that_dies_keeps_what_was_saved_and_the_run_goes_on(tmp_path):
     resumed = train(ToyWorld(), [ToyObedience()], toy_scenarios(4), SMALL, tmp_path / "run", True, live=False)
     straight = train(ToyWorld(), [ToyObedience()], toy_scenarios(4), SMALL, tmp_path / "other", live=False)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters, straight.parameters, strict=True))
+
+
+def test_scoring_over_http_overlaps_imagining(tmp_path):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.reply({"critic": "obedience", "wire": 1})
+
+        def do_POST(self):
+            group = unpack_group(self.rfile.read(int(self.headers["Content-Length"])))
+            time.sleep(SECONDS)
+            self.reply(pack_scores("obedience", ToyObedience()(group)))
+
+        def reply(self, content):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        check_overlap(RemoteCritic(f"http://127.0.0.1:{server.server_port}"), tmp_path)
+        server.shutdown()
 
 
 @pytest.mark.parametrize("body", [b"", b"\x80\x04pickle", pack_group(GROUP)[:100]])

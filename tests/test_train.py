@@ -202,7 +202,9 @@ def shares(run, config):
     sigmas = run.world.spec.sigmas()
     scenarios = run.scenarios[:2]
     futures = imagine_groups(run.world, scenarios, 1, 4, config.group_size, (0,), sigmas)
-    values, valid = module.score(run.critics, futures[0].groups)
+    verdicts = module.Verdicts(run.critics)
+    verdicts.ask(futures[0].groups)
+    values, valid = verdicts.collect()
     advantages = module.group_advantages(values, valid, torch.ones(2), config.scale)
     chosen = choose(futures, scenarios, advantages, config.best, config.worst, (0,))
     parts = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)

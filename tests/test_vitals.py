@@ -11,8 +11,8 @@ from worldcompass.geometry import Motion, commanded
 from worldcompass.policy import Decay, Policy
 from worldcompass.rollout import imagine_groups
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import score
 from worldcompass.types import Group
+from worldcompass.verdicts import Verdicts
 from worldcompass.vitals import behaviour_lag, picture_vitals, reward_vitals, step_vitals, without_gradient
 
 
@@ -113,7 +113,9 @@ def test_looking_at_a_step_leaves_groups_and_weights_as_they_were():
     policy, critics = Policy(world.net), [ToyObedience(), ToyCleanliness()]
     futures = imagine_groups(world, toy_scenarios(2), 1, 4, 4, (0,), world.spec.sigmas())
     before = futures[0].groups[0].frames_GF3hw.clone(), policy.state()
-    scores, valid = score(critics, futures[0].groups)
+    verdicts = Verdicts(critics)
+    verdicts.ask(futures[0].groups)
+    scores, valid = verdicts.collect()
     reward_vitals(critics, scores, valid, torch.ones(2), group_advantages(scores, valid, torch.ones(2)))
     assert step_vitals(futures, ["inner.weight"], policy)["no_gradient"] == {
         "share": 0.25,

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 import worldcompass
-from worldcompass.errors import LostRank, UserError
+from worldcompass.errors import LostCritic, LostRank, UserError
 
 WAIT = timedelta(hours=2)  # for a rank that evaluates alone; a rank that died is noticed by the launcher
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in gloo's errors
@@ -143,6 +143,21 @@ class Team:
         if failure is not None:
             raise failure
         return result  # type: ignore[return-value]
+
+    def all_or_none(self, act: Callable[[], T]) -> T:
+        """``act()``, which every rank calls alike; where one loses its critic, all end with its words.
+
+        Raises:
+            LostCritic: on every rank.
+        """
+        try:
+            result, lost = act(), None
+        except LostCritic as error:
+            result, lost = None, str(error)
+        for words in self.gather_objects(lost):
+            if words is not None:
+                raise LostCritic(words)
+        return cast(T, result)
 
     def wait(self) -> None:
         """Until all ranks are here."""

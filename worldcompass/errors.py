@@ -11,6 +11,10 @@ class UnfitInputs(UserError, ValueError):
     """Configuration, scenarios and critics that do not fit together; a ValueError for those who call from code."""
 
 
+class LostCritic(UserError):
+    """A critic in another process gave no usable answer, however often it was asked; the run is saved first."""
+
+
 class StoppedRun(Exception):
     """The doctor ended a diseased run, which is saved. The CLI exits with code 1."""
 

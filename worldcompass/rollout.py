@@ -324,9 +324,12 @@ def prefix_passes(context: Context) -> int:
     return context.num_pasts if context.num_latents else 0
 
 
-def batches(world: WorldModel[Any], scenarios: Sequence[Scenario]) -> list[Sequence[Scenario]]:
-    """The scenarios as the world can take them: all together, or one by one."""
-    return [scenarios] if world.spec.batches_pasts else [[scenario] for scenario in scenarios]
+def batches(
+    world: WorldModel[Any], scenarios: Sequence[Scenario], most: int | None = None
+) -> list[Sequence[Scenario]]:
+    """The scenarios as the world can take them: all together, at most so many, or one by one."""
+    size = (most or len(scenarios)) if world.spec.batches_pasts else 1
+    return [scenarios[start : start + size] for start in range(0, len(scenarios), size)]
 
 
 def device_of(world: WorldModel[Any]) -> torch.device:

@@ -1,4 +1,4 @@
-"""From imagined futures to training rows: scores, the extremes of every group, noise levels, micro-batches."""
+"""From scored futures to training rows: the extremes of every group, noise levels, micro-batches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from worldcompass.advantages import Advantages, keep_extremes
 from worldcompass.distributed import Team
-from worldcompass.rewards import Critic
 from worldcompass.rollout import Futures, Key, corrupt, generator_for
-from worldcompass.types import Actions, Group, Samples, Scenario
+from worldcompass.types import Actions, Samples, Scenario
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,6 @@ class Rows:
     context: Any
     behaviour_BCKHW: Tensor | None = None
     reference_BCKHW: Tensor | None = None
-
-
-def score(critics: Sequence[Critic], groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Every critic's verdict on every group; (N, G, R) float32 and bool on the CPU."""
-    verdicts = [[critic(group) for critic in critics] for group in groups]
-    values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in verdicts])
-    valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in verdicts])
-    return values, valid
 
 
 def choose(

@@ -20,6 +20,7 @@ from worldcompass.balance import Balance, History, fixed
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.distributed import Team, shard
 from worldcompass.doctor.guard import Guard, OnDisease
+from worldcompass.errors import LostCritic
 from worldcompass.held_out import HeldOut, due, only_looked_at, probe
 from worldcompass.inputs import check_inputs
 from worldcompass.interrupt import Interrupted, finishing_the_step
@@ -31,15 +32,17 @@ from worldcompass.resume import begin, restore, roll_back, save, writable
 from worldcompass.rewards import Critic
 from worldcompass.rollout import (
     Rollout,
+    batches,
     device_of,
     generator_for,
     imagine_groups,
     imagine_whole_videos,
     seed_globals,
 )
-from worldcompass.selection import Rows, choose, score, share_out
+from worldcompass.selection import Rows, choose, share_out
 from worldcompass.trackers import Track, installed, tracking
 from worldcompass.types import Scenario
+from worldcompass.verdicts import Verdicts
 from worldcompass.vitals import reward_vitals, step_vitals, without_gradient
 from worldcompass.world import WorldModel
 
@@ -55,6 +58,9 @@ class Config:
     """N: scenarios imagined in one step, each a group."""
     group_size: int = 12
     """G: candidate futures of one chunk."""
+    groups_at_once: int | None = None
+    """Groups imagined in one batch, all that the world can when None; fewer let critics in other processes score
+    the first ones while the next are imagined, and need less memory."""
     best: int = 3
     """Highest ranked candidates of each group that are trained on."""
     worst: int = 3
@@ -146,6 +152,7 @@ class Config:
             )
             >= 1,
             "group_size must be at least 2": self.group_size >= 2,
+            "groups_at_once must be at least 1": self.groups_at_once is None or self.groups_at_once >= 1,
             "best + worst must be between 1 and group_size": 1 <= self.best + self.worst <= self.group_size,
             "best and worst must not be negative": min(self.best, self.worst) >= 0,
             "need 0 <= first_chunk <= last_chunk": 0 <= self.first_chunk <= self.last_chunk,
@@ -232,17 +239,19 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
     chunk = chunk_of_step(config, step)
     scenarios = team.share(scenarios_of_step(run.scenarios, config, step))
-    # 2. The behaviour weights imagine the past once, then G futures of the chunk.
+    # 2. The behaviour weights imagine the past once, then G futures of the chunk; who scores elsewhere begins.
+    futures, verdicts, length = [], Verdicts(run.critics), run.chunk_length
     with run.policy.behaviour(), run.autocast():
-        futures = config.rollout(
-            world, scenarios, chunk, run.chunk_length, config.group_size, keys, sigmas, config.explore,
-            config.shared_noise,
-            team.candidates(config.group_size),
-        )  # fmt: skip
+        for batch in batches(world, scenarios, config.groups_at_once):
+            parts = config.rollout(
+                world, batch, chunk, length, config.group_size, keys, sigmas, config.explore,
+                config.shared_noise, team.candidates(config.group_size),
+            )  # fmt: skip
+            verdicts.ask(group for part in parts for group in part.groups)
+            futures += parts
     clock.lap("imagine")
     # 3. Critics score pixels.
-    scored = score(run.critics, [group for part in futures for group in part.groups])
-    scores_NGR, valid_NGR = (team.gather(part) for part in scored)
+    scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
     clock.lap("score")
     # 4. Each candidate against its siblings.
     weights_R = config.balance(history, [critic.name for critic in run.critics], config.weights)
@@ -331,6 +340,7 @@ def train(
     Raises:
         UnfitInputs: when configuration, scenarios and critics do not fit together.
         UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
+        LostCritic: when one in another process gives no scores; the steps before are saved.
         NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
         StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
@@ -360,6 +370,10 @@ def train(
                     raise
                 step = roll_back(run, guard, step, finding)
                 continue
+            except LostCritic:  # before the weights were touched: what was learned so far is kept
+                if step > 1:
+                    save(run, guard, step - 1)
+                raise
             if due(config.probe_every, step):
                 clip = out_dir / "samples" / f"step_{step:06d}.mp4"
                 judged = probe(world, policy, held_out, config.seed, clip, run.autocast)

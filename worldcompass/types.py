@@ -20,7 +20,7 @@ h,w   height and width of a frame in pixels
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,6 +89,12 @@ class Truth:
     world_from_camera_M44: Tensor
     """float32: the engine's camera at each latent's last frame."""
 
+    def to(self, device: torch.device | str) -> Truth:
+        """The same truth on another device."""
+        return Truth(
+            self.frames_F3hw.to(device), self.labels_M.to(device), self.world_from_camera_M44.to(device)
+        )
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -129,6 +135,18 @@ class Group:
     """The commands of the latents before the chunk, where they are known."""
     instruction: str = ""
     """What the scenario asks for in words, such as ``pick up the health pack``."""
+
+    def to(self, device: torch.device | str) -> Group:
+        """The same group on another device."""
+        return replace(
+            self,
+            frames_GF3hw=self.frames_GF3hw.to(device),
+            past_frames_F3hw=self.past_frames_F3hw.to(device),
+            first_frame_3hw=self.first_frame_3hw.to(device),
+            actions=self.actions.to(device),
+            truth=None if self.truth is None else self.truth.to(device),
+            past_actions=None if self.past_actions is None else self.past_actions.to(device),
+        )
 
     def transitions(self) -> tuple[Tensor, Tensor]:
         """The frames with the one before them, and the labels they were meant to carry out.

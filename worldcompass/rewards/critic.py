@@ -22,3 +22,13 @@ class Critic(Protocol):
     def __call__(self, group: Group) -> Scores:
         """Score the G candidates, higher is better; ``valid_G`` False where the critic abstains."""
         ...
+
+
+@runtime_checkable
+class Elsewhere(Critic, Protocol):
+    """A critic whose work is done in other processes: it is asked from threads while the next group is imagined."""
+
+    @property
+    def at_once(self) -> int:
+        """Groups that it may be asked about at the same time, at least 1."""
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -48,13 +49,16 @@ def ask_json(
         request.add_unredirected_header("Authorization", f"Bearer {key}")
     handlers = [] if proxies else [urllib.request.ProxyHandler({})]
     end, content = time.monotonic() + timeout, bytearray()
-    with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as answer:
-        while part := answer.read1(_PART):
-            content += part
-            if time.monotonic() > end:
-                raise TimeoutError
-            if len(content) > MAX_ANSWER:
-                raise NotJson(f"the answer has more than {MAX_ANSWER >> 20} MiB")
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as answer:
+            while part := answer.read1(_PART):
+                content += part
+                if time.monotonic() > end:
+                    raise TimeoutError
+                if len(content) > MAX_ANSWER:
+                    raise NotJson(f"the answer has more than {MAX_ANSWER >> 20} MiB")
+    except http.client.HTTPException as error:  # what answers does not speak HTTP, or breaks off
+        raise OSError(f"the answer is no whole HTTP ({type(error).__name__})") from error
     try:
         return json.loads(content)
     except ValueError as error:

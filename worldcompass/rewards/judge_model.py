@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from worldcompass.errors import UserError
+from worldcompass.errors import LostCritic, UserError
 from worldcompass.rewards.http_json import NotJson, ask_json, asked_pause, may_pass, pauses, reason
 
 KEY_VARIABLE = "WORLDCOMPASS_JUDGE_KEY"
@@ -133,7 +133,8 @@ class JudgeModel:
         Equal questions are asked once.
 
         Raises:
-            UserError: when all tries of a question have failed, or the server refuses it.
+            LostCritic: when all tries of a question have failed.
+            UserError: when the server refuses it.
         """
         bodies = [self._body(messages) for messages in questions]
         distinct = list(dict.fromkeys(bodies))
@@ -174,7 +175,7 @@ class JudgeModel:
             self._count(answered=1, tokens=tokens)
             self._remember(name, text)
             return text
-        raise UserError(
+        raise LostCritic(
             f"the judge {self.model} at {self.address} failed {self.tries} times, the last time: {why}. Mend it "
             "and go on with --resume: what was saved and answered is kept"
         )

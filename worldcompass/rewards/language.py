@@ -49,6 +49,8 @@ class InstructionScore:
     Abstains without an instruction, where the answer holds no score, and when the budget is used up.
     """
 
+    at_once = 1  # the model is elsewhere: it is asked while the next groups are imagined
+
     def __init__(self, judge: JudgeModel, pictures: int = PICTURES, name: str = "instruction") -> None:
         self.judge, self.pictures, self.name = judge, pictures, name
 
@@ -72,6 +74,8 @@ class InstructionRank:
 
     A candidate that met nobody abstains, and so does the only one of a group.
     """
+
+    at_once = 1
 
     def __init__(
         self,

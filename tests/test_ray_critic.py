@@ -1,0 +1,237 @@
+"""A critic in Ray actors, with real ones: its own Python, overlap, and every way in which an actor can fail."""
+
+import importlib.util
+import os
+import re
+import signal
+import sys
+import sysconfig
+import threading
+import time
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
+
+import worldcompass
+from worldcompass.errors import LostCritic, UserError
+from worldcompass.rewards.remote import RayCritic, start_ray
+from worldcompass.testing import (
+    ToyCleanliness,
+    ToyObedience,
+    ToyWorld,
+    check_critic,
+    noise_group,
+    toy_scenarios,
+)
+from worldcompass.train import train
+
+ray = pytest.importorskip("ray", reason="needs worldcompass[ray]")
+
+pytestmark = pytest.mark.filterwarnings("ignore:the critic")
+
+GROUP = noise_group(3)
+RIGHT = ToyObedience()(GROUP).values_G
+PATIENCE = 4.0  # seconds for a group
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Ray on this machine, as small as it goes; its nodes hold two of what they call a scorer."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    start_ray(ray, num_cpus=1, resources={"scorer": 2}, object_store_memory=80 * 2**20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of another environment, which has a package that the trainer has not."""
+    root = tmp_path_factory.mktemp("environment")
+    venv.create(root, with_pip=False)
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)}))
+    (own / "heavy_scorer.py").write_text("VERSION = '2.0'\n")
+    shared = sysconfig.get_path("purelib"), str(Path(worldcompass.__file__).parent.parent)
+    (own / "shared.pth").write_text(
+        "\n".join(shared) + "\n"
+    )  # Ray, PyTorch and worldcompass, not installed twice
+    return root / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """A file of what the critic is to do next, word by word; when there is none left it scores."""
+    return tmp_path_factory.mktemp("plan") / "plan"
+
+
+@pytest.fixture(scope="module")
+def critic(plan, python):
+    def make():
+        import heavy_scorer
+
+        from worldcompass.types import Scores
+
+        class Planned(ToyObedience):
+            name = f"obedience {heavy_scorer.VERSION}"
+
+            def __call__(self, group):
+                words = plan.read_text().split() if plan.exists() else []
+                plan.write_text(" ".join(words[1:]))
+                scores = super().__call__(group)
+                values, valid = scores.values_G, scores.valid_G
+                match words[:1]:
+                    case ["hang"]:
+                        Path(f"{plan}.pid").write_text(str(os.getpid()))
+                        time.sleep(600)
+                    case ["die"]:
+                        os._exit(1)
+                    case ["raise"]:
+                        raise RuntimeError("out of memory\non a device")
+                    case ["nan"]:
+                        values = values * float("nan")
+                    case ["few"]:
+                        values, valid = values[1:], valid[1:]
+                    case ["abstain"]:
+                        valid = torch.zeros_like(valid)
+                return Scores(values, valid)
+
+        return Planned()
+
+    made = RayCritic(
+        make, python=python, num_cpus=0.1, resources={"scorer": 1}, timeout=PATIENCE, tries=2, name="obedience",
+        sleep=lambda _: None,
+    )  # fmt: skip
+    assert importlib.util.find_spec("heavy_scorer") is None
+    return made
+
+
+def test_scores_are_those_of_the_critic_itself_in_an_environment_of_its_own(critic):
+    assert torch.equal(critic(GROUP).values_G, RIGHT)
+    check_critic(critic)
+
+
+def test_an_abstention_is_one(critic, plan):
+    plan.write_text("abstain")
+    scores = critic(GROUP)
+    assert not scores.valid_G.any() and bool(scores.values_G.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [("hang", f"no answer within {PATIENCE:g} s"), ("die", "its process died"), ("raise", "on a device"),
+     ("nan", "a score is not finite"), ("few", "expected 3 scores, got 2")],
+)  # fmt: skip
+def test_a_failed_try_is_made_again(critic, plan, failure, words):
+    plan.write_text(failure)
+    with pytest.warns(UserWarning, match=f"the critic obedience in Ray failed and is asked again: .*{words}"):
+        assert torch.equal(critic(GROUP).values_G, RIGHT)
+    assert not plan.read_text()
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"), [("hang", "no answer within"), ("nan", "not finite"), ("few", "got 2")]
+)
+def test_when_no_try_is_left_one_sentence_says_why_and_the_next_group_is_scored(
+    critic, plan, failure, words, monkeypatch
+):
+    monkeypatch.setattr(critic, "tries", 1)
+    plan.write_text(failure)
+    with pytest.raises(
+        LostCritic, match=f"critic obedience in Ray failed 1 times, the last time: .*{words}"
+    ) as said:
+        critic(GROUP)
+    assert "\n" not in str(said.value) and "--resume" in str(said.value)
+    assert torch.equal(critic(GROUP).values_G, RIGHT)
+
+
+def test_an_actor_killed_in_the_middle_of_a_step_changes_nothing(critic, plan, tmp_path):
+    plan.write_text("score score hang")
+    pid = Path(f"{plan}.pid")
+    pid.unlink(missing_ok=True)
+
+    def kill():
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.01)
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    begun = time.monotonic()
+    state, rows, _ = train_with(critic, tmp_path / "killed", world=ToyWorld)
+    assert not plan.read_text()
+    straight = train_with(ToyObedience(), tmp_path / "straight", world=ToyWorld)
+    assert rows == straight[1] and all(
+        torch.equal(state[name], tensor) for name, tensor in straight[0].items()
+    )
+    assert time.monotonic() - begun < 60
+
+
+def test_a_run_whose_critic_is_lost_keeps_every_finished_step_and_goes_on(critic, plan, tmp_path):
+    config = replace(SMALL, steps=3)
+    plan.write_text("score " * (2 * GROUPS + 1) + "nan nan")
+    with pytest.raises(LostCritic, match="not finite"):
+        train_with(critic, tmp_path / "run", config, ToyWorld)
+    assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000002"]
+    critics = [critic, ToyCleanliness()]
+    policy = train(ToyWorld(), critics, toy_scenarios(GROUPS), config, tmp_path / "run", True, live=False)
+    straight = train_with(ToyObedience(), tmp_path / "straight", config, ToyWorld)[0]
+    assert all(torch.equal(policy.state()[name], tensor) for name, tensor in straight.items())
+
+
+def test_scoring_in_ray_overlaps_imagining(tmp_path):
+    def make():
+        class Slow(ToyObedience):
+            def __call__(self, group):
+                time.sleep(SECONDS)
+                return super().__call__(group)
+
+        return Slow()
+
+    slow = RayCritic(make, num_cpus=0.1)  # in the trainer's own environment
+    assert slow.name == "obedience"
+    check_overlap(slow, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"resources": {"cryogenic": 1}},
+            r"no node of Ray has what an actor of the critic needs \(CPU 0.1, cryogenic 1\)",
+        ),
+        ({"num_gpus": 1000}, "GPU 1000"),
+        ({"python": "python3", "pip": ["hpsv3"]}, "give one of them"),
+        (
+            {},
+            "the critic does not start in Ray: ModuleNotFoundError: No module named 'a_package_that_nobody_has'",
+        ),
+        ({"python": "/nowhere/python"}, "there is no interpreter /nowhere/python"),
+    ],
+    ids=["resource", "gpus", "python and pip", "cannot be made", "no python"],
+)
+def test_what_cannot_start_is_said_before_the_run(options, words):
+    def make():
+        import a_package_that_nobody_has  # type: ignore[import-not-found]
+
+        return a_package_that_nobody_has.Critic()
+
+    with pytest.raises(UserError, match=words) as said:
+        RayCritic(make, num_cpus=0.1, **options)
+    assert "\n" not in str(said.value)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'worldcompass\[ray\]'"):
+        RayCritic(ToyObedience)
+
+
+def test_the_page_about_it_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = Path(worldcompass.__file__).parent.parent / "docs" / "remote_rewards.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    space: dict = {"__name__": "docs"}
+    exec(compile(block, str(page), "exec"), space)
+    assert [set(row["rewards"]) for row in space["rows"]] == [{"obedience", "cleanliness"}] * 2

@@ -1,0 +1,82 @@
+"""Verdicts on what a step imagines: critics in other processes are asked while the next groups are imagined."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+
+import torch
+from torch import Tensor
+
+from worldcompass.rewards import Critic, Elsewhere
+from worldcompass.types import Group, Scores
+
+
+class Verdicts:
+    """Every critic's scores of a step's groups, which are shown to it as they come.
+
+    A critic ``Elsewhere`` is asked at once, from threads of its own; the others have their turn in ``collect``,
+    outside of what holds while a world imagines. Scores do not depend on which it was.
+    """
+
+    def __init__(self, critics: Sequence[Critic]) -> None:
+        self._critics = critics
+        self._turns = {c.name: threading.Semaphore(c.at_once) for c in critics if isinstance(c, Elsewhere)}
+        self._asked: list[dict[str, Future[Scores]]] = []
+        self._groups: list[Group] = []
+
+    def ask(self, groups: Iterable[Group]) -> None:
+        """Show groups, in the order in which ``collect`` will tell of them.
+
+        Pixels leave their device here, in its order of work: from a thread they would wait for the next group.
+        """
+        for group in groups:
+            self._groups.append(group)
+            sent = group.to("cpu") if self._turns else group
+            self._asked.append(
+                {
+                    critic.name: _in_thread(critic, sent, self._turns[critic.name])
+                    for critic in self._critics
+                    if critic.name in self._turns
+                }
+            )
+
+    def collect(self) -> tuple[Tensor, Tensor]:
+        """Values and validity of all groups, (N, G, R) float32 and bool on the CPU.
+
+        Raises:
+            LostCritic: when one elsewhere can no longer be reached; no further group is shown to any then.
+        """
+        try:
+            here = [
+                {critic.name: critic(group) for critic in self._critics if critic.name not in self._turns}
+                for group in self._groups
+            ]
+            there = [{name: future.result() for name, future in asked.items()} for asked in self._asked]
+        finally:
+            for asked in self._asked:
+                for future in asked.values():
+                    future.cancel()
+        names = [critic.name for critic in self._critics]
+        rows = [[(a | b)[name] for name in names] for a, b in zip(here, there, strict=True)]
+        values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in rows])
+        valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in rows])
+        return values, valid
+
+
+def _in_thread(critic: Callable[[Group], Scores], group: Group, turn: threading.Semaphore) -> Future[Scores]:
+    """Call it when its turn comes. The thread never keeps a program from ending, as an executor's would."""
+    future: Future[Scores] = Future()
+
+    def call() -> None:
+        with turn:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(critic(group))
+            except BaseException as error:  # raised again where the result is taken
+                future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name=f"critic {getattr(critic, 'name', '')}").start()
+    return future
