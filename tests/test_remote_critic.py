@@ -214,6 +214,19 @@ def test_pixels_of_another_kind_are_refused():
         unpack_group(pack_group(replace(GROUP, first_frame_3hw=GROUP.first_frame_3hw[..., :5])))
 
 
+def test_commands_that_do_not_fit_the_pixels_are_refused():
+    """So that a critic never meets them: a served one would fail inside."""
+    actions = GROUP.actions
+    wrong = {
+        "labels outside": replace(actions, labels_K=actions.labels_K + 81),
+        "expected those of": replace(actions, intrinsics_K4=actions.intrinsics_K4[1:]),
+        "expected candidates of": actions.latents(0, len(actions) - 1),
+    }
+    for words, commands in wrong.items():
+        with pytest.raises(WireError, match=words):
+            unpack_group(pack_group(replace(GROUP, actions=commands)))
+
+
 def test_a_taken_port_is_refused(served, capsys, tmp_path):
     from worldcompass import cli
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.types import Actions, Group, Scores, Truth
 
 VERSION = 1
@@ -73,7 +74,7 @@ def unpack_group(body: bytes) -> Group:
             past_frames_F3hw=parts[""]["past_frames_F3hw"],
             first_frame_3hw=parts[""]["first_frame_3hw"],
         )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"expected a group as safetensors: {error}") from error
     _check_shapes(group)
     return group
@@ -102,19 +103,41 @@ def unpack_scores(answer: Any, count: int) -> Scores:
 
 
 def _check_shapes(group: Group) -> None:
-    pixels: dict[str, tuple[Tensor, int]] = {
-        "frames_GF3hw": (group.frames_GF3hw, 5),
-        "past_frames_F3hw": (group.past_frames_F3hw, 4),
-        "first_frame_3hw": (group.first_frame_3hw, 3),
-    }
     size = group.frames_GF3hw.shape[-3:]
-    for name, (frames, axes) in pixels.items():
-        if frames.ndim != axes or frames.dtype != torch.uint8 or frames.shape[-3:] != size or size[0] != 3:
-            raise WireError(
-                f"{name} is {frames.dtype} {tuple(frames.shape)}, expected uint8 with {axes} axes"
-            )
-    latents = len(group.actions)
-    if group.actions.world_from_camera_K44.shape != (latents, 4, 4) or latents < 1:
+    for name, axes in (("frames_GF3hw", 5), ("past_frames_F3hw", 4), ("first_frame_3hw", 3)):
+        _check_pixels(name, getattr(group, name), axes, size)
+    latents, per_latent = len(group.actions), group.frames_per_latent
+    _check_actions("actions", group.actions)
+    if group.past_actions is not None:
+        _check_actions("past_actions", group.past_actions)
+    counts = {per_latent * latents, per_latent * (latents - 1) + 1}  # the start's latent has one frame
+    num_frames = group.frames_GF3hw.shape[1]
+    if latents < 1 or per_latent < 1 or num_frames not in counts or not len(group.frames_GF3hw):
         raise WireError(
-            f"expected {latents} camera poses, got {tuple(group.actions.world_from_camera_K44.shape)}"
+            f"expected candidates of {latents} latents of {per_latent} frames, got {num_frames} frames of each of "
+            f"{len(group.frames_GF3hw)}"
         )
+    if group.truth is not None:
+        _check_pixels("truth/frames_F3hw", group.truth.frames_F3hw, 4, size)
+        if group.truth.labels_M.shape != (latents,) or group.truth.world_from_camera_M44.shape != (
+            latents,
+            4,
+            4,
+        ):
+            raise WireError(f"expected the truth of {latents} latents, got {len(group.truth.labels_M)}")
+
+
+def _check_pixels(name: str, frames: Tensor, axes: int, size: torch.Size) -> None:
+    if frames.ndim != axes or frames.dtype != torch.uint8 or frames.shape[-3:] != size or size[0] != 3:
+        raise WireError(
+            f"{name} is {frames.dtype} {tuple(frames.shape)}, expected uint8, {axes} axes, the last {tuple(size)}"
+        )
+
+
+def _check_actions(name: str, actions: Actions) -> None:
+    labels, latents = actions.labels_K, actions.labels_K.numel()
+    shapes = (labels.shape, actions.world_from_camera_K44.shape, actions.intrinsics_K4.shape)
+    if shapes != ((latents,), (latents, 4, 4), (latents, 4)) or labels.dtype != torch.int64:
+        raise WireError(f"{name} has the shapes {shapes}, expected those of {latents} latents")
+    if latents and not 0 <= int(labels.min()) <= int(labels.max()) < NUM_ACTIONS:
+        raise WireError(f"{name} holds labels outside of 0..{NUM_ACTIONS - 1}")
