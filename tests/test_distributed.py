@@ -278,10 +278,16 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     assert died.returncode == 1
     assert "rank 1 of 2 was killed by signal 9" in died.stderr and "--resume" in died.stderr
     assert "Traceback" not in died.stderr
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+                "--nproc-per-node", "2",
                 "--max-restarts", "1", "--monitor-interval", "0.2", "-m", "worldcompass", "train",
                 f"{Path(ranks.__file__)}:toy", "--out", str(tmp_path / "run"), *sharded]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIE": "1:2"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DIE": "1:2",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     restarted = subprocess.run(torchrun, env=environment, capture_output=True, text=True, timeout=400)
     assert restarted.returncode == 0, restarted.stderr
     assert (tmp_path / "run" / "died_at_2").exists()
