@@ -163,7 +163,7 @@ def write(group, scores):
         (lambda g, s: Scores(s.values_G, s.valid_G.float()), "valid_G"),
         (lambda g, s: Scores(s.values_G + torch.rand(1), s.valid_G), "second call"),
         (lambda g, s: Scores(s.values_G + torch.arange(len(s.values_G)), s.valid_G), "reordered"),
-        (lambda g, s: Scores(s.values_G - s.values_G.mean(), s.valid_G), "group of one"),
+        (lambda g, s: Scores(s.values_G - s.values_G.mean(), s.valid_G), "one alone"),
         (write, "left as it was"),
     ],
 )
