@@ -1,4 +1,4 @@
-"""``worldcompass train doom_full``: the best result of the embedded world, half an hour on 2 cores."""
+"""``worldcompass train doom_full``: the demo at more than twice its length, half an hour on 2 cores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from worldcompass.recipes.demo import demo
 
 
 def doom_full() -> DoomRecipe:
-    """The best result of the embedded world: half an hour on 2 cores.
+    """The demo at more than twice its length: half an hour on 2 cores.
 
     More steps on more and longer scenarios, with a stronger pull on colours: what they drift in one chunk adds up
-    over eight (experiments 19 to 22 of docs/log.md).
+    over eight (experiments 19 to 22 of docs/log.md). Pictures get sharper than the demo's; obedience does not follow
+    on every seed (experiment 27).
     """
     recipe = demo()
     config = replace(
