@@ -13,8 +13,8 @@ def doom_full() -> DoomRecipe:
     """The demo at more than twice its length: half an hour on 2 cores.
 
     More steps on more and longer scenarios, with a stronger pull on colours: what they drift in one chunk adds up
-    over eight (experiments 19 to 22 of docs/log.md). Pictures get sharper than the demo's; obedience does not follow
-    on every seed (experiment 27).
+    over eight (experiments 19 to 22 of docs/log.md). Pictures get sharper than the demo's; obedience does not
+    follow on every seed (experiment 27).
     """
     recipe = demo()
     config = replace(
