@@ -26,9 +26,10 @@ from worldcompass.overrides import override
 from worldcompass.progress import progress
 from worldcompass.recipes.demo import demo
 from worldcompass.rollout import Futures
-from worldcompass.selection import Chosen, Rows, choose, score, share_out
+from worldcompass.selection import Chosen, Rows, choose, share_out
 from worldcompass.train import Run, predict, prepare
 from worldcompass.types import Actions, Samples
+from worldcompass.verdicts import Verdicts
 
 SCALES: tuple[Scale, ...] = (all_groups, own_group, damped)
 WEIGHTS = ((1, 0), (0, 1), (2, 1), (1, 1), (1, 2))
@@ -69,7 +70,9 @@ def step_gradients(run: Run, step: int) -> tuple[Tensor, Tensor, Tensor]:
         world, scenarios, chunk_of_step(config, step), run.chunk_length, config.group_size, keys, sigmas,
         config.explore, config.shared_noise,
     )  # fmt: skip
-    scores, valid = score(run.critics, [group for part in futures for group in part.groups])
+    verdicts = Verdicts(run.critics)
+    verdicts.ask(group for part in futures for group in part.groups)
+    scores, valid = verdicts.collect()
     gradients = []
     for reward in range(len(run.critics)):
         weights = torch.eye(len(run.critics))[reward]
