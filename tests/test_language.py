@@ -260,6 +260,6 @@ def test_an_instruction_reaches_the_critics_here_and_in_another_process():
         ToyWorld(),
         dataclasses.replace(toy_scenarios(1)[0], instruction="pick up the health pack"),
     )
-    frames = torch.zeros(2, 4, 3, *world.spec.frame_size, dtype=torch.uint8)
-    group = make_group(world, scenario, frames, frames[0, :0], 0, 1)
+    frames = torch.zeros(2, world.spec.num_frames(0, 2), 3, *world.spec.frame_size, dtype=torch.uint8)
+    group = make_group(world, scenario, frames, frames[0, :0], 0, 2)
     assert group.instruction == unpack_group(pack_group(group)).instruction == scenario.instruction

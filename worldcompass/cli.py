@@ -6,6 +6,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import os
 import shlex
 import signal
 import sys
@@ -82,8 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return EXIT_DISEASED
     except LostRank as loss:
-        print(f"error: {loss}", file=sys.stderr)
-        return EXIT_LOST_RANK
+        print(f"error: {loss}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At once: the group's threads, still waiting for the rank that is gone, would abort a teardown.
+        os._exit(EXIT_LOST_RANK)
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise

@@ -94,11 +94,15 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         codes = [process.poll() for process in processes]
         if bad := [rank for rank, code in enumerate(codes) if code]:
             _grace(processes)
-            # Ranks that lost another one ended because of it.
-            return min(bad, key=lambda rank: codes[rank] == EXIT_LOST_RANK)
+            return min(bad, key=lambda rank: _comes_after(codes[rank]))
         if all(code == 0 for code in codes):
             return None
         time.sleep(LOOK_EVERY)
+
+
+def _comes_after(code: int | None) -> int:
+    """How likely a rank that ended so ended because of another, when several are found ended at one look."""
+    return 2 if code == EXIT_LOST_RANK else 0 if code == -signal.SIGKILL else 1
 
 
 def _watch_and_pass_on(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, int | None]:
@@ -144,7 +148,7 @@ def _explain(
     said.seek(0)
     last = said.read().strip().splitlines()
     why = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    detail = f" ({last[-1]})" if failed and last else ""
+    detail = f" ({last[-1]})" if failed and last and code > 0 else ""
     print(
         f"error: rank {failed} of {len(processes)} {why}{detail}; the others were ended. What was saved is kept: "
         f"worldcompass {' '.join(words)}{'' if '--resume' in words else ' --resume'}",
