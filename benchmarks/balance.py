@@ -74,7 +74,10 @@ def run_missing(recipe: DoomRecipe, out: Path, names: list[str], seeds: list[int
                 continue
             seeded = replace(recipe, config=replace(recipe.config, seed=seed))
             print(f"== {folder}", flush=True)
-            run_experiment(VARIANTS[name](seeded), folder, device, resume=(folder / "run.json").is_file())
+            going_on = (folder / "run.json").is_file()
+            finished = next(iter(sorted(out.glob("*/seed*/results.json"))), None)
+            measured_by = finished.parent if finished else None  # all variants start from one base
+            run_experiment(VARIANTS[name](seeded), folder, device, going_on, measured_by)
 
 
 def print_table(out: Path) -> None:

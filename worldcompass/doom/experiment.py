@@ -75,8 +75,14 @@ PROBE_LATENTS = 16
 FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
-def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> dict[str, Any]:
+def run_experiment(
+    recipe: DoomRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
+) -> dict[str, Any]:
     """Run a recipe to its results.json and report.html; of several processes the main one evaluates.
+
+    Args:
+        measured_by: a finished run that evaluates on the same scenarios and noise: what it measured of the engine
+            and of the base is taken, not measured again.
 
     Raises:
         UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
@@ -87,6 +93,8 @@ def run_experiment(recipe: DoomRecipe, out: Path, device: str, resume: bool) -> 
     weights_of(recipe)
     team.check_divides(recipe.config.prompts_per_step)
     team.on_main(lambda: _claim(out, recipe, resume))
+    if measured_by is not None:
+        team.on_main(lambda: _take_measurements(out, measured_by))
     parts = training_parts(recipe, device)
     world, config = parts.world, parts.config
     judge, reader = load_judge(), LabelReader(load_critics().motion)
@@ -235,6 +243,12 @@ def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
 def _described(recipe: DoomRecipe) -> dict[str, Any]:
     fields = {k: v for k, v in vars(recipe).items() if k != "config"}
     return json.loads(json.dumps({**fields, "config": recipe.config.described()}))
+
+
+def _take_measurements(out: Path, finished: Path) -> None:
+    for name in ("evaluation_engine.json", "videos_base.safetensors", "evaluation_base.json"):
+        if not (out / name).exists():
+            shutil.copyfile(finished / name, out / name)
 
 
 def _evaluate_engine(
