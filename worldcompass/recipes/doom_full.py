@@ -12,10 +12,10 @@ from worldcompass.recipes.demo import demo
 def doom_full() -> DoomRecipe:
     """The best result of the embedded world: half an hour on 2 cores.
 
-    The demo learns what guidance alone can teach, looks above all. Here candidates have noises of their own, so that
-    choosing among them teaches where to go as well, obedience weighs twice as much as looks, and more groups
-    and steps make up for what groups then disagree on (experiment 34 of docs/log.md). Colours are held harder: what they drift
-    in one chunk adds up over eight (experiments 19 to 22).
+    The demo learns what guidance alone can teach, looks above all. Here candidates have noises of their own, so
+    that choosing among them teaches where to go as well, obedience weighs twice as much as looks, and more groups
+    and steps make up for what groups then disagree on (experiment 34 of docs/log.md). Colours are held harder:
+    what they drift in one chunk adds up over eight (experiments 19 to 22).
     """
     recipe = demo()
     config = replace(
