@@ -122,6 +122,16 @@ def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
     assert after["trained"] == before["trained"]
 
 
+def test_what_a_finished_run_measured_of_the_base_is_taken_not_measured_again(run_dir, tmp_path, monkeypatch):
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    for name in ("evaluation_engine.json", "evaluation_base.json", "videos_base.safetensors", "results.json"):
+        (other / name).unlink()
+    monkeypatch.setattr(experiment, "imagine_all", None)
+    results = experiment.run_experiment(tiny(), other, "cpu", resume=True, measured_by=run_dir)
+    before = json.loads((run_dir / "results.json").read_text())
+    assert results["base"] == before["base"] and results["engine"] == before["engine"]
+
+
 def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "NEEDED_BYTES", 10**18)
     with pytest.raises(UserError, match="MB free, a run needs"):
