@@ -84,24 +84,38 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
     """
 
     def imagine(
-        world, scenarios, chunk, length, group_size, keys, sigmas, explore=0.0, shared_noise=False
+        world,
+        scenarios,
+        chunk,
+        length,
+        group_size,
+        keys,
+        sigmas,
+        explore=0.0,
+        shared_noise=False,
+        candidates=None,
     ) -> list[Futures]:
-        result, numbers = [], candidate_numbers(group_size, shared_noise)
+        result, numbers, candidates = (
+            [],
+            candidate_numbers(group_size, shared_noise),
+            candidates or range(group_size),
+        )
         for scenario in scenarios:
             past = imagine_past(world, [scenario], chunk, length, [(*keys, "past", scenario.id)], sigmas)
             actions = chunk_actions(world, [scenario], chunk, length)
             attended = world.attend(past.context, actions)
-            noise = chunk_noise(world, length, [(*keys, "future", scenario.id, chunk, g) for g in numbers])
-            guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)])
+            row_keys = [(*keys, "future", scenario.id, chunk, numbers[g]) for g in candidates]
+            noise = chunk_noise(world, length, row_keys)
+            guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)], candidates)
             cleans, frames = [], []
-            for rows in torch.arange(group_size).split(group_size if batched else 1):
+            for rows in torch.arange(len(noise)).split(len(noise) if batched else 1):
                 own = prefix_of_candidate(world, past.context, actions, attended, prefix)
                 weights = None if guidance is None else guidance[rows]
                 cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
             start, stop = chunk * length, (chunk + 1) * length
             group = make_group(world, scenario, torch.cat(frames), past.frames_PF3hw[0], start, stop)
-            passes = past.forward_passes + group_size * (len(sigmas) - 1) + prefix_passes(past.context)
+            passes = past.forward_passes + len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
             result.append(Futures((group,), torch.cat(cleans), actions, attended, passes))
         return result
 
@@ -149,7 +163,7 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
     with ExitStack() as patches:
         patches.enter_context(patch("worldcompass.train.cache_targets", targets))
         if not form.in_pieces:
-            for limit in ("ROWS_AT_ONCE", "CLIPS_AT_ONCE"):
+            for limit in ("ROWS_PER_THREAD", "CLIPS_PER_THREAD"):
                 patches.enter_context(patch(f"worldcompass.worlds.doom.{limit}", sys.maxsize))
         begun = clock()
         train_step(run, step)

@@ -23,14 +23,7 @@ from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_sce
 from worldcompass.train import train
 from worldcompass.video import read_video
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SICK = dataclasses.replace(HEALTHY, steps=18, objective=flipped, save_every=2, lr=0.06)
 

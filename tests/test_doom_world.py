@@ -89,9 +89,10 @@ def test_pieces_for_the_cache_change_nothing(world, monkeypatch):
     actions = Actions.stack([s.actions.latents(0, 4) for s in scenarios()])
     noisy, sigma = torch.randn(8, *SPEC.latent_shape[:1], 4, 6, 8, generator=generator), torch.full((8,), 0.7)
     context = world.attend(world.begin(scenarios()), actions)
-    for at_once in (4, 99):
-        monkeypatch.setattr("worldcompass.worlds.doom.ROWS_AT_ONCE", at_once)
-        monkeypatch.setattr("worldcompass.worlds.doom.CLIPS_AT_ONCE", at_once)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for per_thread in (4, 99):
+        monkeypatch.setattr("worldcompass.worlds.doom.ROWS_PER_THREAD", per_thread)
+        monkeypatch.setattr("worldcompass.worlds.doom.CLIPS_PER_THREAD", per_thread)
         world.net.zero_grad()
         clean = world.predict_clean(noisy, sigma, actions, context)
         clean.square().mean().backward()
@@ -100,6 +101,17 @@ def test_pieces_for_the_cache_change_nothing(world, monkeypatch):
     assert (found[0][2] - found[1][2]).abs().max() <= 1
     for ours, whole in zip(found[0][:2], found[1][:2], strict=True):
         torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_piece_has_rows_for_every_thread(world, monkeypatch):
+    monkeypatch.setattr("worldcompass.worlds.doom.CLIPS_PER_THREAD", 3)
+    sizes: list[int] = []
+    monkeypatch.setattr(world, "_frames", lambda clean, _: sizes.append(len(clean)) or clean)
+    latents = torch.zeros(8, *SPEC.latent_shape[:1], 4, 6, 8)
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        world.decode(latents, world.begin(scenarios()))
+    assert sizes == [3, 3, 2, 6, 2]
 
 
 def test_onednn_computes_the_layers_that_it_replaces(world, monkeypatch):

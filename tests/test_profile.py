@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from test_rollout import Counting
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldcompass import cli
@@ -15,7 +18,7 @@ from worldcompass.policy import Policy
 from worldcompass.profile import CPU_KERNELS, REST, Meter, Parts, profile
 from worldcompass.rollout import computes_bf16
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.train import Config, prepare, train
 
 CONFIG = Config(
     prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, updates_per_rollout=2
@@ -108,3 +111,17 @@ def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, ca
     assert cli.main(["profile", "worldplay_8b:smoke", *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parts"]["candidates"]["flops"] > 0 and found["matrix_flops_per_second"] > 0
+
+
+@pytest.mark.parametrize("explore", [0.0, 1.0])
+def test_every_form_that_the_step_is_compared_with_takes_the_same_step(explore, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import step
+
+    parts = toy_parts(explore=explore, shared_noise=explore > 0)
+    run = prepare(Counting(), parts.critics, parts.scenarios, parts.config)
+    forms = step.forms(parts.config.micro_rows)
+    changes = [step.take_step(run, form, 2, time.perf_counter)[1] for form in forms]
+    assert changes[-1].any()
+    for form, change in zip(forms, changes, strict=True):
+        torch.testing.assert_close(change, changes[-1], atol=1e-6, rtol=1e-3, msg=form.name)

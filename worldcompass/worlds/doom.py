@@ -44,8 +44,8 @@ MEMORY_LATENTS = 4  # one older stretch, chosen by its pose for the coming chunk
 MAX_HISTORY = 64  # latents whose keys are kept; the oldest after the first stretch are let go
 CONTEXT_SIGMA = 0.1  # noise level that finished latents declare: they are imagined, not exact
 MEMORY_MOVE, MEMORY_TURN_DEG = 100.0, 45.0  # pose differences that count alike when choosing memory
-ROWS_AT_ONCE = 24  # rows of the network whose tensors fit into a processor's cache (docs/performance.md)
-CLIPS_AT_ONCE = 6  # candidates decoded at once there
+ROWS_PER_THREAD = 24  # rows of the network whose tensors fit into a core's cache (docs/performance.md)
+CLIPS_PER_THREAD = 6  # candidates decoded at once there
 
 SPEC = WorldSpec(
     name="doom",
@@ -190,7 +190,7 @@ class DoomWorld:
         rows = len(noisy_BCKHW) // context.num_pasts
         pieces = [
             self._predict(noisy_BCKHW[own], sigma_B[own], last_PCHW[some], attended.select(some))
-            for some, own in self._pieces(context.num_pasts, rows, ROWS_AT_ONCE)
+            for some, own in self._pieces(context.num_pasts, rows, ROWS_PER_THREAD)
         ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -210,12 +210,13 @@ class DoomWorld:
         clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
         return torch.where(given, last[:, :, None], clean)
 
-    def _pieces(self, num_pasts: int, rows: int, at_once: int) -> list[tuple[slice, slice]]:
-        """Some pasts at a time with their rows, about ``at_once`` on a CPU: what fits into its cache is faster.
+    def _pieces(self, num_pasts: int, rows: int, per_thread: int) -> list[tuple[slice, slice]]:
+        """Some pasts at a time with their rows; on a CPU about ``per_thread`` rows for each thread.
 
-        Any other device takes all at once.
+        Threads share a piece: what fits into their caches is faster. Any other device takes all at once.
         """
-        step = max(1, at_once // rows) if self._device.type == "cpu" else num_pasts
+        on_cpu = self._device.type == "cpu"
+        step = max(1, per_thread * torch.get_num_threads() // rows) if on_cpu else num_pasts
         starts = range(0, num_pasts, step)
         return [(slice(p, p + step), slice(p * rows, (p + step) * rows)) for p in starts]
 
@@ -254,7 +255,7 @@ class DoomWorld:
             previous = look_P.repeat(len(clean_BCKHW) // context.num_pasts)
         pieces = [
             self._frames(clean_BCKHW[own], previous and previous.select(own))
-            for own, _ in self._pieces(len(clean_BCKHW), 1, CLIPS_AT_ONCE)
+            for own, _ in self._pieces(len(clean_BCKHW), 1, CLIPS_PER_THREAD)
         ]
         return torch.cat(pieces)
 

@@ -1,0 +1,96 @@
+"""What cannot work is refused in words, before anything runs."""
+
+import dataclasses
+
+import pytest
+import torch
+from toy_runs import TINY, critics
+
+from worldcompass.errors import UserError
+from worldcompass.inputs import try_critics
+from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.train import (
+    train,
+)
+from worldcompass.types import Scores
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"group_size": 1, "best": 1, "worst": 0},
+        {"best": 3, "worst": 2},
+        {"best": -1},
+        {"best": 0, "worst": 0},
+        {"first_chunk": 3, "last_chunk": 2},
+        {"updates_per_rollout": 7},
+        {"lr": 0.0},
+        {"beta": -1.0},
+        {"kl_weight": -1.0},
+        {"explore": -1.0},
+        {"shared_noise": True},
+        {"lr": float("nan")},
+        {"reward_clip": 0.0},
+        {"weights": {"obedience": -1.0}},
+        {"weights": {"obedience": float("nan")}},
+        {"weights": {"obedience": float("inf")}},
+    ],
+)
+def test_configurations_that_cannot_work_are_refused_at_once(change):
+    with pytest.raises(ValueError, match=r"must|need|without"):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": {"obediance": 1.0}}, "no critic"),
+        ({"weights": {"obedience": 0.0, "cleanliness": 0.0}}, "weights of all critics are zero"),
+        ({"chunk_length": 3}, "not 3"),
+        ({"prompts_per_step": 6}, "there are 5 scenarios"),
+        ({"last_chunk": 2}, "is shorter"),
+        ({"noise_levels": 7}, "only so many"),
+        ({"explore": 1.0}, "no method weaken"),
+    ],
+)
+def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        train(ToyWorld(), critics(), toy_scenarios(5), dataclasses.replace(TINY, **change), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_critics_that_cannot_score_this_world_are_known_before_anything_is_imagined():
+    class Large(ToyObedience):
+        name = "large"
+
+        def __call__(self, group):
+            raise ValueError(f"frames of 64 pixels or more are needed, got {group.frames_GF3hw.shape[-1]}")
+
+    class One(ToyObedience):
+        name = "one"
+
+        def __call__(self, group):
+            return Scores(torch.zeros(1), torch.ones(1, dtype=torch.bool))
+
+    world, scenario = ToyWorld(), toy_scenarios(1)[0]
+    try_critics(world, critics(), scenario, 4)
+    with pytest.raises(UserError, match="critic large cannot score the chunks of toy: frames of 64 pixels"):
+        try_critics(world, [*critics(), Large()], scenario, 4)
+    with pytest.raises(UserError, match="critic one must return one score"):
+        try_critics(world, [One()], scenario, 4)
+
+
+def test_critics_and_scenarios_need_names_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match="different names"):
+        train(ToyWorld(), [ToyObedience(), ToyObedience()], toy_scenarios(5), TINY, tmp_path)
+    with pytest.raises(ValueError, match="ids must differ"):
+        train(ToyWorld(), critics(), toy_scenarios(3) * 2, TINY, tmp_path)
+
+
+def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):
+    config = dataclasses.replace(TINY, chunk_length=1, last_chunk=0)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train(ToyWorld(), [ToyCleanliness()], toy_scenarios(5), config, tmp_path)
