@@ -91,7 +91,7 @@ class Browser:
         while sum(header["latent"] == latent for header, _ in self.pictures) < count:
             self._take_in(self.hear())
 
-    def settle(self, timeout=0.6):
+    def settle(self, timeout=1.0):
         """Take in what still comes."""
         with contextlib.suppress(TimeoutError):
             while True:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from worldcompass.distributed import Team, joined
+from worldcompass.errors import EXIT_LOST_RANK, LostRank
 from worldcompass.log import read_metrics
 from worldcompass.optim import adamw, muon
 from worldcompass.policy import Lora, Policy
@@ -104,8 +105,11 @@ def _joined(rank: int, size: int, port: int, work: Callable[..., None], args: tu
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    with joined():
-        work(*args)
+    try:
+        with joined():
+            work(*args)
+    except LostRank:
+        os._exit(EXIT_LOST_RANK)  # as the command does
 
 
 @dataclass(frozen=True)

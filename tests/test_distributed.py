@@ -23,12 +23,12 @@ from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together, toy_wo
 
 from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.distributed import Team, _same_everywhere, home_of, joined, shard, whole
-from worldcompass.errors import LostCritic, UserError
+from worldcompass.errors import EXIT_LOST_RANK, LostCritic, UserError
 from worldcompass.interrupt import notices_raise
 from worldcompass.launch import launch, number_of_ranks
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.testing import ToyCleanliness, ToyObedience, toy_scenarios
-from worldcompass.train import train
+from worldcompass.train import Config, train
 
 TOLERANCE = 2e-5  # relative; only the order of additions differs
 BF16 = 2e-2  # a gathered bfloat16 weight is autocast's, but gradients are summed in another order
@@ -293,6 +293,31 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     assert (tmp_path / "run" / "died_at_2").exists()
     assert f"{tmp_path / 'run'} holds a run: going on after step 2" in restarted.stdout
     agree(tmp_path / "run", alone["full"])
+
+
+def die_while_saving(out: Path, config: Config, rank: int, where: str) -> None:
+    """``rank`` is killed in the middle of writing the second step's checkpoint."""
+
+    def die(step: int, *_) -> None:
+        if step == 1 and Team.current().rank == rank:
+            pytest.MonkeyPatch().setattr(where, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+    post_train(out, config, on_step=die)
+
+
+def test_a_rank_that_dies_while_saving_ends_the_others_and_loses_no_more_than_that_step(alone, tmp_path):
+    ways = {
+        "main": (SMALL, 0, "worldcompass.checkpoint.os.replace", [-signal.SIGKILL, EXIT_LOST_RANK]),
+        "shard": (
+            replace(SMALL, shard=True), 1, "safetensors.torch.save", [EXIT_LOST_RANK, -signal.SIGKILL],
+        ),
+    }  # fmt: skip
+    for name, (config, rank, where, codes) in ways.items():
+        assert together(2, die_while_saving, tmp_path / name, config, rank, where) == codes
+        newest = latest_checkpoint(tmp_path / name / "checkpoints")
+        assert newest is not None and newest.name == "step_000001"
+        post_train(tmp_path / name, SMALL, resume=True)
+        agree(tmp_path / name, alone["full"])
 
 
 def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(tmp_path):

@@ -166,8 +166,8 @@ def test_a_slow_judge_is_given_up():
             UserError, match=r"failed 2 times, the last time: .*(too long|timed out).*--resume"
         ):
             critic(group_of(1))
-    with JudgeServer(("slow", 1.5), '{"score": 2}') as server:
-        assert InstructionScore(model(server, timeout=0.2))(group_of(1)).valid_G.all()
+    with JudgeServer(("slow", 3.0), '{"score": 2}') as server:
+        assert InstructionScore(model(server, timeout=0.5))(group_of(1)).valid_G.all()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_pictures_say_which_keys_they_obey(port):
             browser.hold(key)
             browser.until("state", action=[key])
         browser.hold()
-        browser.settle(0.3)
+        browser.settle()
         numbers = [header["number"] for header, _ in browser.pictures]
         assert numbers == sorted(numbers) and set(numbers) >= {0, 1, 2, 3}
 
@@ -139,8 +139,8 @@ def test_a_key_ends_a_replay():
         browser.until("state", latents=1)
         browser.hold("a")
         browser.hold()
-        browser.settle(0.8)
-        assert browser.state["path"].endswith("a-1") and browser.state["latents"] < 20
+        browser.settle()
+        assert browser.state["path"].endswith("a-1") and browser.state["latents"] < 50
 
 
 def test_two_browsers_walk_two_worlds(port):
@@ -152,14 +152,22 @@ def test_two_browsers_walk_two_worlds(port):
         assert one.until("state")["path"] == "w-1"
 
 
+def known_again(port, token):
+    """A browser that finds its walk, once the server has noticed that the one before is gone."""
+    deadline = time.monotonic() + 60
+    while not (back := Browser(port, token=token)).welcome["known"]:
+        back.socket.close()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return back
+
+
 def test_a_lost_connection_finds_its_walk_again(port):
     with Browser(port) as lost:
         lost.begin(path=PATH)
         lost.see(6)
         token, there = lost.welcome["token"], lost.pictures[-1][1]
-    time.sleep(0.1)
-    with Browser(port, token=token) as back:
-        assert back.welcome["known"]
+    with known_again(port, token) as back:
         assert back.until("state")["path"] == PATH
         assert back.hear()[1] == there
         with Browser(port, token=token) as other:  # a second tab with the same memory is a new walk
@@ -204,7 +212,7 @@ def test_recordings_are_videos_of_all_panes(port):
         browser.hold("w")
         browser.until("state", latents=4)
         browser.say(type="record", on=False)
-        files = browser.until("recorded", timeout=30)
+        files = browser.until("recorded")
     for kind in ("mp4", "gif"):
         status, data = ask(port, files[kind])
         assert status == 200
@@ -242,14 +250,21 @@ def test_what_cannot_be_read_is_answered_with_a_sentence(port, message, sentence
         assert browser.begin(path="w-1")["path"] == "w-1"  # and the walk goes on
 
 
+def let_in(port):
+    """A browser that is let in, once the server has noticed that others are gone."""
+    deadline = time.monotonic() + 60
+    while (browser := Browser(port)).welcome["type"] == "refused":
+        browser.socket.close()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return browser
+
+
 def test_floods_and_full_houses_are_refused():
     with running(toy_shared(), Settings(max_sessions=2)) as port:
-        with Browser(port), Browser(port):
-            time.sleep(0.1)
-            with Browser(port) as third:
-                assert third.welcome["type"] == "refused" and "all 2 walks" in third.welcome["text"]
-        time.sleep(0.2)
-        with Browser(port) as flood:
+        with Browser(port), Browser(port), Browser(port) as third:
+            assert third.welcome["type"] == "refused" and "all 2 walks" in third.welcome["text"]
+        with let_in(port) as flood:
             with contextlib.suppress(ConnectionClosed):
                 for _ in range(1000):
                     flood.hold("w")
@@ -318,7 +333,7 @@ def test_a_dropped_session_is_freed_at_once_and_not_when_python_collects_cycles(
             for _ in range(20):
                 with Browser(port) as browser:
                     browser.begin(path="w-1")
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while walks and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert len(walks) == 0

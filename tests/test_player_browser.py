@@ -30,6 +30,7 @@ from worldcompass.worlds.doom import load_doom_world
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
+sync_api.expect.set_options(timeout=PATIENCE)
 PIXELS = """() => [...document.querySelectorAll("canvas")].map(c =>
   [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 < 3))"""
 
@@ -86,7 +87,7 @@ def visit(chromium, address):
 def walked(page, latents=None):
     """Wait until the page says that so many latents were walked; with None, until it says anything."""
     text = "latents" if latents is None else f"{latents} latents"
-    sync_api.expect(page.locator("#walked")).to_contain_text(text, timeout=PATIENCE)
+    sync_api.expect(page.locator("#walked")).to_contain_text(text)
 
 
 def pictures(page):
@@ -146,7 +147,7 @@ def test_a_link_replays_the_walk_and_a_reload_or_lost_connection_keeps_it(visit)
     assert all(np.array_equal(a, b) for a, b in zip(walk, at_rest(page), strict=True))
     page.evaluate("socket.close()")
     sync_api.expect(page.locator("#link")).to_have_text("Reconnecting")
-    sync_api.expect(page.locator("#link")).to_have_text("Live", timeout=PATIENCE)
+    sync_api.expect(page.locator("#link")).to_have_text("Live")
     assert page.input_value("#path") == path
     start = page.evaluate("state.start")
     other = visit(f"/#start={start}&seed=0&path={path}")
@@ -183,7 +184,7 @@ def test_touch_and_a_gamepad_walk_and_the_phone_page_does_not_scroll_sideways(vi
     box = page.locator('[data-key="up"]').bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
-    sync_api.expect(page.locator("#walked")).not_to_contain_text("0 latents", timeout=PATIENCE)
+    sync_api.expect(page.locator("#walked")).not_to_contain_text("0 latents")
     page.mouse.up()
     assert page.input_value("#path").startswith("up-")
     page.evaluate("""() => {
@@ -262,7 +263,7 @@ def voting(chromium, world, starts, tmp_path):
         page = chromium.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(f"http://127.0.0.1:{port}")
-        sync_api.expect(page.locator("#count")).to_have_text("0 voted so far", timeout=PATIENCE)
+        sync_api.expect(page.locator("#count")).to_have_text("0 voted so far")
         yield page, tmp_path / "votes.jsonl"
         page.close()
 
@@ -272,7 +273,7 @@ def test_a_vote_is_given_with_the_keyboard(voting):
     page.locator("input[name=follows][value=left]").press("Space")
     page.locator("input[name=looks][value=right]").press("Space")
     page.locator("#send").press("Enter")
-    sync_api.expect(page.locator("#count")).to_have_text("1 voted so far", timeout=PATIENCE)
+    sync_api.expect(page.locator("#count")).to_have_text("1 voted so far")
     vote = read_votes(file)[0]
     assert vote.follows == vote.left and vote.looks not in (vote.left, "tie")
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the critic")
 
 GROUP = noise_group(3)
 RIGHT = ToyObedience()(GROUP).values_G
-PATIENCE = 4.0  # seconds for a group
+PATIENCE = 10.0  # seconds for a group
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,24 +159,24 @@ def test_an_actor_killed_in_the_middle_of_a_step_changes_nothing(critic, plan, t
 
     threading.Thread(target=kill, daemon=True).start()
     begun = time.monotonic()
-    state, rows, _ = train_with(critic, tmp_path / "killed", world=ToyWorld)
+    state, rows = train_with(critic, tmp_path / "killed")
     assert not plan.read_text()
-    straight = train_with(ToyObedience(), tmp_path / "straight", world=ToyWorld)
+    straight = train_with(ToyObedience(), tmp_path / "straight")
     assert rows == straight[1] and all(
         torch.equal(state[name], tensor) for name, tensor in straight[0].items()
     )
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300, "the 600 s of what hangs were not awaited"
 
 
 def test_a_run_whose_critic_is_lost_keeps_every_finished_step_and_goes_on(critic, plan, tmp_path):
     config = replace(SMALL, steps=3)
     plan.write_text("score " * (2 * GROUPS + 1) + "nan nan")
     with pytest.raises(LostCritic, match="not finite"):
-        train_with(critic, tmp_path / "run", config, ToyWorld)
+        train_with(critic, tmp_path / "run", config)
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000002"]
     critics = [critic, ToyCleanliness()]
     policy = train(ToyWorld(), critics, toy_scenarios(GROUPS), config, tmp_path / "run", True, live=False)
-    straight = train_with(ToyObedience(), tmp_path / "straight", config, ToyWorld)[0]
+    straight = train_with(ToyObedience(), tmp_path / "straight", config)[0]
     assert all(torch.equal(policy.state()[name], tensor) for name, tensor in straight.items())
 
 

@@ -58,7 +58,7 @@ class Stub:
     """A server that answers /score with the next of some answers, and then with the last one again."""
 
     def __init__(self, *answers, health=HEALTHY):
-        rest = list(answers)
+        rest, self.patience = list(answers), 1.0 if "hang" in answers else 60.0
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -68,7 +68,7 @@ class Stub:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 answer = rest.pop(0) if len(rest) > 1 else rest[0]
                 if answer == "hang":
-                    time.sleep(1.5)
+                    time.sleep(4)
                 elif isinstance(answer, int):
                     self.reply(answer, {"detail": "broken"})
                 else:
@@ -88,7 +88,7 @@ class Stub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def __enter__(self):
-        return RemoteCritic(self.address, timeout=0.5, sleep=lambda _: None)
+        return RemoteCritic(self.address, timeout=self.patience, sleep=lambda _: None)
 
     def __exit__(self, *_):
         self.server.shutdown()

@@ -24,7 +24,13 @@ import worldcompass
 from worldcompass.errors import LostCritic, LostRank, UserError
 
 WAIT = timedelta(hours=2)  # for a rank that evaluates alone; a rank that died is noticed by the launcher
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in gloo's errors
+# In the errors of gloo, and of the store that the first rank keeps.
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection was likely closed",
+)
 T = TypeVar("T")
 
 
@@ -184,6 +190,8 @@ def joined(device: str = "cpu") -> Iterator[Team]:
 
     Raises:
         UserError: when ranks run different versions of the packages that results depend on.
+        LostRank: when another rank is gone. The rest of the group cannot be taken down in order: end the process by
+            ``os._exit``, as the command does.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -193,16 +201,19 @@ def joined(device: str = "cpu") -> Iterator[Team]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Shards that rest in the CPU's memory, and objects, travel by gloo.
     _meet("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+    lost = False
     try:
         team = Team.current()
         _same_everywhere(team)
         yield team
     except RuntimeError as error:
-        if any(sign in str(error) for sign in LOST):
+        lost = any(sign in str(error) for sign in LOST)
+        if lost:
             raise LostRank(f"rank {os.environ['RANK']} lost the connection to another rank") from None
         raise
     finally:
-        dist.destroy_process_group()
+        if not lost:  # its threads may still wait for the rank that is gone
+            dist.destroy_process_group()
 
 
 def _meet(backend: str) -> None:

@@ -28,7 +28,7 @@ from worldcompass.rewards.wire import VERSION, WireError, pack_group, pack_score
 from worldcompass.types import Group, Scores
 
 PATIENCE = 5.0  # seconds for a first answer
-RAY_STARTS = 3  # tries to start Ray, which gives up after 30 s of its own on a machine that is too busy
+RAY_STARTS = 6  # tries to start Ray, which gives up after 30 s of its own on a machine that is too busy
 
 
 class FailedTry(Exception):
