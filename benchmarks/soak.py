@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -100,11 +99,8 @@ class Soak:
 
     def _without_critic(self, out: Path) -> int:
         """A process whose critic, a process of its own, is killed while it trains."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        critic = serve_obedience(port)
-        process = start(out, *GO_ON, critic=f"http://127.0.0.1:{port}")
+        critic, address = serve_obedience()
+        process = start(out, *GO_ON, critic=address)
         process.join(self.chance.uniform(*LIFE_SECONDS))
         critic.kill()
         critic.join()

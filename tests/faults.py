@@ -170,20 +170,39 @@ def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return rows, {name: t.numpy().tobytes() for name, t in load_file(out / "final.safetensors").items()}
 
 
-def serve_obedience(port: int) -> BaseProcess:
-    """A process that scores obedience at a port of loopback, once it answers."""
-    process = multiprocessing.get_context("forkserver").Process(target=_serve, args=(port,))
+def serve_obedience(groups: int = 0) -> tuple[BaseProcess, str]:
+    """A process that scores obedience, and its address, once it answers; it kills itself at a group's number."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = multiprocessing.get_context("forkserver").Process(target=_serve, args=(port, groups))
     process.start()
     wait_for(lambda: _answers(port))
-    return process
+    return process, f"http://127.0.0.1:{port}"
 
 
-def _serve(port: int) -> None:
+class _Mortal(ToyObedience):
+    """Kills its process at a group's number; 0 is never."""
+
+    def __init__(self, groups: int) -> None:
+        self.left = groups
+
+    def __call__(self, group: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(group)
+
+
+def _serve(port: int, groups: int) -> None:
     import uvicorn
-    from worldcompass.rewards.serve import application
+
+    from worldcompass.scoring import application
 
     torch.set_num_threads(1)
-    uvicorn.run(application(ToyObedience()), host="127.0.0.1", port=port, log_level="critical")
+    uvicorn.run(
+        application(_Mortal(groups), ToyWorld().spec), host="127.0.0.1", port=port, log_level="critical"
+    )
 
 
 def _answers(port: int) -> bool:

@@ -11,10 +11,21 @@ import time
 
 import faults
 import pytest
-from faults import EVENTS_PER_STEP, STAGES, finish, outcome, start, wait_for, wait_for_step, words_of
+from faults import (
+    EVENTS_PER_STEP,
+    STAGES,
+    finish,
+    outcome,
+    serve_obedience,
+    start,
+    wait_for,
+    wait_for_step,
+    words_of,
+)
 
 from worldcompass import interrupt
 from worldcompass.interrupt import Interrupted, finishing_the_step
+from worldcompass.log import read_metrics
 
 NOTICES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
@@ -72,6 +83,19 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_space(tmp_p
     words = words_of(out).read_text()
     assert words.startswith("error: ") and words.count("\n") == 1 and str(out / "checkpoints") in words
     goes_on_to(out, straight)
+
+
+def test_a_run_whose_critic_is_killed_says_so_and_goes_on_bit_equal(tmp_path, straight):
+    pytest.importorskip("uvicorn", reason="serving a critic needs worldcompass[web]")
+    out = tmp_path / "run"
+    critic, address = serve_obedience(groups=8)  # in the fourth step: one is shown before the first
+    assert finish(start(out, critic=address)) == 2
+    assert finish(critic) == -signal.SIGKILL
+    words = words_of(out).read_text()
+    assert "the critic obedience" in words and "--resume" in words
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
+    goes_on_to(out, straight)
+    assert [int(n) for n in (out / "steps_done").read_text().split()] == list(range(1, 9)), "nothing repeated"
 
 
 def hold(out):

@@ -58,6 +58,15 @@ def test_a_swap_holds_the_other_weights_and_restores_in_place_even_after_an_erro
     assert places == [p.data_ptr() for p in net.parameters()]
 
 
+def test_a_swap_under_a_live_graph_is_refused_and_not_a_wrong_gradient():
+    policy = Policy(net := network())
+    loss = net(torch.ones(2, 4)).sum()
+    with policy.behaviour():
+        pass
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_swaps_do_not_nest():
     policy = Policy(network())
     with policy.behaviour(), pytest.raises(RuntimeError, match="already swapped"), policy.checkpoint():
