@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,22 @@ def test_the_same_address_scores_videos(served, tmp_path):
     with urllib.request.urlopen(urllib.request.Request(f"{served}/score?path=w-1", clip)) as reply:
         answer = json.load(reply)
     assert answer["scores"] == api.score(frames, "w-1", [ToyObedience()]) and answer["sharpness"] == 1
+
+
+def test_pages_of_other_sites_and_foreign_names_are_refused(served):
+    """As the player's: a page in a browser on this machine can reach loopback, and must not be answered."""
+    port = served.rpartition(":")[2]
+    welcome = ({}, {"Origin": served}, {"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"})
+    refused = ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": f"evil.example:{port}"})
+    for headers in (*welcome, *refused):
+        for path, body in (("/health", None), ("/score", pack_group(GROUP))):
+            request = urllib.request.Request(served + path, body, headers)
+            if headers in welcome:
+                with urllib.request.urlopen(request) as reply:
+                    assert reply.status == 200 and reply.headers["X-Content-Type-Options"] == "nosniff"
+            else:
+                with pytest.raises(urllib.error.HTTPError, match="403"):
+                    urllib.request.urlopen(request)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torch import Tensor
 from worldcompass import __version__, api
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name, parse_path
+from worldcompass.player.guard import Guard
 from worldcompass.rewards import Critic
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
@@ -190,9 +191,14 @@ def identity(critics: Sequence[Critic]) -> dict[str, Any]:
     return {"version": __version__, "critic": critics[0].name if critics else None, "wire": VERSION}
 
 
-def application(critic: Critic, spec: WorldSpec) -> FastAPI:
-    """The server of ``worldcompass serve-reward``: ``GET /health`` and ``POST /score``."""
-    app = FastAPI(title=f"WorldCompass critic {critic.name}", version=__version__)
+def application(critic: Critic, spec: WorldSpec, loopback_only: bool = True) -> FastAPI:
+    """The server of ``worldcompass serve-reward``: ``GET /health`` and ``POST /score``.
+
+    Pages of other sites are refused; with ``loopback_only`` also whoever calls this machine by a foreign name.
+    """
+    title = f"WorldCompass critic {critic.name}"
+    app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, loopback_only=loopback_only)
 
     @app.get("/health", summary="Which critic answers here")
     async def health() -> dict[str, Any]:

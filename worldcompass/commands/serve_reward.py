@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
+        from worldcompass.player.guard import LOOPBACK
         from worldcompass.scoring import application
     except ImportError as error:
         raise UserError(f"serving needs the extra web ({error}): pip install 'worldcompass[web]'") from None
@@ -48,5 +49,6 @@ def run(args: argparse.Namespace) -> int:
             ) from None
     critic, _ = critic_of(args.critic)
     print(f"critic {critic.name} answers at http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
-    uvicorn.run(application(critic, SPEC), host=args.host, port=args.port, log_level="warning")
+    app = application(critic, SPEC, loopback_only=args.host in LOOPBACK)
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
     return 0

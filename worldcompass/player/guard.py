@@ -1,4 +1,7 @@
-"""What is checked before a request is looked at: the host it names, the page that sent it, its rate."""
+"""What is checked before a request is looked at: the host it names, the page that sent it, its rate.
+
+The player and ``worldcompass serve-reward`` both stand behind ``Guard``.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +56,10 @@ def refusal(headers: Headers, loopback_only: bool) -> str | None:
     """Why a request is refused, in one sentence; None when it is welcome."""
     host = headers.get("host", "")
     if loopback_only and _hostname(host) not in LOOPBACK:
-        return "this player answers to localhost only: open it by the address that was printed"
+        return "this server answers to localhost only: use the address that was printed"
     origin = headers.get("origin")
     if origin is not None and _netloc(origin) != host:
-        return "this request comes from another site: open the player's own page"
+        return "this request comes from another site's page: open this server's own address"
     return None
 
 
