@@ -1,13 +1,22 @@
 """The audit knows a good critic from bad ones, and says what is wrong with those."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from worldcompass import cli
-from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
+from worldcompass.audit.clips import (
+    CHUNK,
+    NO_ITEM,
+    OTHER_ITEM,
+    Clip,
+    other_commands,
+    partly_obeyed,
+    share_obeyed,
+)
 from worldcompass.audit.critics import KNOWN, LIKE_THE_TRUTH
 from worldcompass.audit.degradations import MOTION, PICTURE
 from worldcompass.audit.expected import expected
@@ -143,7 +152,9 @@ def test_a_critic_of_pictures_may_love_stillness_but_the_audit_says_so(capsys):
 
 
 def test_a_critic_that_always_abstains_cannot_be_audited():
-    with pytest.raises(ValueError, match="gave no score for any"):
+    with pytest.raises(
+        ValueError, match="silent abstains from all of the 6 true clips, so that there is nothing"
+    ):
         run_audit(Silent(), CLIPS, expected("both"), seed=0)
 
 
@@ -161,6 +172,73 @@ def test_a_critic_that_scores_few_true_clips_is_not_sound():
     audit = run_audit(Shy(), CLIPS, expected("motion"), seed=0, searched=0)
     assert any("abstains from 83% of the true clips" in fault for fault in audit.faults)
     json.dumps(audit.to_json(), allow_nan=False)
+
+
+@pytest.mark.filterwarnings("error")  # of means of nothing
+def test_a_critic_that_scores_nothing_but_the_truth_is_told_so_in_words(capsys):
+    class OnlyTrue(Slide):
+        """Abstains from every lie."""
+
+        def __call__(self, group):
+            scores = super().__call__(group)
+            (clip,) = (clip for clip in CLIPS if torch.equal(clip.first_3hw, group.first_frame_3hw))
+            same = (group.frames_GF3hw == clip.frames_F3hw).flatten(1).all(1)
+            return Scores(scores.values_G, same & (group.actions.labels_K == clip.actions.labels_K).all())
+
+    audit = run_audit(OnlyTrue(), CLIPS, expected("motion"), seed=0, searched=1)
+    assert audit.faults[:2] == ("abstains from every clip of frozen", "abstains from every clip of mirrored")
+    assert audit.faults[-1].startswith("rank correlation with share obeyed is not known")
+    print_audit(audit)
+    said = capsys.readouterr().out + json.dumps(audit.to_json(), allow_nan=False)
+    assert "nan" not in said.lower() and "a full lie costs an unknown number of times the spread" in said
+    assert ">nan" not in render(audit, "x")
+
+
+class TakesIt:
+    """Reads which item the picture's colour stands for: red for armour, green for the flask."""
+
+    name = "takes it"
+
+    def __call__(self, group):
+        mean = group.frames_GF3hw.float().mean((1, 3, 4)) / 255  # (G, 3)
+        return Scores(mean[:, int("flask" in group.instruction)], torch.ones(len(mean), dtype=torch.bool))
+
+
+def item_clips():
+    """An item's colour, another's, none, on four videos."""
+
+    def with_colour(clip, word, channel):
+        frames = clip.frames_F3hw // 4
+        if channel is not None:
+            frames[:, channel] += 150
+        return replace(clip, frames_F3hw=frames, instruction=f"pick up the {word}")
+
+    return [
+        replace(
+            with_colour(clip, word, channel),
+            denied={
+                OTHER_ITEM: with_colour(clip, word, 1 - channel), NO_ITEM: with_colour(clip, word, None)
+            },
+        )
+        for clip in CLIPS
+        for channel, word in enumerate(("armour", "flask"))
+    ]  # fmt: skip
+
+
+def test_a_critic_of_instructions_is_asked_about_them():
+    clips = item_clips()
+    assert len({clip.name for clip in clips}) == len(clips)
+    audit = run_audit(TakesIt(), clips, expected("other item,no item"), seed=0, searched=1)
+    assert audit.faults == () and audit.punished["other item@1"].mean == audit.punished["no item@1"].mean == 1
+    deaf = run_audit(Constant(), clips, expected("other item,no item"), seed=0, searched=0)
+    assert any("does not punish other item: 50%" in fault for fault in deaf.faults)
+
+
+def test_lies_about_items_are_for_critics_that_see_items(capsys):
+    assert cli.main(["audit", "interaction", "--expects", "no item"]) == 2
+    assert (
+        "interaction sees no pick-ups: it cannot be expected to notice 'no item'" in capsys.readouterr().err
+    )
 
 
 def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
@@ -280,7 +358,7 @@ def test_likeness_to_the_truth_is_not_asked_where_the_truth_is_of_other_commands
 def test_every_known_critic_must_notice_something():
     for name, known in KNOWN.items():
         assert expected(known.expects).lies, name
-    assert KNOWN["cycle"].out_and_back
+    assert KNOWN["cycle"].clips == "out and back"
 
 
 def test_a_critic_that_breaks_the_contract_is_not_audited(tmp_path):

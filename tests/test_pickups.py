@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from worldcompass import cli
+from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, pickup_clips
 from worldcompass.doom import pickup_training
 from worldcompass.doom.engine import Engine
 from worldcompass.doom.items import ITEMS, items_named
@@ -103,6 +104,30 @@ def test_scenes_are_a_function_of_their_seed_and_replay_exactly(scenes, tmp_path
     other = dataclasses.replace(loaded[0], taken=(None, None, None))
     with pytest.raises(UserError, match="does not repeat scene test/simpler_basic/0"):
         replay_scenes([other])
+
+
+def test_the_audit_s_clips_are_the_chunks_in_which_the_item_is_taken(scenes, monkeypatch):
+    monkeypatch.setattr("worldcompass.doom.pickups.draw_scenes", lambda *_: scenes)
+    clips = pickup_clips(0, 1)
+    late = [(p, t) for p in scenes for t in p.scene.taken if t is not None and t[1] >= CHUNK]
+    assert len(clips) == len(late) > 0
+    for clip, (played, (word, latent)) in zip(clips, late, strict=True):
+        video, shown = played.frames_GF3hw, torch.cat([clip.past_F3hw, clip.frames_F3hw])
+        assert clip.instruction == f"pick up the {word}" and clip.video == played.scene.id
+        assert clip.chunk * CHUNK <= latent < (clip.chunk + 1) * CHUNK
+        assert torch.equal(
+            shown, video[[t == (word, latent) for t in played.scene.taken].index(True), : len(shown)]
+        )
+        assert clip.actions.labels_K.tolist() == list(played.scene.labels[clip.chunk * CHUNK :][:CHUNK])
+        for lie, taken in ((OTHER_ITEM, False), (NO_ITEM, None)):
+            other = clip.denied[lie]
+            layout = next(
+                g
+                for g, t in enumerate(played.scene.taken)
+                if (t is None) == (taken is None) and (t is None or t[0] != word)
+            )
+            past = torch.cat([other.past_F3hw, other.frames_F3hw])
+            assert torch.equal(past, video[layout, : len(past)]) and other.instruction == clip.instruction
 
 
 def test_files_that_hold_no_scenes_are_refused(tmp_path):

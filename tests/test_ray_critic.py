@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import signal
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -178,6 +179,58 @@ def test_a_run_whose_critic_is_lost_keeps_every_finished_step_and_goes_on(critic
     policy = train(ToyWorld(), critics, toy_scenarios(GROUPS), config, tmp_path / "run", True, live=False)
     straight = train_with(ToyObedience(), tmp_path / "straight", config)[0]
     assert all(torch.equal(policy.state()[name], tensor) for name, tensor in straight.items())
+
+
+INSTALLS = """
+import importlib.util
+
+import ray
+from worldcompass.errors import UserError
+from worldcompass.rewards.remote import RayCritic, start_ray
+from worldcompass.testing import ToyObedience, noise_group
+
+
+def make():
+    import tabulate
+
+    class Tabled(ToyObedience):
+        name = f"obedience {tabulate.__version__}"
+
+    return Tabled()
+
+
+start_ray(ray, num_cpus=1, object_store_memory=80 * 2**20)
+critic = RayCritic(make, pip=["tabulate==0.9.0"], num_cpus=0.1)
+print(critic.name, importlib.util.find_spec("tabulate"), critic(noise_group(3)).values_G.tolist())
+try:
+    RayCritic(make, pip=["tabulate==999"], num_cpus=0.1)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_packages_that_ray_installs_meet_the_critic_alone(python, tmp_path):
+    """The trainer runs in a small environment, as Ray copies the trainer's whole."""
+    pytest.importorskip("virtualenv", reason="Ray installs packages with virtualenv, which is not here")
+    ask = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(tmp_path), "tabulate==0.9.0"]
+    if subprocess.run(ask, capture_output=True, timeout=120).returncode:
+        pytest.skip("no package index can be reached")
+    script = tmp_path / "installs.py"
+    script.write_text(INSTALLS)
+    done = subprocess.run([python, script], capture_output=True, text=True, timeout=500, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    installed, refused = done.stdout.strip().splitlines()[-2:]
+    assert installed == f"obedience 0.9.0 None {RIGHT.tolist()}"
+    assert "its environment cannot be made: ERROR: No matching distribution" in refused
+
+
+def test_what_installing_needs_is_said_before_the_run(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "virtualenv" else real(name)
+    )
+    with pytest.raises(UserError, match="pip install virtualenv"):
+        RayCritic(ToyObedience, pip=["tabulate==0.9.0"])
 
 
 def test_scoring_in_ray_overlaps_imagining(tmp_path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from worldcompass.audit.expected import KINDS
+from worldcompass.audit.expected import ITEM_LIES, KINDS
 from worldcompass.doom.maps import CRITIC
 from worldcompass.doom.scenarios import draw_all
 from worldcompass.rewards import Critic
@@ -19,6 +20,7 @@ from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry
+from worldcompass.rewards.pickup import PickupFollowing
 from worldcompass.rewards.pose_error import PoseError
 from worldcompass.rewards.purity import DirectionPurity
 from worldcompass.rewards.quality import VisualQuality, flicker_of
@@ -31,6 +33,9 @@ from worldcompass.worlds.doom import SPEC
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
 CALIBRATION_LATENTS = 12  # of one video of each of the critics' maps
 
+Clips = Literal["mixed", "out and back", "pickups"]
+"""Any motion; motion that comes back to where the camera has been; walks that take an item."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -38,8 +43,8 @@ class Known:
 
     make: Callable[[], Critic]
     expects: str
-    out_and_back: bool = False
-    """Whether it scores only clips that come back to where the camera has been."""
+    clips: Clips = "mixed"
+    """What it scores."""
 
 
 def latency_by_odometry() -> ResponseLatency:
@@ -66,7 +71,7 @@ def best_of_three_in_map_units() -> BestOfThree:
     )
 
 
-KNOWN = {
+KNOWN: dict[str, Known] = {
     "interaction": Known(InteractionFollowing, "motion"),
     "actions": Known(lambda: ActionAccuracy(DoomCameras(), SPEC.thresholds), "motion"),
     "purity": Known(lambda: DirectionPurity(DoomCameras(), SPEC.thresholds), "motion"),
@@ -83,5 +88,6 @@ KNOWN = {
     "realism_drift": Known(lambda: ScoreDrift(EmbeddedRealism()), "blurred,noisy,tinted"),
     "psnr": Known(lambda: TrueContinuation(psnr, "psnr"), LIKE_THE_TRUTH),
     "ssim": Known(lambda: TrueContinuation(ssim, "ssim"), LIKE_THE_TRUTH),
-    "cycle": Known(lambda: CycleClosure(SPEC.thresholds), "both", out_and_back=True),
+    "cycle": Known(lambda: CycleClosure(SPEC.thresholds), "both", "out and back"),
+    "pickup": Known(PickupFollowing, ",".join(("frozen", *ITEM_LIES)), "pickups"),
 }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worldcompass.audit.clips import NO_ITEM, OTHER_ITEM
 from worldcompass.audit.degradations import MOTION, PICTURE
 from worldcompass.audit.tricks import Trick
 
 MOTION_LIES = (*MOTION, "wrong commands")
 PICTURE_LIES = tuple(name for name in PICTURE if name != "dropped")
+ITEM_LIES = (OTHER_ITEM, NO_ITEM)
+"""Told on clips of pick-ups alone."""
 KINDS = {"motion": MOTION_LIES, "pictures": PICTURE_LIES, "both": (*MOTION_LIES, *PICTURE_LIES)}
 
 
@@ -47,7 +50,7 @@ def expected(words: str) -> Expected:
         ValueError: for a word that is neither.
     """
     lies = KINDS.get(words) or tuple(word.strip() for word in words.split(","))
-    if unknown := [lie for lie in lies if lie not in KINDS["both"]]:
+    if unknown := [lie for lie in lies if lie not in (*KINDS["both"], *ITEM_LIES)]:
         raise ValueError(
             f"a critic cannot be expected to notice {unknown[0]!r}: expected {', '.join(KINDS)}, or some of"
             f" {', '.join(KINDS['both'])}"

@@ -120,6 +120,8 @@ def run_audit(
             candidates["imagined"] = imagined[index].frames_F3hw
         scores = dict(zip(candidates, _score(critic, clip, list(candidates.values())), strict=True))
         scores["wrong commands@1"] = _score(critic, clip, [clip.frames_F3hw], wrong[index])[0]
+        for lie, other in clip.denied.items():
+            scores[f"{lie}@1"] = _score(critic, other, [other.frames_F3hw])[0]
         for name, value in scores.items():
             table.setdefault(name, []).append(value)
         on_clip()
@@ -127,7 +129,8 @@ def run_audit(
     true = columns["true"]
     if np.isnan(true).all():
         raise ValueError(
-            f"critic {critic.name} gave no score for any of {len(clips)} clips: nothing to audit"
+            f"critic {critic.name} abstains from all of the {len(clips)} true clips, so that there is nothing to "
+            "audit; one that reads instructions has clips of its own (pickup, or worldcompass doom pickups)"
         )
     scored = [(clip, float(value)) for clip, value in zip(clips, true, strict=True) if np.isfinite(value)]
     apart = max(1, len(scored) // max(1, searched))  # clips of different videos where there are enough
@@ -196,9 +199,9 @@ def _conclude(
         "pictures spoilt": float(np.mean([_correlate(lie) for lie in spoilt])),
     }
     tremors = np.stack([columns[f"tremor {c}"] for c in range(TREMORS)])
-    tremor = float(np.nanmean(tremors.std(0)))
-    drops = np.nanmean([true - lie for lie in full])
-    signal = float(drops / tremor) if tremor > 0 else (float("inf") if drops > 0 else 0.0)
+    tremor = _mean(tremors.std(0))
+    drops = _mean(np.concatenate([true - lie for lie in full]))
+    signal = _in_spreads(drops, tremor)
     every = np.concatenate(list(columns.values()))
     audit = Audit(
         name, expects, len(clips), len(set(videos)),
@@ -212,17 +215,22 @@ def _conclude(
 
 def faults_of(audit: Audit) -> tuple[str, ...]:
     """The stated criteria that a critic fails, in words."""
+    lies = {lie: audit.punished[f"{lie}@1"] for lie in audit.expects.lies}
     faults = [
-        f"does not punish {lie}: {shown(audit.punished[f'{lie}@1'])} of clips"
-        for lie in audit.expects.lies
-        if not audit.punished[f"{lie}@1"].low > 0.5
+        f"does not punish {lie}: {shown(value)} of clips" if value.n else f"abstains from every clip of {lie}"
+        for lie, value in lies.items()
+        if not value.low > 0.5
     ]
     for what, needed in (
         ("share obeyed", audit.expects.motion), ("pictures spoilt", bool(audit.expects.pictures)),
     ):  # fmt: skip
         if needed and not audit.correlation[what] >= LEAST_CORRELATION:
             value = audit.correlation[what]
-            faults.append(f"rank correlation with {what} is {value:.2f}, below {LEAST_CORRELATION}")
+            faults.append(
+                f"rank correlation with {what} is not known: it abstains from some copy of every clip"
+                if np.isnan(value)
+                else f"rank correlation with {what} is {value:.2f}, below {LEAST_CORRELATION}"
+            )
     if not audit.unscored <= 1 - LEAST_SCORED:
         faults.append(f"abstains from {audit.unscored:.0%} of the true clips: the rest says little")
     for trick in TRICKS:
@@ -231,7 +239,7 @@ def faults_of(audit: Audit) -> tuple[str, ...]:
             faults.append(
                 f"can be cheated: {trick.name} scores as high as the truth for {shown(cheated)} of clips"
             )
-    if not audit.signal >= LEAST_SIGNAL:
+    if not audit.signal >= LEAST_SIGNAL and not np.isnan(audit.signal):
         faults.append(
             f"is drowned by grain that nobody sees: a full lie costs {audit.signal:.1f} of its deviations"
         )
@@ -263,9 +271,22 @@ def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Mean over clips of the rank correlation among each clip's copies: siblings are what training compares."""
     scores, truth = (np.stack(part) for part in zip(*pairs, strict=True))
     given = ~np.isnan(scores).any(0)
-    return float(
-        np.mean([rank_correlation(s, t) for s, t in zip(scores.T[given], truth.T[given], strict=True)])
+    return _mean(
+        np.array([rank_correlation(s, t) for s, t in zip(scores.T[given], truth.T[given], strict=True)])
     )
+
+
+def _in_spreads(drop: float, spread: float) -> float:
+    """NaN where either is; without any spread a drop is infinitely many of them."""
+    if spread == 0 and not np.isnan(drop):
+        return float("inf") if drop > 0 else 0.0
+    return drop / spread if spread else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of the numbers among them; NaN where there are none."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")
 
 
 def _calibration(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:

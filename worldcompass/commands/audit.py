@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
     from worldcompass.audit.clips import Clip
-    from worldcompass.audit.critics import Known
+    from worldcompass.audit.critics import Clips, Known
     from worldcompass.audit.run import Audit
     from worldcompass.rewards import Critic
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Audit, write, print."""
     from worldcompass.audit.critics import KNOWN
-    from worldcompass.audit.expected import expected
+    from worldcompass.audit.expected import ITEM_LIES, expected
     from worldcompass.audit.run import run_audit
     from worldcompass.progress import progress
     from worldcompass.testing import ContractError, check_critic
@@ -73,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
         expects = {name: expected(args.expects or entry.expects) for name, entry in known.items()}
     except ValueError as error:
         raise UserError(str(error)) from None
+    for name, entry in known.items():
+        if entry.clips != "pickups" and (told := set(ITEM_LIES) & set(expects[name].lies)):
+            raise UserError(f"{name} sees no pick-ups: it cannot be expected to notice {sorted(told)[0]!r}")
     made = {name: entry.make() for name, entry in known.items()}
     for name in made.keys() - KNOWN.keys():
         try:
@@ -81,9 +85,10 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{name} breaks the contract of critics: {error}") from error
     per_map, searched = SIZES[args.size]
     unsound = False
-    for out_and_back in dict.fromkeys(entry.out_and_back for entry in known.values()):
-        clips, imagined = _clips(per_map, args.seed, out_and_back)
-        for name in (n for n, entry in known.items() if entry.out_and_back == out_and_back):
+    kinds: list[Clips] = list(dict.fromkeys(entry.clips for entry in known.values()))
+    for kind in kinds:
+        clips, imagined = _clips(per_map, args.seed, kind)
+        for name in (n for n, entry in known.items() if entry.clips == kind):
             with progress(f"scoring by {name}", len(clips) + min(searched, len(clips))) as advance:
                 try:
                     audit = run_audit(
@@ -96,16 +101,18 @@ def run(args: argparse.Namespace) -> int:
     return int(unsound)
 
 
-def _clips(per_map: int, seed: int, out_and_back: bool) -> tuple[list[Clip], list[Clip]]:
-    """Clips of the engine, and the same by the embedded base."""
-    from worldcompass.audit.clips import clips_of, engine_clips
+def _clips(per_map: int, seed: int, kind: Clips) -> tuple[list[Clip], list[Clip]]:
+    """Clips of the engine, and the same by the embedded base, which knows no items."""
+    from worldcompass.audit.clips import clips_of, engine_clips, pickup_clips
     from worldcompass.doom.maps import UNSEEN
     from worldcompass.evaluate import imagine_all
     from worldcompass.progress import progress
     from worldcompass.worlds.doom import load_doom_world
 
     with progress("playing clips in the engine", per_map * len(UNSEEN)) as advance:
-        scenarios, clips = engine_clips(seed, per_map, advance, out_and_back)
+        if kind == "pickups":
+            return pickup_clips(seed, per_map, advance), []
+        scenarios, clips = engine_clips(seed, per_map, advance, out_and_back=kind == "out and back")
     with progress("imagining the same clips", len(scenarios)) as advance:
         videos = imagine_all(load_doom_world(), scenarios, seed, on_video=advance)
     return clips, clips_of(scenarios, list(videos))
@@ -187,12 +194,12 @@ def print_audit(audit: Audit) -> None:
     print(f"full lies that it must notice and that score below the truth: {shown(audit.accuracy)}")
     print(f"full lies of any kind that it overlooks: {', '.join(audit.overlooked()) or 'none'}")
     for what, value in audit.correlation.items():
-        print(f"rank correlation with {what}: {value:.2f}")
+        print(f"rank correlation with {what}: {'not known' if math.isnan(value) else f'{value:.2f}'}")
     if audit.calibration is not None:
         print(f"distance of score and share obeyed: {audit.calibration:.3f}")
-    print(
-        f"a full lie costs {audit.signal:.1f} times the spread under grain that nobody sees ({audit.tremor:.4f})"
-    )
+    times = "an unknown number of" if math.isnan(audit.signal) else f"{audit.signal:.1f}"
+    spread = "" if math.isnan(audit.tremor) else f" ({audit.tremor:.4f})"
+    print(f"a full lie costs {times} times the spread under grain that nobody sees{spread}")
     print(f"abstains from {audit.abstained:.0%} of all clips and {audit.unscored:.0%} of the true ones")
     print("sound" if not audit.faults else "NOT SOUND: " + "; ".join(audit.faults))
     if beside := audit.cheated_beside():

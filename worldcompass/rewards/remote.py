@@ -8,6 +8,7 @@ answers the same two addresses: ``GET /health`` with ``{"critic": name, "wire": 
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
 import logging
 import os
 import queue
@@ -152,7 +153,7 @@ class RayCritic:
             actors: how many, each scoring one group at a time.
             python: the interpreter of another environment, on the actor's node; it needs worldcompass and the
                 trainer's versions of Python and Ray.
-            pip: packages that Ray installs for the actors, on top of the trainer's environment.
+            pip: packages that Ray installs for the actors, into a copy of the trainer's environment.
             variables: environment variables of the actors.
             num_cpus: cores of an actor.
             num_gpus: GPUs of an actor; Ray shows it these alone.
@@ -169,6 +170,11 @@ class RayCritic:
         """
         if python is not None and pip:
             raise UserError("python and pip both choose the environment of a critic on Ray: give one of them")
+        if pip and importlib.util.find_spec("virtualenv") is None:
+            raise UserError(
+                "Ray installs a critic's packages with virtualenv, which is not here: pip install virtualenv, or "
+                "give python, the interpreter of an environment that has them"
+            )
         self.tries, self.timeout, self.starting, self.sleep, self.at_once = (
             tries,
             timeout,
@@ -240,6 +246,8 @@ class RayCritic:
             return f"no answer within {limit:g} s"
         if isinstance(error, errors.RayTaskError):  # the critic's own error is the last line of a traceback
             return str(error).strip().splitlines()[-1]
+        if isinstance(error, errors.RuntimeEnvSetupError):
+            return f"its environment cannot be made: {_complaint(str(error))}"
         return "its process died" if isinstance(error, errors.ActorDiedError) else _first_line(error)
 
 
@@ -262,6 +270,12 @@ class _Actor:
     def score(self, body: bytes) -> dict[str, Any]:
         """Scores of a packed group, packed."""
         return pack_scores(self.critic.name, self.critic(unpack_group(body)))
+
+
+def _complaint(text: str) -> str:
+    """What pip calls an error in Ray's long report of an installation that failed, else the report's last line."""
+    lines = [line.strip() for line in text.replace("\\n", "\n").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1])
 
 
 def _first_line(error: Exception) -> str:
