@@ -2,7 +2,8 @@
 
 ``python benchmarks/player.py --after runs/demo`` holds and changes keys for a while and prints the frames per
 second of every pane, the time from a key to the first picture that obeys it (pacing included, median and 90th
-percentile), and the server's CPU. ``--free`` lifts the pace, to see what the machine could do.
+percentile), how evenly pictures follow each other, and the server's CPU. ``--free`` lifts the pace, to see what the
+machine could do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -118,7 +120,8 @@ def main() -> None:
     if not walker.latencies:
         raise SystemExit("no key was obeyed: the machine is too busy for a measurement")
     span = walker.arrived[-1] - walker.arrived[0]
-    fps = [sum(map(bool, column)) / span for column in zip(*walker.sizes, strict=True)]
+    fps = [sum(map(bool, column[1:])) / span for column in zip(*walker.sizes, strict=True)]
+    gaps = sorted(1000 * (after - before) for before, after in pairwise(walker.arrived))
     late = sorted(1000 * t for t in walker.latencies)
     ninety = late[min(len(late) - 1, int(0.9 * len(late)))]
     print(
@@ -127,6 +130,10 @@ def main() -> None:
     print(f"frames per second of each pane: {', '.join(f'{value:.1f}' for value in fps)}")
     middle = statistics.median(late)
     print(f"key to picture: median {middle:.0f} ms, 90th percentile {ninety:.0f} ms, {len(late)} keys")
+    print(
+        f"from picture to picture: median {statistics.median(gaps):.0f} ms, 99th percentile "
+        f"{gaps[int(0.99 * len(gaps))]:.0f} ms, longest {gaps[-1]:.0f} ms, {len(gaps)} gaps"
+    )
     print(f"server CPU: {100 * cpu:.0f}% of a core")
 
 

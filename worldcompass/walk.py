@@ -48,9 +48,13 @@ class Walk:
         """Where the commands would have led: the nominal path, (P, M, 4, 4)."""
         return nominal_poses(self.labels_PM, self.world.spec.motion)
 
-    @torch.inference_mode()
     def step(self, labels_P: Tensor) -> Walk:
-        """The walks after one more chunk in which each holds its action.
+        """The walks after one more chunk in which each holds its action: ``imagine``, then ``remember``."""
+        return self.imagine(labels_P).remember()
+
+    @torch.inference_mode()
+    def imagine(self, labels_P: Tensor) -> Imagined:
+        """The pictures of one more chunk in which each walk holds its action.
 
         An action loses its looking up or down where that would leave the pitch the world knows; see
         ``labels_PM`` for what was carried out. Longer chunks begin with the start image the first time.
@@ -72,7 +76,7 @@ class Walk:
             new[:, 0] = 0
         return self._chunk(torch.cat([history, new], 1))
 
-    def _chunk(self, labels_PM: Tensor) -> Walk:
+    def _chunk(self, labels_PM: Tensor) -> Imagined:
         length = self.chunk_length
         poses = nominal_poses(labels_PM, self.world.spec.motion)[:, -length:]
         intrinsics = self.intrinsics_P4[:, None].expand(-1, length, -1)
@@ -81,9 +85,28 @@ class Walk:
         index = self.context.num_latents // length
         noise = chunk_noise(self.world, length, [(*keys, index) for keys in self.row_keys])
         clean = imagine_chunk(self.world, attended, actions, noise, self.sigmas)
-        frames = self.world.decode(clean, attended)
-        context = self.world.remember(attended, clean, actions)
-        return replace(self, context=context, labels_PM=labels_PM, frames_PF3hw=frames)
+        return Imagined(self, attended, actions, clean, labels_PM, self.world.decode(clean, attended))
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Walks whose next chunk can be seen and is not yet part of their past, which takes about a tenth of a step."""
+
+    before: Walk
+    attended: Any
+    """The world's own Context, attended for the chunk."""
+    actions: Actions
+    clean_PCKHW: Tensor
+    labels_PM: Tensor
+    """The chunk's included."""
+    frames_PF3hw: Tensor
+    """uint8: the chunk's frames."""
+
+    @torch.inference_mode()
+    def remember(self) -> Walk:
+        """The walks after the chunk."""
+        context = self.before.world.remember(self.attended, self.clean_PCKHW, self.actions)
+        return replace(self.before, context=context, labels_PM=self.labels_PM, frames_PF3hw=self.frames_PF3hw)
 
 
 @torch.no_grad()
@@ -121,4 +144,4 @@ def start_walk(
         frames,
     )
     # The start image fills a chunk of 1 by itself; longer chunks wait for the first action.
-    return walk._chunk(walk.labels_PM) if walk.chunk_length == 1 else walk
+    return walk._chunk(walk.labels_PM).remember() if walk.chunk_length == 1 else walk

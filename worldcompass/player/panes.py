@@ -1,6 +1,7 @@
 """What stands side by side in the player: world models, and the real engine; all take the same actions.
 
-A ``Place`` is a value: a step gives a new one, so that rewinding is going on from an older one.
+A ``Place`` is a value: a step gives a new one, so that rewinding is going on from an older one. What only the step
+after it needs is left for ``settle``, when its pictures are on their way already.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from worldcompass.doom.scenarios import Plan
 from worldcompass.geometry import commanded, within_pitch
 from worldcompass.player.starts import Start
 from worldcompass.types import Scenario
-from worldcompass.walk import Walk, start_walk
+from worldcompass.walk import Imagined, Walk, start_walk
 from worldcompass.world import WorldModel
 
 
@@ -38,7 +39,11 @@ class Place(Protocol):
         ...
 
     def step(self, label: int) -> Self:
-        """The place after one more step."""
+        """The place after one more step; its pictures are finished."""
+        ...
+
+    def settle(self) -> Self:
+        """The same place, ready for a step. One that is not settled settles in its step."""
         ...
 
 
@@ -72,21 +77,28 @@ def _one_thread() -> ThreadPoolExecutor:
 class WorldPlace:
     """A place in a world model."""
 
-    walk: Walk
+    reached: Walk | Imagined
 
     @property
     def frames_F3hw(self) -> Tensor:
         """See ``Place``."""
-        return self.walk.frames_PF3hw[0]
+        return self.reached.frames_PF3hw[0]
 
     @property
     def labels_M(self) -> tuple[int, ...]:
         """See ``Place``."""
-        return tuple(self.walk.labels_PM[0].tolist())
+        return tuple(self.reached.labels_PM[0].tolist())
 
     def step(self, label: int) -> WorldPlace:
         """See ``Place``."""
-        return WorldPlace(self.walk.step(torch.tensor([label])))
+        return WorldPlace(self._walk().imagine(torch.tensor([label])))
+
+    def settle(self) -> WorldPlace:
+        """See ``Place``."""
+        return WorldPlace(self._walk())
+
+    def _walk(self) -> Walk:
+        return self.reached.remember() if isinstance(self.reached, Imagined) else self.reached
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,10 @@ class EnginePlace:
         past, coming = torch.tensor([self.labels_M]), torch.tensor([label])
         labels = (*self.labels_M, int(within_pitch(past, coming, MOTION, MAX_PITCH_DEG)))
         return EnginePlace(self.game, labels, self.game.go(labels))
+
+    def settle(self) -> EnginePlace:
+        """See ``Place``. Nothing is left to do."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """One browser's walk: keys in, paced pictures and gauges out.
 
 Two tasks share a session. ``_walk`` computes the next step in the panes' workers, starting as late as it can so
-that it knows the newest keys; ``_Screen`` sends the finished frames one by one at the player's pace. Between them
-waits at most one step, so a slow browser slows its own walk and nothing piles up.
+that it knows the newest keys (``pace``); ``_Screen`` sends the finished frames one by one at the player's pace.
+Between them waits at most one step, so a slow browser slows its own walk and nothing piles up.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from worldcompass.errors import UserError
 from worldcompass.geometry import keys_of, label_of_keys, parse_path, path_of
 from worldcompass.player.gauges import Gauge, Reader
 from worldcompass.player.messages import Begin, Keys, Message, Record, Rewind, encode_frame, pack_pictures
+from worldcompass.player.pace import Costs, Pace
 from worldcompass.player.panes import Pane, Place
 from worldcompass.player.recording import Recording, Shelf
 from worldcompass.player.starts import Start, Starts
@@ -28,7 +29,6 @@ from worldcompass.rewards import Critic
 MAX_LATENTS = 1500  # of one walk: about 4 minutes
 KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips
 MAX_COMMANDS = 16  # that wait for the walk; more come only from a program, and are refused
-HEADROOM = 0.012  # seconds that a step is begun earlier than the slowest of the last ones needed
 SEND_TIMEOUT = 20.0  # seconds after which a browser that takes nothing is given up
 
 
@@ -80,23 +80,21 @@ class _Screen:
     """Pictures on their way to one browser, in order and at the player's pace; one step waits at most."""
 
     def __init__(self, send: Send, fps: float) -> None:
-        self._send, self._fps = send, fps
-        self._steps: asyncio.Queue[tuple[list[bytes], float]] = asyncio.Queue(1)
-        self.free_at = 0.0
-        """When everything that was put will have been shown, by ``time.monotonic``."""
+        self._send, self.pace = send, Pace(fps)
+        self._steps: asyncio.Queue[list[tuple[float, bytes]]] = asyncio.Queue(1)
 
     async def put(self, messages: list[bytes]) -> None:
         """Show these after the others; waits while the browser is slow."""
-        begin = max(time.monotonic(), self.free_at)
-        await self._steps.put((messages, begin))
-        self.free_at = begin + len(messages) / self._fps
+        times = self.pace.place(time.monotonic(), len(messages))
+        await self._steps.put(list(zip(times, messages, strict=True)))
 
     async def run(self) -> None:
         """Send each picture when its time comes."""
+        last = 0.0
         while True:
-            messages, begin = await self._steps.get()
-            for index, message in enumerate(messages):
-                await asyncio.sleep(begin + index / self._fps - time.monotonic())
+            for wanted, message in await self._steps.get():
+                await asyncio.sleep(self.pace.after(last, wanted) - time.monotonic())
+                last = time.monotonic()
                 await self._send.pictures(message)
 
 
@@ -152,9 +150,9 @@ class Session:
     async def _walk(self, send: Send, screen: _Screen) -> None:
         if self.moments:
             await self._show_place(send, screen)
-        needed = deque([0.0], maxlen=6)
+        costs = Costs()
         while True:
-            await asyncio.sleep(screen.free_at - max(needed) - HEADROOM - time.monotonic())
+            await asyncio.sleep(screen.pace.due - costs.ahead - time.monotonic())
             while self.commands:
                 await self._obey(self.commands.popleft(), send, screen)
             label = self._next_label()
@@ -165,7 +163,7 @@ class Session:
             begun, number = time.monotonic(), self.number
             moment = await self._step(label)
             messages = self._pictures(moment, number)
-            needed.append(time.monotonic() - begun)
+            costs.add(time.monotonic() - begun)
             await screen.put(messages)
             await self._remember(moment, send)
 
@@ -191,17 +189,18 @@ class Session:
         return Moment(tuple(places), here.gauges)
 
     async def _remember(self, moment: Moment, send: Send) -> None:
-        """Read the gauges of a step that is already on its way to the screen, and keep the moment."""
+        """Keep a step that is already on its way to the screen: settle its places and read the gauges."""
         before, reader = self.moments[-1], self.shared.reader
-        gauges = await asyncio.gather(
+        settled = await asyncio.gather(
             *(
-                in_worker(pane, gauge.after, reader, old, new)
+                in_worker(pane, _settle, reader, gauge, old, new)
                 for pane, gauge, old, new in zip(
                     self.shared.panes, before.gauges, before.places, moment.places, strict=True
                 )
             )
         )
-        moment = Moment(moment.places, tuple(gauges))
+        places, gauges = zip(*settled, strict=True)
+        moment = Moment(places, gauges)
         self.moments.append(moment)
         if self.recording is not None and not self.recording.add(_frames(moment)):
             await self._stop_recording(send)
@@ -307,6 +306,13 @@ def read_path(text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
         return tuple(parse_path(text, longest).tolist())
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _settle(
+    reader: Reader | None, gauge: Gauge, before: Place | None, now: Place | None
+) -> tuple[Place | None, Gauge]:
+    """A pane's place, ready for the next step, and its gauge there."""
+    return now and now.settle(), gauge.after(reader, before, now)
 
 
 def _frames(moment: Moment) -> Sequence[Tensor]:
