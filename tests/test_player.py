@@ -191,8 +191,9 @@ def shown(lateness, fps=20.0, count=4):
     clock, last, times = pace.Pace(fps), 0.0, []
     clock.place(100.0, 0)
     for late in lateness:
-        for wanted in clock.place(clock.due + late, count):
-            last = max(clock.after(last, wanted), clock.due - count / fps + late)
+        ready = clock.due + late
+        for wanted in clock.place(ready, count):
+            last = max(clock.after(last, wanted), ready)
             times.append(last)
     return times
 

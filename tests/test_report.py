@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from worldcompass import charts, cli, video
+from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.report import runs, write_comparison, write_report
@@ -145,10 +147,37 @@ def test_every_table_cell_is_filled(page):
 
 @pytest.mark.parametrize(
     ("difference", "expected"),
-    [(0.1, "learning"), (0.005, "no significant change"), (-0.005, "no significant change"), (-0.1, "worse")],
+    [(0.1, "learning"), (0.005, "undecided"), (-0.005, "undecided"), (-0.1, "worse")],
 )
-def test_verdict_follows_the_paired_interval(difference, expected):
-    assert runs.verdict(make_results(difference)) == expected
+def test_verdict_follows_the_paired_interval(difference, expected, tmp_path):
+    assert runs.verdict(runs.load_run(make_run(tmp_path, difference))) == expected
+
+
+@pytest.mark.parametrize(
+    ("combined", "basic", "quality", "expected"),
+    [
+        (0.0, 0.1, 0.0, "learning"),  # basic actions count as combined ones do
+        (0.1, -0.1, 0.0, "mixed"),
+        (0.0, -0.1, 0.0, "worse"),
+        (0.1, 0.0, -0.1, "mixed"),
+    ],
+)
+def test_the_page_says_what_the_doctor_says(combined, basic, quality, expected, tmp_path):
+    """One verdict, whether the folder holds training steps or the results alone."""
+    results = make_results()
+    results["difference"] = {
+        kind: {"judge_accuracy": entry(change, 0.01), "quality": entry(quality, 0.01)}
+        for kind, change in (("combined", combined), ("basic", basic))
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    alone = runs.load_run(tmp_path)
+    steps = [{"step": i, "rewards": {"a": {"mean": 0.5 - i % 2, "std": 0.1}}} for i in range(1, 9)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
+    said = diagnose(read_record(tmp_path))
+    assert runs.verdict(alone) == runs.verdict(runs.load_run(tmp_path)) == said.state == expected
+    text = write_report(tmp_path).read_text()
+    assert f'<span class="badge {expected}">{expected}</span> {escape(said.answer)}' in text
+    assert f"<strong>{escape(said.answer)}</strong>" in text
 
 
 def test_actions_have_a_map_of_81_cells_for_each_side(page):
@@ -215,7 +244,7 @@ def test_partial_results_are_tolerated(tmp_path):
     ("name", "content", "message"),
     [
         (None, "", "expected results.json or metrics.jsonl"),
-        ("results.json", "{", "results.json is not valid JSON"),
+        ("results.json", "{", "results.json is not a run's results: it is not valid JSON"),
         ("results.json", "[1]", "one JSON object"),
         ("results.json", '{"schema": 99}', "schema 99, expected 1"),
         ("results.json", b"\xff\xfe\x00", "not valid JSON"),

@@ -63,6 +63,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """What the JSON file of an object holds, nothing where there is no file.
+
+    Args:
+        what: the file should be, for the error, such as "a run's results".
+
+    Raises:
+        UserError: when it is not one JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not {what}: it is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not {what}: expected one JSON object, not {type(value).__name__}")
+    return value
+
+
 def rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a metrics file by these rows, at once."""
     aside = path.with_suffix(".unfinished")

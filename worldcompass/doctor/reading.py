@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeGuard
 from worldcompass.doctor.record import EVENTS, FOLLOWED, USUAL_STEPS, Record
 from worldcompass.doctor.statistics import Estimate
 from worldcompass.errors import UserError
-from worldcompass.log import METRICS, read_metrics
+from worldcompass.log import METRICS, read_metrics, read_object
 
 # What a row may hold besides its step and rewards, as the checks read it.
 PARTS = ("rewards", "seconds", "pictures", "agreement", "no_gradient", "judge")
@@ -22,6 +21,7 @@ EVENT_FIELDS = {
     "rolled back": ("step", "to", "finding", "evidence", "lr"),
     "changed": ("step", "settings"),
 }
+CONFIG, RESULTS = "a run's configuration", "a run's results"
 # Key in results.json -> words.
 JUDGED = {"judge_accuracy": FOLLOWED, "quality": "realism"}
 
@@ -48,7 +48,7 @@ def read_record(run_dir: Path) -> Record:
     _check_rows(path, rows)
     _check_events(run_dir / EVENTS, events)
     planned, weights = _configured(run_dir / "config.json")
-    return Record(rows, events, planned, weights, _evaluated(run_dir / "results.json"))
+    return Record(rows, events, planned, weights, evaluated(read_object(run_dir / "results.json", RESULTS)))
 
 
 def _check_rows(path: Path, rows: Sequence[Any]) -> None:
@@ -94,7 +94,7 @@ def _check_events(path: Path, events: Sequence[Any]) -> None:
 
 def _configured(path: Path) -> tuple[int, dict[str, float]]:
     """Planned steps and weights of the rewards, as far as the run's configuration tells."""
-    config = _object(path, "a run's configuration")
+    config = read_object(path, CONFIG)
     steps, weights = config.get("steps", USUAL_STEPS), config.get("weights", {})
     if not isinstance(steps, int) or steps < 1:
         raise UserError(f"{path} is not a run's configuration: steps is {steps!r}, not a number above 0")
@@ -103,9 +103,9 @@ def _configured(path: Path) -> tuple[int, dict[str, float]]:
     return steps, weights
 
 
-def _evaluated(path: Path) -> dict[str, Estimate]:
-    """Change from the base to the trained model by the held-out judge of a finished run; 95% intervals."""
-    difference = _object(path, "a run's results").get("difference", {})
+def evaluated(results: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Change from the base to the trained model by the held-out judge, as results.json has it; 95% intervals."""
+    difference = results.get("difference", {})
     return {
         f"{words}, {kind}": entry
         for key, words in JUDGED.items()
@@ -122,17 +122,6 @@ def _estimate(entry: Any) -> Estimate | None:
     return (
         Estimate(*map(float, numbers)) if all(_is_number(n) and math.isfinite(n) for n in numbers) else None
     )
-
-
-def _object(path: Path, words: str) -> Mapping[str, Any]:
-    """What a JSON file holds, nothing where there is none."""
-    try:
-        value = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is not {words}: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not {words}: expected one JSON object")
-    return value
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

@@ -15,13 +15,14 @@ from worldcompass.doctor.record import FOLLOWED, Finding, Record, Severity
 from worldcompass.doctor.statistics import LEVEL, MIN_FREEDOM, Estimate, Trend, steps_needed
 
 State = Literal[
-    "learning", "unconfirmed", "unjudged", "mixed", "no change", "too early",
+    "learning", "unconfirmed", "unjudged", "undecided", "mixed", "no change", "too early",
     "worse", "hacked", "harmed", "stuck",
 ]  # fmt: skip
 ANSWERS: dict[State, str] = {
     "learning": "Yes, it is learning: the held-out judge, which is no reward, finds the videos better than before.",
     "unconfirmed": "Not shown: the rewards rise, but the held-out judge does not find the videos better.",
     "unjudged": "Perhaps: the rewards rise, but no held-out judge has compared the videos.",
+    "undecided": "Not shown: before and after, the held-out judge finds no difference that chance could not make.",
     "mixed": "In part: something got better and something else got worse.",
     "no change": "No: nothing changes, although there were steps enough to see it.",
     "too early": "Too early to tell.",
@@ -38,6 +39,7 @@ HINTS: dict[State, str] = {
     "pleased, and perhaps fooled.",
     "unjudged": "Rewards rise in a run that fools its critics too. To know, set config.probe_every, or evaluate "
     "before and after.",
+    "undecided": "More steps, or more scenarios in the evaluation, would show a smaller gain.",
     "mixed": "Decide whether the gain is worth the loss; weights say which reward matters more.",
     "too early": "Nothing rises or falls by more than chance so far; below stands how many more steps would tell.",
     "no change": "Look whether candidates differ and scores tell them apart; raise lr, or explore.",
@@ -121,11 +123,15 @@ class Diagnosis:
         severity = DOWNFALLS.get(self.state)
         return next((f for f in self.findings if f.severity == severity), None)
 
+    @property
+    def hint(self) -> str:
+        """What follows from the answer; empty where nothing does."""
+        worst = self._downfall
+        return f"First of all: {worst.advice}." if worst else HINTS.get(self.state, "")
+
     def sentences(self) -> list[str]:
         """The answer and what follows from it, then one sentence for each reward and each opinion of the judge."""
-        worst = self._downfall
-        hint = f"First of all: {worst.advice}." if worst else HINTS.get(self.state)
-        lines = [self.answer, *([hint] if hint else [])]
+        lines = [self.answer, *([self.hint] if self.hint else [])]
         lines += [_sentence(reward, self.planned) for reward in self.rewards]
         if self.judge is not None:
             lines.append(
@@ -237,7 +243,9 @@ def _state(
         return "mixed" if rises else "worse"
     if rises:
         return "unconfirmed" if gains else "unjudged"
-    return "no change" if states and all(state == "stands" for state in states) else "too early"
+    if states and all(state == "stands" for state in states):
+        return "no change"
+    return "undecided" if evaluation else "too early"
 
 
 def _opinion(change: Estimate) -> str:

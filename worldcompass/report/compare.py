@@ -12,8 +12,8 @@ from typing import Any
 from worldcompass.charts import Interval, Series, curves_chart, interval_chart
 from worldcompass.errors import UserError
 from worldcompass.report.html import document, write_page
-from worldcompass.report.page import VERDICTS, difference_cell
-from worldcompass.report.runs import KINDS, MEASURES, Run, flatten, load_run, number, percent, score, verdict
+from worldcompass.report.page import badge, difference_cell
+from worldcompass.report.runs import KINDS, MEASURES, Run, answer, flatten, load_run, number, percent, score
 
 MAX_RUNS = 8  # as many colours can be told apart
 
@@ -62,14 +62,12 @@ def render(runs: Sequence[Run], names: Sequence[str]) -> str:
 def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
     lines = []
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        kind = verdict(run.results)
         gap = score({"gap_closed": {"all": run.results.get("gap_closed")}}, "gap_closed", "all", "combined")
         closed = (
             f" {percent(gap.mean)} of the gap of combined actions closed." if math.isfinite(gap.mean) else ""
         )
         lines.append(
-            f'<li><b class="run{index}">{escape(name)}</b> <span class="badge {kind.split()[0]}">{kind}</span> '
-            f"{VERDICTS[kind]}{closed}</li>"
+            f'<li><b class="run{index}">{escape(name)}</b> {badge(run)} {escape(answer(run))}{closed}</li>'
         )
     return f'<ul class="runs">{"".join(lines)}</ul>'
 

@@ -19,6 +19,7 @@ from worldcompass.report.runs import (
     MEASURES,
     Run,
     Score,
+    answer,
     headline,
     is_number,
     load_run,
@@ -31,19 +32,11 @@ from worldcompass.report.runs import (
     number as as_number,
 )
 
-VERDICTS = {
-    "learning": "The model learned: the interval of the paired difference lies above zero.",
-    "no significant change": "The interval of the paired difference contains zero: nothing is proved either way.",
-    "worse": "The model got worse: the interval of the paired difference lies below zero.",
-    "unfinished": "This run has no before-and-after comparison yet.",
-}
 NEXT = {
     "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "
     "Repeat with <code>--seed 1</code> and <code>--seed 2</code> before quoting a number.",
-    "no significant change": "Give it more steps or more scenarios: <code>worldcompass train doom_full</code>. "
+    "undecided": "Give it more steps or more scenarios: <code>worldcompass train doom_full</code>. "
     "If rewards below rise while the judge stands still, look at the reward critics first.",
-    "worse": "Lower the learning rate, for example <code>--set lr=…</code>, and compare the curves "
-    "of the rewards with the judge: a reward that rises while the judge falls is being exploited.",
     "unfinished": "Continue the run with <code>--resume</code>, then write this page again.",
 }
 
@@ -65,7 +58,7 @@ def render(run: Run) -> str:
         _video(run.video),
         _scores(run.results),
         _passes(run.results),
-        section(run.diagnosis) if run.diagnosis else "",
+        section(run.diagnosis) if run.diagnosis.steps else "",
         _curves(run.metrics),
         heat_maps(run.results),
         filmstrip_section(run.filmstrips),
@@ -80,7 +73,6 @@ def render(run: Run) -> str:
 
 
 def _header(run: Run, title: str) -> str:
-    kind = verdict(run.results)
     sentences = [s for s in (headline(run.results, name) for name in KINDS) if s]
     lines = [f'<p class="headline">{escape(sentences[0])}</p>'] if sentences else []
     lines += [f"<p>{escape(sentence)}</p>" for sentence in sentences[1:]]
@@ -89,9 +81,15 @@ def _header(run: Run, title: str) -> str:
         lines.append("<p><strong>Basic actions got worse.</strong></p>")
     return (
         f"<header><h1>{escape(title)}</h1>"
-        f'<p><span class="badge {kind.split()[0]}">{kind}</span> {VERDICTS[kind]}</p>'
+        f"<p>{badge(run)} {escape(answer(run))}</p>"
         f'{"".join(lines)}<p class="muted">{escape(_facts(run))}</p></header>'
     )
+
+
+def badge(run: Run) -> str:
+    """The verdict in a word or two."""
+    kind = verdict(run)
+    return f'<span class="badge {kind.split()[0]}">{kind}</span>'
 
 
 def _facts(run: Run) -> str:
@@ -230,7 +228,8 @@ def _curve_order(name: str) -> tuple[int, str]:
 
 
 def _next(run: Run) -> str:
-    return f"<section><h2>What to do next</h2><p>{NEXT[verdict(run.results)]}</p></section>"
+    advice = NEXT.get(verdict(run)) or escape(run.diagnosis.hint)
+    return f"<section><h2>What to do next</h2><p>{advice}</p></section>"
 
 
 def _details(run: Run) -> str:

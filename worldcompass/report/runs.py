@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass import video
-from worldcompass.doctor import Diagnosis, diagnose, read_record
+from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
+from worldcompass.log import METRICS, read_metrics, read_object
 
 SCHEMA = 1
 LOOK_FRAMES = 6  # of a clip in its filmstrip
@@ -36,8 +36,8 @@ class Run:
     results: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     """One flat row for each training step."""
-    diagnosis: Diagnosis | None
-    """None without metrics of training steps."""
+    diagnosis: Diagnosis
+    """Of the evaluation alone where there are no metrics of training steps."""
     config: Mapping[str, Any]
     command: Mapping[str, Any]
     """run.json: command line and environment."""
@@ -65,19 +65,19 @@ def load_run(run_dir: Path) -> Run:
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: there is no such folder")
-    if not any((run_dir / name).is_file() for name in ("results.json", "metrics.jsonl")):
+    if not any((run_dir / name).is_file() for name in ("results.json", METRICS)):
         raise UserError(f"{run_dir} is not a run folder: expected results.json or metrics.jsonl in it")
-    results = _read_object(run_dir / "results.json")
+    results = read_object(run_dir / "results.json", "a run's results")
     if results and results.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"{run_dir / 'results.json'} has schema {results['schema']}, expected {SCHEMA}")
     video = run_dir / "before_after.mp4"
     return Run(
         folder=run_dir,
         results=results,
-        metrics=[flatten(row) for row in _read_lines(run_dir / "metrics.jsonl")],
-        diagnosis=_diagnosis(run_dir),
-        config=_read_object(run_dir / "config.json"),
-        command=_read_object(run_dir / "run.json"),
+        metrics=[flatten(row) for row in _rows(run_dir / METRICS)],
+        diagnosis=_diagnosis(run_dir, results),
+        config=read_object(run_dir / "config.json", "a run's configuration"),
+        command=read_object(run_dir / "run.json", "a run's command and environment"),
         video=video.read_bytes() if video.is_file() else b"",
         filmstrips={p.stem: p.read_bytes() for p in sorted((run_dir / "filmstrips").glob("*.png"))},
         looks={
@@ -95,14 +95,16 @@ def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def verdict(results: Mapping[str, Any]) -> str:
-    """``learning``, ``no significant change``, ``worse`` or ``unfinished``, from the paired interval."""
-    difference = score(results, "difference", "combined", "judge_accuracy")
-    if not (math.isfinite(difference.low) and math.isfinite(difference.high)):
-        return "unfinished"
-    if difference.low > 0:
-        return "learning"
-    return "worse" if difference.high < 0 else "no significant change"
+def verdict(run: Run) -> str:
+    """The doctor's state, or ``unfinished`` before the evaluation that most of it hangs on is made."""
+    return run.diagnosis.state if run.diagnosis.evaluation else "unfinished"
+
+
+def answer(run: Run) -> str:
+    """The verdict in a sentence or two, the doctor's."""
+    said = [] if run.diagnosis.evaluation else ["This run has no before-and-after comparison yet."]
+    said += [run.diagnosis.answer] if run.diagnosis.evaluation or run.diagnosis.steps else []
+    return " ".join(said)
 
 
 def headline(results: Mapping[str, Any], kind: str) -> str:
@@ -139,43 +141,19 @@ def _strip(clip: Path) -> bytes:
     return video.png(video.filmstrip(frames, max(1, len(frames) // LOOK_FRAMES)))
 
 
-def _diagnosis(run_dir: Path) -> Diagnosis | None:
-    """The doctor's opinion; a page of other curves does without it."""
+def _diagnosis(run_dir: Path, results: Mapping[str, Any]) -> Diagnosis:
+    """The doctor's opinion; where the curves are no training steps', of the evaluation alone."""
     try:
         return diagnose(read_record(run_dir))
     except UserError:
-        return None
+        return diagnose(Record((), evaluation=evaluated(results)))
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    value = _parse(path.read_bytes(), str(path))
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold one JSON object, not {type(value).__name__}")
-    return value
-
-
-def _read_lines(path: Path) -> list[Mapping[str, Any]]:
-    """Rows of a metrics file; a last line that an interruption cut short is left out."""
-    if not path.is_file():
-        return []
-    data = path.read_bytes()
-    lines = data.split(b"\n")
-    complete, rest = lines[:-1], lines[-1]
-    rows = [_parse(line, f"{path} line {i}") for i, line in enumerate(complete, 1) if line.strip()]
-    if rest.strip().endswith(b"}"):
-        rows.append(_parse(rest, f"{path} line {len(lines)}"))
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    rows = read_metrics(path)
     if bad := next((row for row in rows if not isinstance(row, dict)), None):
         raise UserError(f"{path} must hold one JSON object on each line, not {type(bad).__name__}")
-    return rows
-
-
-def _parse(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON: {error}") from None
+    return list(rows)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ p{margin:8px 0}
 .muted{color:var(--muted)}
 .badge{display:inline-block;padding:2px 10px;border-radius:999px;border:1.5px solid currentColor;
 font-weight:650;margin-right:6px;color:var(--wait)}
-.badge.learning{color:var(--good)}.badge.worse{color:var(--bad)}
+.badge.learning{color:var(--good)}.badge:is(.worse,.hacked,.harmed,.stuck){color:var(--bad)}
 video{width:100%;height:auto;display:block;border-radius:8px;background:#000}
 .scroll{overflow-x:auto}
 .scroll:focus-visible,pre:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
