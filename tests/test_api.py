@@ -75,6 +75,19 @@ def test_the_commands_imagine_and_score(picture, tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["score", "--video", str(clip), "--path", PATH, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"interaction", "quality"}
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import torch\nfrom worldcompass.types import Scores\n\n\nclass Length:\n    name = 'length'\n\n"
+        "    def __call__(self, group):\n        count = len(group.frames_GF3hw[0])\n"
+        "        return Scores(torch.tensor([float(count)]), torch.tensor([True]))\n\n\n"
+        "def make():\n    return Length()\n"
+    )
+    asked = ["--critic", f"{own}:make", "--critic", "stability"]
+    assert cli.main(["score", "--video", str(clip), "--path", PATH, "--json", *asked]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores) == {"length", "stability"} and scores["length"] == 29
+    assert cli.main(["score", "--video", str(clip), "--path", PATH, "--critic", "taste"]) == 2
+    assert "there is no critic 'taste'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

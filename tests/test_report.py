@@ -68,6 +68,7 @@ def make_run(folder: Path, difference: float = 0.172) -> Path:
                 "reward/quality": 0.5 + 0.01 * noise[0],
                 "rewards": {"flatness": {"mean": 0.1 * step}},
                 "refused": False,
+                "rewards/quality/valid": 1.0,
             }
             file.write(json.dumps(row) + "\n")
     (folder / "config.json").write_text(json.dumps({"seed": 0, "note": "<script>alert(1)</script>"}))
@@ -131,6 +132,8 @@ def test_every_numeric_series_has_a_chart(page):
     for name in ("reward/interaction", "reward/quality", "rewards/flatness/mean", "loss", "seconds"):
         assert f"<figcaption>{name}</figcaption>" in page
     assert "<figcaption>refused</figcaption>" not in page
+    assert "<figcaption>rewards/quality/valid" not in page
+    assert "The same at every step: rewards/quality/valid 1." in page
     assert page.index("reward/quality</figcaption>") < page.index("loss</figcaption>")
 
 
@@ -201,7 +204,7 @@ def test_looks_during_training_are_behind_a_slider(tmp_path):
 def test_runs_are_compared_on_one_page(tmp_path):
     make_run(tmp_path / "a" / "demo")
     make_run(tmp_path / "b" / "demo", difference=-0.1)
-    (tmp_path / "b" / "demo" / "config.json").write_text(json.dumps({"seed": 1, "note": "x"}))
+    (tmp_path / "b" / "demo" / "config.json").write_text(json.dumps({"seed": 1, "lr": 0.1}))
     text = write_comparison(
         [tmp_path / "a" / "demo", tmp_path / "b" / "demo"], tmp_path / "c.html"
     ).read_text()
@@ -211,6 +214,10 @@ def test_runs_are_compared_on_one_page(tmp_path):
     assert "+17.2%" in text and "−10.0%" in text
     assert '<g class="run0">' in text and '<g class="run1">' in text
     assert '<th scope="row">seed</th><td>0</td><td>1</td>' in text
+    assert '<th scope="row">lr</th><td>not set</td><td>0.1</td>' in text
+    bars = re.findall(r'<g class="(\w+)"><text[^>]*>[^<]*</text><rect class="bar"', text)
+    assert bars == 2 * ["base", "run0", "run1"]
+    assert "rewards/flatness/mean</figcaption>" in text and "rewards/quality/valid" not in text
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path, capsys):

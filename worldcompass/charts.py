@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 320, 150
-LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 22
+LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 22  # left of the axis fits "−0.00116"
 Scale = Callable[[float], float]
 
 MAX_POINTS = 400  # longer series are averaged in buckets
@@ -23,7 +23,7 @@ class Interval:
     low: float
     high: float
     style: str
-    """CSS class: ``base``, ``trained`` or ``engine``."""
+    """CSS class: ``base``, ``trained``, ``engine`` or the i-th run's ``run<i>``."""
 
 
 @dataclass(frozen=True)

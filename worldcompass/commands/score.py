@@ -14,6 +14,7 @@ from pathlib import Path
 EXAMPLES = """\
   worldcompass score --video clip.mp4 --path "w-3, right-1, w+left-4"
   worldcompass score --video clip.mp4 --path "w-8" --json
+  worldcompass score --video clip.mp4 --path "w-8" --critic quality --critic my_critic.py:make
 """
 
 
@@ -23,15 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path", required=True, metavar="PATH", help='what it should do, such as "w-3, right-1"'
     )
+    text = "interaction, quality, ... or FILE.py:FUNCTION; repeat it for more (default: the first two)"
+    parser.add_argument("--critic", action="append", default=[], metavar="CRITIC", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Score and print."""
     from worldcompass import api, video
+    from worldcompass.commands.audit import critic_of
 
     api.parse(args.path)
-    scores = api.score(video.read_video(args.video), args.path)
+    critics = [critic_of(name)[0] for name in args.critic]
+    scores = api.score(video.read_video(args.video), args.path, critics or None)
     if args.json:
         print(json.dumps(scores))
     else:

@@ -74,12 +74,12 @@ def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
     sides = [("base", runs[0], "base")] if kind in runs[0].results.get("base", {}) else []
-    sides += [("trained", run, name) for run, name in zip(runs, names, strict=True)]
+    sides += [(f"run{i}", run, name) for i, (run, name) in enumerate(zip(runs, names, strict=True))]
     bars = []
-    for side, run, name in sides:
-        value = score(run.results, side, kind, "judge_accuracy")
+    for style, run, name in sides:
+        value = score(run.results, "base" if style == "base" else "trained", kind, "judge_accuracy")
         if math.isfinite(value.low):
-            bars.append(Interval(name, 100 * value.mean, 100 * value.low, 100 * value.high, side))
+            bars.append(Interval(name, 100 * value.mean, 100 * value.low, 100 * value.high, style))
     if not bars:
         return ""
     caption = f"{KINDS[kind]} followed, by the held-out judge"
@@ -100,7 +100,7 @@ def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Rewards and losses that at least two runs have."""
+    """Rewards and losses that at least two runs have, those that never change left out."""
     counts: dict[str, int] = {}
     for run in runs:
         for name in {
@@ -109,6 +109,8 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
             counts[name] = counts.get(name, 0) + 1
     figures = []
     for name in sorted(name for name, count in counts.items() if count > 1):
+        if len({row[name] for run in runs for row in run.metrics if name in row}) < 2:
+            continue
         series = [
             Series(run_name, [(float(row["step"]), number(row.get(name), math.nan)) for row in run.metrics])
             for run, run_name in zip(runs, names, strict=True)
@@ -127,7 +129,7 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
     """Settings in which the runs differ."""
     settings: list[Mapping[str, Any]] = [flatten(run.config) for run in runs]
     keys = sorted({key for one in settings for key in one})
-    shown = [[json.dumps(one.get(key, "not set")) for one in settings] for key in keys]
+    shown = [[json.dumps(one[key]) if key in one else "not set" for one in settings] for key in keys]
     rows = "".join(
         f'<tr><th scope="row">{escape(key)}</th>{"".join(f"<td>{escape(v)}</td>" for v in values)}</tr>'
         for key, values in zip(keys, shown, strict=True)

@@ -200,12 +200,21 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     names = sorted(_series_names(metrics), key=_curve_order)
     if not names:
         return ""
+    constant = {
+        name: values.pop()
+        for name in names
+        if len(metrics) > 1 and len(values := {row[name] for row in metrics if name in row}) == 1
+    }
     figures = [
-        f"<figure>{_curve(metrics, name)}<figcaption>{escape(name)}</figcaption></figure>" for name in names
+        f"<figure>{_curve(metrics, name)}<figcaption>{escape(name)}</figcaption></figure>"
+        for name in names
+        if name not in constant
     ]
+    same = ", ".join(f"{escape(name)} {number(value)}" for name, value in constant.items())
     return (
         "<section><h2>Curves</h2><p class='muted'>Faint: every step. Strong: moving average.</p>"
-        f'<div class="grid-of-charts">{"".join(figures)}</div></section>'
+        f'<div class="grid-of-charts">{"".join(figures)}</div>'
+        f"{same and f'<p>The same at every step: {same}.</p>'}</section>"
     )
 
 

@@ -50,7 +50,7 @@ code{background:var(--card);border:1px solid var(--line);border-radius:4px;paddi
 .finding{border:1px solid var(--line);border-left:5px solid var(--wait);border-radius:8px;background:var(--card);
 padding:2px 14px;margin:12px 0}.finding h3{margin:10px 0 0}
 .finding.stuck,.finding.harmful{border-left-color:var(--bad)}
-@media (max-width:600px){th,td{padding:6px 5px}table{font-size:.85rem}td small{font-size:.72rem}
+@media (max-width:600px){th,td{padding:6px 5px}table{font-size:.85rem}td small{font-size:.72rem;white-space:normal}
 th:first-child{min-width:88px;position:sticky;left:0;background:var(--paper)}}
 .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:12px}
 table.map{font-size:.8rem;width:auto;border-spacing:2px}
@@ -59,10 +59,13 @@ table.map thead th{vertical-align:bottom;font-size:.72rem;white-space:normal;tex
 table.map td{min-width:30px;padding:4px 2px;text-align:center;border:0;border-radius:3px;
 background:color-mix(in srgb,var(--accent) calc(45%*var(--share)),var(--paper))}
 input[type=range]{width:min(100%,280px);vertical-align:middle;accent-color:var(--accent)}
-.runs{list-style:none;padding:0}.runs b{border-left:.7em solid var(--run,var(--accent));padding-left:.5em}
+.runs{list-style:none;padding:0}.runs li{margin:8px 0}
+.runs b{border-left:.7em solid var(--run,var(--accent));padding-left:.5em}
 .run0{--run:#0b6e75}.run1{--run:#b3541e}.run2{--run:#5566b5}.run3{--run:#8a3a86}
 .run4{--run:#5c7d12}.run5{--run:#a8892b}.run6{--run:#3b87c8}.run7{--run:#c2527f}
-svg [class^=run] .smooth,svg [class^=run] .dot{stroke:var(--run)}
+svg [class^=run] .smooth,svg [class^=run] .dot{stroke:var(--run)}svg [class^=run] .bar{fill:var(--run)}
+@media (prefers-color-scheme:dark){.run0{--run:#4fc3cb}.run1{--run:#ef9a66}.run2{--run:#93a3f0}.run3{--run:#d78ad3}
+.run4{--run:#a9cf5a}.run5{--run:#dcc069}.run6{--run:#7cbdf2}.run7{--run:#f29abf}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#000;--muted:#444;--line:#bbb}
 main{max-width:none;padding:0}video,input[type=range]{display:none}
 section{break-inside:auto}figure,tr,details,.finding{break-inside:avoid}h2,h3{break-after:avoid}
