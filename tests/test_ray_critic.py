@@ -1,5 +1,6 @@
 """A critic in Ray actors, with real ones: its own Python, overlap, and every way in which an actor can fail."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -19,7 +20,7 @@ from test_overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
 
 import worldcompass
 from worldcompass.errors import LostCritic, UserError
-from worldcompass.rewards.remote import RayCritic, start_ray
+from worldcompass.rewards.remote import RayCritic, imported_ray, start_ray
 from worldcompass.testing import (
     ToyCleanliness,
     ToyObedience,
@@ -30,7 +31,9 @@ from worldcompass.testing import (
 )
 from worldcompass.train import train
 
-ray = pytest.importorskip("ray", reason="needs worldcompass[ray]")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs worldcompass[ray]", allow_module_level=True)
+ray = imported_ray()
 
 pytestmark = pytest.mark.filterwarnings("ignore:the critic")
 
@@ -42,7 +45,6 @@ PATIENCE = 10.0  # seconds for a group
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """Ray on this machine, as small as it goes; its nodes hold two of what they call a scorer."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     start_ray(ray, num_cpus=1, resources={"scorer": 2}, object_store_memory=80 * 2**20)
     yield
     ray.shutdown()
@@ -107,6 +109,52 @@ def critic(plan, python):
     )  # fmt: skip
     assert importlib.util.find_spec("heavy_scorer") is None
     return made
+
+
+def family():
+    """This process and all that came from it."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            parents[int(status.parent.name)] = int(re.findall(r"^PPid:\s*(\d+)", status.read_text(), re.M)[0])
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def heard_at(pids):
+    """Addresses, in the kernel's hexadecimal, at which processes wait for connections."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets |= set(re.findall(r"^socket:\[(\d+)\]$", os.readlink(descriptor)))
+    lines = [
+        line.split()
+        for kind in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()
+    ]
+    return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="reads Linux's list of sockets")
+def test_ray_listens_to_this_machine_alone(critic):
+    """Whoever reaches Ray's ports may run what he likes."""
+    assert heard_at(family()) == {"0000000000000000FFFF00000100007F"}, "expected 127.0.0.1 alone"
+
+
+def test_a_ray_that_would_listen_to_others_is_not_used():
+    code = (
+        "import ray; from worldcompass.errors import UserError; from worldcompass.rewards.remote import start_ray\n"
+        "try: start_ray(ray, num_cpus=1, object_store_memory=80 * 2**20)\n"
+        "except UserError as error: print(error, ray.is_initialized())"
+    )
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=plain
+    )
+    assert "Ray would listen to other machines" in done.stdout and done.stdout.strip().endswith("False")
 
 
 def test_scores_are_those_of_the_critic_itself_in_an_environment_of_its_own(critic):
@@ -184,9 +232,8 @@ def test_a_run_whose_critic_is_lost_keeps_every_finished_step_and_goes_on(critic
 INSTALLS = """
 import importlib.util
 
-import ray
 from worldcompass.errors import UserError
-from worldcompass.rewards.remote import RayCritic, start_ray
+from worldcompass.rewards.remote import RayCritic, imported_ray, start_ray
 from worldcompass.testing import ToyObedience, noise_group
 
 
@@ -199,7 +246,7 @@ def make():
     return Tabled()
 
 
-start_ray(ray, num_cpus=1, object_store_memory=80 * 2**20)
+start_ray(imported_ray(), num_cpus=1, object_store_memory=80 * 2**20)
 critic = RayCritic(make, pip=["tabulate==0.9.0"], num_cpus=0.1)
 print(critic.name, importlib.util.find_spec("tabulate"), critic(noise_group(3)).values_G.tolist())
 try:

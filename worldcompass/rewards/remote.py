@@ -29,6 +29,7 @@ from worldcompass.rewards.wire import VERSION, WireError, pack_group, pack_score
 from worldcompass.types import Group, Scores
 
 PATIENCE = 5.0  # seconds for a first answer
+LOOPBACK = "127.0.0.1"
 RAY_STARTS = 6  # tries to start Ray, which gives up after 30 s of its own on a machine that is too busy
 
 
@@ -288,14 +289,9 @@ def connected_ray() -> Any:
     Raises:
         UserError: when it is not installed, or the cluster is not there.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run tells nobody of itself
-    try:
-        import ray
-    except ImportError:
-        raise UserError("a critic on Ray needs the extra ray: pip install 'worldcompass[ray]'") from None
+    ray, address = imported_ray(), os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         return ray
-    address = os.environ.get("RAY_ADDRESS")
     if address is None and Team.current().size > 1:
         raise UserError(
             "the processes of one run must share one Ray: start it with `ray start --head` and set "
@@ -306,13 +302,42 @@ def connected_ray() -> Any:
             start_ray(ray)
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except UserError:
+        raise
     except Exception as error:  # Ray raises this very class, too
         raise UserError(f"cannot reach Ray at {address or 'this machine'}: {_first_line(error)}") from error
     return ray
 
 
+def imported_ray() -> Any:
+    """The module ``ray``, told that it serves this machine alone unless ``RAY_ADDRESS`` names a cluster.
+
+    Ray's servers take commands from whoever reaches them and listen on all addresses, also where ``ray.init`` is
+    given a loopback one. What this variable, read when Ray is imported, says of Windows holds on Linux as well.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run tells nobody of itself
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError("a critic on Ray needs the extra ray: pip install 'worldcompass[ray]'") from None
+    return ray
+
+
 def start_ray(ray: Any, **options: Any) -> None:
-    """Start a Ray for this program alone, which listens on loopback; ``options`` of ``ray.init``."""
+    """Start a Ray for this program alone, which listens on loopback.
+
+    Args:
+        ray: by ``imported_ray``.
+        options: of ``ray.init``.
+
+    Raises:
+        UserError: when it would be open to other machines.
+    """
     for left in reversed(range(RAY_STARTS)):
         try:
             ray.init(
@@ -320,14 +345,20 @@ def start_ray(ray: Any, **options: Any) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
+                _node_ip_address=LOOPBACK,
                 **options,
             )
-            return
+            break
         except Exception:  # Ray raises this very class when it takes too long to start
             ray.shutdown()
             if not left:
                 raise
+    if ray.util.get_node_ip_address() != LOOPBACK:
+        ray.shutdown()
+        raise UserError(
+            "Ray would listen to other machines, since it was imported before it was told not to: import it after "
+            "the critic is made, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"
+        )
 
 
 def _environment(
