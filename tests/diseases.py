@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from toy_runs import QUICK
 
 from worldcompass.doctor import Diagnosis, diagnose, read_record
 from worldcompass.errors import StoppedRun
@@ -27,16 +28,7 @@ from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld,
 from worldcompass.train import Config, train
 from worldcompass.types import Group, Scores
 
-HEALTHY = Config(
-    steps=40,
-    prompts_per_step=4,
-    last_chunk=1,
-    noise_levels=3,
-    updates_per_rollout=2,
-    lr=0.03,
-    checkpoint_decay=0.5,
-    save_every=100,
-)
+HEALTHY = dataclasses.replace(QUICK, steps=40)
 STILL_SPREAD = 0.1  # of the toy's latents, so that what moves in its pictures is what the weights do
 
 
