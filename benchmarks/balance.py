@@ -18,7 +18,8 @@ from seeds import read
 
 from worldcompass.balance import soft_minimum
 from worldcompass.commands.train import load_recipe
-from worldcompass.doom.experiment import blocks_of, run_experiment
+from worldcompass.doom.evaluation import blocks_of
+from worldcompass.doom.experiment import run_experiment
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, pool
 from worldcompass.objective import positive_only_loss

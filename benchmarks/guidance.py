@@ -15,7 +15,7 @@ import time
 from torch import Tensor
 
 from worldcompass.doom.critic_files import load_critics, load_judge
-from worldcompass.doom.experiment import blocks_of
+from worldcompass.doom.evaluation import blocks_of
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.evaluate import KINDS, MEASURES, imagine_all, measure

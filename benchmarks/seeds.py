@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from worldcompass.doom.experiment import blocks_of
+from worldcompass.doom.evaluation import blocks_of
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES, Measured, pool
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from worldcompass import cli
-from worldcompass.doom import experiment
+from worldcompass.doom import evaluation, experiment
 from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
@@ -126,10 +126,61 @@ def test_what_a_finished_run_measured_of_the_base_is_taken_not_measured_again(ru
     other = shutil.copytree(run_dir, tmp_path / "other")
     for name in ("evaluation_engine.json", "evaluation_base.json", "videos_base.safetensors", "results.json"):
         (other / name).unlink()
-    monkeypatch.setattr(experiment, "imagine_all", None)
+    monkeypatch.setattr(evaluation, "imagine_all", None)
     results = experiment.run_experiment(tiny(), other, "cpu", resume=True, measured_by=run_dir)
     before = json.loads((run_dir / "results.json").read_text())
     assert results["base"] == before["base"] and results["engine"] == before["engine"]
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Two scenarios of 8 latents, and of 4 as the shorter horizon."""
+    plans = [p for p in evaluation_plans() if p.id in ("heldout/my_way_home/basic/0",
+             "heldout/my_way_home/combined/0", "unseen/multi_deathmatch/basic/0",
+             "unseen/multi_deathmatch/combined/0")]  # fmt: skip
+    monkeypatch.setattr(evaluation, "evaluation_plans", lambda: plans)
+    monkeypatch.setattr(evaluation, "HORIZONS", {125: 1, 253: 2, 381: 3})
+
+
+def test_runs_are_compared_with_the_base_at_every_horizon(run_dir, short, tmp_path, capsys, monkeypatch):
+    """The first frames of a longer rollout are the shorter rollout; what was measured is not measured again."""
+    out, runs = tmp_path / "longer", [str(run_dir), str(run_dir / "weights")]
+    arguments = ["evaluate", "--checkpoint", *runs, "--frames", "253", "--out", str(out)]
+    assert cli.main(arguments) == 0
+    assert "253 frames, actions followed" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["horizons"]) == {"125", "253"}
+    assert results["trained"]["basic"]["judge_accuracy"]["n"] == 2, "two runs of one held-out scenario"
+    assert results["horizons"]["253"]["gap_closed"] == results["gap_closed"]
+    assert (out / "before_after.mp4").is_file() and len(list((out / "filmstrips").glob("*.png"))) == 4
+    alone = evaluation.compare([run_dir], tmp_path / "shorter", 125, 0, "cpu")
+    for kind in KINDS:
+        longer, shorter = (block["base"][kind] for block in (results["horizons"]["125"], alone))
+        assert longer["sharpness"]["mean"] == pytest.approx(shorter["sharpness"]["mean"], abs=1e-5)
+    (out / "results.json").unlink()
+    monkeypatch.setattr(evaluation, "imagine_all", None)
+    assert (
+        cli.main(arguments) == 0 and json.loads((out / "results.json").read_text())["base"] == results["base"]
+    )
+
+
+def test_weights_that_cannot_be_evaluated_are_refused_before_any_work(run_dir, tmp_path, capsys):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(run_dir / "run.json", unfinished / "run.json")
+    (tmp_path / "other" / "kept").mkdir(parents=True)
+    (tmp_path / "evaluated").mkdir()
+    (tmp_path / "evaluated" / "evaluation.json").write_text('{"weights": [], "frames": 253, "seed": 0}')
+    for checkpoint, out, words in (
+        (tmp_path / "nowhere", "new", "does not exist"),
+        (unfinished, "new", "a run that is not finished"),
+        (tmp_path, "new", "holds no weights: expected a finished run"),
+        (run_dir, "other", "is not an empty folder and holds no evaluation"),
+        (run_dir, "evaluated", "holds an evaluation with other weights, frames"),
+    ):
+        assert cli.main(["evaluate", "--checkpoint", str(checkpoint), "--out", str(tmp_path / out)]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):

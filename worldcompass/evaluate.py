@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +61,14 @@ class Measured:
             {name: v[rows] for name, v in self.values_VD.items()},
             self.asked_VM[rows],
             self.read_VM[rows],
+        )
+
+    def first(self, chunks: int, latents_per_chunk: int = 4) -> Measured:
+        """The same videos up to a depth."""
+        values = {name: v[:, :chunks] for name, v in self.values_VD.items()}
+        latents = chunks * latents_per_chunk
+        return replace(
+            self, values_VD=values, asked_VM=self.asked_VM[:, :latents], read_VM=self.read_VM[:, :latents]
         )
 
     def of_kind(self, kind: str) -> dict[str, np.ndarray]:

@@ -1,16 +1,22 @@
-"""Score a world model on the fixed scenarios with the held-out judge, beside the engine itself."""
+"""Score a world model on the fixed scenarios with the held-out judge, beside the base and the engine itself.
+
+With --checkpoint the weights are compared with the shipped base, scenario by scenario; several are taken together
+(seeds of one recipe). What was stopped goes on with the same command.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from worldcompass.commands._options import add_device, add_out, add_seed, check_device
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
   worldcompass evaluate                                # the shipped weights
-  worldcompass evaluate --checkpoint runs/demo --frames 253
+  worldcompass evaluate --checkpoint runs/demo --frames 253 --out runs/demo_253
+  worldcompass evaluate --checkpoint runs/seed0 runs/seed1 runs/seed2 --frames 381
 """
 
 FRAMES = (125, 253, 381)
@@ -18,29 +24,42 @@ FRAMES = (125, 253, 381)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass evaluate``."""
-    text = "run folder or folder of weights (default: the shipped weights)"
-    parser.add_argument("--checkpoint", type=Path, default=None, metavar="PATH", help=text)
-    add_out(parser, "runs/evaluate", "where results.json goes")
-    text = "length of the rollouts (default: %(default)s)"
+    text = "run folders or folders of weights (default: the shipped weights alone)"
+    parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="PATH", help=text)
+    add_out(parser, "runs/evaluate", "where results.json, video and filmstrips go")
+    text = "length of the rollouts; shorter ones are reported beside it (default: %(default)s)"
     parser.add_argument("--frames", type=int, choices=FRAMES, default=FRAMES[0], help=text)
     add_seed(parser)
     add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate one set of weights."""
-    if args.checkpoint is not None and not args.checkpoint.exists():
-        raise UserError(f"{args.checkpoint} does not exist: expected a run folder or a folder of weights")
+    """Evaluate weights."""
+    for path in args.checkpoint:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
     device = check_device(args.device)
-    from worldcompass.doom.experiment import evaluate_weights
+    from worldcompass.doom.evaluation import compare
 
-    latents = (args.frames + 3) // 4
-    results = evaluate_weights(args.checkpoint, args.out, latents, args.seed, device)
-    for kind in ("combined", "basic"):
-        for side in ("base", "engine"):
-            score = results[side][kind]["judge_accuracy"]
-            low, high = (100 * x for x in score["ci95"])
-            name = {"base": "model"}.get(side, side)
-            print(f"{kind:9} {name:7} judge accuracy {100 * score['mean']:5.1f}% [{low:.1f}, {high:.1f}]")
+    results = compare(args.checkpoint, args.out, args.frames, args.seed, device)
+    for frames, blocks in results["horizons"].items():
+        print(f"{frames} frames, actions followed by the held-out judge")
+        for title, part in (("held-out starts", blocks), ("maps never seen", blocks["unseen_maps"])):
+            for line in _lines(part):
+                print(f"  {title:15} {line}")
     print(f"wrote {args.out / 'results.json'}")
     return 0
+
+
+def _lines(blocks: dict[str, Any]) -> list[str]:
+    """One line for each kind of actions: every side in percent, then the share of the gap that is closed."""
+    sides = [name for name in ("base", "trained", "engine", "difference", "gap_closed") if name in blocks]
+    lines = []
+    for kind in ("combined", "basic"):
+        cells = []
+        for name in sides:
+            score = blocks[name][kind] if name == "gap_closed" else blocks[name][kind]["judge_accuracy"]
+            low, high = (100 * x for x in score["ci95"])
+            cells.append(f"{name.replace('_', ' ')} {100 * score['mean']:.1f}% [{low:.1f}, {high:.1f}]")
+        lines.append(f"{kind:8}  {'  '.join(cells)}")
+    return lines

@@ -20,15 +20,14 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import worldcompass
-from worldcompass import video
 from worldcompass.distributed import Team
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.engine_facts import THRESHOLDS
+from worldcompass.doom.evaluation import Evaluation, blocks_of
 from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.pretrain import export
@@ -44,12 +43,8 @@ from worldcompass.evaluate import (
     KINDS,
     Judge,
     Measured,
-    imagine_all,
-    measure,
     per_action,
     per_depth,
-    pool,
-    summarise,
 )
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
@@ -65,14 +60,11 @@ from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
-from worldcompass.world import WorldModel
 from worldcompass.worlds.doom import WORLD_FILE, load_doom_world
 
-SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
 PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's looks during training
 PROBE_LATENTS = 16
-FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
 def run_experiment(
@@ -97,14 +89,14 @@ def run_experiment(
         team.on_main(lambda: _take_measurements(out, measured_by))
     parts = training_parts(recipe, device)
     world, config = parts.world, parts.config
-    judge, reader = load_judge(), LabelReader(load_critics().motion)
-    scenarios: list[Scenario] = []
+    judge = load_judge()
     if team.is_main:
         plans = evaluation_plans(None if recipe.unseen else False)
         with progress("replaying the scenarios in the engine", len(plans)) as advance:
             scenarios = replay_all(plans, recipe.evaluation_latents, advance)
-        engine = _evaluate_engine(out, scenarios, world, judge, reader)
-        base = _evaluate(out, "base", recipe, scenarios, world, judge, reader)
+        evaluation = Evaluation(out, scenarios, judge, LabelReader(load_critics().motion))
+        engine = evaluation.engine(world.spec)
+        base = evaluation.model("base", world, recipe.evaluation_seeds)
     started = team.agree((out / "checkpoints").is_dir())
     held_out = _held_out(judge, config.seed) if config.probe_every else None
     policy = train(
@@ -115,10 +107,10 @@ def run_experiment(
     with policy.checkpoint():
         (out / "weights").mkdir(exist_ok=True)
         export(world.net, out / "weights" / WORLD_FILE)
-        trained = _evaluate(out, "trained", recipe, scenarios, world, judge, reader)
+        trained = evaluation.model("trained", world, recipe.evaluation_seeds)
     results = _results(out, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
     (out / "results.json").write_text(json.dumps(results, indent=1))
-    _pictures(out, scenarios, world.spec.fps)
+    evaluation.pictures(world.spec.fps)
     page = write_report(out)
     _headline(results, out, page)
     return results
@@ -158,31 +150,6 @@ def weights_of(recipe: DoomRecipe) -> dict[str, float]:
     if not any(weights.values()):
         raise UserError(f"the weights of all rewards are zero ({said}): nothing would be learned")
     return weights
-
-
-def evaluate_weights(
-    checkpoint: Path | None, out: Path, latents: int, seed: int, device: str
-) -> dict[str, Any]:
-    """Score one set of weights on the fixed scenarios; writes ``out/results.json`` without a training part."""
-    begun = time.monotonic()
-    folder = (
-        checkpoint / "weights" if checkpoint is not None and (checkpoint / "weights").is_dir() else checkpoint
-    )
-    world = load_doom_world(folder, device)
-    judge, reader = load_judge(), LabelReader(load_critics().motion)
-    out.mkdir(parents=True, exist_ok=True)
-    plans = evaluation_plans()
-    with progress("replaying the scenarios in the engine", len(plans)) as advance:
-        scenarios = replay_all(plans, latents, advance)
-    engine = _evaluate_engine(out, scenarios, world, judge, reader, keep=False)
-    with progress("imagining", len(scenarios)) as advance:
-        videos = imagine_all(world, scenarios, seed, on_video=advance)
-    base = measure(videos, scenarios, world.spec, judge, reader)
-    results = blocks_of(engine, base, None)
-    results |= {"schema": 1, "scenarios_hash": scenarios_hash(scenarios), "seconds": time.monotonic() - begun}
-    results["per_depth"] = {"engine": per_depth(engine), "base": per_depth(base)}
-    (out / "results.json").write_text(json.dumps(results, indent=1))
-    return results
 
 
 def _held_out(judge: Judge, seed: int) -> HeldOut:
@@ -251,57 +218,6 @@ def _take_measurements(out: Path, finished: Path) -> None:
             shutil.copyfile(finished / name, out / name)
 
 
-def _evaluate_engine(
-    out: Path,
-    scenarios: Sequence[Scenario],
-    world: WorldModel[Any],
-    judge: Judge,
-    reader: LabelReader,
-    keep: bool = True,
-) -> Measured:
-    """The engine's own videos through the same judge: the ceiling."""
-    path = out / "evaluation_engine.json"
-    if path.exists():
-        return Measured.from_json(json.loads(path.read_text()))
-    videos = torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])
-    measured = measure(videos, scenarios, world.spec, judge, reader)
-    if keep:
-        path.write_text(json.dumps(measured.to_json()))
-    return measured
-
-
-def _evaluate(
-    out: Path, name: str, recipe: DoomRecipe, scenarios: Sequence[Scenario],
-    world: WorldModel[Any], judge: Judge, reader: LabelReader,
-) -> Measured:  # fmt: skip
-    """Imagine and measure all scenarios with every evaluation seed, once per run."""
-    path = out / f"evaluation_{name}.json"
-    if path.exists():
-        return Measured.from_json(json.loads(path.read_text()))
-    parts = []
-    for seed in recipe.evaluation_seeds:
-        with progress(f"evaluating the {name} model", len(scenarios)) as advance:
-            videos = imagine_all(world, scenarios, seed, on_video=advance)
-        parts.append(measure(videos, scenarios, world.spec, judge, reader))
-        if seed == recipe.evaluation_seeds[0]:
-            save_file(
-                {f"{i}": videos[i].contiguous() for i in _shown(scenarios)},
-                out / f"videos_{name}.safetensors",
-            )
-    measured = pool(parts)
-    path.write_text(json.dumps(measured.to_json()))
-    return measured
-
-
-def _shown(scenarios: Sequence[Scenario]) -> list[int]:
-    """Indices of the scenarios in the before/after video: the first of each kind on different maps."""
-    shown = []
-    for kind in KINDS:
-        rows = [i for i, s in enumerate(scenarios) if s.kind == kind and s.id.endswith("/0")]
-        shown += rows[:SHOWN_PER_KIND]
-    return shown
-
-
 def _results(
     out: Path, recipe: DoomRecipe, scenarios: Sequence[Scenario],
     engine: Measured, base: Measured, trained: Measured, seconds: float,
@@ -332,39 +248,6 @@ def _results(
         },
     }
     return results
-
-
-def blocks_of(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:
-    """The headline over held-out starts on training maps; the same blocks for unseen maps under ``unseen_maps``.
-
-    Base and trained may be pooled over several runs; the engine is measured once.
-    """
-
-    def summary(prefix: str) -> dict[str, Any]:
-        e, b = engine.select(prefix), base.select(prefix)
-        seeds = len(b.scenarios) // len(e.scenarios)
-        return summarise(pool([e] * seeds), b, None if trained is None else trained.select(prefix))
-
-    blocks = summary("heldout")
-    if any(s.startswith("unseen") for s in base.scenarios):
-        blocks["unseen_maps"] = summary("unseen")
-    return blocks
-
-
-def _pictures(out: Path, scenarios: Sequence[Scenario], fps: float) -> None:
-    """before_after.mp4 and the filmstrips."""
-    before, after = (load_file(out / f"videos_{name}.safetensors") for name in ("base", "trained"))
-    (out / "filmstrips").mkdir(exist_ok=True)
-    panels = []
-    for key in sorted(before, key=int):
-        scenario = scenarios[int(key)]
-        assert scenario.truth is not None
-        columns: list[Tensor] = [before[key], after[key], scenario.truth.frames_F3hw]
-        names = ["before", "after", "engine"]
-        panels.append(video.side_by_side(columns, names, scale=3))
-        strip = video.filmstrips(columns, names, every=FILMSTRIP_EVERY)
-        video.save_png(out / "filmstrips" / f"{scenario.id.replace('/', '_')}.png", strip)
-    video.write_mp4(out / "before_after.mp4", video.stack_rows(panels), fps)
 
 
 def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
