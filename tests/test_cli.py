@@ -31,7 +31,7 @@ def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 def test_overview_lists_every_command(words, capsys):
     assert cli.main(words) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in cli.COMMANDS)
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -45,6 +45,8 @@ COMMANDS = {
     "doom pickup-critic": ("doom_pickup_critic", "train the detector of pick-ups"),
 }
 
+WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
+
 GROUPS = {"doom": "make the embedded world: data, weights, critics"}
 
 EXIT_DISEASED = 1
@@ -127,7 +129,7 @@ def build_parser(name: str, module: ModuleType) -> Parser:
 
 def overview() -> str:
     """What ``worldcompass --help`` prints."""
-    lines = [f"  {name:<15}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<{WIDTH}}{summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: worldcompass COMMAND [options]",
@@ -155,7 +157,7 @@ def group_overview(group: str) -> str:
             f"{GROUPS[group].capitalize()}.",
             "",
             "commands, in the order in which they are run:",
-            *[f"  {name:<15}{text}" for name, text in members.items()],
+            *[f"  {name:<{WIDTH}}{text}" for name, text in members.items()],
             "",
             "examples:",
             *[f"  worldcompass {name} --help" for name in members],
@@ -178,7 +180,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"what was finished is kept: worldcompass {shlex.join(again)}"
-    if words[:1] in (["doom"], ["prepare"]):
+    if words[:1] in (["doom"], ["prepare"], ["evaluate"]):
         return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 
