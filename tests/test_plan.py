@@ -28,6 +28,7 @@ from worldcompass.train import Config, train
 from worldcompass.types import Scores
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import Blend
+from worldcompass.worlds.worldplay.weights import FILE_NAME
 
 TOLERANCE = 0.03  # of the measured peak of live tensors; found: 0.5%
 
@@ -216,7 +217,15 @@ def test_names_and_shapes_that_differ_are_found_in_the_header_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"\xff" * 16]
+    "damage",
+    [
+        lambda b: b[:-1],
+        lambda b: b[:20],
+        lambda b: b"",
+        lambda b: b"\xff" * 16,
+        lambda b: (2).to_bytes(8, "little") + b"[]",
+        lambda b: (8).to_bytes(8, "little") + b'{"a": 1}',
+    ],
 )
 def test_damaged_files_are_said_to_be(damage, tmp_path):
     path = tmp_path / "a.safetensors"
@@ -252,13 +261,27 @@ def test_files_of_a_recipe_are_missing_until_they_are_there(tmp_path):
     assert differences(files[1]) == ["a is (3,), expected no such tensor", "b is missing, expected (4,)"]
 
 
+def test_a_pt_file_is_compared_too_and_a_folder_means_the_file_in_it(tmp_path):
+    """As ``source.transformer`` may name them."""
+    for chosen in (tmp_path / "model.pt", tmp_path):
+        files = OfficialFiles(tmp_path, tmp_path, transformer=chosen).files({"a": (2,)}, {})
+        assert missing(files[:1]) == list(files[:1])
+        if chosen.suffix:
+            torch.save({"generator": {"model.a": torch.zeros(3), "b": torch.zeros(1)}}, chosen)
+        else:
+            save_file({"a": torch.zeros(3), "b": torch.zeros(1)}, chosen / FILE_NAME)
+        assert differences(files[0]) == ["a is (3,), expected (2,)", "b is (1,), expected no such tensor"]
+
+
 def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(plan, "make_plan", lambda needs, gpus: Plan(gpus, 1, STATES, TRACED, 7, 9))
     assert cli.main(["plan", "worldplay_8b:smoke", "--memory", "80"]) == 0
     out = capsys.readouterr().out
     assert "fits into 80 GiB" in out and "files: all there" in out
     assert cli.main(["plan", "worldplay_8b:smoke", "--memory", "0.5"]) == 1
-    assert "DOES NOT FIT into" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "DOES NOT FIT into" in out
+    assert "the phase update takes most: lower config.micro_rows (now 4)" in out
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(3)}, file)
     lines = command._file_lines(

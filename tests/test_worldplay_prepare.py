@@ -70,6 +70,12 @@ def test_every_image_becomes_one_file_with_its_caption(pictures, tmp_path):
     assert prepared.conditioning.keys() == set(FAMILY_8B.keys)
 
 
+def test_hidden_files_are_no_images(pictures):
+    """Such as ``._lake.png``, which some systems put beside ``lake.png``."""
+    (pictures / "._lake.png").write_bytes(b"attributes")
+    assert [r.id for r in read_requests(pictures)] == ["lake", "street", "wood"]
+
+
 def test_what_is_prepared_begins_a_scenario(pictures, tmp_path):
     run(pictures, tmp_path / "out", Encoder())
     prepared = load_prepared(tmp_path / "out" / "lake.safetensors", SHAPES)
@@ -168,6 +174,8 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         (lambda f: (f / "wood.txt").unlink(), r"wood\.png has no caption: expected one in .*wood\.txt"),
         (lambda f: (f / "wood.png").write_bytes(b"no picture"), r"wood\.png is not an image"),
         (lambda f: [p.unlink() for p in f.iterdir()], "holds no images"),
+        (lambda f: (f / "wood.txt").write_bytes(b"\xe4"), r"wood\.txt is not text in UTF-8"),
+        (lambda f: save_png(f / "wood.png", torch.zeros(3, 2, 21).byte()), r"wood\.png is 21x2 pixels: expected"),
     ],
 )  # fmt: skip
 def test_folders_that_cannot_be_prepared_are_refused_before_anything_is_loaded(spoil, message, pictures):

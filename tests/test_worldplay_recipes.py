@@ -9,10 +9,12 @@ from safetensors.torch import load_file, save_file
 from worldplay_tiny import write_vae
 
 from worldcompass import cli
+from worldcompass.advantages import all_groups
 from worldcompass.commands.train import load_recipe
 from worldcompass.errors import UserError
 from worldcompass.objective import nft_loss
 from worldcompass.optim import adamw, muon
+from worldcompass.overrides import override
 from worldcompass.policy import Lora
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
@@ -38,9 +40,22 @@ def test_the_settings_are_the_papers(module):
     assert [config.behaviour_decay.at(k) for k in (0, 70, 100)] == [0.2, 0.9, 0.9]
     assert (config.checkpoint_decay, config.lr, config.advantage_clip, config.beta) == (0.9, 1e-5, 2.0, 1.0)
     assert (config.objective, config.make_optimizer, config.kl_weight) == (nft_loss, muon, 0.0)
+    assert (config.scale, config.explore, config.mean_weight, config.reward_clip) == (
+        all_groups,
+        0.0,
+        0.0,
+        None,
+    )
     assert (config.lora, recipe.network) == (None, Config8B() if module is worldplay_8b else Config5B())
     assert adapters.config.lora is not None and adapters.config.make_optimizer is adamw
     assert adapters.config.prompts_per_step == 1
+
+
+def test_whole_timesteps_are_a_setting():
+    recipe, sigma = SMOKE["8b"](), torch.tensor([0.7777])
+    for change, told in (("whole_timesteps=false", 777.7), ("whole_timesteps=true", 777.0)):
+        world = override(recipe, [change]).world(lambda net: None, recipe.source.decoder("cpu"))
+        assert world.timestep_of(sigma).item() == pytest.approx(told)
 
 
 @pytest.mark.parametrize("kind", SMOKE)
@@ -125,6 +140,7 @@ def load_scenarios(files, num_latents=8):
 
 def test_prepared_images_become_scenarios_that_train(tmp_path):
     files = OfficialFiles(tmp_path, prepare(tmp_path / "data"), trajectories_per_image=2)
+    (tmp_path / "data" / ".unfinished_c.safetensors").write_bytes(b"half")  # what a killed process leaves
     found = load_scenarios(files, 32)
     assert [s.id for s in found] == ["a", "a/1", "b", "b/1"]
     assert [s.caption for s in found] == ["a", "a", "b", "b"]
@@ -151,9 +167,12 @@ def test_pose_files_are_dealt_out_in_order(tmp_path):
     found = load_scenarios(OfficialFiles(tmp_path, data, poses))
     for i, scenario in enumerate(found):
         assert torch.equal(scenario.actions.labels_K, random_trajectory(12, (9, i)).labels_K[:8])
-    with pytest.raises(UserError, match="2 pose files, 4 scenarios need one each"):
+    (poses / ".unfinished_9.json").write_text("{")  # what a killed process leaves
+    with pytest.raises(UserError, match="2 pose files, 4 scenarios need one each: make as many"):
         load_scenarios(OfficialFiles(tmp_path, data, poses, trajectories_per_image=2))
-    with pytest.raises(UserError, match="holds 12 poses, the last clip of the curriculum needs 16"):
+    with pytest.raises(
+        UserError, match="holds 12 poses, the last clip of the curriculum needs 16: make longer"
+    ):
         load_scenarios(OfficialFiles(tmp_path, data, poses), 16)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class NeededFile:
     """What it is and where it comes from."""
     shapes: Mapping[str, tuple[int, ...]] | None = None
     """Tensors that it must hold, exactly; None where only its presence is checked."""
+    names_and_shapes: Callable[[Path], Mapping[str, tuple[int, ...]]] | None = None
+    """How to read them without their numbers; the header of a safetensors file when None."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class NeededModule:
     def here(self) -> bool:
         """Whether it is installed; nothing is imported."""
         return importlib.util.find_spec(self.name) is not None
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """A folder's files by name, without hidden ones: those that a killed process left unfinished are hidden."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def lacking(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -> list[str]:
@@ -81,17 +88,18 @@ def parts(path: Path) -> list[Path]:
 
 
 def differences(file: NeededFile) -> list[str]:
-    """Names and shapes in which a safetensors file is not what a run expects; only headers are read.
+    """Names and shapes in which a file is not what a run expects; no tensor's numbers are read.
 
     Raises:
         UserError: for an index that cannot be read.
     """
-    if file.shapes is None or file.path.suffix != ".safetensors" or missing([file]):
+    if file.shapes is None or missing([file]):
         return []
+    read = file.names_and_shapes or header
     found: dict[str, tuple[int, ...]] = {}
     for part in parts(file.path):
         try:
-            found |= header(part)
+            found |= read(part)
         except ValueError as why:
             return [f"{part.name} is damaged or no safetensors file ({why})"]
     return [
@@ -113,8 +121,12 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
         if not 0 < size <= path.stat().st_size - 8:
             raise ValueError("no header")
         entries = json.loads(file.read(size))
-    entries.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    try:
+        entries.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    except (AttributeError, KeyError, IndexError, TypeError) as why:
+        raise ValueError("its header does not list tensors") from why
     if 8 + size + end != path.stat().st_size:
         raise ValueError(f"{path.stat().st_size} bytes, {8 + size + end} expected")
-    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    return shapes

@@ -25,6 +25,7 @@ from worldcompass.optim import Muon
 from worldcompass.policy import Decay, Policy
 from worldcompass.rollout import corrupt, euler_step
 from worldcompass.testing import ToyWorld
+from worldcompass.worlds.worldplay.context import whole_timesteps
 
 ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")
 pytestmark = [
@@ -49,13 +50,15 @@ def test_sigma_schedules_equal_the_official_ones():
 
 
 def test_the_euler_step_in_clean_space_equals_the_official_velocity_step():
+    """The stored steps with noise added, which the official code never takes, share the clean estimate alone."""
     config, inputs, outputs = case("f_sigma_flux_step")
     sigmas = outputs[f"sigmas.{config['flux_step_schedule']}"]
     indices = [int(name.rsplit(".", 1)[1]) for name in outputs if name.startswith("ode.prev.")]
     assert indices
     for i in indices:
         clean = inputs["latents"] - sigmas[i] * inputs["model_output"]
-        torch.testing.assert_close(clean, outputs[f"ode.x0.{i}"], atol=1e-6, rtol=1e-6)
+        for kind in ("ode", "sde"):
+            torch.testing.assert_close(clean, outputs[f"{kind}.x0.{i}"], atol=1e-6, rtol=1e-6)
         step = euler_step(inputs["latents"], clean, float(sigmas[i]), float(sigmas[i + 1]))
         torch.testing.assert_close(step, outputs[f"ode.prev.{i}"], atol=1e-6, rtol=1e-5)
 
@@ -75,11 +78,17 @@ def test_advantages_and_selection_equal_the_official_ones():
         assert torch.equal(kept, outputs[f"{index}.selected_sorted"])
 
 
+def of_nothing_old(clean_pred, clean_behaviour, *rest):
+    """The released loss: the behaviour's prediction overwritten by the current one."""
+    return nft_loss(clean_pred, clean_pred, *rest)
+
+
 @pytest.mark.parametrize(
-    ("variant", "objective"), [("intended", nft_loss), ("official", advantage_weighted_loss)]
+    ("variant", "objective"),
+    [("intended", nft_loss), ("official", of_nothing_old), ("official", advantage_weighted_loss)],
 )
 def test_loss_and_gradient_equal_the_official_ones(variant, objective):
-    """``official`` shares only its gradient: the released loss value is independent of the advantage."""
+    """``advantage_weighted_loss`` shares the released gradient alone; the released value ignores the advantage."""
     config, inputs, outputs = case("g_nft_loss")
     for i, part in enumerate(config["cases"]):
         weights = torch.tensor(
@@ -88,6 +97,7 @@ def test_loss_and_gradient_equal_the_official_ones(variant, objective):
         raw, clip = inputs[f"{i}.advantages"].double(), part["adv_clip_max"]
         advantage = ((raw * weights).sum() / weights.sum()).clamp(-clip, clip)[None] / clip
         sigma, x0 = inputs[f"{i}.sigma"], inputs[f"{i}.x0"].double()
+        assert (whole_timesteps(sigma) == outputs[f"{i}.int_timestep"]).all()
         noisy = corrupt(x0, inputs[f"{i}.noise"].double(), sigma)
         torch.testing.assert_close(noisy.float(), outputs[f"{i}.noisy_latents"], atol=1e-6, rtol=1e-6)
         velocity = inputs[f"{i}.pred_current"].double().requires_grad_()
@@ -95,7 +105,7 @@ def test_loss_and_gradient_equal_the_official_ones(variant, objective):
         loss_B, _ = objective(noisy - sigma * velocity, behaviour, x0, advantage, 1.0, None)
         loss = loss_B.sum() / part["gradient_accumulation_steps"]
         grad = torch.autograd.grad(loss, velocity)[0].float()
-        if variant == "intended":
+        if objective is not advantage_weighted_loss:
             assert loss.item() == pytest.approx(outputs[f"{i}.{variant}.loss"].item(), rel=1e-6)
         theirs = outputs[f"{i}.{variant}.grad_pred"]
         limit = 1e-6 * float(theirs.abs().max())

@@ -7,6 +7,7 @@ more and 1 GiB. With --gpus the prompts of a step are shared out, and with confi
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; 0 when it fits and every file is there and matches, else 1."""
     from worldcompass.commands.train import load_recipe
     from worldcompass.overrides import override
-    from worldcompass.plan import make_plan
+    from worldcompass.plan import make_plan, what_to_lower
 
     moved = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *moved])
@@ -57,11 +58,19 @@ def run(args: argparse.Namespace) -> int:
         )
     memory = (args.memory or _memory_here()) * GIB
     needs = recipe.needs()
-    plan = make_plan(needs, args.gpus)
-    print("\n".join(_memory_lines(plan, memory)))
+    # Files first: what is wrong with them is known at once, the trace of a large network takes a minute or two.
     problems = _file_lines(needs.files, needs.modules)
-    print("\n".join(["", *(problems or ["files: all there"])]))
-    return 0 if plan.fits(memory) and not problems else 1
+    print("\n".join([*(problems or ["files: all there"]), ""]), flush=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # what PyTorch says about kernels concerns nobody: nothing is computed
+        plan = make_plan(needs, args.gpus)
+    print("\n".join(_memory_lines(plan, memory)))
+    if plan.fits(memory):
+        return 1 if problems else 0
+    print(f"the phase {plan.worst_phase} takes most: {what_to_lower(plan, needs.config)}")
+    return 1
 
 
 def _memory_here() -> float:

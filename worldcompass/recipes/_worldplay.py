@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from worldcompass.advantages import all_groups
 from worldcompass.distributed import Team
 from worldcompass.errors import UserError
 from worldcompass.files import NeededFile, differences, lacking
 from worldcompass.inputs import try_critics
+from worldcompass.objective import nft_loss
+from worldcompass.optim import adamw, muon
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.profile import Parts
 from worldcompass.rewards import Critic
@@ -24,6 +27,7 @@ from worldcompass.rollout import generator_for
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
 from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
@@ -64,6 +68,8 @@ class WorldPlayRecipe:
     """Keep what is not trained in bfloat16. What is trained stays float32 in either case."""
     recompute: bool = True
     """Make each block's activations again in the backward pass instead of keeping them."""
+    whole_timesteps: bool = False
+    """Tell the network timesteps cut to whole numbers, as the released training does."""
     rewards: Rewards = field(default_factory=PaperRewards)
     """Where critics come from."""
 
@@ -124,7 +130,8 @@ class WorldPlayRecipe:
         with torch.device("meta"):
             net = kind(self.network, self.recompute)  # type: ignore[arg-type]
         fill(net)
-        world = WorldPlay(family, net, decoder, self.latent_size, TRAINING_MOTION)
+        told = whole_timesteps if self.whole_timesteps else timesteps
+        world = WorldPlay(family, net, decoder, self.latent_size, TRAINING_MOTION, told)
         if self.half_weights:
             for parameter in net.parameters():
                 if not parameter.requires_grad:
@@ -182,32 +189,36 @@ def _modules(decoder: Decoder) -> list[nn.Module]:
     return [decoder.net] if isinstance(decoder, VideoDecoder) else []
 
 
-# The settings of WorldCompass's released training script for WorldPlay 8B; what the paper says beside each.
+# The paper's settings (arXiv 2602.09022) as in WorldCompass's released training script for the 8B: behind each value
+# its name there, or where else it comes from. The 5B's training was not released.
 PAPER = Config(
-    steps=100,  # the script's; the paper's curve shows about 48
-    seed=42,
-    prompts_per_step=8,  # one for each GPU of a node
-    group_size=12,
-    best=3,
-    worst=3,
-    first_chunk=0,
-    last_chunk=15,  # clips 1 to 16, one longer with every step, then again from the shortest
-    denoising_steps=40,
-    noise_levels=20,  # half of them
-    updates_per_rollout=3,  # 6 chosen candidates, 2 per update
-    micro_rows=8,
-    beta=1.0,
-    advantage_clip=2.0,
-    weights={INTERACTION: 2.0, QUALITY: 1.0},  # its action and its drift reward
-    kl_weight=0.0,
-    lr=1e-5,
-    weight_decay=1e-4,
-    max_grad_norm=2.0,
-    behaviour_decay=Decay(0.2, 0.9, 0.01),
-    checkpoint_decay=0.9,
-    autocast_bf16=True,
-    shard=True,
-    save_every=6,
+    steps=100,  # max_train_steps; the paper's curve shows about 48
+    seed=42,  # seed
+    prompts_per_step=8,  # one for each of the 8 GPUs of its node
+    group_size=12,  # grpo_generation_num
+    best=3,  # bestofn 6: half of them the best
+    worst=3,  # and half the worst
+    first_chunk=0,  # min_chunk_id 1, counted from 1
+    last_chunk=15,  # max_chunk_id 16; min2max: one clip longer with every step, then again from the shortest
+    denoising_steps=40,  # sampling_steps
+    noise_levels=20,  # train_timestep_fraction 0.5 of them
+    updates_per_rollout=3,  # gradient_accumulation_steps 2 of 6 chosen candidates
+    micro_rows=8,  # ours: changes memory alone
+    beta=1.0,  # in its loss the negative velocity is 2 v_old - v
+    advantage_clip=2.0,  # adv_clip_max
+    weights={INTERACTION: 2.0, QUALITY: 1.0},  # weights of its action and its drift reward, 2:1
+    scale=all_groups,  # std_type global
+    objective=nft_loss,  # the paper's; the script computes advantage_weighted_loss, see docs/worldplay.md
+    kl_weight=0.0,  # no reference in its loss
+    make_optimizer=muon,  # Muon, AdamW for what has one dimension
+    lr=1e-5,  # learning_rate
+    weight_decay=1e-4,  # weight_decay
+    max_grad_norm=2.0,  # max_grad_norm
+    behaviour_decay=Decay(0.2, 0.9, 0.01),  # ema min, max, step
+    checkpoint_decay=0.9,  # ema_ckpt_decay
+    autocast_bf16=True,  # computes in bfloat16 beside float32 master weights
+    shard=True,  # HSDP over the GPUs of a node
+    save_every=6,  # checkpoints every 6 steps
 )
 
 
@@ -217,8 +228,6 @@ def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
     The paper trains the whole network; rank, optimiser and a learning rate ten times higher, as is usual for
     adapters, are this project's choice and have not been tried on real weights.
     """
-    from worldcompass.optim import adamw
-
     config = replace(
         recipe.config,
         prompts_per_step=1,

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.files import visible
 from worldcompass.video import read_image
 from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+LONGEST = 10  # sides of a picture: a longer strip would be scaled to GiB before its middle is cut out
 
 
 class Encoder(Protocol):
@@ -60,7 +62,12 @@ def read_requests(images: Path) -> list[Request]:
         if request.id in seen:
             raise UserError(f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}")
         seen[request.id] = request.image
-        read_image(request.image)
+        height, width = read_image(request.image).shape[-2:]
+        if max(height, width) > LONGEST * min(height, width):
+            raise UserError(
+                f"{request.image} is {width}x{height} pixels: expected one no more than {LONGEST} times as long as"
+                " wide; crop it"
+            )
     return requests
 
 
@@ -105,11 +112,15 @@ def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape])
 
 def _from_folder(folder: Path) -> list[Request]:
     requests = []
-    for image in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
+    for image in (p for p in visible(folder, "*") if p.suffix.lower() in PICTURES):
         beside = image.with_suffix(".txt")
         if not beside.is_file():
             raise UserError(f"{image} has no caption: expected one in {beside}, which may be empty")
-        requests.append(Request(image.stem, image, beside.read_text(encoding="utf-8").strip()))
+        try:
+            caption = beside.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as why:
+            raise UserError(f"{beside} is not text in UTF-8 ({why.reason}): save it as such") from why
+        requests.append(Request(image.stem, image, caption))
     return requests
 
 

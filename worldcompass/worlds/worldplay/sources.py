@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.files import NeededFile
+from worldcompass.files import NeededFile, visible
 from worldcompass.rollout import generator_for
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
@@ -25,7 +25,7 @@ from worldcompass.worlds.worldplay.transformer_5b import Caption
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights
+from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights, shapes_in_file
 from worldcompass.worlds.worldplay.world import (
     Decoder,
     WorldPlay,
@@ -57,7 +57,7 @@ class OfficialFiles:
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
     """The video decoder from its folder, on a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
     transformer: Path | None = None
-    """The transformer's file where it is another, such as a ``.pt`` of WorldPlay's training."""
+    """The transformer's file, or its folder, where it is another, such as a ``.pt`` of WorldPlay's training."""
     half_decoder: bool = False
     """Decode in bfloat16 instead of float32: half the memory, slightly other pictures."""
 
@@ -77,7 +77,8 @@ class OfficialFiles:
 
     @property
     def _transformer(self) -> Path:
-        return self.transformer or self.checkpoints / "transformer" / FILE_NAME
+        chosen = self.transformer or self.checkpoints / "transformer"
+        return chosen if chosen.suffix else chosen / FILE_NAME
 
     @property
     def _decoder_dtype(self) -> torch.dtype:
@@ -92,7 +93,7 @@ class OfficialFiles:
             UserError: when the dataset is missing, lacks a tensor or holds latents of another size, or when pose
                 files are too few or too short.
         """
-        files = sorted(self.data.glob("*.safetensors"))
+        files = visible(self.data, "*.safetensors")
         if not files:
             raise UserError(f"no prepared images in {self.data}: make them with 'worldcompass prepare'")
         names = [
@@ -117,7 +118,7 @@ class OfficialFiles:
         official = self.load_decoder in (load_decoder_8b, load_decoder_5b)
         vae = "the base model's video autoencoder"
         return (
-            NeededFile(self._transformer, "WorldPlay's transformer", network),
+            NeededFile(self._transformer, "WorldPlay's transformer", network, shapes_in_file),
             NeededFile(self.checkpoints / "vae" / FILE_NAME, vae, decoder if official else None),
             NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
@@ -135,16 +136,18 @@ class OfficialFiles:
                 return [random_trajectory(num_latents, (own,), mix=self.mix) for own in seeds]
             except ValueError as mistake:
                 raise UserError(str(mistake)) from mistake
-        files = sorted(self.poses.glob("*.json"))
+        files = visible(self.poses, "*.json")
         if len(files) < len(names):
             raise UserError(
-                f"{self.poses} holds {len(files)} pose files, {len(names)} scenarios need one each"
+                f"{self.poses} holds {len(files)} pose files, {len(names)} scenarios need one each: make as many"
+                " with 'worldcompass trajectories --count', or lower source.trajectories_per_image"
             )
         found = [read_poses(file) for file in files[: len(names)]]
         for file, actions in zip(files, found, strict=False):
             if len(actions) < num_latents:
                 raise UserError(
-                    f"{file} holds {len(actions)} poses, the last clip of the curriculum needs {num_latents}"
+                    f"{file} holds {len(actions)} poses, the last clip of the curriculum needs {num_latents}: make"
+                    " longer ones with 'worldcompass trajectories --latents', or lower config.last_chunk"
                 )
         return [actions.latents(0, num_latents) for actions in found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from worldcompass.distributed import Team, whole
 from worldcompass.errors import UserError
-from worldcompass.files import parts
+from worldcompass.files import header, parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
@@ -73,6 +74,18 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
     net.load_state_dict(read(path, shapes, dtype, device), assign=True)
+
+
+def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that ``load_weights`` would find; their numbers are not read.
+
+    Raises:
+        ValueError: when a safetensors file is damaged.
+        UserError: when a ``.pt`` file is, or holds something else.
+    """
+    if path.suffix in _PICKLED:
+        return {name: tuple(tensor.shape) for name, tensor in _pickled(path).items()}
+    return header(path)
 
 
 def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -133,9 +146,20 @@ def _need(path: Path) -> None:
 def _read_pickled(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
 ) -> dict[str, Tensor]:
+    plain = _pickled(path)
+    _check(path, shapes, {name: tuple(t.shape) for name, t in plain.items()})
+    return {name: plain[name].to(device, dtype) for name in shapes}
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    """A ``.pt`` file's tensors by their official names; where its form allows, numbers stay on disk until used.
+
+    Raises:
+        UserError: when it is missing, damaged, or holds something else.
+    """
     _need(path)
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as why:
         first_line = str(why).partition("\n")[0]
         raise UserError(
@@ -145,9 +169,7 @@ def _read_pickled(
     raw = raw.get("generator", raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
         raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under 'generator'")
-    plain = {str(name).replace(_WRAPPER, "").removeprefix("model."): t for name, t in raw.items()}
-    _check(path, shapes, {name: tuple(t.shape) for name, t in plain.items()})
-    return {name: plain[name].to(device, dtype) for name in shapes}
+    return {str(name).replace(_WRAPPER, "").removeprefix("model."): t for name, t in raw.items()}
 
 
 def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
