@@ -233,6 +233,7 @@ def test_damaged_files_are_said_to_be(damage, tmp_path):
     path.write_bytes(damage(path.read_bytes()))
     (sentence,) = differences(NeededFile(path, "weights", {"a": (2,)}))
     assert sentence.startswith("a.safetensors is damaged or no safetensors file")
+    assert sentence.endswith(": fetch it again")
 
 
 def test_weights_in_several_files_are_checked_as_one(tmp_path):
@@ -291,7 +292,7 @@ def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, cap
     assert lines == [
         f"missing: {tmp_path / 'b'} (poses)",
         "missing: Python package no_such_package (pip install it)",
-        f"{file} differs in 1 tensors:",
+        f"{file} is not what this recipe needs:",
         "  a is (3,), expected (2,)",
     ]
 

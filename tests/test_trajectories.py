@@ -17,7 +17,7 @@ from worldcompass.trajectories import (
     parse_mix,
     random_labels,
 )
-from worldcompass.worlds.worldplay.pose_files import read_poses
+from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
 from worldcompass.worlds.worldplay.poses import TRAINING_MOTION, camera_path
 from worldcompass.worlds.worldplay.trajectories import random_trajectories, random_trajectory
 
@@ -122,3 +122,25 @@ def test_files_that_are_there_are_kept(tmp_path, capsys):
     assert cli.main(["trajectories", "--count", "3", "--out", str(tmp_path)]) == 2
     assert "00001.json is already there" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["00001.json"]
+
+
+def test_what_could_not_be_finished_leaves_nothing(tmp_path, capsys, monkeypatch):
+    written = []
+
+    def full(actions, file):
+        if written:
+            raise OSError(28, "No space left on device", str(file))
+        written.append(file)
+        write_poses(actions, file)
+
+    monkeypatch.setattr("worldcompass.worlds.worldplay.pose_files.write_poses", full)
+    assert cli.main(["trajectories", "--count", "2", "--latents", "4", "--out", str(tmp_path)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert written and not list(tmp_path.iterdir())
+
+
+def test_an_out_that_is_a_file_is_refused_in_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["trajectories", "--out", str(tmp_path / "file")]) == 2
+    said = capsys.readouterr().err
+    assert "expected a folder of your own, choose another --out" in said and said.count("\n") == 1

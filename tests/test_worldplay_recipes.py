@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from worldplay_tiny import write_vae
+from worldplay_tiny import random_network, write_vae
 
 from worldcompass import cli
 from worldcompass.advantages import all_groups
@@ -22,7 +22,7 @@ from worldcompass.worlds.worldplay.pose_files import write_poses
 from worldcompass.worlds.worldplay.sources import OfficialFiles
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B, conditioning_8b
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
-from worldcompass.worlds.worldplay.weights import FILE_NAME, load_5b, load_8b
+from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, load_5b, load_8b
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
 
 SMOKE = {"8b": worldplay_8b.smoke, "5b": worldplay_5b.smoke}
@@ -158,6 +158,40 @@ def test_the_decoder_may_be_bfloat16(tmp_path):
         files = OfficialFiles(tmp_path, tmp_path, half_decoder=half)
         for decoder in (files.decoder("cpu"), files.blank_decoder(Config8B())):
             assert {p.dtype for p in decoder.net.parameters()} == {dtype}
+
+
+def test_another_autoencoders_configuration_is_refused_before_anything_is_loaded(tmp_path):
+    write_vae("5b", tmp_path / "vae")
+    recipe = dataclasses.replace(worldplay_8b.lora(), source=OfficialFiles(tmp_path, tmp_path))
+    with pytest.raises(UserError, match=r"config\.json describes another network than HunyuanVideo-1\.5's"):
+        recipe.needs()
+    write_vae("8b", tmp_path / "vae")
+    found = recipe.source.blank_decoder(recipe.network).net.state_dict()
+    assert {n: t.shape for n, t in found.items()} == {
+        n: t.shape for n, t in load_file(tmp_path / "vae" / FILE_NAME).items()
+    }
+
+
+def test_a_checkpoint_of_the_other_model_is_refused_before_anything_is_loaded(tmp_path, capsys):
+    """From the shell: one sentence with what was expected, what came and how to mend it, and no run."""
+    export_weights(random_network("5b"), tmp_path / "transformer" / FILE_NAME)
+    write_vae("8b", tmp_path / "vae")
+    prepare(tmp_path / "data")
+    words = [
+        "train", "worldplay_8b:lora", "--device", "cpu", "--out", str(tmp_path / "run"),
+        "--set", f"source.checkpoints={tmp_path}", "--set", f"source.data={tmp_path / 'data'}",
+        "--set", "rewards.cameras=odometry", "--set", "rewards.quality=formulas",
+    ]  # fmt: skip
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert "is not WorldPlay's transformer as this recipe needs it: action_in.mlp.0.bias is missing" in said
+    assert "more: give the file of this model" in said and said.count("\n") == 1
+    file = tmp_path / "transformer" / FILE_NAME
+    file.write_bytes(file.read_bytes()[:-1])
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert "is damaged or no safetensors file" in said and "fetch it again" in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_pose_files_are_dealt_out_in_order(tmp_path):

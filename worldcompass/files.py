@@ -101,7 +101,7 @@ def differences(file: NeededFile) -> list[str]:
         try:
             found |= read(part)
         except ValueError as why:
-            return [f"{part.name} is damaged or no safetensors file ({why})"]
+            return [f"{part.name} is damaged or no safetensors file ({why}): fetch it again"]
     return [
         f"{name} is {found.get(name, 'missing')}, expected {file.shapes.get(name, 'no such tensor')}"
         for name in sorted(file.shapes.keys() | found.keys())

@@ -120,6 +120,6 @@ def _file_lines(files: Sequence[NeededFile], modules: Sequence[NeededModule] = (
     lines = [f"missing: {thing}" for thing in lacking(files, modules)]
     for file in files:
         wrong = differences(file)
-        lines += [f"{file.path} differs in {len(wrong)} tensors:"] if wrong else []
+        lines += [f"{file.path} is not what this recipe needs:"] if wrong else []
         lines += [f"  {line}" for line in wrong[:MOST_DIFFERENCES]]
     return lines

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from worldcompass.resume import writable
     from worldcompass.worlds.worldplay.config import Config5B, Config8B
     from worldcompass.worlds.worldplay.encoders import (
         PARTS_5B,
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     need_transformers()
     check_parts(need_folder(args.checkpoints, "the encoders' checkpoints"), parts)
     requests = read_requests(args.images)
+    writable(args.out)
     shapes = expected_shapes(config, (height // 16, width // 16))
     done = prepare(requests, lambda: kind(args.checkpoints, device), args.model, shapes, args.out)
     for _ in track(done, "preparing", len(requests), console=Console(stderr=True)):

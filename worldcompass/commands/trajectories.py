@@ -7,6 +7,7 @@ Every file is drawn from its own seed, made of --seed and its number, so that mo
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from worldcompass.commands._options import add_out, add_seed, positive
@@ -60,9 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(trajectories: list, files: list[Path]) -> None:
+    from worldcompass.resume import writable
     from worldcompass.worlds.worldplay.pose_files import write_poses
 
     if taken := next((file for file in files if file.exists()), None):
         raise UserError(f"{taken} is already there: choose another --out")
-    for actions, file in zip(trajectories, files, strict=True):
-        write_poses(actions, file)
+    writable(files[0].parent)
+    with ExitStack() as undo:  # after a full disk or Ctrl-C the same command begins again
+        for actions, file in zip(trajectories, files, strict=True):
+            undo.callback(file.unlink, missing_ok=True)
+            write_poses(actions, file)
+        undo.pop_all()

@@ -105,9 +105,11 @@ class WorldPlayRecipe:
             )
         for file in self._files(self._blank()):
             if wrong := differences(file):
+                more = (
+                    f" and {len(wrong) - 1} more: give the file of this model; 'worldcompass plan' lists them"
+                )
                 raise UserError(
-                    f"{file.path} is not what this recipe needs: {len(wrong)} tensors differ, such as {wrong[0]};"
-                    " 'worldcompass plan' lists them"
+                    f"{file.path} is not {file.what} as this recipe needs it: {wrong[0]}{more if wrong[1:] else ''}"
                 )
 
     def parts(self, device: str) -> Parts:
@@ -189,8 +191,8 @@ def _modules(decoder: Decoder) -> list[nn.Module]:
     return [decoder.net] if isinstance(decoder, VideoDecoder) else []
 
 
-# The paper's settings (arXiv 2602.09022) as in WorldCompass's released training script for the 8B: behind each value
-# its name there, or where else it comes from. The 5B's training was not released.
+# The paper's settings (arXiv 2602.09022), as in WorldCompass's released training script for the 8B: behind each
+# value its name there, or where else it comes from. The 5B's training was not released.
 PAPER = Config(
     steps=100,  # max_train_steps; the paper's curve shows about 48
     seed=42,  # seed

@@ -15,7 +15,7 @@ from worldcompass.files import NeededFile, visible
 from worldcompass.rollout import generator_for
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
-from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import read_poses
 from worldcompass.worlds.worldplay.prepared import Shape, check_header, expected_shapes, read_tensor
@@ -70,15 +70,28 @@ class OfficialFiles:
         return self.load_decoder(self.checkpoints / "vae", device, self._decoder_dtype)
 
     def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
-        """The official video decoder on the meta device, also where ``load_decoder`` brings another."""
+        """The official video decoder on the meta device, also where ``load_decoder`` brings another.
+
+        Raises:
+            UserError: when there is a configuration already, and it is another one's.
+        """
+        file = self.checkpoints / "vae" / "config.json"
+        known = self._decoder_is_official and file.is_file()
         with torch.device("meta"):
-            net = Autoencoder8B() if isinstance(network, Config8B) else Autoencoder5B()
+            if isinstance(network, Config8B):
+                net = Autoencoder8B(VaeConfig8B.from_json(file) if known else None)
+            else:
+                net = Autoencoder5B(VaeConfig5B.from_json(file) if known else None)
         return VideoDecoder(net.to(self._decoder_dtype))
 
     @property
     def _transformer(self) -> Path:
         chosen = self.transformer or self.checkpoints / "transformer"
         return chosen if chosen.suffix else chosen / FILE_NAME
+
+    @property
+    def _decoder_is_official(self) -> bool:
+        return self.load_decoder in (load_decoder_8b, load_decoder_5b)
 
     @property
     def _decoder_dtype(self) -> torch.dtype:
@@ -115,11 +128,12 @@ class OfficialFiles:
 
     def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
         """What must be there before a run begins, with the tensors of transformer and autoencoder."""
-        official = self.load_decoder in (load_decoder_8b, load_decoder_5b)
         vae = "the base model's video autoencoder"
         return (
             NeededFile(self._transformer, "WorldPlay's transformer", network, shapes_in_file),
-            NeededFile(self.checkpoints / "vae" / FILE_NAME, vae, decoder if official else None),
+            NeededFile(
+                self.checkpoints / "vae" / FILE_NAME, vae, decoder if self._decoder_is_official else None
+            ),
             NeededFile(self.checkpoints / "vae" / "config.json", "its configuration"),
             NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"),
             *(

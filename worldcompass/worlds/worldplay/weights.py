@@ -183,5 +183,5 @@ def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[s
     )
     raise UserError(
         f"{path} belongs to another network: of {len(expected)} expected tensors and {len(found)} found"
-        f" {len(wrong)} disagree, such as {examples}"
+        f" {len(wrong)} disagree, such as {examples}: give the file of this model"
     )
