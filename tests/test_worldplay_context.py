@@ -210,6 +210,11 @@ def test_cameras_are_exact_under_autocast():
         rounded = found()
     for ours, theirs in zip(rounded, expected, strict=True):
         assert torch.equal(ours, theirs)
+    focal = torch.tensor([*INTRINSICS[:2], 1, 1], dtype=torch.float64)
+    exact = focal[:, None] * torch.linalg.inv(path.double())
+    torch.testing.assert_close(
+        cameras(path, intrinsics).image_from_world_BK44.double(), exact, atol=1e-5, rtol=0
+    )
 
 
 def test_whole_timesteps_are_cut_not_rounded():
