@@ -237,7 +237,8 @@ def test_a_critic_of_instructions_is_asked_about_them():
 def test_lies_about_items_are_for_critics_that_see_items(capsys):
     assert cli.main(["audit", "interaction", "--expects", "no item"]) == 2
     assert (
-        "interaction sees no pick-ups: it cannot be expected to notice 'no item'" in capsys.readouterr().err
+        "interaction is shown no pick-ups: it cannot be expected to notice 'no item'"
+        in capsys.readouterr().err
     )
 
 
@@ -246,7 +247,7 @@ def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
         "def make():\n    raise KeyError('weights')\n\ndef seven():\n    return 7\n"
     )
     assert cli.main(["audit", f"{tmp_path}/mine.py:make"]) == 2
-    assert "failed to make a critic (KeyError: 'weights')" in capsys.readouterr().err
+    assert "failed to make a critic (KeyError: 'weights', mine.py line 2)" in capsys.readouterr().err
     assert cli.main(["audit", f"{tmp_path}/mine.py:seven"]) == 2
     assert "returned int: expected a critic" in capsys.readouterr().err
     (tmp_path / "broken.py").write_text(
@@ -391,4 +392,4 @@ def test_measures_against_hand_computed_values():
 
 def test_an_unknown_critic_is_refused(capsys):
     assert cli.main(["audit", "nonsense"]) == 2
-    assert "there is no critic 'nonsense' to audit: expected interaction" in capsys.readouterr().err
+    assert "there is no critic 'nonsense': expected interaction" in capsys.readouterr().err

@@ -77,10 +77,33 @@ def test_critics_that_cannot_score_this_world_are_known_before_anything_is_imagi
 
     world, scenario = ToyWorld(), toy_scenarios(1)[0]
     try_critics(world, critics(), scenario, 4)
-    with pytest.raises(UserError, match="critic large cannot score the chunks of toy: frames of 64 pixels"):
+    with pytest.raises(
+        UserError, match="critic large cannot score the chunks of toy: it failed: frames of 64 pixels"
+    ):
         try_critics(world, [*critics(), Large()], scenario, 4)
-    with pytest.raises(UserError, match="critic one must return one score"):
+    with pytest.raises(UserError, match=r"critic one cannot score .*: it must return one score"):
         try_critics(world, [One()], scenario, 4)
+
+
+def test_a_run_tries_its_critics_before_anything_is_imagined(tmp_path, monkeypatch):
+    class OfAnotherWorld(ToyObedience):
+        name = "another"
+
+        def __call__(self, group):
+            raise ValueError(f"frames must be 640 wide, got {group.frames_GF3hw.shape[-1]}")
+
+    class Nameless:
+        def __call__(self, group):
+            return ToyObedience()(group)
+
+    monkeypatch.setattr(ToyWorld, "begin", lambda *_: pytest.fail("something was imagined"))
+    for critic, words in (
+        (OfAnotherWorld(), "frames must be 640 wide, got 4"),
+        (Nameless(), "is no critic"),
+    ):
+        with pytest.raises(UserError, match=words):
+            train(ToyWorld(), [ToyObedience(), critic], toy_scenarios(5), TINY, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_critics_and_scenarios_need_names_of_their_own(tmp_path):

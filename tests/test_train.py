@@ -282,7 +282,7 @@ def test_ctrl_c_finishes_and_saves_the_step_and_the_run_goes_on_exactly(tmp_path
 
         def __call__(self, group):
             self.calls += 1
-            if self.calls == 3:
+            if self.calls == 4:  # one before the run, two in its first step
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__call__(group)
 

@@ -6,11 +6,13 @@ Source: WorldCompass (arXiv 2602.09022), group-relative advantages; the three sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from worldcompass.errors import UserError
 
 STD_FLOOR = 1e-8  # added to every standard deviation, as in the official code
 FLAT = 1e-6  # a group whose scores span less than this share of their size has no signal, only rounding
@@ -19,7 +21,7 @@ Scale = Callable[[Tensor, Tensor], Tensor]
 """(scores_NGR, valid_NGR) -> standard deviations that broadcast over (N, G, R)."""
 
 
-class NonFiniteScore(ValueError):
+class NonFiniteScore(UserError, ValueError):
     """A critic returned a score that is not finite and did not abstain."""
 
 
@@ -107,10 +109,7 @@ def group_advantages(
         raise ValueError(f"weights must be finite, not negative and not all zero, got {weights_R.tolist()}")
     if not clip > 0 or not (reward_clip is None or reward_clip > 0):
         raise ValueError(f"clip and reward_clip must be above 0, got {clip} and {reward_clip}")
-    if not bool(torch.isfinite(scores_NGR[valid_NGR]).all()):
-        raise NonFiniteScore(
-            "a critic returned a score that is not finite: let it abstain (valid False) instead"
-        )
+    refuse_not_finite(scores_NGR, valid_NGR)
     scores = torch.where(valid_NGR, scores_NGR, 0).double()
     weights = weights_R.double() / weights_R.double().sum()
     flat = is_flat(scores, valid_NGR)
@@ -120,6 +119,24 @@ def group_advantages(
     ranking = (heard * weights).sum(-1)
     advantage = ranking.clamp(-clip, clip) / clip
     return Advantages(advantage.float(), ranking.float(), per_reward.float(), flat.squeeze(1))
+
+
+def refuse_not_finite(scores_NGR: Tensor, valid_NGR: Tensor, names: Sequence[str] | None = None) -> None:
+    """See that every valid score is a number.
+
+    Args:
+        names: of the R critics, for the error.
+
+    Raises:
+        NonFiniteScore: naming the first critic of which one is not.
+    """
+    bad_R = (valid_NGR & ~scores_NGR.isfinite()).flatten(0, 1).any(0)
+    if bool(bad_R.any()):
+        first = int(bad_R.int().argmax())
+        who = f"critic {names[first]}" if names else f"critic number {first + 1}"
+        raise NonFiniteScore(
+            f"the {who} returned a score that is not finite: let it abstain (valid False) instead"
+        )
 
 
 def damped(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.rewards import Critic
+from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Group, Scenario
 from worldcompass.video import fit, read_image
@@ -81,7 +82,7 @@ def score(
         spec: of the world the critics know; the embedded one's when None.
 
     Raises:
-        UserError: when path and video do not have the same length.
+        UserError: when path and video do not have the same length, or a critic cannot score them.
     """
     spec = spec or _doom_spec()
     labels = parse(path)
@@ -94,11 +95,7 @@ def score(
     frames = fit(frames_F3hw, spec.frame_size)
     actions = commanded(labels, spec.motion, torch.tensor(spec.intrinsics))
     group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)
-    results = {critic.name: critic(group) for critic in critics or _doom_critics()}
-    return {
-        name: float(scores.values_G[0]) if bool(scores.valid_G[0]) else None
-        for name, scores in results.items()
-    }
+    return {critic.name: _score_of(critic, group) for critic in critics or _doom_critics()}
 
 
 def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:
@@ -123,6 +120,14 @@ def parse(path: str) -> Tensor:
         return parse_path(path)
     except ValueError as why:
         raise UserError(str(why)) from None
+
+
+def _score_of(critic: Critic, group: Group) -> float | None:
+    try:
+        scores = ask(critic, group)
+    except FailedCritic as why:
+        raise UserError(f"the critic {critic.name} {why}") from why
+    return float(scores.values_G[0]) if bool(scores.valid_G[0]) else None
 
 
 def _doom_spec() -> WorldSpec:

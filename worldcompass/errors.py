@@ -12,7 +12,7 @@ class UnfitInputs(UserError, ValueError):
 
 
 class LostCritic(UserError):
-    """A critic in another process gave no usable answer, however often it was asked; the run is saved first."""
+    """A critic failed, or one in another process however often it was asked; what was learned is saved first."""
 
 
 class StoppedRun(Exception):

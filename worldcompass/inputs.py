@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from worldcompass.errors import UnfitInputs
-from worldcompass.rewards import Critic
+from worldcompass.rewards import Critic, Elsewhere
+from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rollout import computes_bf16, device_of, make_group
 from worldcompass.types import Scenario
 from worldcompass.world import Guidable, WorldModel
@@ -25,6 +26,10 @@ def check_inputs(
     Raises:
         UnfitInputs: one sentence saying what does not fit.
     """
+    if nameless := [critic for critic in critics if not isinstance(critic, Critic)]:
+        raise UnfitInputs(
+            f"{type(nameless[0]).__name__} is no critic: expected what can be called with a group and has a name"
+        )
     names = [critic.name for critic in critics]
     if not names or len(set(names)) < len(names):
         raise UnfitInputs(f"need at least one critic and different names, got {names}")
@@ -60,28 +65,28 @@ def check_inputs(
         raise UnfitInputs(
             f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
         )
+    # Who scores elsewhere was asked who it is, and is not bothered twice.
+    try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)
 
 
 def try_critics(
     world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
 ) -> None:
-    """Let every critic score two grey futures of the second chunk: for recipes, before anything is imagined.
+    """Let every critic score two grey futures of the second chunk, before anything is imagined.
 
     Raises:
         UnfitInputs: when one cannot score frames and latents of this world, or does not return one score each.
     """
-    spec, both = world.spec, 2 * chunk_length
-    frames = torch.full((spec.num_frames(0, both), 3, *spec.frame_size), 128, dtype=torch.uint8)
-    before = spec.num_frames(0, chunk_length)
+    spec, stop = world.spec, min(2 * chunk_length, len(scenario.actions))
+    start = max(0, stop - chunk_length)
+    frames = torch.full((spec.num_frames(0, stop), 3, *spec.frame_size), 128, dtype=torch.uint8)
+    before = spec.num_frames(0, start) if start else 0
     futures = frames[before:].expand(2, -1, -1, -1, -1).contiguous()
-    group = make_group(world, scenario, futures, frames[:before], chunk_length, both)
+    group = make_group(world, scenario, futures, frames[:before], start, stop)
     for critic in critics:
         try:
-            scores = critic(group)
-        except ValueError as why:
-            raise UnfitInputs(f"critic {critic.name} cannot score the chunks of {spec.name}: {why}") from why
-        if scores.values_G.shape != (2,) or scores.valid_G.shape != (2,):
+            ask(critic, group)
+        except FailedCritic as why:
             raise UnfitInputs(
-                f"critic {critic.name} must return one score and one verdict for each candidate, 2 each, got"
-                f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
-            )
+                f"the critic {critic.name} cannot score the chunks of {spec.name}: it {why}"
+            ) from why

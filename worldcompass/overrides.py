@@ -61,6 +61,8 @@ def parse_value(text: str, kind: Any, key: str) -> Any:
         return _choose(text.lower(), _BOOLS, key)
     if kind in _SCALARS:
         return _parse_scalar(text, kind, key)
+    if origin is dict:
+        raise UserError(f"{key} is set name by name: {key}.NAME=VALUE")
     raise UserError(f"{key} cannot be set from the command line: write a recipe that sets it in Python")
 
 

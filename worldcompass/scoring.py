@@ -20,6 +20,7 @@ from worldcompass.errors import UserError
 from worldcompass.geometry import action_name, parse_path
 from worldcompass.player.guard import Guard
 from worldcompass.rewards import Critic
+from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
 from worldcompass.video import fit, read_video
@@ -157,11 +158,11 @@ def score_group(body: bytes, scorer: Scorer) -> GroupScores:
         raise HTTPException(422, "no critic scores here")
     critic = scorer.critics[0]
     try:
-        return GroupScores(**pack_scores(critic.name, critic(unpack_group(body))))
+        return GroupScores(**pack_scores(critic.name, ask(critic, unpack_group(body))))
     except WireError as why:
         raise HTTPException(422, f"{why}; to score a video, say with ?path= what it should do") from why
-    except ValueError as why:  # the critic's own words about a group it cannot score
-        raise HTTPException(422, f"{critic.name}: {why}") from why
+    except (FailedCritic, UserError) as why:  # the critic's own words, where it has some
+        raise HTTPException(422, f"the critic {critic.name} {why}") from why
 
 
 async def body_of(request: Request, most: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages
+from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages, refuse_not_finite
 from worldcompass.balance import Balance, History, fixed
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.distributed import Team, shard
@@ -252,9 +252,11 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     clock.lap("imagine")
     # 3. Critics score pixels.
     scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
+    names = [critic.name for critic in run.critics]
+    refuse_not_finite(scores_NGR, valid_NGR, names)
     clock.lap("score")
     # 4. Each candidate against its siblings.
-    weights_R = config.balance(history, [critic.name for critic in run.critics], config.weights)
+    weights_R = config.balance(history, names, config.weights)
     advantages = group_advantages(
         scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip, config.reward_clip
     )
@@ -340,8 +342,9 @@ def train(
     Raises:
         UnfitInputs: when configuration, scenarios and critics do not fit together.
         UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
-        LostCritic: when one in another process gives no scores; the steps before are saved.
-        NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
+        LostCritic: when one fails, or gives no scores from another process; the steps before are saved.
+        NonFiniteUpdate: before an update that is not finite.
+        NonFiniteScore: when a critic's score is not; the steps before are saved.
         StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
     held_out = held_out or only_looked_at(scenarios)
@@ -367,6 +370,8 @@ def train(
             except (NonFiniteUpdate, NonFiniteScore) as failure:
                 finding = guard.refused(step, failure)
                 if not guard.may_roll_back(finding):
+                    if isinstance(failure, NonFiniteScore) and step > 1:  # no weight was touched yet
+                        save(run, guard, step - 1)
                     raise
                 step = roll_back(run, guard, step, finding)
                 continue

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 import torch
 from torch import Tensor
 
+from worldcompass.errors import LostCritic
 from worldcompass.rewards import Critic, Elsewhere
+from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.types import Group, Scores
 
 
@@ -46,11 +48,15 @@ class Verdicts:
         """Values and validity of all groups, (N, G, R) float32 and bool on the CPU.
 
         Raises:
-            LostCritic: when one elsewhere can no longer be reached; no further group is shown to any then.
+            LostCritic: when one elsewhere can no longer be reached, or one fails; no further group is shown to any.
         """
         try:
             here = [
-                {critic.name: critic(group) for critic in self._critics if critic.name not in self._turns}
+                {
+                    critic.name: _scores(critic, group)
+                    for critic in self._critics
+                    if critic.name not in self._turns
+                }
                 for group in self._groups
             ]
             there = [{name: future.result() for name, future in asked.items()} for asked in self._asked]
@@ -65,7 +71,16 @@ class Verdicts:
         return values, valid
 
 
-def _in_thread(critic: Callable[[Group], Scores], group: Group, turn: threading.Semaphore) -> Future[Scores]:
+def _scores(critic: Critic, group: Group) -> Scores:
+    try:
+        return ask(critic, group)
+    except FailedCritic as why:
+        raise LostCritic(
+            f"the critic {critic.name} {why}. Mend it and go on with --resume: what was learned is kept"
+        ) from why
+
+
+def _in_thread(critic: Critic, group: Group, turn: threading.Semaphore) -> Future[Scores]:
     """Call it when its turn comes. The thread never keeps a program from ending, as an executor's would."""
     future: Future[Scores] = Future()
 
@@ -74,9 +89,9 @@ def _in_thread(critic: Callable[[Group], Scores], group: Group, turn: threading.
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(critic(group))
+                future.set_result(_scores(critic, group))
             except BaseException as error:  # raised again where the result is taken
                 future.set_exception(error)
 
-    threading.Thread(target=call, daemon=True, name=f"critic {getattr(critic, 'name', '')}").start()
+    threading.Thread(target=call, daemon=True, name=f"critic {critic.name}").start()
     return future

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+from worldcompass.audit import ClipKind
 from worldcompass.audit.expected import ITEM_LIES, KINDS
 from worldcompass.doom.maps import CRITIC
 from worldcompass.doom.scenarios import draw_all
@@ -33,9 +33,6 @@ from worldcompass.worlds.doom import SPEC
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
 CALIBRATION_LATENTS = 12  # of one video of each of the critics' maps
 
-Clips = Literal["mixed", "out and back", "pickups"]
-"""Any motion; motion that comes back to where the camera has been; walks that take an item."""
-
 
 @dataclass(frozen=True)
 class Known:
@@ -43,7 +40,7 @@ class Known:
 
     make: Callable[[], Critic]
     expects: str
-    clips: Clips = "mixed"
+    clips: ClipKind = "mixed"
     """What it scores."""
 
 

@@ -12,6 +12,8 @@ MOTION_LIES = (*MOTION, "wrong commands")
 PICTURE_LIES = tuple(name for name in PICTURE if name != "dropped")
 ITEM_LIES = (OTHER_ITEM, NO_ITEM)
 """Told on clips of pick-ups alone."""
+SINGLE_LIES = ("dropped", "cut")
+"""Asked of nobody unless they are named: neither pictures nor, for the most part, motion are wrong."""
 KINDS = {"motion": MOTION_LIES, "pictures": PICTURE_LIES, "both": (*MOTION_LIES, *PICTURE_LIES)}
 
 
@@ -44,15 +46,16 @@ class Expected:
 
 
 def expected(words: str) -> Expected:
-    """What ``words`` name: a kind of critic, or lies separated by commas.
+    """What ``words`` name: kinds of critics or lies, separated by commas.
 
     Raises:
         ValueError: for a word that is neither.
     """
-    lies = KINDS.get(words) or tuple(word.strip() for word in words.split(","))
-    if unknown := [lie for lie in lies if lie not in (*KINDS["both"], *ITEM_LIES)]:
+    named = [word.strip() for word in words.split(",")]
+    lies = tuple(dict.fromkeys(lie for word in named for lie in KINDS.get(word, (word,))))
+    if unknown := [lie for lie in lies if lie not in (*KINDS["both"], *SINGLE_LIES, *ITEM_LIES)]:
         raise ValueError(
             f"a critic cannot be expected to notice {unknown[0]!r}: expected {', '.join(KINDS)}, or some of"
-            f" {', '.join(KINDS['both'])}"
+            f" {', '.join((*KINDS['both'], *SINGLE_LIES))}"
         )
     return Expected(words, lies)

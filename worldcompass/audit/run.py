@@ -17,6 +17,7 @@ from worldcompass.audit.exploit import Found, search
 from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share, shown
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.rewards import Critic
+from worldcompass.rewards.critic import ask
 from worldcompass.rollout import generator_for
 from worldcompass.testing import check_critic
 
@@ -157,7 +158,7 @@ def _candidates(clip: Clip, other: Clip, seed: int) -> dict[str, Tensor]:
 
 def _score(critic: Critic, clip: Clip, candidates: list[Tensor], actions: Any = None) -> list[float]:
     """One score for each candidate, NaN where the critic abstains."""
-    scores = critic(clip.group(candidates, actions))
+    scores = ask(critic, clip.group(candidates, actions))
     values = torch.where(scores.valid_G, scores.values_G, torch.nan)
     return values.tolist()
 

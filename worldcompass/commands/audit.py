@@ -10,19 +10,22 @@ that returns one.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from worldcompass.audit import ClipKind
 from worldcompass.commands._options import add_out, add_seed
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
     from worldcompass.audit.clips import Clip
-    from worldcompass.audit.critics import Clips, Known
+    from worldcompass.audit.critics import Known
     from worldcompass.audit.run import Audit
     from worldcompass.rewards import Critic
 
@@ -33,14 +36,10 @@ EXAMPLES = """\
   worldcompass audit quality stability realism
   worldcompass audit my_critic.py:make --expects pictures
   worldcompass audit my_critic.py:sharp --expects blurred,noisy
+  worldcompass audit my_judge.py:make --clips pickups --expects "frozen,other item,no item"
 """
 # Videos of each map, and clips for which rubbish is searched.
 SIZES = {"quick": (1, 1), "small": (4, 4), "full": (24, 16)}
-# What a user's own function may raise when it cannot make its critic.
-OWN_FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and stop")
     text = "motion, pictures, both, or lies such as blurred,frozen (default: the critic's; both for your own)"
     parser.add_argument("--expects", metavar="LIES", help=text)
+    text = (
+        "any motion; motion that comes back; walks that take an item, for critics of instructions (default: the "
+        "critic's; mixed for your own)"
+    )
+    parser.add_argument("--clips", choices=get_args(ClipKind), help=text)
     text = "small takes a minute or two for most critics, full has narrow intervals (default: %(default)s)"
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help=text)
     add_out(parser, "runs/audit", "where audit.json and audit.html go")
@@ -62,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.expected import ITEM_LIES, expected
     from worldcompass.audit.run import run_audit
     from worldcompass.progress import progress
-    from worldcompass.testing import ContractError, check_critic
+    from worldcompass.resume import writable
+    from worldcompass.rewards.critic import FAILURES, FailedCritic, ask, said
+    from worldcompass.testing import ContractError, check_critic, noise_group
 
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
@@ -70,22 +76,30 @@ def run(args: argparse.Namespace) -> int:
     if not args.critics:
         raise UserError(f"name a critic to audit: {', '.join(KNOWN)} or FILE.py:FUNCTION")
     known = {name: known_critic(name) for name in args.critics}
+    if args.clips:
+        known = {name: replace(entry, clips=args.clips) for name, entry in known.items()}
     try:
         expects = {name: expected(args.expects or entry.expects) for name, entry in known.items()}
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, entry in known.items():
         if entry.clips != "pickups" and (told := set(ITEM_LIES) & set(expects[name].lies)):
-            raise UserError(f"{name} sees no pick-ups: it cannot be expected to notice {sorted(told)[0]!r}")
+            raise UserError(
+                f"{name} is shown no pick-ups: it cannot be expected to notice {sorted(told)[0]!r}; choose --clips"
+                " pickups for a critic of instructions"
+            )
+    writable(args.out)
     made = {name: entry.make() for name, entry in known.items()}
     for name in made.keys() - KNOWN.keys():
         try:
+            ask(made[name], noise_group())
             check_critic(made[name])
-        except (ContractError, ValueError) as error:
-            raise UserError(f"{name} breaks the contract of critics: {error}") from error
+        except FAILURES as error:
+            words = str(error) if isinstance(error, ContractError | FailedCritic) else said(error)
+            raise UserError(f"{name} breaks the contract of critics: {words}") from error
     per_map, searched = SIZES[args.size]
     unsound = False
-    kinds: list[Clips] = list(dict.fromkeys(entry.clips for entry in known.values()))
+    kinds: list[ClipKind] = list(dict.fromkeys(entry.clips for entry in known.values()))
     for kind in kinds:
         clips, imagined = _clips(per_map, args.seed, kind)
         for name in (n for n, entry in known.items() if entry.clips == kind):
@@ -94,14 +108,14 @@ def run(args: argparse.Namespace) -> int:
                     audit = run_audit(
                         made[name], clips, expects[name], args.seed, imagined, searched, advance
                     )
-                except (ValueError, ContractError) as error:
+                except (ContractError, ValueError) as error:
                     raise UserError(f"{name} cannot be audited: {error}") from error
             _write(audit, args.out if len(known) == 1 else args.out / audit.critic)
             unsound |= bool(audit.faults)
     return int(unsound)
 
 
-def _clips(per_map: int, seed: int, kind: Clips) -> tuple[list[Clip], list[Clip]]:
+def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
     """Clips of the engine, and the same by the embedded base, which knows no items."""
     from worldcompass.audit.clips import clips_of, engine_clips, pickup_clips
     from worldcompass.doom.maps import UNSEEN
@@ -147,22 +161,28 @@ def known_critic(name: str) -> Known:
         UserError: when there is none of that name that runs without weights of its own.
     """
     from worldcompass.audit.critics import KNOWN, Known
+    from worldcompass.rewards.catalogue import ENTRIES
 
     if name in KNOWN:
         return KNOWN[name]
     source, _, function = name.partition(":")
     if not source.endswith(".py"):
-        raise UserError(
-            f"there is no critic {name!r} to audit: expected {', '.join(KNOWN)} or FILE.py:FUNCTION"
-        )
+        if any(entry.name == name for entry in ENTRIES):
+            raise UserError(
+                f"{name} needs weights, a server or a part that only you can name: write a function that makes the "
+                f"critic and give FILE.py:FUNCTION; `worldcompass rewards {name}` tells what it takes"
+            )
+        near = difflib.get_close_matches(name, KNOWN) or KNOWN
+        raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
     from worldcompass.commands.train import load_recipe
     from worldcompass.rewards import Critic
+    from worldcompass.rewards.critic import FAILURES, said
 
     make = load_recipe(f"{source}:{function or Path(source).stem}")
     try:
         critic = make()
-    except OWN_FAILURES as error:
-        raise UserError(f"{name} failed to make a critic ({type(error).__name__}: {error})") from error
+    except FAILURES as error:
+        raise UserError(f"{name} failed to make a critic ({said(error)})") from error
     if not isinstance(critic, Critic):
         raise UserError(
             f"{name} returned {type(critic).__name__}: expected a critic, which is callable and has a name"

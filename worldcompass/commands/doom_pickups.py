@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             marks = mark(critic, scenes, advance)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"{critic.name} cannot be measured: it {error}") from error
     verdict = judge_marks(marks)
     _write_pictures(args.out, scenes, marks)
     held = {"critic": critic.name, "seed": args.seed, **verdict.to_json(), "values": _listed(scenes, marks)}

@@ -7,32 +7,96 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import importlib
+import inspect
 import json
+import re
+import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from worldcompass.errors import UserError
+
+if TYPE_CHECKING:
+    from worldcompass.rewards.catalogue import Entry
 
 EXAMPLES = """\
   worldcompass rewards
+  worldcompass rewards cycle                  # what to import, and everything else about one
   worldcompass rewards --json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass rewards``."""
+    text = "a critic or estimator to tell more of (default: all, briefly)"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=text)
     parser.add_argument("--json", action="store_true", help="print everything as one JSON list")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list."""
+    """Print the list, or all that is known of some."""
     from worldcompass.rewards.catalogue import ENTRIES
 
+    entries = [_named(name) for name in args.names] or list(ENTRIES)
     if args.json:
-        rows = [dataclasses.asdict(entry) | {"installed": entry.installed} for entry in ENTRIES]
+        rows = [dataclasses.asdict(entry) | {"installed": entry.installed} for entry in entries]
         print(json.dumps(rows, indent=1))
-        return 0
-    for kind in dict.fromkeys(entry.kind for entry in ENTRIES):
-        print(f"{kind}:")
-        for entry in (e for e in ENTRIES if e.kind == kind):
-            print(f"  {entry.name:<18}{entry.summary}")
-            memory = f"{entry.gpu_gib:g} GiB GPU" if entry.gpu_gib else "CPU"
-            state = "installed" if entry.installed else f"not installed: {entry.install}"
-            print(f"  {'':<18}weights: {entry.weights}; {memory}; {entry.license}; {state}")
+    elif args.names:
+        print("\n\n".join(_told(entry) for entry in entries))
+    else:
+        for kind in dict.fromkeys(entry.kind for entry in entries):
+            print(f"{kind}:")
+            for entry in (e for e in entries if e.kind == kind):
+                print(f"  {entry.name:<18}{entry.summary}")
+                facts = (entry.weights, _memory(entry), entry.license, _state(entry))
+                print(f"  {'':<18}weights: {'; '.join(facts)}")
     return 0
+
+
+def _named(name: str) -> Entry:
+    """The catalogue's entry of that name.
+
+    Raises:
+        UserError: when there is none.
+    """
+    from worldcompass.rewards.catalogue import ENTRIES
+
+    by_name = {entry.name: entry for entry in ENTRIES}
+    if name not in by_name:
+        near = difflib.get_close_matches(name, by_name) or by_name
+        raise UserError(f"there is no critic or estimator {name!r}: nearest {', '.join(near)}")
+    return by_name[name]
+
+
+def _told(entry: Entry) -> str:
+    """Everything about one, for a terminal; what its class says of itself where its needs can be imported."""
+    module, _, kind = entry.where.partition(":")
+    made = getattr(importlib.import_module(f"worldcompass.rewards.{module}"), kind)
+    rows = {
+        "is": entry.kind,
+        "weights": entry.weights,
+        "memory": _memory(entry),
+        "licence": entry.license,
+        "here": _state(entry),
+        "tested": "the package itself" if entry.tested_on == "real" else "a stand-in with its interface",
+        "import": f"from worldcompass.rewards.{module} import {kind}",
+        "make": kind + _signature(made),
+    }
+    facts = "\n".join(f"  {word:<9}{text}" for word, text in rows.items())
+    return f"{entry.name}: {entry.summary}\n{facts}\n\n{textwrap.indent(inspect.getdoc(made) or '', '  ')}"
+
+
+def _signature(made: Callable[..., object]) -> str:
+    """What it is made of, as one would type it: annotations without quotes, functions by their names."""
+    words = str(inspect.signature(made).replace(return_annotation=inspect.Signature.empty))
+    return re.sub(r"<function (\w+) at \w+>", r"\1", re.sub(r": '([^']*)'", r": \1", words))
+
+
+def _memory(entry: Entry) -> str:
+    return f"{entry.gpu_gib:g} GiB GPU" if entry.gpu_gib else "CPU"
+
+
+def _state(entry: Entry) -> str:
+    return "installed" if entry.installed else f"not installed: {entry.install}"

@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.commands.audit import critic_of
     from worldcompass.worlds.doom import SPEC
 
+    if not 0 < args.port < 2**16:
+        raise UserError(f"--port {args.port} is out of range: expected 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -29,6 +29,7 @@ from worldcompass.errors import UserError
 from worldcompass.launch import is_rank, launch, number_of_ranks
 from worldcompass.overrides import override, settings
 from worldcompass.resume import writable
+from worldcompass.rewards.critic import FAILURES, said
 from worldcompass.trackers import Track
 from worldcompass.train import Config
 
@@ -149,5 +150,8 @@ def _load_file(path: Path) -> ModuleType:
         raise UserError(f"there is no recipe file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (*FAILURES, SyntaxError) as error:
+        raise UserError(f"{path} cannot be imported ({said(error)})") from error
     return module

@@ -16,6 +16,7 @@ import numpy as np
 from worldcompass.audit.measures import Share, calibration_error, rank_correlation, share
 from worldcompass.doom.pickups import Played
 from worldcompass.rewards import Critic
+from worldcompass.rewards.critic import ask
 
 RESAMPLES = 1000
 DONE, OTHER, NOTHING = "takes it", "takes the other item", "takes nothing"
@@ -37,7 +38,7 @@ def mark(critic: Critic, scenes: Sequence[Played], on_scene: Callable[[], None] 
     values = np.full((len(scenes), 2, len(OUTCOMES)), np.nan)
     for s, played in enumerate(scenes):
         for w, word in enumerate(played.scene.words):
-            scores = critic(played.group(word))
+            scores = ask(critic, played.group(word))
             for clip, (value, valid) in enumerate(zip(scores.values_G, scores.valid_G, strict=True)):
                 if valid:
                     values[s, w, outcome_of(played, clip, word)] = float(value)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import traceback
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
+from worldcompass.errors import UserError
 from worldcompass.types import Group, Scores
+
+# What somebody's own code may raise: bugs, groups that it cannot read, files and devices that fail it.
+FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+
+
+class FailedCritic(ValueError):
+    """What a critic did instead of scoring, as the end of a sentence about it."""
 
 
 @runtime_checkable
@@ -32,3 +45,37 @@ class Elsewhere(Critic, Protocol):
     def at_once(self) -> int:
         """Groups that it may be asked about at the same time, at least 1."""
         ...
+
+
+def ask(critic: Critic, group: Group) -> Scores:
+    """A critic's scores of a group: one number and one verdict for each candidate.
+
+    Raises:
+        FailedCritic: when it raises instead, or returns something else.
+        UserError: its own sentence, such as that of a server which cannot be reached.
+    """
+    try:
+        scores: Any = critic(group)
+    except UserError:
+        raise
+    except FAILURES as error:
+        raise FailedCritic(f"failed: {said(error)}") from error
+    if not isinstance(scores, Scores):
+        raise FailedCritic(f"returned {type(scores).__name__}: expected Scores(values_G, valid_G)")
+    size = (len(group.frames_GF3hw),)
+    if tuple(scores.values_G.shape) != size or tuple(scores.valid_G.shape) != size:
+        raise FailedCritic(
+            f"must return one score and one verdict for each candidate, {size[0]} each, got"
+            f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
+        )
+    return scores
+
+
+def said(error: Exception) -> str:
+    """An error of somebody's own code in one line: its words, and where it is a bug, what kind and where."""
+    words = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, ValueError | OSError | ImportError | SyntaxError):  # who reads them needs no place
+        return words
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    place = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {words}{place}"

@@ -133,17 +133,23 @@ class JudgeModel:
         Equal questions are asked once.
 
         Raises:
-            LostCritic: when all tries of a question have failed.
-            UserError: when the server refuses it.
+            LostCritic: when all tries of a question have failed, or the server refuses it.
         """
         bodies = [self._body(messages) for messages in questions]
-        distinct = list(dict.fromkeys(bodies))
-        with ThreadPoolExecutor(self.workers) as pool:
-            asked = {body: pool.submit(self._answer, body) for body in distinct}
+        distinct, lost = list(dict.fromkeys(bodies)), threading.Event()
+
+        def answer(body: bytes) -> str | None:
+            if lost.is_set():  # after a failure those that have not begun are not asked any more
+                return None
             try:
-                answers = {body: future.result() for body, future in asked.items()}
-            finally:  # after a failure those that have not begun are not asked any more
-                pool.shutdown(cancel_futures=True)
+                return self._answer(body)
+            except LostCritic:
+                lost.set()
+                raise
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            asked = {body: pool.submit(answer, body) for body in distinct}
+            answers = {body: future.result() for body, future in asked.items()}
         return [answers[body] for body in bodies]
 
     def _body(self, messages: Sequence[Message]) -> bytes:
@@ -168,7 +174,7 @@ class JudgeModel:
             except (OSError, NotJson) as error:
                 asked, passing, why = asked_pause(error), may_pass(error), self._words(error)
                 if not passing:
-                    raise UserError(f"the judge {self.model} at {self.address} refuses: {why}") from None
+                    raise LostCritic(f"the judge {self.model} at {self.address} refuses: {why}") from None
                 if asked:
                     self.sleep(asked)
                 continue
