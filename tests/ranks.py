@@ -1,7 +1,7 @@
 """Real processes that train the toy world together; for tests/test_distributed.py.
 
 This file is a recipe too: ``worldcompass train tests/ranks.py:toy --nproc 2``. With ``DIE=1:3`` in the environment
-rank 1 kills itself after the third step, once.
+rank 1 kills itself after the third step, once; with ``FAIL=1:3`` it raises an exception there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldcompass.distributed import Team, joined
+from worldcompass.distributed import Team, end_at_once, joined
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
 from worldcompass.log import read_metrics
 from worldcompass.optim import adamw, muon
@@ -109,7 +109,7 @@ def _joined(rank: int, size: int, port: int, work: Callable[..., None], args: tu
         with joined():
             work(*args)
     except LostRank:
-        os._exit(EXIT_LOST_RANK)  # as the command does
+        end_at_once(EXIT_LOST_RANK)  # as the command does
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class ToyRecipe:
     config: Config = SMALL
 
     def run(self, out: Path, device: str, resume: bool) -> None:
-        die_rank, _, die_step = os.environ.get("DIE", "-1:0").partition(":")
+        way = "DIE" if "DIE" in os.environ else "FAIL"
+        die_rank, _, die_step = os.environ.get(way, "-1:0").partition(":")
 
         def die(step: int, metrics: Any, policy: Policy) -> None:
             if "SLOW" in os.environ:
@@ -125,6 +126,8 @@ class ToyRecipe:
             mark = out / f"died_at_{die_step}"
             if Team.current().rank == int(die_rank) and step == int(die_step) and not mark.exists():
                 mark.touch()
+                if way == "FAIL":
+                    raise ValueError("planted by a test")
                 os.kill(os.getpid(), signal.SIGKILL)
 
         post_train(out, self.config, resume, die)

@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from worldcompass.checkpoint import (
@@ -16,9 +18,10 @@ from worldcompass.checkpoint import (
     pack_optimizer,
     save_checkpoint,
     unpack_optimizer,
+    write_tensors,
 )
 from worldcompass.errors import UserError
-from worldcompass.log import LiveTable, MetricsLog, clock, read_metrics
+from worldcompass.log import LiveTable, MetricsLog, clock, read_metrics, replace_file
 from worldcompass.optim import adamw, muon
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch.int64)}
@@ -53,6 +56,25 @@ def test_a_kill_while_writing_leaves_the_older_one_and_the_rest_is_ignored(tmp_p
     load_checkpoint(latest_checkpoint(tmp_path))
     save_checkpoint(tmp_path, 2, TENSORS, {}, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step_000002"]
+
+
+def test_a_disk_that_fills_up_leaves_files_as_they_were(tmp_path, monkeypatch):
+    weights, text = tmp_path / "weights.safetensors", tmp_path / "results.json"
+    write_tensors(weights, TENSORS)
+    replace_file(text, "before")
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("worldcompass.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):  # which the command says in a sentence
+        write_tensors(weights, {})
+    monkeypatch.setattr(
+        "pathlib.Path.write_text", lambda self, words: self.open("w").write(words[:3]) and full()
+    )
+    with pytest.raises(SafetensorError):
+        replace_file(text, "afterwards")
+    assert load_file(weights).keys() == TENSORS.keys() and text.read_text() == "before"
 
 
 def test_a_folder_without_its_files_is_not_seen(tmp_path):

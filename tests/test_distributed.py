@@ -240,6 +240,11 @@ def test_a_port_that_is_taken_is_said_before_or_as_ranks_meet(monkeypatch):
         monkeypatch.setenv("MASTER_PORT", port)
         with pytest.raises(UserError, match=f"port {port} is taken: set MASTER_PORT"):
             launch(["train"], 2)
+        for nonsense in ("http", "65536"):
+            monkeypatch.setenv("MASTER_PORT", nonsense)
+            with pytest.raises(UserError, match=f"MASTER_PORT is {nonsense}: expected a port's number"):
+                launch(["train"], 2)
+        monkeypatch.setenv("MASTER_PORT", port)
         for name, value in {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=f"port {port} is taken: set MASTER_PORT"), joined():
@@ -276,8 +281,8 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     sharded = ("--set", "config.shard=true")
     died = command(tmp_path / "run", *sharded, DIE="1:1")
     assert died.returncode == 1
-    assert "rank 1 of 2 was killed by signal 9" in died.stderr and "--resume" in died.stderr
-    assert "Traceback" not in died.stderr
+    assert died.stderr.startswith("error: rank 1 of 2 was killed by signal 9") and "--resume" in died.stderr
+    assert died.stderr.count("\n") == 1, "one message"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
                 "--nproc-per-node", "2",
                 "--max-restarts", "1", "--monitor-interval", "0.2", "-m", "worldcompass", "train",
@@ -293,6 +298,47 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     assert (tmp_path / "run" / "died_at_2").exists()
     assert f"{tmp_path / 'run'} holds a run: going on after step 2" in restarted.stdout
     agree(tmp_path / "run", alone["full"])
+
+
+def test_a_rank_that_fails_by_itself_is_named_with_its_sentence_and_ends_the_others(tmp_path):
+    """It does not wait for the others, who wait for it, and no thread of the group aborts its end."""
+    failed = command(tmp_path / "run", FAIL="1:1")
+    assert time.time() - (tmp_path / "run" / "died_at_1").stat().st_mtime < 60
+    *shown, last = failed.stderr.strip().splitlines()
+    assert failed.returncode == 1 and shown[0] == "Traceback (most recent call last):"
+    assert last.startswith(
+        "error: rank 1 of 2 ended with exit code 1 (ValueError: planted by a test); the others"
+    )
+    assert "lost the connection" not in failed.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step_000001").is_dir()
+
+
+LATE = "import sys, time; time.sleep(0.5); print('error: out of memory', file=sys.stderr); sys.exit(2)"
+KILLED = "import os; os.kill(os.getpid(), 9)"
+ENDS = {  # what ranks 0 and 1 do, the exit code of both together, what is said of them
+    "the mistake of one": ("exit(75)", LATE, 2, "rank 1 of 2 ended with exit code 2 (out of memory);"),
+    "a verdict of all": ("exit(1)", "exit(1)", 1, ""),
+    "a mistake of all": ("exit(2)", "exit(2)", 2, ""),
+    "the main one's failure": ("exit(3)", "exit(75)", 1, "rank 0 of 2 ended with exit code 3 (see above);"),
+    "a line that was cut": ("exit(75)", "exit(75)", 1, " of 2 lost the connection to another one;"),
+    "a kill": ("import time; time.sleep(60)", KILLED, 1, "rank 1 of 2 was killed by signal 9;"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_rank_at_fault_is_named_once_whoever_ends_first(end, monkeypatch, capfd):
+    *scripts, code, said = ENDS[end]
+    real = subprocess.Popen
+
+    def start(words, **options):
+        return real([sys.executable, "-c", scripts[int(options["env"]["RANK"])]], **options)
+
+    monkeypatch.setattr("worldcompass.launch.subprocess.Popen", start)
+    monkeypatch.setattr("worldcompass.launch.GRACE", 2.0)
+    assert launch(["train", "my recipe.py:mine"], 2) == code
+    words = capfd.readouterr().err
+    assert said in words and words.count("\n") == bool(said)
+    assert not said or words.endswith("worldcompass train 'my recipe.py:mine' --resume\n")
 
 
 def die_while_saving(out: Path, config: Config, rank: int, where: str) -> None:

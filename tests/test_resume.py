@@ -101,6 +101,31 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
     assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"
 
 
+def test_a_folder_that_a_run_is_training_into_is_refused_to_others(tmp_path):
+    out, refused = tmp_path / "run", []
+
+    def meanwhile(step, *_):
+        before = (out / "metrics.jsonl").read_text()
+        with pytest.raises(
+            UserError, match=r"another process trains into .*run: wait until it ends"
+        ) as mistake:
+            train_toy(out, TINY, resume=True)
+        assert (out / "metrics.jsonl").read_text() == before
+        refused.append(mistake)
+
+    train(
+        ToyWorld(),
+        (ToyObedience(), ToyCleanliness()),
+        toy_scenarios(4),
+        TINY,
+        out,
+        on_step=meanwhile,
+        live=False,
+    )
+    assert len(refused) == 2
+    train_toy(out, dataclasses.replace(TINY, steps=3), resume=True)
+
+
 class Moody:
     """Draws from every global generator there is."""
 

@@ -213,10 +213,24 @@ def _complete(root: Path) -> list[Path]:
     return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and any(p.glob("*.safetensors")))
 
 
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears under its name only when it is complete.
+
+    Raises:
+        OSError: when the disk is full or forbids it.
+    """
+    aside = path.with_name(f".unfinished_{path.name}")
+    try:
+        _write(aside, tensors, metadata)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file; a full disk is an ``OSError`` here too, which safetensors makes its own of."""
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from worldcompass import __version__
-from worldcompass.errors import EXIT_LOST_RANK, LostRank, StoppedRun, UserError
+from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, LostRank, StoppedRun, UserError
 from worldcompass.interrupt import Interrupted, notices_raise
 
 # Words a user types -> (module of worldcompass.commands, what it does in one line).
@@ -70,12 +70,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command; one of several processes that train together does not return from a failure.
 
     Returns:
         0 on success, 1 for a diseased run, 2 after a user error, 128 + N after signal N, such as 130 for Ctrl-C.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    code = _outcome(list(sys.argv[1:] if argv is None else argv))
+    if code and "RANK" in os.environ:
+        from worldcompass.distributed import end_at_once  # torch: the command has loaded it
+
+        end_at_once(code)
+    return code
+
+
+def _outcome(words: list[str]) -> int:
+    """The exit code of one command, whose failures are said in a sentence."""
     try:
         with notices_raise():
             return _dispatch(words)
@@ -85,10 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return EXIT_DISEASED
     except LostRank as loss:
-        print(f"error: {loss}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        # At once: the group's threads, still waiting for the rank that is gone, would abort a teardown.
-        os._exit(EXIT_LOST_RANK)
+        if LAUNCHED not in os.environ:  # else the launcher names the rank that was lost
+            print(f"error: {loss}", file=sys.stderr)
+        return EXIT_LOST_RANK
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from types import TracebackType
+from typing import Any, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -186,12 +189,15 @@ class Team:
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[Team]:
-    """Join the processes that torchrun, Slurm's launcher or ``launch`` started with this one; leave at the end.
+    """Join the processes that torchrun or ``launch`` started with this one; leave at the end.
+
+    Who leaves by an exception leaves alone: others may wait for it in the middle of what they do together, so the
+    group cannot be taken down in order, and its threads would abort an orderly end of the process. Say what there
+    is to say, then ``end_at_once``, as the command does; an exception that nobody catches does so by itself.
 
     Raises:
         UserError: when ranks run different versions of the packages that results depend on.
-        LostRank: when another rank is gone. The rest of the group cannot be taken down in order: end the process by
-            ``os._exit``, as the command does.
+        LostRank: when another rank is gone.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -201,19 +207,29 @@ def joined(device: str = "cpu") -> Iterator[Team]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Shards that rest in the CPU's memory, and objects, travel by gloo.
     _meet("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
-    lost = False
+    before, sys.excepthook = sys.excepthook, _show_and_end
     try:
         team = Team.current()
         _same_everywhere(team)
         yield team
     except RuntimeError as error:
-        lost = any(sign in str(error) for sign in LOST)
-        if lost:
+        if any(sign in str(error) for sign in LOST):
             raise LostRank(f"rank {os.environ['RANK']} lost the connection to another rank") from None
         raise
-    finally:
-        if not lost:  # its threads may still wait for the rank that is gone
-            dist.destroy_process_group()
+    sys.excepthook = before
+    dist.destroy_process_group()
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process, one of several, without waiting for anything that it shares with them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _show_and_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+    traceback.print_exception(kind, error, trace)
+    end_at_once(1)
 
 
 def _meet(backend: str) -> None:

@@ -1,6 +1,7 @@
 """Errors that a user can mend."""
 
 EXIT_LOST_RANK = 75  # a temporary failure, in the words of sysexits.h
+LAUNCHED = "WORLDCOMPASS_LAUNCHED"  # in the environment of ranks for which a launcher of ours speaks
 
 
 class UserError(Exception):

@@ -12,10 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from safetensors.torch import save_file
-
 import worldcompass
-from worldcompass.checkpoint import latest_checkpoint, newest_usable, step_of
+from worldcompass.checkpoint import latest_checkpoint, newest_usable, step_of, write_tensors
 from worldcompass.errors import UserError
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
 
@@ -83,7 +81,7 @@ def _write_average(run_dir: Path, folder: Path) -> int:
     assert found is not None, "there was a checkpoint"
     tensors, state = found
     average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}
-    save_file(average, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, average, {"format": "pt"})
     return state["step"]
 
 

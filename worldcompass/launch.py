@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,14 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import IO
 
 import torch
 
 from worldcompass.distributed import port_taken
-from worldcompass.errors import EXIT_LOST_RANK, UserError
+from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, UserError
 from worldcompass.interrupt import Interrupted
 
+LAST_PORT = 65535
 LOOK_EVERY = 0.1  # seconds
 SAID = (
     2,
@@ -58,12 +61,13 @@ def launch(words: Sequence[str], ranks: int) -> int:
     Returns:
         0 when all ended well, 2 when a user's mistake ended them, 128 + signal when one asked them to stop, else 1.
     """
-    port = str(_free_port(int(os.environ.get("MASTER_PORT") or 0)))
-    with tempfile.TemporaryFile("w+") as said:
+    port = str(_free_port(os.environ.get("MASTER_PORT") or "0"))
+    with ExitStack() as files:
+        said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
         processes: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(ranks):
-                processes.append(_start(words, rank, ranks, port, said))
+                processes.append(_start(words, rank, ranks, port, said[rank]))
             failed, asked = _watch_and_pass_on(processes)
         finally:
             _end(processes)
@@ -72,13 +76,13 @@ def launch(words: Sequence[str], ranks: int) -> int:
         if asked is not None and processes[0].returncode not in SAID:
             print(f"stopped by signal {asked}; what was saved is kept", file=sys.stderr)
             return 128 + asked
-        return _explain(failed, processes, said, words)
+        return _explain(failed, [process.returncode for process in processes], said[failed], words)
 
 
 def _start(words: Sequence[str], rank: int, ranks: int, port: str, said: IO[str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: "1",
     }  # fmt: skip
     threads = max(1, (os.cpu_count() or 1) // ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
@@ -89,19 +93,20 @@ def _start(words: Sequence[str], rank: int, ranks: int, port: str, said: IO[str]
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; the rank that ended badly first, None when all ended well."""
+    """Wait for all; the rank that ended badly by itself, the first of them, None when all ended well."""
     while True:
         codes = [process.poll() for process in processes]
         if bad := [rank for rank, code in enumerate(codes) if code]:
             _grace(processes)
-            return min(bad, key=lambda rank: _comes_after(codes[rank]))
+            bad += [rank for rank, process in enumerate(processes) if process.returncode and rank not in bad]
+            return min(bad, key=lambda rank: _comes_after(processes[rank].returncode))
         if all(code == 0 for code in codes):
             return None
         time.sleep(LOOK_EVERY)
 
 
 def _comes_after(code: int | None) -> int:
-    """How likely a rank that ended so ended because of another, when several are found ended at one look."""
+    """How likely a rank that ended so ended because of another."""
     return 2 if code == EXIT_LOST_RANK else 0 if code == -signal.SIGKILL else 1
 
 
@@ -139,30 +144,41 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _explain(
-    failed: int, processes: Sequence[subprocess.Popen[bytes]], said: IO[str], words: Sequence[str]
-) -> int:
-    code, main = processes[failed].returncode, processes[0].returncode
-    if main in SAID:
-        return main
+def _explain(failed: int, codes: Sequence[int], said: IO[str], words: Sequence[str]) -> int:
+    """Say which rank failed and why, where the main one has not said it for all; the exit code of the whole.
+
+    Args:
+        said: what the rank that failed wrote; the main one's stands on the screen already.
+    """
+    code = codes[failed]
+    alike = len(set(codes)) == 1 and code > 0 and code != EXIT_LOST_RANK
+    if codes[0] in SAID or alike:
+        return codes[0]
     said.seek(0)
-    last = said.read().strip().splitlines()
+    lines = said.read().strip().splitlines()
     why = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    detail = f" ({last[-1]})" if failed and last and code > 0 else ""
+    if code == EXIT_LOST_RANK:
+        why = "lost the connection to another one"
+    elif code > 0:
+        why += f" ({lines[-1].removeprefix('error: ') if lines else 'see above'})"
+    if lines and code not in SAID:  # a traceback
+        print("\n".join(lines), file=sys.stderr)
     print(
-        f"error: rank {failed} of {len(processes)} {why}{detail}; the others were ended. What was saved is kept: "
-        f"worldcompass {' '.join(words)}{'' if '--resume' in words else ' --resume'}",
+        f"error: rank {failed} of {len(codes)} {why}; the others were ended. What was saved is kept: "
+        f"worldcompass {shlex.join(words)}{'' if '--resume' in words else ' --resume'}",
         file=sys.stderr,
     )
     return 2 if code == 2 else 1
 
 
-def _free_port(wanted: int) -> int:
+def _free_port(wanted: str) -> int:
     """The port that is wanted, any for 0; where a rank would only wait for it, this one asks at once."""
+    if not wanted.isdigit() or int(wanted) > LAST_PORT:
+        raise UserError(f"MASTER_PORT is {wanted}: expected a port's number, or leave it unset")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", int(wanted)))
         except OSError:
-            raise UserError(port_taken(str(wanted))) from None
+            raise UserError(port_taken(wanted)) from None
         return probe.getsockname()[1]

@@ -83,8 +83,13 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 def rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a metrics file by these rows, at once."""
-    aside = path.with_suffix(".unfinished")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    replace_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that, whenever a kill or a full disk comes, holds all of this or what it held before."""
+    aside = path.with_name(f".unfinished_{path.name}")
+    aside.write_text(text)
     os.replace(aside, path)
 
 

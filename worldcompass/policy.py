@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldcompass.checkpoint import write_tensors
 from worldcompass.distributed import Team, like, whole
 
 Weights = dict[str, Tensor]
@@ -250,5 +250,5 @@ def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
         "target_modules": sorted(layers),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")

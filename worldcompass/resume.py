@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +27,7 @@ from worldcompass.checkpoint import (
     sync,
     unpack_optimizer,
 )
-from worldcompass.distributed import is_sharded
+from worldcompass.distributed import Team, is_sharded
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
 from worldcompass.doctor.record import EVENTS, Finding
 from worldcompass.errors import UserError
@@ -59,6 +62,37 @@ def writable(out_dir: Path) -> None:
         raise UserError(
             f"cannot write to {out_dir} ({error.strerror}): expected a folder of your own, choose another --out"
         ) from None
+
+
+@contextmanager
+def alone_in(out_dir: Path, team: Team) -> Iterator[None]:
+    """Inside, no other run trains into this folder; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: on all ranks, when another process holds the folder.
+    """
+    held: list[int] = []
+    team.on_main(lambda: held.append(_lock(out_dir)))
+    try:
+        yield
+    finally:
+        for folder in held:
+            os.close(folder)
+
+
+def _lock(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(
+            f"another process trains into {folder}: wait until it ends, stop it, or choose another --out"
+        ) from None
+    except OSError:  # a file system that cannot lock folders
+        pass
+    return handle
 
 
 def begin(out_dir: Path) -> int:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from worldcompass.log import replace_file
+
 Track = Literal["none", "tensorboard", "wandb", "trackio"]
 Send = Callable[[Mapping[str, Any]], None]
 """Takes a row of metrics.jsonl, which holds ``step``."""
@@ -101,5 +103,5 @@ def _run_id(out_dir: Path) -> str:
     """What a tracker knows a run by, the same after a resume."""
     path = out_dir / "tracker_id"
     if not path.is_file():
-        path.write_text(uuid.uuid4().hex[:8] + "\n")
+        replace_file(path, uuid.uuid4().hex[:8] + "\n")
     return path.read_text().strip()

@@ -24,11 +24,11 @@ from worldcompass.errors import LostCritic
 from worldcompass.held_out import HeldOut, due, only_looked_at, probe
 from worldcompass.inputs import check_inputs
 from worldcompass.interrupt import Interrupted, finishing_the_step
-from worldcompass.log import METRICS, LiveTable, MetricsLog, Stopwatch
+from worldcompass.log import METRICS, LiveTable, MetricsLog, Stopwatch, replace_file
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
-from worldcompass.resume import begin, restore, roll_back, save, writable
+from worldcompass.resume import alone_in, begin, restore, roll_back, save, writable
 from worldcompass.rewards import Critic
 from worldcompass.rollout import (
     Rollout,
@@ -341,21 +341,35 @@ def train(
 
     Raises:
         UnfitInputs: when configuration, scenarios and critics do not fit together.
-        UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed.
+        UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed, or another
+            process trains into it.
         LostCritic: when one fails, or gives no scores from another process; the steps before are saved.
-        NonFiniteUpdate: before an update that is not finite.
-        NonFiniteScore: when a critic's score is not; the steps before are saved.
+        NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
         StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
     held_out = held_out or only_looked_at(scenarios)
     Team.current().on_main(lambda: writable(out_dir))
     run = prepare(world, critics, scenarios, config)
-    policy, team = run.policy, run.team
-    step = restore(run, out_dir) if resume else team.on_main(lambda: begin(out_dir))
-    team.wait()  # what another rank still reads is not written
+    with alone_in(out_dir, run.team):
+        step = restore(run, out_dir) if resume else run.team.on_main(lambda: begin(out_dir))
+        run.team.wait()  # what another rank still reads is not written
+        _train_from(step, run, out_dir, on_step, live, held_out)
+    return run.policy
+
+
+def _train_from(
+    step: int,
+    run: Run,
+    out_dir: Path,
+    on_step: Callable[[int, dict[str, Any], Policy], None] | None,
+    live: bool,
+    held_out: HeldOut,
+) -> None:
+    """The steps after one that was restored; the arguments are those of ``train``."""
+    world, config, policy, team = run.world, run.config, run.policy, run.team
     log = MetricsLog(out_dir / METRICS, step, team.is_main)
     if team.is_main:
-        (out_dir / "config.json").write_text(json.dumps(config.described(), indent=2) + "\n")
+        replace_file(out_dir / "config.json", json.dumps(config.described(), indent=2) + "\n")
     team.wait()
     guard = Guard(out_dir, config.steps, config.weights, config.on_disease, team.is_main)
     with (
@@ -399,7 +413,6 @@ def train(
                 if not guard.may_roll_back(disease):
                     raise guard.stop(step, disease)
                 step = roll_back(run, guard, step, disease)
-    return policy
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:

@@ -88,7 +88,7 @@ class Guard:
         undone = [row for row in self.rows if row["step"] > to]
         aside = self.out_dir / f"rolled_back_{self.num_rollbacks + 1}.jsonl"
         if self.writes:
-            aside.write_text("".join(json.dumps(row) + "\n" for row in undone))
+            rewrite(aside, undone)
         self.rows = [row for row in self.rows if row["step"] <= to]
         self._note(
             event="rolled back", step=step, to=to, finding=finding.name, evidence=finding.evidence, lr=lr

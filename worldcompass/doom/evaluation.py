@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from worldcompass import video
+from worldcompass.checkpoint import write_tensors
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.log import replace_file
 from worldcompass.progress import progress
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
@@ -51,7 +53,7 @@ class Evaluation:
         if not path.exists():
             videos = torch.stack([s.truth.frames_F3hw for s in self.scenarios if s.truth is not None])
             measured = measure(videos, self.scenarios, spec, self.judge, self.reader)
-            path.write_text(json.dumps(measured.to_json()))
+            replace_file(path, json.dumps(measured.to_json()))
         return read_measured(path)
 
     def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> Measured:
@@ -65,8 +67,8 @@ class Evaluation:
                 parts.append(measure(videos, self.scenarios, world.spec, self.judge, self.reader))
                 if seed == seeds[0]:
                     kept = {f"{i}": videos[i].contiguous() for i in _shown(self.scenarios)}
-                    save_file(kept, self.out / f"videos_{name}.safetensors")
-            path.write_text(json.dumps(pool(parts).to_json()))
+                    write_tensors(self.out / f"videos_{name}.safetensors", kept)
+            replace_file(path, json.dumps(pool(parts).to_json()))
         return read_measured(path)
 
     def pictures(self, fps: float) -> None:
@@ -116,7 +118,7 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
         "horizons": {str(n): _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
         "per_depth": {name: per_depth(side) for name, side in sides.items()},
     }
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    replace_file(out / "results.json", json.dumps(results, indent=1))
     if worlds:
         evaluation.pictures(base.spec.fps)
     return results
@@ -159,7 +161,7 @@ def _claim(out: Path, weights: Sequence[Path], frames: int, seed: int) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is not an empty folder and holds no evaluation: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts, indent=1))
+        replace_file(path, json.dumps(facts, indent=1))
     elif (found := json.loads(path.read_text())) != facts:
         changed = ", ".join(name for name in facts if found.get(name) != facts[name])
         raise UserError(f"{out} holds an evaluation with other {changed}: choose another --out")

@@ -47,7 +47,7 @@ from worldcompass.evaluate import (
     per_depth,
 )
 from worldcompass.held_out import HeldOut
-from worldcompass.log import read_metrics
+from worldcompass.log import read_metrics, read_object, replace_file
 from worldcompass.profile import Parts
 from worldcompass.progress import progress
 from worldcompass.recipes._doom import DoomRecipe
@@ -109,7 +109,7 @@ def run_experiment(
         export(world.net, out / "weights" / WORLD_FILE)
         trained = evaluation.model("trained", world, recipe.evaluation_seeds)
     results = _results(out, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    replace_file(out / "results.json", json.dumps(results, indent=1))
     evaluation.pictures(world.spec.fps)
     page = write_report(out)
     _headline(results, out, page)
@@ -173,13 +173,14 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
-        found = json.loads(path.read_text())
+        found = read_object(path, "a run's record")
         defaults = _described(DoomRecipe(Config()))
         changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
         refuse_changes(out, changed, recipe.config.accept_changes)
         if changed:
             _forget_evaluations(out, changed)
-            path.write_text(json.dumps({**found, "recipe": facts["recipe"], "changed": changed}, indent=1))
+            facts = {**found, "recipe": facts["recipe"], "changed": changed}
+            replace_file(path, json.dumps(facts, indent=1))
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
@@ -191,7 +192,7 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         )
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
     facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
-    path.write_text(json.dumps(facts, indent=1))
+    replace_file(path, json.dumps(facts, indent=1))
 
 
 def _forget_evaluations(out: Path, changed: Iterable[str]) -> None:

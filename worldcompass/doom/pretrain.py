@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldcompass.checkpoint import write_tensors
 from worldcompass.doom.pretrain_autoencoder import train_autoencoder
 from worldcompass.doom.pretrain_world import train_world
 from worldcompass.errors import UserError
@@ -51,7 +51,7 @@ def _announce(path: Path, digest: str) -> None:
 def export(module: nn.Module, path: Path) -> str:
     """Write weights in float16 with the version that ``load_doom_world`` asks for; returns their SHA-256."""
     tensors = {name: _half(value) for name, value in module.state_dict().items()}
-    save_file(tensors, path, {"version": WEIGHTS_VERSION})
+    write_tensors(path, tensors, {"version": WEIGHTS_VERSION})
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

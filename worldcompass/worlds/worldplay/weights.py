@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldcompass.checkpoint import write_tensors
 from worldcompass.distributed import Team, whole
 from worldcompass.errors import UserError
 from worldcompass.files import header, parts
@@ -110,13 +109,8 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
             tensors[name] = full.to("cpu", dtype or full.dtype).contiguous()
     if not tensors:
         return
-    aside = path.with_name(f".unfinished_{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(tensors, aside, metadata={"format": "pt"})
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_tensors(path, tensors, {"format": "pt"})
 
 
 def _read_safetensors(
