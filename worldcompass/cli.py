@@ -10,7 +10,9 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -85,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _outcome(words: list[str]) -> int:
     """The exit code of one command, whose failures are said in a sentence."""
+    warnings.formatwarning = _warning
     try:
         with notices_raise():
             return _dispatch(words)
@@ -191,6 +194,15 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["doom"], ["prepare"], ["evaluate"]):
         return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Our own warnings are for users: one line; others' say where they come from, as Python has it."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _fail(sentence: str) -> int:
