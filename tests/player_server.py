@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import urllib.error
@@ -39,6 +40,7 @@ def running(shared, settings=None, votes=None):
     """The port of a server that runs in a thread until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = web_server(create_app(shared, settings or Settings(), votes))
+    logging.getLogger("uvicorn").propagate = True  # so that a test's caplog hears of every traceback
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

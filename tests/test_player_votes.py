@@ -1,6 +1,8 @@
 """Blind votes: what they add up to, how they are stored, and that the voter cannot know."""
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -51,9 +53,10 @@ def test_a_broken_file_names_its_line(tmp_path):
         read_votes(tmp_path / "absent.jsonl")
 
 
-def test_the_voter_sees_two_clips_and_no_names(tmp_path):
+def toy_study(file, latents):
+    """What the server shares, and a ballot about its two worlds with one start."""
     pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
-    from player_server import ask, detail, running, toy_shared
+    from player_server import toy_shared
 
     from worldcompass.doom.scenarios import Plan
     from worldcompass.player.ballot import Ballot
@@ -62,8 +65,14 @@ def test_the_voter_sees_two_clips_and_no_names(tmp_path):
     plan = Plan("toy/0", "nowhere", "basic", 0, None, (0, *[9] * 20))
     image = toy_shared().starts.first().image_3hw
     shared = toy_shared(starts=Starts((Start("toy/0", "toy", SEEN, image, plan),)))
+    return shared, Ballot(shared, shared.panes, ("base", "trained"), file, latents=latents)
+
+
+def test_the_voter_sees_two_clips_and_no_names(tmp_path):
     file = tmp_path / "votes.jsonl"
-    ballot = Ballot(shared, shared.panes, ("base", "trained"), file, latents=6)
+    shared, ballot = toy_study(file, 6)
+    from player_server import ask, detail, running
+
     sides = {}
     with running(shared, votes=ballot) as port:
         for _ in range(2):
@@ -83,3 +92,26 @@ def test_the_voter_sees_two_clips_and_no_names(tmp_path):
     stored = read_votes(file)
     assert [vote.follows for vote in stored] == list(sides.values()) == [vote.left for vote in stored]
     assert all(vote.looks == "tie" and vote.path == "w-6" for vote in stored)
+
+
+def test_ctrl_c_while_a_pair_is_imagined_is_a_sentence_and_no_traceback(tmp_path, caplog):
+    """What Ctrl-C does: uvicorn's handler asks the server to end, which ``running`` does too."""
+    shared, ballot = toy_study(tmp_path / "votes.jsonl", 6)
+    from player_server import ask, detail, running
+
+    begun, replies = threading.Event(), []
+    decode = shared.panes[0].world.decode
+
+    def slow(*arguments):
+        begun.set()
+        time.sleep(0.5)
+        return decode(*arguments)
+
+    shared.panes[0].world.decode = slow
+    with running(shared, votes=ballot) as port:
+        voter = threading.Thread(target=lambda: replies.append(detail(ask(port, "/vote/next", b""))))
+        voter.start()
+        assert begun.wait(60)
+    voter.join(60)
+    assert replies == [(503, "the server has ended: start it again, then reload")]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

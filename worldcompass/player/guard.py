@@ -5,11 +5,12 @@ The player and ``worldcompass serve-reward`` both stand behind ``Guard``.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -44,12 +45,28 @@ class Guard:
             return
         why = refusal(Headers(scope=scope), self.loopback_only)
         if why is None:
-            await self.app(scope, receive, _with_headers(send))
+            await self._serve(scope, receive, send)
         elif scope["type"] == "http":
             await PlainTextResponse(why, 403)(scope, receive, send)
         else:
             await receive()
             await send({"type": "websocket.close", "code": 1008})  # before accepting: answered with 403
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that the server's end cuts short gets a sentence, and the terminal no traceback."""
+        begun = False
+
+        async def note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, _with_headers(note))
+        except asyncio.CancelledError:
+            if scope["type"] == "http" and not begun:
+                answer = JSONResponse({"detail": "the server has ended: start it again, then reload"}, 503)
+                await answer(scope, receive, send)
 
 
 def refusal(headers: Headers, loopback_only: bool) -> str | None:

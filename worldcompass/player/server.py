@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, WebSocket
@@ -40,6 +40,7 @@ MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
 HELLO_SECONDS = 10.0
 MAX_CONNECTIONS = 200
 CLOSE_BUSY, CLOSE_POLICY = 1013, 1008
+END_SECONDS = 1.0  # that requests still have when the server ends; a clip is not finished first
 
 log = logging.getLogger("worldcompass.player")
 
@@ -81,9 +82,21 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
     return app
 
 
+class _Server(uvicorn.Server):
+    """Cancels what still computes soon after Ctrl-C; ``Guard`` answers for it."""
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        asyncio.get_running_loop().call_later(END_SECONDS, self._cancel)
+        await super().shutdown(sockets)
+
+    def _cancel(self) -> None:
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
 def web_server(app: FastAPI) -> uvicorn.Server:
     """A server for the application with its limits on connections and sizes; run it with a bound socket."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             log_level="warning",
@@ -91,7 +104,7 @@ def web_server(app: FastAPI) -> uvicorn.Server:
             limit_concurrency=MAX_CONNECTIONS,
             ws_max_size=4 * MAX_MESSAGE_BYTES,  # a character may take 4 bytes
             ws_per_message_deflate=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=2,  # for browsers that do not hang up
         )
     )
 
