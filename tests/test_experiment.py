@@ -109,7 +109,7 @@ def test_the_trained_weights_are_exported_with_what_was_measured(run_dir, tmp_pa
     same = load_doom_world(run_dir / "weights").net.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in net.state_dict().items())
     card = (tmp_path / "given" / "README.md").read_text()
-    assert "license: apache-2.0\n" in card and "Combined actions: " in card
+    assert "license: apache-2.0\n" in card and "Combined actions followed: " in card
     assert "| combined | Actions followed, held-out judge |" in card and "Seeds of the evaluation: 0." in card
     assert "worldcompass evaluate --checkpoint FOLDER" in card
 

@@ -250,6 +250,11 @@ def test_reports_pass_an_accessibility_audit_and_fit_a_phone(chromium, serious, 
         page.goto(file.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert serious(page) == [], (file.name, scheme, width)
+        forward = page.locator("table.map tbody tr:nth-child(2) td:nth-of-type(1)")
+        assert forward.all_inner_texts()[:2] == ["25", "62"]  # of 2 chunks together
+        page.locator("#horizon").press("ArrowRight")
+        sync_api.expect(page.locator("#horizon-said")).to_have_text("chunk 1 of 2")
+        assert forward.all_inner_texts()[:2] == ["38", "75"]
     page.close()
 
 
@@ -274,8 +279,20 @@ def test_a_vote_is_given_with_the_keyboard(voting):
     page.locator("input[name=looks][value=right]").press("Space")
     page.locator("#send").press("Enter")
     sync_api.expect(page.locator("#count")).to_have_text("1 voted so far")
+    sync_api.expect(page.locator("input").first).to_be_focused()  # the keyboard goes on with the next pair
+    assert page.is_disabled("#send") and not page.locator(":checked").count()
     vote = read_votes(file)[0]
     assert vote.follows == vote.left and vote.looks not in (vote.left, "tie")
+
+
+def test_while_the_next_pair_is_imagined_nothing_can_be_answered(voting):
+    """What is on the screen then was answered already."""
+    page, _ = voting
+    page.route("**/vote/next", lambda route: None)  # never answered
+    page.evaluate("void next()")
+    sync_api.expect(page.locator("#wait")).to_have_text("Imagining the next pair…")
+    assert page.locator("input:enabled, button:enabled").count() == 0
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_the_voting_page_passes_an_accessibility_audit_and_fits_a_phone(voting, serious):

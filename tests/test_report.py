@@ -113,7 +113,7 @@ def page(tmp_path_factory) -> str:
 
 def test_headline_says_the_result_in_plain_words(page):
     expected = (
-        "Combined actions: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap closed"
+        "Combined actions followed: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap closed"
         " (95% interval 18.0% to 36.0%)."
     )
     assert expected in page
@@ -196,7 +196,7 @@ def test_looks_during_training_are_behind_a_slider(tmp_path):
     for step in (1, 10):
         video.write_mp4(tmp_path / "samples" / f"step_{step:06d}.mp4", frames, 15)
     text = write_report(tmp_path).read_text()
-    looks = text[text.index('<div id="looks">') :]
+    looks = text.split('<div id="looks">')[1].split("</script>")[0]
     assert looks.count("<figure") == 2 and '["step 1", "step 10"]' in looks
     assert not Page(text).open
 
@@ -218,6 +218,10 @@ def test_runs_are_compared_on_one_page(tmp_path):
     bars = re.findall(r'<g class="(\w+)"><text[^>]*>[^<]*</text><rect class="bar"', text)
     assert bars == 2 * ["base", "run0", "run1"]
     assert "rewards/flatness/mean</figcaption>" in text and "rewards/quality/valid" not in text
+    maps = re.findall(r'<table class="map".*?</table>', text)
+    assert [m.count("<td") for m in maps] == [81, 81, 81]  # the base, and every run
+    strips = re.findall(r"<figcaption>(\w+/demo: combined 01)</figcaption>", text)
+    assert strips == ["a/demo: combined 01", "b/demo: combined 01"]
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path, capsys):
@@ -244,7 +248,7 @@ def test_partial_results_are_tolerated(tmp_path):
     results["base"]["combined"]["quality"] = {"mean": None}
     (tmp_path / "results.json").write_text(json.dumps(results))
     text = write_report(tmp_path).read_text()
-    assert "Combined actions: 24.1% → –" in text
+    assert "Combined actions followed: 24.1% → –" in text
 
 
 @pytest.mark.parametrize(
@@ -279,13 +283,14 @@ def test_missing_folder_is_refused(tmp_path):
         (1234.5, "1234"),
         (0.12345, "0.123"),
         (-0.5, "−0.5"),
-        (1e-9, "1e-9"),
+        (1e-9, "1e−9"),
+        (-1e-9, "−1e−9"),
         (100, "100"),
         (math.nan, "–"),
     ],
 )
 def test_numbers_are_short(value, text):
-    assert charts.number(value).replace("1.0e-9", "1e-9") == text
+    assert charts.number(value).replace("1.0e−9", "1e−9") == text
 
 
 def test_charts_survive_odd_series():
@@ -294,3 +299,13 @@ def test_charts_survive_odd_series():
     assert "nan" not in charts.line_chart("x", [0, 1, 2], [5.0, math.nan, 5.0])
     long = charts.line_chart("x", list(range(5000)), [float(i) for i in range(5000)])
     assert len(long) < 20_000
+
+
+def test_long_names_of_runs_fit_beside_their_bars():
+    for name in ("demo", "a_run_with_a_long_name"):
+        chart = charts.interval_chart("x", [charts.Interval(name, 50, 40, 60, "run0")])
+        at, left = (
+            float(re.search(rule, chart)[1])
+            for rule in (r"<g[^>]*><text[^>]*x=\"([^\"]+)", r'rect[^>]* x="([^"]+)')
+        )
+        assert len(name) * 7 < at < left

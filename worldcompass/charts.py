@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 22  # left of the axis fits "−0.00116"
 Scale = Callable[[float], float]
 
+NAME_LEFT, LETTER = 66, 7.2  # left of the bars: at least so much, and the width of a letter of a name
 MAX_POINTS = 400  # longer series are averaged in buckets
 
 
@@ -40,7 +41,7 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
     digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{digits}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
@@ -114,7 +115,8 @@ def curves_chart(title: str, series: Sequence[Series]) -> str:
 def interval_chart(title: str, rows: Sequence[Interval], unit: str = "%") -> str:
     """Means with their intervals on one axis from 0 to 100."""
     height = 34 * len(rows) + 26
-    width, left, right = 460, 82, 56
+    left, right = max(NAME_LEFT, 16 + LETTER * max(len(row.name) for row in rows)), 56
+    width = round(left) + 378
     scale = _scale(0, 100, left, width - right)
     marks = []
     for tick in (0, 25, 50, 75, 100):

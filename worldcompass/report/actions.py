@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS, ROTATIONS, TRANSLATIONS
 from worldcompass.report.html import script
 
-SIDES = {"base": "Base", "trained": "Trained"}
 Counts = Sequence[tuple[int, int]]
 """(asked, followed) of each of the 81 actions."""
 
@@ -19,35 +19,37 @@ slider.closest("p").hidden = false;
 slider.addEventListener("input", () => {
   const chunk = +slider.value;
   said.textContent = chunk ? `chunk ${chunk} of ${slider.max}` : "all chunks";
-  for (const [side, chunks] of Object.entries(data)) {
+  data.forEach((chunks, map) => {
     const chosen = chunk ? [chunks[chunk - 1]] : chunks;
-    document.querySelectorAll(`#map-${side} td`).forEach((cell, action) => {
+    document.querySelectorAll(`#map-${map} td`).forEach((cell, action) => {
       const sum = part => chosen.reduce((total, counts) => total + counts[action][part], 0);
       const asked = sum(0), share = sum(1) / asked;
       cell.textContent = asked ? Math.round(100 * share) : "";
       cell.title = asked ? `${sum(1)} of ${asked} latents` : "never asked";
       cell.style.setProperty("--share", asked ? share : 0);
     });
-  }
+  });
 });
 """
 
 
-def heat_maps(results: Mapping[str, Any]) -> str:
-    """The section, empty for results without counts per action (see ``evaluate.per_action``)."""
-    counts = results.get("per_action")
-    counts = counts if isinstance(counts, Mapping) else {}
-    sides = {side: chunks for side in SIDES if side in counts and (chunks := by_chunk(counts[side]))}
+def heat_maps(entries: Mapping[str, Any]) -> str:
+    """The section: a map for every name whose entry holds counts (see ``evaluate.per_action``); empty without."""
+    sides = {
+        name: chunks
+        for name, entry in entries.items()
+        if isinstance(entry, Mapping) and (chunks := by_chunk(entry))
+    }
     if not sides:
         return ""
-    chunks = len(next(iter(sides.values())))
-    maps = "".join(_map(side, over_chunks(counts)) for side, counts in sides.items())
+    chunks = min(map(len, sides.values()))
+    maps = "".join(_map(i, name, over_chunks(counts)) for i, (name, counts) in enumerate(sides.items()))
     return (
         '<section><h2>Which actions are followed</h2><p class="muted">Percent of the latents of each commanded '
         "action in which the held-out judge reads it; rows move, columns turn, empty where none was asked.</p>"
         f'<p hidden><label for="horizon">How far into the video: </label><input type="range" id="horizon" min="0" '
         f'max="{chunks}" value="0"> <output id="horizon-said" for="horizon">all chunks</output></p>'
-        f'<div class="maps">{maps}</div>{script(_CODE, sides)}</section>'
+        f'<div class="maps">{maps}</div>{script(_CODE, list(sides.values()))}</section>'
     )
 
 
@@ -64,17 +66,18 @@ def over_chunks(chunks: Sequence[Counts]) -> Counts:
     return [tuple(map(sum, zip(*(counts[a] for counts in chunks), strict=True))) for a in range(NUM_ACTIONS)]  # type: ignore[misc]
 
 
-def _map(side: str, counts: Counts) -> str:
-    head = "".join(f'<th scope="col"><span>{name}</span></th>' for name in ROTATIONS)
+def _map(index: int, name: str, counts: Counts) -> str:
+    shown = escape(name, quote=True)
+    head = "".join(f'<th scope="col"><span>{turn}</span></th>' for turn in ROTATIONS)
     rows = "".join(
-        f'<tr><th scope="row">{name}</th>'
+        f'<tr><th scope="row">{move}</th>'
         f"{''.join(_cell(*pair) for pair in counts[NUM_ROTATIONS * i : NUM_ROTATIONS * (i + 1)])}</tr>"
-        for i, name in enumerate(TRANSLATIONS)
+        for i, move in enumerate(TRANSLATIONS)
     )
     return (
-        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="Actions followed, {SIDES[side]}">'
-        f'<table class="map" id="map-{side}"><thead><tr><th scope="col">move \\ turn</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div><figcaption>{SIDES[side]}</figcaption></figure>"
+        f'<figure><div class="scroll" role="region" tabindex="0" aria-label="Actions followed, {shown}">'
+        f'<table class="map" id="map-{index}"><thead><tr><th scope="col">move \\ turn</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div><figcaption>{shown}</figcaption></figure>"
     )
 
 

@@ -11,9 +11,22 @@ from typing import Any
 
 from worldcompass.charts import Interval, Series, curves_chart, interval_chart
 from worldcompass.errors import UserError
+from worldcompass.report.actions import heat_maps
 from worldcompass.report.html import document, write_page
+from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.page import badge, difference_cell
-from worldcompass.report.runs import KINDS, MEASURES, Run, answer, flatten, load_run, number, percent, score
+from worldcompass.report.runs import (
+    KINDS,
+    MEASURES,
+    Run,
+    answer,
+    flatten,
+    load_run,
+    mapping,
+    number,
+    percent,
+    score,
+)
 
 MAX_RUNS = 8  # as many colours can be told apart
 
@@ -53,6 +66,9 @@ def render(runs: Sequence[Run], names: Sequence[str]) -> str:
     parts = [
         f"<header><h1>{escape(title)}</h1>{_verdicts(runs, names)}</header>",
         *(_scores(runs, names, kind) for kind in KINDS),
+        _actions(runs, names),
+        filmstrip_section(_together([run.filmstrips for run in runs], names)),
+        looks_section(dict(sorted(_together([run.looks for run in runs], names).items()))),
         _curves(runs, names),
         _differences(runs, names),
     ]
@@ -92,11 +108,31 @@ def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
     )
     return (
         f"<section><h2>{KINDS[kind]}</h2>"
-        f'<figure class="wide">{interval_chart(caption, bars)}<figcaption>{caption}</figcaption></figure>'
+        f'<figure class="chart">{interval_chart(caption, bars)}<figcaption>{caption}</figcaption></figure>'
         '<p class="muted">Differences to each run\'s base, paired, with 95% intervals.</p>'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{KINDS[kind]}, differences"><table><thead><tr>'
         f'<th scope="col">Measure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
+
+
+def _actions(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Which actions are followed: by the first run's base, and by every run."""
+    counts = [mapping(run.results.get("per_action")) for run in runs]
+    trained = {name: one.get("trained") for name, one in zip(names, counts, strict=True)}
+    return heat_maps({"base": counts[0].get("base"), **trained})
+
+
+def _together(pictures: Sequence[Mapping[Any, bytes]], names: Sequence[str]) -> dict[Any, dict[str, bytes]]:
+    """Pictures of several runs by what they show, then by run."""
+    shown = list(dict.fromkeys(key for one in pictures for key in one))
+    return {
+        key: {
+            f"{name}: {key if isinstance(key, str) else f'step {key}'}": one[key]
+            for name, one in zip(names, pictures, strict=True)
+            if key in one
+        }
+        for key in shown
+    }
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""Filmstrips: of the finished comparison, and of every look that was taken during training, behind one slider."""
+"""Filmstrips: of the finished comparison, and of every look that was taken during training, behind one slider.
+
+Pictures are PNG files. They come in groups, and in a group by caption: one of a run, or one of each run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from worldcompass.report.html import data_address, script
 # One look at a time; without scripts all are shown under each other.
 _CODE = """
 const slider = document.getElementById("look"), said = document.getElementById("look-said");
-const looks = document.querySelectorAll("#looks figure");
+const looks = document.querySelectorAll("#looks > div");
 const show = () => {
   looks.forEach((look, i) => { look.hidden = i !== +slider.value; });
   said.textContent = data[+slider.value];
@@ -21,20 +24,22 @@ show();
 """
 
 
-def filmstrip_section(filmstrips: Mapping[str, bytes]) -> str:
-    """Before, after and engine of a few scenarios; PNG by name."""
-    if not filmstrips:
+Group = Mapping[str, bytes]
+
+
+def filmstrip_section(scenarios: Mapping[str, Group]) -> str:
+    """Before, after and engine of a few scenarios, by their names."""
+    if not scenarios:
         return ""
-    figures = [_figure(name.replace("_", " "), data) for name, data in filmstrips.items()]
-    return f"<section><h2>Filmstrips</h2>{''.join(figures)}</section>"
+    return f"<section><h2>Filmstrips</h2>{''.join(map(_figures, scenarios.values()))}</section>"
 
 
-def looks_section(looks: Mapping[int, bytes]) -> str:
-    """What the held-out judge saw during training; PNG by step."""
+def looks_section(looks: Mapping[int, Group]) -> str:
+    """What the held-out judge saw during training, by step."""
     if not looks:
         return ""
     names = [f"step {step}" for step in looks]
-    figures = [_figure(name, data) for name, data in zip(names, looks.values(), strict=True)]
+    figures = [f"<div>{_figures(group)}</div>" for group in looks.values()]
     return (
         '<section><h2>During training</h2><p class="muted">The same scenarios with the same noise, before training '
         'and after each step that the held-out judge looked at.</p><p hidden><label for="look">After </label>'
@@ -42,6 +47,10 @@ def looks_section(looks: Mapping[int, bytes]) -> str:
         f'<output id="look-said" for="look"></output></p><div id="looks">{"".join(figures)}</div>'
         f"{script(_CODE, names)}</section>"
     )
+
+
+def _figures(group: Group) -> str:
+    return "".join(_figure(caption, picture) for caption, picture in group.items())
 
 
 def _figure(name: str, picture: bytes) -> str:

@@ -57,13 +57,13 @@ def render(run: Run) -> str:
         _header(run, title),
         _video(run.video),
         _scores(run.results),
-        _passes(run.results),
+        _actions(run.results),
+        filmstrip_section({name: {name: strip} for name, strip in run.filmstrips.items()}),
+        looks_section({step: {f"step {step}": strip} for step, strip in run.looks.items()}),
         section(run.diagnosis) if run.diagnosis.steps else "",
-        _curves(run.metrics),
-        heat_maps(run.results),
-        filmstrip_section(run.filmstrips),
-        looks_section(run.looks),
         _next(run),
+        _passes(run.results),
+        _curves(run.metrics),
         _details(run),
     ]
     return document(title, parts)
@@ -111,7 +111,7 @@ def _video(video: bytes) -> str:
     if not video:
         return ""
     return (
-        "<section><h2>Before and after</h2>"
+        '<section class="moving"><h2>Before and after</h2>'
         '<video controls loop muted playsinline preload="metadata" aria-label="The same scenarios before '
         f'training, after training, and in the engine" src="{data_address("video/mp4", video)}"></video>'
         '<p class="muted">Same scenarios, same seeds. The engine shows what was asked for.</p></section>'
@@ -181,7 +181,12 @@ def _interval_figure(results: Mapping[str, Any], kind: str) -> str:
     if not rows:
         return ""
     caption = f"{KINDS[kind]} followed, by the held-out judge"
-    return f'<figure class="wide">{interval_chart(caption, rows)}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure class="chart">{interval_chart(caption, rows)}<figcaption>{caption}</figcaption></figure>'
+
+
+def _actions(results: Mapping[str, Any]) -> str:
+    counts = mapping(results.get("per_action"))
+    return heat_maps({"Base": counts.get("base"), "Trained": counts.get("trained")})
 
 
 def _passes(results: Mapping[str, Any]) -> str:

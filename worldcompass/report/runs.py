@@ -43,6 +43,7 @@ class Run:
     """run.json: command line and environment."""
     video: bytes
     filmstrips: Mapping[str, bytes]
+    """By scenario, in words."""
     looks: Mapping[int, bytes]
     """Filmstrip of the clip that each look of the held-out judge left, by step."""
 
@@ -79,7 +80,9 @@ def load_run(run_dir: Path) -> Run:
         config=read_object(run_dir / "config.json", "a run's configuration"),
         command=read_object(run_dir / "run.json", "a run's command and environment"),
         video=video.read_bytes() if video.is_file() else b"",
-        filmstrips={p.stem: p.read_bytes() for p in sorted((run_dir / "filmstrips").glob("*.png"))},
+        filmstrips={
+            p.stem.replace("_", " "): p.read_bytes() for p in sorted((run_dir / "filmstrips").glob("*.png"))
+        },
         looks={
             int(p.stem.removeprefix("step_")): _strip(p)
             for p in sorted((run_dir / "samples").glob("step_*.mp4"))
@@ -108,13 +111,13 @@ def answer(run: Run) -> str:
 
 
 def headline(results: Mapping[str, Any], kind: str) -> str:
-    """One sentence, such as ``Combined actions: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap closed …``."""
+    """One sentence, such as ``Combined actions followed: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap …``."""
     base, trained, engine = (
         score(results, side, kind, "judge_accuracy") for side in ("base", "trained", "engine")
     )
     if math.isnan(base.mean) and math.isnan(trained.mean):
         return ""
-    text = f"{KINDS[kind]}: {percent(base.mean)} → {percent(trained.mean)}"
+    text = f"{KINDS[kind]} followed: {percent(base.mean)} → {percent(trained.mean)}"
     if math.isfinite(engine.mean):
         text += f" (engine {percent(engine.mean)})"
     gap = as_score(mapping(results.get("gap_closed")).get(kind))

@@ -18,7 +18,7 @@ p{margin:8px 0}
 .badge{display:inline-block;padding:2px 10px;border-radius:999px;border:1.5px solid currentColor;
 font-weight:650;margin-right:6px;color:var(--wait)}
 .badge.learning{color:var(--good)}.badge:is(.worse,.hacked,.harmed,.stuck){color:var(--bad)}
-video{width:100%;height:auto;display:block;border-radius:8px;background:#000}
+video{width:auto;height:auto;max-width:100%;max-height:88vh;display:block;border-radius:8px;background:#000}
 .scroll{overflow-x:auto}
 .scroll:focus-visible,pre:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:separate;border-spacing:0;width:100%;font-variant-numeric:tabular-nums}
@@ -28,13 +28,12 @@ thead th{color:var(--muted);font-weight:500;font-size:.9rem}
 td b{font-weight:500}td small{display:block;color:var(--muted)}
 td.good b{color:var(--good);font-weight:700}td.bad b{color:var(--bad);font-weight:700}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px}
-figure.wide{margin:12px 0;max-width:100%}
+figure.wide{margin:12px 0;max-width:100%}figure.chart{margin:12px 0;max-width:580px}
 figcaption{font-size:.9rem;color:var(--muted);padding:2px 4px;overflow-wrap:anywhere}
 .grid-of-charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,260px),1fr));gap:12px}
 .grid-of-charts figure{display:flex;flex-direction:column-reverse;justify-content:flex-end}
 .grid-of-charts figcaption{color:var(--ink);font-weight:550}
 svg{display:block;width:100%;height:auto}
-figure.wide svg{max-width:560px}
 svg text{fill:var(--muted);font-size:12px;font-family:inherit}svg text.strong{fill:var(--ink);font-weight:600}
 svg .axis,svg .grid{stroke:var(--line);fill:none}
 svg .raw{stroke:var(--accent);opacity:.35;fill:none;stroke-width:1}
@@ -51,14 +50,16 @@ code{background:var(--card);border:1px solid var(--line);border-radius:4px;paddi
 padding:2px 14px;margin:12px 0}.finding h3{margin:10px 0 0}
 .finding.stuck,.finding.harmful{border-left-color:var(--bad)}
 @media (max-width:600px){th,td{padding:6px 5px}table{font-size:.85rem}td small{font-size:.72rem;white-space:normal}
-th:first-child{min-width:88px;position:sticky;left:0;background:var(--paper)}}
+th:first-child{min-width:76px;position:sticky;left:0;background:var(--paper)}
+main{padding:16px 12px 48px}.scroll>table:not(.map) :is(th,td){padding:6px 3px}}
 .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:12px}
 table.map{font-size:.8rem;width:auto;border-spacing:2px}
 table.map th{font-weight:400;color:var(--muted);min-width:0;padding:2px 4px;border:0;font-size:.75rem}
+table.map :is(th,td){vertical-align:middle}
 table.map thead th{vertical-align:bottom;font-size:.72rem;white-space:normal;text-align:center}
 table.map td{min-width:30px;padding:4px 2px;text-align:center;border:0;border-radius:3px;
 background:color-mix(in srgb,var(--accent) calc(45%*var(--share)),var(--paper))}
-input[type=range]{width:min(100%,280px);vertical-align:middle;accent-color:var(--accent)}
+output{white-space:nowrap}input[type=range]{width:min(100%,280px);vertical-align:middle;accent-color:var(--accent)}
 .runs{list-style:none;padding:0}.runs li{margin:8px 0}
 .runs b{border-left:.7em solid var(--run,var(--accent));padding-left:.5em}
 .run0{--run:#0b6e75}.run1{--run:#b3541e}.run2{--run:#5566b5}.run3{--run:#8a3a86}
@@ -66,9 +67,10 @@ input[type=range]{width:min(100%,280px);vertical-align:middle;accent-color:var(-
 svg [class^=run] .smooth,svg [class^=run] .dot{stroke:var(--run)}svg [class^=run] .bar{fill:var(--run)}
 @media (prefers-color-scheme:dark){.run0{--run:#4fc3cb}.run1{--run:#ef9a66}.run2{--run:#93a3f0}.run3{--run:#d78ad3}
 .run4{--run:#a9cf5a}.run5{--run:#dcc069}.run6{--run:#7cbdf2}.run7{--run:#f29abf}}
-@media print{:root{--paper:#fff;--card:#fff;--ink:#000;--muted:#444;--line:#bbb}
+@page{margin:14mm}
+@media print{.moving{display:none}:root{--paper:#fff;--card:#fff;--ink:#000;--muted:#444;--line:#bbb}
 main{max-width:none;padding:0}video,input[type=range]{display:none}
 section{break-inside:auto}figure,tr,details,.finding{break-inside:avoid}h2,h3{break-after:avoid}
-.scroll{overflow:visible}img{max-width:100%;height:auto}
+.scroll{overflow:visible}img{max-width:100%;height:auto}table{font-size:.85rem}
 table.map td,.bar{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
