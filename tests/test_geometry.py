@@ -87,6 +87,9 @@ def test_paths_are_read_and_mistakes_named():
     for wrong in ("x-2", "w", "w-0", "w+w-1", "w+s+w-1", ""):
         with pytest.raises(ValueError, match="path"):
             parse_path(wrong)
+    for impossible in ("w+s-1", "w-1, a+d+left-2", "up+down-3"):
+        with pytest.raises(ValueError, match="opposite ways at once: leave one out"):
+            parse_path(impossible)
 
 
 def test_every_path_can_be_written_and_read_again():

@@ -422,7 +422,8 @@ def test_bad_pictures_are_answered_with_a_sentence(port, monkeypatch):
         status, text = detail(ask(port, "/pictures", body))
         assert status == 400 and sentence in text
     monkeypatch.setattr("worldcompass.player.server.MAX_UPLOAD_BYTES", 2**20)
-    assert detail(ask(port, "/pictures", bytes(2**20 + 1)))[0] == 413
+    status, text = detail(ask(port, "/pictures", bytes(2**20 + 1)))
+    assert (status, text) == (413, "the picture has more than 1 MiB: send a smaller one")
 
 
 def test_jpegs_are_measured_before_they_are_decoded():

@@ -205,6 +205,8 @@ def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     page.set_input_files("#file", tmp_path / "a.png")
     sync_api.expect(page.locator("#note")).to_contain_text("choose a PNG or JPEG")
+    page.keyboard.press("k")
+    sync_api.expect(page.locator("#note")).to_have_text("k does nothing here: press ? for the keys.")
 
 
 @pytest.fixture(scope="module")

@@ -265,7 +265,7 @@ def parse_path(text: str, longest: int | None = None) -> Tensor:
         longest: most latents that the path may last, its start aside; checked before anything is allocated.
 
     Raises:
-        ValueError: one sentence naming the segment that cannot be read, or the length.
+        ValueError: one sentence naming the segment that cannot be read or carried out, or the length.
     """
     labels = [0]
     for segment in (part.strip() for part in text.split(",")):
@@ -280,6 +280,10 @@ def parse_path(text: str, longest: int | None = None) -> Tensor:
         total = [sum(column) for column in zip(*(s for s in signs if s), strict=True)]
         if any(abs(value) > 1 for value in total) or len({k.strip() for k in keys.split("+")}) != len(signs):
             raise ValueError(f"{segment!r} in the path {text!r} names a key twice: name each key once")
+        if sum(map(bool, total)) < sum(any(s) for s in signs if s):
+            raise ValueError(
+                f"{segment!r} in the path {text!r} asks for opposite ways at once: leave one out"
+            )
         if longest is not None and len(labels) - 1 + int(digits) > longest:
             raise ValueError(f"the path lasts more than {longest} latents: shorten it")
         labels += [label_from_signs(*total)] * int(digits)

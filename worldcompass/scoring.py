@@ -116,7 +116,8 @@ def score_route(scorer: Scorer, turn: Turn) -> APIRouter:
         request: Request,
         path: str | None = Query(None, max_length=MAX_PATH_CHARACTERS, examples=["w-3, right-1"]),
     ) -> Any:
-        data = await body_of(request, scorer.max_group_bytes if path is None else MAX_VIDEO_BYTES)
+        most, what = (scorer.max_group_bytes, "group") if path is None else (MAX_VIDEO_BYTES, "video")
+        data = await body_of(request, most, what)
         async with turn:
             if path is None:
                 return await asyncio.to_thread(score_group, data, scorer)
@@ -165,8 +166,11 @@ def score_group(body: bytes, scorer: Scorer) -> GroupScores:
         raise HTTPException(422, f"the critic {critic.name} {why}") from why
 
 
-async def body_of(request: Request, most: int) -> bytes:
+async def body_of(request: Request, most: int, what: str = "body") -> bytes:
     """A request's body, never more than ``most`` bytes of it in memory.
+
+    Args:
+        what: the word for it in what the user is told.
 
     Raises:
         HTTPException: 413 when it is larger, 408 when it takes too long.
@@ -177,14 +181,14 @@ async def body_of(request: Request, most: int) -> bytes:
         async for chunk in request.stream():
             size += len(chunk)
             if size > most:
-                raise HTTPException(413, f"the body has more than {most >> 20} MiB: send a smaller one")
+                raise HTTPException(413, f"the {what} has more than {most >> 20} MiB: send a smaller one")
             yield chunk
 
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return b"".join([chunk async for chunk in chunks()])
     except TimeoutError as why:
-        raise HTTPException(408, "the body took too long to arrive: send it again") from why
+        raise HTTPException(408, f"the {what} took too long to arrive: send it again") from why
 
 
 def identity(critics: Sequence[Critic]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
         openapi_extra={"requestBody": {"required": True, "content": picture}},
     )
     async def add_picture(request: Request) -> dict[str, str]:
-        data = await body_of(request, MAX_UPLOAD_BYTES)
+        data = await body_of(request, MAX_UPLOAD_BYTES, "picture")
         start = await asyncio.to_thread(start_from_picture, data, frame_size)
         shared.starts.add(start)
         return _card(start)
