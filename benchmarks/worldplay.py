@@ -2,9 +2,9 @@
 
 Both ways of a row run in turn in one process and compute the same, so the median of their ratios holds on a noisy
 machine. On a CPU the network is small, with few cells per latent, so that what is saved is not hidden behind
-products that both ways share; seconds are those of the processors, memory is that of tensors made and alive, and
-only the ratios mean anything. On CUDA the network has its real size, random weights and bfloat16, and a table of
-time, memory and the share of the measured matrix-product rate follows.
+products that both ways share, or it is the smoke recipe's own; seconds are those of the processors, memory is that
+of tensors made and alive, and only the ratios mean anything. On CUDA the network has its real size, random weights
+and bfloat16. Under each a table of time, memory and the share of the measured matrix-product rate follows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.memory import LiveBytes
+from worldcompass.optim import adamw
 from worldcompass.policy import Lora, inject_lora
 from worldcompass.rollout import generator_for
 from worldcompass.worlds.worldplay import branches
@@ -28,7 +29,7 @@ from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.context import MEMORY_8B
 from worldcompass.worlds.worldplay.text import TextStates
-from worldcompass.worlds.worldplay.tiny import randomise
+from worldcompass.worlds.worldplay.tiny import TINY_8B, randomise
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.world import CHUNK, LORA_TARGETS_8B
 
@@ -36,10 +37,43 @@ SMALL = Config8B(
     latent_channels=8, width=192, num_heads=3, num_blocks=4, rope_dims=(16, 24, 24), text_width=64, vision_width=48,
     byt5_widths=(40, 64, 64),
 )  # fmt: skip
-SMALL_SIZE, REAL_SIZE = (2, 4), (30, 52)  # cells of a latent
 REPEATS = {"cpu": 15, "cuda": 5}
 TEXT_TOKENS, VISION_TOKENS = 200, 729  # of a usual caption, and of the start image
-MATRIX = 8192  # rows and columns of the product whose rate is measured
+MATRIX = {"cpu": 1024, "cuda": 8192}  # rows and columns of the product whose rate is measured
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network with random weights, and the sizes of what it is given."""
+
+    name: str
+    config: Config8B
+    size: tuple[int, int]
+    """Cells of a latent."""
+    scale: int
+    """By how much text is shorter than the real model's."""
+    recompute: bool = False
+
+    def made(self, device: str) -> Transformer8B:
+        with torch.device("meta"):
+            net = Transformer8B(self.config, self.recompute).to(DTYPES[device])
+        net.to_empty(device=device)
+        if device == "cpu":
+            randomise(net, generator_for("benchmark"))
+        else:  # where they lie: billions are too many for one generator of a CPU
+            for parameter in net.parameters():
+                torch.nn.init.normal_(parameter, std=0.02)
+        return net
+
+
+NETWORKS = {
+    "cpu": (
+        Network("the smoke recipe's network: 2 blocks of width 24", TINY_8B, (6, 8), 40),
+        Network("a small network: 4 blocks of width 192", SMALL, (2, 4), 4),
+    ),
+    "cuda": (Network("the real size: 54 blocks of width 2048, 480x832", Config8B(), (30, 52), 1, True),),
+}
 
 
 def latents(
@@ -199,39 +233,33 @@ def step_operations(config: Config8B, rows: int, tokens: int, prefix: int) -> fl
 
 
 @torch.no_grad()
-def matrix_rate() -> float:
-    """Operations per second of one large bfloat16 product."""
-    a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in "ab")
-    times = [seconds(lambda: a @ b, "cuda") for _ in range(20)][5:]
-    return 2 * MATRIX**3 / statistics.median(times)
+def matrix_rate(device: str) -> float:
+    """Operations per second of one large product, in the dtype of the network."""
+    size, dtype = MATRIX[device], DTYPES[device]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in "ab")
+    times = [seconds(lambda: a @ b, device) for _ in range(20)][5:]
+    return 2 * size**3 / statistics.median(times)
 
 
-def real_size(group: int, repeats: int) -> None:
-    """The 8B network with random weights on CUDA: time, memory, and the floor that its operations set."""
-    with torch.device("meta"):
-        net = Transformer8B(recompute=True).bfloat16()
-    net.to_empty(device="cuda")
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    with torch.no_grad():
-        savings(net, REAL_SIZE, 1, group, repeats, "cuda")
-    saving_of_frozen_text(net, REAL_SIZE, 1, repeats, "cuda")
-    config, remembered, device = net.config, MEMORY_8B.num_latents, "cuda"
-    cells = REAL_SIZE[0] * REAL_SIZE[1]
-    rate = matrix_rate()
-    print(f"\nmeasured rate of a {MATRIX} x {MATRIX} product: {rate / 1e12:.0f} TFLOP/s")
-    print(f"{'real size, bfloat16':<44}{'s':>9}{'floor s':>9}{'share':>8}{'GiB':>8}")
+def against_the_floor(
+    net: Transformer8B, size: tuple[int, int], scale: int, group: int, repeats: int, device: str
+) -> None:
+    """Prefix, denoising step and training step with adapters: time, the floor of their operations, memory."""
+    config, remembered, cells = net.config, MEMORY_8B.num_latents, size[0] * size[1]
+    rate = matrix_rate(device)
+    dtype = str(DTYPES[device]).removeprefix("torch.")
+    print(f"\nmeasured rate of a {dtype} product of side {MATRIX[device]}: {rate / 1e12:.3f} TFLOP/s")
+    print(f"{'':<58}{'s':>9}{'floor s':>9}{'share':>8}{'MiB':>10}")
 
     def row(name: str, operations: float, call: Callable[[], Any]) -> None:
         call()
-        torch.cuda.reset_peak_memory_stats()
         taken = statistics.median(seconds(call, device) for _ in range(repeats))
-        floor, gib = operations / rate, torch.cuda.max_memory_allocated() / 2**30
-        print(f"{name:<44}{taken:>9.3f}{floor:>9.3f}{floor / taken:>8.0%}{gib:>8.1f}", flush=True)
+        floor, memory = operations / rate, held(net, device) + peak_mib(call, device)
+        print(f"{name:<58}{taken:>9.3f}{floor:>9.3f}{floor / taken:>8.0%}{memory:>10.1f}", flush=True)
 
     with torch.no_grad():
-        prompt = net(text(config, 1, device))
-        memory = latents(config, REAL_SIZE, 1, remembered, 0, device)
+        prompt = net(text(config, scale, device))
+        memory = latents(config, size, 1, remembered, 0, device)
         words = prompt[0][0].shape[2]
         row(
             f"prefix of {remembered} latents",
@@ -239,20 +267,44 @@ def real_size(group: int, repeats: int) -> None:
             lambda: net(memory, [prompt], keep_keys=True),
         )
         past = net(memory, [prompt], keep_keys=True)
-        rows = latents(config, REAL_SIZE, group, CHUNK, remembered, device)
+        rows = latents(config, size, group, CHUNK, remembered, device)
         prefix = remembered * cells + words
         row(
             f"denoising step of {group} candidates",
             step_operations(config, group, CHUNK * cells, prefix),
             lambda: net(rows, past),
         )
+    net.requires_grad_(False)
     inject_lora(net, Lora(rank=32, targets=LORA_TARGETS_8B), generator_for("benchmark"))
-    chunk = latents(config, REAL_SIZE, 1, CHUNK, remembered, device)
-    row(  # forward, again for the recomputed activations, and the inputs' gradients: frozen weights need none
-        "training pass of one row with LoRA",
-        3 * step_operations(config, 1, CHUNK * cells, prefix),
-        lambda: net(chunk, past).float().square().mean().backward(),
-    )
+    chunk = latents(config, size, 1, CHUNK, remembered, device)
+    optimizer = adamw([p for p in net.parameters() if p.requires_grad], 1e-4, 0.0)
+
+    def train() -> None:
+        net(chunk, past).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    passes = (
+        3 if net.recompute else 2
+    )  # forward, perhaps again, the inputs' gradients: frozen weights need none
+    operations = passes * step_operations(config, 1, CHUNK * cells, prefix)
+    row("training step with LoRA: a row forward, backward, AdamW", operations, train)
+
+
+def held(net: nn.Module, device: str) -> float:
+    """MiB that are there before a call: on CUDA all that is allocated, on a CPU the weights."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated() / 2**20
+    return sum(p.nbytes for p in net.parameters()) / 2**20
+
+
+def run(network: Network, group: int, repeats: int, device: str) -> None:
+    net = network.made(device)
+    print(f"\n{network.name}")
+    with torch.no_grad():
+        savings(net, network.size, network.scale, group, repeats, device)
+    saving_of_frozen_text(net, network.size, network.scale, repeats, device)
+    against_the_floor(net, network.size, network.scale, group, repeats, device)
 
 
 def main() -> None:
@@ -266,15 +318,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     repeats = args.repeats or REPEATS[args.device]
-    if args.device == "cuda":
-        real_size(args.candidates, repeats)
-        return
-    net = Transformer8B(SMALL)
-    randomise(net, generator_for("benchmark"))
-    print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, small network on a CPU, medians")
-    with torch.no_grad():
-        savings(net, SMALL_SIZE, 4, args.candidates, repeats, "cpu")
-    saving_of_frozen_text(net, SMALL_SIZE, 4, repeats, "cpu")
+    print(
+        f"{args.device}, threads {torch.get_num_threads()}, torch {torch.__version__}, medians of {repeats}"
+    )
+    for network in NETWORKS[args.device]:
+        run(network, args.candidates, repeats, args.device)
 
 
 if __name__ == "__main__":
