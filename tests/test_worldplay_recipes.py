@@ -1,7 +1,9 @@
 """The WorldPlay recipes: the paper's settings, the smoke run, resuming, exports, and the prepared dataset."""
 
 import dataclasses
+import importlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +73,27 @@ def test_the_smoke_run_trains_and_hands_back_the_official_format(kind, tmp_path,
     saved = load_file(out / "checkpoints" / "step_000002" / "tensors.safetensors")
     shipped = {n: p for n, p in net.named_parameters() if f"policy/checkpoint/{n}" in saved}
     assert shipped and all(torch.equal(p, saved[f"policy/checkpoint/{n}"]) for n, p in shipped.items())
+    (out / "weights" / FILE_NAME).unlink()
+    words = [
+        "--set",
+        "config.steps=1",
+        "--out",
+        str(out),
+    ]  # no step more: only the files, as of a run that was stopped
+    assert cli.main(["train", f"worldplay_{kind}:smoke", "--device", "cpu", *words]) == 0
+    again = load(out / "weights", TINY_8B if kind == "8b" else TINY_5B, torch.float32)
+    assert all(torch.equal(p, net.get_parameter(n)) for n, p in again.named_parameters())
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_benchmark_of_what_it_saves_runs(monkeypatch, capsys):
+    """The code that measures the real size on CUDA, at the smoke size; each row first sees that both ways agree."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    benchmark = importlib.import_module("worldplay")
+    benchmark.run(benchmark.NETWORKS["cpu"][0], 2, 1, "cpu")
+    told = capsys.readouterr().out
+    for row in ("one batch", "past attended", "text read once", "text frozen", "prefix of 20", "with LoRA"):
+        assert row in told
 
 
 def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
