@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from worldcompass.held_out import HeldOut
 from worldcompass.objective import nft_loss
 from worldcompass.optim import NonFiniteUpdate, adamw
 from worldcompass.policy import Decay, Lora
+from worldcompass.rewards.remote import FailedTry, Tries, insist
 from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.types import Group, Scores
@@ -78,6 +80,34 @@ class Slow:
     def __call__(self, group: Group) -> Scores:
         time.sleep(self.seconds)
         return self.critic(group)
+
+
+class Unsteady(ToyCleanliness):
+    """As if in another process: its first tries fail, on average so many of each group."""
+
+    at_once = 1
+
+    def __init__(self, failures: float) -> None:
+        self.failures, self.groups, self.left = failures, 0, 0
+        self._tries = Tries(4, lambda _: None)
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        return self._tries.made, self._tries.failed
+
+    def __call__(self, group: Group) -> Scores:
+        self.groups += 1
+        self.left = int(self.groups * self.failures) - int((self.groups - 1) * self.failures)
+
+        def attempt() -> Scores:
+            if self.left:
+                self.left -= 1
+                raise FailedTry("no connection")
+            return super(Unsteady, self).__call__(group)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return insist("the critic", attempt, self._tries)
 
 
 class Failing:
@@ -218,6 +248,7 @@ PLANTS: dict[str, Callable[[float], Patient]] = {
     "diversity collapse": lambda beta: only("grey", greyness, beta, world=NarrowingWorld),
     "behaviour too far": lambda decay: Patient().changed(behaviour_decay=Decay(decay, decay, 0.0)),
     "critic abstains": lambda share: Patient(critics=[ToyObedience(), Abstaining(ToyCleanliness(), share)]),
+    "critic fails": lambda failures: Patient(critics=[ToyObedience(), Unsteady(failures)]).changed(steps=12),
     "not finite": lambda step: Patient(world=lambda: BreakingWorld(round(2 * step))),
     "slow critic": lambda seconds: Patient(critics=[ToyObedience(), Slow(ToyCleanliness(), seconds)]).changed(
         steps=12
@@ -239,6 +270,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "diversity collapse": (0.3, 0.15, 0.25),
     "behaviour too far": (1.0, 0.98, 0.985),
     "critic abstains": (0.1, 0.0, 0.16),
+    "critic fails": (1.0, 0.75, 2.0),
     "not finite": (5, 3, 8),
     "slow critic": (0.03, 0.04),
     "getting worse": (0.03, 0.025, 0.05),
@@ -258,6 +290,7 @@ MILD: dict[str, float] = {  # chosen before any of them was run: where does the 
     "diversity collapse": 0.5,
     "behaviour too far": 0.95,
     "critic abstains": 0.3,
+    "critic fails": 0.25,
     "slow critic": 0.01,
     "getting worse": 0.01,
 }

@@ -145,8 +145,9 @@ def test_nonsense_makes_a_candidate_abstain_and_is_counted():
 def test_a_failed_try_is_made_again(first):
     with JudgeServer(first, first, '{"score": 4}') as server:
         judge = model(server)
-        assert InstructionScore(judge)(group_of(1)).values_G.tolist() == pytest.approx([0.4])
-        assert judge.tally.retries == 2 and judge.tally.requests == 3
+        critic = InstructionScore(judge)
+        assert critic(group_of(1)).values_G.tolist() == pytest.approx([0.4])
+        assert judge.tally.retries == 2 and critic.tries == (3, 2)
 
 
 def test_pauses_double_and_a_busy_server_is_left_alone_as_long_as_it_asks():

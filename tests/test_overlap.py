@@ -16,6 +16,7 @@ from worldcompass.verdicts import Verdicts
 
 SECONDS = 0.3  # to imagine a group, and to score one
 GROUPS = 4
+OWN = ("seconds", "failed_tries")  # what a row tells of how critics were asked
 SMALL = Config(steps=1, prompts_per_step=GROUPS, groups_at_once=1, group_size=4, best=1, worst=1, last_chunk=0,
                denoising_steps=2, noise_levels=1, save_every=100)  # fmt: skip
 
@@ -76,7 +77,7 @@ def train_with(critic, out, config=SMALL, world=None):
     scenarios = toy_scenarios(GROUPS)
     policy = train(world or ToyWorld(), [critic, ToyCleanliness()], scenarios, config, out, live=False)
     rows = read_metrics(out / "metrics.jsonl")
-    return policy.state(), [{name: told for name, told in row.items() if name != "seconds"} for row in rows]
+    return policy.state(), [{name: told for name, told in row.items() if name not in OWN} for row in rows]
 
 
 def scored_meanwhile(critic, out):

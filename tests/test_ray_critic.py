@@ -191,7 +191,7 @@ def test_a_failed_try_is_made_again(critic, plan, failure, words):
 def test_when_no_try_is_left_one_sentence_says_why_and_the_next_group_is_scored(
     critic, plan, failure, words, monkeypatch
 ):
-    monkeypatch.setattr(critic, "tries", 1)
+    monkeypatch.setattr(critic._tries, "most", 1)
     plan.write_text(failure)
     with pytest.raises(
         LostCritic, match=f"critic obedience in Ray failed 1 times, the last time: .*{words}"

@@ -283,6 +283,7 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
         **reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages),
         **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
         **team.mean(vitals),
+        **({"failed_tries": team.mean(failed)} if (failed := verdicts.failed()) else {}),
         "forward_passes": team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
         "seconds": team.mean(clock.laps),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldcompass.errors import LostCritic
 from worldcompass.rewards import Critic, Elsewhere
-from worldcompass.rewards.critic import FailedCritic, ask
+from worldcompass.rewards.critic import FailedCritic, Retrying, ask
 from worldcompass.types import Group, Scores
 
 
@@ -25,6 +25,7 @@ class Verdicts:
     def __init__(self, critics: Sequence[Critic]) -> None:
         self._critics = critics
         self._turns = {c.name: threading.Semaphore(c.at_once) for c in critics if isinstance(c, Elsewhere)}
+        self._tries = {c.name: c.tries for c in critics if isinstance(c, Retrying)}
         self._asked: list[dict[str, Future[Scores]]] = []
         self._groups: list[Group] = []
 
@@ -69,6 +70,17 @@ class Verdicts:
         values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in rows])
         valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in rows])
         return values, valid
+
+    def failed(self) -> dict[str, float]:
+        """Share of failed ones among the tries made for these groups, of every critic that is asked again."""
+        shares = {}
+        for critic in self._critics:
+            if isinstance(critic, Retrying):
+                made, failed = (
+                    now - b for now, b in zip(critic.tries, self._tries[critic.name], strict=True)
+                )
+                shares[critic.name] = failed / made if made else 0.0
+        return shares
 
 
 def _scores(critic: Critic, group: Group) -> Scores:

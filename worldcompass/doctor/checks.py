@@ -16,7 +16,14 @@ from worldcompass.doctor.outcome_checks import (
     reward_hacking,
 )  # fmt: skip
 from worldcompass.doctor.record import Finding, Record
-from worldcompass.doctor.signal_checks import abstaining, all_clipped, no_spread, pulling_apart, slow_critic
+from worldcompass.doctor.signal_checks import (
+    abstaining,
+    all_clipped,
+    failing,
+    no_spread,
+    pulling_apart,
+    slow_critic,
+)  # fmt: skip
 from worldcompass.doctor.update_checks import behaviour_far, no_gradient, not_finite, too_large, too_small
 
 Check = Callable[[Record], list[Finding] | None]
@@ -25,5 +32,5 @@ Check = Callable[[Record], list[Finding] | None]
 CHECKS: tuple[Check, ...] = (
     not_finite, too_large, reward_hacking, getting_worse, motion_dying, picture_drift, diversity_collapse,
     no_gradient, no_spread, too_small,
-    all_clipped, pulling_apart, behaviour_far, abstaining, slow_critic,
+    all_clipped, pulling_apart, behaviour_far, abstaining, failing, slow_critic,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from worldcompass.errors import UserError
 from worldcompass.log import METRICS, read_metrics, read_object
 
 # What a row may hold besides its step and rewards, as the checks read it.
-PARTS = ("rewards", "seconds", "pictures", "agreement", "no_gradient", "judge")
+PARTS = ("rewards", "seconds", "pictures", "agreement", "no_gradient", "judge", "failed_tries")
 # What an event must hold.
 EVENT_FIELDS = {
     "refused": ("step", "why"),

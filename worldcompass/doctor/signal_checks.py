@@ -13,6 +13,7 @@ FLAT_REWARD = 0.8  # share of groups in which one reward has none
 CLIPPED = 0.8  # share of advantages at the clip
 APART = -0.3  # correlation of two rewards' advantages
 VALID = 0.25  # share of candidates on which a critic gives a score
+FAILING = 0.3  # share of a critic's tries that fail
 SLOW = 0.5  # share of a step's time
 
 
@@ -101,6 +102,23 @@ def abstaining(record: Record) -> list[Finding] | None:
                     f"{name} abstains or fails on most candidates, so it hardly takes part",
                     f"a score for {percent(ill)} of them over the last {len(ill)} steps (limit {VALID:.0%})",
                     "look at its own log; a critic that may only judge rare paths needs scenarios that have them",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def failing(record: Record) -> list[Finding] | None:
+    """Critics in other processes that have to be asked again and again; none where there are none."""
+    findings = []
+    for name in record.rewards:
+        ill = lasting(record.series("failed_tries", name), record.window, lambda share: share > FAILING)
+        if ill:
+            findings.append(
+                Finding(
+                    "critic fails", "warning", ill[0].step,
+                    f"{name} often fails and is asked again: the run waits, and ends where no try is left",
+                    f"{percent(ill)} of the tries failed over the last {len(ill)} steps (limit {FAILING:.0%})",
+                    "the warnings say why it fails: raise its timeout, give it more memory or a machine of its own",
                 )
             )  # fmt: skip
     return findings

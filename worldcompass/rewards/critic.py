@@ -47,6 +47,16 @@ class Elsewhere(Critic, Protocol):
         ...
 
 
+@runtime_checkable
+class Retrying(Critic, Protocol):
+    """A critic that is asked again when it fails, and counts it: the doctor wants to know."""
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        """Tries made so far, and those of them that failed."""
+        ...
+
+
 def ask(critic: Critic, group: Group) -> Scores:
     """A critic's scores of a group: one number and one verdict for each candidate.
 

@@ -57,7 +57,10 @@ class Tally:
     unasked: int = 0
     """Questions for which the budget had nothing left."""
     retries: int = 0
+    failed: int = 0
+    """Tries without an answer."""
     requests: int = 0
+    """Tries."""
     tokens: int = 0
 
 
@@ -173,6 +176,7 @@ class JudgeModel:
                 text, tokens = self._read(self._send("/chat/completions", body, self.timeout), body)
             except (OSError, NotJson) as error:
                 asked, passing, why = asked_pause(error), may_pass(error), self._words(error)
+                self._count(failed=1)
                 if not passing:
                     raise LostCritic(f"the judge {self.model} at {self.address} refuses: {why}") from None
                 if asked:

@@ -54,6 +54,11 @@ class InstructionScore:
     def __init__(self, judge: JudgeModel, pictures: int = PICTURES, name: str = "instruction") -> None:
         self.judge, self.pictures, self.name = judge, pictures, name
 
+    @property
+    def tries(self) -> tuple[int, int]:
+        """Of the judge's questions: tries made so far, and those of them that failed."""
+        return _tries(self.judge)
+
     def __call__(self, group: Group) -> Scores:
         """Score the candidates."""
         frames = group.transitions()[0]
@@ -92,6 +97,11 @@ class InstructionRank:
             pictures: of each clip.
         """
         self.judge, self.opponents, self.pictures, self.name = judge, opponents, pictures, name
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        """Of the judge's questions: tries made so far, and those of them that failed."""
+        return _tries(self.judge)
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates."""
@@ -197,6 +207,11 @@ def _picture(frame_3hw: Tensor) -> Message:
         frame = torch.from_numpy(large).movedim(-1, 0)
     code = base64.b64encode(png(frame)).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{code}"}}
+
+
+def _tries(judge: JudgeModel) -> tuple[int, int]:
+    tally = judge.tally
+    return tally.requests, tally.failed
 
 
 def _count_nonsense(judge: JudgeModel, answers: Sequence[str | None], found: Sequence[float | None]) -> None:

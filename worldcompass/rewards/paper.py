@@ -40,8 +40,15 @@ LOOKED_BACK = 2  # frames of the past that any of these critics looks at, beside
 class _Elsewhere:
     """A critic behind an address, which is sent no more of the past than it looks at: videos may be GiB."""
 
+    at_once = 1
+
     def __init__(self, address: str, name: str) -> None:
         self.critic, self.name = RemoteCritic(address, name=name), name
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        """Those of the critic."""
+        return self.critic.tries
 
     def __call__(self, group: Group) -> Scores:
         last = group.past_frames_F3hw[-LOOKED_BACK:]

@@ -14,10 +14,11 @@ import os
 import queue
 import shutil
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,45 @@ class FailedTry(Exception):
     """A critic was asked and gave no usable answer; it may be asked again."""
 
 
-def insist(who: str, ask: Callable[[], Scores], tries: int, sleep: Callable[[float], None]) -> Scores:
-    """Ask until there is an answer; warn of every try that failed and is made again.
+@dataclass
+class Tries:
+    """How often a critic was asked, and how often in vain; counted by several threads."""
+
+    most: int
+    """Of one group."""
+    sleep: Callable[[float], None]
+    """Between two."""
+    made: int = 0
+    failed: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, failed: bool) -> None:
+        """One more."""
+        with self.lock:
+            self.made, self.failed = self.made + 1, self.failed + failed
+
+
+def insist(who: str, ask: Callable[[], Scores], tries: Tries) -> Scores:
+    """Ask until there is an answer; count every try, warn of each that failed and is made again.
 
     Raises:
         LostCritic: when every try has failed.
     """
     why = ""
-    for pause in pauses(tries):
+    for pause in pauses(tries.most):
         if pause:
             warnings.warn(f"{who} failed and is asked again: {why}", stacklevel=3)
-            sleep(pause)
+            tries.sleep(pause)
         try:
-            return ask()
+            scores = ask()
         except (FailedTry, WireError) as failure:
             why = str(failure)
+            tries.count(failed=True)
+        else:
+            tries.count(failed=False)
+            return scores
     raise LostCritic(
-        f"{who} failed {tries} times, the last time: {why}. Mend it and go on with --resume: what was learned "
+        f"{who} failed {tries.most} times, the last time: {why}. Mend it and go on with --resume: what was learned "
         "is kept"
     )
 
@@ -85,7 +108,7 @@ class RemoteCritic:
         Raises:
             UserError: when nobody answers, or somebody else does.
         """
-        self.address, self.timeout, self.tries, self.sleep = address.rstrip("/"), timeout, tries, sleep
+        self.address, self.timeout, self._tries = address.rstrip("/"), timeout, Tries(tries, sleep)
         try:
             told = self._ask("/health", None, PATIENCE)
         except (OSError, NotJson) as error:
@@ -113,7 +136,12 @@ class RemoteCritic:
             except (OSError, NotJson) as error:
                 raise FailedTry(reason(error)) from error
 
-        return insist(f"the critic {self.name} at {self.address}", ask, self.tries, self.sleep)
+        return insist(f"the critic {self.name} at {self.address}", ask, self._tries)
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        """Tries made so far, and those of them that failed."""
+        return self._tries.made, self._tries.failed
 
     def _ask(self, path: str, body: bytes | None, timeout: float) -> Any:
         return ask_json(self.address + path, body, timeout, {"Content-Type": "application/octet-stream"})
@@ -176,11 +204,10 @@ class RayCritic:
                 "Ray installs a critic's packages with virtualenv, which is not here: pip install virtualenv, or "
                 "give python, the interpreter of an environment that has them"
             )
-        self.tries, self.timeout, self.starting, self.sleep, self.at_once = (
-            tries,
+        self._tries, self.timeout, self.starting, self.at_once = (
+            Tries(tries, sleep),
             timeout,
             starting,
-            sleep,
             actors,
         )
         self._ray, self._make = connected_ray(), make_critic
@@ -215,11 +242,13 @@ class RayCritic:
         """
         body, count = pack_group(group), len(group.frames_GF3hw)
         return insist(
-            f"the critic {self.name} in Ray",
-            lambda: unpack_scores(self._ask(body), count),
-            self.tries,
-            self.sleep,
+            f"the critic {self.name} in Ray", lambda: unpack_scores(self._ask(body), count), self._tries
         )
+
+    @property
+    def tries(self) -> tuple[int, int]:
+        """Tries made so far, and those of them that failed."""
+        return self._tries.made, self._tries.failed
 
     def _ask(self, body: bytes) -> Any:
         seat, limit = self._free.get(), self.starting
