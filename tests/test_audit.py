@@ -30,7 +30,7 @@ from worldcompass.geometry import commanded
 from worldcompass.rewards.reference import TrueContinuation
 from worldcompass.rewards.reference import psnr as true_psnr
 from worldcompass.rollout import generator_for
-from worldcompass.testing import ContractError
+from worldcompass.testing import ContractError, check_critic, noise_group
 from worldcompass.types import Scores
 from worldcompass.worlds.doom import SPEC, intrinsics
 
@@ -242,6 +242,38 @@ def test_lies_about_items_are_for_critics_that_see_items(capsys):
     )
 
 
+def test_a_critic_of_one_s_own_may_be_shown_walks_that_take_items(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    def clips(per_map, seed, kind):
+        shown.append(kind)
+        return item_clips(), []
+
+    monkeypatch.setattr("worldcompass.commands.audit._clips", clips)
+    (tmp_path / "mine.py").write_text("from test_audit import TakesIt\n\ndef make():\n    return TakesIt()\n")
+    words = [
+        "--clips",
+        "pickups",
+        "--expects",
+        "other item,no item",
+        "--size",
+        "quick",
+        "--out",
+        f"{tmp_path}/a",
+    ]
+    assert cli.main(["audit", f"{tmp_path}/mine.py:make", *words]) == 0
+    assert shown == ["pickups"] and json.loads((tmp_path / "a" / "audit.json").read_text())["faults"] == []
+    assert "full lies that it must notice and that score below the truth: 100%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in KNOWN if name != "latency"]
+)  # odometry: seconds a candidate
+def test_every_critic_that_can_be_audited_keeps_the_contract(name):
+    group = replace(noise_group(), instruction="pick up the health pack")
+    check_critic(KNOWN[name].make(), group)
+
+
 def test_a_function_that_makes_no_critic_is_a_mistake(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "def make():\n    raise KeyError('weights')\n\ndef seven():\n    return 7\n"
@@ -342,6 +374,13 @@ def test_a_critic_may_be_expected_to_notice_single_lies(capsys):
     audit = run_audit(Brightness(), CLIPS, expected("frozen, blurred"), seed=0, searched=0)
     assert audit.expects.lies == ("frozen", "blurred") and audit.expects.pictures == ("blurred",)
     assert not any("noisy" in fault or "wrong commands" in fault for fault in audit.faults)
+    mixed = expected("motion, blurred, dropped")
+    assert mixed.motion and mixed.lies[-2:] == ("blurred", "dropped")
+    lost = run_audit(Brightness(), CLIPS, expected("dropped,cut"), seed=0, searched=0).faults
+    assert [fault.partition(":")[0] for fault in lost[:2]] == [
+        "does not punish dropped",
+        "does not punish cut",
+    ]
     with pytest.raises(ValueError, match="cannot be expected to notice 'smell'"):
         expected("blurred,smell")
     assert cli.main(["audit", "stability", "--expects", "smell"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import torch
 from worldcompass.doom import collect
 from worldcompass.doom.engine import Engine, poses_from_cameras
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
+from worldcompass.doom.experiment import training_parts
 from worldcompass.doom.maps import ALL, CRITIC, TRAINING, UNSEEN, find_map
 from worldcompass.doom.scenarios import evaluation_plans, replay_all, training_scenarios
 from worldcompass.doom.trajectories import MOTIONS, distance_to_walls, feasible_latents
@@ -24,6 +26,7 @@ from worldcompass.geometry import (
     level_motion,
     motion_signs,
 )
+from worldcompass.recipes.demo import demo
 from worldcompass.rewards.cycle import returns
 
 
@@ -157,6 +160,17 @@ def test_out_and_back_paths_come_back():
         poses = scenario.actions.world_from_camera_K44
         assert len(returns(poses, THRESHOLDS, 13)) >= 4
     assert sum(len(returns(s.actions.world_from_camera_K44, THRESHOLDS, 13)) for s in plain) < 4
+
+
+def test_a_recipe_s_cycle_weight_adds_the_critic_and_paths_that_it_scores():
+    plain = replace(demo(), scenarios_per_map=1)
+    parts = training_parts(replace(plain, cycle_weight=0.5), "cpu")
+    assert [critic.name for critic in parts.critics] == ["interaction", "quality", "cycle"]
+    assert parts.config.weights["cycle"] == 0.5
+    for scenario in parts.scenarios:
+        second = scenario.actions.latents(0, 8).world_from_camera_K44
+        assert returns(second, THRESHOLDS, 4), "the second chunk comes back somewhere"
+    assert "cycle" not in training_parts(plain, "cpu").config.weights
 
 
 def test_larger_frames_show_the_same_play():

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi import HTTPException
 from test_overlap import SECONDS, check_overlap
 
 from worldcompass import api
-from worldcompass.errors import UserError
+from worldcompass.errors import LostCritic, UserError
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
+from worldcompass.scoring import Scorer, score_group
 from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.video import write_mp4
@@ -168,6 +170,23 @@ def test_when_all_tries_fail_one_sentence_says_why(answer, words):
     with Stub(answer) as critic, pytest.raises(UserError, match=words) as failure:
         critic(GROUP)
     assert "failed 4 times" in str(failure.value) and "--resume" in str(failure.value)
+
+
+def test_a_group_that_the_critic_refuses_is_sent_once():
+    with Stub(422) as critic, pytest.raises(LostCritic, match=r"refuses a group: HTTP 422 .*broken"):
+        critic(GROUP)
+    assert critic.tries == (0, 0)
+
+
+@pytest.mark.parametrize(("error", "code"), [(ValueError("too small"), 422), (RuntimeError("full"), 500)])
+def test_the_server_tells_a_refusal_from_a_failure(error, code):
+    class Breaks(ToyObedience):
+        def __call__(self, group):
+            raise error
+
+    with pytest.raises(HTTPException, match="the critic obedience failed: ") as said:
+        score_group(pack_group(GROUP), Scorer((Breaks(),), ToyWorld().spec))
+    assert said.value.status_code == code
 
 
 def test_a_server_that_is_down_or_another_is_refused_at_once():

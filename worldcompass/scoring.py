@@ -153,7 +153,7 @@ def score_group(body: bytes, scorer: Scorer) -> GroupScores:
     """The first critic's scores of a group.
 
     Raises:
-        HTTPException: 422 when the body is no group, or one that the critic cannot score.
+        HTTPException: 422 when the body is no group, or one that the critic cannot score; 500 when it fails.
     """
     if not scorer.critics:
         raise HTTPException(422, "no critic scores here")
@@ -162,8 +162,11 @@ def score_group(body: bytes, scorer: Scorer) -> GroupScores:
         return GroupScores(**pack_scores(critic.name, ask(critic, unpack_group(body))))
     except WireError as why:
         raise HTTPException(422, f"{why}; to score a video, say with ?path= what it should do") from why
-    except (FailedCritic, UserError) as why:  # the critic's own words, where it has some
-        raise HTTPException(422, f"the critic {critic.name} {why}") from why
+    except FailedCritic as why:
+        refused = isinstance(why.__cause__, ValueError | None)  # the rest may pass, such as a full device
+        raise HTTPException(422 if refused else 500, f"the critic {critic.name} {why}") from why
+    except UserError as why:
+        raise HTTPException(500, str(why)) from why
 
 
 async def body_of(request: Request, most: int, what: str = "body") -> bytes:

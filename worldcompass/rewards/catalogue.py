@@ -32,7 +32,8 @@ class Entry:
     install: str = ""
     """How to get it."""
     tested_on: str = "real"
-    """``real``: the package itself runs in tests or benchmarks; ``fake``: a stand-in with its interface."""
+    """``real``: the package itself runs in tests or benchmarks, somebody else's with random weights, where it is
+    installed; ``fake``: a stand-in with its interface."""
 
     @property
     def installed(self) -> bool:
@@ -81,7 +82,7 @@ ENTRIES = (
     Entry("hpsv3", QUALITY, "hpsv3:Hpsv3", "human preference for caption or fixed sentence; scorer",
           weights="HPSv3.safetensors from MizzenAI/HPSv3, Qwen2-VL-7B-Instruct", gpu_gib=20.0,
           license="MIT; Qwen2-VL Apache-2.0", module="hpsv3",
-          install="an environment of its own with: pip install hpsv3", tested_on="fake"),
+          install="an environment of its own with: pip install hpsv3"),
     Entry("truth", QUALITY, "reference:TrueContinuation", "PSNR, SSIM or LPIPS to the engine's own frames"),
     Entry("lpips", QUALITY, "lpips:Lpips", "perceptual likeness, for truth and cycle",
           weights="torchvision's AlexNet as a file", license="BSD-2-Clause, backbone BSD-3-Clause", module="lpips",

@@ -25,7 +25,7 @@ from typing import Any
 from worldcompass.distributed import Team
 from worldcompass.errors import LostCritic, UserError
 from worldcompass.rewards import Critic
-from worldcompass.rewards.http_json import NotJson, ask_json, pauses, reason
+from worldcompass.rewards.http_json import NotJson, ask_json, may_pass, pauses, reason
 from worldcompass.rewards.wire import VERSION, WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.types import Group, Scores
 
@@ -84,8 +84,8 @@ def insist(who: str, ask: Callable[[], Scores], tries: Tries) -> Scores:
 class RemoteCritic:
     """Scores what a critic behind HTTP scores, number by number the same.
 
-    A try that fails (no connection, too slow, an error, an answer that is none) is made again; when all have failed
-    the run ends with one sentence, and what it learned is kept.
+    A try that fails (no connection, too slow, an error, an answer that is none) is made again; when all have
+    failed, or the server refuses the group, the run ends with one sentence, and what it learned is kept.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class RemoteCritic:
         """Score the candidates there.
 
         Raises:
-            LostCritic: when every try has failed.
+            LostCritic: when every try has failed, or the server refuses the group.
         """
         body, count = pack_group(group), len(group.frames_GF3hw)
 
@@ -134,7 +134,12 @@ class RemoteCritic:
             try:
                 return unpack_scores(self._ask("/score", body, self.timeout), count)
             except (OSError, NotJson) as error:
-                raise FailedTry(reason(error)) from error
+                why = reason(error)
+                if may_pass(error):
+                    raise FailedTry(why) from error
+                raise LostCritic(
+                    f"the critic {self.name} at {self.address} refuses a group: {why}"
+                ) from error
 
         return insist(f"the critic {self.name} at {self.address}", ask, self._tries)
 
