@@ -34,7 +34,7 @@ SMALL = Config(
 )  # fmt: skip
 VARIANTS = {
     "full": SMALL,
-    "muon": replace(SMALL, make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1),
+    "muon": replace(SMALL, make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1, probe_every=3),
     "lora": replace(SMALL, lora=Lora(rank=2, alpha=2.0)),
     "bf16": replace(SMALL, autocast_bf16=True, steps=1),
 }

@@ -87,6 +87,8 @@ def test_weights_averages_optimiser_and_metrics_are_those_of_one_process(size, a
         agree(saved, alone[variant], BF16 if variant == "bf16" else TOLERANCE, but)
         shards = len(list(saved.glob("checkpoints/step_*/shard-*.safetensors")))
         assert (shards > 0) == bool(SPREAD[spread].get("shard")), "sharded runs save through DCP"
+        looks = {path.name for path in saved.glob("samples/*.mp4")}
+        assert looks == ({"before.mp4", "step_000001.mp4", "step_000003.mp4"} if variant == "muon" else set())
 
 
 def go_on(root: Path, names: list[str], config) -> None:
@@ -176,8 +178,11 @@ def a_failing_disk_ends_all_and_harms_nothing(root: Path) -> None:
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for rank, where in ((1, "safetensors.torch.save"), (0, "worldcompass.checkpoint.os.replace")):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    for rank, where, told in (
+        (1, "safetensors.torch.save", r"No space left on device: '.*step_000002'"),
+        (0, "worldcompass.checkpoint.os.replace", "No space left"),
+    ):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=told):
             if team.rank == rank:
                 patch.setattr(where, full)
             save_sharded(root, 2, tensors, {}, team, keep=1)
@@ -251,7 +256,7 @@ def test_a_port_that_is_taken_is_said_before_or_as_ranks_meet(monkeypatch):
             raise AssertionError("nobody can be met there")
 
 
-def test_sizes_that_do_not_divide_are_refused_with_those_that_do():
+def test_sizes_that_do_not_divide_are_refused_with_those_that_do(monkeypatch):
     with pytest.raises(UserError, match="use 1, 2, 3, 6 processes or a multiple of 4 prompts"):
         Team(0, 4).check_divides(6)
     with pytest.raises(UserError, match="use 2, 6 processes or a multiple of 2 prompts"):
@@ -267,6 +272,10 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do():
     with pytest.raises(UserError, match="expected auto or a number"):
         number_of_ranks("two", "cpu")
     assert number_of_ranks("auto", "cpu") == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert (number_of_ranks("auto", "cuda"), number_of_ranks("3", "cuda")) == (4, 3)
+    with pytest.raises(UserError, match="this machine has 4 GPUs: use --nproc 4 or less"):
+        number_of_ranks("8", "cuda")
 
 
 def command(out: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -190,7 +190,7 @@ def _command_name(words: list[str]) -> str:
 def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
-        return f"what was finished is kept: worldcompass {shlex.join(again)}"
+        return f"what was saved is kept: worldcompass {shlex.join(again)}"
     if words[:1] in (["doom"], ["prepare"], ["evaluate"]):
         return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"

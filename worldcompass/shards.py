@@ -38,7 +38,10 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save(dict(tensors), storage_writer=writer)
     except CheckpointException as error:
-        raise _first(error) from error
+        failure = _first(error)
+        if isinstance(failure, OSError) and failure.filename is None:
+            failure.filename = str(folder)
+        raise failure from error
 
 
 def read_shards(folder: Path, place: Place, alone: bool) -> dict[str, Tensor]:
