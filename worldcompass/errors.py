@@ -1,7 +1,9 @@
 """Errors that a user can mend."""
 
 EXIT_LOST_RANK = 75  # a temporary failure, in the words of sysexits.h
-LAUNCHED = "WORLDCOMPASS_LAUNCHED"  # in the environment of ranks for which a launcher of ours speaks
+LAUNCHED = (
+    "WORLDCOMPASS_LAUNCHED"  # its process, in the environment of ranks for which a launcher of ours speaks
+)
 
 
 class UserError(Exception):

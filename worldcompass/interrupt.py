@@ -51,7 +51,7 @@ def finishing_the_step() -> Iterator[Callable[[], int | None]]:
         if number not in came:
             came[number] = now
         elif now - came[number] >= PATIENCE[signal.Signals(number)]:
-            raise Interrupted(number, "stopped at once: the running step and those after the last checkpoint will be done again")
+            raise Interrupted(number, "stopped at once: steps since the last checkpoint will be done again")
 
     with _handling(remember):
         yield lambda: next(iter(came), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import signal
@@ -21,6 +22,7 @@ from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, UserError
 from worldcompass.interrupt import Interrupted
 
 LAST_PORT = 65535
+PR_SET_PDEATHSIG = 1  # of Linux, see prctl(2)
 LOOK_EVERY = 0.1  # seconds
 SAID = (
     2,
@@ -50,6 +52,15 @@ def number_of_ranks(wanted: str, device: str) -> int:
 def is_rank() -> bool:
     """Whether this process was started as one of several."""
     return "RANK" in os.environ
+
+
+def end_with_launcher() -> None:
+    """Have the kernel ask this rank to stop once its launcher is gone; it saves then, and none is left behind."""
+    if LAUNCHED not in os.environ or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(os.environ[LAUNCHED]):  # it was gone before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def launch(words: Sequence[str], ranks: int) -> int:
@@ -82,7 +93,7 @@ def launch(words: Sequence[str], ranks: int) -> int:
 def _start(words: Sequence[str], rank: int, ranks: int, port: str, said: IO[str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: str(os.getpid()),
     }  # fmt: skip
     threads = max(1, (os.cpu_count() or 1) // ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))

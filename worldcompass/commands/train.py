@@ -26,7 +26,7 @@ from worldcompass.commands._options import add_device, add_going_on, add_out, an
 from worldcompass.distributed import joined
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
-from worldcompass.launch import is_rank, launch, number_of_ranks
+from worldcompass.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.overrides import override, settings
 from worldcompass.resume import writable
 from worldcompass.rewards.critic import FAILURES, said
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     device = check_device(args.device)
     if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
         return launch(sys.argv[1:], ranks)
+    end_with_launcher()
     with joined(device) as team:
         team.on_main(lambda: writable(args.out))
         if team.is_main:
