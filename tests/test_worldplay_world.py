@@ -14,6 +14,7 @@ from worldplay_tiny import (
 )
 
 from worldcompass.geometry import parse_path
+from worldcompass.objective import nft_loss
 from worldcompass.policy import Lora, Policy
 from worldcompass.rollout import imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
@@ -319,6 +320,21 @@ def test_the_whole_loop_trains_it(kind, lora, tmp_path):
         after = {n.replace(".base.", "."): p for n, p in after.items() if ".lora_" not in n}
     moved = {n for n, p in before.items() if not torch.equal(p, after[n])}
     assert moved == (set() if lora else set(policy.live))
+
+
+def test_the_given_latent_of_5b_is_masked_in_the_loss(tmp_path):
+    seen = []
+
+    def watched(*inputs):
+        seen.append(inputs[-1].tolist())
+        return nft_loss(*inputs)
+
+    config = Config(
+        steps=2, prompts_per_step=2, group_size=2, best=1, worst=1, last_chunk=1, denoising_steps=2, noise_levels=1,
+        objective=watched,
+    )  # fmt: skip
+    train(world_of("5b"), [Brightness()], scenarios("5b"), config, tmp_path, live=False)
+    assert seen == [[True, False, False, False], [False] * 4]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -112,7 +112,11 @@ class Transformer8B(nn.Module):
 
     @staticmethod
     def serves_text_alone(name: str) -> bool:
-        """Whether a pass over latents leaves this parameter without a gradient."""
+        """Whether a pass over latents leaves this parameter without a gradient.
+
+        ``time_in`` serves both streams: video trains it, and text, whose keys are made anew for every rollout,
+        follows without a gradient of its own.
+        """
         return (
             name.startswith(("txt_in.", "byt5_in.", "vision_in.", "cond_type_embedding.")) or ".txt_" in name
         )
