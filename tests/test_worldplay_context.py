@@ -1,13 +1,20 @@
 """WorldPlay's poses, pose files, labels and choice of memory, without outside numbers."""
 
 import json
+from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import LabelThresholds, label_from_signs, motion_signs, parse_path
+from worldcompass.geometry import (
+    LabelThresholds,
+    label_from_signs,
+    motion_signs,
+    parse_path,
+    rotation_from_angles,
+)
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,
@@ -30,6 +37,7 @@ from worldcompass.worlds.worldplay.poses import (
 from worldcompass.worlds.worldplay.prope import cameras
 
 
+@cache
 def points():
     return points_in_view(torch.Generator().manual_seed(0), num_points=20_000)
 
@@ -172,6 +180,52 @@ def test_overlap_equals_its_naive_twin():
         seen.append(len(both) / len(in_query))
     ours = overlap(query, path, keep_in_view(every))
     torch.testing.assert_close(ours, torch.tensor(seen), atol=1e-6, rtol=0)
+
+
+@pytest.mark.golden
+def test_labels_equal_their_naive_twin():
+    """The official rule spelled out for single steps: angles to the axes, then Euler angles."""
+    generator = torch.Generator().manual_seed(3)
+    turns = rotation_from_angles(*(6 * torch.randn(2, 200, generator=generator, dtype=torch.float64)))
+    steps = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    poses, expected = [torch.eye(4, dtype=torch.float64)], [0]
+    table = {
+        (0, 0, 0, 0): 0, (1, 0, 0, 0): 1, (0, 1, 0, 0): 2, (0, 0, 1, 0): 3, (0, 0, 0, 1): 4, (1, 0, 1, 0): 5,
+        (1, 0, 0, 1): 6, (0, 1, 1, 0): 7, (0, 1, 0, 1): 8,
+    }  # fmt: skip
+    for i, (turn, step) in enumerate(zip(turns, steps, strict=True)):
+        turn, step = (torch.eye(3).double() if i % 5 == 0 else turn), (step * 0 if i % 7 == 0 else step)
+        motion = torch.eye(4, dtype=torch.float64)
+        motion[:3, :3], motion[:3, 3] = turn, step
+        poses.append(poses[-1] @ motion)
+        x, _, z = (step / step.norm().clamp_min(1e-12)).clamp(-1, 1).acos().rad2deg().tolist()
+        moved = bool(step.norm() > 1e-4)
+        move = (moved and z < 60, moved and z > 120, moved and x < 60, moved and x > 120)
+        pitch = torch.atan2(turn[2, 1], turn[2, 2]).rad2deg()
+        yaw = torch.atan2(-turn[2, 0], torch.hypot(turn[0, 0], turn[1, 0])).rad2deg()
+        turned = (bool(yaw > 0.05), bool(yaw < -0.05), bool(pitch > 0.05), bool(pitch < -0.05))
+        expected.append(9 * table[tuple(map(int, move))] + table[tuple(map(int, turned))])
+    found = labels_from_cameras(torch.stack(poses)).tolist()
+    assert found == expected and len(set(found)) > 40
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("rule", [MEMORY_8B, MEMORY_5B])
+def test_the_choice_of_memory_equals_its_naive_twin(rule):
+    generator = torch.Generator().manual_seed(5)
+    path = camera_path(torch.randint(0, 81, (48,), generator=generator))
+    for start in range(4, 48, 4):
+        expected = list(range(start))
+        if start > rule.num_latents:
+            scores = {}
+            for s in range(rule.num_first, start - 12, 4):
+                pairs = [(q, h) for q in range(start, start + 4) for h in (s, s + 2)]
+                away = [1 - float(overlap(path[q], path[h : h + 1], points(), rule)) for q, h in pairs]
+                scores[s] = sum(away) / len(away)
+            s = min(scores, key=scores.__getitem__)
+            chosen = {*range(rule.num_first), *range(s, s + 4), *range(start - 12, start)}
+            expected = sorted(chosen)
+        assert select_memory(path, start, points(), rule) == expected, start
 
 
 def test_8b_remembers_all_up_to_20_then_first_recent_and_the_best_stretch():

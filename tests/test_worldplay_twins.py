@@ -1,14 +1,11 @@
-"""WorldPlay's networks against slow, plain twins: float64, one row, one softmax over all keys, no cache, no batch.
+"""WorldPlay's transformers against slow, plain twins: float64, one row, one softmax over all keys, no caches.
 
 Written from the equations alone (module docstrings name the papers), so that nothing but the weights is shared.
 """
 
 import pytest
 import torch
-from torch.nn import functional
 from worldplay_tiny import (
-    VAE_8B,
-    random_decoder,
     random_latents,
     random_network,
     text_states,
@@ -280,114 +277,3 @@ def test_a_chunk_after_text_and_remembered_latents_equals_its_plain_twin(kind):
             expected, _ = twin.latents(chunk, row, before)
             torch.testing.assert_close(found[row].double(), expected, atol=ATOL, rtol=0)
     assert float((first - later).abs().max()) > 100 * ATOL
-
-
-class TwinVae8B:
-    """Whole videos at once: nothing is kept from stretch to stretch. Tensors are (C, F, H, W)."""
-
-    def __init__(self, net):
-        self.w = {name: t.double() for name, t in net.state_dict().items()}
-        self.config = net.config
-
-    def conv(self, name, x):
-        x = torch.cat([x[:, :1], x[:, :1], x], 1)
-        x = functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        w, b = self.w[f"{name}.conv.weight"], self.w[f"{name}.conv.bias"]
-        return functional.conv3d(x[None], w, b)[0]
-
-    def norm(self, name, x):
-        return x / x.square().mean(0).sqrt() * self.w[f"{name}.gamma"]
-
-    def block(self, name, x):
-        y = self.conv(f"{name}.conv1", silu(self.norm(f"{name}.norm1", x)))
-        return x + self.conv(f"{name}.conv2", silu(self.norm(f"{name}.norm2", y)))
-
-    def point(self, name, x):
-        weight, bias = self.w[f"{name}.weight"].flatten(1), self.w[f"{name}.bias"]
-        return torch.einsum("oc,cfhw->ofhw", weight, x) + bias[:, None, None, None]
-
-    def middle(self, name, x):
-        x = self.block(f"{name}.block_1", x)
-        normed, seen = self.norm(f"{name}.attn_1.norm", x), torch.zeros_like(x)
-        q, k, v = (self.point(f"{name}.attn_1.{part}", normed) for part in "qkv")
-        for f in range(x.shape[1]):
-            tokens = [t[:, f].flatten(1).T[:, None] for t in (q, k, v)]
-            seen[:, f] = attend(*tokens)[:, 0].T.view_as(x[:, f])
-        return self.block(f"{name}.block_2", x + self.point(f"{name}.attn_1.proj_out", seen))
-
-    @staticmethod
-    def spread(x, time):
-        """Channels (time, 2, 2, c) become neighbours."""
-        channels, frames, height, width = x.shape
-        out = x.new_zeros(channels // (4 * time), frames * time, 2 * height, 2 * width)
-        for part, piece in enumerate(x.chunk(4 * time)):
-            t, i, j = part // 4, part // 2 % 2, part % 2
-            out[:, t::time, i::2, j::2] = piece
-        return out
-
-    @staticmethod
-    def gather(x, time):
-        """Neighbours become channels (time, 2, 2, c)."""
-        return torch.cat([x[:, t::time, i::2, j::2] for t in range(time) for i in (0, 1) for j in (0, 1)])
-
-    def up(self, name, x, out, time):
-        y = self.conv(f"{name}.conv", x)
-        if time == 1:
-            return self.spread(y, 1) + self.spread(x.repeat_interleave(4 * out // len(x), 0), 1)
-        pieces = [(y[:, :1], x[:, :1], 1)] + ([(y[:, 1:], x[:, 1:], 2)] if x.shape[1] > 1 else [])
-        return torch.cat(
-            [
-                self.spread(inner, t)[:out]
-                + (beside := self.spread(outer, t)).repeat_interleave(out // len(beside), 0)
-                for inner, outer, t in pieces
-            ],
-            1,
-        )
-
-    def down(self, name, x, out, time):
-        y = self.conv(f"{name}.conv", x)
-        pieces = [(y[:, :1], x[:, :1], 1), (y[:, 1:], x[:, 1:], 2)] if time == 2 else [(y, x, 1)]
-        results = []
-        for inner, outer, t in pieces:
-            inner, outer = self.gather(inner, t), self.gather(outer, t)
-            doubled = torch.cat([inner] * (out // len(inner)))
-            results.append(doubled + outer.unflatten(0, (out, -1)).mean(1))
-        return torch.cat(results, 1)
-
-    def decode(self, x):
-        widths = VAE_8B.widths[::-1]
-        x = x / VAE_8B.scale
-        x = self.conv("decoder.conv_in", x) + x.repeat_interleave(widths[0] // len(x), 0)
-        x = self.middle("decoder.mid", x)
-        for i in range(len(widths)):
-            for j in range(VAE_8B.num_blocks + 1):
-                x = self.block(f"decoder.up.{i}.block.{j}", x)
-            if i + 1 < len(widths):
-                x = self.up(f"decoder.up.{i}.upsample", x, widths[i + 1], 2 if i < 2 else 1)
-        return self.conv("decoder.conv_out", silu(self.norm("decoder.norm_out", x)))
-
-    def encode(self, x):
-        widths = VAE_8B.widths
-        x = self.conv("encoder.conv_in", x)
-        for i in range(len(widths)):
-            for j in range(VAE_8B.num_blocks):
-                x = self.block(f"encoder.down.{i}.block.{j}", x)
-            if i + 1 < len(widths):
-                time = 2 if i + 1 >= len(widths) - 2 else 1
-                x = self.down(f"encoder.down.{i}.downsample", x, widths[i + 1], time)
-        x = self.middle("encoder.mid", x)
-        beside = x.unflatten(0, (2 * VAE_8B.latent_channels, -1)).mean(1)
-        out = self.conv("encoder.conv_out", silu(self.norm("encoder.norm_out", x))) + beside
-        return out[: VAE_8B.latent_channels] * VAE_8B.scale
-
-
-@torch.no_grad()
-def test_the_8b_autoencoder_equals_its_plain_twin():
-    net = random_decoder("8b").net
-    twin, generator = TwinVae8B(net), torch.Generator().manual_seed(0)
-    latents, video = (torch.randn(s, generator=generator) for s in ((3, 3, 2, 3), (3, 9, 16, 24)))
-    found, expected = net.decode(latents[None])[0][0], twin.decode(latents.double())
-    assert found.shape == (3, 9, 16, 24)
-    torch.testing.assert_close(found.double(), expected, atol=ATOL, rtol=ATOL)
-    encoded = net.encode(video[None])[0]
-    torch.testing.assert_close(encoded.double(), twin.encode(video.double()), atol=ATOL, rtol=ATOL)

@@ -8,13 +8,15 @@ from safetensors.torch import load_file, save_file
 from worldplay_tiny import CONFIG_5B, CONFIG_8B, random_latents, random_network, text_states
 
 from worldcompass.errors import UserError
-from worldcompass.policy import Lora, inject_lora, merge_lora
+from worldcompass.policy import Lora, export_lora, inject_lora, merge_lora
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, load_5b, load_8b
+from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
 
 LOAD = {"8b": lambda path: load_8b(path, CONFIG_8B, torch.float32),
         "5b": lambda path: load_5b(path, CONFIG_5B, torch.float32)}  # fmt: skip
 KINDS = list(LOAD)
+LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
 
 
 def same(net, other):
@@ -175,6 +177,22 @@ def test_adapters_are_merged_before_an_export(kind, tmp_path):
         merge_lora(net)
         export_weights(net, tmp_path / FILE_NAME)
         found = LOAD[kind](tmp_path / FILE_NAME)(latents, past)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_loads_adapters_onto_the_network(kind, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    net, lora = random_network(kind), Lora(rank=2, alpha=4.0, targets=LORA_TARGETS[kind])
+    inject_lora(net, lora, torch.Generator().manual_seed(0))
+    for name, parameter in net.named_parameters():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    export_lora(net, lora, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(random_network(kind), str(tmp_path)).merge_and_unload()
+    latents = random_latents(kind, 2)
+    found, expected = (n(latents, [n(text_states(kind))]) for n in (theirs, net))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
