@@ -10,6 +10,7 @@ from toy_runs import QUICK
 from worldcompass import cli
 from worldcompass.advantages import NonFiniteScore
 from worldcompass.errors import LostCritic
+from worldcompass.log import read_metrics
 from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
 from worldcompass.train import train
@@ -86,6 +87,52 @@ def test_a_run_whose_critic_breaks_keeps_every_finished_step_and_goes_on(how, er
     gone_on = train(ToyWorld(), critics, toy_scenarios(4), CONFIG, tmp_path / "run", True, live=False).state()
     straight = train(ToyWorld(), critics, toy_scenarios(4), CONFIG, tmp_path / "straight", live=False).state()
     assert all(torch.equal(gone_on[name], tensor) for name, tensor in straight.items())
+
+
+def test_a_score_that_is_not_finite_is_rolled_back_where_the_doctor_may(tmp_path):
+    class Once(Breaking):
+        """Fails once in its life, like a passing fault of a machine."""
+
+        def __call__(self, group):
+            return super().__call__(group) if self.left == 0 else self.good(group)
+
+        def good(self, group):
+            self.left -= 1
+            return ToyCleanliness()(group)
+
+    config = dataclasses.replace(CONFIG, save_every=1, on_disease="rollback")
+    train(
+        ToyWorld(), [ToyObedience(), Once("nan", GOOD_CALLS)], toy_scenarios(4), config, tmp_path, live=False
+    )
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [event["event"] for event in read_metrics(tmp_path / "events.jsonl")] == ["refused", "rolled back"]
+
+
+DIVERGING = """
+from dataclasses import dataclass
+from diseases import HEALTHY, BreakingWorld
+from worldcompass.testing import ToyObedience, toy_scenarios
+from worldcompass.train import Config, train
+
+@dataclass(frozen=True)
+class Recipe:
+    config: Config = HEALTHY
+
+    def run(self, out, device, resume):
+        train(BreakingWorld(3), [ToyObedience()], toy_scenarios(4), self.config, out, live=False)
+
+def diverging():
+    return Recipe()
+"""
+
+
+def test_an_update_that_is_not_finite_ends_a_run_as_a_disease_and_in_a_sentence(tmp_path, capsys):
+    (tmp_path / "diverging.py").write_text(DIVERGING)
+    out = tmp_path / "run"
+    assert cli.main(["train", f"{tmp_path}/diverging.py", "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("loss nan, gradient norm") and said.count("\n") == 1 and "Traceback" not in said
+    assert cli.main(["doctor", str(out)]) == 1 and "NOT FINITE (harmful" in capsys.readouterr().out
 
 
 MINE = """

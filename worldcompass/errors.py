@@ -19,7 +19,7 @@ class LostCritic(UserError):
 
 
 class StoppedRun(Exception):
-    """The doctor ended a diseased run, which is saved. The CLI exits with code 1."""
+    """A diseased run was ended; what is saved can be gone on with. The CLI exits with code 1."""
 
 
 class LostRank(RuntimeError):

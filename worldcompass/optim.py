@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.distributed import like, whole
+from worldcompass.errors import StoppedRun
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -20,7 +21,7 @@ MakeOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Opt
 """(parameters, lr, weight_decay) -> optimiser: ``muon`` or ``adamw``."""
 
 
-class NonFiniteUpdate(RuntimeError):
+class NonFiniteUpdate(StoppedRun, RuntimeError):
     """A loss or gradient is not finite; the weights were left as they were."""
 
 
