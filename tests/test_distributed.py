@@ -290,8 +290,9 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     sharded = ("--set", "config.shard=true")
     died = command(tmp_path / "run", *sharded, DIE="1:1")
     assert died.returncode == 1
-    assert died.stderr.startswith("error: rank 1 of 2 was killed by signal 9") and "--resume" in died.stderr
-    assert died.stderr.count("\n") == 1, "one message"
+    *warned, last = died.stderr.splitlines()  # FSDP2 has a word about CPUs
+    assert last.startswith("error: rank 1 of 2 was killed by signal 9") and last.endswith(" --resume")
+    assert not [line for line in warned if "error" in line.lower() or "Traceback" in line], "one message"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
                 "--nproc-per-node", "2",
                 "--max-restarts", "1", "--monitor-interval", "0.2", "-m", "worldcompass", "train",
