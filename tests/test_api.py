@@ -1,6 +1,7 @@
 """A few lines of Python, and the commands over them, with the embedded world."""
 
 import json
+import zlib
 
 import cv2
 import numpy as np
@@ -95,6 +96,11 @@ def test_the_commands_imagine_and_score(picture, tmp_path, capsys):
     [
         (["imagine", "--image", "{picture}", "--path", "w-3, fly-2"], "cannot read 'fly-2'"),
         (["imagine", "--image", "{text}", "--path", "w-3"], "is not an image"),
+        (["imagine", "--image", "{tmp}/none.png", "--path", "w-3"], "there is no file"),
+        (["imagine", "--image", "{billion}", "--path", "w-3"], "larger than any picture that OpenCV reads"),
+        (["imagine", "--image", "{narrow}", "--path", "w-3"], "is 100 x 20: crop it to no more than 4 : 1"),
+        (["imagine", "--image", "{picture}", "--path", "w-99999999"], "more than 10000 latents"),
+        (["imagine", "--image", "{picture}", "--path", "w+s-3"], "opposite ways at once"),
         (["imagine", "--image", "{picture}", "--path", "w-3", "--out", "clip.avi"], "ends in .mp4"),
         (["imagine", "--image", "{picture}", "--path", "w-3", "--weights", "{tmp}/none"], "no weights"),
         (["score", "--video", "{text}", "--path", "w-3"], "not a video"),
@@ -105,7 +111,13 @@ def test_the_commands_imagine_and_score(picture, tmp_path, capsys):
 def test_mistakes_are_one_sentence(words, said, picture, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("no picture")
     video.write_mp4(tmp_path / "short.mp4", np.zeros((3, 3, 48, 64), np.uint8), 8)
+    data = picture.read_bytes()
+    header = data[12:16] + (40_000).to_bytes(4, "big") * 2 + data[24:29]
+    sealed = header + zlib.crc32(header).to_bytes(4, "big")
+    (tmp_path / "billion.png").write_bytes(data[:12] + sealed + data[33:])
+    cv2.imwrite(str(tmp_path / "narrow.png"), np.zeros((20, 100, 3), np.uint8))
     names = {"picture": picture, "text": tmp_path / "a.txt", "tmp": tmp_path, "short": tmp_path / "short.mp4"}
+    names |= {"billion": tmp_path / "billion.png", "narrow": tmp_path / "narrow.png"}
     assert cli.main([word.format(**names) for word in words]) == 2
     assert said in capsys.readouterr().err
 

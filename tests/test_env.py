@@ -131,3 +131,16 @@ def test_mistakes_are_named():
         WorldVectorEnv(ToyWorld(batches_pasts=False), toy_scenarios(2), 2)
     with pytest.raises(gymnasium.error.ResetNeeded):
         toy_env().step(np.array([0, 0]))
+    with pytest.raises(ValueError, match="max_steps is 0, expected 1 or more"):
+        toy_env(max_steps=0)
+    env, vector = toy_env(), WorldVectorEnv(ToyWorld(), toy_scenarios(3), 2)
+    for start in (-1, 99, "first"):
+        with pytest.raises(ValueError, match="expected 0 to"):
+            env.reset(options={"start": start})
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    for action in ([9, 0], [0, 9], [-1, 0], [1], [0.5, 1], 3):  # [0, 9] is not forward, whose number it has
+        with pytest.raises(ValueError, match="expected 1 pair of a translation"):
+            env.step(np.array(action))
+        with pytest.raises(ValueError, match="expected 2 pairs of a translation"):
+            vector.step(np.array([action, action]))

@@ -49,6 +49,9 @@ def test_a_broken_file_names_its_line(tmp_path):
         file.write_text(file.read_text().splitlines()[0] + "\n" + line + "\n")
         with pytest.raises(UserError, match="line 2 is no vote"):
             read_votes(file)
+    file.write_bytes(b"\xff\xd8 a picture")
+    with pytest.raises(UserError, match="line 1 is no vote"):
+        read_votes(file)
     with pytest.raises(UserError, match="worldcompass play --vote"):
         read_votes(tmp_path / "absent.jsonl")
 

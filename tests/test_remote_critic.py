@@ -272,3 +272,5 @@ def test_a_taken_port_is_refused(served, capsys, tmp_path):
     )
     assert cli.main(["serve-reward", f"{file}:make", "--port", "8793"]) == 2
     assert "choose another --port" in capsys.readouterr().err
+    assert cli.main(["serve-reward", f"{file}:make", "--port", "99999"]) == 2
+    assert "--port 99999 is out of range: expected 1 to 65535" in capsys.readouterr().err

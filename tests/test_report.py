@@ -235,6 +235,12 @@ def test_runs_that_do_not_compare_are_refused(tmp_path, capsys):
     assert not (tmp_path / "c.html").exists()
 
 
+def test_the_page_of_one_run_goes_where_it_is_asked_for(tmp_path):
+    run, out = make_run(tmp_path / "run"), tmp_path / "pages" / "run.html"
+    assert cli.main(["report", str(run), "--out", str(out)]) == 0
+    assert out.is_file() and not (run / "report.html").exists()
+
+
 def test_unfinished_runs_have_a_page(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5}\n{"step": 1, "lo')
     text = write_report(tmp_path).read_text()

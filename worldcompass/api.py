@@ -18,8 +18,10 @@ from worldcompass.rewards import Critic
 from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Group, Scenario
-from worldcompass.video import fit, read_image
+from worldcompass.video import check_aspect, fit, read_image
 from worldcompass.world import WorldModel, WorldSpec
+
+MAX_LATENTS = 10_000  # of a path: about 40 minutes of video
 
 
 def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldModel[Any]:
@@ -52,7 +54,7 @@ def imagine(
 
     Args:
         world: see ``load_world``, or any adapter that starts from an image.
-        image: file, or uint8 (3, h, w) of any size; it is cropped and resized to the world's.
+        image: file, or uint8 (3, h, w) of any size up to 4 : 1; it is cropped and resized to the world's.
         path: pose string such as ``w-3, right-1, w+left-4``: keys, then how many latents they are held.
         seed: of the noise.
         num_steps: denoising steps; the world's default when None.
@@ -63,6 +65,7 @@ def imagine(
     """
     labels = parse(path)
     picture = read_image(Path(image)) if isinstance(image, str | Path) else image
+    check_aspect(picture.shape[-1], picture.shape[-2])
     start = fit(picture[None], world.spec.frame_size)[0]
     actions = commanded(labels, world.spec.motion, torch.tensor(world.spec.intrinsics))
     return imagine_video(world, [Scenario("imagine", actions, start)], (seed,), chunk_length, num_steps)[0]
@@ -114,10 +117,10 @@ def parse(path: str) -> Tensor:
     """``geometry.parse_path`` for what a user typed.
 
     Raises:
-        UserError: when it cannot be read.
+        UserError: when it cannot be read or is too long.
     """
     try:
-        return parse_path(path)
+        return parse_path(path, MAX_LATENTS)
     except ValueError as why:
         raise UserError(str(why)) from None
 

@@ -98,8 +98,11 @@ class Simulator:
     starts: Sequence[Scenario]
     reward: Reward | None = None
     num_steps: int | None = None
+    max_steps: int = MAX_STEPS
 
     def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}, expected 1 or more")
         if not self.starts:
             raise ValueError("an environment needs at least one scenario to start from, got none")
 
@@ -119,16 +122,33 @@ class Simulator:
         return spaces.MultiDiscrete([NUM_TRANSLATIONS, NUM_ROTATIONS])
 
     def begin(self, generators: Sequence[np.random.Generator], start: int | None = None) -> Episode:
-        """An episode per generator, which draws the start, unless one is given, and the noise."""
+        """An episode per generator, which draws the start, unless one is given, and the noise.
+
+        Raises:
+            ValueError: when the start is not the index of one.
+        """
+        if start is not None and start not in range(len(self.starts)):
+            raise ValueError(f"start is {start!r}, expected 0 to {len(self.starts) - 1}")
         chosen = [int(g.integers(len(self.starts))) if start is None else start for g in generators]
         seeds = [int(g.integers(2**31)) for g in generators]
         walk = start_walk(self.world, [self.starts[i] for i in chosen], seeds, self.num_steps)
         return Episode(walk, walk.frames_PF3hw[:, :0])
 
 
-def labels_of(actions_P2: np.ndarray) -> Tensor:
-    """Composite actions of (translation, rotation) pairs."""
-    pairs = torch.as_tensor(np.asarray(actions_P2, np.int64))
+def labels_of(actions: object, walks: int) -> Tensor:
+    """Composite actions (P,) of P (translation, rotation) pairs.
+
+    Raises:
+        ValueError: when they are not one pair of the action space for every walk.
+    """
+    pairs_P2 = np.asarray(actions)
+    whole = pairs_P2.shape == (walks, 2) and pairs_P2.dtype.kind in "iu"
+    if not (whole and (pairs_P2 >= 0).all() and (pairs_P2 < (NUM_TRANSLATIONS, NUM_ROTATIONS)).all()):
+        raise ValueError(
+            f"expected {walks} pair{'s' * (walks > 1)} of a translation, 0 to {NUM_TRANSLATIONS - 1}, and a"
+            f" rotation, 0 to {NUM_ROTATIONS - 1}, in whole numbers; got {pairs_P2.tolist()}"
+        )
+    pairs = torch.as_tensor(pairs_P2.astype(np.int64))
     return pairs[:, 0] * NUM_ROTATIONS + pairs[:, 1]
 
 
@@ -159,11 +179,11 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}, expected rgb_array, human or None")
-        self.simulator = Simulator(world, starts, reward, num_steps)
+        self.simulator = Simulator(world, starts, reward, num_steps, max_steps)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
         self.metadata = {**self.metadata, "render_fps": world.spec.fps}
-        self.max_steps, self.render_mode = max_steps, render_mode
+        self.render_mode = render_mode
         self._episode: Episode | None = None
         self._window: Any = None
 
@@ -183,12 +203,12 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: for an action outside of the action space.
         """
-        self._episode = self._running().step(labels_of(np.asarray(action)[None]))
+        self._episode = self._running().step(labels_of(np.asarray(action)[None], 1))
         rewards, valid = self._episode.rewards(self.simulator.reward)
         if self.render_mode == "human":
             self.render()
         observation = self._episode.observations(self.simulator.frames)[0]
-        truncated = self._episode.steps >= self.max_steps
+        truncated = self._episode.steps >= self.simulator.max_steps
         return observation, float(rewards[0]), False, truncated, {**self._info(), "scored": bool(valid[0])}
 
     def save_state(self) -> Any:
@@ -253,8 +273,8 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
             raise ValueError(
                 f"{world.spec.name} holds one past at a time: use gymnasium.vector.SyncVectorEnv"
             )
-        self.simulator = Simulator(world, starts, reward, num_steps)
-        self.num_envs, self.max_steps = num_envs, max_steps
+        self.simulator = Simulator(world, starts, reward, num_steps, max_steps)
+        self.num_envs = num_envs
         self.single_observation_space = self.simulator.observation_space
         self.single_action_space = self.simulator.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -279,13 +299,13 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         if self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset() first: no episode has begun")
         over = np.zeros(self.num_envs, bool)
-        if self._episode.steps >= self.max_steps:
+        if self._episode.steps >= self.simulator.max_steps:
             observations, infos = self.reset()
             return observations, np.zeros(self.num_envs), over, over.copy(), infos
-        self._episode = self._episode.step(labels_of(actions))
+        self._episode = self._episode.step(labels_of(actions, self.num_envs))
         rewards, valid = self._episode.rewards(self.simulator.reward)
         infos = {**self._episode.infos(), "scored": valid}
-        truncated = np.full(self.num_envs, self._episode.steps >= self.max_steps)
+        truncated = np.full(self.num_envs, self._episode.steps >= self.simulator.max_steps)
         return self._episode.observations(self.simulator.frames), rewards, over, truncated, infos
 
 

@@ -24,6 +24,7 @@ from worldcompass.errors import UserError
 
 Frames = Tensor | np.ndarray
 
+MAX_ASPECT = 4.0  # of a user's picture
 QUALITY = 18  # x264 constant rate factor: visually lossless for small pictures
 GAP = 2  # pixels between pictures
 BACKGROUND = 24  # grey level behind labels and between pictures
@@ -99,13 +100,28 @@ def read_image(path: Path) -> Tensor:
     """A picture file, uint8 (3, h, w).
 
     Raises:
-        UserError: when the file is not an image.
+        UserError: when there is no such file, it is not an image, or one too large for OpenCV.
     """
-    data = np.fromfile(path, np.uint8) if path.is_file() else np.zeros(0, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: expected a PNG or JPEG file")
+    data = np.fromfile(path, np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error as why:
+        raise UserError(f"{path} is larger than any picture that OpenCV reads: scale it down") from why
     if image is None:
         raise UserError(f"{path} is not an image that OpenCV reads: expected a PNG or JPEG file")
     return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()
+
+
+def check_aspect(width: int, height: int) -> None:
+    """Refuse a user's picture of which cropping to a world's aspect would leave little.
+
+    Raises:
+        UserError: saying what to do.
+    """
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(f"the picture is {width} x {height}: crop it to no more than {MAX_ASPECT:.0f} : 1")
 
 
 def fit(frames_F3hw: Tensor, size: tuple[int, int]) -> Tensor:

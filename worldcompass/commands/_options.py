@@ -51,6 +51,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help=text)
 
 
+def check_port(port: int, lowest: int = 1) -> None:
+    """Refuse what is no port.
+
+    Raises:
+        UserError: with the range.
+    """
+    if not lowest <= port < 2**16:
+        free = " (0 takes a free one)" if lowest == 0 else ""
+        raise UserError(f"--port {port} is out of range: expected {lowest} to 65535{free}")
+
+
 def positive(text: str) -> int:
     """A whole number of 1 or more, as an argument type."""
     if not text.isdigit() or int(text) < 1:

@@ -21,7 +21,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass imagine``."""
     parser.add_argument(
-        "--image", type=Path, required=True, metavar="FILE", help="picture to start from, any size"
+        "--image", type=Path, required=True, metavar="FILE", help="picture to start from, up to 4 : 1"
     )
     parser.add_argument("--path", required=True, metavar="PATH", help='such as "w-3, right-1, w+left-4"')
     text = "MP4 file to write (default: %(default)s)"
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     api.parse(args.path)
     image = video.read_image(args.image)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     world = api.load_world(args.weights, device)
     frames = api.imagine(world, image, args.path, args.seed, args.steps)
     video.write_mp4(args.out, video.enlarge(video.to_array(frames), args.scale), world.spec.fps)

@@ -11,7 +11,7 @@ import socket
 import webbrowser
 from pathlib import Path
 
-from worldcompass.commands._options import add_device, check_device, positive
+from worldcompass.commands._options import add_device, check_device, check_port, positive
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -108,8 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if not 1 <= args.fps <= 120:
         raise UserError(f"--fps {args.fps:g} is out of range: expected 1 to 120")
-    if not 0 <= args.port < 2**16:
-        raise UserError(f"--port {args.port} is out of range: expected 0 to 65535 (0 takes a free one)")
+    check_port(args.port, 0)
     if args.single and args.after is not None:
         raise UserError("--single shows one pane, --after asks for a second: leave one of them out")
     try:

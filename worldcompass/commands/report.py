@@ -18,14 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass report``."""
     text = "folder of a run, such as runs/demo; several are compared"
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
-    text = "where the page about several runs goes (default: %(default)s)"
-    parser.add_argument("--out", type=Path, default=Path("comparison.html"), metavar="FILE", help=text)
+    text = "where the page goes (default: report.html in the run's folder, comparison.html for several)"
+    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     from worldcompass.report import write_comparison, write_report
 
-    several = len(args.runs) > 1
-    print(write_comparison(args.runs, args.out) if several else write_report(args.runs[0]))
+    if len(args.runs) > 1:
+        print(write_comparison(args.runs, args.out or Path("comparison.html")))
+    else:
+        print(write_report(args.runs[0], args.out))
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import socket
 
+from worldcompass.commands._options import check_port
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
+    check_port(args.port)
     try:
         import uvicorn
 

@@ -18,12 +18,11 @@ from worldcompass.doom.engine import Engine
 from worldcompass.doom.maps import TRAINING, UNSEEN, find_map
 from worldcompass.doom.scenarios import Plan, evaluation_plans
 from worldcompass.errors import UserError
-from worldcompass.video import fit
+from worldcompass.video import check_aspect, fit
 
 MAX_UPLOAD_BYTES = 8 * 2**20
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
-MAX_ASPECT = 4.0
 FIRST_MAP = "health_gathering"  # open ground: a newcomer's first steps do not end at a wall
 MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
 SEEN, UNSEEN_GROUP, OWN = "Training maps", "Unseen maps", "Your pictures"
@@ -125,8 +124,7 @@ def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
         raise UserError(
             f"the picture is {width} x {height}: expected sides of {MIN_SIDE} to {MAX_SIDE} pixels"
         )
-    if max(size) > MAX_ASPECT * min(size):
-        raise UserError(f"the picture is {width} x {height}: crop it to no more than {MAX_ASPECT:.0f} : 1")
+    check_aspect(width, height)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError("the picture is damaged: save it again as PNG or JPEG")

@@ -72,7 +72,7 @@ def read_votes(path: Path) -> list[Vote]:
     """
     if not path.is_file():
         raise UserError(f"there are no votes at {path}: collect some with 'worldcompass play --vote'")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -46,7 +46,6 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         raise UserError(
             f"{', '.join(map(str, folders))} were evaluated on different scenarios: their scores do not compare"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     return write_page(out, render(runs, names_of(folders)))
 
 

@@ -26,6 +26,7 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page so that a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)

@@ -41,13 +41,13 @@ NEXT = {
 }
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` into a run folder.
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Write the page of a run to ``out``, or as ``report.html`` into its folder.
 
     Raises:
         UserError: when the folder is not a run, or a file in it cannot be read.
     """
-    return write_page(run_dir / "report.html", render(load_run(run_dir)))
+    return write_page(out or run_dir / "report.html", render(load_run(run_dir)))
 
 
 def render(run: Run) -> str:
