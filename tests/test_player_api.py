@@ -79,6 +79,7 @@ def test_a_clip_is_imagined_and_scored(port):
         ({"path": "w-1", "image": "AAAA"}, 400, "not a picture"),
         ({"path": 3}, 422, "cannot read body.path"),
         ({"path": "w-1", "speed": 3}, 422, "cannot read body.speed"),
+        ({"path": "w-1", "seed": -1}, 422, "; /docs says what is expected, as application/json"),
     ],
 )
 def test_what_cannot_be_imagined_is_answered_with_a_sentence(port, asked, status, sentence):

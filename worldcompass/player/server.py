@@ -117,7 +117,8 @@ async def _unreadable(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return JSONResponse({"detail": f"cannot read {place}: {first['msg']}"}, 422)
+    how = "; /docs says what is expected, as application/json" if first["loc"][0] == "body" else ""
+    return JSONResponse({"detail": f"cannot read {place}: {first['msg']}{how}"}, 422)
 
 
 def _add_pages(app: FastAPI, front: str) -> None:
