@@ -165,8 +165,9 @@ def words_of(out: Path) -> Path:
 
 
 def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Metrics without times, and the bytes of all final weights and averages."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(out / "metrics.jsonl")]
+    """Metrics without times and failed tries, and the bytes of all final weights and averages."""
+    own = ("seconds", "failed_tries")
+    rows = [{k: v for k, v in row.items() if k not in own} for row in read_metrics(out / "metrics.jsonl")]
     return rows, {name: t.numpy().tobytes() for name, t in load_file(out / "final.safetensors").items()}
 
 

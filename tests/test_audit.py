@@ -266,6 +266,17 @@ def test_a_critic_of_one_s_own_may_be_shown_walks_that_take_items(tmp_path, caps
     assert "full lies that it must notice and that score below the truth: 100%" in capsys.readouterr().out
 
 
+def test_a_critic_that_breaks_on_the_clips_alone_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("worldcompass.commands.audit._clips", lambda *_: (CLIPS, []))
+    (tmp_path / "late.py").write_text(
+        "from test_audit import Constant\n\nclass Late(Constant):\n    def __call__(self, group):\n"
+        "        if group.past_actions is not None:\n            raise KeyError('past')\n"
+        "        return super().__call__(group)\n"
+    )
+    assert cli.main(["audit", f"{tmp_path}/late.py:Late", "--out", f"{tmp_path}/a"]) == 2
+    assert "Late cannot be audited: KeyError: 'past', late.py line 6\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name", [name for name in KNOWN if name != "latency"]
 )  # odometry: seconds a candidate

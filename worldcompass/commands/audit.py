@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.run import run_audit
     from worldcompass.progress import progress
     from worldcompass.resume import writable
-    from worldcompass.rewards.critic import FAILURES, FailedCritic, ask, said
-    from worldcompass.testing import ContractError, check_critic, noise_group
+    from worldcompass.rewards.critic import FAILURES, ask
+    from worldcompass.testing import check_critic, noise_group
 
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
@@ -95,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
             ask(made[name], noise_group())
             check_critic(made[name])
         except FAILURES as error:
-            words = str(error) if isinstance(error, ContractError | FailedCritic) else said(error)
-            raise UserError(f"{name} breaks the contract of critics: {words}") from error
+            raise UserError(f"{name} breaks the contract of critics: {_words(error)}") from error
     per_map, searched = SIZES[args.size]
     unsound = False
     kinds: list[ClipKind] = list(dict.fromkeys(entry.clips for entry in known.values()))
@@ -108,11 +107,19 @@ def run(args: argparse.Namespace) -> int:
                     audit = run_audit(
                         made[name], clips, expects[name], args.seed, imagined, searched, advance
                     )
-                except (ContractError, ValueError) as error:
-                    raise UserError(f"{name} cannot be audited: {error}") from error
+                except FAILURES as error:
+                    raise UserError(f"{name} cannot be audited: {_words(error)}") from error
             _write(audit, args.out if len(known) == 1 else args.out / audit.critic)
             unsound |= bool(audit.faults)
     return int(unsound)
+
+
+def _words(error: Exception) -> str:
+    """What a critic did wrong: the contract's words, or those of its own error."""
+    from worldcompass.rewards.critic import said
+    from worldcompass.testing import ContractError
+
+    return str(error) if isinstance(error, ContractError | ValueError) else said(error)
 
 
 def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
