@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,14 @@ def test_most_commands_are_carried_out_and_the_card_says_so(dataset):
     share = (truth.numpy() == shard.commands_EM)[:, 1:].mean()
     assert share > 0.9
     assert "Commands carried out exactly" in card and "forward" in card
+
+
+def test_the_card_holds_a_fingerprint_of_the_data_that_one_changed_byte_changes(dataset, tmp_path):
+    same = shutil.copytree(dataset, tmp_path / "same")
+    assert collect.fingerprint(same) in (dataset / "card.md").read_text()
+    commands = next(same.glob("train/*/commands.npy"))
+    commands.write_bytes(commands.read_bytes()[:-1] + b"\x01")
+    assert collect.fingerprint(same) != collect.fingerprint(dataset)
 
 
 def test_a_shard_is_a_function_of_its_plan_and_a_finished_one_is_kept(dataset, tmp_path):

@@ -251,9 +251,20 @@ def true_labels(cameras_F5: np.ndarray) -> torch.Tensor:
     return labels_from_poses(latent_poses(cameras_F5), THRESHOLDS)
 
 
+def fingerprint(root: Path) -> str:
+    """SHA-256 over the names and contents of all shards' files; the same seed and engine give the same one."""
+    digest = hashlib.sha256()
+    for path in sorted(root.glob("[!.]*/[!.]*/*.npy")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def write_card(root: Path) -> Path:
-    """A data card: frames per map and split, counts per action, share of commands carried out."""
+    """A data card: fingerprint, frames per map and split, counts per action, share of commands carried out."""
     lines = ["# Data card", "", f"Settings: `{(root / 'dataset.json').read_text()}`", ""]
+    lines += [f"SHA-256 of the shards: `{fingerprint(root)}`", ""]
     for split in SPLITS:
         if not any((root / split).glob("[!.]*")):
             continue
