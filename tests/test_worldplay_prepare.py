@@ -175,7 +175,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         (lambda f: (f / "wood.png").write_bytes(b"no picture"), r"wood\.png is not an image"),
         (lambda f: [p.unlink() for p in f.iterdir()], "holds no images"),
         (lambda f: (f / "wood.txt").write_bytes(b"\xe4"), r"wood\.txt is not text in UTF-8"),
-        (lambda f: save_png(f / "wood.png", torch.zeros(3, 2, 21).byte()), r"wood\.png is 21x2 pixels: expected"),
+        (lambda f: save_png(f / "wood.png", torch.zeros(3, 2, 21).byte()), r"wood\.png: the picture is .* crop it"),
     ],
 )  # fmt: skip
 def test_folders_that_cannot_be_prepared_are_refused_before_anything_is_loaded(spoil, message, pictures):
@@ -197,7 +197,7 @@ ENTRY = {"image": "lake.png", "caption": "A lake."}
         (json.dumps([{**ENTRY, "prompt": "x"}]), "entry 0 has unknown keys prompt"),
         (json.dumps([{**ENTRY, "id": "../up"}]), "has the id '../up': expected a plain file name"),
         (json.dumps([ENTRY, ENTRY]), r"would both become lake\.safetensors"),
-        (json.dumps([{**ENTRY, "image": "sea.png"}]), r"sea\.png is not an image"),
+        (json.dumps([{**ENTRY, "image": "sea.png"}]), r"there is no file .*sea\.png"),
     ],
 )
 def test_lists_that_cannot_be_prepared_are_refused(raw, message, pictures):

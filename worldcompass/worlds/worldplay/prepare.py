@@ -13,11 +13,10 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.files import visible
-from worldcompass.video import read_image
+from worldcompass.video import check_aspect, read_image
 from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LONGEST = 10  # sides of a picture: a longer strip would be scaled to GiB before its middle is cut out
 
 
 class Encoder(Protocol):
@@ -63,11 +62,10 @@ def read_requests(images: Path) -> list[Request]:
             raise UserError(f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}")
         seen[request.id] = request.image
         height, width = read_image(request.image).shape[-2:]
-        if max(height, width) > LONGEST * min(height, width):
-            raise UserError(
-                f"{request.image} is {width}x{height} pixels: expected one no more than {LONGEST} times as long as"
-                " wide; crop it"
-            )
+        try:
+            check_aspect(width, height)  # a strip would be scaled to GiB before its middle is cut out
+        except UserError as why:
+            raise UserError(f"{request.image}: {why}") from why
     return requests
 
 
