@@ -134,3 +134,22 @@ def test_a_run_folder_serves_as_weights(world, tmp_path):
     export(world.net, tmp_path / "weights" / WORLD_FILE)
     found, shipped = (w.net.state_dict() for w in (wc.load_world(tmp_path), world))
     assert all(torch.equal(found[name], shipped[name]) for name in shipped)
+
+
+def test_a_world_of_ones_own_imagines_from_the_shell(picture, tmp_path, capsys):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from worldcompass.testing import ToyWorld\n\n"
+        "def make(weights, device):\n    return ToyWorld(int(weights.name))\n\n"
+        "def nothing(weights, device):\n    return 3\n"
+    )
+    asked = ["imagine", "--image", str(picture), "--path", "w-3", "--out", str(tmp_path / "own.mp4")]
+    assert cli.main([*asked, "--weights", "5", "--world", f"{own}:make"]) == 0
+    assert len(video.read_video(tmp_path / "own.mp4")) == 7
+    for world, weights, said in (
+        ("mars", "5", "--world is mars: expected doom or FILE.py:FUNCTION"),
+        (f"{own}:nothing", "5", "returned int: expected what check_world_model accepts"),
+        (f"{own}:make", "base", "failed to make a world (invalid literal for int()"),
+    ):
+        assert cli.main([*asked, "--weights", weights, "--world", world]) == 2
+        assert said in capsys.readouterr().err

@@ -479,6 +479,36 @@ def test_mistakes_on_the_command_line(words, sentence, capsys, monkeypatch, tmp_
     assert sentence in capsys.readouterr().err
 
 
+def test_a_world_of_ones_own_is_played_from_the_shell(monkeypatch, tmp_path, capsys):
+    from worldcompass.player import server
+
+    own, picture, made = tmp_path / "own.py", tmp_path / "my room.png", []
+    own.write_text(
+        "from worldcompass.testing import ToyWorld\n\n"
+        "def make(weights, device):\n    return ToyWorld(0 if weights is None else 1)\n"
+    )
+    picture.write_bytes(png(40, 30))
+    serve = type("Server", (), {"run": lambda self, sockets: sockets[0].close()})
+    monkeypatch.setattr(server, "create_app", lambda shared, *_: made.append(shared))
+    monkeypatch.setattr(server, "web_server", lambda app: serve())
+    words = ["play", "--world", f"{own}:make", "--port", "0", "--no-browser"]
+    assert cli.main([*words, "--start", str(picture), "--after", str(tmp_path)]) == 0
+    (shared,) = made
+    start = shared.starts.first()
+    assert (start.title, start.group) == ("my room", starts.GIVEN) and shared.critics == ()
+    before, after = (pane.begin(start, 0).step(9).frames_F3hw for pane in shared.panes)
+    assert before.shape == (2, 3, 4, 4) and not before.equal(after)
+    for more, said in {
+        (): "name a picture to begin from with --start FILE",
+        ("--start", str(own)): "own.py: this file is not a picture that can be read",
+        ("--start", "absent.png"): "there is no file absent.png",
+        ("--start", str(picture), "--engine"): "need the embedded world",
+        ("--start", str(picture), "--after", "absent"): "there are no weights at absent",
+    }.items():
+        assert cli.main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["play", "--single"]) == 2

@@ -10,10 +10,12 @@ import argparse
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, add_seed, check_device, positive
+from worldcompass.commands._worlds import EMBEDDED, HELP, world_maker
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
   worldcompass imagine --image my.png --path "w-3, right-1, w+left-4" --out clip.mp4
+  worldcompass imagine --world my_world.py:make --image my.png --path "w-8" --out clip.mp4
   worldcompass imagine --image my.png --path "w-8" --weights runs/demo --scale 8 --out clip.mp4
 """
 
@@ -26,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", required=True, metavar="PATH", help='such as "w-3, right-1, w+left-4"')
     text = "MP4 file to write (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE", help=text)
-    parser.add_argument(
-        "--world", choices=("doom",), default="doom", help="which world model (default: %(default)s)"
-    )
+    parser.add_argument("--world", default=EMBEDDED, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
     text = "run folder or folder of weights (default: the shipped weights)"
     parser.add_argument("--weights", type=Path, default=None, metavar="PATH", help=text)
     text = "denoising steps; fewer are faster and blurrier (default: the world's own)"
@@ -49,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
     api.parse(args.path)
     image = video.read_image(args.image)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    world = api.load_world(args.weights, device)
+    world = (
+        api.load_world(args.weights, device)
+        if args.world == EMBEDDED
+        else world_maker(args.world)(args.weights, device)
+    )
     frames = api.imagine(world, image, args.path, args.seed, args.steps)
     video.write_mp4(args.out, video.enlarge(video.to_array(frames), args.scale), world.spec.fps)
     print(f"wrote {args.out}: {len(frames)} frames, {len(frames) / world.spec.fps:.1f} s")

@@ -9,9 +9,12 @@ import argparse
 import contextlib
 import socket
 import webbrowser
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, check_device, check_port, positive
+from worldcompass.commands._worlds import EMBEDDED, HELP, world_maker
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -19,6 +22,7 @@ EXAMPLES = """\
   worldcompass play --after runs/demo --engine
   worldcompass play --single                 # the shipped weights alone
   worldcompass play --after runs/demo --vote # a blind study; worldcompass votes adds it up
+  worldcompass play --world my_world.py:make --start my.png --after my_weights
 """
 
 RUNS = Path("runs")
@@ -32,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", type=Path, default=None, metavar="RUN", help=text)
     text = "run folder or folder of weights on the left (default: the shipped weights)"
     parser.add_argument("--before", type=Path, default=None, metavar="RUN", help=text)
+    parser.add_argument("--world", default=EMBEDDED, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
+    text = "picture in the gallery to begin from; repeat it for more (another world than doom needs one)"
+    parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
     parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
     parser.add_argument("--engine", action="store_true", help="the real engine as one more pane")
     parser.add_argument("--vote", action="store_true", help="a blind preference study in place of the player")
@@ -39,8 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--votes", type=Path, default=RUNS / "votes.jsonl", metavar="FILE", help=text)
     text = "frames per second of every pane; the engine's own speed is 17.5 (default: %(default)s)"
     parser.add_argument("--fps", type=float, default=FPS, metavar="N", help=text)
-    text = "denoising steps of a latent: more are sharper and slower (default: %(default)s)"
-    parser.add_argument("--steps", type=positive, default=STEPS, metavar="N", help=text)
+    text = (
+        f"denoising steps of a latent: more are sharper and slower (default: {STEPS}; of your world its own)"
+    )
+    parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
     text = "browsers at a time (default: %(default)s)"
     parser.add_argument("--sessions", type=positive, default=4, metavar="N", help=text)
     text = "address to listen on; other machines can reach any but the default (default: %(default)s)"
@@ -54,8 +63,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     _check(args)
     device = check_device(args.device)
-    before = None if args.before is None else _weights(args.before)
-    after = None if args.single else _after(args.after)
+    embedded = args.world == EMBEDDED
+    weights = _weights if embedded else _any_weights
+    before = None if args.before is None else weights(args.before)
+    after = None if args.single or not (embedded or args.after) else _after(args.after, weights)
     if args.vote and after is None:
         raise UserError("a study compares two sets of weights: name the trained ones with --after RUN")
     listener = _listen(args.host, args.port)
@@ -70,22 +81,25 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.recording import Shelf
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
-    from worldcompass.player.starts import Starts, doom_starts
+    from worldcompass.player.starts import Starts, doom_starts, start_from_file
     from worldcompass.rewards.interaction import InteractionFollowing
     from worldcompass.rewards.quality import VisualQuality
-    from worldcompass.worlds.doom import load_doom_world
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
+    make, steps = world_maker(args.world), args.steps or (STEPS if embedded else None)
     worlds = [
-        WorldPane(name, load_doom_world(folder, device), args.steps)
-        for name, folder in zip(names, folders, strict=True)
+        WorldPane(name, world, steps, torch.tensor(world.spec.intrinsics))
+        for name, world in ((n, make(folder, device)) for n, folder in zip(names, folders, strict=True))
     ]
     panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine else [])]
-    starts = Starts(tuple(doom_starts()))
-    nets = load_critics()
-    critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
-    shared = Shared(tuple(panes), starts, Shelf(), LabelReader(nets.motion).labels, args.fps, critics)
+    given = [start_from_file(file, worlds[0].world.spec.frame_size) for file in args.start]
+    starts = Starts((*(doom_starts() if embedded else ()), *given))
+    shared = Shared(tuple(panes), starts, Shelf(), None, args.fps)
+    if embedded:  # the only world whose motions and looks the critics know
+        nets = load_critics()
+        critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
+        shared = replace(shared, reader=LabelReader(nets.motion).labels, critics=critics)
     about = " · ".join(f"{name}: {_title(f)}" for name, f in zip(names, folders, strict=True))
     local = args.host in LOOPBACK
     study = None
@@ -111,6 +125,12 @@ def _check(args: argparse.Namespace) -> None:
     check_port(args.port, 0)
     if args.single and args.after is not None:
         raise UserError("--single shows one pane, --after asks for a second: leave one of them out")
+    if args.world != EMBEDDED and (args.engine or args.vote):
+        raise UserError(
+            "--engine and --vote need the embedded world, whose maps they know: leave out --world"
+        )
+    if args.world != EMBEDDED and not args.start:
+        raise UserError(f"{args.world} has no gallery: name a picture to begin from with --start FILE")
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -129,10 +149,17 @@ def _weights(path: Path) -> Path:
     return folder
 
 
-def _after(path: Path | None) -> Path | None:
+def _any_weights(path: Path) -> Path:
+    """What is given to the user's own function."""
+    if not path.exists():
+        raise UserError(f"there are no weights at {path}: name the folder or file that your world reads")
+    return path
+
+
+def _after(path: Path | None, weights: Callable[[Path], Path] = _weights) -> Path | None:
     """The weights on the right: those named, or those of the newest finished run, or none."""
     if path is not None:
-        return _weights(path)
+        return weights(path)
     finished = [f.parent for f in RUNS.glob("*/results.json") if (f.parent / "weights").is_dir()]
     if not finished:
         print("no finished run in runs/: one pane (worldcompass demo trains one to compare with)")

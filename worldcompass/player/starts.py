@@ -7,7 +7,8 @@ import hashlib
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
 FIRST_MAP = "health_gathering"  # open ground: a newcomer's first steps do not end at a wall
 MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
-SEEN, UNSEEN_GROUP, OWN = "Training maps", "Unseen maps", "Your pictures"
+SEEN, UNSEEN_GROUP, GIVEN, OWN = "Training maps", "Unseen maps", "Pictures", "Your pictures"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,21 @@ def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
     picture = torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0)
     fitted = fit(picture[None], frame_size)[0]
     return Start(f"own/{hashlib.sha256(data).hexdigest()[:16]}", "your picture", OWN, fitted)
+
+
+def start_from_file(path: Path, frame_size: tuple[int, int]) -> Start:
+    """A picture named when the player was started: in everybody's gallery.
+
+    Raises:
+        UserError: when there is no such file, or see ``start_from_picture``.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: expected a PNG or JPEG to begin from")
+    try:
+        start = start_from_picture(path.read_bytes(), frame_size)
+    except UserError as why:
+        raise UserError(f"{path}: {why}") from why
+    return replace(start, id=start.id.replace("own/", "given/"), title=path.stem, group=GIVEN)
 
 
 def _size_of(data: bytes) -> tuple[int, int] | None:
