@@ -76,6 +76,7 @@ def test_a_clip_is_imagined_and_scored(port):
         ({"path": "w-1", "pane": "Other"}, 400, "expected Before or After"),
         ({"path": "w-1", "start": "nowhere"}, 400, "this start is not here"),
         ({"path": "w-1", "image": "###"}, 400, "not base64"),
+        ({"path": "w-1", "image": "\u00e9"}, 400, "not base64"),
         ({"path": "w-1", "image": "AAAA"}, 400, "not a picture"),
         ({"path": 3}, 422, "cannot read body.path"),
         ({"path": "w-1", "speed": 3}, 422, "cannot read body.speed"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -88,13 +87,17 @@ def _pane_of(worlds: tuple[WorldPane, ...], name: str | None) -> WorldPane:
 
 def _start_of(shared: Shared, asked: ImagineRequest, frame_size: tuple[int, int]) -> Start:
     if asked.image is not None:
-        try:
-            return start_from_picture(base64.b64decode(asked.image, validate=True), frame_size)
-        except binascii.Error as why:
-            raise UserError("the image is not base64: encode the bytes of a PNG or JPEG file") from why
+        return start_from_picture(_bytes_of(asked.image), frame_size)
     if asked.start is not None:
         return shared.starts.find(asked.start)
     return shared.starts.first()
+
+
+def _bytes_of(base64_text: str) -> bytes:
+    try:
+        return base64.b64decode(base64_text, validate=True)
+    except ValueError as why:  # binascii.Error is one; characters outside of ASCII raise the plain one
+        raise UserError("the image is not base64: encode the bytes of a PNG or JPEG file") from why
 
 
 def _mp4_bytes(frames_F3hw: Tensor, fps: float) -> bytes:
