@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from worldcompass import cli
+from worldcompass.commands import evaluate
 from worldcompass.doom import evaluation, experiment
 from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
@@ -162,6 +163,10 @@ def test_runs_are_compared_with_the_base_at_every_horizon(run_dir, short, tmp_pa
     assert (
         cli.main(arguments) == 0 and json.loads((out / "results.json").read_text())["base"] == results["base"]
     )
+
+
+def test_the_command_offers_the_horizons_that_are_measured():
+    assert tuple(evaluation.HORIZONS) == evaluate.FRAMES
 
 
 def test_weights_that_cannot_be_evaluated_are_refused_before_any_work(run_dir, tmp_path, capsys):

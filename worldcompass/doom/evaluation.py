@@ -28,7 +28,7 @@ from worldcompass.log import replace_file
 from worldcompass.progress import progress
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
-from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world
+from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world, shipped_weights
 
 HORIZONS = {125: 8, 253: 16, 381: 24}
 """Frames of a rollout: its chunks of 4 latents."""
@@ -101,7 +101,8 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
     """
     begun = time.monotonic()
     worlds = [load_doom_world(weights_folder(path), device) for path in checkpoints]
-    _claim(out, [weights_folder(path) / WORLD_FILE for path in checkpoints], frames, seed)
+    folders = [shipped_weights(), *map(weights_folder, checkpoints)]
+    _claim(out, [folder / WORLD_FILE for folder in folders], frames, seed)
     base, plans = load_doom_world(device=device), evaluation_plans()
     with progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, LATENTS_PER_CHUNK * HORIZONS[frames], advance)
