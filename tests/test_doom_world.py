@@ -139,7 +139,8 @@ def test_chunks_of_one_latent_give_the_same_number_of_frames(world):
 
 
 def test_live_play_looks_at_every_latent_once(world, monkeypatch):
-    """``attend`` needs the look that ``decode`` took; the pictures are those of a world that forgets it."""
+    """``attend`` needs the look that ``decode`` took, and one at an older latent; the pictures are those of a world
+    that forgets it."""
     looks = []
     look = world.autoencoder.look
     monkeypatch.setattr(world.autoencoder, "look", lambda latents: looks.append(1) or look(latents))
@@ -148,11 +149,11 @@ def test_live_play_looks_at_every_latent_once(world, monkeypatch):
     looks.clear()
     for label in (9, 2, 1):
         walk = walk.step(torch.tensor([label, label]))
-    assert len(looks) == 1 + 3  # the start's own, once more
+    assert len(looks) == 1 + 3 + 2  # the start's own, once more, and an older latent from the second step on
     for label in (9, 2, 1):
         forgetful.world._looked = None
         forgetful = forgetful.step(torch.tensor([label, label]))
-    assert len(looks) == 4 + 6 and forgetful.frames_PF3hw.equal(walk.frames_PF3hw)
+    assert len(looks) == 6 + 8 and forgetful.frames_PF3hw.equal(walk.frames_PF3hw)
 
 
 def test_only_chunks_with_a_chosen_latent_are_gathered(world):

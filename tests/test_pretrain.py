@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, pixel_unshuffle
 
+from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import LATENT_CHANNELS, LATENT_SHAPE, Autoencoder
-from worldcompass.doom.pretrain_autoencoder import Windows, between_loss, decoder_loss, picture_loss
+from worldcompass.doom.pretrain import pretrain
+from worldcompass.doom.pretrain_autoencoder import Pictures, decoder_loss, depth_loss, picture_loss
 from worldcompass.doom.pretrain_world import (
     CHUNK,
     CHUNKS,
+    FINE_LEVELS,
+    FINE_SHARE,
     Latents,
     Layout,
+    _noise_levels,
     _rotary,
     _seen,
+    blur_past,
     draw_batch,
     world_loss,
 )
 from worldcompass.doom.stage import Stage, StageRun, learning_rate
 from worldcompass.doom.transformer import DoomTransformer
+from worldcompass.errors import UserError
 from worldcompass.optim import adamw
 from worldcompass.rollout import generator_for
 from worldcompass.types import Actions
-from worldcompass.worlds.doom import CONTEXT_SIGMA, DoomContext, DoomWorld
+from worldcompass.worlds.doom import (
+    AUTOENCODER_FILE,
+    CONTEXT_SIGMA,
+    WORLD_FILE,
+    DoomContext,
+    DoomWorld,
+    load_doom_world,
+)
+
+STAGES = ("autoencoder", "decoder", "depth", "world")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +98,7 @@ def test_one_pass_over_a_sequence_equals_the_chunk_after_its_past(latents):
         ]
         before = [clean[:, :, 0] if c == 0 else clean[:, :, 4 * c - 1] for c, _ in layout.rows]
         ends = torch.stack([clean[:, :, 0], clean[:, :, 3], clean[:, :, 7]], 2)
-        seen = _seen(world.autoencoder, ends, batch, "cpu")
+        seen = _seen(world.autoencoder, ends, clean, batch, "cpu")
         joint, _ = net(
             torch.cat([rows[v](c) for c, v in layout.rows]), torch.cat(levels),
             layout.gather([batch.labels_BM] * 3, 1, 4), layout.gather([batch.motion_BM5] * 3, 1, 4),
@@ -95,6 +115,49 @@ def test_one_pass_over_a_sequence_equals_the_chunk_after_its_past(latents):
         predicted = world.predict_clean(noisy, sigma[:, 0], last, world.attend(context, last))
     expected = noisy - 0.6 * joint[-2:]
     torch.testing.assert_close(predicted, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_blurred_pasts_lose_edges_and_keep_the_start_and_the_target(latents, seed):
+    torch.manual_seed(0)
+    net = Autoencoder().eval()
+    net.start_linear(smooth_frames(6)[..., :64])
+    batch = draw_batch(latents, np.random.default_rng(seed), 4)
+    with torch.no_grad():
+        latent = net.encode(smooth_frames(48)[..., :64]).unflatten(0, (4, 12))
+    batch = replace(batch, clean_BMCHW=latent, past_BMCHW=latent, entry_B2CHW=latent[:, :2])
+    blurred = blur_past(batch, net, np.random.default_rng(0))
+    assert blurred.blurred and blurred.clean_BMCHW.equal(latent)
+    with torch.no_grad():
+        pictures = [
+            net.picture(x.flatten(0, 1))[0].unflatten(0, (4, 12)) for x in (latent, blurred.past_BMCHW)
+        ]
+    before, after = (p.diff(dim=-1).abs().mean((-3, -2, -1)) for p in pictures)
+    assert (after[:, 1:] < before[:, 1:]).all()
+    assert (pictures[0].mean((-2, -1)) - pictures[1].mean((-2, -1))).abs().max() < 0.01
+    assert blurred.past_BMCHW[:, 0].equal(latent[:, 0]) == batch.starts
+    assert blurred.entry_B2CHW[:, 0].equal(latent[:, 0]) == batch.starts
+
+
+def test_what_is_seen_after_a_blurred_past_is_blurred_and_what_is_asked_for_is_not(latents):
+    """The loss of a network that gives zero is that of the sharp target, whatever the past."""
+    net = DoomTransformer(width=96, depth=1)
+    batch = draw_batch(latents, np.random.default_rng(0), 4)
+    autoencoder = Autoencoder().eval()
+    pasts = [replace(batch, past_BMCHW=scale * batch.past_BMCHW, blurred=True) for scale in (1, 0)]
+    full, empty = (world_loss(net, autoencoder, b, 4, generator_for(0), "cpu").item() for b in pasts)
+    assert full == empty
+    nn.init.normal_(net.head.weight, std=0.05)
+    full, empty = (world_loss(net, autoencoder, b, 4, generator_for(0), "cpu").item() for b in pasts)
+    assert full != empty
+
+
+def test_fine_noise_levels_are_drawn_as_often_as_said():
+    levels = _noise_levels(2000, CHUNK, CHUNK, generator_for(0))
+    assert levels.min() >= 0.02 and levels.max() < 1
+    usual_below = 0.19  # of the logit-normal levels, by its distribution
+    expected = FINE_SHARE + (1 - FINE_SHARE) * usual_below
+    assert (levels[:, 0] < FINE_LEVELS[1]).float().mean().item() == pytest.approx(expected, abs=0.05)
 
 
 def test_world_loss_starts_at_the_variance_of_the_target(latents):
@@ -148,24 +211,24 @@ def test_frames_between_belong_to_a_pair_alone():
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("stage", ["code", "decoder", "between"])
+@pytest.mark.parametrize("stage", ["code", "decoder", "depth"])
 def test_a_few_steps_of_each_stage_lower_its_loss(stage):
     torch.manual_seed(0)
     net = Autoencoder()
-    video = torch.stack([smooth_frames(2)[..., shift : shift + 64] for shift in range(0, 18, 2)], 1)
-    net.start_linear(video.flatten(0, 1))
-    near = 0.1 + 0.4 * torch.rand(2, 3, 1, 1).expand(-1, -1, 24, 32)
+    frames = torch.cat([smooth_frames(2)[..., shift : shift + 64] for shift in (0, 8, 16)])
+    net.start_linear(frames)
+    near = 0.1 + 0.4 * torch.rand(6, 1, 1).expand(-1, 24, 32)
     code = {name: value.clone() for name, value in net.encoder.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0)
     losses = []
     for step in range(8):
         generator = generator_for("test", step)
         if stage == "code":
-            loss = picture_loss(net.train(), video[:, ::4].flatten(0, 1), generator)
+            loss = picture_loss(net.train(), frames, generator)
         elif stage == "decoder":
-            loss = decoder_loss(net.eval(), video[:, ::4].flatten(0, 1), generator)
+            loss = decoder_loss(net.eval(), frames, generator)
         else:
-            loss = between_loss(net.eval(), Windows(video, near, torch.ones(2, 3)), generator)
+            loss = depth_loss(net.eval(), Pictures(frames, near, torch.ones(6)), generator)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -225,3 +288,24 @@ def test_a_finished_stage_can_be_made_longer(tmp_path):
     assert run_for(1).step == 8 and len(steps) == 8
     assert run_for(2).step == 16 and steps[8] == 4
     assert learning_rate(Stage("x", 2, 1e-2, 2), 7, 16) == 1e-2
+
+
+def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, capsys):
+    """``doom collect`` and ``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
+    monkeypatch.setattr("worldcompass.doom.stage.MEASURED_STEPS", 1)
+    monkeypatch.setattr("worldcompass.doom.pretrain_autoencoder.LINEAR_FRAMES", 256)
+    data, out = tmp_path / "data", tmp_path / "pretrain"
+    collect.collect(data, frames=1, maps=["my_way_home"], workers=1)
+    pretrain(data, out, minutes_autoencoder=0, minutes_world=0)
+    rows = {stage: json.loads((out / f"{stage}.jsonl").read_text()) for stage in STAGES}
+    assert all(rows[stage]["step"] == 2 and rows[stage]["psnr"] > 10 for stage in STAGES)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [p["sha256"] for p in printed] == [
+        hashlib.sha256((out / name).read_bytes()).hexdigest() for name in (AUTOENCODER_FILE, WORLD_FILE)
+    ]
+    world = load_doom_world(out)
+    assert not world.net.blocks[0].modulation.weight.equal(load_doom_world().net.blocks[0].modulation.weight)
+    with pytest.raises(UserError, match="--resume"):
+        pretrain(data, out)
+    pretrain(data, out, minutes_autoencoder=0, minutes_world=0, resume=True)  # nothing is left to do
+    assert {stage: json.loads((out / f"{stage}.jsonl").read_text()) for stage in STAGES} == rows

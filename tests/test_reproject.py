@@ -22,10 +22,11 @@ from worldcompass.doom.reproject import (
     opposite,
     part_of,
     project,
+    sample,
     views,
 )
 from worldcompass.geometry import label_from_motion, level_motion, parse_path, rotation_from_angles
-from worldcompass.worlds.doom import SPEC
+from worldcompass.worlds.doom import SPEC, carried_along, load_doom_world
 
 ROOM_WIDTH, ROOM_HEIGHT = 96, 48
 
@@ -115,7 +116,7 @@ def test_the_engines_depth_and_motion_explain_its_frames():
     true = level_motion(poses[:-1], poses[1:]) / torch.tensor(NOMINAL)
     shown, seen = views(frames[:-1], near[:-1], true[:, None], pitch[:-1])
     errors = [((x - frames[1:]).square().mean(1) * seen[:, 0, 0]).sum() for x in (shown[:, 0], frames[:-1])]
-    assert errors[0] < 0.2 * errors[1]
+    assert errors[0] < 0.25 * errors[1]
     pairs = [torch.stack([x[:-1], x[1:]], 1) for x in (frames, near, pitch)]
     read = label_from_motion(measured_motion(*pairs) * torch.tensor(NOMINAL), SPEC.thresholds)
     truth = collect.true_labels(np.repeat(cameras, FRAMES_PER_LATENT, 0)[FRAMES_PER_LATENT - 1 :])[1:]
@@ -132,3 +133,42 @@ def test_many_pairs_are_measured_piece_by_piece_as_each_alone():
         measured_motion(*one) for one in zip(*(x.split(1) for x in (pictures, near, pitch)), strict=True)
     ]
     torch.testing.assert_close(measured_motion(pictures, near, pitch), torch.cat(alone), atol=1e-6, rtol=0)
+
+
+def test_carrying_a_picture_along_keeps_its_edges():
+    """Eight small turns there and back: resampling by cubes keeps more of the edges than by straight lines."""
+    picture, near, pitch = wall(1), torch.full((1, 24, 48), 0.01), torch.zeros(1)
+    way = torch.zeros(1, 1, 4)
+    edges = {}
+    for mode in ("bicubic", "bilinear"):
+        carried = picture
+        for turn in (0.13, -0.13) * 4:
+            way[..., 2] = turn
+            if mode == "bicubic":
+                carried = views(carried, near, way, pitch)[0][:, 0]
+            else:
+                place = project(interpolate(near[:, None], (48, 96))[:, 0], opposite(way), pitch).place
+                carried = sample(carried, place)[:, 0]
+        edges[mode] = (carried.diff(dim=-1).abs().mean() / picture.diff(dim=-1).abs().mean()).item()
+    assert edges["bilinear"] < 0.85 < 0.9 < edges["bicubic"] < 1.1
+
+
+def test_an_older_view_shows_what_the_last_one_does_not():
+    """Turned right and back to the left: what comes into the picture again was seen, and looks as it did."""
+    path = parse_path("right-3, left-4")
+    with Engine(find_map("my_way_home")) as engine:
+        steps = [engine.reset(3), *(engine.act(int(action)) for action in path[1:])]
+    frames = to_unit(np.stack([step.frames_Fhw3[-1] for step in steps]))
+    poses = collect.poses_from_cameras(np.stack([step.cameras_F5[-1] for step in steps]))[None]
+    world = load_doom_world()
+    with torch.no_grad():
+        latents = world.autoencoder.encode(frames)
+        look = world.autoencoder.look(latents[3:4])
+        older = latents[:3].transpose(0, 1)[None], poses[:, :3]
+        views_of = [
+            carried_along(world.autoencoder, look, poses[:, 3], past, poses[:, 4:]) for past in (None, older)
+        ]
+    share, share_with_older = (v[0, -1].mean((-2, -1)) for v in views_of)
+    error, error_with_older = ((v[0, :-1].transpose(0, 1) - latents[4:]).square().mean() for v in views_of)
+    assert (share_with_older >= share).all() and share_with_older[2] > 0.95 and share[2] < 0.8
+    assert error_with_older < 0.6 * error

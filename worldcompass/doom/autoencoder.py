@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.doom.between import FINE, FINE_CELL, Between, Depth, Residual
+from worldcompass.doom.between import FINE, FINE_CELL, Depth, Residual, frames_between
 from worldcompass.doom.engine_facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT
 from worldcompass.doom.reproject import views
 
@@ -80,7 +80,6 @@ class Autoencoder(nn.Module):
         )
         self.to_pixels = nn.Conv2d(FINE, _PATCH, 3, padding=1)
         self.depth = Depth(LATENT_CHANNELS, LATENT_SHAPE[1])
-        self.between = Between()
         for layer in (self.encoder[-1], self.to_pixels):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -140,18 +139,21 @@ class Autoencoder(nn.Module):
         return frames if previous is None else frames[:, 1:]
 
     @torch.no_grad()
-    def seen_from(self, look: Look, motion_BK4: Tensor, pitch_B: Tensor) -> Tensor:
-        """What cameras that moved away from B latents' see of them, as latents; (B, C + 1, K, H, W).
+    def seen_from(self, pasts: Sequence[tuple[Look, Tensor, Tensor]]) -> Tensor:
+        """What cameras see of what was seen before, as latents; (B, C + 1, K, H, W).
 
-        The last channel is the share of each cell that the latent shows; what it does not show is made of
-        what lies beside it.
+        The last channel is the share of each cell that was seen; what was not is made of what lies beside it.
 
         Args:
-            look: of the latents; its own reading of the pitch is not used.
-            motion_BK4: motion from each latent's camera to the K others, nominal units.
-            pitch_B: of the latents' cameras, nominal units.
+            pasts: views to carry along, a later one where the earlier ones show nothing. Of each: the look of B
+                latents, whose own reading of the pitch is not used; the motion from their cameras to K others,
+                nominal units (B, K, 4); the pitch of their cameras, nominal units (B,).
         """
-        shown, seen = views(look.picture, look.nearness, motion_BK4, pitch_B)
+        shown, seen = views(pasts[0][0].picture, pasts[0][0].nearness, *pasts[0][1:])
+        for look, motion, pitch in pasts[1:]:
+            older, there = views(look.picture, look.nearness, motion, pitch)
+            filled = (1 - seen) * there
+            shown, seen = torch.lerp(shown, older, filled), seen + filled
         latents = self.encode(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         share = functional.avg_pool2d(seen.flatten(0, 1), CELL).unflatten(0, seen.shape[:2])
         return torch.cat([latents, share], 2).transpose(1, 2)
@@ -160,5 +162,5 @@ class Autoencoder(nn.Module):
         """The frames (B, M - 1, 3, 3, h, w) between M pictures in a row, and the motions read from them."""
         size = len(looks.picture)
         pairs = [torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1) for x in looks]
-        frames, motion = self.between(*pairs)
+        frames, motion = frames_between(*pairs)
         return frames.unflatten(0, (size, -1)), motion.unflatten(0, (size, -1))

@@ -2,9 +2,9 @@
 
 A small network says how far away each place of a picture is and how far the camera looks up; it learned that from
 the engine's depth. Depth makes the motion between two pictures a thing that can be measured
-(``reproject.measured_motion``), and motion and depth say how both pictures look from everywhere between. A second
-network only touches up their blend. The motion is read from the pictures alone, never from the commands: a world
-that does not obey shows it between its pictures too.
+(``reproject.measured_motion``), and motion and depth say how both pictures look from everywhere between. The motion
+is read from the pictures alone, never from the commands: a world that does not obey shows it between its pictures
+too.
 """
 
 from __future__ import annotations
@@ -71,44 +71,24 @@ class Depth(nn.Module):
         return logarithm.clamp(-5, 1).exp(), limit * torch.tanh(pitch)
 
 
-class Between(nn.Module):
-    """The frames between two pictures."""
+def frames_between(pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames between an earlier and a later picture, and the motion from one to the other.
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Both warped pictures, what each saw, and the blend, at the fine grid; for one frame at a time.
-        self.net = nn.Sequential(
-            nn.Conv2d(8 * FINE_CELL**2, HIDDEN, 3, padding=1), Residual(HIDDEN), Residual(HIDDEN), nn.SiLU()
-        )
-        self.touch_up = nn.Conv2d(HIDDEN, 3 * FINE_CELL**2, 3, padding=1)
-        nn.init.zeros_(self.touch_up.weight)
-        nn.init.zeros_(self.touch_up.bias)  # type: ignore[arg-type]
-
-    def forward(
-        self, pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Frames between an earlier and a later picture, and the motion from one to the other.
-
-        Returns:
-            Frames (B, 3, 3, h, w), about [0, 1], and right, forward, yaw and pitch in nominal units (B, 4).
-        """
-        motion = measured_motion(pictures_B23hw, nearness_B2yx, pitch_B2)
-        parts = [part_of(motion, (i + 1) / FRAMES_PER_LATENT) for i in range(NUM_BETWEEN)]
-        there = torch.stack([first for first, _ in parts], 1)
-        back = torch.stack([opposite(rest) for _, rest in parts], 1)
-        shown, seen = zip(
-            *(
-                views(pictures_B23hw[:, i], nearness_B2yx[:, i], way, pitch_B2[:, i])
-                for i, way in enumerate((there, back))
-            ),
-            strict=True,
-        )
-        share = (torch.arange(1, FRAMES_PER_LATENT, device=motion.device) / FRAMES_PER_LATENT).view(
-            -1, 1, 1, 1
-        )
-        weights = (1 - share) * (seen[0] + FAINT), share * (seen[1] + FAINT)
-        blend = (weights[0] * shown[0] + weights[1] * shown[1]) / (weights[0] + weights[1])
-        known = torch.cat([*shown, *seen], 2).flatten(0, 1)
-        hidden = self.net(functional.pixel_unshuffle(known, FINE_CELL))
-        touch_up = functional.pixel_shuffle(self.touch_up(hidden), FINE_CELL)
-        return blend + touch_up.unflatten(0, blend.shape[:2]), motion
+    Returns:
+        Frames (B, 3, 3, h, w), about [0, 1], and right, forward, yaw and pitch in nominal units (B, 4).
+    """
+    motion = measured_motion(pictures_B23hw, nearness_B2yx, pitch_B2)
+    parts = [part_of(motion, (i + 1) / FRAMES_PER_LATENT) for i in range(NUM_BETWEEN)]
+    there = torch.stack([first for first, _ in parts], 1)
+    back = torch.stack([opposite(rest) for _, rest in parts], 1)
+    shown, seen = zip(
+        *(
+            views(pictures_B23hw[:, i], nearness_B2yx[:, i], way, pitch_B2[:, i])
+            for i, way in enumerate((there, back))
+        ),
+        strict=True,
+    )
+    steps = torch.arange(1, FRAMES_PER_LATENT, device=motion.device)
+    share = (steps / FRAMES_PER_LATENT).view(-1, 1, 1, 1)
+    weights = (1 - share) * (seen[0] + FAINT), share * (seen[1] + FAINT)
+    return (weights[0] * shown[0] + weights[1] * shown[1]) / (weights[0] + weights[1]), motion

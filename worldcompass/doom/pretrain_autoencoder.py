@@ -2,7 +2,7 @@
 
 First the code: encoder and pictures, by their errors. Then the pictures alone, on the finished code, with the
 engine's local contrast, since errors alone teach a decoder to blur what it does not know. Last depth and pitch,
-from the engine's, and the frames between the finished pictures.
+from the engine's. The frames between pictures follow from these by geometry.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from worldcompass.doom import collect
-from worldcompass.doom.autoencoder import Autoencoder, Look
+from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS
 from worldcompass.doom.stage import Stage, StageRun
 from worldcompass.geometry import label_from_motion
 from worldcompass.optim import muon
 from worldcompass.rollout import generator_for
 
-WINDOW = 3  # latents encoded together: three pictures and the frames between them
-WINDOWS_PER_STEP = 8
+PICTURES_PER_STEP = 24
 LATENT_NOISE = 0.1  # noise on latents while decoding, in their standard deviation: the world model errs too
 CONTRAST = 0.1  # weight of the decoder's error of local contrast
 CONTRAST_CELL, CONTRAST_FLOOR = (
@@ -35,43 +34,39 @@ CONTRAST_CELL, CONTRAST_FLOOR = (
 )  # over cells of so many pixels; differences below the floor hardly count
 PITCH = 0.2  # weight of the error of pitch, in nominal units
 DEPTH_NOISE = 0.25  # largest noise on the latents that depth is learned from
-DECODER_SHARE, BETWEEN_SHARE = 0.25, 0.35  # of the minutes
+DECODER_SHARE, DEPTH_SHARE = 0.3, 0.2  # of the minutes
 EDGES = 1.0  # weight of the error of differences between neighbouring pixels: squared error alone blurs
 LINEAR_FRAMES = 4096  # frames whose principal components the autoencoder starts from
 LEARNING_RATE = 1e-3  # of Muon
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Random windows of videos with the engine's truth."""
+class Pictures:
+    """Random frames at the end of a latent, with the engine's truth."""
 
-    frames_BF3hw: Tensor
-    """[0, 1], F = 4 WINDOW - 3."""
-    nearness_BMyx: Tensor
-    pitch_BM: Tensor
+    frames_B3hw: Tensor
+    """[0, 1]"""
+    nearness_Byx: Tensor
+    pitch_B: Tensor
     """In nominal units."""
 
-    def to(self, device: str) -> Windows:
+    def to(self, device: str) -> Pictures:
         """The same on another device."""
-        return Windows(self.frames_BF3hw.to(device), self.nearness_BMyx.to(device), self.pitch_BM.to(device))
+        return Pictures(self.frames_B3hw.to(device), self.nearness_Byx.to(device), self.pitch_B.to(device))
 
 
-def draw_windows(shards: list[collect.Shard], rng: np.random.Generator) -> Windows:
-    """``WINDOWS_PER_STEP`` random windows."""
-    clips, near, pitch = [], [], []
-    for _ in range(WINDOWS_PER_STEP):
+def draw_pictures(shards: list[collect.Shard], rng: np.random.Generator) -> Pictures:
+    """``PICTURES_PER_STEP`` random pictures."""
+    frames, near, pitch = [], [], []
+    for _ in range(PICTURES_PER_STEP):
         shard = shards[rng.integers(len(shards))]
         episode = rng.integers(len(shard.frames_EFhw3))
-        first = rng.integers(shard.nearness_EMyx.shape[1] - WINDOW + 1)
-        frames = slice(first * FRAMES_PER_LATENT, (first + WINDOW - 1) * FRAMES_PER_LATENT + 1)
-        clips.append(np.asarray(shard.frames_EFhw3[episode, frames]))
-        near.append(np.asarray(shard.nearness_EMyx[episode, first : first + WINDOW], np.float32))
-        pitch.append(
-            np.asarray(shard.cameras_EF5[episode, frames][::FRAMES_PER_LATENT, 4]) / MOTION.pitch_deg
-        )
-    return Windows(
-        to_unit(np.stack(clips)), torch.from_numpy(np.stack(near)), torch.from_numpy(np.stack(pitch))
-    )
+        latent = rng.integers(shard.nearness_EMyx.shape[1])
+        frame = latent * FRAMES_PER_LATENT
+        frames.append(np.asarray(shard.frames_EFhw3[episode, frame]))
+        near.append(np.asarray(shard.nearness_EMyx[episode, latent], np.float32))
+        pitch.append(float(shard.cameras_EF5[episode, frame, 4]) / MOTION.pitch_deg)
+    return Pictures(to_unit(np.stack(frames)), torch.from_numpy(np.stack(near)), torch.tensor(pitch))
 
 
 def _single_frames(shards: list[collect.Shard], rng: np.random.Generator) -> Tensor:
@@ -104,28 +99,21 @@ def decoder_loss(net: Autoencoder, frames_B3hw: Tensor, generator: torch.Generat
     return error_of(pictures, frames_B3hw) + CONTRAST * contrast.abs().mean()
 
 
-def between_loss(net: Autoencoder, windows: Windows, generator: torch.Generator) -> Tensor:
-    """Errors of the frames between finished pictures, of log nearness and its edges, and of pitch.
+def depth_loss(net: Autoencoder, pictures: Pictures, generator: torch.Generator) -> Tensor:
+    """Errors of log nearness and its edges, and of pitch.
 
     Latents have any noise up to ``DEPTH_NOISE``: what is read from them must serve imagined ones too.
     """
-    frames = windows.frames_BF3hw
     with torch.no_grad():
-        code = net.encode_video(frames).transpose(1, 2)
-        shape = code.shape[:2]
-        level = DEPTH_NOISE * torch.rand(shape[0], 1, 1, 1, 1, generator=generator).to(code.device)
+        code = net.encode(pictures.frames_B3hw)
+        level = DEPTH_NOISE * torch.rand(len(code), 1, 1, 1, generator=generator).to(code.device)
         noise = torch.randn(code.shape, generator=generator).to(code.device)
-        latents = ((1 - level) * code + level * noise).flatten(0, 1)
-        pictures, features = net.picture(latents)
-    nearness, pitch = (x.unflatten(0, shape) for x in net.depth(latents, features))
-    # Depth learns from the engine's alone; the network after it takes what depth there is.
-    looks = Look(pictures.unflatten(0, shape), nearness.detach(), pitch.detach())
-    between, _ = net.between_pictures(looks)
-    true = frames[:, 1:].unflatten(1, (-1, FRAMES_PER_LATENT))[:, :, :-1]
-    error = nearness.log() - windows.nearness_BMyx.log()
+        latents = (1 - level) * code + level * noise
+        _, features = net.picture(latents)
+    nearness, pitch = net.depth(latents, features)
+    error = nearness.log() - pictures.nearness_Byx.log()
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    depth = error.abs().mean() + EDGES * edges + PITCH * (pitch - windows.pitch_BM).abs().mean()
-    return error_of(between, true) + depth
+    return error.abs().mean() + EDGES * edges + PITCH * (pitch - pictures.pitch_B).abs().mean()
 
 
 def _noised(latents: Tensor, generator: torch.Generator) -> Tensor:
@@ -183,7 +171,7 @@ def motions_read(net: Autoencoder, shards: list[collect.Shard], videos: int = 24
     return float(torch.stack(right).mean())
 
 
-_Loss = Callable[[Autoencoder, Windows, torch.Generator], Tensor]
+_Loss = Callable[[Autoencoder, Pictures, torch.Generator], Tensor]
 
 
 def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: int) -> Autoencoder:
@@ -200,8 +188,8 @@ def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: 
         run.resume()
 
         def loss(step: int) -> Tensor:
-            windows = draw_windows(train, np.random.default_rng((seed, name == "between", step))).to(device)
-            return loss_of(run.net, windows, generator_for(seed, name, step))  # type: ignore[arg-type]
+            pictures = draw_pictures(train, np.random.default_rng((seed, name == "depth", step))).to(device)
+            return loss_of(run.net, pictures, generator_for(seed, name, step))  # type: ignore[arg-type]
 
         def evaluate(ema: nn.Module) -> dict[str, float]:
             assert isinstance(ema, Autoencoder)
@@ -211,20 +199,17 @@ def train_autoencoder(data: Path, out: Path, minutes: float, device: str, seed: 
         assert isinstance(trained, Autoencoder)
         return trained
 
-    def pictures_of(windows: Windows) -> Tensor:
-        return windows.frames_BF3hw[:, ::FRAMES_PER_LATENT].flatten(0, 1)
-
     net = stage(
-        "autoencoder", 1 - DECODER_SHARE - BETWEEN_SHARE, net,
-        lambda net, windows, generator: picture_loss(net.train(), pictures_of(windows), generator),
+        "autoencoder", 1 - DECODER_SHARE - DEPTH_SHARE, net,
+        lambda net, pictures, generator: picture_loss(net.train(), pictures.frames_B3hw, generator),
     )  # fmt: skip
     net = stage(
         "decoder", DECODER_SHARE, net,
-        lambda net, windows, generator: decoder_loss(net.eval(), pictures_of(windows), generator),
+        lambda net, pictures, generator: decoder_loss(net.eval(), pictures.frames_B3hw, generator),
     )  # fmt: skip
     net = stage(
-        "between", BETWEEN_SHARE, net,
-        lambda net, windows, generator: between_loss(net.eval(), windows, generator),
+        "depth", DEPTH_SHARE, net,
+        lambda net, pictures, generator: depth_loss(net.eval(), pictures, generator),
     )  # fmt: skip
     save_file({k: v.contiguous().cpu() for k, v in net.state_dict().items()}, out / "autoencoder.safetensors")
     return net

@@ -4,30 +4,33 @@ A sequence is a few chunks. Each appears clean, as a past, and in ``COPIES`` noi
 noisy rows see the clean chunks before theirs and themselves, so one pass trains every chunk with its true past.
 Half of the sequences begin at a start image; in the other half the first chunk is an older
 one of the episode, near the last pose: the memory that ``attend`` will choose.
+
+Exact pasts are not what the model will imagine from: its own are blurred a little more with every chunk. So half of
+the batches see a blurred past and are to give the sharp chunk all the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from worldcompass.doom import collect
-from worldcompass.doom.autoencoder import Autoencoder
+from worldcompass.doom.autoencoder import Autoencoder, Look
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT
 from worldcompass.doom.pretrain_autoencoder import to_unit
 from worldcompass.doom.stage import Stage, StageRun
 from worldcompass.doom.transformer import TOKENS, Attend, DoomTransformer, Rotary, rotary_table
 from worldcompass.geometry import commanded
 from worldcompass.optim import muon
-from worldcompass.rollout import generator_for, imagine_chunk
+from worldcompass.rollout import computes_bf16, generator_for, imagine_chunk
 from worldcompass.types import Actions, Scenario
-from worldcompass.worlds.doom import SPEC, DoomWorld, camera_motion, intrinsics, motion_from
+from worldcompass.worlds.doom import CONTEXT_SIGMA, SPEC, DoomWorld, camera_motion, carried_along, intrinsics
 
 CHUNK = 4
 CHUNKS = 3  # of a sequence, the first being memory or the start
@@ -35,9 +38,13 @@ COPIES = 2  # noisy copies of a chunk that share one clean past
 SEQUENCES_PER_STEP = 4
 SINGLE_SHARE = 0.15  # share of steps with chunks of one latent, for live play
 START_SHARE = 0.5  # share of sequences that begin at a start image
-PAST_NOISE = (
-    0.25  # largest noise on clean chunks; half of the sequences get some, so that errors do not pile up
-)
+# Largest noise on exact pasts; half of the sequences get some, so that errors do not pile up.
+PAST_NOISE = 0.25
+BLURRED_SHARE = 0.5  # share of batches with blurred pasts
+# Standard deviation in pixels: six imagined chunks lose as many edges as by the largest.
+BLUR, BLUR_REACH = (0.25, 0.9), 2
+# Of the noise levels: edges are made there, and the usual levels hardly ever lie there.
+FINE_SHARE, FINE_LEVELS = 0.3, (0.02, 0.5)
 LEARNING_RATE = 2e-3  # of Muon, whose update is scaled to AdamW's size
 
 
@@ -75,6 +82,8 @@ class Batch:
     """Sequences of ``CHUNK * CHUNKS`` latents."""
 
     clean_BMCHW: Tensor
+    past_BMCHW: Tensor
+    """The same as the chunks after them see them."""
     labels_BM: Tensor
     motion_BM5: Tensor
     poses_BM44: Tensor
@@ -83,6 +92,8 @@ class Batch:
     entry_poses_B244: Tensor
     starts: bool
     """Whether the first latent is a start image and the first chunk is to be predicted too."""
+    blurred: bool = False
+    """Whether the past is; otherwise it is exact and gets noise instead."""
 
 
 def draw_batch(latents: Latents, rng: np.random.Generator, sequences: int = SEQUENCES_PER_STEP) -> Batch:
@@ -127,7 +138,34 @@ def _sequence(latents: Latents, episode: int, index: np.ndarray, starts: bool) -
         labels[0] = 0
         motion[0, :4] = 0
     entry = episode_latents[came_from].float()
-    return clean, labels, motion, poses[index], entry, poses[came_from]
+    return clean, clean, labels, motion, poses[index], entry, poses[came_from]
+
+
+@torch.no_grad()
+def blur_past(batch: Batch, autoencoder: Autoencoder, rng: np.random.Generator) -> Batch:
+    """The same with a blurred past, each sequence by its own width; a start image stays as it is."""
+    width_B = torch.from_numpy(rng.uniform(*BLUR, len(batch.past_BMCHW))).float()
+    past, entry = (_blurred(x, width_B, autoencoder) for x in (batch.past_BMCHW, batch.entry_B2CHW))
+    if batch.starts:
+        past[:, 0], entry[:, 0] = batch.past_BMCHW[:, 0], batch.entry_B2CHW[:, 0]
+    return replace(batch, past_BMCHW=past, entry_B2CHW=entry, blurred=True)
+
+
+def _blurred(latents_BMCHW: Tensor, width_B: Tensor, autoencoder: Autoencoder) -> Tensor:
+    """Latents of their pictures under a Gaussian of each row's standard deviation in pixels."""
+    device, shape = next(autoencoder.parameters()).device, latents_BMCHW.shape[:2]
+    pictures, _ = autoencoder.picture(latents_BMCHW.flatten(0, 1).to(device))
+    offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1)
+    kernel = torch.softmax(-(offsets**2) / (2 * width_B[:, None] ** 2), 1)
+    kernel = kernel.repeat_interleave(shape[1], 0)[:, :, None, None, None].to(device)
+    rows, columns = pictures.shape[-2:]
+    padded = pad(pictures, (BLUR_REACH,) * 4, mode="replicate")
+    across = torch.stack([padded[..., i : i + columns] for i in range(len(offsets))], 1)
+    padded = (kernel * across).sum(1)
+    down = torch.stack([padded[..., i : i + rows, :] for i in range(len(offsets))], 1)
+    # The change alone, so that what the autoencoder loses is not lost twice.
+    change = autoencoder.encode((kernel * down).sum(1)) - autoencoder.encode(pictures)
+    return latents_BMCHW + change.cpu().unflatten(0, shape)
 
 
 @dataclass(frozen=True)
@@ -179,10 +217,14 @@ def world_loss(
     device: str,
 ) -> Tensor:
     """Mean squared velocity error over all predicted latents."""
-    clean = batch.clean_BMCHW.transpose(1, 2).to(device)
+    clean, past, entry = (
+        x.transpose(1, 2).to(device) for x in (batch.clean_BMCHW, batch.past_BMCHW, batch.entry_B2CHW)
+    )
     sequences, _, length = clean.shape[:3]
-    entry = batch.entry_B2CHW.transpose(1, 2).to(device)
-    past, past_sigma, entry = _noisy_past(clean, entry, batch.starts, generator)
+    if batch.blurred:
+        past_sigma = _declared(sequences, length, batch.starts).to(device)
+    else:
+        past, past_sigma, entry = _noisy_past(past, entry, batch.starts, generator)
     latents, sigmas, targets = [past], [past_sigma], [past]
     for _ in range(COPIES):
         sigma = _noise_levels(sequences, length, chunk, generator).to(device)
@@ -197,7 +239,7 @@ def world_loss(
     versions = COPIES + 1
     sigma_RK = layout.gather(sigmas, 1, chunk)
     before = _before(past, entry, chunk)
-    seen = _seen(autoencoder, before, batch, device)
+    seen = _seen(autoencoder, before, past, batch, device)
     velocity, _ = net(
         layout.gather(latents, 2, chunk), sigma_RK,
         layout.gather([batch.labels_BM.to(device)] * versions, 1, chunk),
@@ -205,9 +247,17 @@ def world_loss(
         layout.gather([before] * versions, 2, 1)[:, :, 0], layout.gather([seen] * versions, 2, chunk),
         rotary=_rotary(batch.poses_BM44.to(device), layout, chunk), attend=layout.attend(sequences),
     )  # fmt: skip
-    error = (velocity - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
+    error = (velocity.float() - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
     noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
     return error[noisy[:, None] & (sigma_RK > 0)].mean()
+
+
+def _declared(sequences: int, length: int, starts: bool) -> Tensor:
+    """The noise levels that ``DoomWorld`` gives its own finished latents, (B, M)."""
+    sigma_BM = torch.full((sequences, length), CONTEXT_SIGMA)
+    if starts:
+        sigma_BM[:, 0] = 0
+    return sigma_BM
 
 
 def _noisy_past(
@@ -241,9 +291,14 @@ def _rotary(poses_BM44: Tensor, layout: Layout, chunk: int) -> Rotary:
 
 
 def _noise_levels(sequences: int, length: int, chunk: int, generator: torch.Generator) -> Tensor:
-    """Logit-normal levels with the world's shift, one per chunk; (B, M)."""
-    u = torch.sigmoid(torch.randn(sequences, length // chunk, generator=generator))
-    return (SPEC.shift * u / (1 + (SPEC.shift - 1) * u)).repeat_interleave(chunk, 1)
+    """One level per chunk, (B, M): logit-normal with the world's shift, and a share of fine ones."""
+    shape = (sequences, length // chunk)
+    u = torch.sigmoid(torch.randn(shape, generator=generator))
+    usual = SPEC.shift * u / (1 + (SPEC.shift - 1) * u)
+    low, high = FINE_LEVELS
+    fine = low + (high - low) * torch.rand(shape, generator=generator)
+    chosen = torch.rand(shape, generator=generator) < FINE_SHARE
+    return torch.where(chosen, fine, usual).repeat_interleave(chunk, 1)
 
 
 def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, chunk: int) -> Tensor:
@@ -253,19 +308,25 @@ def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, chunk: int) -> Tensor:
     return previous[:, :, ::chunk]
 
 
-def _seen(autoencoder: Autoencoder, before_BCNHW: Tensor, batch: Batch, device: str) -> Tensor:
-    """What the cameras of each chunk see of the latent before it; (B, C + 1, M, H, W)."""
+def _seen(
+    autoencoder: Autoencoder, before_BCNHW: Tensor, past_BCMHW: Tensor, batch: Batch, device: str
+) -> Tensor:
+    """What the cameras of each chunk see of the latent before it and of an older one; (B, C + 1, M, H, W)."""
     poses = batch.poses_BM44.to(device)
     sequences, length = poses.shape[:2]
     chunk = length // before_BCNHW.shape[2]
     previous = torch.cat([batch.entry_poses_B244[:, :1].to(device), poses[:, :-1]], 1)
     previous[:, CHUNK] = batch.entry_poses_B244[:, 1].to(device)
-    way, pitch = motion_from(
-        previous[:, ::chunk].flatten(0, 1), poses.unflatten(1, (-1, chunk)).flatten(0, 1)
-    )
-    look = autoencoder.look(before_BCNHW.transpose(1, 2).flatten(0, 1))
-    seen = autoencoder.seen_from(look, way, pitch)
-    return seen.unflatten(0, (sequences, -1)).transpose(1, 2).flatten(2, 3)
+    looks = autoencoder.look(before_BCNHW.transpose(1, 2).flatten(0, 1)).unflatten((sequences, -1))
+    seen = []
+    for index, begin in enumerate(range(0, length, chunk)):
+        # The latent right before is the last one of the past, except after a memory stretch.
+        end = begin if begin == CHUNK and not batch.starts else begin - 1
+        older = (past_BCMHW[:, :, :end], poses[:, :end]) if end > 0 else None
+        look = Look(*(x[:, index] for x in looks))
+        part = poses[:, begin : begin + chunk]
+        seen.append(carried_along(autoencoder, look, previous[:, begin], older, part))
+    return torch.cat(seen, 2)
 
 
 @torch.no_grad()
@@ -333,6 +394,7 @@ def train_world(
     """Train or resume the world stage and return the EMA weights."""
     latents = encode_dataset(data, "train", autoencoder, out / "latents.safetensors", device)
     torch.manual_seed(seed)
+    kind = torch.device(device)
     run = StageRun(Stage("world", minutes, LEARNING_RATE, 100), DoomTransformer(), out, device, muon)
     run.resume()
 
@@ -340,7 +402,10 @@ def train_world(
         rng = np.random.default_rng((seed, 2, step))
         chunk = 1 if rng.random() < SINGLE_SHARE else CHUNK
         batch = draw_batch(latents, rng)
-        return world_loss(run.net, autoencoder, batch, chunk, generator_for(seed, "world", step), device)
+        if rng.random() < BLURRED_SHARE:
+            batch = blur_past(batch, autoencoder, rng)
+        with torch.autocast(kind.type, torch.bfloat16, enabled=computes_bf16(kind)):
+            return world_loss(run.net, autoencoder, batch, chunk, generator_for(seed, "world", step), device)
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
         assert isinstance(ema, DoomTransformer)

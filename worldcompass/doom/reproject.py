@@ -145,6 +145,8 @@ def views(
 ) -> tuple[Tensor, Tensor]:
     """Pictures as N moved cameras see them.
 
+    Resampled by cubes: pictures are carried along chunk after chunk, and each time straight lines would blur them.
+
     Returns:
         Pictures (B, N, c, h, w) and what share of each pixel was seen before, (B, N, 1, h, w); what was hidden
         shows whatever lies beside it.
@@ -158,15 +160,15 @@ def views(
     place, _ = _place_and_depth(fine[:, :, 0].flatten(0, 1), opposite(there), pitch)
     place = place[:, 0].unflatten(0, nearness.shape[:2])
     inside = _inside(place)
-    return sample(pictures_Bchw, place), (fine[:, :, 1] * inside)[:, :, None]
+    return sample(pictures_Bchw, place, "bicubic"), (fine[:, :, 1] * inside)[:, :, None]
 
 
-def sample(pictures_Bchw: Tensor, place_BNyx2: Tensor) -> Tensor:
+def sample(pictures_Bchw: Tensor, place_BNyx2: Tensor, mode: str = "bilinear") -> Tensor:
     """N resampled copies (B, N, c, y, x) of each picture."""
     count, rows = place_BNyx2.shape[1:3]
     # The copies of one picture lie below one another in one tall grid, which saves copying the picture.
     grid = place_BNyx2.flatten(1, 2)
-    out = grid_sample(pictures_Bchw, grid, padding_mode="border", align_corners=False)
+    out = grid_sample(pictures_Bchw, grid, mode=mode, padding_mode="border", align_corners=False)
     return out.unflatten(2, (count, rows)).movedim(2, 1)
 
 

@@ -37,7 +37,7 @@ from worldcompass.geometry import angles_from_rotation, level_motion
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 
-WEIGHTS_VERSION = "3"
+WEIGHTS_VERSION = "4"
 AUTOENCODER_FILE, WORLD_FILE = "doom_autoencoder.safetensors", "doom_world.safetensors"
 RECENT_LATENTS = 4  # the attention window of latents right before the chunk
 MEMORY_LATENTS = 4  # one older stretch, chosen by its pose for the coming chunk
@@ -71,6 +71,13 @@ class _Remembered:
     keys: Prefix
     """Per block: keys without rotary embedding and values, (P, heads, K * TOKENS, head_dim)."""
     poses_PK44: Tensor
+    latents_PCKHW: Tensor
+
+    def select(self, rows: slice) -> _Remembered:
+        """Some of the pasts."""
+        return _Remembered(
+            [(k[rows], v[rows]) for k, v in self.keys], self.poses_PK44[rows], self.latents_PCKHW[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class _Attended:
     look_P: Look
     """Of the last finished latent."""
     seen_PDKHW: Tensor
-    """What the chunk's cameras see of the last finished latent."""
+    """What the chunk's cameras see of the past, see ``carried_along``."""
     rotary: Rotary
     """Of the chunk's own tokens, (P, 1, K * TOKENS, HEAD / 2)."""
     prefix: Prefix | None
@@ -118,12 +125,18 @@ class DoomContext:
         """Which latents of the coming chunk are given; None before ``attend``."""
         return self.attended.given_K if self.attended else None
 
+    def older(self) -> tuple[Tensor, Tensor] | None:
+        """All finished latents before the last one, (P, C, M, H, W), and their poses."""
+        latents = [h.latents_PCKHW for h in self.history]
+        if sum(x.shape[2] for x in latents) < 2:
+            return None
+        poses = torch.cat([h.poses_PK44 for h in self.history], 1)
+        return torch.cat(latents, 2)[:, :, :-1], poses[:, :-1]
+
     def select(self, row: int) -> DoomContext:
         """The context of one past alone."""
         rows = slice(row, row + 1)
-        history = tuple(
-            _Remembered([(k[rows], v[rows]) for k, v in h.keys], h.poses_PK44[rows]) for h in self.history
-        )
+        history = tuple(h.select(rows) for h in self.history)
         attended = self.attended and self.attended.select(rows)
         return DoomContext(
             self.last_PCHW[rows], self.last_pose_P44[rows], self.num_latents, history, attended
@@ -171,9 +184,9 @@ class DoomWorld:
         given[0] = start == 0
         motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
         poses = actions.world_from_camera_K44
-        way, pitch = motion_from(context.last_pose_P44, poses)
         look = self._look(context.last_PCHW)
-        seen = self.autoencoder.seen_from(look, way, pitch)
+        older = context.older()
+        seen = carried_along(self.autoencoder, look, context.last_pose_P44, older, poses)
         chosen = _choose(context, poses[:, -1])
         before = chosen.shape[1]
         positions = torch.arange(before + count, device=self._device).float().expand(len(poses), -1)
@@ -238,7 +251,7 @@ class DoomWorld:
             rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
         kept = [(k.clone(), v.clone()) for k, v in keys]  # views would keep the queries too
-        history = (*context.history, _Remembered(kept, actions.world_from_camera_K44))
+        history = (*context.history, _Remembered(kept, actions.world_from_camera_K44, clean_PCKHW))
         return DoomContext(
             clean_PCKHW[:, :, -1],
             actions.world_from_camera_K44[:, -1],
@@ -292,6 +305,34 @@ def motion_from(last_pose_P44: Tensor, world_from_camera_PK44: Tensor) -> tuple[
     motion = level_motion(last, world_from_camera_PK44) / world_from_camera_PK44.new_tensor(NOMINAL)
     _, pitch = angles_from_rotation(last_pose_P44[:, :3, :3])
     return motion, pitch / MOTION.pitch_deg
+
+
+def carried_along(
+    autoencoder: Autoencoder,
+    look: Look,
+    last_pose_P44: Tensor,
+    older: tuple[Tensor, Tensor] | None,
+    poses_PK44: Tensor,
+) -> Tensor:
+    """What a chunk's cameras see of the last latent and, where that shows nothing, of an older one.
+
+    Args:
+        look: of the last latent.
+        last_pose_P44: its pose.
+        older: latents (P, C, M, H, W) and poses of the past before it; the view nearest to the chunk's end serves.
+        poses_PK44: of the chunk.
+
+    Returns:
+        See ``Autoencoder.seen_from``; (P, C + 1, K, H, W).
+    """
+    pasts = [(look, *motion_from(last_pose_P44, poses_PK44))]
+    if older is not None:
+        latents, poses = older
+        rows = torch.arange(len(poses), device=poses.device)
+        best = _pose_distance(poses, poses_PK44[:, -1]).argmin(1)
+        memory = autoencoder.look(latents[rows, :, best])
+        pasts.append((memory, *motion_from(poses[rows, best], poses_PK44)))
+    return autoencoder.seen_from(pasts)
 
 
 def _attended_for(context: DoomContext, count: int) -> _Attended:
