@@ -14,8 +14,7 @@ def doom_full() -> DoomRecipe:
 
     The demo learns what guidance alone can teach, looks above all. Here candidates have noises of their own, so
     that choosing among them teaches where to go as well, obedience weighs twice as much as looks, and more groups
-    and steps make up for what groups then disagree on (experiment 34 of docs/log.md). Colours are held harder:
-    what they drift in one chunk adds up over eight (experiments 19 to 22).
+    and steps make up for what groups then disagree on (experiment 34 of docs/log.md).
     """
     recipe = demo()
     config = replace(
@@ -24,7 +23,6 @@ def doom_full() -> DoomRecipe:
         prompts_per_step=8,
         last_chunk=7,
         shared_noise=False,
-        mean_weight=2.0,
         lr_end=0.15,
         behaviour_decay=Decay(0.0, 0.8, 0.01),
         checkpoint_decay=0.9,
