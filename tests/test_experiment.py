@@ -19,7 +19,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
 from worldcompass.export import export_run
 from worldcompass.recipes.demo import demo
-from worldcompass.worlds.doom import load_doom_world
+from worldcompass.worlds.doom import WEIGHTS_VERSION, load_doom_world
 
 
 def tiny():
@@ -87,6 +87,19 @@ def test_the_folder_of_a_run_is_not_used_twice(run_dir):
     other = replace(tiny(), quality_weight=5.0)
     with pytest.raises(UserError, match="a run with other settings"):
         other.run(run_dir, "cpu", resume=True)
+
+
+@pytest.mark.parametrize("noted", [{}, {"weights": "2"}])
+def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
+    """Its checkpoints are of another base, and its measurements too; before they were noted there was version 3."""
+    out = tmp_path / "run"
+    experiment._claim(out, tiny(), resume=False)
+    facts = json.loads((out / "run.json").read_text())
+    assert facts.pop("weights") == WEIGHTS_VERSION
+    (out / "run.json").write_text(json.dumps({**facts, **noted}))
+    said = f"weights of version {noted.get('weights', '3')}, the package holds version {WEIGHTS_VERSION}"
+    with pytest.raises(UserError, match=said):
+        tiny().run(out, "cpu", resume=True)
 
 
 def test_accepted_settings_are_noted_and_what_they_make_stale_is_measured_again(run_dir, tmp_path):

@@ -60,9 +60,10 @@ from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import WORLD_FILE, load_doom_world
+from worldcompass.worlds.doom import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
 
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
+UNRECORDED_VERSION = "3"  # of the weights that runs began from before they noted it
 PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's looks during training
 PROBE_LATENTS = 16
 
@@ -169,11 +170,16 @@ def _held_out(judge: Judge, seed: int) -> HeldOut:
 def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     """Make the run folder, or see that it holds this very run."""
     path = out / "run.json"
-    facts = {"recipe": _described(recipe), "version": worldcompass.__version__}
+    facts = {"recipe": _described(recipe), "version": worldcompass.__version__, "weights": WEIGHTS_VERSION}
     if path.exists():
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
         found = read_object(path, "a run's record")
+        if (version := found.get("weights", UNRECORDED_VERSION)) != WEIGHTS_VERSION:
+            raise UserError(
+                f"{out} was begun from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
+                " choose another --out"
+            )
         defaults = _described(DoomRecipe(Config()))
         changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
         refuse_changes(out, changed, recipe.config.accept_changes)
