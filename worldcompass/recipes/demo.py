@@ -12,8 +12,8 @@ def demo() -> DoomRecipe:
     """Ten minutes on 2 cores.
 
     Candidates differ by guidance alone and no group decides for all (experiment 26 of docs/log.md): with noises of
-    their own and the deviation of all groups, groups agreed on a tenth as much and seeds disagreed. Colours are held:
-    what they drift in one chunk adds up over eight (experiments 19 to 22 and 44).
+    their own and the deviation of all groups, groups agreed on a tenth as much and seeds disagreed. Colours are
+    held: what they drift in one chunk adds up over eight (experiments 19 to 22 and 44).
     """
     config = Config(
         steps=24,
