@@ -6,8 +6,9 @@ each block, and its own camera pose, which enters attention: WorldPlay's dual ac
 embedding of a token is made of its time and of the azimuth and elevation that it looks at in the world, so
 a token that looked at the same thing before matches wherever the camera turned since. Values are rotated
 too and turned back after attention, so that what arrives tells how far off it was (as in PRoPE, arXiv 2507.10496).
-What the chunk's cameras would see of the last finished latent, by its depth, is an input beside the noisy chunk:
-what was seen is carried along by geometry, and the network adds what was hidden and mends what was worn.
+What the chunk's cameras would see of the last finished latent and of an older one, by their depth, is an input
+beside the noisy chunk: what was seen is carried along by geometry, and the network adds what was hidden and mends
+what was worn.
 
 Rows are chunks: candidates of one past when imagining, copies and clean chunks when training. Both differ only in
 which keys of a past a row may see, and that is what ``Attend`` says.
@@ -186,7 +187,7 @@ class DoomTransformer(nn.Module):
     def __init__(self, width: int = 192, depth: int = 6, condition: int = 192) -> None:
         super().__init__()
         detail = width // STACKED
-        # The chunk itself, the last finished latent before it, and what the chunk's cameras see of that.
+        # The chunk itself, the last finished latent before it, and what the chunk's cameras see of the past.
         self.stem = nn.Conv2d(3 * CHANNELS + 1, detail, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(TOKENS, width))  # attention alone only knows differences
         self.noise_level = nn.Sequential(nn.Linear(64, condition), nn.SiLU(), nn.Linear(condition, condition))
@@ -218,7 +219,7 @@ class DoomTransformer(nn.Module):
             labels_BK: action of each latent.
             motion_BK5: camera motion of each latent in nominal units, and its pitch.
             before_BCHW: the last finished latent before each chunk.
-            seen_BDKHW: what is seen of it from each latent, see ``Autoencoder.seen_from``; D = C + 1.
+            seen_BDKHW: what is seen of the past from each latent, see ``Autoencoder.seen_from``; D = C + 1.
             rotary: of each row's tokens, see ``rotary_table``.
             attend: which keys each row sees.
             keep_keys: only return the keys and values; the last layers are skipped.
