@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="of the recipe, such as config.steps=5"
     )
-    parser.add_argument("--recipe", default="doom_full")
+    parser.add_argument("--recipe", default="demo")
     parser.add_argument("--out", type=Path, default=Path("runs/balance"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))

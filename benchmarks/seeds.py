@@ -12,7 +12,7 @@ from pathlib import Path
 
 from worldcompass.doom.evaluation import blocks_of
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, MEASURES, Measured, pool
+from worldcompass.evaluate import KINDS, MEASURES, Measured, in_percent, pool
 
 
 def read(run: Path, name: str) -> Measured:
@@ -41,9 +41,7 @@ def main() -> None:
     results = blocks_of(engine, base, trained)
     for title, blocks in (("held-out starts", results), ("maps never trained on", results["unseen_maps"])):
         for kind in KINDS:
-            gap = blocks["gap_closed"][kind]
-            low, high = gap["ci95"]
-            print(f"{title}, {kind} actions: gap closed {gap['mean']:.1%} [{low:.1%}, {high:.1%}]")
+            print(f"{title}, {kind} actions: gap closed {in_percent(blocks['gap_closed'][kind])}")
             for name in MEASURES:
                 columns = [blocks[block][kind][name] for block in ("engine", "base", "trained", "difference")]
                 means = " ".join(f"{c['mean']:8.3f}" for c in columns)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, resamples, summarise
+from worldcompass.evaluate import (
+    MEASURES,
+    Measured,
+    in_percent,
+    measure,
+    per_action,
+    pool,
+    resamples,
+    share_closed,
+    summarise,
+)
 from worldcompass.geometry import commanded
 from worldcompass.types import Scenario, Truth
 from worldcompass.worlds.doom import SPEC, intrinsics
@@ -146,3 +158,14 @@ def test_videos_are_selected_by_the_beginning_of_their_scenario():
     chosen = pool([measured(np.array([0.1, 0.2])), measured(np.array([0.3]))]).select("s0")
     assert chosen.scenarios == ("s0", "s0")
     assert chosen.values_VD["drift"][:, 0].tolist() == [0.1, 0.3] and chosen.asked_VM.shape == (2, 8)
+
+
+def test_where_the_base_leaves_no_gap_its_closed_share_is_unknown_and_still_json():
+    same, better = np.array([0.5, 1.0]), np.array([1.0, 1.0])
+    rows = resamples(["a", "b"])
+    entry = share_closed(same, same, better, rows)
+    assert json.loads(json.dumps(entry, allow_nan=False)) == {"mean": None, "ci95": [None, None], "n": 2}
+    assert in_percent(entry) == "no gap"
+    engine = np.array([1.0, 1.0])  # no gap in the second scenario, so none in a quarter of the resamples
+    half = share_closed(engine, same, np.array([0.75, 1.0]), rows)
+    assert half["mean"] == 0.5 and half["ci95"] == [0.5, 0.5] and in_percent(half) == "50.0% [50.0, 50.0]"

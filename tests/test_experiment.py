@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from worldcompass import cli
+from worldcompass.checkpoint import load_checkpoint
 from worldcompass.commands import evaluate
 from worldcompass.doom import evaluation, experiment
+from worldcompass.doom.experiment import run_experiment
 from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
-from worldcompass.export import export_run
+from worldcompass.export import AVERAGE, export_run
 from worldcompass.recipes.demo import demo
 from worldcompass.worlds.doom import WEIGHTS_VERSION, load_doom_world
 
@@ -134,6 +136,21 @@ def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
     tiny().run(run_dir, "cpu", resume=True)
     after = json.loads((run_dir / "results.json").read_text())
     assert after["trained"] == before["trained"]
+
+
+def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path):
+    config = replace(tiny().config, steps=1)
+    recipe, out = replace(tiny(), config=config, members=2, extend=1.5, unseen=True), tmp_path / "run"
+    results = run_experiment(recipe, out, "cpu", resume=False, measured_by=run_dir)
+    assert results["forward_passes"]["clip_level"] == 2 * (2 * 4 * 2 * 2)  # chunk 0 alone, both members
+    start = load_doom_world().net.state_dict()
+    own = [load_checkpoint(out / "members" / m / "checkpoints" / "step_000001")[0] for m in "01"]
+    trained = load_doom_world(out / "weights").net.state_dict()
+    for name in (n.removeprefix(AVERAGE) for n in own[0] if n.startswith(AVERAGE)):
+        mean = (own[0][AVERAGE + name] + own[1][AVERAGE + name]) / 2
+        expected = start[name] + 1.5 * (mean - start[name])
+        torch.testing.assert_close(trained[name], expected.half().float())
+    assert cli.main(["doctor", str(out)]) == 0 and (out / "report.html").exists()
 
 
 def test_what_a_finished_run_measured_of_the_base_is_taken_not_measured_again(run_dir, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate, pixel_unshuffle
 
+from worldcompass.cli import main
 from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import LATENT_CHANNELS, LATENT_SHAPE, Autoencoder
 from worldcompass.doom.pretrain import pretrain
@@ -294,6 +296,8 @@ def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, c
     """``doom collect`` and ``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
     monkeypatch.setattr("worldcompass.doom.stage.MEASURED_STEPS", 1)
     monkeypatch.setattr("worldcompass.doom.pretrain_autoencoder.LINEAR_FRAMES", 256)
+    for module in ("pretrain_autoencoder", "pretrain_world"):
+        monkeypatch.setattr(f"worldcompass.doom.{module}.MEASURED_VIDEOS", 4)
     data, out = tmp_path / "data", tmp_path / "pretrain"
     collect.collect(data, frames=1, maps=["my_way_home"], workers=1)
     pretrain(data, out, minutes_autoencoder=0, minutes_world=0)
@@ -309,3 +313,11 @@ def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, c
         pretrain(data, out)
     pretrain(data, out, minutes_autoencoder=0, minutes_world=0, resume=True)  # nothing is left to do
     assert {stage: json.loads((out / f"{stage}.jsonl").read_text()) for stage in STAGES} == rows
+    capsys.readouterr()
+    assert main(["doom", "measure", "--data", str(data), "--weights", str(out)]) == 0
+    printed = capsys.readouterr().out  # of weights rounded to 16 bits, so the same within 0.02 dB
+    measured = [float(x) for x in re.findall(r"(-?[\d.]+) dB", printed)]
+    logged = rows["depth"]["psnr"], rows["world"]["psnr"], rows["world"]["psnr_of_last_frame"]
+    assert measured[:3] == pytest.approx(logged, abs=0.02)
+    assert main(["doom", "measure", "--data", str(data), "--weights", str(data)]) == 2
+    assert str(data) in capsys.readouterr().err

@@ -42,6 +42,7 @@ COMMANDS = {
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),
     "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
+    "doom measure": ("doom_measure", "what an embedded world's weights reach on held-out episodes"),
     "doom critics": ("doom_critics", "train the critics and the held-out judge"),
     "doom pickups": ("doom_pickups", "scenes of pick-ups: how well a critic reads what was picked up"),
     "doom pickup-critic": ("doom_pickup_critic", "train the detector of pick-ups"),

@@ -185,8 +185,27 @@ def _flicker(frames_F3hw: Tensor) -> np.ndarray:
 
 def interval(values_B: np.ndarray, mean: float, count: int) -> dict[str, Any]:
     """A mean with its 95% percentile interval over bootstrap resamples."""
-    low, high = np.nanpercentile(values_B, [2.5, 97.5])
+    low, high = np.percentile(values_B, [2.5, 97.5])
     return {"mean": float(mean), "ci95": [float(low), float(high)], "n": int(count)}
+
+
+def share_closed(
+    engine_V: np.ndarray, base_V: np.ndarray, trained_V: np.ndarray, rows: np.ndarray
+) -> dict[str, Any]:
+    """``(trained - base) / (engine - base)`` with its interval; None in it where the base leaves no gap."""
+    gained, gap = trained_V - base_V, engine_V - base_V
+    gained_B, gap_B = gained[rows].mean(1), gap[rows].mean(1)
+    if gap.mean() == 0 or not gap_B.any():
+        return {"mean": None, "ci95": [None, None], "n": len(gap)}
+    return interval(gained_B[gap_B != 0] / gap_B[gap_B != 0], gained.mean() / gap.mean(), len(gap))
+
+
+def in_percent(entry: Mapping[str, Any], between: str = " ") -> str:
+    """An entry of results.json for people, such as ``41.3% [32.0, 50.1]``."""
+    if entry["mean"] is None:
+        return "no gap"
+    low, high = (100 * end for end in entry["ci95"])
+    return f"{100 * entry['mean']:.1f}%{between}[{low:.1f}, {high:.1f}]"
 
 
 def resamples(scenarios: Sequence[str], seed: int = 0) -> np.ndarray:
@@ -224,9 +243,10 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> dic
         for block, values in columns.items():
             blocks[block][kind] = {n: interval(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
         if trained is not None:
-            e, b, t = (columns[c]["judge_accuracy"] for c in ("engine", "base", "trained"))
-            gap = (t[rows].mean(1) - b[rows].mean(1)) / (e[rows].mean(1) - b[rows].mean(1))
-            blocks["gap_closed"][kind] = interval(gap, (t.mean() - b.mean()) / (e.mean() - b.mean()), len(b))
+            engine_V, base_V, trained_V = (
+                columns[c]["judge_accuracy"] for c in ("engine", "base", "trained")
+            )
+            blocks["gap_closed"][kind] = share_closed(engine_V, base_V, trained_V, rows)
     return blocks
 
 

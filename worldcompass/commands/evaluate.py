@@ -53,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(blocks: dict[str, Any]) -> list[str]:
     """One line for each kind of actions: every side in percent, then the share of the gap that is closed."""
+    from worldcompass.evaluate import in_percent
+
     sides = [name for name in ("base", "trained", "engine", "difference", "gap_closed") if name in blocks]
     lines = []
     for kind in ("combined", "basic"):
         cells = []
         for name in sides:
             score = blocks[name][kind] if name == "gap_closed" else blocks[name][kind]["judge_accuracy"]
-            low, high = (100 * x for x in score["ci95"])
-            cells.append(f"{name.replace('_', ' ')} {100 * score['mean']:.1f}% [{low:.1f}, {high:.1f}]")
+            cells.append(f"{name.replace('_', ' ')} {in_percent(score)}")
         lines.append(f"{kind:8}  {'  '.join(cells)}")
     return lines

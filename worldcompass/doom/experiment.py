@@ -43,11 +43,13 @@ from worldcompass.evaluate import (
     KINDS,
     Judge,
     Measured,
+    in_percent,
     per_action,
     per_depth,
 )
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics, read_object, replace_file
+from worldcompass.members import check_members, train_members
 from worldcompass.profile import Parts
 from worldcompass.progress import progress
 from worldcompass.recipes._doom import DoomRecipe
@@ -84,6 +86,7 @@ def run_experiment(
     if team.size > 1 and recipe.config.shard:
         raise UserError("the embedded world is small enough for every process: set config.shard=False")
     weights_of(recipe)
+    check_members(recipe.members, recipe.extend)
     team.check_divides(recipe.config.prompts_per_step)
     team.on_main(lambda: _claim(out, recipe, resume))
     if measured_by is not None:
@@ -98,11 +101,17 @@ def run_experiment(
         evaluation = Evaluation(out, scenarios, judge, LabelReader(load_critics().motion))
         engine = evaluation.engine(world.spec)
         base = evaluation.model("base", world, recipe.evaluation_seeds)
-    started = team.agree((out / "checkpoints").is_dir())
     held_out = _held_out(judge, config.seed) if config.probe_every else None
-    policy = train(
-        world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
-    )
+    if _is_one_run(recipe):
+        started = team.agree((out / "checkpoints").is_dir())
+        policy = train(
+            world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
+        )
+    else:
+        world, policy = train_members(
+            lambda own: training_parts(replace(recipe, config=own), device),
+            recipe.config, recipe.members, recipe.extend, out, held_out,
+        )  # fmt: skip
     if not team.is_main:
         return {}
     with policy.checkpoint():
@@ -132,6 +141,10 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
             count, recipe.scenario_latents, config.seed, advance, out_and_back=comes_back
         )
     return Parts(world, critics, scenarios, config)
+
+
+def _is_one_run(recipe: DoomRecipe) -> bool:
+    return recipe.members == 1 and recipe.extend == 1
 
 
 def weights_of(recipe: DoomRecipe) -> dict[str, float]:
@@ -231,7 +244,7 @@ def _results(
 ) -> dict[str, Any]:  # fmt: skip
     config = recipe.config
     chunks, steps = config.last_chunk + 1, config.denoising_steps or 8
-    groups = config.prompts_per_step * config.steps
+    groups = config.prompts_per_step * config.steps * recipe.members
     metrics = read_metrics(out / "metrics.jsonl")
     results: dict[str, Any] = {
         "schema": 1,
@@ -265,9 +278,10 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
         table.add_column(column, justify="left" if column == "actions" else "right")
     for kind in KINDS:
         cells = [
-            _percent(results[b][kind]["judge_accuracy"]) for b in ("base", "trained", "difference", "engine")
+            in_percent(results[b][kind]["judge_accuracy"], "\n")
+            for b in ("base", "trained", "difference", "engine")
         ]
-        table.add_row(kind, *cells, _percent(results["gap_closed"][kind]))
+        table.add_row(kind, *cells, in_percent(results["gap_closed"][kind], "\n"))
     console.print(table)
     console.print(
         f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
@@ -276,9 +290,3 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
     console.print(
         "Next: worldcompass train doom_full (half an hour), or docs/your_own_world.md for your own model."
     )
-
-
-def _percent(value: dict[str, Any]) -> str:
-    """Two lines, so that the table fits into 80 columns."""
-    low, high = value["ci95"]
-    return f"{100 * value['mean']:.1f}%\n[{100 * low:.1f}, {100 * high:.1f}]"

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from worldcompass.checkpoint import write_tensors
-from worldcompass.doom.pretrain_autoencoder import train_autoencoder
-from worldcompass.doom.pretrain_world import train_world
+from worldcompass.doom import collect
+from worldcompass.doom.pretrain_autoencoder import autoencoder_psnr, motions_read, train_autoencoder
+from worldcompass.doom.pretrain_world import one_chunk_psnr, train_world
 from worldcompass.errors import UserError
-from worldcompass.worlds.doom import AUTOENCODER_FILE, WEIGHTS_VERSION, WORLD_FILE
+from worldcompass.worlds.doom import AUTOENCODER_FILE, WEIGHTS_VERSION, WORLD_FILE, load_doom_world
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What weights reach on held-out episodes; PSNR in dB."""
+
+    autoencoder_psnr: float
+    """Of whole videos, start image included."""
+    motions_read: float
+    """Share of latents whose composite action the decoder reads from pictures, 0 to 1."""
+    one_chunk_psnr: float
+    """Of one chunk from a true past under true actions, where something moves."""
+    last_frame_psnr: float
+    """Of repeating the last frame instead."""
+
+
+def measure(data: Path, weights: Path | None = None) -> Measures:
+    """The measures that training logs, for finished weights; the package's own when None.
+
+    Raises:
+        UserError: when ``data`` is no dataset or ``weights`` no weights of this version.
+    """
+    world = load_doom_world(weights)
+    shards = collect.load(data, "heldout")
+    chunk = one_chunk_psnr(world, data)
+    return Measures(
+        autoencoder_psnr(world.autoencoder, shards),
+        motions_read(world.autoencoder, shards),
+        chunk["psnr"],
+        chunk["psnr_of_last_frame"],
+    )
 
 
 def pretrain(

@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d
 from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS
-from worldcompass.doom.stage import Stage, StageRun
+from worldcompass.doom.stage import MEASURED_VIDEOS, Stage, StageRun
 from worldcompass.geometry import label_from_motion
 from worldcompass.optim import muon
 from worldcompass.rollout import generator_for
@@ -136,15 +136,13 @@ def local_contrast(frames_B3hw: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def autoencoder_psnr(
-    net: nn.Module, shards: list[collect.Shard], videos: int = 24, latents: int = 8
-) -> float:
+def autoencoder_psnr(net: nn.Module, shards: list[collect.Shard], latents: int = 8) -> float:
     """Mean PSNR in dB over whole videos of held-out episodes, start image included."""
     assert isinstance(net, Autoencoder)
     net.eval()
     device = next(net.parameters()).device
     scores = []
-    for index in range(videos):
+    for index in range(MEASURED_VIDEOS):
         shard = shards[index % len(shards)]
         episode = shard.frames_EFhw3[index % len(shard.frames_EFhw3)]
         frames = to_unit(episode[None, : FRAMES_PER_LATENT * (latents - 1) + 1]).to(device)
@@ -156,10 +154,10 @@ def autoencoder_psnr(
 
 
 @torch.no_grad()
-def motions_read(net: Autoencoder, shards: list[collect.Shard], videos: int = 24) -> float:
+def motions_read(net: Autoencoder, shards: list[collect.Shard]) -> float:
     """Share of latents of held-out episodes whose composite action the decoder reads from the pictures."""
     device, right = next(net.parameters()).device, []
-    for index in range(videos):
+    for index in range(MEASURED_VIDEOS):
         shard = shards[index % len(shards)]
         row = index % len(shard.frames_EFhw3)
         latents = net.encode(to_unit(shard.frames_EFhw3[row, ::FRAMES_PER_LATENT][:16]).to(device))

@@ -24,7 +24,7 @@ from worldcompass.doom import collect
 from worldcompass.doom.autoencoder import Autoencoder, Look
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT
 from worldcompass.doom.pretrain_autoencoder import to_unit
-from worldcompass.doom.stage import Stage, StageRun
+from worldcompass.doom.stage import MEASURED_VIDEOS, Stage, StageRun
 from worldcompass.doom.transformer import TOKENS, Attend, DoomTransformer, Rotary, rotary_table
 from worldcompass.geometry import commanded
 from worldcompass.optim import muon
@@ -330,12 +330,12 @@ def _seen(
 
 
 @torch.no_grad()
-def one_chunk_psnr(world: DoomWorld, data: Path, num_videos: int = 24) -> dict[str, float]:
+def one_chunk_psnr(world: DoomWorld, data: Path) -> dict[str, float]:
     """PSNR in dB of one chunk from a true past under true actions, against repeating the last frame.
 
     Held-out episodes; only chunks in which something moves.
     """
-    frames, actions = _heldout_videos(data, num_videos)
+    frames, actions = _heldout_videos(data, MEASURED_VIDEOS)
     scenarios = [
         Scenario(str(i), a, image_3hw=f[0]) for i, (f, a) in enumerate(zip(frames, actions, strict=True))
     ]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from worldcompass.optim import MakeOptimizer
 
 SAVE_SECONDS = 180.0
+MEASURED_VIDEOS = 24  # held-out videos of every measure
 MEASURED_STEPS = 30  # steps timed before minutes are turned into a number of steps
 EMA_DECAY = 0.998
 WEIGHT_DECAY = 0.01

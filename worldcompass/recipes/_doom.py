@@ -34,6 +34,10 @@ class DoomRecipe:
     """Weight of the colours' drift inside of the quality reward."""
     cycle_weight: float = 0.0
     """Weight of cycle closure; above 0 every training motion is followed by the one that undoes it."""
+    members: int = 1
+    """Runs of different seeds from the base whose weights are averaged, see ``worldcompass.members``."""
+    extend: float = 1.0
+    """How far from the base through that mean to go; 1 stays at the mean."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Run it; see ``worldcompass.doom.experiment``."""

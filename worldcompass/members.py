@@ -1,0 +1,140 @@
+"""Several short runs from one start, taken together: their weights averaged, and the mean carried further.
+
+What runs of different seeds have in common is what was learned, where they differ is noise: the mean of their
+weights keeps the one and loses much of the other ("model soups", arXiv 2203.05482). The line from the start through
+that mean leads further in the same direction ("model extrapolation", arXiv 2404.16792); more steps of one run do
+not come there (experiment 47 of docs/log.md).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from worldcompass.distributed import Team
+from worldcompass.errors import UserError
+from worldcompass.held_out import HeldOut
+from worldcompass.log import METRICS, read_metrics, replace_file, rewrite
+from worldcompass.policy import Policy
+from worldcompass.profile import Parts
+from worldcompass.train import Config, train
+from worldcompass.world import WorldModel
+
+SUMMED = ("forward_passes", "seconds")  # what members spend, they spend together
+
+
+def check_members(members: int, extend: float) -> None:
+    """Refuse what cannot be averaged or carried on.
+
+    Raises:
+        UserError: with what was expected.
+    """
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
+        raise UserError(f"members must be a whole number of runs, 1 or more, got {members!r}")
+    if not (math.isfinite(extend) and extend > 0):
+        raise UserError(f"extend must be finite and above 0 (1: the mean of the members), got {extend}")
+
+
+def extended_mean(
+    start: Mapping[str, Tensor], members: Sequence[Mapping[str, Tensor]], extend: float = 1.0
+) -> dict[str, Tensor]:
+    """``w0 + extend (mean_m w_m - w0)``, tensor by tensor.
+
+    Args:
+        start: what all members began with.
+        members: at least one; the names of ``start``.
+        extend: 1 gives the mean, above 1 what lies behind it as seen from the start.
+    """
+    return {
+        name: first + extend * (torch.stack([weights[name] for weights in members]).mean(0) - first)
+        for name, first in start.items()
+    }
+
+
+def train_members(
+    parts_of: Callable[[Config], Parts],
+    config: Config,
+    members: int,
+    extend: float,
+    out_dir: Path,
+    held_out: HeldOut | None = None,
+) -> tuple[WorldModel[Any], Policy]:
+    """Train every member in ``out_dir/members/M``, or go on with it; their extended mean is the checkpoint average.
+
+    ``out_dir`` gets what a run of its own would have: a checkpoint, the configuration, and metrics, each step's the
+    mean over the members.
+
+    Args:
+        parts_of: what a member of that configuration trains with.
+        config: of all members but for the seed: member m of M has ``seed * M + m``, so that runs share none.
+
+    Returns:
+        The last member's world and policy; ``with policy.checkpoint():`` swaps the extended mean into its network.
+
+    Raises:
+        UserError, StoppedRun, Interrupted: as ``train``; a second call goes on.
+    """
+    check_members(members, extend)
+    team, averages, folders = Team.current(), [], [out_dir / "members" / str(m) for m in range(members)]
+    for number, folder in enumerate(folders):
+        if team.is_main:
+            print(f"member {number + 1} of {members}: {folder}", flush=True)
+        parts = parts_of(replace(config, seed=config.seed * members + number))
+        started = team.agree((folder / "checkpoints").is_dir())
+        policy = train(
+            parts.world,
+            parts.critics,
+            parts.scenarios,
+            parts.config,
+            folder,
+            resume=started,
+            held_out=held_out,
+        )
+        averages.append({name: tensor.clone() for name, tensor in policy.checkpoint_weights.items()})
+    for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
+        policy.checkpoint_weights[name].copy_(tensor)
+    team.on_main(lambda: _write_run(out_dir, folders, replace(parts.config, seed=config.seed), policy))
+    return parts.world, policy
+
+
+def mean_rows(members: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of metrics, averaged over the members step by step; steps that a member lacks are left out."""
+    by_step = [{row["step"]: row for row in rows} for rows in members]
+    common = sorted(set.intersection(*(set(rows) for rows in by_step)))
+    return [_mean([rows[step] for rows in by_step]) for step in common]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, Any]:
+    """Numbers averaged, or summed where members spend them; of anything else the first."""
+    result: dict[str, Any] = {}
+    for name, first in rows[0].items():
+        values, together = [row.get(name) for row in rows], summed or name in SUMMED
+        if all(isinstance(value, Mapping) for value in values):
+            result[name] = _mean(values, together)  # type: ignore[arg-type]
+        elif name in ("step", "chunk") or not all(type(value) in (int, float) for value in values):
+            result[name] = first
+        else:
+            total = sum(values)  # type: ignore[arg-type]
+            result[name] = total if together else total / len(values)
+    return result
+
+
+def _write_run(out_dir: Path, folders: Sequence[Path], config: Config, policy: Policy) -> None:
+    """What readers of a run ask for: configuration, metrics, a checkpoint with the weights that were evaluated."""
+    newest = latest_checkpoint(folders[-1] / "checkpoints")
+    assert newest is not None, "every member saves its last step"
+    _, state = load_checkpoint(newest)
+    replace_file(out_dir / "config.json", json.dumps(config.described(), indent=2) + "\n")
+    rewrite(out_dir / METRICS, mean_rows([read_metrics(folder / METRICS) for folder in folders]))
+    kept = {"checkpoint": policy.checkpoint_weights, "reference": policy.reference_weights}
+    tensors = {f"policy/{part}/{name}": t for part, weights in kept.items() for name, t in weights.items()}
+    facts = {"run": {**state["run"], "seed": config.seed}, "config": config.described()}
+    save_checkpoint(out_dir / "checkpoints", state["step"], tensors, facts)
