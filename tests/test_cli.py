@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from worldcompass import cli
 from worldcompass.commands import _options, info, train
 from worldcompass.errors import UserError
 from worldcompass.overrides import override, settings
+from worldcompass.train import Config
 
 
 def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -249,6 +251,15 @@ def test_own_recipe_file(tmp_path):
     assert train.load_recipe(f"{file}:smoke").__name__ == "smoke"
     with pytest.raises(UserError, match="no recipe function 'absent'"):
         train.load_recipe(f"{file}:absent")
+
+
+def test_settings_that_fit_only_together_may_come_in_any_order():
+    smaller = ["group_size=4", "best=2", "worst=2"]
+    for order in itertools.permutations(smaller):
+        config = override(Config(), order)
+        assert (config.group_size, config.best, config.worst) == (4, 2, 2)
+    with pytest.raises(UserError, match=r"^group_size=4, best=9 does not fit: best \+ worst must be"):
+        override(Config(), ["group_size=4", "best=9"])
 
 
 def test_training_configuration_can_be_overridden():

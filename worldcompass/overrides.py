@@ -21,15 +21,19 @@ _SCALARS = {int: "a whole number", float: "a number", str: "text", Path: "a path
 def override(config: C, assignments: Sequence[str]) -> C:
     """A copy of ``config`` with every ``key=value`` set; ``outer.inner=value`` reaches nested dataclasses.
 
+    All are set at once, so that rules between settings hold for what was asked in whatever order; of a key that
+    comes twice the last counts.
+
     Raises:
-        UserError: when a key does not exist or a value does not have the field's type.
+        UserError: when a key does not exist, a value does not have the field's type, or they do not fit together.
     """
+    changes = _Changes()
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise UserError(f"cannot read the setting {assignment!r}: expected key=value, such as seed=1")
-        config = _set(config, key.strip().split("."), value.strip(), key.strip())
-    return config
+        _note(changes, config, key.strip().split("."), value.strip(), key.strip())
+    return _changed(config, changes)
 
 
 def settings(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -66,29 +70,40 @@ def parse_value(text: str, kind: Any, key: str) -> Any:
     raise UserError(f"{key} cannot be set from the command line: write a recipe that sets it in Python")
 
 
-def _set(config: Any, path: list[str], text: str, key: str) -> Any:
+class _Changes(dict[str, Any]):
+    """New values of a dataclass by field; those of a nested dataclass are changes themselves."""
+
+
+def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) -> None:
     names = [field.name for field in dataclasses.fields(config)]
-    if path[0] not in names:
-        near = difflib.get_close_matches(path[0], names, n=3, cutoff=0.5) or sorted(names)
+    name, *inside = path
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)
         raise UserError(f"there is no setting {key!r}; nearest: {', '.join(near)}")
-    current = getattr(config, path[0])
-    if len(path) > 1 and isinstance(current, dict):
-        (_, kind) = get_args(get_type_hints(type(config))[path[0]])
-        return _replace(config, path[0], current | {path[1]: parse_value(text, kind, key)})
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(current):
-            raise UserError(f"{path[0]} has no settings inside it, so {key!r} cannot be set")
-        return _replace(config, path[0], _set(current, path[1:], text, key))
-    kind = get_type_hints(type(config))[path[0]]
-    return _replace(config, path[0], parse_value(text, kind, key))
+    current, kind = getattr(config, name), get_type_hints(type(config))[name]
+    if not inside:
+        changes[name] = parse_value(text, kind, key)
+    elif isinstance(current, dict):
+        changes[name] = changes.get(name, current) | {inside[0]: parse_value(text, get_args(kind)[1], key)}
+    elif dataclasses.is_dataclass(current):
+        own = changes.setdefault(name, _Changes())
+        if not isinstance(own, _Changes):
+            raise UserError(f"{name} was set as a whole, so {key!r} cannot be set")
+        _note(own, current, inside, text, key)
+    else:
+        raise UserError(f"{name} has no settings inside it, so {key!r} cannot be set")
 
 
-def _replace(config: Any, name: str, value: Any) -> Any:
-    """A copy with one field changed; a rule that the dataclass itself checks becomes a user's error."""
+def _changed(config: Any, changes: _Changes) -> Any:
+    """A copy with the changes made; a rule that the dataclass itself checks becomes a user's error."""
+    values = {
+        n: _changed(getattr(config, n), v) if isinstance(v, _Changes) else v for n, v in changes.items()
+    }
     try:
-        return dataclasses.replace(config, **{name: value})
+        return dataclasses.replace(config, **values)
     except ValueError as error:
-        raise UserError(f"{name}={value!r} does not fit: {error}") from None
+        said = ", ".join(f"{n}={v!r}" for n, v in changes.items() if not isinstance(v, _Changes))
+        raise UserError(f"{said} does not fit: {error}") from None
 
 
 def _parse_union(text: str, options: tuple[Any, ...], key: str) -> Any:

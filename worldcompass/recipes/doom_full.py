@@ -1,4 +1,4 @@
-"""``worldcompass train doom_full``: the longer recipe of the embedded world, an hour on 2 cores."""
+"""``worldcompass train doom_full``: the longer recipe of the embedded world, half an hour on 2 cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worldcompass.recipes.demo import demo
 
 
 def doom_full() -> DoomRecipe:
-    """The longer recipe of the embedded world: an hour on 2 cores.
+    """The longer recipe of the embedded world: half an hour on 2 cores.
 
     Four runs of the demo's training, averaged and carried on. Longer runs, more groups a step, higher rates and
     noises of their own all taught this base less (experiments 45 and 47 of docs/log.md).
