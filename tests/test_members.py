@@ -82,7 +82,7 @@ def test_members_are_runs_of_their_own_seeds_and_the_folder_reads_like_a_run(tmp
     assert all(torch.equal(stored[f"policy/checkpoint/{name}"], expected[name]) for name in start)
 
 
-def test_a_stop_in_the_second_member_loses_nothing(tmp_path, monkeypatch):
+def test_a_stop_in_the_second_member_loses_nothing(tmp_path, monkeypatch, capsys):
     _, straight = train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "straight")
 
     def stopped(*args, **more):
@@ -96,7 +96,14 @@ def test_a_stop_in_the_second_member_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(Interrupted, match=r"members.1"):
         train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "run")
     monkeypatch.undo()
+    first, second = (tmp_path / "run" / "members" / m for m in "01")
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl") == read_metrics(first / "metrics.jsonl")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert cli.main(["doctor", str(tmp_path / "run")]) == 2
+    assert f"ask for {second})" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "run")]) == 2
+    assert f"ask for {second})" in capsys.readouterr().err
     _, resumed = train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "run")
     for name, tensor in straight.checkpoint_weights.items():
         assert torch.equal(tensor, resumed.checkpoint_weights[name])

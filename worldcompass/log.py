@@ -63,6 +63,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def training_member(run_dir: Path) -> str:
+    """The end of a sentence for a run that has no metrics yet because its first member still trains; else empty."""
+    folders = sorted((run_dir / "members").glob("[0-9]*"))
+    return f" (its members train in folders of their own: ask for {folders[-1]})" if folders else ""
+
+
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """What the JSON file of an object holds, nothing where there is no file.
 

@@ -99,6 +99,7 @@ def train_members(
             held_out=held_out,
         )
         averages.append({name: tensor.clone() for name, tensor in policy.checkpoint_weights.items()})
+        team.on_main(lambda: _write_metrics(out_dir, folders[: len(averages)]))
     for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
         policy.checkpoint_weights[name].copy_(tensor)
     team.on_main(lambda: _write_run(out_dir, folders, replace(parts.config, seed=config.seed), policy))
@@ -127,13 +128,17 @@ def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, 
     return result
 
 
+def _write_metrics(out_dir: Path, finished: Sequence[Path]) -> None:
+    """The mean over the members so far, for who asks whether the run is learning."""
+    rewrite(out_dir / METRICS, mean_rows([read_metrics(folder / METRICS) for folder in finished]))
+
+
 def _write_run(out_dir: Path, folders: Sequence[Path], config: Config, policy: Policy) -> None:
     """What readers of a run ask for: configuration, metrics, a checkpoint with the weights that were evaluated."""
     newest = latest_checkpoint(folders[-1] / "checkpoints")
     assert newest is not None, "every member saves its last step"
     _, state = load_checkpoint(newest)
     replace_file(out_dir / "config.json", json.dumps(config.described(), indent=2) + "\n")
-    rewrite(out_dir / METRICS, mean_rows([read_metrics(folder / METRICS) for folder in folders]))
     kept = {"checkpoint": policy.checkpoint_weights, "reference": policy.reference_weights}
     tensors = {f"policy/{part}/{name}": t for part, weights in kept.items() for name, t in weights.items()}
     facts = {"run": {**state["run"], "seed": config.seed}, "config": config.described()}

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from worldcompass.doctor.record import EVENTS, FOLLOWED, USUAL_STEPS, Record
 from worldcompass.doctor.statistics import Estimate
 from worldcompass.errors import UserError
-from worldcompass.log import METRICS, read_metrics, read_object
+from worldcompass.log import METRICS, read_metrics, read_object, training_member
 
 # What a row may hold besides its step and rewards, as the checks read it.
 PARTS = ("rewards", "seconds", "pictures", "agreement", "no_gradient", "judge", "failed_tries")
@@ -43,7 +43,7 @@ def read_record(run_dir: Path) -> Record:
     if not rows and not events:
         raise UserError(
             f"{run_dir} holds no metrics: expected {path.name} with at least one finished step; is this the --out "
-            "of a training run, and has its first step ended?"
+            f"of a training run, and has its first step ended?{training_member(run_dir)}"
         )
     _check_rows(path, rows)
     _check_events(run_dir / EVENTS, events)

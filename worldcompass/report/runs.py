@@ -11,7 +11,7 @@ from typing import Any
 from worldcompass import video
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
-from worldcompass.log import METRICS, read_metrics, read_object
+from worldcompass.log import METRICS, read_metrics, read_object, training_member
 
 SCHEMA = 1
 LOOK_FRAMES = 6  # of a clip in its filmstrip
@@ -67,7 +67,8 @@ def load_run(run_dir: Path) -> Run:
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: there is no such folder")
     if not any((run_dir / name).is_file() for name in ("results.json", METRICS)):
-        raise UserError(f"{run_dir} is not a run folder: expected results.json or metrics.jsonl in it")
+        hint = training_member(run_dir)
+        raise UserError(f"{run_dir} is not a run folder: expected results.json or metrics.jsonl in it{hint}")
     results = read_object(run_dir / "results.json", "a run's results")
     if results and results.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"{run_dir / 'results.json'} has schema {results['schema']}, expected {SCHEMA}")
