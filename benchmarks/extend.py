@@ -2,8 +2,9 @@
 
 ``python benchmarks/extend.py RUN [RUN ...] --factors 1 1.4 1.8`` takes the members of every run that has some, and
 other runs themselves. It prints how far the ways that they went from the base agree (cosines), imagines fresh
-training scenarios with the base and with ``w0 + factor (mean - w0)`` for every factor, and prints actions followed as
-the interaction critic reads them, sharpness, realism, colour and flicker, each less the base's with its standard error.
+training scenarios with the base and with ``w0 + factor (mean - w0)`` for every factor, and prints actions followed
+as the interaction critic reads them, sharpness, realism, colour and flicker, each less the base's with its standard
+error.
 """
 
 from __future__ import annotations
