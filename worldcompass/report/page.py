@@ -95,7 +95,9 @@ def badge(run: Run) -> str:
 def _facts(run: Run) -> str:
     facts = []
     if run.metrics:
-        facts.append(f"{len(run.metrics)} training steps")
+        members = mapping(run.command.get("recipe")).get("members", 1)
+        together = f" of each of {members} members, curves are their means" if members != 1 else ""
+        facts.append(f"{len(run.metrics)} training steps{together}")
     seconds = run.results.get("seconds")
     if isinstance(seconds, int | float):
         facts.append(f"{seconds / 60:.1f} minutes")
