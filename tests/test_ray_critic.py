@@ -185,9 +185,7 @@ def test_a_failed_try_is_made_again(critic, plan, failure, words):
     assert not plan.read_text()
 
 
-@pytest.mark.parametrize(
-    ("failure", "words"), [("hang", "no answer within"), ("nan", "not finite"), ("few", "got 2")]
-)
+@pytest.mark.parametrize(("failure", "words"), [("nan", "not finite"), ("few", "got 2")])
 def test_when_no_try_is_left_one_sentence_says_why_and_the_next_group_is_scored(
     critic, plan, failure, words, monkeypatch
 ):
