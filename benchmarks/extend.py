@@ -76,8 +76,9 @@ def main() -> None:
     live = dict(world.net.named_parameters())
     start = {name: parameter.detach().clone() for name, parameter in live.items()}
     ways = [flat(weights, start) for weights in members]
-    cosines = [cosine_similarity(a, b, 0).item() for a, b in itertools.combinations(ways, 2)]
-    print(f"{len(members)} members; cosines of their ways: {', '.join(f'{c:.3f}' for c in cosines)}")
+    cosines = [cosine_similarity(a, b, 0).item() for a, b in itertools.combinations(ways, 2)] or [1.0]
+    mean = sum(cosines) / len(cosines)
+    print(f"{len(members)} members; cosine of two ways {mean:.3f} ({min(cosines):.3f} to {max(cosines):.3f})")
     scenarios = [s for _, s in draw_all(TRAINING, KINDS, args.scenarios, LATENTS, 5, "extend")]
     base = measured(world, scenarios, critics)
     print("base: " + ", ".join(f"{name} {base.values_VD[name].mean():.3f}" for name in SHOWN), flush=True)

@@ -140,11 +140,12 @@ def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
     assert after["trained"] == before["trained"]
 
 
-def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path):
+def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path, capsys):
     config = replace(tiny().config, steps=1)
     recipe, out = replace(tiny(), config=config, members=2, extend=1.5, unseen=True), tmp_path / "run"
     results = run_experiment(recipe, out, "cpu", resume=False, measured_by=run_dir)
     assert results["forward_passes"]["clip_level"] == 2 * (2 * 4 * 2 * 2)  # chunk 0 alone, both members
+    assert "Next: worldcompass play --after" in capsys.readouterr().out
     start = load_doom_world().net.state_dict()
     own = [load_checkpoint(out / "members" / m / "checkpoints" / "step_000001")[0] for m in "01"]
     trained = load_doom_world(out / "weights").net.state_dict()

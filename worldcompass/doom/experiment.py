@@ -122,7 +122,9 @@ def run_experiment(
     replace_file(out / "results.json", json.dumps(results, indent=1))
     evaluation.pictures(world.spec.fps)
     page = write_report(out)
-    _headline(results, out, page)
+    _headline(
+        results, out, page, "worldcompass train doom_full (half an hour)" if _is_one_run(recipe) else None
+    )
     return results
 
 
@@ -270,8 +272,8 @@ def _results(
     return results
 
 
-def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
-    """The table that ends a run, and what to do next."""
+def _headline(results: dict[str, Any], out: Path, page: Path, further: str | None) -> None:
+    """The table that ends a run, and what to do next: ``further``, where a longer recipe is left, or walk in it."""
     console = Console()
     table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
     for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
@@ -287,6 +289,5 @@ def _headline(results: dict[str, Any], out: Path, page: Path) -> None:
         f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
     )
     console.print(f"Is it learning? {diagnose(read_record(out)).answer} (More: worldcompass doctor {out})")
-    console.print(
-        "Next: worldcompass train doom_full (half an hour), or docs/your_own_world.md for your own model."
-    )
+    then = further or f"worldcompass play --after {out}"
+    console.print(f"Next: {then}, or docs/your_own_world.md for your own model.")
