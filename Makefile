@@ -6,7 +6,7 @@ STAMP := $(VENV)/.worldcompass-stamp
 ARGS ?=
 
 # Modules whose line coverage `make test` holds at 90% or more: the training path and its contract.
-CORE := types world geometry rollout advantages objective policy train evaluate checkpoint testing
+CORE := types world geometry rollout advantages objective policy train members evaluate checkpoint testing
 comma := ,
 space := $(comma:,=) $(comma:,=)
 CORE_FILES := $(wildcard $(CORE:%=worldcompass/%.py))

@@ -192,7 +192,10 @@ def interval(values_B: np.ndarray, mean: float, count: int) -> dict[str, Any]:
 def share_closed(
     engine_V: np.ndarray, base_V: np.ndarray, trained_V: np.ndarray, rows: np.ndarray
 ) -> dict[str, Any]:
-    """``(trained - base) / (engine - base)`` with its interval; None in it where the base leaves no gap."""
+    """``(trained - base) / (engine - base)`` with its interval; None in it where the base leaves no gap.
+
+    Resamples in which there is no gap are left out.
+    """
     gained, gap = trained_V - base_V, engine_V - base_V
     gained_B, gap_B = gained[rows].mean(1), gap[rows].mean(1)
     if gap.mean() == 0 or not gap_B.any():

@@ -65,7 +65,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def training_member(run_dir: Path) -> str:
     """The end of a sentence for a run that has no metrics yet because its first member still trains; else empty."""
-    folders = sorted((run_dir / "members").glob("[0-9]*"))
+    folders = sorted((run_dir / "members").glob("[0-9]*"), key=lambda folder: int(folder.name))
     return f" (its members train in folders of their own: ask for {folders[-1]})" if folders else ""
 
 
