@@ -208,7 +208,7 @@ def the_users_mistakes_are_known_to_all(out: Path) -> None:
     team = Team.current()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"rank 1 runs .*0\.0\.1"):
         if team.rank == 1:
-            patch.setattr("worldcompass.__version__", "0.0.1")
+            patch.setattr("worldcompass.distributed.__version__", "0.0.1")
         _same_everywhere(team)
 
 

@@ -12,11 +12,12 @@ In a few lines (see ``worldcompass.api``)::
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from worldcompass.version import __version__
+
 if TYPE_CHECKING:
     from worldcompass.api import imagine, load_world, post_train, score
 
-__version__ = "0.1.0"
-__all__ = ["imagine", "load_world", "post_train", "score"]
+__all__ = ["__version__", "imagine", "load_world", "post_train", "score"]
 
 
 def __getattr__(name: str) -> Any:

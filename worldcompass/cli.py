@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from worldcompass import __version__
 from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, LostRank, StoppedRun, UserError
 from worldcompass.interrupt import Interrupted, notices_raise
+from worldcompass.version import __version__
 
 # Words a user types -> (module of worldcompass.commands, what it does in one line).
 COMMANDS = {

@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import worldcompass
 from worldcompass.errors import LostCritic, LostRank, UserError
+from worldcompass.version import __version__
 
 WAIT = timedelta(hours=2)  # for a rank that evaluates alone; a rank that died is noticed by the launcher
 # In the errors of gloo, and of the store that the first rank keeps.
@@ -248,7 +248,7 @@ def port_taken(port: str) -> str:
 
 def _same_everywhere(team: Team) -> None:
     own = {
-        "worldcompass": worldcompass.__version__,
+        "worldcompass": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import worldcompass
 from worldcompass.checkpoint import latest_checkpoint, newest_usable, step_of, write_tensors
 from worldcompass.errors import UserError
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
+from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
 EMBEDDED = "doom"  # the world whose license is known: its weights are in this package
@@ -134,7 +134,7 @@ def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
     evaluated = run.command.get("recipe", {}).get("evaluation_seeds")
     if evaluated:
         yield f"Seeds of the evaluation: {', '.join(map(str, evaluated))}."
-    yield f"Made with worldcompass {run.command.get('version', worldcompass.__version__)}."
+    yield f"Made with worldcompass {run.command.get('version', __version__)}."
     weights = config.get("weights") or {}
     rows = {name: config[name] for name in SETTINGS if name in config}
     yield from ["", "| setting | value |", "| --- | --- |"]

@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from worldcompass import __version__, api
+from worldcompass import api
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name, parse_path
 from worldcompass.player.guard import Guard
@@ -23,6 +23,7 @@ from worldcompass.rewards import Critic
 from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
+from worldcompass.version import __version__
 from worldcompass.video import fit, read_video
 from worldcompass.world import WorldSpec
 

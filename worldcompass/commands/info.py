@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 def facts() -> Iterator[tuple[str, str]]:
     """Names and values of everything a bug report needs."""
-    from worldcompass import __version__
+    from worldcompass.version import __version__
 
     yield "worldcompass", f"{__version__}{_checkout()}"
     yield "python", platform.python_version()

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-import worldcompass
 from worldcompass.distributed import Team
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doom.critic_files import load_critics, load_judge
@@ -62,6 +61,7 @@ from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
+from worldcompass.version import __version__
 from worldcompass.worlds.doom import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
 
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
@@ -185,7 +185,7 @@ def _held_out(judge: Judge, seed: int) -> HeldOut:
 def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
     """Make the run folder, or see that it holds this very run."""
     path = out / "run.json"
-    facts = {"recipe": _described(recipe), "version": worldcompass.__version__, "weights": WEIGHTS_VERSION}
+    facts = {"recipe": _described(recipe), "version": __version__, "weights": WEIGHTS_VERSION}
     if path.exists():
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")

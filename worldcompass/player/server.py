@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from worldcompass import __version__
 from worldcompass.errors import UserError
 from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
@@ -34,6 +33,7 @@ from worldcompass.player.starts import (
     start_from_picture,
 )
 from worldcompass.scoring import body_of
+from worldcompass.version import __version__
 
 MESSAGES_PER_SECOND, MESSAGE_BURST = 60.0, 120.0
 MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
