@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 
 from worldcompass import video
+from worldcompass.critic import Critic
 from worldcompass.doom.critic_files import load_judge
 from worldcompass.doom.engine_facts import FPS, FRAMES_PER_LATENT, INTRINSICS, MOTION, THRESHOLDS
 from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.geometry import commanded
-from worldcompass.rewards import Critic
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import BestOfThree
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.doom_cameras import DoomCameras
-from worldcompass.rewards.formula import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
+from worldcompass.rewards.formulas import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.latency import ResponseLatency

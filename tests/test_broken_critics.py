@@ -9,9 +9,9 @@ from toy_runs import QUICK
 
 from worldcompass import cli
 from worldcompass.advantages import NonFiniteScore
+from worldcompass.critic import FailedCritic, ask
 from worldcompass.errors import LostCritic
 from worldcompass.log import read_metrics
-from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
 from worldcompass.train import train
 from worldcompass.types import Scores

@@ -25,6 +25,7 @@ from worldcompass.geometry import (
     umeyama,
 )
 from worldcompass.rewards import catalogue
+from worldcompass.rewards.abstain import over_trusted
 from worldcompass.rewards.actions import ActionAccuracy, exact
 from worldcompass.rewards.best_of_three import BestOfThree
 from worldcompass.rewards.cameras import CameraPath, Remembering, calibrated_thresholds
@@ -33,7 +34,6 @@ from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry, two_view
 from worldcompass.rewards.pose_error import PoseError, segment_errors
 from worldcompass.rewards.purity import DirectionPurity
-from worldcompass.rewards.trust import over_trusted
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from worldcompass.critic import Critic
 from worldcompass.doom import critic_files, critic_report, motion_critic
 from worldcompass.doom.engine_facts import INTRINSICS, MOTION
 from worldcompass.doom.judge import Judge, match_volumes, mirror_volumes
@@ -21,7 +22,6 @@ from worldcompass.doom.motion_critic import (
 from worldcompass.doom.realism import ALL_KINDS, Realism, degrade
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, motion_signs
-from worldcompass.rewards import Critic
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import VisualQuality, drift, flicker, sharpness, sharpness_loss
 from worldcompass.testing import check_critic, noise_group

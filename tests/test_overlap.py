@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from worldcompass.critic import Elsewhere
 from worldcompass.errors import LostCritic
 from worldcompass.log import read_metrics
-from worldcompass.rewards import Elsewhere
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.verdicts import Verdicts

@@ -12,7 +12,7 @@ from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, nominal_poses, opposite, parse_path, pose, rotation_from_angles
 from worldcompass.rewards.cycle import CycleClosure, returns
 from worldcompass.rewards.depth_anything import DepthAnything3
-from worldcompass.rewards.formula import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
+from worldcompass.rewards.formulas import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE, Hpsv3
 from worldcompass.rewards.lpips import Lpips

@@ -18,7 +18,7 @@ from worldcompass.distributed import Team, shard
 from worldcompass.policy import Lora
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.recipes._worldplay import WorldPlayRecipe
-from worldcompass.rewards.own import OwnRewards
+from worldcompass.rewards.bundle import OwnRewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY
 from worldcompass.types import Actions, Scores
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
-from worldcompass.rewards import Critic
-from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Group, Scenario
 from worldcompass.video import check_aspect, fit, read_image

@@ -21,8 +21,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from worldcompass.critic import Critic
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS
-from worldcompass.rewards.critic import Critic
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.walk import Walk, start_walk
 from worldcompass.world import WorldModel

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from worldcompass.critic import Critic, Elsewhere, FailedCritic, ask
 from worldcompass.errors import UnfitInputs
-from worldcompass.rewards import Critic, Elsewhere
-from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rollout import computes_bf16, device_of, make_group
 from worldcompass.types import Scenario
 from worldcompass.world import Guidable, WorldModel

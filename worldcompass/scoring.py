@@ -16,11 +16,10 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from worldcompass import api
+from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name, parse_path
 from worldcompass.player.guard import Guard
-from worldcompass.rewards import Critic
-from worldcompass.rewards.critic import FailedCritic, ask
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
 from worldcompass.version import __version__

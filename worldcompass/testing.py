@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from worldcompass.critic import Critic
 from worldcompass.geometry import LabelThresholds, Motion, commanded, motion_signs
-from worldcompass.rewards import Critic
 from worldcompass.rollout import chunk_actions, chunk_noise, device_of, generator_for
 from worldcompass.types import Actions, Group, Scenario, Scores
 from worldcompass.world import WorldModel, WorldSpec

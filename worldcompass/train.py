@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages, refuse_not_finite
 from worldcompass.balance import Balance, History, fixed
+from worldcompass.critic import Critic
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.distributed import Team, shard
 from worldcompass.doctor.guard import Guard, OnDisease
@@ -29,7 +30,6 @@ from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.resume import alone_in, begin, restore, roll_back, save, writable
-from worldcompass.rewards import Critic
 from worldcompass.rollout import (
     Rollout,
     batches,

@@ -9,9 +9,8 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Critic, Elsewhere, FailedCritic, Retrying, ask
 from worldcompass.errors import LostCritic
-from worldcompass.rewards import Critic, Elsewhere
-from worldcompass.rewards.critic import FailedCritic, Retrying, ask
 from worldcompass.types import Group, Scores
 
 

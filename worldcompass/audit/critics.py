@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from worldcompass.audit import ClipKind
 from worldcompass.audit.expected import ITEM_LIES, KINDS
+from worldcompass.critic import Critic
 from worldcompass.doom.maps import CRITIC
 from worldcompass.doom.scenarios import draw_all
-from worldcompass.rewards import Critic
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import calibrated_thresholds
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.doom_cameras import DoomCameras
-from worldcompass.rewards.formula import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
+from worldcompass.rewards.formulas import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.latency import ResponseLatency

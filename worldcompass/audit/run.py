@@ -16,8 +16,7 @@ from worldcompass.audit.expected import PICTURE_LIES, Expected
 from worldcompass.audit.exploit import Found, search
 from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share, shown
 from worldcompass.audit.tricks import TRICKS
-from worldcompass.rewards import Critic
-from worldcompass.rewards.critic import ask
+from worldcompass.critic import Critic, ask
 from worldcompass.rollout import generator_for
 from worldcompass.testing import check_critic
 

@@ -25,7 +25,7 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
     if not source.partition(":")[0].endswith(".py"):
         raise UserError(f"--world is {source}: expected {EMBEDDED} or FILE.py:FUNCTION")
     from worldcompass.commands.train import load_recipe
-    from worldcompass.rewards.critic import FAILURES, said
+    from worldcompass.critic import FAILURES, said
     from worldcompass.world import WorldSpec
 
     make: Callable[..., Any] = load_recipe(source)

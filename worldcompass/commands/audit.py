@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from worldcompass.audit.clips import Clip
     from worldcompass.audit.critics import Known
     from worldcompass.audit.run import Audit
-    from worldcompass.rewards import Critic
+    from worldcompass.critic import Critic
 
 EXAMPLES = """\
   worldcompass audit --list
@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.critics import KNOWN
     from worldcompass.audit.expected import ITEM_LIES, expected
     from worldcompass.audit.run import run_audit
+    from worldcompass.critic import FAILURES, ask
     from worldcompass.progress import progress
     from worldcompass.resume import writable
-    from worldcompass.rewards.critic import FAILURES, ask
     from worldcompass.testing import check_critic, noise_group
 
     if args.list:
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _words(error: Exception) -> str:
     """What a critic did wrong: the contract's words, or those of its own error."""
-    from worldcompass.rewards.critic import said
+    from worldcompass.critic import said
     from worldcompass.testing import ContractError
 
     return str(error) if isinstance(error, ContractError | ValueError) else said(error)
@@ -182,8 +182,7 @@ def known_critic(name: str) -> Known:
         near = difflib.get_close_matches(name, KNOWN) or KNOWN
         raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
     from worldcompass.commands.train import load_recipe
-    from worldcompass.rewards import Critic
-    from worldcompass.rewards.critic import FAILURES, said
+    from worldcompass.critic import FAILURES, Critic, said
 
     make = load_recipe(f"{source}:{function or Path(source).stem}")
     try:

@@ -21,9 +21,9 @@ from worldcompass.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from worldcompass.critic import Critic
     from worldcompass.doom.pickup_score import Marks, Verdict
     from worldcompass.doom.pickups import Played
-    from worldcompass.rewards import Critic
     from worldcompass.rewards.judge_model import JudgeModel
 
 EXAMPLES = """\

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from worldcompass.critic import Critic
 from worldcompass.distributed import Team
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doom.critic_files import load_critics, load_judge
@@ -54,7 +55,6 @@ from worldcompass.progress import progress
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.resume import MAY_CHANGE, differences, refuse_changes
-from worldcompass.rewards import Critic
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality

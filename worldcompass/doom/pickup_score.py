@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from worldcompass.audit.measures import Share, calibration_error, rank_correlation, share
+from worldcompass.critic import Critic, ask
 from worldcompass.doom.pickups import Played
-from worldcompass.rewards import Critic
-from worldcompass.rewards.critic import ask
 
 RESAMPLES = 1000
 DONE, OTHER, NOTHING = "takes it", "takes the other item", "takes nothing"

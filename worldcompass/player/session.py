@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.geometry import keys_of, label_of_keys, parse_path, path_of
 from worldcompass.player.gauges import Gauge, Reader
@@ -24,7 +25,6 @@ from worldcompass.player.pace import Costs, Pace
 from worldcompass.player.panes import Pane, Place
 from worldcompass.player.recording import Recording, Shelf
 from worldcompass.player.starts import Start, Starts
-from worldcompass.rewards import Critic
 
 MAX_LATENTS = 1500  # of one walk: about 4 minutes
 KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips

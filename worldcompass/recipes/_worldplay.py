@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from worldcompass.advantages import all_groups
+from worldcompass.critic import Critic
 from worldcompass.distributed import Team
 from worldcompass.errors import UserError
 from worldcompass.files import NeededFile, differences, lacking
@@ -20,8 +21,7 @@ from worldcompass.objective import nft_loss
 from worldcompass.optim import adamw, muon
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.profile import Parts
-from worldcompass.rewards import Critic
-from worldcompass.rewards.own import OwnRewards, Rewards
+from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
 from worldcompass.train import Config, train

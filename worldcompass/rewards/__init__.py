@@ -1,5 +1,5 @@
 """Critics: one file each. Only the contract is imported here: no critic's needs become everybody's."""
 
-from worldcompass.rewards.critic import Critic, Elsewhere
+from worldcompass.critic import Critic, Elsewhere
 
 __all__ = ["Critic", "Elsewhere"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import LabelThresholds, split_label
+from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look, seen_labels
-from worldcompass.rewards.trust import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.types import Group, Scores
 
 Agreement = Callable[[Tensor, Tensor], Tensor]

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 
 from worldcompass.geometry import LabelThresholds
+from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.actions import mean_of_both
 from worldcompass.rewards.cameras import CameraEstimator, look, seen_labels
-from worldcompass.rewards.trust import abstain
 from worldcompass.types import Group, Scores
 
 MOVES = (0.002, 0.005, 0.01)  # the estimator's length unit per frame, WorldCompass reward_function.py

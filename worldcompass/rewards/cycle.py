@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import LabelThresholds, camera_motion
+from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.reference import Likeness, ssim
-from worldcompass.rewards.trust import abstain
 from worldcompass.types import Group, Scores
 
 CLOSE = 0.5  # of the thresholds of a label: commanded poses no further apart count as one

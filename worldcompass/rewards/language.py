@@ -17,8 +17,8 @@ import cv2
 import torch
 from torch import Tensor
 
+from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.judge_model import JudgeModel, Message
-from worldcompass.rewards.trust import abstain
 from worldcompass.types import Group, Scores
 from worldcompass.video import png
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import LabelThresholds, motion_signs
+from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
-from worldcompass.rewards.trust import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.types import Group, Scores
 
 

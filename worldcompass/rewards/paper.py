@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from worldcompass.critic import Critic
 from worldcompass.files import NeededFile, NeededModule
 from worldcompass.geometry import LabelThresholds
-from worldcompass.rewards import Critic, depth_anything, hpsv3
+from worldcompass.rewards import depth_anything, hpsv3
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.remote import RemoteCritic

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from worldcompass.rewards.trust import abstain
+from worldcompass.rewards.abstain import abstain
 from worldcompass.types import Group, Scores
 
 if TYPE_CHECKING:

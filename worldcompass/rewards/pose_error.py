@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import Motion, nominal_poses, pose, relative_pose, rotation_angle, umeyama
+from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
-from worldcompass.rewards.trust import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.types import Group, Scores
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from worldcompass.geometry import LabelThresholds, motion_signs
+from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
-from worldcompass.rewards.trust import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.types import Group, Scores
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.quality import luma
-from worldcompass.rewards.trust import abstain
 from worldcompass.types import Group, Scores
 
 Likeness = Callable[[Tensor, Tensor], Tensor]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from worldcompass.critic import Critic
 from worldcompass.files import NeededFile, NeededModule
-from worldcompass.rewards import Critic
 
 
 class Rewards(Protocol):
