@@ -22,8 +22,8 @@ from torch import Tensor
 from worldcompass.advantages import Scale, all_groups, damped, group_advantages, own_group
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.doom.experiment import training_parts
+from worldcompass.media.progress import progress
 from worldcompass.overrides import override
-from worldcompass.progress import progress
 from worldcompass.recipes.demo import demo
 from worldcompass.rollout import Futures
 from worldcompass.selection import Chosen, Rows, choose, share_out

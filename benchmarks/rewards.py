@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass import video
 from worldcompass.critic import Critic
 from worldcompass.doom.critic_files import load_judge
 from worldcompass.doom.engine_facts import FPS, FRAMES_PER_LATENT, INTRINSICS, MOTION, THRESHOLDS
 from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.geometry import commanded
+from worldcompass.media import video
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import BestOfThree
 from worldcompass.rewards.cycle import CycleClosure

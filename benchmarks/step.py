@@ -28,7 +28,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from worldcompass import video
+from worldcompass.media import video
 from worldcompass.overrides import override
 from worldcompass.profile import Parts
 from worldcompass.recipes.demo import demo

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import worldcompass as wc
-from worldcompass import cli, video
+from worldcompass import cli
 from worldcompass.doom.pretrain import export
 from worldcompass.errors import UserError
+from worldcompass.media import video
 from worldcompass.types import Group, Scores
 from worldcompass.worlds.doom import WORLD_FILE
 

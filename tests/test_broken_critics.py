@@ -169,7 +169,7 @@ def test_a_critic_of_one_s_own_that_breaks_is_one_sentence(name, words, tmp_path
     said = capsys.readouterr().err
     assert said == f"error: mine.py:{name} breaks the contract of critics: {words}\n"
     monkeypatch.setattr(
-        "worldcompass.video.read_video", lambda *_: torch.zeros(13, 3, 48, 64, dtype=torch.uint8)
+        "worldcompass.media.video.read_video", lambda *_: torch.zeros(13, 3, 48, 64, dtype=torch.uint8)
     )
     assert cli.main(["score", "--video", "x.mp4", "--path", "w-3", "--critic", f"mine.py:{name}"]) == 2
     assert capsys.readouterr().err == f"error: the critic mine {words}\n"

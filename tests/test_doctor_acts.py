@@ -18,10 +18,10 @@ from worldcompass.doom.experiment import _claim
 from worldcompass.errors import StoppedRun, UserError
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics
+from worldcompass.media.video import read_video
 from worldcompass.recipes.demo import demo
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import train
-from worldcompass.video import read_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,11 +15,11 @@ from test_player import png
 
 from worldcompass import api as package
 from worldcompass.errors import UserError
+from worldcompass.media.video import read_video, write_mp4
 from worldcompass.player.session import Shared
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.testing import ToyWorld, noise_group
 from worldcompass.types import Scores
-from worldcompass.video import read_video, write_mp4
 
 PATH = "w-3, left-1"
 JSON = {"Content-Type": "application/json"}

@@ -19,12 +19,12 @@ from test_overlap import SECONDS, check_overlap
 
 from worldcompass import api
 from worldcompass.errors import LostCritic, UserError
+from worldcompass.media.video import write_mp4
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.scoring import Scorer, score_group
 from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
 from worldcompass.train import Config, train
-from worldcompass.video import write_mp4
 
 GROUP = noise_group(3)
 SMALL = Config(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=0, denoising_steps=2,

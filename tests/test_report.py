@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldcompass import charts, cli, video
+from worldcompass import cli
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS
+from worldcompass.media import charts, video
 from worldcompass.report import runs, write_comparison, write_report
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldcompass import video
+from worldcompass.media import video
 
 
 def moving_square(length: int = 12, height: int = 48, width: int = 64) -> np.ndarray:

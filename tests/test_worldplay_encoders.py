@@ -8,7 +8,7 @@ from safetensors.torch import load, save_file
 from worldplay_tiny import random_decoder, write_vae
 
 from worldcompass.errors import UserError
-from worldcompass.video import save_png
+from worldcompass.media.video import save_png
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.encoders import INSTRUCTION, Encoder5B, Encoder8B, crop
 from worldcompass.worlds.worldplay.prepare import prepare, read_requests

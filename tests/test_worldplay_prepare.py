@@ -19,8 +19,8 @@ from worldplay_tiny import (
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.geometry import parse_path
+from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
-from worldcompass.video import save_png
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.encoders import PARTS_5B, PARTS_8B, check_parts, spoken_quotes
 from worldcompass.worlds.worldplay.poses import commanded

@@ -15,9 +15,9 @@ from torch import Tensor
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
+from worldcompass.media.video import check_aspect, fit, read_image
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Group, Scenario
-from worldcompass.video import check_aspect, fit, read_image
 from worldcompass.world import WorldModel, WorldSpec
 
 MAX_LATENTS = 10_000  # of a path: about 40 minutes of video

@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 from math import isfinite
 
-from worldcompass import video
 from worldcompass.audit.measures import NEVER_FAR, shown
 from worldcompass.audit.run import Audit
 from worldcompass.audit.tricks import TRICKS
-from worldcompass.charts import number
+from worldcompass.media import video
+from worldcompass.media.charts import number
 from worldcompass.report.html import data_address, document
 
 EVERY, SCALE = 3, 3  # frames between the pictures of a strip, and their size

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.expected import ITEM_LIES, expected
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
-    from worldcompass.progress import progress
+    from worldcompass.media.progress import progress
     from worldcompass.resume import writable
     from worldcompass.testing import check_critic, noise_group
 
@@ -127,7 +127,7 @@ def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Cl
     from worldcompass.audit.clips import clips_of, engine_clips, pickup_clips
     from worldcompass.doom.maps import UNSEEN
     from worldcompass.evaluate import imagine_all
-    from worldcompass.progress import progress
+    from worldcompass.media.progress import progress
     from worldcompass.worlds.doom import load_doom_world
 
     with progress("playing clips in the engine", per_map * len(UNSEEN)) as advance:

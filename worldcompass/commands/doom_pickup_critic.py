@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.commands.doom_pickups import print_verdict
     from worldcompass.doom.pickup_data import SPLITS
     from worldcompass.doom.pickup_training import SCENES, collect_splits, train_pickup_critic
-    from worldcompass.progress import progress
+    from worldcompass.media.progress import progress
 
     total = sum(SCENES[name] * len(maps) for name, maps in SPLITS.items())
     with progress("playing scenes in the engine", total) as advance:

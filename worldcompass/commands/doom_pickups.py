@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.doom.pickup_data import prefix_of
     from worldcompass.doom.pickup_score import judge_marks, mark
     from worldcompass.doom.pickups import draw_scenes, replay_scenes, save_scenes
-    from worldcompass.progress import progress
+    from worldcompass.media.progress import progress
 
     args.out.mkdir(parents=True, exist_ok=True)
     with progress("playing scenes in the engine", args.per_map * len(UNSEEN)) as advance:
@@ -146,7 +146,7 @@ def _listed(scenes: list[Played], marks: Marks) -> list[dict]:
 def _write_pictures(out: Path, scenes: list[Played], marks: Marks) -> None:
     """Filmstrips of the first scenes of every map, with what happened and the scores."""
     from worldcompass.doom.pickup_score import outcome_of
-    from worldcompass.video import filmstrips, save_png
+    from worldcompass.media.video import filmstrips, save_png
 
     strips: dict[str, list[tuple[Tensor, str]]] = {}
     for played, values in zip(scenes, marks.values_SWO, strict=True):

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != ".mp4":
         raise UserError(f"--out is {args.out}: expected a file that ends in .mp4")
     device = check_device(args.device)
-    from worldcompass import api, video
+    from worldcompass import api
+    from worldcompass.media import video
 
     api.parse(args.path)
     image = video.read_image(args.image)

@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score and print."""
-    from worldcompass import api, video
+    from worldcompass import api
     from worldcompass.commands.audit import critic_of
+    from worldcompass.media import video
 
     api.parse(args.path)
     critics = [critic_of(name)[0] for name in args.critic]

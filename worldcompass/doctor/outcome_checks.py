@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from worldcompass.charts import number
 from worldcompass.doctor.record import (
     ALARM,
     FOLLOWED,
@@ -20,6 +19,7 @@ from worldcompass.doctor.record import (
     streak,
 )
 from worldcompass.doctor.statistics import Estimate, mean
+from worldcompass.media.charts import number
 
 SURE = 0.99  # level of the interval of a change that must also be large
 MOTION = math.log(0.5)  # half of the motion gone

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from worldcompass.charts import number
 from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, lasting, percent, slope_of
 from worldcompass.doctor.statistics import mean
+from worldcompass.media.charts import number
 
 FLAT = 0.5  # share of groups without any spread
 FLAT_REWARD = 0.8  # share of groups in which one reward has none

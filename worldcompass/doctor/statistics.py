@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
-from worldcompass.charts import number
+from worldcompass.media.charts import number
 
 MIN_FREEDOM = 3  # degrees of freedom below which an interval says nothing
 POWER = 0.8  # probability with which a trend that is there should be seen

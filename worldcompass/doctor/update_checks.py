@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from worldcompass.charts import number
 from worldcompass.doctor.record import PERSISTENT, Finding, Record, percent, streak
+from worldcompass.media.charts import number
 
 MIN_MOVE = 0.02  # of the predictions over the whole run, in sizes of their own error
 MAX_MOVE = 0.3  # of the predictions from the behaviour's within a step, in sizes of their own error

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from worldcompass.charts import number
 from worldcompass.doctor.checks import CHECKS
 from worldcompass.doctor.outcome_checks import judged_changes
 from worldcompass.doctor.record import FOLLOWED, Finding, Record, Severity
 from worldcompass.doctor.statistics import LEVEL, MIN_FREEDOM, Estimate, Trend, steps_needed
+from worldcompass.media.charts import number
 
 State = Literal[
     "learning", "unconfirmed", "unjudged", "undecided", "mixed", "no change", "too early",

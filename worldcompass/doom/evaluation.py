@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldcompass import video
 from worldcompass.checkpoint import write_tensors
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.motion_critic import LabelReader
@@ -25,7 +24,8 @@ from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
 from worldcompass.log import replace_file
-from worldcompass.progress import progress
+from worldcompass.media import video
+from worldcompass.media.progress import progress
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world, shipped_weights

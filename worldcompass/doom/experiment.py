@@ -49,9 +49,9 @@ from worldcompass.evaluate import (
 )
 from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics, read_object, replace_file
+from worldcompass.media.progress import progress
 from worldcompass.members import check_members, train_members
 from worldcompass.profile import Parts
-from worldcompass.progress import progress
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.resume import MAY_CHANGE, differences, refuse_changes

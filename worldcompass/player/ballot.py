@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import keys_of, path_of
+from worldcompass.media.video import enlarge, to_array, write_mp4
 from worldcompass.player.api import imagine
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import Shared
 from worldcompass.player.starts import Start
 from worldcompass.player.votes import Verdict, Vote, append_vote
-from worldcompass.video import enlarge, to_array, write_mp4
 
 CLIP_LATENTS = 16  # of a pair's clips: 4 chunks
 PIXELS = 480  # width of a clip, about

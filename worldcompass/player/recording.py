@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.video import side_by_side, write_mp4
+from worldcompass.media.video import side_by_side, write_mp4
 
 MAX_SECONDS = 60.0
 MAX_FILES = 16  # recordings on the shelf; the oldest goes

@@ -19,7 +19,7 @@ from worldcompass.doom.engine import Engine
 from worldcompass.doom.maps import TRAINING, UNSEEN, find_map
 from worldcompass.doom.scenarios import Plan, evaluation_plans
 from worldcompass.errors import UserError
-from worldcompass.video import check_aspect, fit
+from worldcompass.media.video import check_aspect, fit
 
 MAX_UPLOAD_BYTES = 8 * 2**20
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000

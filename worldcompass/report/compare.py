@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from worldcompass.charts import Interval, Series, curves_chart, interval_chart
 from worldcompass.errors import UserError
+from worldcompass.media.charts import Interval, Series, curves_chart, interval_chart
 from worldcompass.report.actions import heat_maps
 from worldcompass.report.html import document, write_page
 from worldcompass.report.looks import filmstrip_section, looks_section

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from worldcompass.charts import Interval, interval_chart, line_chart, number
 from worldcompass.doctor.page import section
+from worldcompass.media.charts import Interval, interval_chart, line_chart, number
 from worldcompass.report.actions import heat_maps
 from worldcompass.report.html import data_address, document, write_page
 from worldcompass.report.looks import filmstrip_section, looks_section

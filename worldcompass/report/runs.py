@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldcompass import video
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
 from worldcompass.log import METRICS, read_metrics, read_object, training_member
+from worldcompass.media import video
 
 SCHEMA = 1
 LOOK_FRAMES = 6  # of a clip in its filmstrip

@@ -17,10 +17,10 @@ import cv2
 import torch
 from torch import Tensor
 
+from worldcompass.media.video import png
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.judge_model import JudgeModel, Message
 from worldcompass.types import Group, Scores
-from worldcompass.video import png
 
 PICTURES = 8  # of a clip, evenly spaced, the first being what was there before it
 LEAST_WIDTH = 320  # pixels: smaller pictures are enlarged, since judge models see little in them

@@ -169,7 +169,7 @@ class DoomWorld:
             if shape != (3, *self.spec.frame_size):
                 raise ValueError(
                     f"scenario {scenario.id}: the Doom world starts from a uint8 image of shape"
-                    f" (3, {FRAME_HEIGHT}, {FRAME_WIDTH}), got {shape}: see worldcompass.video.fit"
+                    f" (3, {FRAME_HEIGHT}, {FRAME_WIDTH}), got {shape}: see worldcompass.media.video.fit"
                 )
         images = torch.stack([s.image_3hw for s in scenarios if s.image_3hw is not None]).to(self._device)
         latent = self.autoencoder.encode_video(images[:, None].float() / 255)[:, :, 0]

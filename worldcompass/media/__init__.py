@@ -1,0 +1,1 @@
+"""Pictures, videos, charts and progress bars."""
