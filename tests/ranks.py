@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldcompass.distributed import Team, end_at_once, joined
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
 from worldcompass.log import read_metrics
 from worldcompass.optim import adamw, muon
+from worldcompass.parallel.team import Team, end_at_once, joined
 from worldcompass.policy import Lora, Policy
 from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train

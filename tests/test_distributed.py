@@ -22,10 +22,10 @@ import torch
 from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together, toy_world
 
 from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
-from worldcompass.distributed import Team, _same_everywhere, home_of, joined, shard, whole
 from worldcompass.errors import EXIT_LOST_RANK, LostCritic, UserError
-from worldcompass.interrupt import notices_raise
-from worldcompass.launch import launch, number_of_ranks
+from worldcompass.parallel.launch import launch, number_of_ranks
+from worldcompass.parallel.signals import notices_raise
+from worldcompass.parallel.team import Team, _same_everywhere, home_of, joined, shard, whole
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.testing import ToyCleanliness, ToyObedience, toy_scenarios
 from worldcompass.train import Config, train
@@ -208,7 +208,7 @@ def the_users_mistakes_are_known_to_all(out: Path) -> None:
     team = Team.current()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"rank 1 runs .*0\.0\.1"):
         if team.rank == 1:
-            patch.setattr("worldcompass.distributed.__version__", "0.0.1")
+            patch.setattr("worldcompass.parallel.team.__version__", "0.0.1")
         _same_everywhere(team)
 
 
@@ -343,8 +343,8 @@ def test_the_rank_at_fault_is_named_once_whoever_ends_first(end, monkeypatch, ca
     def start(words, **options):
         return real([sys.executable, "-c", scripts[int(options["env"]["RANK"])]], **options)
 
-    monkeypatch.setattr("worldcompass.launch.subprocess.Popen", start)
-    monkeypatch.setattr("worldcompass.launch.GRACE", 2.0)
+    monkeypatch.setattr("worldcompass.parallel.launch.subprocess.Popen", start)
+    monkeypatch.setattr("worldcompass.parallel.launch.GRACE", 2.0)
     assert launch(["train", "my recipe.py:mine"], 2) == code
     words = capfd.readouterr().err
     assert said in words and words.count("\n") == bool(said)
@@ -407,7 +407,7 @@ def test_a_launcher_that_was_told_to_stop_says_so_whatever_its_ranks_lost(monkey
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         return process
 
-    monkeypatch.setattr("worldcompass.launch._start", start)
+    monkeypatch.setattr("worldcompass.parallel.launch._start", start)
     with notices_raise():
         assert launch(["train"], 2) == 143
     assert capsys.readouterr().err == "stopped by signal 15; what was saved is kept\n"

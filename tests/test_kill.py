@@ -23,9 +23,9 @@ from faults import (
     words_of,
 )
 
-from worldcompass import interrupt
-from worldcompass.interrupt import Interrupted, finishing_the_step
 from worldcompass.log import read_metrics
+from worldcompass.parallel import signals as interrupt
+from worldcompass.parallel.signals import Interrupted, finishing_the_step
 
 NOTICES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 

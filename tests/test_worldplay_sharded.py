@@ -14,7 +14,7 @@ from ranks import outcome, together
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from worldcompass.distributed import Team, shard
+from worldcompass.parallel.team import Team, shard
 from worldcompass.policy import Lora
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.recipes._worldplay import WorldPlayRecipe

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldcompass.distributed import Team, like
 from worldcompass.errors import UserError
+from worldcompass.parallel.team import Team, like
 from worldcompass.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2

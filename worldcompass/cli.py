@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, LostRank, StoppedRun, UserError
-from worldcompass.interrupt import Interrupted, notices_raise
+from worldcompass.parallel.signals import Interrupted, notices_raise
 from worldcompass.version import __version__
 
 # Words a user types -> (module of worldcompass.commands, what it does in one line).
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     code = _outcome(list(sys.argv[1:] if argv is None else argv))
     if code and "RANK" in os.environ:
-        from worldcompass.distributed import end_at_once  # torch: the command has loaded it
+        from worldcompass.parallel.team import end_at_once
 
         end_at_once(code)
     return code

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from worldcompass.distributed import Team
 from worldcompass.media import video
+from worldcompass.parallel.team import Team
 from worldcompass.policy import Policy
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario

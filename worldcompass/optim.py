@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from worldcompass.distributed import like, whole
 from worldcompass.errors import StoppedRun
+from worldcompass.parallel.team import like, whole
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.checkpoint import write_tensors
-from worldcompass.distributed import Team, like, whole
+from worldcompass.parallel.team import Team, like, whole
 
 Weights = dict[str, Tensor]
 

@@ -27,11 +27,11 @@ from worldcompass.checkpoint import (
     sync,
     unpack_optimizer,
 )
-from worldcompass.distributed import Team, is_sharded
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
 from worldcompass.doctor.record import EVENTS, Finding
 from worldcompass.errors import UserError
 from worldcompass.log import METRICS, MetricsLog, read_metrics, rewrite
+from worldcompass.parallel.team import Team, is_sharded
 
 if TYPE_CHECKING:
     from worldcompass.train import Run

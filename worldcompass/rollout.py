@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.distributed import home_of
 from worldcompass.geometry import nominal_poses
+from worldcompass.parallel.team import home_of
 from worldcompass.types import Actions, Group, Scenario, Truth
 from worldcompass.world import Context, WorldModel
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.advantages import Advantages, keep_extremes
-from worldcompass.distributed import Team
+from worldcompass.parallel.team import Team
 from worldcompass.rollout import Futures, Key, corrupt, generator_for
 from worldcompass.types import Actions, Samples, Scenario
 

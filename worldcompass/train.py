@@ -19,15 +19,15 @@ from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_adv
 from worldcompass.balance import Balance, History, fixed
 from worldcompass.critic import Critic
 from worldcompass.curriculum import chunk_of_step, scenarios_of_step
-from worldcompass.distributed import Team, shard
 from worldcompass.doctor.guard import Guard, OnDisease
 from worldcompass.errors import LostCritic
 from worldcompass.held_out import HeldOut, due, only_looked_at, probe
 from worldcompass.inputs import check_inputs
-from worldcompass.interrupt import Interrupted, finishing_the_step
 from worldcompass.log import METRICS, LiveTable, MetricsLog, Stopwatch, replace_file
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
+from worldcompass.parallel.signals import Interrupted, finishing_the_step
+from worldcompass.parallel.team import Team, shard
 from worldcompass.policy import Decay, Lora, Policy, inject_lora
 from worldcompass.resume import alone_in, begin, restore, roll_back, save, writable
 from worldcompass.rollout import (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worldcompass.advantages import Advantages, masked_mean, masked_std
 from worldcompass.critic import Critic
-from worldcompass.distributed import whole
+from worldcompass.parallel.team import whole
 from worldcompass.policy import Policy
 from worldcompass.rollout import Futures
 from worldcompass.types import Group

@@ -24,11 +24,11 @@ import torch
 
 from worldcompass.commands._options import add_device, add_going_on, add_out, announce, check_device
 from worldcompass.critic import FAILURES, said
-from worldcompass.distributed import joined
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
-from worldcompass.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.overrides import override, settings
+from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
+from worldcompass.parallel.team import joined
 from worldcompass.resume import writable
 from worldcompass.trackers import Track
 from worldcompass.train import Config

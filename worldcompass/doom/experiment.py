@@ -23,7 +23,6 @@ from rich.table import Table
 from torch import Tensor
 
 from worldcompass.critic import Critic
-from worldcompass.distributed import Team
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.engine_facts import THRESHOLDS
@@ -51,6 +50,7 @@ from worldcompass.held_out import HeldOut
 from worldcompass.log import read_metrics, read_object, replace_file
 from worldcompass.media.progress import progress
 from worldcompass.members import check_members, train_members
+from worldcompass.parallel.team import Team
 from worldcompass.profile import Parts
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report

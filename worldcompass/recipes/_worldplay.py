@@ -13,12 +13,12 @@ from torch import nn
 
 from worldcompass.advantages import all_groups
 from worldcompass.critic import Critic
-from worldcompass.distributed import Team
 from worldcompass.errors import UserError
 from worldcompass.files import NeededFile, differences, lacking
 from worldcompass.inputs import try_critics
 from worldcompass.objective import nft_loss
 from worldcompass.optim import adamw, muon
+from worldcompass.parallel.team import Team
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.profile import Parts
 from worldcompass.rewards.bundle import OwnRewards, Rewards

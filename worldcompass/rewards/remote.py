@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.critic import Critic
-from worldcompass.distributed import Team
 from worldcompass.errors import LostCritic, UserError
+from worldcompass.parallel.team import Team
 from worldcompass.rewards.http_json import NotJson, ask_json, may_pass, pauses, reason
 from worldcompass.rewards.wire import VERSION, WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.types import Group, Scores

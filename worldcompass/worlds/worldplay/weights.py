@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from worldcompass.checkpoint import write_tensors
-from worldcompass.distributed import Team, whole
 from worldcompass.errors import UserError
 from worldcompass.files import header, parts
+from worldcompass.parallel.team import Team, whole
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B

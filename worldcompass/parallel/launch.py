@@ -17,9 +17,9 @@ from typing import IO
 
 import torch
 
-from worldcompass.distributed import port_taken
 from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, UserError
-from worldcompass.interrupt import Interrupted
+from worldcompass.parallel.signals import Interrupted
+from worldcompass.parallel.team import port_taken
 
 LAST_PORT = 65535
 PR_SET_PDEATHSIG = 1  # of Linux, see prctl(2)
