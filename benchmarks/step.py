@@ -28,9 +28,9 @@ import cv2
 import torch
 from torch import Tensor
 
+from worldcompass.cost.profile import Parts
 from worldcompass.media import video
 from worldcompass.overrides import override
-from worldcompass.profile import Parts
 from worldcompass.recipes.demo import demo
 from worldcompass.rollout import (
     Futures,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldcompass.memory import LiveBytes
+from worldcompass.cost.trace import LiveBytes
 from worldcompass.optim import adamw
 from worldcompass.policy import Lora, inject_lora
 from worldcompass.rollout import generator_for

@@ -10,17 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import is_fake
 
-from worldcompass import cli, plan
+from worldcompass import cli
 from worldcompass.commands import plan as command
+from worldcompass.cost import plan
+from worldcompass.cost.plan import Plan, States, largest_micro_batch, make_plan, measure_states
+from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without_data
 from worldcompass.files import NeededFile, NeededModule, differences, header, missing
-from worldcompass.memory import Job, LiveBytes, Traced, trace, trace_without_data
-from worldcompass.plan import (
-    Plan,
-    States,
-    largest_micro_batch,
-    make_plan,
-    measure_states,
-)
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import imagine_groups
 from worldcompass.selection import choose, share_out

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldcompass import cli
 from worldcompass.commands.profile import described, table
+from worldcompass.cost.profile import CPU_KERNELS, REST, Meter, Parts, profile
 from worldcompass.doom.transformer import feed_forward
 from worldcompass.errors import UnfitInputs
 from worldcompass.policy import Policy
-from worldcompass.profile import CPU_KERNELS, REST, Meter, Parts, profile
 from worldcompass.rollout import computes_bf16
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, prepare, train

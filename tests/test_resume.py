@@ -13,12 +13,12 @@ import torch
 
 from worldcompass import cli
 from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
+from worldcompass.cost.plan import GIB, Plan, States
+from worldcompass.cost.trace import Traced
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.log import read_metrics
-from worldcompass.memory import Traced
 from worldcompass.optim import adamw
-from worldcompass.plan import GIB, Plan, States
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.types import Scores
@@ -173,7 +173,7 @@ def test_too_little_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypatch)
         (8, Traced(0, 0, 0, 0, GIB), shared),
     ):
         plan = Plan(1, 2, States(0, 0, weights * GIB, 0, 0, 0, 0, 0, 0, 0), traced, 0, 0)
-        monkeypatch.setattr("worldcompass.plan.make_plan", lambda *_, plan=plan: plan)
+        monkeypatch.setattr("worldcompass.cost.plan.make_plan", lambda *_, plan=plan: plan)
         assert command(tmp_path / "run", function="Estimated") == 2
         said = capsys.readouterr().err
         assert told in said and said.count("\n") == 1, said

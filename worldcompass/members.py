@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from worldcompass.cost.profile import Parts
 from worldcompass.errors import UserError
 from worldcompass.held_out import HeldOut
 from worldcompass.log import METRICS, read_metrics, replace_file, rewrite
 from worldcompass.parallel.team import Team
 from worldcompass.policy import Policy
-from worldcompass.profile import Parts
 from worldcompass.train import Config, train
 from worldcompass.world import WorldModel
 

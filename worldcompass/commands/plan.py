@@ -16,8 +16,8 @@ from worldcompass.commands._options import positive
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
+    from worldcompass.cost.plan import Plan
     from worldcompass.files import NeededFile, NeededModule
-    from worldcompass.plan import Plan
 
 EXAMPLES = """\
   worldcompass plan worldplay_8b:lora
@@ -47,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan; 0 when it fits and every file is there and matches, else 1."""
     from worldcompass.commands.train import load_recipe
+    from worldcompass.cost.plan import make_plan, what_to_lower
     from worldcompass.overrides import override
-    from worldcompass.plan import make_plan, what_to_lower
 
     moved = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *moved])
     if not hasattr(recipe, "needs"):
         raise UserError(
-            f"{args.recipe} does not say what it needs: give it a method needs() -> worldcompass.plan.Needs"
+            f"{args.recipe} does not say what it needs: give it a method needs() -> worldcompass.cost.plan.Needs"
         )
     memory = (args.memory or _memory_here()) * GIB
     needs = recipe.needs()

@@ -15,7 +15,7 @@ from worldcompass.commands._options import add_device, check_device, positive
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
-    from worldcompass.profile import Profile
+    from worldcompass.cost.profile import Profile
 
 EXAMPLES = """\
   worldcompass profile demo --set scenarios_per_map=2
@@ -42,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Profile one step and print where its time goes."""
     from worldcompass.commands.train import load_recipe
+    from worldcompass.cost.profile import profile
     from worldcompass.overrides import override
-    from worldcompass.profile import profile
 
     recipe = override(load_recipe(args.recipe)(), args.assignments)
     if not hasattr(recipe, "parts"):
         raise UserError(
-            f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.profile.Parts"
+            f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.cost.profile.Parts"
         )
     found = profile(recipe.parts(check_device(args.device)), args.step, args.repeats)
     print(json.dumps(described(found), indent=1) if args.json else "\n".join(table(found)))

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def out_of_memory(recipe: Any, name: str, ranks: int, said: str) -> str:
     """What to lower, by the estimate where the recipe makes one."""
-    from worldcompass.plan import GIB, make_plan, share_of, what_to_lower
+    from worldcompass.cost.plan import GIB, make_plan, share_of, what_to_lower
 
     begun = f"out of GPU memory ({said.split('. ')[1] if '. ' in said else said})"
     if not hasattr(recipe, "needs"):

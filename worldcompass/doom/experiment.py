@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from worldcompass.cost.profile import Parts
 from worldcompass.critic import Critic
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doom.critic_files import load_critics, load_judge
@@ -51,7 +52,6 @@ from worldcompass.log import read_metrics, read_object, replace_file
 from worldcompass.media.progress import progress
 from worldcompass.members import check_members, train_members
 from worldcompass.parallel.team import Team
-from worldcompass.profile import Parts
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
 from worldcompass.resume import MAY_CHANGE, differences, refuse_changes

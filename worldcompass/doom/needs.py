@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from worldcompass.cost.plan import Needs
 from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.critic_files import FILES
 from worldcompass.doom.transformer import DoomTransformer
 from worldcompass.files import NeededFile
 from worldcompass.geometry import commanded
-from worldcompass.plan import Needs
 from worldcompass.policy import inject_lora
 from worldcompass.rollout import generator_for
 from worldcompass.train import Config

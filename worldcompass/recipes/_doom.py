@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from worldcompass.train import Config
 
 if TYPE_CHECKING:
-    from worldcompass.plan import Needs
-    from worldcompass.profile import Parts
+    from worldcompass.cost.plan import Needs
+    from worldcompass.cost.profile import Parts
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from worldcompass.advantages import all_groups
+from worldcompass.cost.profile import Parts
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.files import NeededFile, differences, lacking
@@ -20,7 +21,6 @@ from worldcompass.objective import nft_loss
 from worldcompass.optim import adamw, muon
 from worldcompass.parallel.team import Team
 from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
-from worldcompass.profile import Parts
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
@@ -37,7 +37,7 @@ from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
 from worldcompass.worlds.worldplay.world import CHUNK, FAMILY_5B, FAMILY_8B, Decoder, WorldPlay
 
 if TYPE_CHECKING:
-    from worldcompass.plan import Needs
+    from worldcompass.cost.plan import Needs
 
 Network = Config8B | Config5B
 Source = OfficialFiles | StandIns
@@ -142,7 +142,7 @@ class WorldPlayRecipe:
 
     def needs(self) -> Needs:
         """For ``worldcompass plan``; nothing is loaded."""
-        from worldcompass.plan import Needs
+        from worldcompass.cost.plan import Needs
 
         world = self._blank()
         files = self._files(world)

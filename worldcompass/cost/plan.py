@@ -1,7 +1,7 @@
 """What a run will need: bytes per GPU and files, known before anything is loaded.
 
 Sizes of weights, averages and optimiser come from the classes that a run uses, made on the meta device; sizes of
-activations and prefix from ``worldcompass.memory``. What is left are sums, and they are here.
+activations and prefix from ``worldcompass.cost.trace``. What is left are sums, and they are here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.files import NeededFile, NeededModule
-from worldcompass.memory import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.policy import Policy
 from worldcompass.train import Config
 from worldcompass.world import Context, WorldModel, WorldSpec
