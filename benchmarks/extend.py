@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.doom.critic_files import load_critics
 from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
@@ -25,6 +24,7 @@ from worldcompass.doom.scenarios import draw_all
 from worldcompass.evaluate import KINDS, Measured, imagine_all, measure
 from worldcompass.export import AVERAGE
 from worldcompass.members import extended_mean
+from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom import DoomWorld, load_doom_world
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from worldcompass.log import read_metrics
+from worldcompass.runs.metrics import read_metrics
 
 POLL_SECONDS = 0.1
 MIB = 1024  # of the kibibytes in which Linux counts

@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worldcompass import cli
-from worldcompass.log import read_metrics
 from worldcompass.optim import muon
 from worldcompass.rewards.remote import RemoteCritic
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
-from worldcompass.log import read_metrics
 from worldcompass.optim import adamw, muon
 from worldcompass.parallel.team import Team, end_at_once, joined
 from worldcompass.policy import Lora, Policy
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import Config, train
 
@@ -69,7 +69,7 @@ def post_train(out: Path, config: Config, resume: bool = False, on_step: Any = N
 
 def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """What each step told, and everything that the last checkpoint holds."""
-    from worldcompass.checkpoint import latest_checkpoint, load_checkpoint
+    from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 
     told = ("loss", "grad_norm", "deviation", "behaviour_lag", "forward_passes")
     rows = [{name: row[name] for name in told} for row in read_metrics(out / "metrics.jsonl")]

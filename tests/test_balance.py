@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from worldcompass.balance import FLOOR, TEMPERATURE, fixed, progress, soft_minimum
-from worldcompass.log import read_metrics
 from worldcompass.rollout import imagine_video
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyObedience, ToyWorld, latents_of_frames, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.types import Group, Scores

@@ -11,7 +11,7 @@ from worldcompass import cli
 from worldcompass.advantages import NonFiniteScore
 from worldcompass.critic import FailedCritic, ask
 from worldcompass.errors import LostCritic
-from worldcompass.log import read_metrics
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
 from worldcompass.train import train
 from worldcompass.types import Scores

@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from worldcompass.checkpoint import (
+from worldcompass.errors import UserError
+from worldcompass.optim import adamw, muon
+from worldcompass.runs.checkpoint import (
     delete_after,
     latest_checkpoint,
     load_checkpoint,
@@ -20,9 +22,7 @@ from worldcompass.checkpoint import (
     unpack_optimizer,
     write_tensors,
 )
-from worldcompass.errors import UserError
-from worldcompass.log import LiveTable, MetricsLog, clock, read_metrics, replace_file
-from worldcompass.optim import adamw, muon
+from worldcompass.runs.metrics import LiveTable, MetricsLog, clock, read_metrics, replace_file
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch.int64)}
 
@@ -66,7 +66,7 @@ def test_a_disk_that_fills_up_leaves_files_as_they_were(tmp_path, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("worldcompass.checkpoint.save_file", full)
+    monkeypatch.setattr("worldcompass.runs.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):  # which the command says in a sentence
         write_tensors(weights, {})
     monkeypatch.setattr(

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from worldcompass import cli
-from worldcompass.checkpoint import load_checkpoint
 from worldcompass.commands import evaluate
 from worldcompass.doom import evaluation, experiment
 from worldcompass.doom.experiment import run_experiment
@@ -23,6 +22,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
 from worldcompass.export import AVERAGE, export_run
 from worldcompass.recipes.demo import demo
+from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.worlds.doom import WEIGHTS_VERSION, load_doom_world
 
 

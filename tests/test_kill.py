@@ -23,9 +23,9 @@ from faults import (
     words_of,
 )
 
-from worldcompass.log import read_metrics
 from worldcompass.parallel import signals as interrupt
 from worldcompass.parallel.signals import Interrupted, finishing_the_step
+from worldcompass.runs.metrics import read_metrics
 
 NOTICES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 

@@ -9,7 +9,7 @@ import torch
 
 from worldcompass.critic import Elsewhere
 from worldcompass.errors import LostCritic
-from worldcompass.log import read_metrics
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
 from worldcompass.train import Config, train
 from worldcompass.verdicts import Verdicts

@@ -15,9 +15,9 @@ from worldcompass.commands import plan as command
 from worldcompass.cost import plan
 from worldcompass.cost.plan import Plan, States, largest_micro_batch, make_plan, measure_states
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without_data
-from worldcompass.files import NeededFile, NeededModule, differences, header, missing
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import imagine_groups
+from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
 from worldcompass.selection import choose, share_out
 from worldcompass.train import Config, train
 from worldcompass.types import Scores

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from worldcompass import cli
-from worldcompass.log import read_metrics
+from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.trackers import numbers, tracking
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.trackers import numbers, tracking
 from worldcompass.train import Config, train
 
 TINY = Config(
@@ -150,7 +150,7 @@ def test_trackio_is_asked_for_one_run_and_ends_when_training_fails(tmp_path, pre
 
 
 def test_an_absent_package_is_a_sentence_before_anything_starts(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("worldcompass.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("worldcompass.runs.trackers.importlib.util.find_spec", lambda name: None)
     assert cli.main(["train", "doom_full", "--track", "wandb", "--out", str(tmp_path / "run")]) == 2
     assert "pip install 'worldcompass[track]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

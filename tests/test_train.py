@@ -13,10 +13,10 @@ from toy_runs import TINY, critics
 from worldcompass import resume
 from worldcompass import train as module
 from worldcompass.errors import UserError
-from worldcompass.log import read_metrics
 from worldcompass.optim import NonFiniteUpdate, adamw, muon
 from worldcompass.policy import Decay, Lora, LoraLinear, Policy
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.selection import choose, interleave, share_out
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.train import (

@@ -16,13 +16,13 @@ from worldplay_tiny import random_network, write_vae
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.geometry import Motion, commanded, nominal_poses, parse_path
-from worldcompass.log import read_metrics
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE
 from worldcompass.rewards.paper import GIB, PaperRewards
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.rewards.wire import pack_scores, unpack_group
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
 from worldcompass.worlds.worldplay.decoder import load_decoder_8b

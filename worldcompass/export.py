@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from worldcompass.checkpoint import latest_checkpoint, newest_usable, step_of, write_tensors
 from worldcompass.errors import UserError
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
+from worldcompass.runs.checkpoint import latest_checkpoint, newest_usable, step_of, write_tensors
 from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.cost.profile import Parts
 from worldcompass.errors import UserError
 from worldcompass.held_out import HeldOut
-from worldcompass.log import METRICS, read_metrics, replace_file, rewrite
 from worldcompass.parallel.team import Team
 from worldcompass.policy import Policy
+from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from worldcompass.runs.metrics import METRICS, read_metrics, replace_file, rewrite
 from worldcompass.train import Config, train
 from worldcompass.world import WorldModel
 

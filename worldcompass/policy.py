@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from worldcompass.checkpoint import write_tensors
 from worldcompass.parallel.team import Team, like, whole
+from worldcompass.runs.checkpoint import write_tensors
 
 Weights = dict[str, Tensor]
 

@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from worldcompass.checkpoint import (
+from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
+from worldcompass.doctor.record import EVENTS, Finding
+from worldcompass.errors import UserError
+from worldcompass.parallel.team import Team, is_sharded
+from worldcompass.runs.checkpoint import (
     delete_after,
     latest_checkpoint,
     newest_usable,
@@ -27,11 +31,7 @@ from worldcompass.checkpoint import (
     sync,
     unpack_optimizer,
 )
-from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
-from worldcompass.doctor.record import EVENTS, Finding
-from worldcompass.errors import UserError
-from worldcompass.log import METRICS, MetricsLog, read_metrics, rewrite
-from worldcompass.parallel.team import Team, is_sharded
+from worldcompass.runs.metrics import METRICS, MetricsLog, read_metrics, rewrite
 
 if TYPE_CHECKING:
     from worldcompass.train import Run

@@ -23,7 +23,6 @@ from worldcompass.doctor.guard import Guard, OnDisease
 from worldcompass.errors import LostCritic
 from worldcompass.held_out import HeldOut, due, only_looked_at, probe
 from worldcompass.inputs import check_inputs
-from worldcompass.log import METRICS, LiveTable, MetricsLog, Stopwatch, replace_file
 from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
 from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.parallel.signals import Interrupted, finishing_the_step
@@ -39,8 +38,9 @@ from worldcompass.rollout import (
     imagine_whole_videos,
     seed_globals,
 )
+from worldcompass.runs.metrics import METRICS, LiveTable, MetricsLog, Stopwatch, replace_file
+from worldcompass.runs.trackers import Track, installed, tracking
 from worldcompass.selection import Rows, choose, share_out
-from worldcompass.trackers import Track, installed, tracking
 from worldcompass.types import Scenario
 from worldcompass.verdicts import Verdicts
 from worldcompass.vitals import reward_vitals, step_vitals, without_gradient

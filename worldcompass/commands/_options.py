@@ -36,7 +36,7 @@ def add_going_on(parser: argparse.ArgumentParser) -> None:
 
 def announce(out: Path) -> None:
     """Say that a run is gone on with, where the folder holds one."""
-    from worldcompass.checkpoint import latest_checkpoint, step_of
+    from worldcompass.runs.checkpoint import latest_checkpoint, step_of
 
     if (saved := latest_checkpoint(out / "checkpoints")) is not None:
         print(

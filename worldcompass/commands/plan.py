@@ -17,7 +17,7 @@ from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Plan
-    from worldcompass.files import NeededFile, NeededModule
+    from worldcompass.runs.requirements import NeededFile, NeededModule
 
 EXAMPLES = """\
   worldcompass plan worldplay_8b:lora
@@ -115,7 +115,7 @@ def _readable(size: float) -> str:
 
 
 def _file_lines(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -> list[str]:
-    from worldcompass.files import differences, lacking
+    from worldcompass.runs.requirements import differences, lacking
 
     lines = [f"missing: {thing}" for thing in lacking(files, modules)]
     for file in files:

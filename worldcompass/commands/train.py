@@ -30,7 +30,7 @@ from worldcompass.overrides import override, settings
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.parallel.team import joined
 from worldcompass.resume import writable
-from worldcompass.trackers import Track
+from worldcompass.runs.trackers import Track
 from worldcompass.train import Config
 
 EXAMPLES = """\

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
-from worldcompass.files import NeededFile, NeededModule
 from worldcompass.policy import Policy
+from worldcompass.runs.requirements import NeededFile, NeededModule
 from worldcompass.train import Config
 from worldcompass.world import Context, WorldModel, WorldSpec
 

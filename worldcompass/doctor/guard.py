@@ -11,7 +11,7 @@ from typing import Any, Literal
 from worldcompass.doctor.record import EVENTS, Finding, Record
 from worldcompass.doctor.verdict import Diagnosis, diagnose
 from worldcompass.errors import StoppedRun
-from worldcompass.log import METRICS, read_metrics, rewrite
+from worldcompass.runs.metrics import METRICS, read_metrics, rewrite
 
 OnDisease = Literal["warn", "stop", "rollback"]
 MAX_ROLLBACKS = 3  # of one run; the next disease stops it

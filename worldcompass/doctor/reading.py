@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from worldcompass.doctor.record import EVENTS, FOLLOWED, USUAL_STEPS, Record
 from worldcompass.doctor.statistics import Estimate
 from worldcompass.errors import UserError
-from worldcompass.log import METRICS, read_metrics, read_object, training_member
+from worldcompass.runs.metrics import METRICS, read_metrics, read_object, training_member
 
 # What a row may hold besides its step and rewards, as the checks read it.
 PARTS = ("rewards", "seconds", "pictures", "agreement", "no_gradient", "judge", "failed_tries")

@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldcompass.checkpoint import write_tensors
 from worldcompass.doom.critic_files import load_critics, load_judge
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.scenarios import evaluation_plans, replay_all, scenarios_hash
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
-from worldcompass.log import replace_file
 from worldcompass.media import video
 from worldcompass.media.progress import progress
+from worldcompass.runs.checkpoint import write_tensors
+from worldcompass.runs.metrics import replace_file
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom import WORLD_FILE, DoomWorld, load_doom_world, shipped_weights

@@ -48,7 +48,6 @@ from worldcompass.evaluate import (
     per_depth,
 )
 from worldcompass.held_out import HeldOut
-from worldcompass.log import read_metrics, read_object, replace_file
 from worldcompass.media.progress import progress
 from worldcompass.members import check_members, train_members
 from worldcompass.parallel.team import Team
@@ -59,6 +58,7 @@ from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
+from worldcompass.runs.metrics import read_metrics, read_object, replace_file
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
 from worldcompass.version import __version__

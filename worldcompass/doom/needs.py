@@ -11,10 +11,10 @@ from worldcompass.cost.plan import Needs
 from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.critic_files import FILES
 from worldcompass.doom.transformer import DoomTransformer
-from worldcompass.files import NeededFile
 from worldcompass.geometry import commanded
 from worldcompass.policy import inject_lora
 from worldcompass.rollout import generator_for
+from worldcompass.runs.requirements import NeededFile
 from worldcompass.train import Config
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from worldcompass.checkpoint import write_tensors
 from worldcompass.doom import collect
 from worldcompass.doom.pretrain_autoencoder import autoencoder_psnr, motions_read, train_autoencoder
 from worldcompass.doom.pretrain_world import one_chunk_psnr, train_world
 from worldcompass.errors import UserError
+from worldcompass.runs.checkpoint import write_tensors
 from worldcompass.worlds.doom import AUTOENCODER_FILE, WEIGHTS_VERSION, WORLD_FILE, load_doom_world
 
 

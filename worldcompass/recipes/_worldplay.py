@@ -15,7 +15,6 @@ from worldcompass.advantages import all_groups
 from worldcompass.cost.profile import Parts
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
-from worldcompass.files import NeededFile, differences, lacking
 from worldcompass.inputs import try_critics
 from worldcompass.objective import nft_loss
 from worldcompass.optim import adamw, muon
@@ -24,6 +23,7 @@ from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lor
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
+from worldcompass.runs.requirements import NeededFile, differences, lacking
 from worldcompass.train import Config, train
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B

@@ -10,8 +10,8 @@ from typing import Any
 
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
-from worldcompass.log import METRICS, read_metrics, read_object, training_member
 from worldcompass.media import video
+from worldcompass.runs.metrics import METRICS, read_metrics, read_object, training_member
 
 SCHEMA = 1
 LOOK_FRAMES = 6  # of a clip in its filmstrip

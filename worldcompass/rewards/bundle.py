@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from worldcompass.critic import Critic
-from worldcompass.files import NeededFile, NeededModule
+from worldcompass.runs.requirements import NeededFile, NeededModule
 
 
 class Rewards(Protocol):

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from worldcompass.critic import Critic
-from worldcompass.files import NeededFile, NeededModule
 from worldcompass.geometry import LabelThresholds
 from worldcompass.rewards import depth_anything, hpsv3
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
+from worldcompass.runs.requirements import NeededFile, NeededModule
 from worldcompass.types import Group, Scores
 
 Cameras = Literal["depth-anything-3", "odometry"]

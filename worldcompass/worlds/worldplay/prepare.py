@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.files import visible
 from worldcompass.media.video import check_aspect, read_image
+from worldcompass.runs.requirements import visible
 from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.files import NeededFile, visible
 from worldcompass.rollout import generator_for
+from worldcompass.runs.requirements import NeededFile, visible
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B

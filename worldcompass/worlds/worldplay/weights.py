@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from worldcompass.checkpoint import write_tensors
 from worldcompass.errors import UserError
-from worldcompass.files import header, parts
 from worldcompass.parallel.team import Team, whole
+from worldcompass.runs.checkpoint import write_tensors
+from worldcompass.runs.requirements import header, parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B

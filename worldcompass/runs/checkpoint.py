@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team, like
-from worldcompass.shards import Place, read_shards, write_shards
+from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
