@@ -19,17 +19,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worldcompass.advantages import Scale, all_groups, damped, group_advantages, own_group
-from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.doom.experiment import training_parts
 from worldcompass.media.progress import progress
 from worldcompass.overrides import override
 from worldcompass.recipes.demo import demo
 from worldcompass.rollout import Futures
-from worldcompass.selection import Chosen, Rows, choose, share_out
-from worldcompass.train import Run, predict, prepare
+from worldcompass.training.advantages import Scale, all_groups, damped, group_advantages, own_group
+from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
+from worldcompass.training.loop import Run, predict, prepare
+from worldcompass.training.scores import Verdicts
+from worldcompass.training.selection import Chosen, Rows, choose, share_out
 from worldcompass.types import Actions, Samples
-from worldcompass.verdicts import Verdicts
 
 SCALES: tuple[Scale, ...] = (all_groups, own_group, damped)
 WEIGHTS = ((1, 0), (0, 1), (2, 1), (1, 1), (1, 2))

@@ -23,8 +23,8 @@ from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.scenarios import draw_all
 from worldcompass.evaluate import KINDS, Measured, imagine_all, measure
 from worldcompass.export import AVERAGE
-from worldcompass.members import extended_mean
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
+from worldcompass.training.averaging import extended_mean
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom import DoomWorld, load_doom_world
 

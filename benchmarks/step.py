@@ -45,8 +45,8 @@ from worldcompass.rollout import (
     prefix_passes,
     spread_guidance,
 )
-from worldcompass.selection import Rows
-from worldcompass.train import Run, cache_targets, predict, prepare, train_step
+from worldcompass.training.loop import Run, cache_targets, predict, prepare, train_step
+from worldcompass.training.selection import Rows
 from worldcompass.types import Actions
 from worldcompass.world import Context, WorldModel
 
@@ -161,7 +161,7 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
     run = replace(run, config=replace(run.config, rollout=form.rollout, micro_rows=form.micro_rows))
     targets = cache_targets if form.swap_once else targets_in_turn
     with ExitStack() as patches:
-        patches.enter_context(patch("worldcompass.train.cache_targets", targets))
+        patches.enter_context(patch("worldcompass.training.loop.cache_targets", targets))
         if not form.in_pieces:
             for limit in ("ROWS_PER_THREAD", "CLIPS_PER_THREAD"):
                 patches.enter_context(patch(f"worldcompass.worlds.doom.{limit}", sys.maxsize))

@@ -21,13 +21,13 @@ from toy_runs import QUICK
 
 from worldcompass.doctor import Diagnosis, diagnose, read_record
 from worldcompass.errors import StoppedRun
-from worldcompass.held_out import HeldOut
-from worldcompass.objective import nft_loss
-from worldcompass.optim import NonFiniteUpdate, adamw
-from worldcompass.policy import Decay, Lora
 from worldcompass.rewards.remote import FailedTry, Tries, insist
 from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.objective import nft_loss
+from worldcompass.training.optim import NonFiniteUpdate, adamw
+from worldcompass.training.policy import Decay, Lora
+from worldcompass.training.probe import HeldOut
 from worldcompass.types import Group, Scores
 
 HEALTHY = dataclasses.replace(QUICK, steps=40)

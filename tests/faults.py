@@ -24,18 +24,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worldcompass import cli
-from worldcompass.optim import muon
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.optim import muon
 
 STAGES = ("rollout", "rewards", "update", "optimiser", "checkpoint", "log")
 EVENTS_PER_STEP = {"rollout": 4, "rewards": 2, "update": 1, "optimiser": 1, "checkpoint": 5, "log": 1}
 """At least so many events of each kind in a step of ``toy`` that saves."""
 DEADLINE = 120.0  # seconds
 # The last is what every torch optimiser imports when it is made; it takes seconds.
-PRELOADED = ["worldcompass.testing", "worldcompass.train", "worldcompass.commands.train", "torch._dynamo"]
+PRELOADED = [
+    "worldcompass.testing",
+    "worldcompass.training.loop",
+    "worldcompass.commands.train",
+    "torch._dynamo",
+]
 SMALL = Config(
     steps=8, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3, noise_levels=2,
     lr=0.01, save_every=2,

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
-from worldcompass.optim import adamw, muon
 from worldcompass.parallel.team import Team, end_at_once, joined
-from worldcompass.policy import Lora, Policy
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.optim import adamw, muon
+from worldcompass.training.policy import Lora, Policy
 
 DEADLINE = 400.0  # seconds; for busy machines, where ranks wait for each other
 SMALL = Config(

@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from worldcompass.advantages import (
+from worldcompass.training.advantages import (
     all_groups,
     damped,
     group_advantages,

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from worldcompass.balance import FLOOR, TEMPERATURE, fixed, progress, soft_minimum
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyObedience, ToyWorld, latents_of_frames, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.balance import FLOOR, TEMPERATURE, fixed, progress, soft_minimum
+from worldcompass.training.loop import Config, train
 from worldcompass.types import Group, Scores
 
 NAMES = ("a", "b")

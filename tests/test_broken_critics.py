@@ -8,12 +8,12 @@ import torch
 from toy_runs import QUICK
 
 from worldcompass import cli
-from worldcompass.advantages import NonFiniteScore
 from worldcompass.critic import FailedCritic, ask
 from worldcompass.errors import LostCritic
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
-from worldcompass.train import train
+from worldcompass.training.advantages import NonFiniteScore
+from worldcompass.training.loop import train
 from worldcompass.types import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from worldcompass.errors import UserError
-from worldcompass.optim import adamw, muon
 from worldcompass.runs.checkpoint import (
     delete_after,
     latest_checkpoint,
@@ -23,6 +22,7 @@ from worldcompass.runs.checkpoint import (
     write_tensors,
 )
 from worldcompass.runs.metrics import LiveTable, MetricsLog, clock, read_metrics, replace_file
+from worldcompass.training.optim import adamw, muon
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch.int64)}
 

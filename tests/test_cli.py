@@ -20,7 +20,7 @@ from worldcompass import cli
 from worldcompass.commands import _options, info, train
 from worldcompass.errors import UserError
 from worldcompass.overrides import override, settings
-from worldcompass.train import Config
+from worldcompass.training.loop import Config
 
 
 def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -263,7 +263,7 @@ def test_settings_that_fit_only_together_may_come_in_any_order():
 
 
 def test_training_configuration_can_be_overridden():
-    module = pytest.importorskip("worldcompass.train", reason="the training loop")
+    module = pytest.importorskip("worldcompass.training.loop", reason="the training loop")
     config = override(module.Config(**required(module.Config)), ["lr=0.001", "seed=3"])
     assert (config.lr, config.seed) == (0.001, 3)
 
@@ -272,7 +272,7 @@ def test_the_doctor_is_told_what_to_do_from_the_command_line(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(
         "from dataclasses import dataclass, field\nfrom worldcompass.errors import StoppedRun\n"
-        "from worldcompass.train import Config\n"
+        "from worldcompass.training.loop import Config\n"
         "@dataclass(frozen=True)\nclass Mine:\n    config: Config = field(default_factory=Config)\n"
         "    def run(self, out, device, resume):\n        raise StoppedRun(self.config.on_disease)\n"
     )

@@ -28,7 +28,7 @@ from worldcompass.parallel.team import Team, _same_everywhere, home_of, joined, 
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.testing import ToyCleanliness, ToyObedience, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
 
 TOLERANCE = 2e-5  # relative; only the order of additions differs
 BF16 = 2e-2  # a gathered bfloat16 weight is autocast's, but gradients are summed in another order

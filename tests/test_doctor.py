@@ -24,10 +24,10 @@ from worldcompass import cli
 from worldcompass.doctor import Record, diagnose, read_record
 from worldcompass.doctor.statistics import mean, steps_needed, student, trend
 from worldcompass.errors import UserError
-from worldcompass.held_out import HeldOut
 from worldcompass.report import write_report
 from worldcompass.testing import ToyWorld, toy_scenarios
-from worldcompass.train import train
+from worldcompass.training.loop import train
+from worldcompass.training.probe import HeldOut
 
 SEED = 21  # not one of those that set the limits
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from diseases import HEALTHY, clean_judge, flipped, held_out
 
-from worldcompass import resume
-from worldcompass import train as training
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doctor.guard import MAX_ROLLBACKS, Guard
 from worldcompass.doom.experiment import _claim
 from worldcompass.errors import StoppedRun, UserError
-from worldcompass.held_out import HeldOut
 from worldcompass.media.video import read_video
 from worldcompass.recipes.demo import demo
 from worldcompass.runs import checkpoint
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import train
+from worldcompass.training import loop as training
+from worldcompass.training import resume
+from worldcompass.training.loop import train
+from worldcompass.training.probe import HeldOut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,7 +19,7 @@ from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.export import push
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
 
 TINY = Config(
     steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, lr=1e-2, seed=7,

@@ -7,11 +7,9 @@ import torch
 from toy_runs import TINY, critics
 
 from worldcompass.errors import UserError
-from worldcompass.inputs import try_critics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import (
-    train,
-)
+from worldcompass.training.loop import train
+from worldcompass.training.preflight import try_critics
 from worldcompass.types import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")

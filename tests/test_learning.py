@@ -6,15 +6,13 @@ import pytest
 import torch
 from toy_runs import QUICK, critics
 
-from worldcompass.advantages import own_group
-from worldcompass.objective import advantage_weighted_loss, nft_loss, positive_only_loss
-from worldcompass.optim import adamw
-from worldcompass.policy import Lora, Policy
 from worldcompass.rollout import imagine_video, imagine_whole_videos
 from worldcompass.testing import ToyWorld, toy_scenarios
-from worldcompass.train import (
-    train,
-)
+from worldcompass.training.advantages import own_group
+from worldcompass.training.loop import train
+from worldcompass.training.objective import advantage_weighted_loss, nft_loss, positive_only_loss
+from worldcompass.training.optim import adamw
+from worldcompass.training.policy import Lora, Policy
 from worldcompass.types import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +62,9 @@ def blind(pred, behaviour, target, advantage_B, beta, given_K):
     ids=lambda change: "-".join(change) or "default",
 )
 def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
-    monkeypatch.setattr("worldcompass.inputs.computes_bf16", lambda device: True)  # slow elsewhere, not wrong
+    monkeypatch.setattr(
+        "worldcompass.training.preflight.computes_bf16", lambda device: True
+    )  # slow elsewhere, not wrong
     mean, z = gain(dataclasses.replace(QUICK, **change), tmp_path)
     assert mean[0] > 0.05 and z[0] > 5
 

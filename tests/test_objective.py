@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldcompass.objective import (
+from worldcompass.training.objective import (
     advantage_weighted_loss,
     kl_velocity,
     mean_shift,

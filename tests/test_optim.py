@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldcompass.optim import Muon, NonFiniteUpdate, adamw, clip_gradients, muon, orthogonalise
+from worldcompass.training.optim import Muon, NonFiniteUpdate, adamw, clip_gradients, muon, orthogonalise
 
 
 def parameters(seed=0):

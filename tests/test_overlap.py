@@ -11,8 +11,8 @@ from worldcompass.critic import Elsewhere
 from worldcompass.errors import LostCritic
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
-from worldcompass.train import Config, train
-from worldcompass.verdicts import Verdicts
+from worldcompass.training.loop import Config, train
+from worldcompass.training.scores import Verdicts
 
 SECONDS = 0.3  # to imagine a group, and to score one
 GROUPS = 4

@@ -18,8 +18,8 @@ from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import imagine_groups
 from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
-from worldcompass.selection import choose, share_out
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.selection import choose, share_out
 from worldcompass.types import Scores
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import Blend
@@ -192,7 +192,7 @@ def test_the_largest_micro_batch_is_the_one_that_is_dealt_out(prompts, micro, up
 
 
 def plan_advantages(prompts):
-    from worldcompass.advantages import group_advantages
+    from worldcompass.training.advantages import group_advantages
 
     scores = torch.arange(prompts * 2).view(prompts, 2, 1).float()
     return group_advantages(scores, torch.ones_like(scores, dtype=torch.bool), torch.ones(1))

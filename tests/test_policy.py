@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from worldcompass.policy import Decay, Lora, LoraLinear, Policy, export_lora, inject_lora, merge_lora
+from worldcompass.training.policy import Decay, Lora, LoraLinear, Policy, export_lora, inject_lora, merge_lora
 
 
 def network(seed=0):

@@ -35,8 +35,8 @@ from worldcompass.doom.pretrain_world import (
 from worldcompass.doom.stage import Stage, StageRun, learning_rate
 from worldcompass.doom.transformer import DoomTransformer
 from worldcompass.errors import UserError
-from worldcompass.optim import adamw
 from worldcompass.rollout import generator_for
+from worldcompass.training.optim import adamw
 from worldcompass.types import Actions
 from worldcompass.worlds.doom import (
     AUTOENCODER_FILE,

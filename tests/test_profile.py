@@ -15,10 +15,10 @@ from worldcompass.commands.profile import described, table
 from worldcompass.cost.profile import CPU_KERNELS, REST, Meter, Parts, profile
 from worldcompass.doom.transformer import feed_forward
 from worldcompass.errors import UnfitInputs
-from worldcompass.policy import Policy
 from worldcompass.rollout import computes_bf16
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, prepare, train
+from worldcompass.training.loop import Config, prepare, train
+from worldcompass.training.policy import Policy
 
 CONFIG = Config(
     prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, updates_per_rollout=2
@@ -104,7 +104,7 @@ def test_a_linear_layer_by_onednn_is_counted():
 
 def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, capsys):
     file = tmp_path / "mine.py"
-    file.write_text("def bare():\n    from worldcompass.train import Config\n    return Config()\n")
+    file.write_text("def bare():\n    from worldcompass.training.loop import Config\n    return Config()\n")
     assert cli.main(["profile", f"{file}:bare"]) == cli.EXIT_USER_ERROR
     assert "give it a method parts(device)" in capsys.readouterr().err
     words = ["--repeats", "1", "--device", "cpu", "--set", "config.group_size=2", "--json"]

@@ -29,7 +29,7 @@ from worldcompass.testing import (
     noise_group,
     toy_scenarios,
 )
-from worldcompass.train import train
+from worldcompass.training.loop import train
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs worldcompass[ray]", allow_module_level=True)

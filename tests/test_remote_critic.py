@@ -24,7 +24,7 @@ from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.scoring import Scorer, score_group
 from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
 
 GROUP = noise_group(3)
 SMALL = Config(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=0, denoising_steps=2,

@@ -16,11 +16,11 @@ from worldcompass.cost.plan import GIB, Plan, States
 from worldcompass.cost.trace import Traced
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
-from worldcompass.optim import adamw
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.optim import adamw
 from worldcompass.types import Scores
 
 TINY = Config(

@@ -11,7 +11,7 @@ from worldcompass import cli
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.trackers import numbers, tracking
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
 
 TINY = Config(
     steps=3,
@@ -121,7 +121,7 @@ class FakeTrackio:
 def pretend(monkeypatch):
     def put(name, fake):
         monkeypatch.setitem(sys.modules, name, fake)
-        monkeypatch.setattr("worldcompass.train.installed", lambda track: True)
+        monkeypatch.setattr("worldcompass.training.loop.installed", lambda track: True)
         return fake
 
     return put

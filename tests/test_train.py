@@ -10,23 +10,16 @@ import pytest
 import torch
 from toy_runs import TINY, critics
 
-from worldcompass import resume
-from worldcompass import train as module
 from worldcompass.errors import UserError
-from worldcompass.optim import NonFiniteUpdate, adamw, muon
-from worldcompass.policy import Decay, Lora, LoraLinear, Policy
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.selection import choose, interleave, share_out
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.train import (
-    Run,
-    cache_targets,
-    chunk_of_step,
-    scenarios_of_step,
-    train,
-    train_step,
-)
+from worldcompass.training import loop as module
+from worldcompass.training import resume
+from worldcompass.training.loop import Run, cache_targets, chunk_of_step, scenarios_of_step, train, train_step
+from worldcompass.training.optim import NonFiniteUpdate, adamw, muon
+from worldcompass.training.policy import Decay, Lora, LoraLinear, Policy
+from worldcompass.training.selection import choose, interleave, share_out
 from worldcompass.types import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -248,7 +241,7 @@ def test_metrics_tell_what_happened(tmp_path):
     assert {"loss", "grad_norm", "deviation", "kl_to_start", "flat_groups", "forward_passes"} <= set(rows[0])
     assert rows[0]["kl_to_start"] < 1e-3 < rows[-1]["kl_to_start"]
     described = json.loads((tmp_path / "config.json").read_text())
-    assert described["objective"] == "worldcompass.objective.nft_loss"
+    assert described["objective"] == "worldcompass.training.objective.nft_loss"
 
 
 def test_a_non_finite_update_is_refused_before_it_and_the_last_checkpoint_stays(tmp_path):

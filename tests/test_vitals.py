@@ -6,14 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from worldcompass.advantages import group_advantages
 from worldcompass.geometry import Motion, commanded
-from worldcompass.policy import Decay, Policy
 from worldcompass.rollout import imagine_groups
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.advantages import group_advantages
+from worldcompass.training.diagnostics import (
+    behaviour_lag,
+    picture_vitals,
+    reward_vitals,
+    step_vitals,
+    without_gradient,
+)
+from worldcompass.training.policy import Decay, Policy
+from worldcompass.training.scores import Verdicts
 from worldcompass.types import Group
-from worldcompass.verdicts import Verdicts
-from worldcompass.vitals import behaviour_lag, picture_vitals, reward_vitals, step_vitals, without_gradient
 
 
 def group(frames_GF, labels=(9, 9), first=100, past=1):

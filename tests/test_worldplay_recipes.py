@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from worldplay_tiny import random_network, write_vae
 
 from worldcompass import cli
-from worldcompass.advantages import all_groups
 from worldcompass.commands.train import load_recipe
 from worldcompass.errors import UserError
-from worldcompass.objective import nft_loss
-from worldcompass.optim import adamw, muon
 from worldcompass.overrides import override
-from worldcompass.policy import Lora
 from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.training.advantages import all_groups
+from worldcompass.training.objective import nft_loss
+from worldcompass.training.optim import adamw, muon
+from worldcompass.training.policy import Lora
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.pose_files import write_poses
 from worldcompass.worlds.worldplay.sources import OfficialFiles
@@ -119,7 +119,9 @@ def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
 
 @pytest.mark.parametrize("kind", SMOKE)
 def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("worldcompass.inputs.computes_bf16", lambda device: True)  # slow elsewhere, not wrong
+    monkeypatch.setattr(
+        "worldcompass.training.preflight.computes_bf16", lambda device: True
+    )  # slow elsewhere, not wrong
     recipe = SMOKE[kind]()
     lora = Lora(rank=2, targets=LORA_TARGETS[kind])
     config = dataclasses.replace(recipe.config, steps=1, lora=lora, autocast_bf16=True)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from worldcompass.parallel.team import Team, shard
-from worldcompass.policy import Lora
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.recipes._worldplay import WorldPlayRecipe
 from worldcompass.rewards.bundle import OwnRewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY
+from worldcompass.training.policy import Lora
 from worldcompass.types import Actions, Scores
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
 from worldcompass.worlds.worldplay.transformer_5b import Past5B

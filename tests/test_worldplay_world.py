@@ -14,11 +14,11 @@ from worldplay_tiny import (
 )
 
 from worldcompass.geometry import parse_path
-from worldcompass.objective import nft_loss
-from worldcompass.policy import Lora, Policy
 from worldcompass.rollout import imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.objective import nft_loss
+from worldcompass.training.policy import Lora, Policy
 from worldcompass.types import Actions, Scenario, Scores
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps

@@ -3,7 +3,7 @@
 import dataclasses
 
 from worldcompass.testing import ToyCleanliness, ToyObedience
-from worldcompass.train import Config
+from worldcompass.training.loop import Config
 
 QUICK = Config(
     steps=30,

@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from worldcompass.advantages import (
+from worldcompass.rollout import corrupt, euler_step
+from worldcompass.testing import ToyWorld
+from worldcompass.training.advantages import (
     all_groups,
     group_advantages,
     keep_extremes,
     largest_group,
     own_group,
 )
-from worldcompass.objective import advantage_weighted_loss, nft_loss
-from worldcompass.optim import Muon
-from worldcompass.policy import Decay, Policy
-from worldcompass.rollout import corrupt, euler_step
-from worldcompass.testing import ToyWorld
+from worldcompass.training.objective import advantage_weighted_loss, nft_loss
+from worldcompass.training.optim import Muon
+from worldcompass.training.policy import Decay, Policy
 from worldcompass.worlds.worldplay.context import whole_timesteps
 
 ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")

@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
     from worldcompass.media.progress import progress
-    from worldcompass.resume import writable
     from worldcompass.testing import check_critic, noise_group
+    from worldcompass.training.resume import writable
 
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))

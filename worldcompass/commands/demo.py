@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     device = check_device(args.device)
     from worldcompass.demo import run_demo
-    from worldcompass.resume import writable
+    from worldcompass.training.resume import writable
 
     if not args.dry_run:
         writable(args.out)

@@ -29,9 +29,9 @@ from worldcompass.errors import UserError
 from worldcompass.overrides import override, settings
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.parallel.team import joined
-from worldcompass.resume import writable
 from worldcompass.runs.trackers import Track
-from worldcompass.train import Config
+from worldcompass.training.loop import Config
+from worldcompass.training.resume import writable
 
 EXAMPLES = """\
   worldcompass train doom_full

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
-from worldcompass.policy import Policy
 from worldcompass.runs.requirements import NeededFile, NeededModule
-from worldcompass.train import Config
+from worldcompass.training.loop import Config
+from worldcompass.training.policy import Policy
 from worldcompass.world import Context, WorldModel, WorldSpec
 
 # Assumed, not measured: what the CUDA context takes, and the share by which an allocator's blocks and kernels' work

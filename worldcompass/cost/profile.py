@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from worldcompass.critic import Critic
-from worldcompass.curriculum import chunk_of_step
 from worldcompass.rollout import device_of
-from worldcompass.train import Config, Run, prepare, train_step
+from worldcompass.training.curriculum import chunk_of_step
+from worldcompass.training.loop import Config, Run, prepare, train_step
 from worldcompass.types import Group, Scenario, Scores
 from worldcompass.world import Context, WorldModel
 

@@ -47,19 +47,19 @@ from worldcompass.evaluate import (
     per_action,
     per_depth,
 )
-from worldcompass.held_out import HeldOut
 from worldcompass.media.progress import progress
-from worldcompass.members import check_members, train_members
 from worldcompass.parallel.team import Team
 from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.report import write_report
-from worldcompass.resume import MAY_CHANGE, differences, refuse_changes
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.quality import QualityWeights, VisualQuality
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.runs.metrics import read_metrics, read_object, replace_file
-from worldcompass.train import Config, train
+from worldcompass.training.averaging import check_members, train_members
+from worldcompass.training.loop import Config, train
+from worldcompass.training.probe import HeldOut
+from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
 from worldcompass.types import Scenario
 from worldcompass.version import __version__
 from worldcompass.worlds.doom import WEIGHTS_VERSION, WORLD_FILE, load_doom_world

@@ -12,10 +12,10 @@ from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.critic_files import FILES
 from worldcompass.doom.transformer import DoomTransformer
 from worldcompass.geometry import commanded
-from worldcompass.policy import inject_lora
 from worldcompass.rollout import generator_for
 from worldcompass.runs.requirements import NeededFile
-from worldcompass.train import Config
+from worldcompass.training.loop import Config
+from worldcompass.training.policy import inject_lora
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.doom import (

@@ -22,8 +22,8 @@ from worldcompass.doom.autoencoder import Autoencoder
 from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS
 from worldcompass.doom.stage import MEASURED_VIDEOS, Stage, StageRun
 from worldcompass.geometry import label_from_motion
-from worldcompass.optim import muon
 from worldcompass.rollout import generator_for
+from worldcompass.training.optim import muon
 
 PICTURES_PER_STEP = 24
 LATENT_NOISE = 0.1  # noise on latents while decoding, in their standard deviation: the world model errs too

@@ -27,8 +27,8 @@ from worldcompass.doom.pretrain_autoencoder import to_unit
 from worldcompass.doom.stage import MEASURED_VIDEOS, Stage, StageRun
 from worldcompass.doom.transformer import TOKENS, Attend, DoomTransformer, Rotary, rotary_table
 from worldcompass.geometry import commanded
-from worldcompass.optim import muon
 from worldcompass.rollout import computes_bf16, generator_for, imagine_chunk
+from worldcompass.training.optim import muon
 from worldcompass.types import Actions, Scenario
 from worldcompass.worlds.doom import CONTEXT_SIGMA, SPEC, DoomWorld, camera_motion, carried_along, intrinsics
 

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldcompass.optim import MakeOptimizer
+from worldcompass.training.optim import MakeOptimizer
 
 SAVE_SECONDS = 180.0
 MEASURED_VIDEOS = 24  # held-out videos of every measure

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.train import Config
+from worldcompass.training.loop import Config
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Needs
@@ -35,7 +35,7 @@ class DoomRecipe:
     cycle_weight: float = 0.0
     """Weight of cycle closure; above 0 every training motion is followed by the one that undoes it."""
     members: int = 1
-    """Runs of different seeds from the base whose weights are averaged, see ``worldcompass.members``."""
+    """Runs of different seeds from the base whose weights are averaged, see ``worldcompass.training.averaging``."""
     extend: float = 1.0
     """How far from the base through that mean to go; 1 stays at the mean."""
 

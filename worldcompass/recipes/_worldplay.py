@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from worldcompass.advantages import all_groups
 from worldcompass.cost.profile import Parts
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
-from worldcompass.inputs import try_critics
-from worldcompass.objective import nft_loss
-from worldcompass.optim import adamw, muon
 from worldcompass.parallel.team import Team
-from worldcompass.policy import Decay, Lora, export_lora, inject_lora, merge_lora
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.rollout import generator_for
 from worldcompass.runs.requirements import NeededFile, differences, lacking
-from worldcompass.train import Config, train
+from worldcompass.training.advantages import all_groups
+from worldcompass.training.loop import Config, train
+from worldcompass.training.objective import nft_loss
+from worldcompass.training.optim import adamw, muon
+from worldcompass.training.policy import Decay, Lora, export_lora, inject_lora, merge_lora
+from worldcompass.training.preflight import try_critics
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps

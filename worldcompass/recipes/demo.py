@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from worldcompass.advantages import damped
-from worldcompass.policy import Decay
 from worldcompass.recipes._doom import DoomRecipe
-from worldcompass.train import Config
+from worldcompass.training.advantages import damped
+from worldcompass.training.loop import Config
+from worldcompass.training.policy import Decay
 
 
 def demo() -> DoomRecipe:

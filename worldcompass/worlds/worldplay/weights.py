@@ -102,7 +102,9 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
     """
     state, tensors = net.state_dict(), {}
     if any(name.endswith(".lora_A") for name in state):
-        raise ValueError("the network carries adapters: merge them first, see worldcompass.policy.merge_lora")
+        raise ValueError(
+            "the network carries adapters: merge them first, see worldcompass.training.policy.merge_lora"
+        )
     for name, tensor in state.items():
         full = whole(tensor.detach())
         if Team.current().is_main:

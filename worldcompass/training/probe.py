@@ -16,8 +16,8 @@ from torch import Tensor
 
 from worldcompass.media import video
 from worldcompass.parallel.team import Team
-from worldcompass.policy import Policy
 from worldcompass.rollout import imagine_video
+from worldcompass.training.policy import Policy
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 

@@ -34,7 +34,7 @@ from worldcompass.runs.checkpoint import (
 from worldcompass.runs.metrics import METRICS, MetricsLog, read_metrics, rewrite
 
 if TYPE_CHECKING:
-    from worldcompass.train import Run
+    from worldcompass.training.loop import Run
 
 # Without making it another run.
 MAY_CHANGE = (

@@ -15,20 +15,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from worldcompass.advantages import NonFiniteScore, Scale, all_groups, group_advantages, refuse_not_finite
-from worldcompass.balance import Balance, History, fixed
 from worldcompass.critic import Critic
-from worldcompass.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.doctor.guard import Guard, OnDisease
 from worldcompass.errors import LostCritic
-from worldcompass.held_out import HeldOut, due, only_looked_at, probe
-from worldcompass.inputs import check_inputs
-from worldcompass.objective import Objective, kl_velocity, mean_shift, nft_loss
-from worldcompass.optim import MakeOptimizer, NonFiniteUpdate, clip_gradients, muon, set_learning_rate
 from worldcompass.parallel.signals import Interrupted, finishing_the_step
 from worldcompass.parallel.team import Team, shard
-from worldcompass.policy import Decay, Lora, Policy, inject_lora
-from worldcompass.resume import alone_in, begin, restore, roll_back, save, writable
 from worldcompass.rollout import (
     Rollout,
     batches,
@@ -40,10 +31,31 @@ from worldcompass.rollout import (
 )
 from worldcompass.runs.metrics import METRICS, LiveTable, MetricsLog, Stopwatch, replace_file
 from worldcompass.runs.trackers import Track, installed, tracking
-from worldcompass.selection import Rows, choose, share_out
+from worldcompass.training.advantages import (
+    NonFiniteScore,
+    Scale,
+    all_groups,
+    group_advantages,
+    refuse_not_finite,
+)
+from worldcompass.training.balance import Balance, History, fixed
+from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
+from worldcompass.training.diagnostics import reward_vitals, step_vitals, without_gradient
+from worldcompass.training.objective import Objective, kl_velocity, mean_shift, nft_loss
+from worldcompass.training.optim import (
+    MakeOptimizer,
+    NonFiniteUpdate,
+    clip_gradients,
+    muon,
+    set_learning_rate,
+)
+from worldcompass.training.policy import Decay, Lora, Policy, inject_lora
+from worldcompass.training.preflight import check_inputs
+from worldcompass.training.probe import HeldOut, due, only_looked_at, probe
+from worldcompass.training.resume import alone_in, begin, restore, roll_back, save, writable
+from worldcompass.training.scores import Verdicts
+from worldcompass.training.selection import Rows, choose, share_out
 from worldcompass.types import Scenario
-from worldcompass.verdicts import Verdicts
-from worldcompass.vitals import reward_vitals, step_vitals, without_gradient
 from worldcompass.world import WorldModel
 
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from worldcompass.cost.profile import Parts
 from worldcompass.errors import UserError
-from worldcompass.held_out import HeldOut
 from worldcompass.parallel.team import Team
-from worldcompass.policy import Policy
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.runs.metrics import METRICS, read_metrics, replace_file, rewrite
-from worldcompass.train import Config, train
+from worldcompass.training.loop import Config, train
+from worldcompass.training.policy import Policy
+from worldcompass.training.probe import HeldOut
 from worldcompass.world import WorldModel
 
 SUMMED = ("forward_passes", "seconds")  # what members spend, they spend together

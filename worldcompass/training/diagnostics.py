@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldcompass.advantages import Advantages, masked_mean, masked_std
 from worldcompass.critic import Critic
 from worldcompass.parallel.team import whole
-from worldcompass.policy import Policy
 from worldcompass.rollout import Futures
+from worldcompass.training.advantages import Advantages, masked_mean, masked_std
+from worldcompass.training.policy import Policy
 from worldcompass.types import Group
 
 WHITE = 255.0

@@ -14,7 +14,7 @@ from worldcompass.types import Scenario
 from worldcompass.world import Guidable, WorldModel
 
 if TYPE_CHECKING:
-    from worldcompass.train import Config
+    from worldcompass.training.loop import Config
 
 
 def check_inputs(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.advantages import Advantages, keep_extremes
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import Futures, Key, corrupt, generator_for
+from worldcompass.training.advantages import Advantages, keep_extremes
 from worldcompass.types import Actions, Samples, Scenario
 
 

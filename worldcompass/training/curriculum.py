@@ -11,7 +11,7 @@ from worldcompass.rollout import generator_for
 from worldcompass.types import Scenario
 
 if TYPE_CHECKING:
-    from worldcompass.train import Config
+    from worldcompass.training.loop import Config
 
 
 def chunk_of_step(config: Config, step: int) -> int:

@@ -1,0 +1,1 @@
+"""The method: imagine, score, compare, choose, update."""
