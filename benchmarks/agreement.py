@@ -21,8 +21,8 @@ from torch import Tensor
 
 from worldcompass.doom.experiment import training_parts
 from worldcompass.media.progress import progress
-from worldcompass.overrides import override
 from worldcompass.recipes.demo import demo
+from worldcompass.recipes.overrides import override
 from worldcompass.rollout import Futures
 from worldcompass.training.advantages import Scale, all_groups, damped, group_advantages, own_group
 from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step

@@ -22,7 +22,7 @@ from worldcompass.doom.maps import TRAINING
 from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.doom.scenarios import draw_all
 from worldcompass.evaluate import KINDS, Measured, imagine_all, measure
-from worldcompass.export import AVERAGE
+from worldcompass.report.export import AVERAGE
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.training.averaging import extended_mean
 from worldcompass.types import Scenario

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from worldcompass.cost.profile import Parts
 from worldcompass.media import video
-from worldcompass.overrides import override
 from worldcompass.recipes.demo import demo
+from worldcompass.recipes.overrides import override
 from worldcompass.rollout import (
     Futures,
     Rollout,

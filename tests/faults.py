@@ -203,7 +203,7 @@ class _Mortal(ToyObedience):
 def _serve(port: int, groups: int) -> None:
     import uvicorn
 
-    from worldcompass.scoring import application
+    from worldcompass.serving.scoring import application
 
     torch.set_num_threads(1)
     uvicorn.run(

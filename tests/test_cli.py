@@ -19,7 +19,7 @@ import pytest
 from worldcompass import cli
 from worldcompass.commands import _options, info, train
 from worldcompass.errors import UserError
-from worldcompass.overrides import override, settings
+from worldcompass.recipes.overrides import override, settings
 from worldcompass.training.loop import Config
 
 

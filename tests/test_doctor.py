@@ -22,7 +22,7 @@ from diseases import (
 
 from worldcompass import cli
 from worldcompass.doctor import Record, diagnose, read_record
-from worldcompass.doctor.statistics import mean, steps_needed, student, trend
+from worldcompass.doctor.trends import mean, steps_needed, student, trend
 from worldcompass.errors import UserError
 from worldcompass.report import write_report
 from worldcompass.testing import ToyWorld, toy_scenarios

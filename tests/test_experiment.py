@@ -20,8 +20,8 @@ from worldcompass.doom.experiment import run_experiment
 from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
-from worldcompass.export import AVERAGE, export_run
 from worldcompass.recipes.demo import demo
+from worldcompass.report.export import AVERAGE, export_run
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.worlds.doom import WEIGHTS_VERSION, load_doom_world
 

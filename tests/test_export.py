@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from worldcompass import cli
 from worldcompass.errors import UserError
-from worldcompass.export import push
+from worldcompass.report.export import push
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.loop import Config, train
 

@@ -15,8 +15,8 @@ from worldcompass import cli
 from worldcompass.cost.profile import Parts
 from worldcompass.doctor import read_record
 from worldcompass.errors import UserError
-from worldcompass.export import export_run
 from worldcompass.parallel.signals import Interrupted
+from worldcompass.report.export import export_run
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import ToyWorld, toy_scenarios

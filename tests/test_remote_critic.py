@@ -22,7 +22,7 @@ from worldcompass.errors import LostCritic, UserError
 from worldcompass.media.video import write_mp4
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
-from worldcompass.scoring import Scorer, score_group
+from worldcompass.serving.scoring import Scorer, score_group
 from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
 from worldcompass.training.loop import Config, train
 

@@ -13,8 +13,8 @@ from worldplay_tiny import random_network, write_vae
 from worldcompass import cli
 from worldcompass.commands.train import load_recipe
 from worldcompass.errors import UserError
-from worldcompass.overrides import override
 from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.recipes.overrides import override
 from worldcompass.training.advantages import all_groups
 from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import adamw, muon

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and push where asked to."""
-    from worldcompass.export import export_run, push
+    from worldcompass.report.export import export_run, push
 
     step = export_run(args.run, args.out, args.license, args.base)
     print(f"wrote {args.out}: weights after step {step} and {args.out / 'README.md'}")

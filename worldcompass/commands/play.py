@@ -76,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.doom.critic_files import load_critics
     from worldcompass.doom.motion_critic import LabelReader
     from worldcompass.player.ballot import Ballot
-    from worldcompass.player.guard import LOOPBACK
     from worldcompass.player.panes import EnginePane, Pane, WorldPane
     from worldcompass.player.recording import Shelf
     from worldcompass.player.server import Settings, create_app, web_server
@@ -84,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.starts import Starts, doom_starts, start_from_file
     from worldcompass.rewards.interaction import InteractionFollowing
     from worldcompass.rewards.quality import VisualQuality
+    from worldcompass.serving.guard import LOOPBACK
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Profile one step and print where its time goes."""
     from worldcompass.commands.train import load_recipe
     from worldcompass.cost.profile import profile
-    from worldcompass.overrides import override
+    from worldcompass.recipes.overrides import override
 
     recipe = override(load_recipe(args.recipe)(), args.assignments)
     if not hasattr(recipe, "parts"):

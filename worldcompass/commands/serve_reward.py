@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from worldcompass.player.guard import LOOPBACK
-        from worldcompass.scoring import application
+        from worldcompass.serving.guard import LOOPBACK
+        from worldcompass.serving.scoring import application
     except ImportError as error:
         raise UserError(f"serving needs the extra web ({error}): pip install 'worldcompass[web]'") from None
     from worldcompass.commands.audit import critic_of

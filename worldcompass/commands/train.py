@@ -26,9 +26,9 @@ from worldcompass.commands._options import add_device, add_going_on, add_out, an
 from worldcompass.critic import FAILURES, said
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
-from worldcompass.overrides import override, settings
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.parallel.team import joined
+from worldcompass.recipes.overrides import override, settings
 from worldcompass.runs.trackers import Track
 from worldcompass.training.loop import Config
 from worldcompass.training.resume import writable

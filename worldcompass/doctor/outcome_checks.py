@@ -18,7 +18,7 @@ from worldcompass.doctor.record import (
     slope_of,
     streak,
 )
-from worldcompass.doctor.statistics import Estimate, mean
+from worldcompass.doctor.trends import Estimate, mean
 from worldcompass.media.charts import number
 
 SURE = 0.99  # level of the interval of a change that must also be large

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from worldcompass.doctor.record import Finding
-from worldcompass.doctor.statistics import LEVEL
+from worldcompass.doctor.trends import LEVEL
 from worldcompass.doctor.verdict import Diagnosis
 
 WORDS = {

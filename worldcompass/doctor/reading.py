@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from worldcompass.doctor.record import EVENTS, FOLLOWED, USUAL_STEPS, Record
-from worldcompass.doctor.statistics import Estimate
+from worldcompass.doctor.trends import Estimate
 from worldcompass.errors import UserError
 from worldcompass.runs.metrics import METRICS, read_metrics, read_object, training_member
 

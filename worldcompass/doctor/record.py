@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from worldcompass.doctor.statistics import Estimate, Trend, trend, within
+from worldcompass.doctor.trends import Estimate, Trend, trend, within
 
 EVENTS = "events.jsonl"
 BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer

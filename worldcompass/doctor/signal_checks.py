@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, lasting, percent, slope_of
-from worldcompass.doctor.statistics import mean
+from worldcompass.doctor.trends import mean
 from worldcompass.media.charts import number
 
 FLAT = 0.5  # share of groups without any spread

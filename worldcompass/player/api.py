@@ -19,7 +19,7 @@ from worldcompass.player.messages import LARGEST_SEED
 from worldcompass.player.panes import Pane, WorldPane
 from worldcompass.player.session import Shared, in_worker, read_path
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start, start_from_picture
-from worldcompass.scoring import MAX_LATENTS, MAX_PATH_CHARACTERS, Scorer, Turn, identity, score_route
+from worldcompass.serving.scoring import MAX_LATENTS, MAX_PATH_CHARACTERS, Scorer, Turn, identity, score_route
 
 MAX_GROUP_BYTES = 64 * 2**20  # a group of this world's candidates has less than a tenth
 MAX_WAITING = 4  # requests that wait for their turn; more are told to come back

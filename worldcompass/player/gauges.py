@@ -11,7 +11,7 @@ from torch import Tensor
 from worldcompass.geometry import keys_of
 from worldcompass.player.panes import Place
 from worldcompass.rewards.quality import relative_sharpness
-from worldcompass.scoring import Reader
+from worldcompass.serving.scoring import Reader
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from worldcompass.errors import UserError
 from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
-from worldcompass.player.guard import Guard, Rate
 from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, read_message
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
@@ -32,7 +31,8 @@ from worldcompass.player.starts import (
     data_url,
     start_from_picture,
 )
-from worldcompass.scoring import body_of
+from worldcompass.serving.guard import Guard, Rate
+from worldcompass.serving.scoring import body_of
 from worldcompass.version import __version__
 
 MESSAGES_PER_SECOND, MESSAGE_BURST = 60.0, 120.0

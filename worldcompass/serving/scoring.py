@@ -20,9 +20,9 @@ from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name, parse_path
 from worldcompass.media.video import fit, read_video
-from worldcompass.player.guard import Guard
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
+from worldcompass.serving.guard import Guard
 from worldcompass.version import __version__
 from worldcompass.world import WorldSpec
 

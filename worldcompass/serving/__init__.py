@@ -1,0 +1,1 @@
+"""Critics over HTTP."""
