@@ -19,7 +19,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worldcompass.doom.experiment import training_parts
 from worldcompass.media.progress import progress
 from worldcompass.recipes.demo import demo
 from worldcompass.recipes.overrides import override
@@ -30,6 +29,7 @@ from worldcompass.training.loop import Run, predict, prepare
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Chosen, Rows, choose, share_out
 from worldcompass.types import Actions, Samples
+from worldcompass.worlds.doom.experiment import training_parts
 
 SCALES: tuple[Scale, ...] = (all_groups, own_group, damped)
 WEIGHTS = ((1, 0), (0, 1), (2, 1), (1, 1), (1, 2))

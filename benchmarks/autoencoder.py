@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.critic_files import load_critics, load_judge
-from worldcompass.doom.motion_critic import LabelReader
-from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.evaluate import measure
-from worldcompass.worlds.doom import AUTOENCODER_FILE, SPEC, read_weights, shipped_weights
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
+from worldcompass.worlds.doom.network.autoencoder import Autoencoder
+from worldcompass.worlds.doom.world import AUTOENCODER_FILE, SPEC, read_weights, shipped_weights
 
 
 def psnr(a_F3hw: torch.Tensor, b_F3hw: torch.Tensor) -> float:

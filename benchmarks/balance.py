@@ -17,15 +17,15 @@ from pathlib import Path
 from seeds import read
 
 from worldcompass.commands.train import load_recipe
-from worldcompass.doom.evaluation import blocks_of
-from worldcompass.doom.experiment import run_experiment
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, pool
-from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.recipes.overrides import override
 from worldcompass.rollout import clip_level_passes, imagine_whole_videos, whole_video_passes
 from worldcompass.training.balance import soft_minimum
 from worldcompass.training.objective import positive_only_loss
+from worldcompass.worlds.doom.evaluation import blocks_of
+from worldcompass.worlds.doom.experiment import run_experiment
+from worldcompass.worlds.doom.recipe import DoomRecipe
 
 SHOWN = ("judge_accuracy", "quality", "drift")
 

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from worldcompass.doom.critic_files import load_critics
-from worldcompass.doom.maps import TRAINING
-from worldcompass.doom.motion_critic import LabelReader
-from worldcompass.doom.scenarios import draw_all
 from worldcompass.evaluate import KINDS, Measured, imagine_all, measure
 from worldcompass.report.export import AVERAGE
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.training.averaging import extended_mean
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import DoomWorld, load_doom_world
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics
+from worldcompass.worlds.doom.engine.maps import TRAINING
+from worldcompass.worlds.doom.engine.scenarios import draw_all
+from worldcompass.worlds.doom.world import DoomWorld, load_doom_world
 
 SHOWN = ("critic_accuracy", "sharpness", "quality", "colour", "flicker")
 LATENTS = 32

@@ -14,7 +14,7 @@ import torch
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import SPEC, intrinsics, load_doom_world
+from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
 
 
 def main() -> None:

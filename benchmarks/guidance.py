@@ -14,13 +14,13 @@ import time
 
 from torch import Tensor
 
-from worldcompass.doom.critic_files import load_critics, load_judge
-from worldcompass.doom.evaluation import blocks_of
-from worldcompass.doom.motion_critic import LabelReader
-from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.evaluate import KINDS, MEASURES, imagine_all, measure
 from worldcompass.types import Actions
-from worldcompass.worlds.doom import DoomContext, DoomWorld, load_doom_world
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
+from worldcompass.worlds.doom.evaluation import blocks_of
+from worldcompass.worlds.doom.world import DoomContext, DoomWorld, load_doom_world
 
 
 class GuidedWorld(DoomWorld):

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.engine import Engine, poses_from_cameras
-from worldcompass.doom.maps import find_map
-from worldcompass.doom.scenarios import Plan, evaluation_plans, replay_all
 from worldcompass.evaluate import interval
 from worldcompass.geometry import level_motion, parse_path
 from worldcompass.types import Scenario
 from worldcompass.walk import start_walk
-from worldcompass.worlds.doom import SPEC, DoomWorld, load_doom_world
+from worldcompass.worlds.doom.engine.engine import Engine, poses_from_cameras
+from worldcompass.worlds.doom.engine.maps import find_map
+from worldcompass.worlds.doom.engine.scenarios import Plan, evaluation_plans, replay_all
+from worldcompass.worlds.doom.network.autoencoder import Autoencoder
+from worldcompass.worlds.doom.world import SPEC, DoomWorld, load_doom_world
 
 FORWARD, RIGHT = parse_path("w-1, right-1")[1:].tolist()
 CLOSE = 0.35  # nearness (one step over distance) from which a wall is too close to walk on

@@ -18,10 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.doom import collect
-from worldcompass.doom.engine import Engine, poses_from_cameras
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, INTRINSICS, THRESHOLDS
-from worldcompass.doom.maps import CRITIC, TRAINING, UNSEEN, DoomMap
 from worldcompass.geometry import (
     LabelThresholds,
     camera_motion,
@@ -31,6 +27,10 @@ from worldcompass.geometry import (
 )
 from worldcompass.rewards.cameras import CameraPath, calibrated_thresholds
 from worldcompass.rewards.odometry import Odometry
+from worldcompass.worlds.doom.engine import collect
+from worldcompass.worlds.doom.engine.engine import Engine, poses_from_cameras
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, INTRINSICS, THRESHOLDS
+from worldcompass.worlds.doom.engine.maps import CRITIC, TRAINING, UNSEEN, DoomMap
 
 MAPS = {"critic": CRITIC, "training": TRAINING, "unseen": UNSEEN}
 # The engine draws pixels 1.2 times as high as wide, as the game did: its vertical focal length is 0.8 heights.

@@ -22,17 +22,17 @@ import torch
 from worldcompass.audit.clips import Clip, clips_of
 from worldcompass.audit.degradations import PICTURE
 from worldcompass.audit.measures import rank_correlation
-from worldcompass.doom.engine import Engine
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, THRESHOLDS
-from worldcompass.doom.maps import CRITIC, UNSEEN, DoomMap
-from worldcompass.doom.scenarios import draw
 from worldcompass.rewards.actions import ActionAccuracy, mean_of_both
 from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import Remembering, calibrated_thresholds
-from worldcompass.rewards.doom_cameras import DoomCameras
 from worldcompass.rewards.odometry import Odometry
 from worldcompass.rollout import generator_for
 from worldcompass.types import Scenario
+from worldcompass.worlds.doom.engine.engine import Engine
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, THRESHOLDS
+from worldcompass.worlds.doom.engine.maps import CRITIC, UNSEEN, DoomMap
+from worldcompass.worlds.doom.engine.scenarios import draw
+from worldcompass.worlds.doom.rewards.cameras import DoomCameras
 
 LATENTS, RESAMPLES = 12, 2000
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from worldcompass.audit.clips import CHUNK, PER_LATENT, Clip, engine_clips
 from worldcompass.audit.degradations import PICTURE, STRENGTHS
 from worldcompass.audit.measures import share, shown
-from worldcompass.doom.critic_files import load_critics, load_judge
-from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.evaluate import imagine_all
 from worldcompass.rollout import chunk_actions, chunk_noise, generator_for, imagine_chunk
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import DoomWorld, load_doom_world
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
+from worldcompass.worlds.doom.world import DoomWorld, load_doom_world
 
 SPOILT = ("blurred", "noisy", "tinted", "flickering")
 

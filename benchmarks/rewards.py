@@ -23,28 +23,28 @@ import torch
 from torch import Tensor
 
 from worldcompass.critic import Critic
-from worldcompass.doom.critic_files import load_judge
-from worldcompass.doom.engine_facts import FPS, FRAMES_PER_LATENT, INTRINSICS, MOTION, THRESHOLDS
-from worldcompass.doom.scenarios import evaluation_plans, replay_all
 from worldcompass.geometry import commanded
 from worldcompass.media import video
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import BestOfThree
 from worldcompass.rewards.cycle import CycleClosure
-from worldcompass.rewards.doom_cameras import DoomCameras
 from worldcompass.rewards.formulas import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
-from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry
-from worldcompass.rewards.pickup import PickupFollowing
 from worldcompass.rewards.pose_error import PoseError
 from worldcompass.rewards.purity import DirectionPurity
 from worldcompass.rewards.quality import VisualQuality, flicker_of
-from worldcompass.rewards.realism import EmbeddedRealism
 from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.types import Group, Truth
+from worldcompass.worlds.doom.critics.weights import load_judge
+from worldcompass.worlds.doom.engine.facts import FPS, FRAMES_PER_LATENT, INTRINSICS, MOTION, THRESHOLDS
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
+from worldcompass.worlds.doom.rewards.cameras import DoomCameras
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
+from worldcompass.worlds.doom.rewards.realism import EmbeddedRealism
 
 CHUNK, NOISE = 4, 4  # latents; levels of 255 by which candidates differ
 JPEG_QUALITY = 75  # of the released code's frames

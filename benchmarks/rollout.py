@@ -16,7 +16,7 @@ import torch
 from worldcompass.geometry import commanded
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom import SPEC, intrinsics, load_doom_world
+from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
 
 
 def scenario(num_chunks: int) -> Scenario:

@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from worldcompass.doom.evaluation import blocks_of
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES, Measured, in_percent, pool
+from worldcompass.worlds.doom.evaluation import blocks_of
 
 
 def read(run: Path, name: str) -> Measured:

@@ -10,11 +10,11 @@ import torch
 
 import worldcompass as wc
 from worldcompass import cli
-from worldcompass.doom.pretrain import export
 from worldcompass.errors import UserError
 from worldcompass.media import video
 from worldcompass.types import Group, Scores
-from worldcompass.worlds.doom import WORLD_FILE
+from worldcompass.worlds.doom.pretraining.pretrain import export
+from worldcompass.worlds.doom.world import WORLD_FILE
 
 PATH = "w-3, right-2, w+left-2"
 
@@ -43,8 +43,8 @@ def test_imagine_is_the_rollout_along_the_path(world, picture):
 
 def test_a_video_of_the_path_scores_above_one_of_another(world):
     """The engine's own walk: the critic tells the command it carries out from one that it does not."""
-    from worldcompass.doom.scenarios import evaluation_plans, replay_all
     from worldcompass.geometry import path_of
+    from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 
     scenario = replay_all([p for p in evaluation_plans(False) if p.kind == "basic"][:1], 12)[0]
     assert scenario.truth is not None

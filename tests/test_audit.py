@@ -32,7 +32,7 @@ from worldcompass.rewards.reference import psnr as true_psnr
 from worldcompass.rollout import generator_for
 from worldcompass.testing import ContractError, check_critic, noise_group
 from worldcompass.types import Scores
-from worldcompass.worlds.doom import SPEC, intrinsics
+from worldcompass.worlds.doom.world import SPEC, intrinsics
 
 
 def make_clips(count: int = 6) -> list[Clip]:

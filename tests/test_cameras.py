@@ -29,13 +29,13 @@ from worldcompass.rewards.abstain import over_trusted
 from worldcompass.rewards.actions import ActionAccuracy, exact
 from worldcompass.rewards.best_of_three import BestOfThree
 from worldcompass.rewards.cameras import CameraPath, Remembering, calibrated_thresholds
-from worldcompass.rewards.doom_cameras import path_of_level_motion
 from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry, two_view
 from worldcompass.rewards.pose_error import PoseError, segment_errors
 from worldcompass.rewards.purity import DirectionPurity
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
+from worldcompass.worlds.doom.rewards.cameras import path_of_level_motion
 
 MOTION = Motion(move=1.0, yaw_deg=8.0, pitch_deg=5.0, level=False)
 LIMITS = LabelThresholds(move=0.4, yaw_deg=3.0, pitch_deg=2.0)

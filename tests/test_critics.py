@@ -8,10 +8,16 @@ import torch
 from safetensors.torch import save_file
 
 from worldcompass.critic import Critic
-from worldcompass.doom import critic_files, critic_report, motion_critic
-from worldcompass.doom.engine_facts import INTRINSICS, MOTION
-from worldcompass.doom.judge import Judge, match_volumes, mirror_volumes
-from worldcompass.doom.motion_critic import (
+from worldcompass.errors import UserError
+from worldcompass.geometry import commanded, motion_signs
+from worldcompass.rewards.quality import VisualQuality, drift, flicker, sharpness, sharpness_loss
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.types import Group
+from worldcompass.worlds.doom.critic_training import report as critic_report
+from worldcompass.worlds.doom.critics import motion as motion_critic
+from worldcompass.worlds.doom.critics import weights as critic_files
+from worldcompass.worlds.doom.critics.judge import Judge, match_volumes, mirror_volumes
+from worldcompass.worlds.doom.critics.motion import (
     MotionCritic,
     clips_of,
     features_of,
@@ -19,13 +25,9 @@ from worldcompass.doom.motion_critic import (
     mirror_features,
     mirror_labels,
 )
-from worldcompass.doom.realism import ALL_KINDS, Realism, degrade
-from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, motion_signs
-from worldcompass.rewards.interaction import InteractionFollowing
-from worldcompass.rewards.quality import VisualQuality, drift, flicker, sharpness, sharpness_loss
-from worldcompass.testing import check_critic, noise_group
-from worldcompass.types import Group
+from worldcompass.worlds.doom.critics.realism import ALL_KINDS, Realism, degrade
+from worldcompass.worlds.doom.engine.facts import INTRINSICS, MOTION
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
 torch.manual_seed(0)
 WEIGHTS = importlib.resources.files("worldcompass") / "weights"
@@ -41,9 +43,9 @@ def need_weights(*names):
 @pytest.fixture(scope="module")
 def video():
     """Frames (F, 3, h, w) of an engine video and what the engine did, latent by latent."""
-    from worldcompass.doom import collect
-    from worldcompass.doom.engine import Engine
-    from worldcompass.doom.maps import find_map
+    from worldcompass.worlds.doom.engine import collect
+    from worldcompass.worlds.doom.engine.engine import Engine
+    from worldcompass.worlds.doom.engine.maps import find_map
 
     with Engine(find_map("my_way_home")) as engine:
         steps = [engine.reset(3)]

@@ -11,7 +11,6 @@ from diseases import HEALTHY, clean_judge, flipped, held_out
 
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.doctor.guard import MAX_ROLLBACKS, Guard
-from worldcompass.doom.experiment import _claim
 from worldcompass.errors import StoppedRun, UserError
 from worldcompass.media.video import read_video
 from worldcompass.recipes.demo import demo
@@ -23,6 +22,7 @@ from worldcompass.training import loop as training
 from worldcompass.training import resume
 from worldcompass.training.loop import train
 from worldcompass.training.probe import HeldOut
+from worldcompass.worlds.doom.experiment import _claim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,13 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from worldcompass.doom import collect
-from worldcompass.doom.engine import Engine, poses_from_cameras
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
-from worldcompass.doom.experiment import training_parts
-from worldcompass.doom.maps import ALL, CRITIC, TRAINING, UNSEEN, find_map
-from worldcompass.doom.scenarios import evaluation_plans, replay_all, training_scenarios
-from worldcompass.doom.trajectories import MOTIONS, distance_to_walls, feasible_latents
 from worldcompass.errors import UserError
 from worldcompass.geometry import (
     kind_of_action,
@@ -29,6 +22,13 @@ from worldcompass.geometry import (
 )
 from worldcompass.recipes.demo import demo
 from worldcompass.rewards.cycle import returns
+from worldcompass.worlds.doom.engine import collect
+from worldcompass.worlds.doom.engine.engine import Engine, poses_from_cameras
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
+from worldcompass.worlds.doom.engine.feasible import MOTIONS, distance_to_walls, feasible_latents
+from worldcompass.worlds.doom.engine.maps import ALL, CRITIC, TRAINING, UNSEEN, find_map
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, training_scenarios
+from worldcompass.worlds.doom.experiment import training_parts
 
 
 @pytest.fixture(scope="module")

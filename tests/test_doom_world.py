@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worldcompass.doom.autoencoder import Autoencoder
-from worldcompass.doom.transformer import TOKENS, DoomTransformer, feed_forward, rotate
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.types import Actions, Scenario
 from worldcompass.walk import start_walk
-from worldcompass.worlds.doom import (
+from worldcompass.worlds.doom.network.autoencoder import Autoencoder
+from worldcompass.worlds.doom.network.transformer import TOKENS, DoomTransformer, feed_forward, rotate
+from worldcompass.worlds.doom.world import (
     MAX_HISTORY,
     SPEC,
     WEIGHTS_VERSION,
@@ -91,8 +91,8 @@ def test_pieces_for_the_cache_change_nothing(world, monkeypatch):
     context = world.attend(world.begin(scenarios()), actions)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for per_thread in (4, 99):
-        monkeypatch.setattr("worldcompass.worlds.doom.ROWS_PER_THREAD", per_thread)
-        monkeypatch.setattr("worldcompass.worlds.doom.CLIPS_PER_THREAD", per_thread)
+        monkeypatch.setattr("worldcompass.worlds.doom.world.ROWS_PER_THREAD", per_thread)
+        monkeypatch.setattr("worldcompass.worlds.doom.world.CLIPS_PER_THREAD", per_thread)
         world.net.zero_grad()
         clean = world.predict_clean(noisy, sigma, actions, context)
         clean.square().mean().backward()
@@ -104,7 +104,7 @@ def test_pieces_for_the_cache_change_nothing(world, monkeypatch):
 
 
 def test_a_piece_has_rows_for_every_thread(world, monkeypatch):
-    monkeypatch.setattr("worldcompass.worlds.doom.CLIPS_PER_THREAD", 3)
+    monkeypatch.setattr("worldcompass.worlds.doom.world.CLIPS_PER_THREAD", 3)
     sizes: list[int] = []
     monkeypatch.setattr(world, "_frames", lambda clean, _: sizes.append(len(clean)) or clean)
     latents = torch.zeros(8, *SPEC.latent_shape[:1], 4, 6, 8)
@@ -118,7 +118,7 @@ def test_onednn_computes_the_layers_that_it_replaces(world, monkeypatch):
     up, down, x = torch.nn.Linear(96, 384), torch.nn.Linear(384, 96), torch.randn(3, 4, 96)
     with torch.no_grad():
         fast = feed_forward(up, down, x)
-        monkeypatch.setattr("worldcompass.doom.transformer.ONEDNN_LINEAR", None)
+        monkeypatch.setattr("worldcompass.worlds.doom.network.transformer.ONEDNN_LINEAR", None)
         torch.testing.assert_close(fast, feed_forward(up, down, x), atol=1e-5, rtol=1e-5)
 
 

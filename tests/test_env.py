@@ -10,9 +10,9 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from worldcompass.env import WorldEnv, WorldVectorEnv
-from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.testing import ToyWorld, toy_scenarios
 from worldcompass.types import Group, Scores
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
 
 def brightness(frames, label):

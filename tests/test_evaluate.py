@@ -21,7 +21,7 @@ from worldcompass.evaluate import (
 )
 from worldcompass.geometry import commanded
 from worldcompass.types import Scenario, Truth
-from worldcompass.worlds.doom import SPEC, intrinsics
+from worldcompass.worlds.doom.world import SPEC, intrinsics
 
 
 def measured(accuracy: np.ndarray, kinds: tuple[str, ...] | None = None) -> Measured:

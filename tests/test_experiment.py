@@ -15,15 +15,15 @@ import torch
 
 from worldcompass import cli
 from worldcompass.commands import evaluate
-from worldcompass.doom import evaluation, experiment
-from worldcompass.doom.experiment import run_experiment
-from worldcompass.doom.scenarios import evaluation_plans
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
 from worldcompass.recipes.demo import demo
 from worldcompass.report.export import AVERAGE, export_run
 from worldcompass.runs.checkpoint import load_checkpoint
-from worldcompass.worlds.doom import WEIGHTS_VERSION, load_doom_world
+from worldcompass.worlds.doom import evaluation, experiment
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
+from worldcompass.worlds.doom.experiment import run_experiment
+from worldcompass.worlds.doom.world import WEIGHTS_VERSION, load_doom_world
 
 
 def tiny():

@@ -20,8 +20,8 @@ from worldcompass.geometry import (
     umeyama,
 )
 from worldcompass.rewards.cameras import CameraPath, calibrated_thresholds
-from worldcompass.rewards.doom_cameras import path_of_level_motion
 from worldcompass.rewards.pose_error import segment_errors
+from worldcompass.worlds.doom.rewards.cameras import path_of_level_motion
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40, database=None)
 settings.load_profile("repeatable")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from worldcompass.doom.motion_critic import LabelReader
 from worldcompass.geometry import split_label
-from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.types import Actions, Group
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
 LABELS = [0, 9, 1, 27, 3, 18, 2, 36]  # another command at every latent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldcompass.worlds.doom import WORLD_FILE, shipped_weights
+from worldcompass.worlds.doom.world import WORLD_FILE, shipped_weights
 
 W, R = 9, 1  # forward, yaw right
 

@@ -10,15 +10,24 @@ import torch
 
 from worldcompass import cli
 from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, pickup_clips
-from worldcompass.doom import pickup_training
-from worldcompass.doom.engine import Engine
-from worldcompass.doom.items import ITEMS, items_named
-from worldcompass.doom.maps import find_map
-from worldcompass.doom.pickup_data import SPLITS, SceneFrames, collect_scenes
-from worldcompass.doom.pickup_reader import PickupReader, taken_at_all
-from worldcompass.doom.pickup_score import judge_marks, mark, outcome_of, threshold_of
-from worldcompass.doom.pickup_training import Labelled, labelled, pickup_loss, played_of, train_reader
-from worldcompass.doom.pickups import (
+from worldcompass.errors import UserError
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.types import Scores
+from worldcompass.worlds.doom.critic_training import pickup_fit as pickup_training
+from worldcompass.worlds.doom.critic_training.pickup_data import SPLITS, SceneFrames, collect_scenes
+from worldcompass.worlds.doom.critic_training.pickup_fit import (
+    Labelled,
+    labelled,
+    pickup_loss,
+    played_of,
+    train_reader,
+)
+from worldcompass.worlds.doom.critic_training.pickup_score import judge_marks, mark, outcome_of, threshold_of
+from worldcompass.worlds.doom.critics.pickup import PickupReader, taken_at_all
+from worldcompass.worlds.doom.engine.engine import Engine
+from worldcompass.worlds.doom.engine.items import ITEMS, items_named
+from worldcompass.worlds.doom.engine.maps import find_map
+from worldcompass.worlds.doom.engine.pickup_scenes import (
     LATENTS,
     PATHS,
     draw_scenes,
@@ -26,10 +35,7 @@ from worldcompass.doom.pickups import (
     replay_scenes,
     save_scenes,
 )
-from worldcompass.errors import UserError
-from worldcompass.rewards.pickup import PickupFollowing
-from worldcompass.testing import check_critic, noise_group
-from worldcompass.types import Scores
+from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
 
 WEIGHTS = importlib.resources.files("worldcompass") / "weights"
 
@@ -107,7 +113,7 @@ def test_scenes_are_a_function_of_their_seed_and_replay_exactly(scenes, tmp_path
 
 
 def test_the_audit_s_clips_are_the_chunks_in_which_the_item_is_taken(scenes, monkeypatch):
-    monkeypatch.setattr("worldcompass.doom.pickups.draw_scenes", lambda *_: scenes)
+    monkeypatch.setattr("worldcompass.worlds.doom.engine.pickup_scenes.draw_scenes", lambda *_: scenes)
     clips = pickup_clips(0, 1)
     late = [(p, t) for p in scenes for t in p.scene.taken if t is not None and t[1] >= CHUNK]
     assert len(clips) == len(late) > 0
@@ -267,7 +273,7 @@ def test_the_shipped_critic_knows_pick_ups_on_a_map_never_trained_on():
 def test_the_command_writes_scenes_pictures_and_scores(tmp_path, monkeypatch, capsys):
     from judge_server import JudgeServer
 
-    from worldcompass.doom import maps
+    from worldcompass.worlds.doom.engine import maps
 
     monkeypatch.setattr(maps, "UNSEEN", (find_map("simpler_basic"),))
     words = ["doom", "pickups", "--per-map", "1", "--out", str(tmp_path / "run")]

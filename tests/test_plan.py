@@ -302,9 +302,9 @@ def test_recipes_that_cannot_tell_are_refused(tmp_path, capsys):
 
 
 def test_the_embedded_worlds_recipes_have_a_plan_too():
-    from worldcompass.doom.engine_facts import NEARNESS_SHAPE
-    from worldcompass.doom.needs import needs_of
-    from worldcompass.doom.reproject import measured_motion
+    from worldcompass.worlds.doom.engine.facts import NEARNESS_SHAPE
+    from worldcompass.worlds.doom.needs import needs_of
+    from worldcompass.worlds.doom.network.reprojection import measured_motion
 
     config = Config(
         prompts_per_step=1, group_size=2, best=1, worst=1, last_chunk=1, noise_levels=1, micro_rows=2

@@ -25,7 +25,7 @@ from worldcompass.player.session import Shared
 from worldcompass.player.starts import Starts, doom_starts
 from worldcompass.player.votes import read_votes
 from worldcompass.report import write_comparison, write_report
-from worldcompass.worlds.doom import load_doom_world
+from worldcompass.worlds.doom.world import load_doom_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -61,9 +61,9 @@ def toy_study(file, latents):
     pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
     from player_server import toy_shared
 
-    from worldcompass.doom.scenarios import Plan
     from worldcompass.player.ballot import Ballot
     from worldcompass.player.starts import SEEN, Start, Starts
+    from worldcompass.worlds.doom.engine.scenarios import Plan
 
     plan = Plan("toy/0", "nowhere", "basic", 0, None, (0, *[9] * 20))
     image = toy_shared().starts.first().image_3hw

@@ -14,11 +14,17 @@ from torch import nn
 from torch.nn.functional import interpolate, pixel_unshuffle
 
 from worldcompass.cli import main
-from worldcompass.doom import collect
-from worldcompass.doom.autoencoder import LATENT_CHANNELS, LATENT_SHAPE, Autoencoder
-from worldcompass.doom.pretrain import pretrain
-from worldcompass.doom.pretrain_autoencoder import Pictures, decoder_loss, depth_loss, picture_loss
-from worldcompass.doom.pretrain_world import (
+from worldcompass.errors import UserError
+from worldcompass.rollout import generator_for
+from worldcompass.training.optim import adamw
+from worldcompass.types import Actions
+from worldcompass.worlds.doom.engine import collect
+from worldcompass.worlds.doom.network.autoencoder import LATENT_CHANNELS, LATENT_SHAPE, Autoencoder
+from worldcompass.worlds.doom.network.transformer import DoomTransformer
+from worldcompass.worlds.doom.pretraining.autoencoder import Pictures, decoder_loss, depth_loss, picture_loss
+from worldcompass.worlds.doom.pretraining.pretrain import pretrain
+from worldcompass.worlds.doom.pretraining.stage import Stage, StageRun, learning_rate
+from worldcompass.worlds.doom.pretraining.transformer import (
     CHUNK,
     CHUNKS,
     FINE_LEVELS,
@@ -32,13 +38,7 @@ from worldcompass.doom.pretrain_world import (
     draw_batch,
     world_loss,
 )
-from worldcompass.doom.stage import Stage, StageRun, learning_rate
-from worldcompass.doom.transformer import DoomTransformer
-from worldcompass.errors import UserError
-from worldcompass.rollout import generator_for
-from worldcompass.training.optim import adamw
-from worldcompass.types import Actions
-from worldcompass.worlds.doom import (
+from worldcompass.worlds.doom.world import (
     AUTOENCODER_FILE,
     CONTEXT_SIGMA,
     WORLD_FILE,
@@ -246,7 +246,9 @@ class Killed(Exception):
 
 def test_a_stage_that_is_killed_ends_as_if_it_never_was(tmp_path, monkeypatch):
     """Weights after a kill and a resume are bitwise those of a run that was left alone."""
-    monkeypatch.setattr("worldcompass.doom.stage.SAVE_SECONDS", -1.0)  # save after every step
+    monkeypatch.setattr(
+        "worldcompass.worlds.doom.pretraining.stage.SAVE_SECONDS", -1.0
+    )  # save after every step
 
     def run_to(folder, die_at: int | None) -> nn.Module:
         torch.manual_seed(0)
@@ -294,8 +296,8 @@ def test_a_finished_stage_can_be_made_longer(tmp_path):
 
 def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, capsys):
     """``doom collect`` and ``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
-    monkeypatch.setattr("worldcompass.doom.stage.MEASURED_STEPS", 1)
-    monkeypatch.setattr("worldcompass.doom.pretrain_autoencoder.LINEAR_FRAMES", 256)
+    monkeypatch.setattr("worldcompass.worlds.doom.pretraining.stage.MEASURED_STEPS", 1)
+    monkeypatch.setattr("worldcompass.worlds.doom.pretraining.autoencoder.LINEAR_FRAMES", 256)
     for module in ("pretrain_autoencoder", "pretrain_world"):
         monkeypatch.setattr(f"worldcompass.doom.{module}.MEASURED_VIDEOS", 4)
     data, out = tmp_path / "data", tmp_path / "pretrain"

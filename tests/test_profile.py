@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldcompass import cli
 from worldcompass.commands.profile import described, table
 from worldcompass.cost.profile import CPU_KERNELS, REST, Meter, Parts, profile
-from worldcompass.doom.transformer import feed_forward
 from worldcompass.errors import UnfitInputs
 from worldcompass.rollout import computes_bf16
 from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.loop import Config, prepare, train
 from worldcompass.training.policy import Policy
+from worldcompass.worlds.doom.network.transformer import feed_forward
 
 CONFIG = Config(
     prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, updates_per_rollout=2

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from worldcompass.doom import collect
-from worldcompass.doom.autoencoder import Autoencoder, Look
-from worldcompass.doom.engine import Engine
-from worldcompass.doom.engine_facts import FRAMES_PER_LATENT, MOTION, NEARNESS_SHAPE, NOMINAL
-from worldcompass.doom.maps import find_map
-from worldcompass.doom.pretrain_autoencoder import to_unit
-from worldcompass.doom.reproject import (
+from worldcompass.geometry import label_from_motion, level_motion, parse_path, rotation_from_angles
+from worldcompass.worlds.doom.engine import collect
+from worldcompass.worlds.doom.engine.engine import Engine
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, NEARNESS_SHAPE, NOMINAL
+from worldcompass.worlds.doom.engine.maps import find_map
+from worldcompass.worlds.doom.network.autoencoder import Autoencoder, Look
+from worldcompass.worlds.doom.network.reprojection import (
     PAIRS_AT_ONCE,
     measured_motion,
     nominal_motions,
@@ -25,8 +25,8 @@ from worldcompass.doom.reproject import (
     sample,
     views,
 )
-from worldcompass.geometry import label_from_motion, level_motion, parse_path, rotation_from_angles
-from worldcompass.worlds.doom import SPEC, carried_along, load_doom_world
+from worldcompass.worlds.doom.pretraining.autoencoder import to_unit
+from worldcompass.worlds.doom.world import SPEC, carried_along, load_doom_world
 
 ROOM_WIDTH, ROOM_HEIGHT = 96, 48
 

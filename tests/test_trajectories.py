@@ -8,7 +8,7 @@ import torch
 
 from worldcompass import cli
 from worldcompass.geometry import label, parse_path
-from worldcompass.trajectories import (
+from worldcompass.worlds.trajectories import (
     FAMILIES,
     HOLD_MAX,
     HOLD_MIN,

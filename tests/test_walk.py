@@ -10,7 +10,7 @@ from worldcompass.rollout import generator_for, imagine_video
 from worldcompass.testing import ToyWorld
 from worldcompass.types import Scenario
 from worldcompass.walk import start_walk
-from worldcompass.worlds.doom import SPEC, intrinsics, load_doom_world
+from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
 
 PATH = "w-2, left-1, w+right-2"
 

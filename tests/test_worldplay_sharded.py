@@ -16,11 +16,11 @@ from torch.distributed.tensor import DTensor
 
 from worldcompass.parallel.team import Team, shard
 from worldcompass.recipes import worldplay_5b, worldplay_8b
-from worldcompass.recipes._worldplay import WorldPlayRecipe
 from worldcompass.rewards.bundle import OwnRewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY
 from worldcompass.training.policy import Lora
 from worldcompass.types import Actions, Scores
+from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
 from worldcompass.worlds.worldplay.transformer_5b import Past5B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, load_5b, load_8b

@@ -33,7 +33,7 @@ def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldM
     Raises:
         UserError: when the weights are missing or do not fit.
     """
-    from worldcompass.worlds.doom import load_doom_world
+    from worldcompass.worlds.doom.world import load_doom_world
 
     folder = None if weights is None else Path(weights)
     if folder is not None and (folder / "weights").is_dir():
@@ -133,13 +133,13 @@ def _score_of(critic: Critic, group: Group) -> float | None:
 
 
 def _doom_spec() -> WorldSpec:
-    from worldcompass.worlds.doom import SPEC
+    from worldcompass.worlds.doom.world import SPEC
 
     return SPEC
 
 
 def _doom_critics() -> tuple[Critic, ...]:
-    from worldcompass.rewards.interaction import InteractionFollowing
     from worldcompass.rewards.quality import VisualQuality
+    from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
     return InteractionFollowing(), VisualQuality()

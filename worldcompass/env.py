@@ -341,7 +341,7 @@ def doom_starts(maps: str = "training") -> list[Scenario]:
     Raises:
         ValueError: for another word.
     """
-    from worldcompass.doom.scenarios import evaluation_plans, replay_all
+    from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 
     if maps not in ("training", "unseen"):
         raise ValueError(f"maps is {maps!r}, expected training or unseen")
@@ -363,7 +363,7 @@ def make_doom(
         maps: ``training`` or ``unseen``.
         reward: see ``WorldEnv``, as are the others.
     """
-    from worldcompass.worlds.doom import load_doom_world
+    from worldcompass.worlds.doom.world import load_doom_world
 
     world = load_doom_world(Path(weights) if weights is not None else None)
     return WorldEnv(
@@ -385,7 +385,7 @@ def make_doom_vector(
     num_steps: int | None = None,
 ) -> WorldVectorEnv:
     """What ``gymnasium.make_vec("worldcompass/Doom-v0", vectorization_mode="vector_entry_point")`` calls."""
-    from worldcompass.worlds.doom import load_doom_world
+    from worldcompass.worlds.doom.world import load_doom_world
 
     world = load_doom_world(Path(weights) if weights is not None else None)
     starts = doom_starts(maps)

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldcompass.types import Actions, Group, Scenario, Truth
 
 if TYPE_CHECKING:
-    from worldcompass.doom.pickups import Played
+    from worldcompass.worlds.doom.engine.pickup_scenes import Played
 
 CHUNK = 4  # latents
 PER_LATENT = 4  # frames
@@ -58,8 +58,8 @@ def engine_clips(
 
     With ``out_and_back`` every motion is followed by the one that undoes it.
     """
-    from worldcompass.doom.maps import UNSEEN
-    from worldcompass.doom.scenarios import draw_all
+    from worldcompass.worlds.doom.engine.maps import UNSEEN
+    from worldcompass.worlds.doom.engine.scenarios import draw_all
 
     drawn = draw_all(UNSEEN, ("mixed",), per_map, 3 * CHUNK, seed, "audit", on_scenario, out_and_back)
     scenarios = [scenario for _, scenario in drawn]
@@ -72,8 +72,8 @@ def pickup_clips(seed: int, per_map: int, on_scene: Callable[[], None] = lambda:
     Their lies are the same walk where the other item is taken, and where both are passed by. What is taken before
     the second chunk is left out.
     """
-    from worldcompass.doom.maps import UNSEEN
-    from worldcompass.doom.pickups import draw_scenes
+    from worldcompass.worlds.doom.engine.maps import UNSEEN
+    from worldcompass.worlds.doom.engine.pickup_scenes import draw_scenes
 
     return [
         clip

@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from worldcompass.audit import ClipKind
 from worldcompass.audit.expected import ITEM_LIES, KINDS
 from worldcompass.critic import Critic
-from worldcompass.doom.maps import CRITIC
-from worldcompass.doom.scenarios import draw_all
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import calibrated_thresholds
 from worldcompass.rewards.cycle import CycleClosure
-from worldcompass.rewards.doom_cameras import DoomCameras
 from worldcompass.rewards.formulas import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
-from worldcompass.rewards.interaction import InteractionFollowing
 from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry
-from worldcompass.rewards.pickup import PickupFollowing
 from worldcompass.rewards.pose_error import PoseError
 from worldcompass.rewards.purity import DirectionPurity
 from worldcompass.rewards.quality import VisualQuality, flicker_of
-from worldcompass.rewards.realism import EmbeddedRealism
 from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
-from worldcompass.worlds.doom import SPEC
+from worldcompass.worlds.doom.engine.maps import CRITIC
+from worldcompass.worlds.doom.engine.scenarios import draw_all
+from worldcompass.worlds.doom.rewards.cameras import DoomCameras
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
+from worldcompass.worlds.doom.rewards.realism import EmbeddedRealism
+from worldcompass.worlds.doom.world import SPEC
 
 # Commands are not read by those who know the engine's own frames.
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")

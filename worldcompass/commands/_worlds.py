@@ -19,7 +19,7 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
         UserError: when it is neither; and, from what is returned, when the user's function makes no world.
     """
     if source == EMBEDDED:
-        from worldcompass.worlds.doom import load_doom_world
+        from worldcompass.worlds.doom.world import load_doom_world
 
         return load_doom_world
     if not source.partition(":")[0].endswith(".py"):

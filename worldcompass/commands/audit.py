@@ -125,10 +125,10 @@ def _words(error: Exception) -> str:
 def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
     """Clips of the engine, and the same by the embedded base, which knows no items."""
     from worldcompass.audit.clips import clips_of, engine_clips, pickup_clips
-    from worldcompass.doom.maps import UNSEEN
     from worldcompass.evaluate import imagine_all
     from worldcompass.media.progress import progress
-    from worldcompass.worlds.doom import load_doom_world
+    from worldcompass.worlds.doom.engine.maps import UNSEEN
+    from worldcompass.worlds.doom.world import load_doom_world
 
     with progress("playing clips in the engine", per_map * len(UNSEEN)) as advance:
         if kind == "pickups":

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect the data set."""
-    from worldcompass.doom.collect import collect
+    from worldcompass.worlds.doom.engine.collect import collect
 
     collect(out=args.out, frames=args.frames, seed=args.seed, workers=args.workers, maps=args.maps)
     return 0

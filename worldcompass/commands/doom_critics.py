@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train critics and judge."""
     data = need_folder(args.data, "a data set made by `worldcompass doom collect`")
-    from worldcompass.doom.critics import train_critics
+    from worldcompass.worlds.doom.critic_training.fit import train_critics
 
     train_critics(data, args.out, args.seed)
     return 0

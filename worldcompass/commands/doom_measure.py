@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what pretraining logs while it trains, for finished weights."""
     data = need_folder(args.data, "a data set made by `worldcompass doom collect`")
     weights = args.weights and need_folder(args.weights, "weights made by `worldcompass doom pretrain`")
-    from worldcompass.doom.pretrain import measure
+    from worldcompass.worlds.doom.pretraining.pretrain import measure
 
     found = measure(data, weights)
     print(f"autoencoder, whole videos: {found.autoencoder_psnr:.2f} dB")

@@ -26,9 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, train, test, print."""
     from worldcompass.commands.doom_pickups import print_verdict
-    from worldcompass.doom.pickup_data import SPLITS
-    from worldcompass.doom.pickup_training import SCENES, collect_splits, train_pickup_critic
     from worldcompass.media.progress import progress
+    from worldcompass.worlds.doom.critic_training.pickup_data import SPLITS
+    from worldcompass.worlds.doom.critic_training.pickup_fit import (
+        SCENES,
+        collect_splits,
+        train_pickup_critic,
+    )
 
     total = sum(SCENES[name] * len(maps) for name, maps in SPLITS.items())
     with progress("playing scenes in the engine", total) as advance:

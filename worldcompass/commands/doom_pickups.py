@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from worldcompass.critic import Critic
-    from worldcompass.doom.pickup_score import Marks, Verdict
-    from worldcompass.doom.pickups import Played
     from worldcompass.rewards.judge_model import JudgeModel
+    from worldcompass.worlds.doom.critic_training.pickup_score import Marks, Verdict
+    from worldcompass.worlds.doom.engine.pickup_scenes import Played
 
 EXAMPLES = """\
   worldcompass doom pickups
@@ -57,11 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw, write, score, print."""
     critic, judge = _critic_of(args)
-    from worldcompass.doom.maps import UNSEEN
-    from worldcompass.doom.pickup_data import prefix_of
-    from worldcompass.doom.pickup_score import judge_marks, mark
-    from worldcompass.doom.pickups import draw_scenes, replay_scenes, save_scenes
     from worldcompass.media.progress import progress
+    from worldcompass.worlds.doom.critic_training.pickup_data import prefix_of
+    from worldcompass.worlds.doom.critic_training.pickup_score import judge_marks, mark
+    from worldcompass.worlds.doom.engine.maps import UNSEEN
+    from worldcompass.worlds.doom.engine.pickup_scenes import draw_scenes, replay_scenes, save_scenes
 
     args.out.mkdir(parents=True, exist_ok=True)
     with progress("playing scenes in the engine", args.per_map * len(UNSEEN)) as advance:
@@ -94,7 +94,7 @@ def _critic_of(args: argparse.Namespace) -> tuple[Critic, JudgeModel | None]:
             from worldcompass.commands.audit import critic_of
 
             return critic_of(args.critic)[0], None
-        from worldcompass.rewards.pickup import PickupFollowing
+        from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
 
         return PickupFollowing(), None
     if args.critic is not None or not args.model:
@@ -145,8 +145,8 @@ def _listed(scenes: list[Played], marks: Marks) -> list[dict]:
 
 def _write_pictures(out: Path, scenes: list[Played], marks: Marks) -> None:
     """Filmstrips of the first scenes of every map, with what happened and the scores."""
-    from worldcompass.doom.pickup_score import outcome_of
     from worldcompass.media.video import filmstrips, save_png
+    from worldcompass.worlds.doom.critic_training.pickup_score import outcome_of
 
     strips: dict[str, list[tuple[Tensor, str]]] = {}
     for played, values in zip(scenes, marks.values_SWO, strict=True):

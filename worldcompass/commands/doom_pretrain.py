@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Pretrain the autoencoder and the world model."""
     data = need_folder(args.data, "a data set made by `worldcompass doom collect`")
     device = check_device(args.device)
-    from worldcompass.doom.pretrain import pretrain
+    from worldcompass.worlds.doom.pretraining.pretrain import pretrain
 
     pretrain(
         data=data,

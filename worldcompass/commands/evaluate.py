@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
     device = check_device(args.device)
-    from worldcompass.doom.evaluation import compare
+    from worldcompass.worlds.doom.evaluation import compare
 
     results = compare(args.checkpoint, args.out, args.frames, args.seed, device)
     for frames, blocks in results["horizons"].items():

@@ -73,17 +73,17 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(1)  # every pane computes in a thread of its own
-    from worldcompass.doom.critic_files import load_critics
-    from worldcompass.doom.motion_critic import LabelReader
     from worldcompass.player.ballot import Ballot
     from worldcompass.player.panes import EnginePane, Pane, WorldPane
     from worldcompass.player.recording import Shelf
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts, doom_starts, start_from_file
-    from worldcompass.rewards.interaction import InteractionFollowing
     from worldcompass.rewards.quality import VisualQuality
     from worldcompass.serving.guard import LOOPBACK
+    from worldcompass.worlds.doom.critics.motion import LabelReader
+    from worldcompass.worlds.doom.critics.weights import load_critics
+    from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
@@ -179,7 +179,7 @@ def _fingerprint(folder: Path | None) -> str:
     """Name and content of weights, so that votes on different weights are never added up."""
     import hashlib
 
-    from worldcompass.worlds.doom import WORLD_FILE, shipped_weights
+    from worldcompass.worlds.doom.world import WORLD_FILE, shipped_weights
 
     data = ((folder or shipped_weights()) / WORLD_FILE).read_bytes()
     return f"{_title(folder)} ({hashlib.sha256(data).hexdigest()[:12]})"

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"serving needs the extra web ({error}): pip install 'worldcompass[web]'") from None
     from worldcompass.commands.audit import critic_of
-    from worldcompass.worlds.doom import SPEC
+    from worldcompass.worlds.doom.world import SPEC
 
     if not 0 < args.port < 2**16:
         raise UserError(f"--port {args.port} is out of range: expected 1 to 65535")

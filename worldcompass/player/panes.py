@@ -14,15 +14,15 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from worldcompass.doom.engine import Engine, Steps
-from worldcompass.doom.engine_facts import FRAME_HEIGHT, FRAME_WIDTH, INTRINSICS, MAX_PITCH_DEG, MOTION
-from worldcompass.doom.maps import find_map
-from worldcompass.doom.scenarios import Plan
 from worldcompass.geometry import commanded, within_pitch
 from worldcompass.player.starts import Start
 from worldcompass.types import Scenario
 from worldcompass.walk import Imagined, Walk, start_walk
 from worldcompass.world import WorldModel
+from worldcompass.worlds.doom.engine.engine import Engine, Steps
+from worldcompass.worlds.doom.engine.facts import FRAME_HEIGHT, FRAME_WIDTH, INTRINSICS, MAX_PITCH_DEG, MOTION
+from worldcompass.worlds.doom.engine.maps import find_map
+from worldcompass.worlds.doom.engine.scenarios import Plan
 
 
 class Place(Protocol):

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.doom.engine import Engine
-from worldcompass.doom.maps import TRAINING, UNSEEN, find_map
-from worldcompass.doom.scenarios import Plan, evaluation_plans
 from worldcompass.errors import UserError
 from worldcompass.media.video import check_aspect, fit
+from worldcompass.worlds.doom.engine.engine import Engine
+from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, find_map
+from worldcompass.worlds.doom.engine.scenarios import Plan, evaluation_plans
 
 MAX_UPLOAD_BYTES = 8 * 2**20
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000

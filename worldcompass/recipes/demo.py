@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.training.advantages import damped
 from worldcompass.training.loop import Config
 from worldcompass.training.policy import Decay
+from worldcompass.worlds.doom.recipe import DoomRecipe
 
 
 def demo() -> DoomRecipe:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from worldcompass.recipes._doom import DoomRecipe
 from worldcompass.recipes.demo import demo
+from worldcompass.worlds.doom.recipe import DoomRecipe
 
 
 def doom_full() -> DoomRecipe:

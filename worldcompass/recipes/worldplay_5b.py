@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldcompass.recipes._worldplay import PAPER, WorldPlayRecipe, tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config5B
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b
+from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
 from worldcompass.worlds.worldplay.sources import OfficialFiles
 from worldcompass.worlds.worldplay.tiny import TINY_5B
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldcompass.recipes._worldplay import PAPER, WorldPlayRecipe, tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config8B
+from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
 from worldcompass.worlds.worldplay.sources import OfficialFiles
 from worldcompass.worlds.worldplay.tiny import TINY_8B
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_8B

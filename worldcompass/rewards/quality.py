@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 from worldcompass.types import Group, Scores
 
 if TYPE_CHECKING:
-    from worldcompass.doom.realism import Realism
+    from worldcompass.worlds.doom.critics.realism import Realism
 
 LUMA = (0.299, 0.587, 0.114)
 GRADIENT_FLOOR = 1.0  # levels of 255, so that a flat picture has a finite logarithm
@@ -138,7 +138,7 @@ class VisualQuality:
     def __init__(self, realism: Realism | None = None, weights: QualityWeights | None = None) -> None:
         """Use ``realism``, by default the critic with the package's own weights."""
         if realism is None:
-            from worldcompass.doom.critic_files import load_critics
+            from worldcompass.worlds.doom.critics.weights import load_critics
 
             realism = load_critics().realism
         self.realism = realism.eval()

@@ -51,7 +51,7 @@ class OfficialFiles:
     poses: Path | None = None
     """Folder of pose files, one per scenario in the order of their names; random trajectories when None."""
     mix: str | None = None
-    """Motions of random trajectories, see ``worldcompass.trajectories.parse_mix``; the method's when None."""
+    """Motions of random trajectories, see ``worldcompass.worlds.trajectories.parse_mix``; the method's when None."""
     trajectories_per_image: int = 1
     """Scenarios made of each image."""
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b

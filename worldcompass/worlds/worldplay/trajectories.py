@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from worldcompass.geometry import Motion, parse_path
-from worldcompass.trajectories import METHOD_MIX, parse_mix, random_labels
 from worldcompass.types import Actions
+from worldcompass.worlds.trajectories import METHOD_MIX, parse_mix, random_labels
 from worldcompass.worlds.worldplay.pose_files import CHUNK
 from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION, commanded
 
@@ -22,7 +22,7 @@ def random_trajectory(
         num_latents: of the whole trajectory, the start image's included.
         seed: what the randomness derives from, such as the run's seed and the scenario's number.
         motion: how far an action moves and turns the camera.
-        mix: see ``worldcompass.trajectories.parse_mix``.
+        mix: see ``worldcompass.worlds.trajectories.parse_mix``.
 
     Raises:
         ValueError: for a length that is not made of whole chunks, or a mix that cannot be read.

@@ -1,0 +1,1 @@
+"""Training and testing of the Doom world's critics and judge."""

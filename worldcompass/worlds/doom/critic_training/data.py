@@ -1,0 +1,94 @@
+"""Clips of the dataset for critics and judge, and their features kept on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from worldcompass.geometry import (
+    level_motion,
+)
+from worldcompass.worlds.doom.critics.motion import CLIP_FRAMES
+from worldcompass.worlds.doom.critics.realism import STILL_KINDS, degrade
+from worldcompass.worlds.doom.engine import collect
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION
+
+STRONGEST_AUGMENTATION = 0.7  # of realism.degrade, for clips whose motion is read
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The moving latents of a split: N clips with what really happened."""
+
+    shards: list[collect.Shard]
+    labels_N: Tensor
+    motion_N4: Tensor
+    """Right, forward, yaw and pitch in units of the nominal motion."""
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def episodes(self) -> list[np.ndarray]:
+        """Frames (F, h, w, 3) of every episode, in the order of the labels."""
+        return [episode for shard in self.shards for episode in shard.frames_EFhw3]
+
+
+def load_clips(data: Path, split: str) -> Clips:
+    """All latents but the first of every episode of a split."""
+    shards = collect.load(data, split)
+    labels, motions = [], []
+    scale = torch.tensor([MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg])
+    for shard in shards:
+        for cameras in shard.cameras_EF5:
+            labels.append(collect.true_labels(cameras)[1:])
+            poses = collect.latent_poses(cameras)
+            motions.append(level_motion(poses[:-1], poses[1:]) / scale)
+    return Clips(shards, torch.cat(labels), torch.cat(motions).float())
+
+
+def read_clips(episode_Fhw3: np.ndarray) -> np.ndarray:
+    """Clips (K, 5, h, w, 3) of an episode of 4 K + 1 frames."""
+    starts = range(0, len(episode_Fhw3) - FRAMES_PER_LATENT, FRAMES_PER_LATENT)
+    return np.stack([episode_Fhw3[s : s + CLIP_FRAMES] for s in starts])
+
+
+def cached_features(
+    cache: Path, clips: Clips, name: str, measure: Callable[[Tensor], Tensor], rng: np.random.Generator | None
+) -> Tensor:
+    """What ``measure`` finds in every clip, from ``cache`` when it is there; degraded clips when given ``rng``."""
+    path = cache / f"{name}.npy"
+    if path.is_file():
+        found = np.load(path)
+        if len(found) == len(clips):
+            return torch.from_numpy(found)
+    parts = []
+    for episode in track(clips.episodes(), f"looking: {name}"):
+        frames = read_clips(episode)
+        if rng is not None:
+            strengths = rng.uniform(0, STRONGEST_AUGMENTATION, len(frames))
+            frames = np.stack(
+                [degrade(f, s, rng, STILL_KINDS) for f, s in zip(frames, strengths, strict=True)]
+            )
+        measured = measure(torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
+        parts.append(measured.half() if measured.is_floating_point() else measured)
+    found = torch.cat(parts)
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.npy")
+    np.save(partial, found.numpy())
+    os.replace(partial, path)
+    return found
+
+
+def track(items: list[Any], words: str) -> Iterator[Any]:
+    """The items, with a line of progress and the time that remains."""
+    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        yield from progress.track(items, description=words)

@@ -1,0 +1,72 @@
+"""Scenes of pick-ups on disk, for the training of the pick-up critic; drawn once, resumable map by map.
+
+``ROOT/SPLIT/MAP/scenes.json`` and ``frames.npy``: uint8 (S, 3, 45, 48, 64, 3), sRGB. A folder appears whole or
+not at all and is a function of (seed, split, map, number of scenes).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worldcompass.errors import UserError
+from worldcompass.worlds.doom.engine.maps import UNSEEN, DoomMap, find_map
+from worldcompass.worlds.doom.engine.pickup_scenes import Scene, draw_scenes, load_scenes, save_scenes
+
+SEEN = tuple(
+    find_map(name)
+    for name in (
+        "predict_position", "health_gathering", "deathmatch", "take_cover", "simpler_basic", "freedoom1_e1m1",
+        "freedoom1_e1m2", "freedoom2_map11",
+    )
+)  # fmt: skip
+"""Maps with room for things beside a walk (my_way_home has none) that load quickly."""
+SPLITS: dict[str, tuple[DoomMap, ...]] = {"train": SEEN, "heldout": SEEN, "unseen": UNSEEN}
+"""``heldout``: other scenes of the maps of ``train``; nothing is ever trained on the maps of ``unseen``."""
+
+
+@dataclass(frozen=True)
+class SceneFrames:
+    """One map's scenes, frames memory-mapped."""
+
+    scenes: list[Scene]
+    frames_SGFhw3: np.ndarray
+
+
+def prefix_of(split: str) -> str:
+    """Of the ids of a split's scenes; ``worldcompass doom pickups`` scores on those of ``unseen``."""
+    return f"pickups/{split}"
+
+
+def collect_scenes(
+    root: Path, split: str, per_map: int, seed: int, on_scene: Callable[[], None] = lambda: None
+) -> list[SceneFrames]:
+    """Draw what is missing of a split and open all of it.
+
+    Raises:
+        UserError: when a folder holds another number of scenes, or what is no scenes.
+    """
+    found = []
+    for doom_map in SPLITS[split]:
+        folder = root / split / doom_map.name
+        if not folder.is_dir():
+            played = draw_scenes([doom_map], per_map, seed, prefix_of(split), on_scene=on_scene)
+            partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+            partial.mkdir(parents=True)
+            save_scenes(partial / "scenes.json", [p.scene for p in played])
+            np.save(partial / "frames.npy", np.stack([p.frames_GF3hw.movedim(2, -1).numpy() for p in played]))
+            os.replace(partial, folder)
+        else:
+            for _ in range(per_map):
+                on_scene()
+        scenes, frames = load_scenes(folder / "scenes.json"), np.load(folder / "frames.npy", mmap_mode="r")
+        if len(scenes) != per_map or len(frames) != per_map:
+            raise UserError(
+                f"{folder} holds {len(scenes)} scenes, not {per_map}: delete it or choose another --data"
+            )
+        found.append(SceneFrames(scenes, frames))
+    return found

@@ -1,0 +1,1 @@
+"""The ViZDoom engine: episodes, maps, scenarios, truth."""

@@ -1,0 +1,199 @@
+"""Evaluation on the embedded world: weights beside the base and the engine, by the held-out judge.
+
+What was measured stands in files of a folder and is not measured again, so that work that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from worldcompass.errors import UserError
+from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.media import video
+from worldcompass.media.progress import progress
+from worldcompass.runs.checkpoint import write_tensors
+from worldcompass.runs.metrics import replace_file
+from worldcompass.types import Scenario
+from worldcompass.world import WorldModel, WorldSpec
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, scenarios_hash
+from worldcompass.worlds.doom.world import WORLD_FILE, DoomWorld, load_doom_world, shipped_weights
+
+HORIZONS = {125: 8, 253: 16, 381: 24}
+"""Frames of a rollout: its chunks of 4 latents."""
+LATENTS_PER_CHUNK = 4
+SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
+FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
+CLAIM = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures engine and models on scenarios, each once per folder."""
+
+    out: Path
+    scenarios: Sequence[Scenario]
+    judge: Judge
+    reader: LabelReader
+
+    def engine(self, spec: WorldSpec) -> Measured:
+        """The engine's own videos through the same judge: the ceiling."""
+        path = self.out / "evaluation_engine.json"
+        if not path.exists():
+            videos = torch.stack([s.truth.frames_F3hw for s in self.scenarios if s.truth is not None])
+            measured = measure(videos, self.scenarios, spec, self.judge, self.reader)
+            replace_file(path, json.dumps(measured.to_json()))
+        return read_measured(path)
+
+    def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> Measured:
+        """What a model imagines of all scenarios with every seed; videos of some are kept to be shown."""
+        path = self.out / f"evaluation_{name}.json"
+        if not path.exists():
+            parts = []
+            for seed in seeds:
+                with progress(f"evaluating the {name} model", len(self.scenarios)) as advance:
+                    videos = imagine_all(world, self.scenarios, seed, on_video=advance)
+                parts.append(measure(videos, self.scenarios, world.spec, self.judge, self.reader))
+                if seed == seeds[0]:
+                    kept = {f"{i}": videos[i].contiguous() for i in _shown(self.scenarios)}
+                    write_tensors(self.out / f"videos_{name}.safetensors", kept)
+            replace_file(path, json.dumps(pool(parts).to_json()))
+        return read_measured(path)
+
+    def pictures(self, fps: float) -> None:
+        """before_after.mp4 and the filmstrips, from the kept videos of ``base`` and ``trained``."""
+        before, after = (load_file(self.out / f"videos_{name}.safetensors") for name in ("base", "trained"))
+        (self.out / "filmstrips").mkdir(exist_ok=True)
+        panels = []
+        for key in sorted(before, key=int):
+            scenario = self.scenarios[int(key)]
+            assert scenario.truth is not None
+            columns: list[Tensor] = [before[key], after[key], scenario.truth.frames_F3hw]
+            names = ["before", "after", "engine"]
+            panels.append(video.side_by_side(columns, names, scale=3))
+            strip = video.filmstrips(columns, names, every=FILMSTRIP_EVERY)
+            video.save_png(self.out / "filmstrips" / f"{scenario.id.replace('/', '_')}.png", strip)
+        video.write_mp4(self.out / "before_after.mp4", video.stack_rows(panels), fps)
+
+
+def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, device: str) -> dict[str, Any]:
+    """Score weights on the fixed scenarios; writes ``out/results.json``, and pictures where there are weights.
+
+    Args:
+        checkpoints: run folders or folders of weights, evaluated together as ``trained`` (other seeds of one
+            recipe) and compared with the shipped base; none, and the base stands alone.
+        out: a new folder, or one in which this very evaluation was stopped.
+        frames: length of the rollouts, a key of ``HORIZONS``; shorter horizons are reported beside it.
+
+    Raises:
+        UserError: when weights are missing or wrong, or ``out`` holds something else.
+    """
+    begun = time.monotonic()
+    worlds = [load_doom_world(weights_folder(path), device) for path in checkpoints]
+    folders = [shipped_weights(), *map(weights_folder, checkpoints)]
+    _claim(out, [folder / WORLD_FILE for folder in folders], frames, seed)
+    base, plans = load_doom_world(device=device), evaluation_plans()
+    with progress("replaying the scenarios in the engine", len(plans)) as advance:
+        scenarios = replay_all(plans, LATENTS_PER_CHUNK * HORIZONS[frames], advance)
+    evaluation = Evaluation(out, scenarios, load_judge(), LabelReader(load_critics().motion))
+    of_engine = evaluation.engine(base.spec)
+    of_base = evaluation.model("base", base, [seed])
+    of_trained = _trained(evaluation, worlds, seed)
+    results = blocks_of(of_engine, pool([of_base] * max(1, len(worlds))), of_trained)
+    sides = {"engine": of_engine, "base": of_base} | ({"trained": of_trained} if of_trained else {})
+    results |= {
+        "schema": 1,
+        "scenarios_hash": scenarios_hash(scenarios),
+        "seconds": time.monotonic() - begun,
+        "horizons": {str(n): _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
+        "per_depth": {name: per_depth(side) for name, side in sides.items()},
+    }
+    replace_file(out / "results.json", json.dumps(results, indent=1))
+    if worlds:
+        evaluation.pictures(base.spec.fps)
+    return results
+
+
+def _trained(evaluation: Evaluation, worlds: Sequence[DoomWorld], seed: int) -> Measured | None:
+    parts = [
+        evaluation.model(f"trained_{i + 1}" if i else "trained", world, [seed])
+        for i, world in enumerate(worlds)
+    ]
+    return pool(parts) if parts else None
+
+
+def _within(frames: int, sides: dict[str, Measured], runs: int) -> dict[str, Any]:
+    """The blocks of the rollouts' first frames."""
+    part = {name: side.first(HORIZONS[frames]) for name, side in sides.items()}
+    return blocks_of(part["engine"], pool([part["base"]] * max(1, runs)), part.get("trained"))
+
+
+def weights_folder(checkpoint: Path) -> Path:
+    """Where a run keeps its finished weights; a folder of weights is that folder itself.
+
+    Raises:
+        UserError: when there are none.
+    """
+    for folder in (checkpoint / "weights", checkpoint):
+        if (folder / WORLD_FILE).is_file():
+            return folder
+    if (checkpoint / "run.json").is_file():
+        raise UserError(f"{checkpoint} holds a run that is not finished: go on with it (--resume) first")
+    raise UserError(f"{checkpoint} holds no weights: expected a finished run or a folder with {WORLD_FILE}")
+
+
+def _claim(out: Path, weights: Sequence[Path], frames: int, seed: int) -> None:
+    """Make the folder, or see that it holds this very evaluation."""
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
+    facts = {"weights": digests, "frames": frames, "seed": seed}
+    path = out / CLAIM
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not an empty folder and holds no evaluation: choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(facts, indent=1))
+    elif (found := json.loads(path.read_text())) != facts:
+        changed = ", ".join(name for name in facts if found.get(name) != facts[name])
+        raise UserError(f"{out} holds an evaluation with other {changed}: choose another --out")
+
+
+def read_measured(path: Path) -> Measured:
+    """What ``Evaluation`` has written."""
+    return Measured.from_json(json.loads(path.read_text()))
+
+
+def _shown(scenarios: Sequence[Scenario]) -> list[int]:
+    """Indices of the scenarios in the before/after video: the first of each kind on different maps."""
+    shown = []
+    for kind in KINDS:
+        rows = [i for i, s in enumerate(scenarios) if s.kind == kind and s.id.endswith("/0")]
+        shown += rows[:SHOWN_PER_KIND]
+    return shown
+
+
+def blocks_of(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:
+    """The headline over held-out starts on training maps; the same blocks for unseen maps under ``unseen_maps``.
+
+    Base and trained may be pooled over several runs; the engine is measured once.
+    """
+
+    def summary(prefix: str) -> dict[str, Any]:
+        e, b = engine.select(prefix), base.select(prefix)
+        seeds = len(b.scenarios) // len(e.scenarios)
+        return summarise(pool([e] * seeds), b, None if trained is None else trained.select(prefix))
+
+    blocks = summary("heldout")
+    if any(s.startswith("unseen") for s in base.scenarios):
+        blocks["unseen_maps"] = summary("unseen")
+    return blocks

@@ -1,0 +1,293 @@
+"""One honest run on the embedded world: evaluate the base, post-train, evaluate again, show it.
+
+Every stage leaves a file; ``resume`` goes on after the last one, in the middle of post-training too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from worldcompass.cost.profile import Parts
+from worldcompass.critic import Critic
+from worldcompass.doctor import diagnose, read_record
+from worldcompass.errors import UserError
+from worldcompass.evaluate import (
+    KINDS,
+    Judge,
+    Measured,
+    in_percent,
+    per_action,
+    per_depth,
+)
+from worldcompass.media.progress import progress
+from worldcompass.parallel.team import Team
+from worldcompass.report import write_report
+from worldcompass.rewards.cycle import CycleClosure
+from worldcompass.rewards.quality import QualityWeights, VisualQuality
+from worldcompass.rollout import clip_level_passes, whole_video_passes
+from worldcompass.runs.metrics import read_metrics, read_object, replace_file
+from worldcompass.training.averaging import check_members, train_members
+from worldcompass.training.loop import Config, train
+from worldcompass.training.probe import HeldOut
+from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
+from worldcompass.types import Scenario
+from worldcompass.version import __version__
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
+from worldcompass.worlds.doom.engine.facts import THRESHOLDS
+from worldcompass.worlds.doom.engine.maps import TRAINING
+from worldcompass.worlds.doom.engine.scenarios import (
+    draw_all,
+    evaluation_plans,
+    replay_all,
+    scenarios_hash,
+    training_scenarios,
+)
+from worldcompass.worlds.doom.evaluation import Evaluation, blocks_of
+from worldcompass.worlds.doom.pretraining.pretrain import export
+from worldcompass.worlds.doom.recipe import DoomRecipe
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+from worldcompass.worlds.doom.world import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
+
+NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
+UNRECORDED_VERSION = "3"  # of the weights that runs began from before they noted it
+PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's looks during training
+PROBE_LATENTS = 16
+
+
+def run_experiment(
+    recipe: DoomRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
+) -> dict[str, Any]:
+    """Run a recipe to its results.json and report.html; of several processes the main one evaluates.
+
+    Args:
+        measured_by: a finished run that evaluates on the same scenarios and noise: what it measured of the engine
+            and of the base is taken, not measured again.
+
+    Raises:
+        UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
+    """
+    begun, team = time.monotonic(), Team.current(recipe.config.ranks_per_group)
+    if team.size > 1 and recipe.config.shard:
+        raise UserError("the embedded world is small enough for every process: set config.shard=False")
+    weights_of(recipe)
+    check_members(recipe.members, recipe.extend)
+    team.check_divides(recipe.config.prompts_per_step)
+    team.on_main(lambda: _claim(out, recipe, resume))
+    if measured_by is not None:
+        team.on_main(lambda: _take_measurements(out, measured_by))
+    parts = training_parts(recipe, device)
+    world, config = parts.world, parts.config
+    judge = load_judge()
+    if team.is_main:
+        plans = evaluation_plans(None if recipe.unseen else False)
+        with progress("replaying the scenarios in the engine", len(plans)) as advance:
+            scenarios = replay_all(plans, recipe.evaluation_latents, advance)
+        evaluation = Evaluation(out, scenarios, judge, LabelReader(load_critics().motion))
+        engine = evaluation.engine(world.spec)
+        base = evaluation.model("base", world, recipe.evaluation_seeds)
+    held_out = _held_out(judge, config.seed) if config.probe_every else None
+    if _is_one_run(recipe):
+        started = team.agree((out / "checkpoints").is_dir())
+        policy = train(
+            world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
+        )
+    else:
+        world, policy = train_members(
+            lambda own: training_parts(replace(recipe, config=own), device),
+            recipe.config, recipe.members, recipe.extend, out, held_out,
+        )  # fmt: skip
+    if not team.is_main:
+        return {}
+    with policy.checkpoint():
+        (out / "weights").mkdir(exist_ok=True)
+        export(world.net, out / "weights" / WORLD_FILE)
+        trained = evaluation.model("trained", world, recipe.evaluation_seeds)
+    results = _results(out, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
+    replace_file(out / "results.json", json.dumps(results, indent=1))
+    evaluation.pictures(world.spec.fps)
+    page = write_report(out)
+    _headline(
+        results, out, page, "worldcompass train doom_full (half an hour)" if _is_one_run(recipe) else None
+    )
+    return results
+
+
+def training_parts(recipe: DoomRecipe, device: str) -> Parts:
+    """What a recipe trains with: the shipped world and critics, and fresh scenarios played in the engine."""
+    world, nets = load_doom_world(device=device), load_critics()
+    quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
+    critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
+    comes_back = recipe.cycle_weight > 0
+    if comes_back:
+        critics = (*critics, CycleClosure(THRESHOLDS))
+    weights = {critic.name: weights_of(recipe)[critic.name] for critic in critics}
+    config, count = replace(recipe.config, weights=weights), recipe.scenarios_per_map
+    with progress("playing fresh scenarios for training", 4 * count) as advance:
+        scenarios = training_scenarios(
+            count, recipe.scenario_latents, config.seed, advance, out_and_back=comes_back
+        )
+    return Parts(world, critics, scenarios, config)
+
+
+def _is_one_run(recipe: DoomRecipe) -> bool:
+    return recipe.members == 1 and recipe.extend == 1
+
+
+def weights_of(recipe: DoomRecipe) -> dict[str, float]:
+    """The recipe's weights by the names of its critics.
+
+    Raises:
+        UserError: when they cannot be weights, or are set where they would not be read.
+    """
+    weights = {name: getattr(recipe, f"{name}_weight") for name in ("interaction", "quality", "cycle")}
+    said = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
+    if recipe.config.weights:
+        raise UserError(
+            f"config.weights is not read by recipes of the embedded world: set its own settings, now {said}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        raise UserError(f"weights of rewards must be finite and not negative, got {said}")
+    if not any(weights.values()):
+        raise UserError(f"the weights of all rewards are zero ({said}): nothing would be learned")
+    return weights
+
+
+def _held_out(judge: Judge, seed: int) -> HeldOut:
+    """The judge's share of actions followed, on scenarios that neither training nor evaluation uses.
+
+    Looking with it is free of harm; letting it roll a run back makes it a little less held out.
+    """
+
+    def followed(videos_VF3hw: Tensor, scenarios: Sequence[Scenario]) -> Tensor:
+        wanted_VM = torch.stack([s.actions.labels_K for s in scenarios])
+        return (judge.labels(videos_VF3hw.cpu()) == wanted_VM)[:, 1:].double().mean(1)
+
+    drawn = draw_all(TRAINING, KINDS, PROBES_PER_MAP_AND_KIND, PROBE_LATENTS, seed, "probe")
+    return HeldOut(followed, [scenario for _, scenario in drawn])
+
+
+def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
+    """Make the run folder, or see that it holds this very run."""
+    path = out / "run.json"
+    facts = {"recipe": _described(recipe), "version": __version__, "weights": WEIGHTS_VERSION}
+    if path.exists():
+        if not resume:
+            raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
+        found = read_object(path, "a run's record")
+        if (version := found.get("weights", UNRECORDED_VERSION)) != WEIGHTS_VERSION:
+            raise UserError(
+                f"{out} was begun from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
+                " choose another --out"
+            )
+        defaults = _described(DoomRecipe(Config()))
+        changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
+        refuse_changes(out, changed, recipe.config.accept_changes)
+        if changed:
+            _forget_evaluations(out, changed)
+            facts = {**found, "recipe": facts["recipe"], "changed": changed}
+            replace_file(path, json.dumps(facts, indent=1))
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(out).free) < NEEDED_BYTES:
+        raise UserError(
+            f"{out} has {free / 1e6:.0f} MB free, a run needs {NEEDED_BYTES / 1e6:.0f} MB: free space or choose"
+            " another --out"
+        )
+    facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
+    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    replace_file(path, json.dumps(facts, indent=1))
+
+
+def _forget_evaluations(out: Path, changed: Iterable[str]) -> None:
+    """Delete what other settings measured: the trained model's always, all where the evaluation changed."""
+    everything = any(name.startswith("evaluation_") or name == "unseen" for name in changed)
+    for path in out.glob("evaluation_*.json" if everything else "evaluation_trained.json"):
+        path.unlink()
+
+
+def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What must agree for a run to be continued: all settings but those that may change and change no result."""
+    config = {k: v for k, v in recipe["config"].items() if k not in MAY_CHANGE or k == "steps"}
+    return {**recipe, "config": config}
+
+
+def _described(recipe: DoomRecipe) -> dict[str, Any]:
+    fields = {k: v for k, v in vars(recipe).items() if k != "config"}
+    return json.loads(json.dumps({**fields, "config": recipe.config.described()}))
+
+
+def _take_measurements(out: Path, finished: Path) -> None:
+    for name in ("evaluation_engine.json", "videos_base.safetensors", "evaluation_base.json"):
+        if not (out / name).exists():
+            shutil.copyfile(finished / name, out / name)
+
+
+def _results(
+    out: Path, recipe: DoomRecipe, scenarios: Sequence[Scenario],
+    engine: Measured, base: Measured, trained: Measured, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    config = recipe.config
+    chunks, steps = config.last_chunk + 1, config.denoising_steps or 8
+    groups = config.prompts_per_step * config.steps * recipe.members
+    metrics = read_metrics(out / "metrics.jsonl")
+    results: dict[str, Any] = {
+        "schema": 1,
+        "scenarios_hash": scenarios_hash(scenarios),
+        "seconds": seconds,
+        "training_seconds": sum(sum(m["seconds"].values()) for m in metrics),
+        **blocks_of(engine, base, trained),
+        "forward_passes": {
+            "clip_level": sum(m["forward_passes"] for m in metrics),
+            "whole_video": groups
+            * sum(
+                whole_video_passes(n, config.group_size, steps, config.explore) for n in range(1, chunks + 1)
+            )
+            // chunks,
+            "clip_level_per_group": clip_level_passes(chunks, config.group_size, steps, config.explore),
+            "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps, config.explore),
+        },
+        "per_depth": {"engine": per_depth(engine), "base": per_depth(base), "trained": per_depth(trained)},
+        "per_action": {
+            name: per_action(m.select("heldout")) for name, m in (("base", base), ("trained", trained))
+        },
+    }
+    return results
+
+
+def _headline(results: dict[str, Any], out: Path, page: Path, further: str | None) -> None:
+    """The table that ends a run, and what to do next: ``further``, where a longer recipe is left, or walk in it."""
+    console = Console()
+    table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
+    for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
+        table.add_column(column, justify="left" if column == "actions" else "right")
+    for kind in KINDS:
+        cells = [
+            in_percent(results[b][kind]["judge_accuracy"], "\n")
+            for b in ("base", "trained", "difference", "engine")
+        ]
+        table.add_row(kind, *cells, in_percent(results["gap_closed"][kind], "\n"))
+    console.print(table)
+    console.print(
+        f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
+    )
+    console.print(f"Is it learning? {diagnose(read_record(out)).answer} (More: worldcompass doctor {out})")
+    then = further or f"worldcompass play --after {out}"
+    console.print(f"Next: {then}, or docs/your_own_world.md for your own model.")

@@ -1,0 +1,79 @@
+"""What a recipe of the embedded world needs, for ``worldcompass plan``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from worldcompass.cost.plan import Needs
+from worldcompass.geometry import commanded
+from worldcompass.rollout import generator_for
+from worldcompass.runs.requirements import NeededFile
+from worldcompass.training.loop import Config
+from worldcompass.training.policy import inject_lora
+from worldcompass.types import Scenario
+from worldcompass.world import WorldModel
+from worldcompass.worlds.doom.critics.weights import FILES
+from worldcompass.worlds.doom.network.autoencoder import Autoencoder
+from worldcompass.worlds.doom.network.transformer import DoomTransformer
+from worldcompass.worlds.doom.world import (
+    AUTOENCODER_FILE,
+    SPEC,
+    WORLD_FILE,
+    DoomContext,
+    DoomWorld,
+    intrinsics,
+    shipped_weights,
+)
+
+
+def needs_of(config: Config) -> Needs:
+    """The embedded world under this configuration, on the meta device."""
+    folder = shipped_weights()
+    autoencoder, net = _modules(None)
+    own = [
+        NeededFile(folder / name, "the embedded world, shipped with the package", _shapes(module))
+        for name, module in ((AUTOENCODER_FILE, autoencoder), (WORLD_FILE, net))
+    ]
+    critics = [
+        NeededFile(folder / f"{name}.safetensors", "its critics and judge, shipped with the package")
+        for name in FILES
+    ]
+    if config.lora is not None:
+        inject_lora(net, config.lora, generator_for("plan"))
+    return Needs(
+        config=config,
+        spec=SPEC,
+        net=net,
+        other_bytes=sum(p.nbytes for p in autoencoder.parameters()),
+        num_blocks=len(net.blocks),
+        world_of_depth=lambda depth: _world(config, depth),
+        begin=_begin,
+        num_chunks=config.last_chunk,
+        files=(*own, *critics),
+    )
+
+
+def _modules(depth: int | None) -> tuple[Autoencoder, DoomTransformer]:
+    with torch.device("meta"):
+        return Autoencoder(), DoomTransformer() if depth is None else DoomTransformer(depth=depth)
+
+
+def _world(config: Config, depth: int) -> tuple[DoomWorld, list[nn.Module]]:
+    autoencoder, net = _modules(depth)
+    world = DoomWorld(autoencoder, net)
+    if config.lora is not None:
+        inject_lora(net, config.lora, generator_for("plan"))
+    return world, [net, autoencoder]
+
+
+def _begin(world: WorldModel[Any], pasts: int) -> DoomContext:
+    still = commanded(torch.zeros(1), SPEC.motion, intrinsics())
+    black = torch.zeros(3, *SPEC.frame_size, dtype=torch.uint8)
+    return world.begin([Scenario(f"{i}", still, image_3hw=black) for i in range(pasts)])
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}

@@ -1,0 +1,1 @@
+"""Rewards that know the Doom world."""

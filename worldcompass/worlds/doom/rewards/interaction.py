@@ -1,0 +1,57 @@
+"""Does the camera do what was commanded? Read from pixels by the interaction critic of the embedded world."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from worldcompass.geometry import split_label
+from worldcompass.types import Group, Scores
+
+if TYPE_CHECKING:
+    from worldcompass.worlds.doom.critics.motion import MotionCritic
+
+NEEDED_FRAMES_PER_LATENT = 4
+
+
+class InteractionFollowing:
+    """Mean probability of the commanded translation and of the commanded rotation, over the moving latents.
+
+    Between 0 and 1 for every candidate. Probabilities rather than hits tell candidates apart that
+    all miss; commands count whether or not the engine could have carried them out.
+    """
+
+    name = "interaction"
+
+    def __init__(self, critic: MotionCritic | None = None) -> None:
+        """Use ``critic``, by default the one with the package's own weights."""
+        if critic is None:
+            from worldcompass.worlds.doom.critics.weights import load_critics
+
+            critic = load_critics().motion
+        self.critic = critic.eval()
+
+    def __call__(self, group: Group) -> Scores:
+        """Score the candidates; abstains where no latent moves (a start image alone).
+
+        Raises:
+            ValueError: when a latent has another number of frames than the critic was trained on.
+        """
+        from worldcompass.worlds.doom.critics.motion import clips_of
+
+        if group.frames_per_latent != NEEDED_FRAMES_PER_LATENT:
+            raise ValueError(
+                f"the critic reads latents of 4 frames, this group has {group.frames_per_latent}"
+            )
+        frames, labels_K = group.transitions()
+        size, moving = frames.shape[0], len(labels_K)
+        if moving == 0:
+            return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
+        found = self.critic.probabilities(clips_of(frames).flatten(0, 1))
+        wanted = split_label(labels_K.to(found[0].device))
+        parts = [
+            p.unflatten(0, (size, moving))[:, range(moving), w] for p, w in zip(found, wanted, strict=True)
+        ]
+        values = ((parts[0] + parts[1]) / 2).mean(1).float().cpu()
+        return Scores(values, torch.ones(size, dtype=torch.bool))

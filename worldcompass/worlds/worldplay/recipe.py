@@ -1,0 +1,271 @@
+"""What every WorldPlay recipe has in common: where its parts come from, and what a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from worldcompass.cost.profile import Parts
+from worldcompass.critic import Critic
+from worldcompass.errors import UserError
+from worldcompass.parallel.team import Team
+from worldcompass.rewards.bundle import OwnRewards, Rewards
+from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
+from worldcompass.rollout import generator_for
+from worldcompass.runs.requirements import NeededFile, differences, lacking
+from worldcompass.training.advantages import all_groups
+from worldcompass.training.loop import Config, train
+from worldcompass.training.objective import nft_loss
+from worldcompass.training.optim import adamw, muon
+from worldcompass.training.policy import Decay, Lora, export_lora, inject_lora, merge_lora
+from worldcompass.training.preflight import try_critics
+from worldcompass.types import Scenario
+from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
+from worldcompass.worlds.worldplay.decoder import VideoDecoder
+from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
+from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
+from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
+from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
+from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
+from worldcompass.worlds.worldplay.world import CHUNK, FAMILY_5B, FAMILY_8B, Decoder, WorldPlay
+
+if TYPE_CHECKING:
+    from worldcompass.cost.plan import Needs
+
+Network = Config8B | Config5B
+Source = OfficialFiles | StandIns
+
+
+def shipped_critics() -> list[Critic]:
+    """Critics that run on a CPU without weights from elsewhere, for the smoke runs alone.
+
+    The embedded world's reads optical flow and was trained on that world; the other is made of formulas.
+    """
+    from worldcompass.rewards.stability import PictureStability
+    from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+
+    return [InteractionFollowing(), PictureStability(name=QUALITY)]
+
+
+@dataclass(frozen=True)
+class WorldPlayRecipe:
+    """Load, post-train, export."""
+
+    config: Config
+    network: Network
+    latent_size: tuple[int, int]
+    """Cells of a latent, (height, width); 16 pixels each in the official models."""
+    source: Source
+    """Where weights, decoder, conditioning and trajectories come from."""
+    half_weights: bool = True
+    """Keep what is not trained in bfloat16. What is trained stays float32 in either case."""
+    recompute: bool = True
+    """Make each block's activations again in the backward pass instead of keeping them."""
+    whole_timesteps: bool = False
+    """Tell the network timesteps cut to whole numbers, as the released training does."""
+    rewards: Rewards = field(default_factory=PaperRewards)
+    """Where critics come from."""
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any.
+
+        Raises:
+            UserError: before anything is loaded, when a file or a package is missing or a checkpoint differs.
+        """
+        self.check()
+        parts = self.parts(device)
+        length = self.config.chunk_length or CHUNK
+        try_critics(parts.world, parts.critics, parts.scenarios[0], length)
+        policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
+        with policy.checkpoint():
+            if self.config.lora is not None:
+                export_lora(policy.net, self.config.lora, out / "weights" / "adapter")
+                merge_lora(policy.net)
+            export_weights(policy.net, out / "weights" / FILE_NAME)
+        if Team.current().is_main:
+            print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+
+    def check(self) -> None:
+        """Look for all that the run reads; only headers are read.
+
+        Raises:
+            UserError: naming what is missing, or the first tensors that differ.
+        """
+        if lacks := lacking(self._files(), self.rewards.modules()):
+            raise UserError(
+                f"this run lacks {'; '.join(lacks)}: put it there or say with --set where it is; 'worldcompass"
+                " plan' with the same settings lists it"
+            )
+        for file in self._files(self._blank()):
+            if wrong := differences(file):
+                more = (
+                    f" and {len(wrong) - 1} more: give the file of this model; 'worldcompass plan' lists them"
+                )
+                raise UserError(
+                    f"{file.path} is not {file.what} as this recipe needs it: {wrong[0]}{more if wrong[1:] else ''}"
+                )
+
+    def parts(self, device: str) -> Parts:
+        """What is trained with, weights loaded."""
+        scenarios, critics = self.scenarios(), self.rewards.critics(device)
+        world = self.world(
+            partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
+        )
+        return Parts(world, critics, scenarios, self.config)
+
+    def scenarios(self) -> list[Scenario]:
+        """What is trained on, long enough for the curriculum's last chunk."""
+        num_latents = (self.config.last_chunk + 1) * CHUNK
+        return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
+
+    def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
+        """The world; ``fill`` gives weights to a network on the meta device."""
+        kind = Transformer8B if isinstance(self.network, Config8B) else Transformer5B
+        family = FAMILY_8B if isinstance(self.network, Config8B) else FAMILY_5B
+        with torch.device("meta"):
+            net = kind(self.network, self.recompute)  # type: ignore[arg-type]
+        fill(net)
+        told = whole_timesteps if self.whole_timesteps else timesteps
+        world = WorldPlay(family, net, decoder, self.latent_size, TRAINING_MOTION, told)
+        if self.half_weights:
+            for parameter in net.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
+        return world
+
+    def needs(self) -> Needs:
+        """For ``worldcompass plan``; nothing is loaded."""
+        from worldcompass.cost.plan import Needs
+
+        world = self._blank()
+        files = self._files(world)
+        if self.config.lora is not None:
+            inject_lora(world.net, self.config.lora, generator_for("plan"))
+        return Needs(
+            config=self.config,
+            spec=world.spec,
+            net=world.net,
+            other_bytes=sum(p.nbytes for module in _modules(world.decoder) for p in module.parameters()),
+            num_blocks=self.network.num_blocks,
+            world_of_depth=self._of_depth,
+            begin=self.source.begin,
+            num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
+            files=files,
+            modules=self.rewards.modules(),
+            critic_bytes=self.rewards.gpu_bytes(),
+        )
+
+    def _files(self, blank: WorldPlay | None = None) -> tuple[NeededFile, ...]:
+        """All that is read; with the tensors of ``blank``, where what a file holds matters."""
+        network, decoder = ([blank.net], _modules(blank.decoder)) if blank else ([], [])
+        return (*self.source.files(_shapes(network), _shapes(decoder)), *self.rewards.files())
+
+    def _of_depth(self, depth: int) -> tuple[WorldPlay, list[nn.Module]]:
+        world = replace(self, network=replace(self.network, num_blocks=depth))._blank()
+        if self.config.lora is not None:
+            inject_lora(world.net, self.config.lora, generator_for("plan"))
+        return world, [world.net, *_modules(world.decoder)]
+
+    def _blank(self) -> WorldPlay:
+        """The world without weights."""
+        return self.world(lambda net: net.to(self._loaded_as), self.source.blank_decoder(self.network))
+
+    @property
+    def _loaded_as(self) -> torch.dtype:
+        """With adapters the network itself is not trained."""
+        return torch.bfloat16 if self.half_weights and self.config.lora is not None else torch.float32
+
+
+def _shapes(modules: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
+
+
+def _modules(decoder: Decoder) -> list[nn.Module]:
+    return [decoder.net] if isinstance(decoder, VideoDecoder) else []
+
+
+# The paper's settings (arXiv 2602.09022), as in WorldCompass's released training script for the 8B: behind each
+# value its name there, or where else it comes from. The 5B's training was not released.
+PAPER = Config(
+    steps=100,  # max_train_steps; the paper's curve shows about 48
+    seed=42,  # seed
+    prompts_per_step=8,  # one for each of the 8 GPUs of its node
+    group_size=12,  # grpo_generation_num
+    best=3,  # bestofn 6: half of them the best
+    worst=3,  # and half the worst
+    first_chunk=0,  # min_chunk_id 1, counted from 1
+    last_chunk=15,  # max_chunk_id 16; min2max: one clip longer with every step, then again from the shortest
+    denoising_steps=40,  # sampling_steps
+    noise_levels=20,  # train_timestep_fraction 0.5 of them
+    updates_per_rollout=3,  # gradient_accumulation_steps 2 of 6 chosen candidates
+    micro_rows=8,  # ours: changes memory alone
+    beta=1.0,  # in its loss the negative velocity is 2 v_old - v
+    advantage_clip=2.0,  # adv_clip_max
+    weights={INTERACTION: 2.0, QUALITY: 1.0},  # weights of its action and its drift reward, 2:1
+    scale=all_groups,  # std_type global
+    objective=nft_loss,  # the paper's; the script computes advantage_weighted_loss, see docs/worldplay.md
+    kl_weight=0.0,  # no reference in its loss
+    make_optimizer=muon,  # Muon, AdamW for what has one dimension
+    lr=1e-5,  # learning_rate
+    weight_decay=1e-4,  # weight_decay
+    max_grad_norm=2.0,  # max_grad_norm
+    behaviour_decay=Decay(0.2, 0.9, 0.01),  # ema min, max, step
+    checkpoint_decay=0.9,  # ema_ckpt_decay
+    autocast_bf16=True,  # computes in bfloat16 beside float32 master weights
+    shard=True,  # HSDP over the GPUs of a node
+    save_every=6,  # checkpoints every 6 steps
+)
+
+
+def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
+    """One GPU: one prompt at a time, adapters of the video half, AdamW.
+
+    The paper trains the whole network; rank, optimiser and a learning rate ten times higher, as is usual for
+    adapters, are this project's choice and have not been tried on real weights.
+    """
+    config = replace(
+        recipe.config,
+        prompts_per_step=1,
+        micro_rows=1,
+        lora=Lora(rank=32, alpha=32.0, targets=targets),
+        lr=1e-4,
+        make_optimizer=adamw,
+        shard=False,
+    )
+    return replace(recipe, config=config)
+
+
+def tiny(recipe: WorldPlayRecipe, network: Network) -> WorldPlayRecipe:
+    """The same loop with random weights of a few thousand numbers, in seconds on a CPU; it learns nothing."""
+    config = replace(
+        recipe.config,
+        steps=2,
+        prompts_per_step=2,
+        group_size=4,
+        best=1,
+        worst=1,
+        last_chunk=1,
+        denoising_steps=3,
+        noise_levels=2,
+        updates_per_rollout=2,
+        micro_rows=4,
+        lr=1e-3,
+        autocast_bf16=False,
+        save_every=1,
+    )
+    return replace(
+        recipe,
+        config=config,
+        network=network,
+        latent_size=(6, 8),
+        source=StandIns(),
+        rewards=OwnRewards(shipped_critics),
+        half_weights=False,
+    )
