@@ -30,7 +30,7 @@ from worldcompass.worlds.doom.engine.facts import INTRINSICS, MOTION
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
 torch.manual_seed(0)
-WEIGHTS = importlib.resources.files("worldcompass") / "weights"
+WEIGHTS = importlib.resources.files("worldcompass.worlds.doom") / "weights"
 PATH = torch.tensor([0, 9, 9, 1, 1, 18, 2, 9, 0])  # forward, yaw right, backward, yaw left, forward, stay
 
 

@@ -37,7 +37,7 @@ from worldcompass.worlds.doom.engine.pickup_scenes import (
 )
 from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
 
-WEIGHTS = importlib.resources.files("worldcompass") / "weights"
+WEIGHTS = importlib.resources.files("worldcompass.worlds.doom") / "weights"
 
 
 @pytest.fixture(scope="module")

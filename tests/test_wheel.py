@@ -16,7 +16,7 @@ import json, sys
 from importlib import resources
 import worldcompass, worldcompass.world, worldcompass.report
 from worldcompass.cli import main
-folder = resources.files("worldcompass") / "weights"
+folder = resources.files("worldcompass.worlds.doom") / "weights"
 names = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
 print(json.dumps([worldcompass.__file__, names, main(["--version"])]))
 """
@@ -57,7 +57,9 @@ def test_installed_wheel_works_elsewhere(wheel, tmp_path):
     file, names, code = json.loads(result.stdout.splitlines()[-1])
     assert Path(file).is_relative_to(target)
     assert code == 0
-    shipped = sorted(f.name for f in (ROOT / "worldcompass" / "weights").glob("*") if f.is_file())
+    shipped = sorted(
+        f.name for f in (ROOT / "worldcompass" / "worlds" / "doom" / "weights").glob("*") if f.is_file()
+    )
     if not any(name.endswith(".safetensors") for name in shipped):
         pytest.skip("this checkout has no weights yet")
     assert names == shipped

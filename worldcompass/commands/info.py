@@ -16,7 +16,7 @@ EXAMPLES = """\
 """
 
 PACKAGES = ("torch", "numpy", "vizdoom", "opencv-python-headless", "safetensors", "av", "rich")
-WEIGHTS = Path(__file__).parent.parent / "weights"
+WEIGHTS = Path(__file__).parent.parent / "worlds" / "doom" / "weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -415,7 +415,7 @@ def intrinsics() -> Tensor:
 
 def shipped_weights() -> Path:
     """The folder of weights inside the package."""
-    return Path(str(resources.files("worldcompass") / "weights"))
+    return Path(str(resources.files("worldcompass.worlds.doom") / "weights"))
 
 
 def load_doom_world(folder: Path | None = None, device: str | torch.device = "cpu") -> DoomWorld:

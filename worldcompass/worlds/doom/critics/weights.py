@@ -19,9 +19,9 @@ from worldcompass.worlds.doom.critics.realism import Realism
 
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
-COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/weights"
+COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/worlds/doom/weights"
 PICKUP = "pickup"  # asks for an item by name: not needed by recipes without instructions
-PICKUP_COMMAND = "worldcompass doom pickup-critic --out worldcompass/weights"
+PICKUP_COMMAND = "worldcompass doom pickup-critic --out worldcompass/worlds/doom/weights"
 
 
 def command_of(name: str) -> str:
@@ -83,7 +83,7 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     Raises:
         UserError: when the file is missing, of another kind or of another version.
     """
-    place = importlib.resources.files("worldcompass") / "weights" if folder is None else folder
+    place = importlib.resources.files("worldcompass.worlds.doom") / "weights" if folder is None else folder
     with importlib.resources.as_file(place / f"{name}.safetensors") as path:
         tensors = tensors_of(path, name)
     net = PickupReader() if name == PICKUP else FILES[name]()

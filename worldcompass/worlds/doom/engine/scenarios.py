@@ -178,7 +178,7 @@ def replay_all(
 
 def evaluation_plans(unseen: bool | None = None) -> list[Plan]:
     """The frozen scenarios of the package: held-out starts on training maps, and maps never trained on."""
-    text = (resources.files("worldcompass.doom") / FILE).read_text()
+    text = (resources.files("worldcompass.worlds.doom.engine") / FILE).read_text()
     plans = [Plan(**{**row, "labels": tuple(row["labels"])}) for row in json.loads(text)]
     if unseen is None:
         return plans
