@@ -25,9 +25,10 @@ from worldcompass.recipes.overrides import override
 from worldcompass.rollout import Futures
 from worldcompass.training.advantages import Scale, all_groups, damped, group_advantages, own_group
 from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
-from worldcompass.training.loop import Run, predict, prepare
+from worldcompass.training.run import Run, prepare
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Chosen, Rows, choose, share_out
+from worldcompass.training.step import predict
 from worldcompass.types import Actions, Samples
 from worldcompass.worlds.doom.experiment import training_parts
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from seeds import read
 
-from worldcompass.commands.train import load_recipe
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, pool
+from worldcompass.recipes.load import load_recipe
 from worldcompass.recipes.overrides import override
 from worldcompass.rollout import clip_level_passes, imagine_whole_videos, whole_video_passes
 from worldcompass.training.balance import soft_minimum

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.evaluate import interval
 from worldcompass.geometry import level_motion, parse_path
+from worldcompass.statistics import interval
 from worldcompass.types import Scenario
 from worldcompass.walk import start_walk
 from worldcompass.worlds.doom.engine.engine import Engine, poses_from_cameras

@@ -26,7 +26,7 @@ from worldcompass.rewards.actions import ActionAccuracy, mean_of_both
 from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import Remembering, calibrated_thresholds
 from worldcompass.rewards.odometry import Odometry
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom.engine.engine import Engine
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, THRESHOLDS

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, MEASURES, Measured, in_percent, pool
+from worldcompass.evaluate import KINDS, MEASURES, Measured, pool
+from worldcompass.statistics import in_percent
 from worldcompass.worlds.doom.evaluation import blocks_of
 
 

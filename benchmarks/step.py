@@ -28,7 +28,6 @@ import cv2
 import torch
 from torch import Tensor
 
-from worldcompass.cost.profile import Parts
 from worldcompass.media import video
 from worldcompass.recipes.demo import demo
 from worldcompass.recipes.overrides import override
@@ -45,8 +44,9 @@ from worldcompass.rollout import (
     prefix_passes,
     spread_guidance,
 )
-from worldcompass.training.loop import Run, cache_targets, predict, prepare, train_step
+from worldcompass.training.run import Parts, Run, prepare
 from worldcompass.training.selection import Rows
+from worldcompass.training.step import cache_targets, predict, train_step
 from worldcompass.types import Actions
 from worldcompass.world import Context, WorldModel
 
@@ -161,7 +161,7 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
     run = replace(run, config=replace(run.config, rollout=form.rollout, micro_rows=form.micro_rows))
     targets = cache_targets if form.swap_once else targets_in_turn
     with ExitStack() as patches:
-        patches.enter_context(patch("worldcompass.training.loop.cache_targets", targets))
+        patches.enter_context(patch("worldcompass.training.step.cache_targets", targets))
         if not form.in_pieces:
             for limit in ("ROWS_PER_THREAD", "CLIPS_PER_THREAD"):
                 patches.enter_context(patch(f"worldcompass.worlds.doom.world.{limit}", sys.maxsize))

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.cost.trace import LiveBytes
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
+from worldcompass.training.lora import Lora, inject_lora
 from worldcompass.training.optim import adamw
-from worldcompass.training.policy import Lora, inject_lora
 from worldcompass.worlds.worldplay import branches
 from worldcompass.worlds.worldplay.attention import KeyValues, attend_after
 from worldcompass.worlds.worldplay.branches import Latents

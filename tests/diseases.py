@@ -21,12 +21,14 @@ from toy_runs import QUICK
 
 from worldcompass.doctor import Diagnosis, diagnose, read_record
 from worldcompass.errors import StoppedRun
-from worldcompass.rewards.remote import FailedTry, Tries, insist
-from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.rewards.retry import FailedTry, Tries, insist
+from worldcompass.toy import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
+from worldcompass.training.lora import Lora
 from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import NonFiniteUpdate, adamw
-from worldcompass.training.policy import Decay, Lora
+from worldcompass.training.policy import Decay
 from worldcompass.training.probe import HeldOut
 from worldcompass.types import Group, Scores
 
@@ -149,7 +151,7 @@ class NarrowingWorld(ToyWorld):
 
     def predict_clean(self, noisy_BCKHW, sigma_B, actions, context):
         spread = (4 * self.net.log_spread).exp().clamp(1e-3, 1.0)
-        with patch("worldcompass.testing.SPREAD", 0.5 * spread):
+        with patch("worldcompass.toy.SPREAD", 0.5 * spread):
             return super().predict_clean(noisy_BCKHW, sigma_B, actions, context)
 
 
@@ -307,7 +309,7 @@ def run(patient: Patient, seed: int, out: Path, **config: Any) -> None:
     """Make the run; a refused update or a stop by the doctor ends it early."""
     patient = patient.changed(seed=seed, **config)
     ends_early = contextlib.suppress(NonFiniteUpdate, StoppedRun)
-    with patch("worldcompass.testing.SPREAD", patient.spread), ends_early:
+    with patch("worldcompass.toy.SPREAD", patient.spread), ends_early:
         train(
             patient.world(), patient.critics, toy_scenarios(16, seed=seed), patient.config, out,
             live=False, held_out=patient.held_out,

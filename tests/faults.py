@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from worldcompass import cli
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.optim import muon
 
 STAGES = ("rollout", "rewards", "update", "optimiser", "checkpoint", "log")

@@ -17,8 +17,8 @@ from worldcompass.player.recording import Shelf
 from worldcompass.player.server import Settings, create_app, web_server
 from worldcompass.player.session import Shared
 from worldcompass.player.starts import SEEN, Start, Starts
-from worldcompass.rollout import generator_for
-from worldcompass.testing import ToyWorld
+from worldcompass.seeding import generator_for
+from worldcompass.toy import ToyWorld
 
 FPS = 200.0  # quick tests; pacing has a test of its own
 

@@ -22,10 +22,12 @@ from torch import nn
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
 from worldcompass.parallel.team import Team, end_at_once, joined
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.toy import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
+from worldcompass.training.lora import Lora
 from worldcompass.training.optim import adamw, muon
-from worldcompass.training.policy import Lora, Policy
+from worldcompass.training.policy import Policy
 
 DEADLINE = 400.0  # seconds; for busy machines, where ranks wait for each other
 SMALL = Config(

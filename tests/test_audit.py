@@ -29,7 +29,7 @@ from worldcompass.commands.audit import print_audit
 from worldcompass.geometry import commanded
 from worldcompass.rewards.reference import TrueContinuation
 from worldcompass.rewards.reference import psnr as true_psnr
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
 from worldcompass.testing import ContractError, check_critic, noise_group
 from worldcompass.types import Scores
 from worldcompass.worlds.doom.world import SPEC, intrinsics

@@ -8,9 +8,10 @@ import torch
 
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyObedience, ToyWorld, latents_of_frames, toy_scenarios
+from worldcompass.toy import ToyObedience, ToyWorld, latents_of_frames, toy_scenarios
 from worldcompass.training.balance import FLOOR, TEMPERATURE, fixed, progress, soft_minimum
-from worldcompass.training.loop import Config, train
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.types import Group, Scores
 
 NAMES = ("a", "b")

@@ -11,7 +11,8 @@ from worldcompass import cli
 from worldcompass.critic import FailedCritic, ask
 from worldcompass.errors import LostCritic
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
+from worldcompass.testing import noise_group
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.advantages import NonFiniteScore
 from worldcompass.training.loop import train
 from worldcompass.types import Scores

@@ -329,7 +329,7 @@ def test_the_catalogue_names_what_exists(capsys):
     assert [row["name"] for row in rows] == [entry.name for entry in catalogue.ENTRIES]
     for row in rows:
         module, attribute = row["where"].split(":")
-        found = getattr(__import__(f"worldcompass.rewards.{module}", fromlist=[attribute]), attribute)
+        found = getattr(__import__(f"worldcompass.{module}", fromlist=[attribute]), attribute)
         assert found.__doc__ and (row["installed"] or row["install"])
     assert cli.main(["rewards"]) == 0
     text = capsys.readouterr().out

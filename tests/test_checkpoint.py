@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import replace_file, write_tensors
 from worldcompass.runs.checkpoint import (
     delete_after,
     latest_checkpoint,
@@ -19,9 +20,9 @@ from worldcompass.runs.checkpoint import (
     pack_optimizer,
     save_checkpoint,
     unpack_optimizer,
-    write_tensors,
 )
-from worldcompass.runs.metrics import LiveTable, MetricsLog, clock, read_metrics, replace_file
+from worldcompass.runs.metrics import MetricsLog, read_metrics
+from worldcompass.training.live import LiveTable, clock
 from worldcompass.training.optim import adamw, muon
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch.int64)}

@@ -20,7 +20,7 @@ from worldcompass import cli
 from worldcompass.commands import _options, info, train
 from worldcompass.errors import UserError
 from worldcompass.recipes.overrides import override, settings
-from worldcompass.training.loop import Config
+from worldcompass.training.config import Config
 
 
 def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from worldcompass.rollout import imagine_groups
-from worldcompass.testing import (
-    ContractError,
-    ToyCleanliness,
-    ToyObedience,
-    ToyWorld,
-    check_critic,
-    check_world_model,
-    toy_scenarios,
-)
+from worldcompass.testing import ContractError, check_critic, check_world_model
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.types import Scores
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, motion_signs
-from worldcompass.rewards.quality import VisualQuality, drift, flicker, sharpness, sharpness_loss
+from worldcompass.rewards.quality import drift, flicker, sharpness, sharpness_loss
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
 from worldcompass.worlds.doom.critic_training import report as critic_report
@@ -28,6 +28,7 @@ from worldcompass.worlds.doom.critics.motion import (
 from worldcompass.worlds.doom.critics.realism import ALL_KINDS, Realism, degrade
 from worldcompass.worlds.doom.engine.facts import INTRINSICS, MOTION
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+from worldcompass.worlds.doom.rewards.quality import VisualQuality
 
 torch.manual_seed(0)
 WEIGHTS = importlib.resources.files("worldcompass.worlds.doom") / "weights"

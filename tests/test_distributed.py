@@ -23,12 +23,14 @@ from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together, toy_wo
 
 from worldcompass.errors import EXIT_LOST_RANK, LostCritic, UserError
 from worldcompass.parallel.launch import launch, number_of_ranks
+from worldcompass.parallel.sharding import home_of, shard, whole
 from worldcompass.parallel.signals import notices_raise
-from worldcompass.parallel.team import Team, _same_everywhere, home_of, joined, shard, whole
+from worldcompass.parallel.team import Team, _same_everywhere, joined
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
-from worldcompass.testing import ToyCleanliness, ToyObedience, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.toy import ToyCleanliness, ToyObedience, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 
 TOLERANCE = 2e-5  # relative; only the order of additions differs
 BF16 = 2e-2  # a gathered bfloat16 weight is autocast's, but gradients are summed in another order

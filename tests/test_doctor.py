@@ -22,10 +22,11 @@ from diseases import (
 
 from worldcompass import cli
 from worldcompass.doctor import Record, diagnose, read_record
-from worldcompass.doctor.trends import mean, steps_needed, student, trend
+from worldcompass.doctor.trends import mean, steps_needed, trend
 from worldcompass.errors import UserError
 from worldcompass.report import write_report
-from worldcompass.testing import ToyWorld, toy_scenarios
+from worldcompass.statistics import student
+from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
 from worldcompass.training.probe import HeldOut
 

@@ -17,7 +17,7 @@ from worldcompass.recipes.demo import demo
 from worldcompass.runs import checkpoint
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training import loop as training
 from worldcompass.training import resume
 from worldcompass.training.loop import train

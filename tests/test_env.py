@@ -10,7 +10,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from worldcompass.env import WorldEnv, WorldVectorEnv
-from worldcompass.testing import ToyWorld, toy_scenarios
+from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Group, Scores
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 

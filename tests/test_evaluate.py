@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldcompass.evaluate import (
-    MEASURES,
-    Measured,
-    in_percent,
-    measure,
-    per_action,
-    pool,
-    resamples,
-    share_closed,
-    summarise,
-)
+from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, summarise
 from worldcompass.geometry import commanded
+from worldcompass.statistics import in_percent, resamples, share_closed
 from worldcompass.types import Scenario, Truth
 from worldcompass.worlds.doom.world import SPEC, intrinsics
 

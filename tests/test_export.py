@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.report.export import push
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 
 TINY = Config(
     steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, lr=1e-2, seed=7,

@@ -7,7 +7,7 @@ import torch
 from toy_runs import TINY, critics
 
 from worldcompass.errors import UserError
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
 from worldcompass.training.preflight import try_critics
 from worldcompass.types import Scores

@@ -21,7 +21,8 @@ from worldcompass.rewards.language import (
 )
 from worldcompass.rewards.wire import pack_group, unpack_group
 from worldcompass.rollout import make_group
-from worldcompass.testing import ToyWorld, check_critic, noise_group, toy_scenarios
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.toy import ToyWorld, toy_scenarios
 
 SECRET = "sk-very-secret-0123456789"
 

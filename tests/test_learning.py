@@ -7,12 +7,13 @@ import torch
 from toy_runs import QUICK, critics
 
 from worldcompass.rollout import imagine_video, imagine_whole_videos
-from worldcompass.testing import ToyWorld, toy_scenarios
+from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.advantages import own_group
 from worldcompass.training.loop import train
+from worldcompass.training.lora import Lora
 from worldcompass.training.objective import advantage_weighted_loss, nft_loss, positive_only_loss
 from worldcompass.training.optim import adamw
-from worldcompass.training.policy import Lora, Policy
+from worldcompass.training.policy import Policy
 from worldcompass.types import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")

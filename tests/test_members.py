@@ -12,17 +12,18 @@ import torch
 from toy_runs import TINY, critics
 
 from worldcompass import cli
-from worldcompass.cost.profile import Parts
 from worldcompass.doctor import read_record
 from worldcompass.errors import UserError
 from worldcompass.parallel.signals import Interrupted
 from worldcompass.report.export import export_run
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyWorld, toy_scenarios
+from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training import averaging as members
 from worldcompass.training.averaging import extended_mean, mean_rows, train_members
-from worldcompass.training.loop import Config, train
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
+from worldcompass.training.run import Parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = replace(TINY, steps=3, seed=1)

@@ -10,8 +10,10 @@ import torch
 from worldcompass.critic import Elsewhere
 from worldcompass.errors import LostCritic
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, noise_group, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.testing import noise_group
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.scores import Verdicts
 
 SECONDS = 0.3  # to imagine a group, and to score one

@@ -18,7 +18,8 @@ from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import imagine_groups
 from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
-from worldcompass.training.loop import Config, train
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.selection import choose, share_out
 from worldcompass.types import Scores
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns

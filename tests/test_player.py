@@ -31,7 +31,7 @@ from worldcompass.player.messages import Begin, encode_frame, read_message
 from worldcompass.player.panes import EnginePane, WorldPane
 from worldcompass.player.server import Settings
 from worldcompass.player.starts import Start, doom_starts, start_from_picture
-from worldcompass.testing import ToyWorld
+from worldcompass.toy import ToyWorld
 
 PATH = "w-2, left-1, none-1, w+right-2"
 

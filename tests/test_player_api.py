@@ -18,7 +18,8 @@ from worldcompass.errors import UserError
 from worldcompass.media.video import read_video, write_mp4
 from worldcompass.player.session import Shared
 from worldcompass.rewards.remote import RemoteCritic
-from worldcompass.testing import ToyWorld, noise_group
+from worldcompass.testing import noise_group
+from worldcompass.toy import ToyWorld
 from worldcompass.types import Scores
 
 PATH = "w-3, left-1"

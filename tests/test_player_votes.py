@@ -8,7 +8,8 @@ import pytest
 
 from worldcompass import cli
 from worldcompass.errors import UserError
-from worldcompass.player.votes import Tally, Vote, append_vote, read_votes, sign_test, tally, wilson_interval
+from worldcompass.player.votes import Tally, Vote, append_vote, read_votes, tally
+from worldcompass.statistics import sign_test, wilson_interval
 
 VOTE = Vote("2026-01-01T00:00:00+00:00", "base", "trained", "toy/0", 1, "w-3", "after", "after", "tie")
 

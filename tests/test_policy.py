@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from worldcompass.training.policy import Decay, Lora, LoraLinear, Policy, export_lora, inject_lora, merge_lora
+from worldcompass.training.lora import Lora, LoraLinear, export_lora, inject_lora, merge_lora
+from worldcompass.training.policy import Decay, Policy
 
 
 def network(seed=0):

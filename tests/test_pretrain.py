@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, pixel_unshuffle
 
 from worldcompass.cli import main
 from worldcompass.errors import UserError
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
 from worldcompass.training.optim import adamw
 from worldcompass.types import Actions
 from worldcompass.worlds.doom.engine import collect

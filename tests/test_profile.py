@@ -12,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldcompass import cli
 from worldcompass.commands.profile import described, table
-from worldcompass.cost.profile import CPU_KERNELS, REST, Meter, Parts, profile
+from worldcompass.cost.profile import CPU_KERNELS, REST, Meter, profile
 from worldcompass.errors import UnfitInputs
 from worldcompass.rollout import computes_bf16
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, prepare, train
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
+from worldcompass.training.run import Parts, prepare
 from worldcompass.worlds.doom.network.transformer import feed_forward
 
 CONFIG = Config(

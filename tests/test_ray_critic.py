@@ -20,15 +20,9 @@ from test_overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
 
 import worldcompass
 from worldcompass.errors import LostCritic, UserError
-from worldcompass.rewards.remote import RayCritic, imported_ray, start_ray
-from worldcompass.testing import (
-    ToyCleanliness,
-    ToyObedience,
-    ToyWorld,
-    check_critic,
-    noise_group,
-    toy_scenarios,
-)
+from worldcompass.rewards.ray_actors import RayCritic, imported_ray, start_ray
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
 
 if importlib.util.find_spec("ray") is None:

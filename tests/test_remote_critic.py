@@ -23,8 +23,10 @@ from worldcompass.media.video import write_mp4
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.serving.scoring import Scorer, score_group
-from worldcompass.testing import ToyObedience, ToyWorld, check_critic, noise_group, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.toy import ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 
 GROUP = noise_group(3)
 SMALL = Config(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=0, denoising_steps=2,

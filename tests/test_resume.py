@@ -18,8 +18,9 @@ from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.optim import adamw
 from worldcompass.types import Scores
 

@@ -21,7 +21,8 @@ from worldcompass.rewards.reference import PSNR_CEILING, TrueContinuation, psnr,
 from worldcompass.rewards.vggt import Vggt
 from worldcompass.rewards.world_mirror import WorldMirror
 from worldcompass.rollout import make_group
-from worldcompass.testing import ToyWorld, check_critic, noise_group, toy_scenarios
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Truth
 
 TOY = ToyWorld().spec

@@ -11,7 +11,6 @@ from worldcompass.rollout import (
     clip_level_passes,
     corrupt,
     euler_step,
-    generator_for,
     hold_last,
     imagine_chunk,
     imagine_groups,
@@ -19,7 +18,8 @@ from worldcompass.rollout import (
     imagine_whole_videos,
     whole_video_passes,
 )
-from worldcompass.testing import CARRY, SPREAD, ToyWorld, toy_scenarios
+from worldcompass.seeding import generator_for
+from worldcompass.toy import CARRY, SPREAD, ToyWorld, toy_scenarios
 from worldcompass.types import Actions, Scenario, Truth
 
 INTRINSICS = torch.tensor([1.0, 1.0, 0.5, 0.5])

@@ -10,8 +10,9 @@ import pytest
 from worldcompass import cli
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.trackers import numbers, tracking
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training.loop import Config, train
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 
 TINY = Config(
     steps=3,

@@ -13,13 +13,16 @@ from toy_runs import TINY, critics
 from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training import loop as module
 from worldcompass.training import resume
-from worldcompass.training.loop import Run, cache_targets, chunk_of_step, scenarios_of_step, train, train_step
+from worldcompass.training.loop import chunk_of_step, scenarios_of_step, train
+from worldcompass.training.lora import Lora, LoraLinear
 from worldcompass.training.optim import NonFiniteUpdate, adamw, muon
-from worldcompass.training.policy import Decay, Lora, LoraLinear, Policy
+from worldcompass.training.policy import Decay, Policy
+from worldcompass.training.run import Run
 from worldcompass.training.selection import choose, interleave, share_out
+from worldcompass.training.step import cache_targets, train_step
 from worldcompass.types import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")

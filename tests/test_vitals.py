@@ -8,7 +8,7 @@ from torch import nn
 
 from worldcompass.geometry import Motion, commanded
 from worldcompass.rollout import imagine_groups
-from worldcompass.testing import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.advantages import group_advantages
 from worldcompass.training.diagnostics import (
     behaviour_lag,

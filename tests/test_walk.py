@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from worldcompass.geometry import commanded, parse_path
-from worldcompass.rollout import generator_for, imagine_video
-from worldcompass.testing import ToyWorld
+from worldcompass.rollout import imagine_video
+from worldcompass.seeding import generator_for
+from worldcompass.toy import ToyWorld
 from worldcompass.types import Scenario
 from worldcompass.walk import start_walk
 from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world

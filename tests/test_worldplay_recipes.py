@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from worldplay_tiny import random_network, write_vae
 
 from worldcompass import cli
-from worldcompass.commands.train import load_recipe
 from worldcompass.errors import UserError
 from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.recipes.load import load_recipe
 from worldcompass.recipes.overrides import override
 from worldcompass.training.advantages import all_groups
+from worldcompass.training.lora import Lora
 from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import adamw, muon
-from worldcompass.training.policy import Lora
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.pose_files import write_poses
 from worldcompass.worlds.worldplay.sources import OfficialFiles

@@ -14,11 +14,12 @@ from ranks import outcome, together
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from worldcompass.parallel.team import Team, shard
+from worldcompass.parallel.sharding import shard
+from worldcompass.parallel.team import Team
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rewards.bundle import OwnRewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY
-from worldcompass.training.policy import Lora
+from worldcompass.training.lora import Lora
 from worldcompass.types import Actions, Scores
 from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B

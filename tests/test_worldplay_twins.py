@@ -5,11 +5,7 @@ Written from the equations alone (module docstrings name the papers), so that no
 
 import pytest
 import torch
-from worldplay_tiny import (
-    random_latents,
-    random_network,
-    text_states,
-)
+from worldplay_tiny import random_latents, random_network, text_states
 
 pytestmark = pytest.mark.golden
 ATOL = 5e-5  # float32 against float64

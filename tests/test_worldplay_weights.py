@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from worldplay_tiny import CONFIG_5B, CONFIG_8B, random_latents, random_network, text_states
 
 from worldcompass.errors import UserError
-from worldcompass.training.policy import Lora, export_lora, inject_lora, merge_lora
+from worldcompass.training.lora import Lora, export_lora, inject_lora, merge_lora
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, load_5b, load_8b
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B

@@ -4,21 +4,16 @@ import dataclasses
 
 import pytest
 import torch
-from worldplay_tiny import (
-    CONFIG_5B,
-    CONFIG_8B,
-    HEIGHT,
-    WIDTH,
-    random_decoder,
-    random_network,
-)
+from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, random_decoder, random_network
 
 from worldcompass.geometry import parse_path
 from worldcompass.rollout import imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
-from worldcompass.training.loop import Config, train
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
+from worldcompass.training.lora import Lora
 from worldcompass.training.objective import nft_loss
-from worldcompass.training.policy import Lora, Policy
+from worldcompass.training.policy import Policy
 from worldcompass.types import Actions, Scenario, Scores
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from worldcompass.testing import ToyCleanliness, ToyObedience
-from worldcompass.training.loop import Config
+from worldcompass.toy import ToyCleanliness, ToyObedience
+from worldcompass.training.config import Config
 
 QUICK = Config(
     steps=30,

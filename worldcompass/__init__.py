@@ -35,8 +35,8 @@ def _register_environments() -> None:
         return
     gymnasium.register(
         "worldcompass/Doom-v0",
-        entry_point="worldcompass.env:make_doom",
-        vector_entry_point="worldcompass.env:make_doom_vector",
+        entry_point="worldcompass.worlds.doom.gymnasium:make_doom",
+        vector_entry_point="worldcompass.worlds.doom.gymnasium:make_doom_vector",
     )
 
 

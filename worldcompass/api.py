@@ -106,7 +106,7 @@ def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool =
     Raises:
         UserError: for an unknown recipe, or a folder that holds another run.
     """
-    from worldcompass.commands.train import load_recipe
+    from worldcompass.recipes.load import load_recipe
 
     load_recipe(recipe)().run(Path(out), device, resume)
     return Path(out)
@@ -139,7 +139,7 @@ def _doom_spec() -> WorldSpec:
 
 
 def _doom_critics() -> tuple[Critic, ...]:
-    from worldcompass.rewards.quality import VisualQuality
     from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+    from worldcompass.worlds.doom.rewards.quality import VisualQuality
 
     return InteractionFollowing(), VisualQuality()

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.rollout import imagine_video
+from worldcompass.statistics import interval, resamples, share_closed
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
-RESAMPLES = 2000
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
 KINDS = ("combined", "basic")
 
@@ -181,48 +181,6 @@ def _flicker(frames_F3hw: Tensor) -> np.ndarray:
     luma = _luma(frames_F3hw)
     second = (luma[2:] - 2 * luma[1:-1] + luma[:-2]).abs().mean(dim=(1, 2))
     return -torch.cat([second[:1], second, second[-1:]]).numpy()
-
-
-def interval(values_B: np.ndarray, mean: float, count: int) -> dict[str, Any]:
-    """A mean with its 95% percentile interval over bootstrap resamples."""
-    low, high = np.percentile(values_B, [2.5, 97.5])
-    return {"mean": float(mean), "ci95": [float(low), float(high)], "n": int(count)}
-
-
-def share_closed(
-    engine_V: np.ndarray, base_V: np.ndarray, trained_V: np.ndarray, rows: np.ndarray
-) -> dict[str, Any]:
-    """``(trained - base) / (engine - base)`` with its interval; None in it where the base leaves no gap.
-
-    Resamples in which there is no gap are left out.
-    """
-    gained, gap = trained_V - base_V, engine_V - base_V
-    gained_B, gap_B = gained[rows].mean(1), gap[rows].mean(1)
-    if gap.mean() == 0 or not gap_B.any():
-        return {"mean": None, "ci95": [None, None], "n": len(gap)}
-    return interval(gained_B[gap_B != 0] / gap_B[gap_B != 0], gained.mean() / gap.mean(), len(gap))
-
-
-def in_percent(entry: Mapping[str, Any], between: str = " ") -> str:
-    """An entry of results.json for people, such as ``41.3% [32.0, 50.1]``."""
-    if entry["mean"] is None:
-        return "no gap"
-    low, high = (100 * end for end in entry["ci95"])
-    return f"{100 * entry['mean']:.1f}%{between}[{low:.1f}, {high:.1f}]"
-
-
-def resamples(scenarios: Sequence[str], seed: int = 0) -> np.ndarray:
-    """Bootstrap rows over scenarios: videos of one scenario (other seeds) stay together; (RESAMPLES, V)."""
-    names = sorted(set(scenarios))
-    rows = {name: [i for i, s in enumerate(scenarios) if s == name] for name in names}
-    counts = {len(r) for r in rows.values()}
-    if len(counts) != 1:
-        raise ValueError(f"every scenario needs the same number of videos, got {sorted(counts)}")
-    grid = np.array([rows[name] for name in names])
-    rng = np.random.default_rng(seed)
-    pick = rng.integers(len(names), size=(RESAMPLES, len(names)))
-    seeds = rng.integers(grid.shape[1], size=(RESAMPLES, 1, grid.shape[1]))
-    return grid[pick[..., None], seeds].reshape(RESAMPLES, -1)
 
 
 def summarise(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:

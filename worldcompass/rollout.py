@@ -7,24 +7,19 @@ denoising steps, plus one prefix pass for every past that is attended with laten
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from worldcompass.geometry import nominal_poses
-from worldcompass.parallel.team import home_of
+from worldcompass.parallel.sharding import home_of
+from worldcompass.seeding import Key, generator_for
 from worldcompass.types import Actions, Group, Scenario, Truth
 from worldcompass.world import Context, WorldModel
-
-Key = int | str
 
 
 @dataclass(frozen=True)
@@ -57,23 +52,6 @@ Rollout = Callable[
     list[Futures],
 ]
 """``imagine_groups`` or ``imagine_whole_videos``."""
-
-
-def generator_for(*keys: Key) -> torch.Generator:
-    """A CPU generator that depends on the keys alone, whatever the device or the number of processes."""
-    digest = hashlib.sha256(json.dumps(keys).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def seed_globals(*keys: Key) -> None:
-    """Set Python's, NumPy's and torch's own generators, which only foreign code asks, such as a critic's network.
-
-    Set anew at every step they need no saving: a step begun again draws the same.
-    """
-    seed = generator_for(*keys).initial_seed()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def corrupt(clean_BCKHW: Tensor, noise_BCKHW: Tensor, sigma_B: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import nominal_poses, within_pitch
-from worldcompass.rollout import Key, chunk_noise, device_of, imagine_chunk
+from worldcompass.rollout import chunk_noise, device_of, imagine_chunk
+from worldcompass.seeding import Key
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from worldcompass.rollout import corrupt, euler_step
-from worldcompass.testing import ToyWorld
+from worldcompass.toy import ToyWorld
 from worldcompass.training.advantages import (
     all_groups,
     group_advantages,

@@ -18,7 +18,7 @@ from worldcompass.rewards.latency import ResponseLatency
 from worldcompass.rewards.odometry import Odometry
 from worldcompass.rewards.pose_error import PoseError
 from worldcompass.rewards.purity import DirectionPurity
-from worldcompass.rewards.quality import VisualQuality, flicker_of
+from worldcompass.rewards.quality import flicker_of
 from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.worlds.doom.engine.maps import CRITIC
@@ -26,6 +26,7 @@ from worldcompass.worlds.doom.engine.scenarios import draw_all
 from worldcompass.worlds.doom.rewards.cameras import DoomCameras
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
+from worldcompass.worlds.doom.rewards.quality import VisualQuality
 from worldcompass.worlds.doom.rewards.realism import EmbeddedRealism
 from worldcompass.worlds.doom.world import SPEC
 

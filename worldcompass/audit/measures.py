@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Z95 = 1.96  # standard deviations on either side of a mean that hold 95%
+from worldcompass.statistics import Z_95
 
 NEVER_FAR = "never far from the truth"  # what a search found nothing in
 
@@ -37,8 +37,8 @@ def share(hits: np.ndarray, videos: Sequence[str]) -> Share:
     if not n:
         return Share(float("nan"), float("nan"), float("nan"), 0, 0)
     mean = float(hits.mean())
-    centre, grown = mean + Z95**2 / (2 * n), 1 + Z95**2 / n
-    half = Z95 * np.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n))
+    centre, grown = mean + Z_95**2 / (2 * n), 1 + Z_95**2 / n
+    half = Z_95 * np.sqrt(mean * (1 - mean) / n + Z_95**2 / (4 * n * n))
     low, high = float((centre - half) / grown), float((centre + half) / grown)
     return Share(mean, max(0.0, low), min(1.0, high), len(hits), n)
 

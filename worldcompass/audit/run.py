@@ -17,7 +17,7 @@ from worldcompass.audit.exploit import Found, search
 from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share, shown
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.critic import Critic, ask
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
 from worldcompass.testing import check_critic
 
 TREMORS, TREMOR = 4, 2.0  # copies under grain that nobody sees, and its levels of 255

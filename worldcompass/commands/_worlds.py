@@ -24,8 +24,8 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
         return load_doom_world
     if not source.partition(":")[0].endswith(".py"):
         raise UserError(f"--world is {source}: expected {EMBEDDED} or FILE.py:FUNCTION")
-    from worldcompass.commands.train import load_recipe
     from worldcompass.critic import FAILURES, said
+    from worldcompass.recipes.load import load_recipe
     from worldcompass.world import WorldSpec
 
     make: Callable[..., Any] = load_recipe(source)

@@ -181,8 +181,8 @@ def known_critic(name: str) -> Known:
             )
         near = difflib.get_close_matches(name, KNOWN) or KNOWN
         raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
-    from worldcompass.commands.train import load_recipe
     from worldcompass.critic import FAILURES, Critic, said
+    from worldcompass.recipes.load import load_recipe
 
     make = load_recipe(f"{source}:{function or Path(source).stem}")
     try:

@@ -8,14 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from worldcompass.commands._options import (
-    add_device,
-    add_going_on,
-    add_out,
-    add_seed,
-    announce,
-    check_device,
-)
+from worldcompass.commands._options import add_device, add_going_on, add_out, add_seed, announce, check_device
 
 EXAMPLES = """\
   worldcompass demo

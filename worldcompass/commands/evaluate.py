@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(blocks: dict[str, Any]) -> list[str]:
     """One line for each kind of actions: every side in percent, then the share of the gap that is closed."""
-    from worldcompass.evaluate import in_percent
+    from worldcompass.statistics import in_percent
 
     sides = [name for name in ("base", "trained", "engine", "difference", "gap_closed") if name in blocks]
     lines = []

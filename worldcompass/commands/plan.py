@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan; 0 when it fits and every file is there and matches, else 1."""
-    from worldcompass.commands.train import load_recipe
     from worldcompass.cost.plan import make_plan, what_to_lower
+    from worldcompass.recipes.load import load_recipe
     from worldcompass.recipes.overrides import override
 
     moved = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]

@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts, doom_starts, start_from_file
-    from worldcompass.rewards.quality import VisualQuality
     from worldcompass.serving.guard import LOOPBACK
     from worldcompass.worlds.doom.critics.motion import LabelReader
     from worldcompass.worlds.doom.critics.weights import load_critics
     from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+    from worldcompass.worlds.doom.rewards.quality import VisualQuality
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]

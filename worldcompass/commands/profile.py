@@ -41,14 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Profile one step and print where its time goes."""
-    from worldcompass.commands.train import load_recipe
     from worldcompass.cost.profile import profile
+    from worldcompass.recipes.load import load_recipe
     from worldcompass.recipes.overrides import override
 
     recipe = override(load_recipe(args.recipe)(), args.assignments)
     if not hasattr(recipe, "parts"):
         raise UserError(
-            f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.cost.profile.Parts"
+            f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.training.run.Parts"
         )
     found = profile(recipe.parts(check_device(args.device)), args.step, args.repeats)
     print(json.dumps(described(found), indent=1) if args.json else "\n".join(table(found)))

@@ -73,7 +73,7 @@ def _named(name: str) -> Entry:
 def _told(entry: Entry) -> str:
     """Everything about one, for a terminal; what its class says of itself where its needs can be imported."""
     module, _, kind = entry.where.partition(":")
-    made = getattr(importlib.import_module(f"worldcompass.rewards.{module}"), kind)
+    made = getattr(importlib.import_module(f"worldcompass.{module}"), kind)
     rows = {
         "is": entry.kind,
         "weights": entry.weights,

@@ -9,28 +9,21 @@ your own file (my_recipe.py:FUNCTION). --set changes single settings; --list sho
 from __future__ import annotations
 
 import argparse
-import difflib
-import importlib
-import importlib.util
-import pkgutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
 import torch
 
 from worldcompass.commands._options import add_device, add_going_on, add_out, announce, check_device
-from worldcompass.critic import FAILURES, said
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.parallel.team import joined
+from worldcompass.recipes.load import load_recipe, shipped_recipes
 from worldcompass.recipes.overrides import override, settings
 from worldcompass.runs.trackers import Track
-from worldcompass.training.loop import Config
+from worldcompass.training.config import Config
 from worldcompass.training.resume import writable
 
 EXAMPLES = """\
@@ -114,45 +107,3 @@ def out_of_memory(recipe: Any, name: str, ranks: int, said: str) -> str:
         f"{begun}: by the estimate a step needs {plan.peak / GIB:.2f} GiB of live tensors in its phase"
         f" {plan.worst_phase}; {what_to_lower(plan, recipe.config)}. Every part: worldcompass plan {name}"
     )
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the modules in ``worldcompass.recipes``."""
-    folder = Path(__file__).parent.parent / "recipes"
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
-
-
-def load_recipe(name: str) -> Callable[[], Any]:
-    """The recipe function that ``name`` stands for.
-
-    Raises:
-        UserError: when the module, the file or the function does not exist.
-    """
-    source, _, function = name.partition(":")
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_shipped(source)
-    function = function or Path(source).stem
-    recipe = getattr(module, function, None)
-    if not callable(recipe):
-        raise UserError(f"{source} has no recipe function {function!r}; name one as {source}:FUNCTION")
-    return recipe
-
-
-def _load_shipped(name: str) -> ModuleType:
-    names = shipped_recipes()
-    if name not in names:
-        near = difflib.get_close_matches(name, names) or names
-        raise UserError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
-    return importlib.import_module(f"worldcompass.recipes.{name}")
-
-
-def _load_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"there is no recipe file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
-    try:
-        spec.loader.exec_module(module)
-    except (*FAILURES, SyntaxError) as error:
-        raise UserError(f"{path} cannot be imported ({said(error)})") from error
-    return module

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each pair of weights and question."""
-    from worldcompass.player.votes import QUESTIONS, Vote, read_votes, sign_test, tally, wilson_interval
+    from worldcompass.player.votes import QUESTIONS, Vote, read_votes, tally
+    from worldcompass.statistics import sign_test, wilson_interval
 
     def weights(vote: Vote) -> tuple[str, str]:
         return vote.before, vote.after

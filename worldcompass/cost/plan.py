@@ -15,7 +15,7 @@ from torch import nn
 
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.runs.requirements import NeededFile, NeededModule
-from worldcompass.training.loop import Config
+from worldcompass.training.config import Config
 from worldcompass.training.policy import Policy
 from worldcompass.world import Context, WorldModel, WorldSpec
 

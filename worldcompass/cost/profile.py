@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from worldcompass.critic import Critic
 from worldcompass.rollout import device_of
+from worldcompass.training.config import Config
 from worldcompass.training.curriculum import chunk_of_step
-from worldcompass.training.loop import Config, Run, prepare, train_step
-from worldcompass.types import Group, Scenario, Scores
-from worldcompass.world import Context, WorldModel
+from worldcompass.training.run import Parts, Run, prepare
+from worldcompass.training.step import train_step
+from worldcompass.types import Group, Scores
+from worldcompass.world import Context
 
 Shape = Sequence[int]
 
@@ -57,16 +58,6 @@ CPU_KERNELS = {
         else {}
     ),
 }
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a recipe trains with; nothing has been trained yet."""
-
-    world: WorldModel[Any]
-    critics: Sequence[Critic]
-    scenarios: Sequence[Scenario]
-    config: Config
 
 
 @dataclass(frozen=True)

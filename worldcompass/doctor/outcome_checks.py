@@ -18,8 +18,9 @@ from worldcompass.doctor.record import (
     slope_of,
     streak,
 )
-from worldcompass.doctor.trends import Estimate, mean
+from worldcompass.doctor.trends import mean
 from worldcompass.media.charts import number
+from worldcompass.statistics import Estimate
 
 SURE = 0.99  # level of the interval of a change that must also be large
 MOTION = math.log(0.5)  # half of the motion gone

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 
 from worldcompass.doctor.record import Finding
-from worldcompass.doctor.trends import LEVEL
 from worldcompass.doctor.verdict import Diagnosis
+from worldcompass.statistics import LEVEL
 
 WORDS = {
     "warning": "warning",

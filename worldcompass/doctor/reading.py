@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from worldcompass.doctor.record import EVENTS, FOLLOWED, USUAL_STEPS, Record
-from worldcompass.doctor.trends import Estimate
 from worldcompass.errors import UserError
 from worldcompass.runs.metrics import METRICS, read_metrics, read_object, training_member
+from worldcompass.statistics import Estimate
 
 # What a row may hold besides its step and rewards, as the checks read it.
 PARTS = ("rewards", "seconds", "pictures", "agreement", "no_gradient", "judge", "failed_tries")

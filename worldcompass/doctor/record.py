@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from worldcompass.doctor.trends import Estimate, Trend, trend, within
+from worldcompass.doctor.trends import Trend, trend, within
+from worldcompass.statistics import Estimate
 
 EVENTS = "events.jsonl"
 BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer

@@ -12,44 +12,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
-from worldcompass.media.charts import number
+from worldcompass.statistics import LEVEL, MIN_FREEDOM, Estimate, student
 
-MIN_FREEDOM = 3  # degrees of freedom below which an interval says nothing
 POWER = 0.8  # probability with which a trend that is there should be seen
-LEVEL = 0.99  # of the intervals that are shown; high because a run is looked at again and again
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """``+0.12 (+0.05 to +0.19)``."""
-        return f"{_signed(self.value)} ({_signed(self.low)} to {_signed(self.high)})"
-
-    @property
-    def rises(self) -> bool:
-        """The whole interval lies above zero."""
-        return self.low > 0
-
-    @property
-    def falls(self) -> bool:
-        """The whole interval lies below zero."""
-        return self.high < 0
-
-    def wider(self, level: float, wanted: float) -> Estimate:
-        """The same at another level, as if it were normal."""
-        normal = NormalDist()
-        factor = normal.inv_cdf((1 + wanted) / 2) / normal.inv_cdf((1 + level) / 2)
-        low, high = (
-            self.value - factor * (self.value - self.low),
-            self.value + factor * (self.high - self.value),
-        )
-        return Estimate(self.value, low, high)
 
 
 @dataclass(frozen=True)
@@ -98,25 +63,6 @@ def steps_needed(noise: float, slope: float) -> float:
     normal = NormalDist()
     reach = normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)
     return (math.sqrt(12) * reach * noise / abs(slope)) ** (2 / 3) if slope else math.inf
-
-
-def student(level: float, freedom: int) -> float:
-    """Two-sided quantile of Student's t: the Cornish-Fisher series (Abramowitz and Stegun 26.7.5).
-
-    Within 1% at level 0.95 and 9% at level 0.999 for 3 degrees of freedom, far better above.
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
-
-
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(value)
 
 
 def within(chunks: Sequence[Hashable], values: Sequence[float]) -> list[float]:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from worldcompass.doctor.checks import CHECKS
 from worldcompass.doctor.outcome_checks import judged_changes
 from worldcompass.doctor.record import FOLLOWED, Finding, Record, Severity
-from worldcompass.doctor.trends import LEVEL, MIN_FREEDOM, Estimate, Trend, steps_needed
+from worldcompass.doctor.trends import Trend, steps_needed
 from worldcompass.media.charts import number
+from worldcompass.statistics import LEVEL, MIN_FREEDOM, Estimate
 
 State = Literal[
     "learning", "unconfirmed", "unjudged", "undecided", "mixed", "no change", "too early",

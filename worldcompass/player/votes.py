@@ -9,7 +9,6 @@ two-sided sign test gives the chance of a result at least as lopsided if both we
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +19,6 @@ from worldcompass.errors import UserError
 
 Verdict = Literal["before", "after", "tie"]
 QUESTIONS = {"follows": "follows the command better", "looks": "looks better"}
-Z_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -93,20 +91,3 @@ def tally(votes: Sequence[Vote], question: str) -> Tally:
     """Count the votes on one of ``QUESTIONS``."""
     count = Counter(getattr(vote, question) for vote in votes)
     return Tally(count["after"], count["before"], count["tie"])
-
-
-def wilson_interval(wins: int, decided: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval of a rate; (0, 1) without votes."""
-    if decided == 0:
-        return 0.0, 1.0
-    rate, spread = wins / decided, z * z / decided
-    middle = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / decided + spread / (4 * decided)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p of the sign test: ``min(1, 2 P(X <= min(wins, losses)))``, X ~ Binomial(n, 1/2)."""
-    decided = wins + losses
-    tail = sum(math.comb(decided, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**decided)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worldcompass.training.advantages import damped
-from worldcompass.training.loop import Config
+from worldcompass.training.config import Config
 from worldcompass.training.policy import Decay
 from worldcompass.worlds.doom.recipe import DoomRecipe
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from worldcompass.errors import UserError
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
-from worldcompass.runs.checkpoint import latest_checkpoint, newest_usable, step_of, write_tensors
+from worldcompass.runs.atomic import write_tensors
+from worldcompass.runs.checkpoint import latest_checkpoint, newest_usable, step_of
 from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"

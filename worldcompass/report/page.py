@@ -28,9 +28,7 @@ from worldcompass.report.runs import (
     score,
     verdict,
 )
-from worldcompass.report.runs import (
-    number as as_number,
-)
+from worldcompass.report.runs import number as as_number
 
 NEXT = {
     "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "

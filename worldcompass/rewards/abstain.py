@@ -1,6 +1,6 @@
 """Abstaining: what critics do with steps and candidates of which they cannot be sure.
 
-An abstention is no score. It enters no mean and no deviation (``worldcompass.training.advantages``), the candidate keeps
+An abstention is no score. It enters no mean and no deviation (see ``training.advantages``), the candidate keeps
 what the other critics say, and the run counts it (``valid`` of each reward in metrics.jsonl).
 """
 

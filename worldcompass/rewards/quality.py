@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 from worldcompass.types import Group, Scores
 
 if TYPE_CHECKING:
-    from worldcompass.worlds.doom.critics.realism import Realism
+    pass
 
 LUMA = (0.299, 0.587, 0.114)
 GRADIENT_FLOOR = 1.0  # levels of 255, so that a flat picture has a finite logarithm
@@ -123,33 +123,3 @@ def abstention(group: Group) -> Scores | None:
     if count and count + group.past_frames_F3hw.shape[0] >= 2:
         return None
     return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
-
-
-class VisualQuality:
-    """``0.5 sharpness_loss + 4 flicker + 6 drift + realism``, all but the last plain formulas.
-
-    Sharpness and drift compare with the video's first frame, flicker looks at the chunk with up to two
-    frames before it, realism is the mean score of the learned critic over the chunk's frames. Engine videos
-    score a little below 0 as well, since rooms differ.
-    """
-
-    name = "quality"
-
-    def __init__(self, realism: Realism | None = None, weights: QualityWeights | None = None) -> None:
-        """Use ``realism``, by default the critic with the package's own weights."""
-        if realism is None:
-            from worldcompass.worlds.doom.critics.weights import load_critics
-
-            realism = load_critics().realism
-        self.realism = realism.eval()
-        self.weights = weights or QualityWeights()
-
-    def parts(self, group: Group) -> dict[str, Tensor]:
-        """The parts before weighting, each (G,)."""
-        frames = group.frames_GF3hw
-        scores = self.realism.score(frames.flatten(0, 1)).to(frames.device)
-        return {**formula_parts(group), "realism": scores.unflatten(0, frames.shape[:2]).mean(1)}
-
-    def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
-        return abstention(group) or weigh(self.parts(group), self.weights)

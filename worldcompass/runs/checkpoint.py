@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.parallel.team import Team, like
+from worldcompass.parallel.sharding import like
+from worldcompass.parallel.team import Team
+from worldcompass.runs.atomic import sync, write_through
 from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
@@ -40,7 +41,7 @@ def save_checkpoint(
         state: what json can hold.
     """
     aside = _begin(root, step)
-    _write(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    write_through(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     sync(aside / _TENSORS)
     return _finish(aside, {"format": FORMAT, "step": step, **state}, keep)
 
@@ -211,36 +212,3 @@ def _holds(path: Path, digest: str) -> bool:
 
 def _complete(root: Path) -> list[Path]:
     return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and any(p.glob("*.safetensors")))
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that appears under its name only when it is complete.
-
-    Raises:
-        OSError: when the disk is full or forbids it.
-    """
-    aside = path.with_name(f".unfinished_{path.name}")
-    try:
-        _write(aside, tensors, metadata)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file; a full disk is an ``OSError`` here too, which safetensors makes its own of."""
-    try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-        raise
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from worldcompass.runs.metrics import replace_file
+from worldcompass.runs.atomic import replace_file
 
 Track = Literal["none", "tensorboard", "wandb", "trackio"]
 Send = Callable[[Mapping[str, Any]], None]

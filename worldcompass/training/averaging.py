@@ -18,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.cost.profile import Parts
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
+from worldcompass.runs.atomic import replace_file
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from worldcompass.runs.metrics import METRICS, read_metrics, replace_file, rewrite
-from worldcompass.training.loop import Config, train
+from worldcompass.runs.metrics import METRICS, read_metrics, rewrite
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
 from worldcompass.training.probe import HeldOut
+from worldcompass.training.run import Parts
 from worldcompass.world import WorldModel
 
 SUMMED = ("forward_passes", "seconds")  # what members spend, they spend together

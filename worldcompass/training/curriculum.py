@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
 from worldcompass.types import Scenario
 
 if TYPE_CHECKING:
-    from worldcompass.training.loop import Config
+    from worldcompass.training.config import Config
 
 
 def chunk_of_step(config: Config, step: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.critic import Critic
-from worldcompass.parallel.team import whole
+from worldcompass.parallel.sharding import whole
 from worldcompass.rollout import Futures
 from worldcompass.training.advantages import Advantages, masked_mean, masked_std
 from worldcompass.training.policy import Policy

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import StoppedRun
-from worldcompass.parallel.team import like, whole
+from worldcompass.parallel.sharding import like, whole
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from worldcompass.parallel.team import Team, like, whole
-from worldcompass.runs.checkpoint import write_tensors
+from worldcompass.parallel.sharding import like
 
 Weights = dict[str, Tensor]
 
@@ -149,106 +145,3 @@ class Policy:
     def _write(self, weights: Weights) -> None:
         for name, parameter in self.live.items():
             parameter.copy_(weights[name])
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Which linear layers get a low-rank adapter (arXiv 2106.09685), and of which size."""
-
-    rank: int = 16
-    alpha: float = 16.0
-    """The update is scaled by alpha / rank."""
-    targets: str = ".*"
-    """Regular expression that a layer's whole name must match."""
-
-
-class LoraLinear(nn.Module):
-    """A frozen linear layer plus ``alpha / rank * B A``; B starts at zero, so it starts as the layer.
-
-    A and B are float32 at least, also beside a bfloat16 layer: usual steps are below the resolution of bfloat16.
-    """
-
-    def __init__(self, base: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
-        super().__init__()
-        self.base = base
-        self.scale = lora.alpha / lora.rank
-        down = torch.randn(lora.rank, base.in_features, generator=generator) / base.in_features**0.5
-        device, dtype = base.weight.device, torch.promote_types(base.weight.dtype, torch.float32)
-        self.lora_A = nn.Parameter(down.to(device, dtype))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, lora.rank, device=device, dtype=dtype))
-
-    @property
-    def weight(self) -> Tensor:
-        """The merged matrix, for code that reads a layer's weight itself."""
-        return self.base.weight + (self.scale * self.lora_B @ self.lora_A).to(self.base.weight.dtype)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen layer's bias."""
-        return self.base.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer with its adapter."""
-        low = nn.functional.linear(x, self.lora_A.to(x.dtype))
-        return self.base(x) + self.scale * nn.functional.linear(low, self.lora_B.to(x.dtype))
-
-
-def inject_lora(net: nn.Module, lora: Lora, generator: torch.Generator) -> list[str]:
-    """Freeze ``net`` and give its matching linear layers an adapter, in place.
-
-    Returns:
-        The names of the layers.
-
-    Raises:
-        ValueError: when no linear layer matches, or there are adapters already.
-    """
-    if any(isinstance(module, LoraLinear) for module in net.modules()):
-        raise ValueError("the network already has adapters: merge them first")
-    names = [n for n, m in net.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(lora.targets, n)]
-    if not names:
-        raise ValueError(f"no linear layer of the network matches {lora.targets!r}")
-    net.requires_grad_(False)
-    for name in names:
-        layer = net.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        net.set_submodule(name, LoraLinear(layer, lora, generator))
-    return names
-
-
-@torch.no_grad()
-def merge_lora(net: nn.Module) -> None:
-    """Fold every adapter into its layer, in place; the network is plain again."""
-    for name, layer in list(net.named_modules()):
-        if isinstance(layer, LoraLinear):
-            layer.base.weight.copy_(layer.weight)
-            net.set_submodule(name, layer.base)
-
-
-def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
-    """Write the adapters as peft reads them: adapter_model.safetensors and adapter_config.json.
-
-    Where they are sharded all ranks must call it; the main one writes.
-    """
-    layers = {name: m for name, m in net.named_modules() if isinstance(m, LoraLinear)}
-    tensors = {}
-    for name, layer in layers.items():
-        for part, parameter in (("A", layer.lora_A), ("B", layer.lora_B)):
-            full = whole(parameter.detach())
-            tensors[f"base_model.model.{name}.lora_{part}.weight"] = full.cpu().contiguous()
-    if not Team.current().is_main:
-        return
-    config = {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "target_modules": sorted(layers),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -14,7 +14,7 @@ from worldcompass.types import Scenario
 from worldcompass.world import Guidable, WorldModel
 
 if TYPE_CHECKING:
-    from worldcompass.training.loop import Config
+    from worldcompass.training.config import Config
 
 
 def check_inputs(

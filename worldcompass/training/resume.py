@@ -20,7 +20,9 @@ from torch import Tensor
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
 from worldcompass.doctor.record import EVENTS, Finding
 from worldcompass.errors import UserError
-from worldcompass.parallel.team import Team, is_sharded
+from worldcompass.parallel.sharding import is_sharded
+from worldcompass.parallel.team import Team
+from worldcompass.runs.atomic import sync
 from worldcompass.runs.checkpoint import (
     delete_after,
     latest_checkpoint,
@@ -28,13 +30,12 @@ from worldcompass.runs.checkpoint import (
     pack_optimizer,
     save_checkpoint,
     save_sharded,
-    sync,
     unpack_optimizer,
 )
 from worldcompass.runs.metrics import METRICS, MetricsLog, read_metrics, rewrite
 
 if TYPE_CHECKING:
-    from worldcompass.training.loop import Run
+    from worldcompass.training.run import Run
 
 # Without making it another run.
 MAY_CHANGE = (

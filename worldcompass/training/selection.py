@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.parallel.team import Team
-from worldcompass.rollout import Futures, Key, corrupt, generator_for
+from worldcompass.rollout import Futures, corrupt
+from worldcompass.seeding import Key, generator_for
 from worldcompass.training.advantages import Advantages, keep_extremes
 from worldcompass.types import Actions, Samples, Scenario
 

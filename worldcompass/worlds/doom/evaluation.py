@@ -21,8 +21,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
 from worldcompass.media import video
 from worldcompass.media.progress import progress
-from worldcompass.runs.checkpoint import write_tensors
-from worldcompass.runs.metrics import replace_file
+from worldcompass.runs.atomic import replace_file, write_tensors
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader

@@ -22,29 +22,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from worldcompass.cost.profile import Parts
 from worldcompass.critic import Critic
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
-from worldcompass.evaluate import (
-    KINDS,
-    Judge,
-    Measured,
-    in_percent,
-    per_action,
-    per_depth,
-)
+from worldcompass.evaluate import KINDS, Judge, Measured, per_action, per_depth
 from worldcompass.media.progress import progress
 from worldcompass.parallel.team import Team
 from worldcompass.report import write_report
 from worldcompass.rewards.cycle import CycleClosure
-from worldcompass.rewards.quality import QualityWeights, VisualQuality
+from worldcompass.rewards.quality import QualityWeights
 from worldcompass.rollout import clip_level_passes, whole_video_passes
-from worldcompass.runs.metrics import read_metrics, read_object, replace_file
+from worldcompass.runs.atomic import replace_file
+from worldcompass.runs.metrics import read_metrics, read_object
+from worldcompass.statistics import in_percent
 from worldcompass.training.averaging import check_members, train_members
-from worldcompass.training.loop import Config, train
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 from worldcompass.training.probe import HeldOut
 from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
+from worldcompass.training.run import Parts
 from worldcompass.types import Scenario
 from worldcompass.version import __version__
 from worldcompass.worlds.doom.critics.motion import LabelReader
@@ -62,6 +58,7 @@ from worldcompass.worlds.doom.evaluation import Evaluation, blocks_of
 from worldcompass.worlds.doom.pretraining.pretrain import export
 from worldcompass.worlds.doom.recipe import DoomRecipe
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+from worldcompass.worlds.doom.rewards.quality import VisualQuality
 from worldcompass.worlds.doom.world import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
 
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time

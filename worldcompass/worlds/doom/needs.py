@@ -9,10 +9,10 @@ from torch import nn
 
 from worldcompass.cost.plan import Needs
 from worldcompass.geometry import commanded
-from worldcompass.rollout import generator_for
 from worldcompass.runs.requirements import NeededFile
-from worldcompass.training.loop import Config
-from worldcompass.training.policy import inject_lora
+from worldcompass.seeding import generator_for
+from worldcompass.training.config import Config
+from worldcompass.training.lora import inject_lora
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.doom.critics.weights import FILES

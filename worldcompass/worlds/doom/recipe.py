@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.training.loop import Config
+from worldcompass.training.config import Config
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Needs
-    from worldcompass.cost.profile import Parts
+    from worldcompass.training.run import Parts
 
 
 @dataclass(frozen=True)

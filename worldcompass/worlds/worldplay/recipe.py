@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from worldcompass.cost.profile import Parts
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
-from worldcompass.rollout import generator_for
 from worldcompass.runs.requirements import NeededFile, differences, lacking
+from worldcompass.seeding import generator_for
 from worldcompass.training.advantages import all_groups
-from worldcompass.training.loop import Config, train
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
+from worldcompass.training.lora import Lora, export_lora, inject_lora, merge_lora
 from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import adamw, muon
-from worldcompass.training.policy import Decay, Lora, export_lora, inject_lora, merge_lora
+from worldcompass.training.policy import Decay
 from worldcompass.training.preflight import try_critics
+from worldcompass.training.run import Parts
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps

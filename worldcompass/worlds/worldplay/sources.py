@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.rollout import generator_for
 from worldcompass.runs.requirements import NeededFile, visible
+from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
@@ -26,12 +26,7 @@ from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights, shapes_in_file
-from worldcompass.worlds.worldplay.world import (
-    Decoder,
-    WorldPlay,
-    WorldPlayContext,
-    begun,
-)
+from worldcompass.worlds.worldplay.world import Decoder, WorldPlay, WorldPlayContext, begun
 
 # Tokens of the 8B's image, quoted text and caption with no padding among them, and of the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
@@ -51,7 +46,7 @@ class OfficialFiles:
     poses: Path | None = None
     """Folder of pose files, one per scenario in the order of their names; random trajectories when None."""
     mix: str | None = None
-    """Motions of random trajectories, see ``worldcompass.worlds.trajectories.parse_mix``; the method's when None."""
+    """Motions of random trajectories, see ``worlds.trajectories.parse_mix``; the method's when None."""
     trajectories_per_image: int = 1
     """Scenarios made of each image."""
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.parallel.team import Team, whole
-from worldcompass.runs.checkpoint import write_tensors
+from worldcompass.parallel.sharding import whole
+from worldcompass.parallel.team import Team
+from worldcompass.runs.atomic import write_tensors
 from worldcompass.runs.requirements import header, parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
@@ -103,7 +104,7 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
     state, tensors = net.state_dict(), {}
     if any(name.endswith(".lora_A") for name in state):
         raise ValueError(
-            "the network carries adapters: merge them first, see worldcompass.training.policy.merge_lora"
+            "the network carries adapters: merge them first, see worldcompass.training.lora.merge_lora"
         )
     for name, tensor in state.items():
         full = whole(tensor.detach())

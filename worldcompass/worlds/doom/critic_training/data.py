@@ -13,9 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from worldcompass.geometry import (
-    level_motion,
-)
+from worldcompass.geometry import level_motion
 from worldcompass.worlds.doom.critics.motion import CLIP_FRAMES
 from worldcompass.worlds.doom.critics.realism import STILL_KINDS, degrade
 from worldcompass.worlds.doom.engine import collect

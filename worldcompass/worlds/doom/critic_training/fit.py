@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import (
-    split_label,
-)
+from worldcompass.geometry import split_label
 from worldcompass.worlds.doom.critic_training.data import cached_features, load_clips, track
 from worldcompass.worlds.doom.critic_training.report import READERS, accuracy_report, robustness_report
 from worldcompass.worlds.doom.critics.judge import Judge, match_volumes, mirror_volumes

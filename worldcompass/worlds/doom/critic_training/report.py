@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldcompass.geometry import (
-    NUM_ROTATIONS,
-    ROTATIONS,
-    TRANSLATIONS,
-    kind_of_action,
-    split_label,
-)
+from worldcompass.geometry import NUM_ROTATIONS, ROTATIONS, TRANSLATIONS, kind_of_action, split_label
 from worldcompass.worlds.doom.critic_training.data import cached_features, load_clips, read_clips
 from worldcompass.worlds.doom.critics.judge import Judge, match_volumes, mirror_volumes
 from worldcompass.worlds.doom.critics.motion import (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from worldcompass.geometry import label_from_motion
-from worldcompass.rollout import generator_for
+from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.runs.checkpoint import write_tensors
+from worldcompass.runs.atomic import write_tensors
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.pretraining.autoencoder import autoencoder_psnr, motions_read, train_autoencoder
 from worldcompass.worlds.doom.pretraining.transformer import one_chunk_psnr, train_world

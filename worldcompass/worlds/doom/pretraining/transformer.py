@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from worldcompass.geometry import commanded
-from worldcompass.rollout import computes_bf16, generator_for, imagine_chunk
+from worldcompass.rollout import computes_bf16, imagine_chunk
+from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
 from worldcompass.types import Actions, Scenario
 from worldcompass.worlds.doom.engine import collect

@@ -1,0 +1,95 @@
+"""Parameters split over processes (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from worldcompass.errors import UserError
+
+
+@runtime_checkable
+class InUnits(Protocol):
+    """A network that says which of its modules are gathered together."""
+
+    def units(self) -> Iterator[tuple[nn.Module, ...]]:
+        """Groups of modules, inner ones first; what is in none is gathered with the whole network."""
+        ...
+
+
+def shard(
+    net: nn.Module,
+    device: str = "cpu",
+    per_node: int = 0,
+    offload: bool = False,
+    bf16: bool = False,
+) -> nn.Module:
+    """Shard a network's parameters over all ranks with FSDP2, in place.
+
+    Each of its units (see ``InUnits``) is gathered by itself when it is called, and let go after it. Every use of a
+    parameter must go through such a call: FSDP2's hooks run only there. Master weights, the reduction of gradients
+    and the optimiser's state stay in the parameters' own type (float32).
+
+    Args:
+        per_node: processes of one node for hybrid sharding (shards within a node, copies across nodes); 0 shards
+            over all.
+        offload: keep shards in the CPU's memory between uses.
+        bf16: gather and compute in bfloat16, reduce in float32; calls must be made under autocast, which leaves
+            noise levels and times as exact as they are.
+
+    Raises:
+        UserError: when the processes do not fill whole nodes.
+    """
+    # Imported here: a run of one process does without.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    size = dist.get_world_size()
+    if per_node and size % per_node:
+        raise UserError(f"{size} processes do not fill nodes of {per_node}: start a multiple of {per_node}")
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    if per_node and per_node < size:
+        mesh = init_device_mesh(kind, (size // per_node, per_node), mesh_dim_names=("copies", "shards"))
+    else:
+        mesh = init_device_mesh(kind, (size,))
+    in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    precision = in_bf16 if bf16 else MixedPrecisionPolicy()
+    placed = CPUOffloadPolicy(pin_memory=kind == "cuda") if offload else OffloadPolicy()
+    units = [list(unit) for unit in net.units()] if isinstance(net, InUnits) else []
+    for unit in [*units, [net]]:
+        # The whole network lets go as well: else a swap of weights would not reach what stayed gathered.
+        fully_shard(unit, mesh=mesh, mp_policy=precision, offload_policy=placed, reshard_after_forward=True)
+    return net
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank holds a part only."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor's full values, any other as it is; all ranks must call it alike."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def like(full: Tensor, pattern: Tensor) -> Tensor:
+    """Values in the form of ``pattern``: this rank's shard where that is sharded, without communication."""
+    if not is_sharded(pattern) or is_sharded(full):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = pattern.device_mesh, pattern.placements  # type: ignore[attr-defined]
+    own = distribute_tensor(full.detach().to(pattern.device), mesh, placements, src_data_rank=None)
+    return own.to(pattern.device)  # an offloaded one came back to the GPU
+
+
+def home_of(parameter: Tensor) -> torch.device:
+    """Where a parameter is computed with; one that is offloaded rests on the CPU meanwhile."""
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is None or mesh.device_type == parameter.device.type:
+        return parameter.device
+    return torch.device(mesh.device_type, torch.cuda.current_device())

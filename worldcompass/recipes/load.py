@@ -1,0 +1,58 @@
+"""Recipes by name or from a user's file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from worldcompass.critic import FAILURES, said
+from worldcompass.errors import UserError
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the modules in ``worldcompass.recipes``."""
+    folder = Path(__file__).parent.parent / "recipes"
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+
+
+def load_recipe(name: str) -> Callable[[], Any]:
+    """The recipe function that ``name`` stands for.
+
+    Raises:
+        UserError: when the module, the file or the function does not exist.
+    """
+    source, _, function = name.partition(":")
+    module = _load_file(Path(source)) if source.endswith(".py") else _load_shipped(source)
+    function = function or Path(source).stem
+    recipe = getattr(module, function, None)
+    if not callable(recipe):
+        raise UserError(f"{source} has no recipe function {function!r}; name one as {source}:FUNCTION")
+    return recipe
+
+
+def _load_shipped(name: str) -> ModuleType:
+    names = shipped_recipes()
+    if name not in names:
+        near = difflib.get_close_matches(name, names) or names
+        raise UserError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    return importlib.import_module(f"worldcompass.recipes.{name}")
+
+
+def _load_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"there is no recipe file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
+    try:
+        spec.loader.exec_module(module)
+    except (*FAILURES, SyntaxError) as error:
+        raise UserError(f"{path} cannot be imported ({said(error)})") from error
+    return module

@@ -1,0 +1,180 @@
+"""A toy world on which the whole loop runs in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from worldcompass.geometry import LabelThresholds, Motion, commanded, motion_signs
+from worldcompass.rollout import device_of
+from worldcompass.seeding import generator_for
+from worldcompass.types import Actions, Group, Scenario, Scores
+from worldcompass.world import WorldSpec
+
+CARRY = 0.3  # share of the previous latent that goes on by itself
+SPREAD = 0.5  # standard deviation of the imagined latents
+OBEDIENCE = 0.25  # how much of a commanded motion the untrained world carries out
+GRAIN = 0.4  # what it adds to the channels that should stay dark
+LEVELS_PER_UNIT = 32  # of 255
+
+
+class ToyNet(nn.Module):
+    """The trained part of the toy: how a latent responds to an action."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 16)
+        self.outer = nn.Linear(16, 12)
+        generator = generator_for("toy net", seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            self.outer.weight.mul_(0.1)
+            self.outer.bias.copy_(torch.tensor([0.0] * 4 + [GRAIN] * 8))
+
+    def forward(self, signs_PK4: Tensor) -> Tensor:
+        """Mean response (P, K, 12) to the signs (right, forward, yaw, pitch)."""
+        start = OBEDIENCE * nn.functional.pad(signs_PK4, (0, 8))
+        return start + self.outer(torch.tanh(self.inner(signs_PK4)))
+
+
+@dataclass(frozen=True)
+class ToyContext:
+    """All latents of the past; the start image's latent waits to be given."""
+
+    start_PCHW: Tensor
+    latents_PCMHW: Tensor
+    given_K: Tensor | None = None
+
+    @property
+    def num_pasts(self) -> int:
+        """P."""
+        return self.start_PCHW.shape[0]
+
+    @property
+    def num_latents(self) -> int:
+        """Finished latents."""
+        return self.latents_PCMHW.shape[2]
+
+    def select(self, row: int) -> ToyContext:
+        """One past alone."""
+        return ToyContext(self.start_PCHW[row : row + 1], self.latents_PCMHW[row : row + 1], self.given_K)
+
+
+class ToyWorld:
+    """Latents are Gaussian around ``0.3 previous + net(action)``, so the best denoiser has a closed form.
+
+    Channels 0-3 show the motion (right, forward, yaw, pitch), the other 8 should be dark but carry grain.
+    Pixels are the channels shuffled into 4x4 images; 2 frames per latent, blended from the one before.
+    """
+
+    def __init__(self, seed: int = 0, batches_pasts: bool = True) -> None:
+        self.net: nn.Module = ToyNet(seed)
+        self.spec = WorldSpec(
+            name="toy",
+            latent_shape=(12, 2, 2),
+            chunk_lengths=(4, 1),
+            frames_per_latent=2,
+            fps=8.0,
+            frame_size=(4, 4),
+            shift=2.0,
+            num_steps=6,
+            motion=Motion(move=1.0, yaw_deg=10.0, pitch_deg=10.0, level=True),
+            thresholds=LabelThresholds(move=0.5, yaw_deg=5.0, pitch_deg=5.0),
+            batches_pasts=batches_pasts,
+        )
+
+    @torch.no_grad()
+    def begin(self, scenarios: Sequence[Scenario]) -> ToyContext:
+        """Start from the scenarios' images, or from grey ones."""
+        grey = torch.full((3, 4, 4), 128, dtype=torch.uint8)
+        images = torch.stack([grey if s.image_3hw is None else s.image_3hw for s in scenarios])
+        start = latents_of_frames(images).to(device_of(self))
+        return ToyContext(start, start.new_empty(len(start), 12, 0, 2, 2))
+
+    @torch.no_grad()
+    def attend(self, context: ToyContext, actions: Actions) -> ToyContext:
+        """Nothing but to mark what is given."""
+        given = torch.arange(len(actions), device=context.start_PCHW.device) + context.num_latents == 0
+        return dataclasses.replace(context, given_K=given)
+
+    def predict_clean(
+        self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: ToyContext
+    ) -> Tensor:
+        """The posterior mean of a Gaussian: ``mu + s^2 (1-t) / ((1-t)^2 s^2 + t^2) (x - (1-t) mu)``."""
+        if context.given_K is None or len(context.given_K) != noisy_BCKHW.shape[2]:
+            raise ValueError(f"attend the context for this chunk of {noisy_BCKHW.shape[2]} latents first")
+        response_PKC = self.net(motion_signs(actions.labels_K)).float()
+        last = context.start_PCHW if context.num_latents == 0 else context.latents_PCMHW[:, :, -1]
+        means = []
+        for k, given in enumerate(context.given_K.tolist()):
+            last = context.start_PCHW if given else CARRY * last + response_PKC[:, k, :, None, None]
+            means.append(last)
+        rows_per_past = noisy_BCKHW.shape[0] // context.num_pasts
+        mean = torch.stack(means, 2).repeat_interleave(rows_per_past, 0)
+        sigma = sigma_B.view(-1, 1, 1, 1, 1)
+        trust = SPREAD**2 * (1 - sigma) / ((1 - sigma).square() * SPREAD**2 + sigma.square())
+        clean = mean + trust * (noisy_BCKHW - (1 - sigma) * mean)
+        return torch.where(context.given_K[:, None, None], mean, clean)
+
+    @torch.no_grad()
+    def remember(self, context: ToyContext, clean_PCKHW: Tensor, actions: Actions) -> ToyContext:
+        """Append a chunk."""
+        return ToyContext(context.start_PCHW, torch.cat([context.latents_PCMHW, clean_PCKHW], 2))
+
+    @torch.no_grad()
+    def decode(self, clean_BCKHW: Tensor, context: ToyContext) -> Tensor:
+        """Two frames per latent, half way from the one before and itself; the start is one frame."""
+        first = context.num_latents == 0
+        last = context.start_PCHW if first else context.latents_PCMHW[:, :, -1]
+        last = last.repeat_interleave(clean_BCKHW.shape[0] // context.num_pasts, 0)
+        before = torch.cat([last[:, :, None], clean_BCKHW[:, :, :-1]], 2)
+        frames = torch.stack([(before + clean_BCKHW) / 2, clean_BCKHW], 3).flatten(2, 3).transpose(1, 2)
+        pixels = (128 + LEVELS_PER_UNIT * pixel_shuffle(frames, 2)).round().clamp(0, 255).to(torch.uint8)
+        return pixels[:, 1:] if first else pixels
+
+
+def latents_of_frames(frames_3hw: Tensor) -> Tensor:
+    """The toy's latents (..., 12, 2, 2) behind its frames (..., 3, 4, 4)."""
+    return pixel_unshuffle((frames_3hw.float() - 128) / LEVELS_PER_UNIT, 2)
+
+
+class ToyObedience:
+    """How close the motion comes to the commanded one, read from pixels."""
+
+    name = "obedience"
+
+    def __call__(self, group: Group) -> Scores:
+        """Minus the mean distance of the last frame of every latent to what was commanded."""
+        frames, labels_K = group.transitions()
+        ends = latents_of_frames(frames[:, :: group.frames_per_latent])[:, :, :4].mean((-2, -1))
+        motion_GK4 = ends[:, 1:] - CARRY * ends[:, :-1]
+        values = -(motion_GK4 - motion_signs(labels_K).to(motion_GK4)).abs().mean((1, 2))
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+
+
+class ToyCleanliness:
+    """How dark the channels are that should be dark."""
+
+    name = "cleanliness"
+
+    def __call__(self, group: Group) -> Scores:
+        """Minus the mean size of the grain in the chunk's frames."""
+        values = -latents_of_frames(group.frames_GF3hw)[:, :, 4:].abs().mean((1, 2, 3, 4))
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+
+
+def toy_scenarios(count: int, num_latents: int = 8, seed: int = 0) -> list[Scenario]:
+    """Scenarios of random actions, one change every latent."""
+    motion, result = ToyWorld().spec.motion, []
+    for index in range(count):
+        labels = torch.randint(0, 81, (num_latents,), generator=generator_for("toy scenario", seed, index))
+        labels[0] = 0
+        actions = commanded(labels, motion, torch.tensor([1.0, 1.0, 0.5, 0.5]))
+        result.append(Scenario(f"toy-{seed}-{index}", actions))
+    return result

@@ -1,0 +1,109 @@
+"""The live table of a run in the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+SHOWN_STEPS = 8
+
+
+class LiveTable:
+    """The last steps of a run with the time that remains and what the doctor warns of.
+
+    Where the output is not a terminal, every new warning is one line and nothing else is shown.
+    """
+
+    def __init__(
+        self, num_steps: int, first_step: int = 0, live: bool = True, console: Console | None = None
+    ) -> None:
+        self.num_steps, self.first_step = num_steps, first_step
+        self.console = console or Console()
+        self.live_output, self.active = live, live and self.console.is_terminal
+        self.started = time.monotonic()
+        self.history: list[Mapping[str, Any]] = []
+        self.warnings: Mapping[str, str] = {}
+        self.answer = ""
+        self.live = Live(console=self.console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> LiveTable:
+        if self.active:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            self.live.stop()
+
+    def show(
+        self, row: Mapping[str, Any], warnings: Mapping[str, str] | None = None, answer: str = ""
+    ) -> None:
+        """Show the metrics of one more step, and the warnings that hold now: sentences by a short name.
+
+        Args:
+            answer: whether the run is learning, for the line below the table.
+        """
+        known, self.warnings, self.answer = self.warnings, warnings or {}, answer
+        self.history = [*self.history, row][-SHOWN_STEPS:]
+        if self.active:
+            self.live.update(self.table(), refresh=True)
+        elif self.live_output:
+            for name in self.warnings.keys() - known.keys():
+                self.console.print(f"step {row['step']}, {name}: {self.warnings[name]}", markup=False)
+
+    def seconds_left(self) -> float:
+        """Time that the remaining steps will take at the pace so far."""
+        step = self.history[-1]["step"]
+        pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
+        return pace * (self.num_steps - step)
+
+    def table(self) -> Table:
+        """The table as it is shown."""
+        left = self.seconds_left()
+        table = Table(title=f"step {self.history[-1]['step']} of {self.num_steps}, {clock(left)} left")
+        rewards = list(self.history[-1]["rewards"])
+        for name in ("step", "chunk", *rewards, "loss", "grad norm", "seconds"):
+            table.add_column(name, justify="right")
+        for row in self.history:
+            means = [_said(row["rewards"][name]["mean"]) for name in rewards]
+            rest = f"{row['loss']:.4f}", f"{row['grad_norm']:.3f}", f"{sum(row['seconds'].values()):.1f}"
+            table.add_row(str(row["step"]), str(row["chunk"]), *means, *rest)
+        lines = [
+            f"[yellow][bold]{escape(name)}[/bold]: {escape(t)}[/yellow]" for name, t in self.warnings.items()
+        ]
+        if self.answer:
+            lines = [f"Learning? {escape(self.answer)}", *lines]
+        table.caption, table.caption_style, table.caption_justify = "\n".join(lines) or None, "", "left"
+        return table
+
+
+def _said(mean: float | None) -> str:
+    return "abstained" if mean is None else f"{mean:.3f}"
+
+
+def clock(seconds: float) -> str:
+    """A duration in words: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_rest = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_rest:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Stopwatch:
+    """Seconds of the stages of a step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage here."""
+        now = time.perf_counter()
+        self.laps[stage], self._last = round(now - self._last, 4), now

@@ -1,0 +1,150 @@
+"""One training step: the method on one screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.rollout import batches
+from worldcompass.seeding import seed_globals
+from worldcompass.training.advantages import group_advantages, refuse_not_finite
+from worldcompass.training.balance import History
+from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
+from worldcompass.training.diagnostics import reward_vitals, step_vitals, without_gradient
+from worldcompass.training.live import Stopwatch
+from worldcompass.training.objective import kl_velocity, mean_shift
+from worldcompass.training.optim import clip_gradients, set_learning_rate
+from worldcompass.training.run import Run
+from worldcompass.training.scores import Verdicts
+from worldcompass.training.selection import Rows, choose, share_out
+
+
+def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
+    """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
+    config, world, team, clock = run.config, run.world, run.team, Stopwatch()
+    sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
+    seed_globals(*keys, team.rank)
+    # 1. Scenarios to imagine and the chunk to train, both a function of the step.
+    chunk = chunk_of_step(config, step)
+    scenarios = team.share(scenarios_of_step(run.scenarios, config, step))
+    # 2. The behaviour weights imagine the past once, then G futures of the chunk; who scores elsewhere begins.
+    futures, verdicts, length = [], Verdicts(run.critics), run.chunk_length
+    with run.policy.behaviour(), run.autocast():
+        for batch in batches(world, scenarios, config.groups_at_once):
+            parts = config.rollout(
+                world, batch, chunk, length, config.group_size, keys, sigmas, config.explore,
+                config.shared_noise, team.candidates(config.group_size),
+            )  # fmt: skip
+            verdicts.ask(group for part in parts for group in part.groups)
+            futures += parts
+    clock.lap("imagine")
+    # 3. Critics score pixels.
+    scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
+    names = [critic.name for critic in run.critics]
+    refuse_not_finite(scores_NGR, valid_NGR, names)
+    clock.lap("score")
+    # 4. Each candidate against its siblings.
+    weights_R = config.balance(history, names, config.weights)
+    advantages = group_advantages(
+        scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip, config.reward_clip
+    )
+    # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
+    first = team.share(range(len(scores_NGR)))[0]
+    own = advantages.of_groups(first, first + len(scenarios))
+    chosen = choose(futures, scenarios, own, config.best, config.worst, keys, team)
+    shares = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
+    updates = cache_targets(run, shares)
+    clock.lap("targets")
+    # 6. Towards the good, away from the bad; then the averages follow.
+    set_learning_rate(run.optimizer, config.lr, config.lr_end, (step - 1) / max(1, config.steps - 1))
+    results = [update(run, micro_batches) for micro_batches in updates]
+    missing = without_gradient(run.policy)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.policy.follow(step)
+    clock.lap("update")
+    # 7. What the doctor will want to know.
+    vitals = step_vitals(futures, missing, run.policy)
+    clock.lap("vitals")
+    return {
+        "step": step,
+        "chunk": chunk,
+        **reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages),
+        **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
+        **team.mean(vitals),
+        **({"failed_tries": team.mean(failed)} if (failed := verdicts.failed()) else {}),
+        "forward_passes": team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
+        "seconds": team.mean(clock.laps),
+    }
+
+
+def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
+    """Add the fixed predictions, without gradient and in one weight swap per kind of weights.
+
+    The reference is predicted where the loss needs it; else for one micro-batch, to measure the distance.
+    """
+    with run.policy.behaviour(), torch.no_grad():
+        updates = [
+            [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
+            for micro_batches in updates
+        ]
+    everywhere = max(run.config.kl_weight, run.config.mean_weight) > 0
+    with run.policy.reference(), torch.no_grad():
+        return [
+            [
+                dataclasses.replace(rows, reference_BCKHW=predict(run, rows))
+                if everywhere or u == m == 0
+                else rows
+                for m, rows in enumerate(micro_batches)
+            ]
+            for u, micro_batches in enumerate(updates)
+        ]
+
+
+def predict(run: Run, rows: Rows) -> Tensor:
+    """The network's clean estimate of a micro-batch, float32."""
+    with run.autocast():
+        return run.world.predict_clean(rows.noisy_BCKHW, rows.sigma_B, rows.actions, rows.context).float()
+
+
+def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
+    """One optimiser update on the mean loss of all rows; none when every advantage is 0.
+
+    Without a signal the gradient is rounding, which both Muon and Adam would blow up to full size.
+
+    Raises:
+        NonFiniteUpdate: before the weights would be touched.
+    """
+    config, num_rows = run.config, sum(len(rows.sigma_B) for rows in micro_batches)
+    sums: dict[str, Tensor | float] = defaultdict(float)
+    run.optimizer.zero_grad(set_to_none=True)
+    for rows in micro_batches:
+        clean_pred, given_K = predict(run, rows), rows.context.given_K
+        assert rows.behaviour_BCKHW is not None
+        loss_B, metrics = config.objective(
+            clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW, rows.advantage_B, config.beta, given_K
+        )
+        if rows.reference_BCKHW is not None:
+            kl_B = kl_velocity(clean_pred, rows.reference_BCKHW, rows.sigma_B, given_K)
+            shift_B = mean_shift(clean_pred, rows.reference_BCKHW, given_K)
+            loss_B = loss_B + config.kl_weight * kl_B + config.mean_weight * shift_B
+            sums["kl_to_start"] += kl_B.detach().sum()
+            sums["mean_shift"] += shift_B.detach().sum()
+            sums["reference_rows"] += len(kl_B)
+        if loss_B.requires_grad:  # else nothing trainable takes part: the doctor's finding
+            (loss_B.sum() / num_rows).backward()
+        for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
+            sums[name] += values_B.sum()
+    run.team.average_gradients(run.policy.parameters)
+    reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
+    distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in ("kl_to_start", "mean_shift")}
+    result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
+    grad_norm = clip_gradients(run.policy.parameters, result["loss"], config.max_grad_norm)
+    applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
+    if applied:
+        run.optimizer.step()
+    return {**result, "grad_norm": grad_norm, "applied": float(applied)}
