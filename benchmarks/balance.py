@@ -24,8 +24,7 @@ from worldcompass.rollout import clip_level_passes, imagine_whole_videos, whole_
 from worldcompass.training.balance import soft_minimum
 from worldcompass.training.objective import positive_only_loss
 from worldcompass.worlds.doom.evaluation import blocks_of
-from worldcompass.worlds.doom.experiment import run_experiment
-from worldcompass.worlds.doom.recipe import DoomRecipe
+from worldcompass.worlds.doom.experiment import DoomRecipe, run_experiment
 
 SHOWN = ("judge_accuracy", "quality", "drift")
 

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worldcompass.audit.clips import CHUNK, PER_LATENT, Clip, engine_clips
+from worldcompass.audit.clips import CHUNK, PER_LATENT, Clip
 from worldcompass.audit.degradations import PICTURE, STRENGTHS
 from worldcompass.audit.measures import share, shown
 from worldcompass.evaluate import imagine_all
 from worldcompass.rollout import chunk_actions, chunk_noise, imagine_chunk
 from worldcompass.seeding import generator_for
 from worldcompass.types import Scenario
+from worldcompass.worlds.doom.audits import engine_clips
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
 from worldcompass.worlds.doom.world import DoomWorld, load_doom_world

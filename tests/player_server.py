@@ -16,9 +16,10 @@ from worldcompass.player.panes import WorldPane
 from worldcompass.player.recording import Shelf
 from worldcompass.player.server import Settings, create_app, web_server
 from worldcompass.player.session import Shared
-from worldcompass.player.starts import SEEN, Start, Starts
+from worldcompass.player.starts import Start, Starts
 from worldcompass.seeding import generator_for
 from worldcompass.toy import ToyWorld
+from worldcompass.worlds.doom.player import SEEN
 
 FPS = 200.0  # quick tests; pacing has a test of its own
 

@@ -17,7 +17,6 @@ from worldcompass.audit.clips import (
     partly_obeyed,
     share_obeyed,
 )
-from worldcompass.audit.critics import KNOWN, LIKE_THE_TRUTH
 from worldcompass.audit.degradations import MOTION, PICTURE
 from worldcompass.audit.expected import expected
 from worldcompass.audit.exploit import RUBBISH_DB, psnr, search
@@ -32,6 +31,7 @@ from worldcompass.rewards.reference import psnr as true_psnr
 from worldcompass.seeding import generator_for
 from worldcompass.testing import ContractError, check_critic, noise_group
 from worldcompass.types import Scores
+from worldcompass.worlds.doom.audits import KNOWN, LIKE_THE_TRUTH
 from worldcompass.worlds.doom.world import SPEC, intrinsics
 
 

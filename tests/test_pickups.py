@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from worldcompass import cli
-from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, pickup_clips
+from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM
 from worldcompass.errors import UserError
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Scores
+from worldcompass.worlds.doom.audits import pickup_clips
 from worldcompass.worlds.doom.critic_training import pickup_fit as pickup_training
 from worldcompass.worlds.doom.critic_training.pickup_data import SPLITS, SceneFrames, collect_scenes
 from worldcompass.worlds.doom.critic_training.pickup_fit import (

@@ -28,10 +28,11 @@ from worldcompass import cli
 from worldcompass.geometry import path_of
 from worldcompass.player import pace, session, sessions, starts
 from worldcompass.player.messages import Begin, encode_frame, read_message
-from worldcompass.player.panes import EnginePane, WorldPane
+from worldcompass.player.panes import WorldPane
 from worldcompass.player.server import Settings
-from worldcompass.player.starts import Start, doom_starts, start_from_picture
+from worldcompass.player.starts import Start, start_from_picture
 from worldcompass.toy import ToyWorld
+from worldcompass.worlds.doom.player import EnginePane, doom_starts
 
 PATH = "w-2, left-1, none-1, w+right-2"
 

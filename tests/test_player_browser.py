@@ -19,12 +19,13 @@ from playwright import sync_api
 from test_report import make_run
 
 from worldcompass.player.ballot import Ballot
-from worldcompass.player.panes import EnginePane, WorldPane
+from worldcompass.player.panes import WorldPane
 from worldcompass.player.recording import Shelf
 from worldcompass.player.session import Shared
-from worldcompass.player.starts import Starts, doom_starts
+from worldcompass.player.starts import Starts
 from worldcompass.player.votes import read_votes
 from worldcompass.report import write_comparison, write_report
+from worldcompass.worlds.doom.player import EnginePane, doom_starts
 from worldcompass.worlds.doom.world import load_doom_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -63,8 +63,9 @@ def toy_study(file, latents):
     from player_server import toy_shared
 
     from worldcompass.player.ballot import Ballot
-    from worldcompass.player.starts import SEEN, Start, Starts
+    from worldcompass.player.starts import Start, Starts
     from worldcompass.worlds.doom.engine.scenarios import Plan
+    from worldcompass.worlds.doom.player import SEEN
 
     plan = Plan("toy/0", "nowhere", "basic", 0, None, (0, *[9] * 20))
     image = toy_shared().starts.first().image_3hw

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.critic import Critic, FailedCritic, ask
+from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.media.video import check_aspect, fit, read_image
+from worldcompass.rewards.video_score import score_video
 from worldcompass.rollout import imagine_video
-from worldcompass.types import Group, Scenario
+from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
 MAX_LATENTS = 10_000  # of a path: about 40 minutes of video
@@ -86,18 +87,7 @@ def score(
     Raises:
         UserError: when path and video do not have the same length, or a critic cannot score them.
     """
-    spec = spec or _doom_spec()
-    labels = parse(path)
-    needed = spec.num_frames(0, len(labels))
-    if len(frames_F3hw) != needed:
-        raise UserError(
-            f"the path has {len(labels) - 1} moves of {spec.frames_per_latent} frames, which makes {needed} frames"
-            f" with the start image, the video has {len(frames_F3hw)}: give the path it was made for"
-        )
-    frames = fit(frames_F3hw, spec.frame_size)
-    actions = commanded(labels, spec.motion, torch.tensor(spec.intrinsics))
-    group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)
-    return {critic.name: _score_of(critic, group) for critic in critics or _doom_critics()}
+    return score_video(frames_F3hw, parse(path), critics or _doom_critics(), spec or _doom_spec())
 
 
 def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:
@@ -122,14 +112,6 @@ def parse(path: str) -> Tensor:
         return parse_path(path, MAX_LATENTS)
     except ValueError as why:
         raise UserError(str(why)) from None
-
-
-def _score_of(critic: Critic, group: Group) -> float | None:
-    try:
-        scores = ask(critic, group)
-    except FailedCritic as why:
-        raise UserError(f"the critic {critic.name} {why}") from why
-    return float(scores.values_G[0]) if bool(scores.valid_G[0]) else None
 
 
 def _doom_spec() -> WorldSpec:

@@ -8,7 +8,6 @@ import errno
 import importlib
 import os
 import shlex
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, LostRank, StoppedRun, UserError
+from worldcompass.errors import (
+    EXIT_DISEASED,
+    EXIT_INTERRUPTED,
+    EXIT_LOST_RANK,
+    EXIT_SIGNAL,
+    EXIT_USER_ERROR,
+    LAUNCHED,
+    LostRank,
+    StoppedRun,
+    UserError,
+)
 from worldcompass.parallel.signals import Interrupted, notices_raise
 from worldcompass.version import __version__
 
@@ -51,11 +60,6 @@ COMMANDS = {
 WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
 
 GROUPS = {"doom": "make the embedded world: data, weights, critics"}
-
-EXIT_DISEASED = 1
-EXIT_USER_ERROR = 2
-EXIT_SIGNAL = 128  # plus the signal's number, as in a shell: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1
-EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 
 # Failures of the operating system that a user can mend; every other one keeps its traceback.
 _USER_ERRNOS = (

@@ -1,9 +1,15 @@
-"""Errors that a user can mend."""
+"""Errors that a user can mend, and the exit codes of the command."""
 
+import signal
+
+EXIT_DISEASED = 1
+EXIT_USER_ERROR = 2
 EXIT_LOST_RANK = 75  # a temporary failure, in the words of sysexits.h
-LAUNCHED = (
-    "WORLDCOMPASS_LAUNCHED"  # its process, in the environment of ranks for which a launcher of ours speaks
-)
+EXIT_SIGNAL = 128  # plus the signal's number, as in a shell: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1
+EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
+
+# In the environment of ranks that our own launcher started: its process, which reports for them.
+LAUNCHED = "WORLDCOMPASS_LAUNCHED"
 
 
 class UserError(Exception):
@@ -19,7 +25,7 @@ class LostCritic(UserError):
 
 
 class StoppedRun(Exception):
-    """A diseased run was ended; what is saved can be gone on with. The CLI exits with code 1."""
+    """Training stopped because it diverged; the last checkpoint can be resumed. The CLI exits with code 1."""
 
 
 class LostRank(RuntimeError):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from worldcompass.types import Actions, Group, Scenario, Truth
-
-if TYPE_CHECKING:
-    from worldcompass.worlds.doom.engine.pickup_scenes import Played
 
 CHUNK = 4  # latents
 PER_LATENT = 4  # frames
@@ -49,61 +45,6 @@ class Clip:
             truth=own if actions is None else None, past_actions=self.past_actions,
             instruction=self.instruction,
         )  # fmt: skip
-
-
-def engine_clips(
-    seed: int, per_map: int, on_scenario: Callable[[], None] = lambda: None, out_and_back: bool = False
-) -> tuple[list[Scenario], list[Clip]]:
-    """Clips on the maps that nothing was trained on, from starts that only audits use.
-
-    With ``out_and_back`` every motion is followed by the one that undoes it.
-    """
-    from worldcompass.worlds.doom.engine.maps import UNSEEN
-    from worldcompass.worlds.doom.engine.scenarios import draw_all
-
-    drawn = draw_all(UNSEEN, ("mixed",), per_map, 3 * CHUNK, seed, "audit", on_scenario, out_and_back)
-    scenarios = [scenario for _, scenario in drawn]
-    return scenarios, clips_of(scenarios, [s.truth.frames_F3hw for s in scenarios if s.truth is not None])
-
-
-def pickup_clips(seed: int, per_map: int, on_scene: Callable[[], None] = lambda: None) -> list[Clip]:
-    """Chunks in which an item is taken, on the maps that nothing was trained on, asked for that item.
-
-    Their lies are the same walk where the other item is taken, and where both are passed by. What is taken before
-    the second chunk is left out.
-    """
-    from worldcompass.worlds.doom.engine.maps import UNSEEN
-    from worldcompass.worlds.doom.engine.pickup_scenes import draw_scenes
-
-    return [
-        clip
-        for played in draw_scenes(UNSEEN, per_map, seed, "pickups/audit", on_scene)
-        for word in played.scene.words
-        for clip in _of_scene(played, word)
-    ]
-
-
-def _of_scene(played: Played, word: str) -> list[Clip]:
-    """The chunk in which a scene's item is taken, or none."""
-    scene, group = played.scene, played.group(word)
-    outcomes = {taken and taken[0]: layout for layout, taken in enumerate(scene.taken)}
-    (other,) = (w for w in scene.words if w != word)
-    (latent,) = (taken[1] for taken in scene.taken if taken is not None and taken[0] == word)
-    chunk = latent // CHUNK
-    if not chunk:
-        return []
-    first = PER_LATENT * (chunk * CHUNK - 1) + 1
-    actions, before = (
-        group.actions.latents(chunk * CHUNK, (chunk + 1) * CHUNK), group.actions.latents(0, chunk * CHUNK)
-    )  # fmt: skip
-    made = {
-        name: Clip(
-            video[first : first + PER_LATENT * CHUNK], video[:first], video[0], actions, before, scene.id,
-            chunk, group.instruction,
-        )
-        for name, video in ((name, played.frames_GF3hw[outcomes[name]]) for name in (word, other, None))
-    }  # fmt: skip
-    return [replace(made[word], denied={OTHER_ITEM: made[other], NO_ITEM: made[None]})]
 
 
 def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Clip]:

@@ -10,7 +10,7 @@ from worldcompass.audit.run import Audit
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.media import video
 from worldcompass.media.charts import number
-from worldcompass.report.html import data_address, document
+from worldcompass.media.html import data_address, document
 
 EVERY, SCALE = 3, 3  # frames between the pictures of a strip, and their size
 

@@ -25,9 +25,9 @@ from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
     from worldcompass.audit.clips import Clip
-    from worldcompass.audit.critics import Known
     from worldcompass.audit.run import Audit
     from worldcompass.critic import Critic
+    from worldcompass.worlds.doom.audits import Known
 
 EXAMPLES = """\
   worldcompass audit --list
@@ -62,13 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit, write, print."""
-    from worldcompass.audit.critics import KNOWN
     from worldcompass.audit.expected import ITEM_LIES, expected
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
     from worldcompass.media.progress import progress
     from worldcompass.testing import check_critic, noise_group
     from worldcompass.training.resume import writable
+    from worldcompass.worlds.doom.audits import KNOWN
 
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
@@ -124,9 +124,10 @@ def _words(error: Exception) -> str:
 
 def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
     """Clips of the engine, and the same by the embedded base, which knows no items."""
-    from worldcompass.audit.clips import clips_of, engine_clips, pickup_clips
+    from worldcompass.audit.clips import clips_of
     from worldcompass.evaluate import imagine_all
     from worldcompass.media.progress import progress
+    from worldcompass.worlds.doom.audits import engine_clips, pickup_clips
     from worldcompass.worlds.doom.engine.maps import UNSEEN
     from worldcompass.worlds.doom.world import load_doom_world
 
@@ -142,7 +143,7 @@ def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Cl
 def _write(audit: Audit, out: Path) -> None:
     """audit.json, audit.html, and everything on the terminal."""
     from worldcompass.audit.page import render
-    from worldcompass.report.html import write_page
+    from worldcompass.media.html import write_page
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
@@ -167,8 +168,8 @@ def known_critic(name: str) -> Known:
     Raises:
         UserError: when there is none of that name that runs without weights of its own.
     """
-    from worldcompass.audit.critics import KNOWN, Known
     from worldcompass.rewards.catalogue import ENTRIES
+    from worldcompass.worlds.doom.audits import KNOWN, Known
 
     if name in KNOWN:
         return KNOWN[name]

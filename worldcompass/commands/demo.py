@@ -7,6 +7,8 @@ writes a table, videos beside the engine's own, and report.html. At most ten min
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
 from worldcompass.commands._options import add_device, add_going_on, add_out, add_seed, announce, check_device
 
@@ -30,11 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     device = check_device(args.device)
-    from worldcompass.demo import run_demo
     from worldcompass.training.resume import writable
 
     if not args.dry_run:
         writable(args.out)
         announce(args.out)
-    run_demo(args.out, args.seed, device, args.accept_changes, args.dry_run)
+    _run_demo(args.out, args.seed, device, args.accept_changes, args.dry_run)
     return 0
+
+
+def _run_demo(out: Path, seed: int, device: str, accept_changes: bool, dry_run: bool) -> None:
+    """Run the demo or resume it, or say what it would do."""
+    from worldcompass.recipes.demo import demo
+
+    recipe = demo()
+    recipe = replace(
+        recipe, config=replace(recipe.config, seed=seed, accept_changes=accept_changes, recipe="demo")
+    )
+    if dry_run:
+        config = recipe.config
+        print(
+            f"would evaluate the base on the fixed scenarios ({recipe.evaluation_latents} latents each), post-train"
+            f" it for {config.steps} steps ({config.prompts_per_step} scenarios x {config.group_size} candidates,"
+            f" seed {seed}, {device}), evaluate again and write {out}/report.html; about 10 minutes on 2 cores"
+        )
+        return
+    recipe.run(out, device, resume=True)

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict, the findings, and what could not be checked."""
-    from worldcompass.cli import EXIT_DISEASED
     from worldcompass.doctor import diagnose, read_record
+    from worldcompass.errors import EXIT_DISEASED
 
     record = read_record(args.run)
     diagnosis = diagnose(record)

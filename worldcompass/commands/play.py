@@ -74,14 +74,15 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)  # every pane computes in a thread of its own
     from worldcompass.player.ballot import Ballot
-    from worldcompass.player.panes import EnginePane, Pane, WorldPane
+    from worldcompass.player.panes import Pane, WorldPane
     from worldcompass.player.recording import Shelf
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
-    from worldcompass.player.starts import Starts, doom_starts, start_from_file
+    from worldcompass.player.starts import Starts, start_from_file
     from worldcompass.serving.guard import LOOPBACK
     from worldcompass.worlds.doom.critics.motion import LabelReader
     from worldcompass.worlds.doom.critics.weights import load_critics
+    from worldcompass.worlds.doom.player import EnginePane, doom_starts
     from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
     from worldcompass.worlds.doom.rewards.quality import VisualQuality
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     folders = [before] if after is None else [before, after]
     make, steps = world_maker(args.world), args.steps or (STEPS if embedded else None)
     worlds = [
-        WorldPane(name, world, steps, torch.tensor(world.spec.intrinsics))
+        WorldPane(name, world, steps)
         for name, world in ((n, make(folder, device)) for n, folder in zip(names, folders, strict=True))
     ]
     panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine else [])]

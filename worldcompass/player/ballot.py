@@ -81,9 +81,8 @@ class Ballot:
         return pair
 
     async def _prepare(self) -> Pair:
-        start = self._random.choice([s for s in self.shared.starts.all() if s.plan is not None])
-        assert start.plan is not None
-        labels = start.plan.labels[: self.latents + 1]
+        start = self._random.choice([s for s in self.shared.starts.all() if s.labels_M])
+        labels = start.labels_M[: self.latents + 1]
         side: Side = self._random.choice(("before", "after"))
         pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, side)
         clips = await asyncio.gather(

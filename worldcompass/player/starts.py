@@ -6,7 +6,6 @@ import base64
 import hashlib
 import struct
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,16 +16,12 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.media.video import check_aspect, fit
-from worldcompass.worlds.doom.engine.engine import Engine
-from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, find_map
-from worldcompass.worlds.doom.engine.scenarios import Plan, evaluation_plans
 
 MAX_UPLOAD_BYTES = 8 * 2**20
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
-FIRST_MAP = "health_gathering"  # open ground: a newcomer's first steps do not end at a wall
+GIVEN, OWN = "Pictures", "Your pictures"
 MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
-SEEN, UNSEEN_GROUP, GIVEN, OWN = "Training maps", "Unseen maps", "Pictures", "Your pictures"
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,10 @@ class Start:
     group: str
     image_3hw: Tensor
     """uint8 sRGB in the world's frame size."""
-    plan: Plan | None = None
-    """How the engine gets there; None for a picture."""
+    plan: object | None = None
+    """How the world's engine gets there, for its own pane; None for a picture."""
+    labels_M: tuple[int, ...] = ()
+    """A walk from here that blind votes show, the start's 0 first; empty for a picture."""
 
 
 class Starts:
@@ -82,31 +79,6 @@ class Starts:
             if start_id in self._starts:
                 return self._starts[start_id]
         raise UserError("this start is not here: choose one from the gallery, or upload the picture again")
-
-
-def doom_starts() -> Iterator[Start]:
-    """The gallery of the embedded world: starts of the evaluation's scenarios, map by map.
-
-    Raises:
-        UserError: when the engine does not start.
-    """
-    plans = evaluation_plans()
-    for doom_map in (*sorted(TRAINING, key=lambda m: m.name != FIRST_MAP), *UNSEEN):
-        group = SEEN if doom_map in TRAINING else UNSEEN_GROUP
-        here = [plan for plan in plans if plan.map_name == doom_map.name]
-        with Engine(find_map(doom_map.name)) as engine:
-            for number, plan in enumerate(_two_of(here), 1):
-                frames = engine.reset(plan.seed, plan.place).frames_Fhw3
-                image = torch.from_numpy(frames[0]).movedim(-1, 0).contiguous()
-                title = f"{doom_map.name.replace('_', ' ')} {number}"
-                yield Start(plan.id, title, group, image, plan)
-
-
-def _two_of(plans: list[Plan]) -> list[Plan]:
-    """The map's own start, and another place on it."""
-    own = [plan for plan in plans if plan.place is None]
-    other = [plan for plan in plans if plan.place is not None]
-    return own[:1] + other[:1] if own and other else plans[:2]
 
 
 def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:

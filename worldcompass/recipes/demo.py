@@ -5,7 +5,7 @@ from __future__ import annotations
 from worldcompass.training.advantages import damped
 from worldcompass.training.config import Config
 from worldcompass.training.policy import Decay
-from worldcompass.worlds.doom.recipe import DoomRecipe
+from worldcompass.worlds.doom.experiment import DoomRecipe
 
 
 def demo() -> DoomRecipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from worldcompass.recipes.demo import demo
-from worldcompass.worlds.doom.recipe import DoomRecipe
+from worldcompass.worlds.doom.experiment import DoomRecipe
 
 
 def doom_full() -> DoomRecipe:

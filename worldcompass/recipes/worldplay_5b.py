@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worldcompass.recipes._smoke import critics
 from worldcompass.worlds.worldplay.config import Config5B
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b
 from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
@@ -30,4 +31,4 @@ def lora() -> WorldPlayRecipe:
 
 def smoke() -> WorldPlayRecipe:
     """Two steps with tiny random weights on a CPU: every part of the loop runs, nothing is learned."""
-    return tiny(worldplay_5b(), TINY_5B)
+    return tiny(worldplay_5b(), TINY_5B, critics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worldcompass.recipes._smoke import critics
 from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
 from worldcompass.worlds.worldplay.sources import OfficialFiles
@@ -24,4 +25,4 @@ def lora() -> WorldPlayRecipe:
 
 def smoke() -> WorldPlayRecipe:
     """Two steps with tiny random weights on a CPU: every part of the loop runs, nothing is learned."""
-    return tiny(worldplay_8b(), TINY_8B)
+    return tiny(worldplay_8b(), TINY_8B, critics)

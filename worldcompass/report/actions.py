@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS, ROTATIONS, TRANSLATIONS
-from worldcompass.report.html import script
+from worldcompass.media.html import script
 
 Counts = Sequence[tuple[int, int]]
 """(asked, followed) of each of the 81 actions."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from worldcompass.errors import UserError
 from worldcompass.media.charts import Interval, Series, curves_chart, interval_chart
+from worldcompass.media.html import document, write_page
 from worldcompass.report.actions import heat_maps
-from worldcompass.report.html import document, write_page
 from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.page import badge, difference_cell
 from worldcompass.report.runs import (

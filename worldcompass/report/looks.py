@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from worldcompass.report.html import data_address, script
+from worldcompass.media.html import data_address, script
 
 # One look at a time; without scripts all are shown under each other.
 _CODE = """

@@ -11,8 +11,8 @@ from typing import Any
 
 from worldcompass.doctor.page import section
 from worldcompass.media.charts import Interval, interval_chart, line_chart, number
+from worldcompass.media.html import data_address, document, write_page
 from worldcompass.report.actions import heat_maps
-from worldcompass.report.html import data_address, document, write_page
 from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.runs import (
     KINDS,

@@ -15,12 +15,12 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from worldcompass import api
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.geometry import action_name, parse_path
 from worldcompass.media.video import fit, read_video
 from worldcompass.rewards.quality import relative_sharpness
+from worldcompass.rewards.video_score import score_video
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
 from worldcompass.serving.guard import Guard
 from worldcompass.version import __version__
@@ -121,12 +121,12 @@ def score_route(scorer: Scorer, turn: Turn) -> APIRouter:
         async with turn:
             if path is None:
                 return await asyncio.to_thread(score_group, data, scorer)
-            return await asyncio.to_thread(score_video, data, path, scorer)
+            return await asyncio.to_thread(score_file, data, path, scorer)
 
     return router
 
 
-def score_video(data: bytes, path: str, scorer: Scorer) -> VideoScores:
+def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
     """``worldcompass.score`` of a video file, and what is seen in every latent.
 
     Raises:
@@ -136,7 +136,7 @@ def score_video(data: bytes, path: str, scorer: Scorer) -> VideoScores:
         labels_M = parse_path(path, MAX_LATENTS)
         needed = scorer.spec.num_frames(0, len(labels_M))  # frames past the path's end are left out
         frames = fit(read_video(data, needed, MAX_VIDEO_PIXELS), scorer.spec.frame_size)
-        scores = api.score(frames, path, scorer.critics, scorer.spec)
+        scores = score_video(frames, labels_M, scorer.critics, scorer.spec)
     except (UserError, ValueError) as why:
         raise HTTPException(400, str(why)) from why
     sharpness = relative_sharpness(frames[-1], frames[0])

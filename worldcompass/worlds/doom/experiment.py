@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from worldcompass.cost.plan import Needs
 from worldcompass.critic import Critic
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
@@ -55,8 +56,8 @@ from worldcompass.worlds.doom.engine.scenarios import (
     training_scenarios,
 )
 from worldcompass.worlds.doom.evaluation import Evaluation, blocks_of
+from worldcompass.worlds.doom.needs import needs_of
 from worldcompass.worlds.doom.pretraining.pretrain import export
-from worldcompass.worlds.doom.recipe import DoomRecipe
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 from worldcompass.worlds.doom.rewards.quality import VisualQuality
 from worldcompass.worlds.doom.world import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
@@ -65,6 +66,45 @@ NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and t
 UNRECORDED_VERSION = "3"  # of the weights that runs began from before they noted it
 PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's looks during training
 PROBE_LATENTS = 16
+
+
+@dataclass(frozen=True)
+class DoomRecipe:
+    """Evaluate the base, post-train it, evaluate again."""
+
+    config: Config
+    scenarios_per_map: int = 12
+    """Fresh scenarios of each training map to post-train on."""
+    scenario_latents: int = 16
+    """Their length; the curriculum's last chunk must fit."""
+    evaluation_latents: int = 32
+    """Length of the evaluation: 32 latents are 125 frames, 64 are 253, 96 are 381."""
+    evaluation_seeds: tuple[int, ...] = (0,)
+    """Noise seeds of the evaluation; the base and the trained model get the same."""
+    unseen: bool = True
+    """Whether maps never trained on are evaluated too."""
+    interaction_weight: float = 2.0
+    quality_weight: float = 1.0
+    drift_weight: float = 6.0
+    """Weight of the colours' drift inside of the quality reward."""
+    cycle_weight: float = 0.0
+    """Weight of cycle closure; above 0 every training motion is followed by the one that undoes it."""
+    members: int = 1
+    """Runs of different seeds from the base whose weights are averaged, see ``worldcompass.training.averaging``."""
+    extend: float = 1.0
+    """How far from the base through that mean to go; 1 stays at the mean."""
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        """See ``run_experiment``."""
+        run_experiment(self, out, device, resume)
+
+    def parts(self, device: str) -> Parts:
+        """See ``training_parts``; for ``worldcompass profile``."""
+        return training_parts(self, device)
+
+    def needs(self) -> Needs:
+        """For ``worldcompass plan``; nothing is loaded."""
+        return needs_of(self.config)
 
 
 def run_experiment(

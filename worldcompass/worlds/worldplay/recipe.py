@@ -45,17 +45,6 @@ Network = Config8B | Config5B
 Source = OfficialFiles | StandIns
 
 
-def shipped_critics() -> list[Critic]:
-    """Critics that run on a CPU without weights from elsewhere, for the smoke runs alone.
-
-    The embedded world's reads optical flow and was trained on that world; the other is made of formulas.
-    """
-    from worldcompass.rewards.stability import PictureStability
-    from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
-
-    return [InteractionFollowing(), PictureStability(name=QUALITY)]
-
-
 @dataclass(frozen=True)
 class WorldPlayRecipe:
     """Load, post-train, export."""
@@ -244,7 +233,7 @@ def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
     return replace(recipe, config=config)
 
 
-def tiny(recipe: WorldPlayRecipe, network: Network) -> WorldPlayRecipe:
+def tiny(recipe: WorldPlayRecipe, network: Network, critics: Callable[[], list[Critic]]) -> WorldPlayRecipe:
     """The same loop with random weights of a few thousand numbers, in seconds on a CPU; it learns nothing."""
     config = replace(
         recipe.config,
@@ -268,6 +257,6 @@ def tiny(recipe: WorldPlayRecipe, network: Network) -> WorldPlayRecipe:
         network=network,
         latent_size=(6, 8),
         source=StandIns(),
-        rewards=OwnRewards(shipped_critics),
+        rewards=OwnRewards(critics),
         half_weights=False,
     )

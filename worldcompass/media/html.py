@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from worldcompass.report.style import CSS
+from worldcompass.media.style import CSS
 
 
 def document(title: str, parts: Sequence[str]) -> str:

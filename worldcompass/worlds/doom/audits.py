@@ -1,9 +1,10 @@
-"""The critics that can be audited here: no weights but the package's own."""
+"""Audits with this engine's truth: clips that no critic was trained on, and critics that need no other weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from worldcompass.audit import ClipKind
 from worldcompass.audit.expected import ITEM_LIES, KINDS
@@ -21,6 +22,7 @@ from worldcompass.rewards.purity import DirectionPurity
 from worldcompass.rewards.quality import flicker_of
 from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
+from worldcompass.types import Scenario
 from worldcompass.worlds.doom.engine.maps import CRITIC
 from worldcompass.worlds.doom.engine.scenarios import draw_all
 from worldcompass.worlds.doom.rewards.cameras import DoomCameras
@@ -29,6 +31,10 @@ from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
 from worldcompass.worlds.doom.rewards.quality import VisualQuality
 from worldcompass.worlds.doom.rewards.realism import EmbeddedRealism
 from worldcompass.worlds.doom.world import SPEC
+
+if TYPE_CHECKING:
+    from worldcompass.worlds.doom.engine.pickup_scenes import Played
+from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, PER_LATENT, Clip, clips_of
 
 # Commands are not read by those who know the engine's own frames.
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
@@ -89,3 +95,58 @@ KNOWN: dict[str, Known] = {
     "cycle": Known(lambda: CycleClosure(SPEC.thresholds), "both", "out and back"),
     "pickup": Known(PickupFollowing, ",".join(("frozen", *ITEM_LIES)), "pickups"),
 }
+
+
+def engine_clips(
+    seed: int, per_map: int, on_scenario: Callable[[], None] = lambda: None, out_and_back: bool = False
+) -> tuple[list[Scenario], list[Clip]]:
+    """Clips on the maps that nothing was trained on, from starts that only audits use.
+
+    With ``out_and_back`` every motion is followed by the one that undoes it.
+    """
+    from worldcompass.worlds.doom.engine.maps import UNSEEN
+    from worldcompass.worlds.doom.engine.scenarios import draw_all
+
+    drawn = draw_all(UNSEEN, ("mixed",), per_map, 3 * CHUNK, seed, "audit", on_scenario, out_and_back)
+    scenarios = [scenario for _, scenario in drawn]
+    return scenarios, clips_of(scenarios, [s.truth.frames_F3hw for s in scenarios if s.truth is not None])
+
+
+def pickup_clips(seed: int, per_map: int, on_scene: Callable[[], None] = lambda: None) -> list[Clip]:
+    """Chunks in which an item is taken, on the maps that nothing was trained on, asked for that item.
+
+    Their lies are the same walk where the other item is taken, and where both are passed by. What is taken before
+    the second chunk is left out.
+    """
+    from worldcompass.worlds.doom.engine.maps import UNSEEN
+    from worldcompass.worlds.doom.engine.pickup_scenes import draw_scenes
+
+    return [
+        clip
+        for played in draw_scenes(UNSEEN, per_map, seed, "pickups/audit", on_scene)
+        for word in played.scene.words
+        for clip in _of_scene(played, word)
+    ]
+
+
+def _of_scene(played: Played, word: str) -> list[Clip]:
+    """The chunk in which a scene's item is taken, or none."""
+    scene, group = played.scene, played.group(word)
+    outcomes = {taken and taken[0]: layout for layout, taken in enumerate(scene.taken)}
+    (other,) = (w for w in scene.words if w != word)
+    (latent,) = (taken[1] for taken in scene.taken if taken is not None and taken[0] == word)
+    chunk = latent // CHUNK
+    if not chunk:
+        return []
+    first = PER_LATENT * (chunk * CHUNK - 1) + 1
+    actions, before = (
+        group.actions.latents(chunk * CHUNK, (chunk + 1) * CHUNK), group.actions.latents(0, chunk * CHUNK)
+    )  # fmt: skip
+    made = {
+        name: Clip(
+            video[first : first + PER_LATENT * CHUNK], video[:first], video[0], actions, before, scene.id,
+            chunk, group.instruction,
+        )
+        for name, video in ((name, played.frames_GF3hw[outcomes[name]]) for name in (word, other, None))
+    }  # fmt: skip
+    return [replace(made[word], denied={OTHER_ITEM: made[other], NO_ITEM: made[None]})]

@@ -1,0 +1,169 @@
+"""Who may import whom: a list of the package's rooms from the ground up; an import may only go down."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import worldcompass
+
+ROOT = Path(worldcompass.__file__).parent
+
+# From the ground up. Rooms of one row do not know each other. A room is a module of the root, a folder, or a
+# folder of ``worlds``; the list must name all of them.
+LAYERS = (
+    ("errors", "version"),
+    ("types", "media", "parallel"),
+    ("geometry", "critic", "seeding", "statistics"),
+    ("world",),
+    ("rollout", "runs"),
+    ("toy", "testing", "walk", "evaluate"),
+    ("doctor",),
+    ("training", "env"),
+    ("rewards",),
+    ("cost", "report", "audit", "serving"),
+    ("player",),
+    ("worlds.trajectories",),
+    ("worlds.doom", "worlds.worldplay"),
+    ("recipes",),
+    ("api",),
+    ("commands",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+ABOVE_WORLDS = ("recipes", "api", "commands")  # the only rooms that may know a world
+MAX_LINES = 500
+
+
+def name_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "worlds" and len(parts) > 1 else parts[0]
+
+
+def imports(path: Path, modules: set[str]) -> set[str]:
+    """Modules of the package that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {
+                a.name.removeprefix("worldcompass.") for a in node.names if a.name.startswith("worldcompass.")
+            }
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "worldcompass":
+            assert node.level == 0, f"{path}: relative import"
+            base = (node.module or "").removeprefix("worldcompass").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                found.add(inner if inner in modules else base or "__init__")
+    return found
+
+
+@cache
+def graph(root: Path = ROOT) -> dict[str, set[str]]:
+    files = {name_of(path, root): path for path in sorted(root.rglob("*.py"))}
+    return {module: imports(path, set(files)) - {module} for module, path in files.items()}
+
+
+def violations(modules: dict[str, set[str]]) -> list[str]:
+    """One sentence for every import that does not go down, or that names a world where none may be known."""
+    row_of = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
+    found = []
+    for module, others in modules.items():
+        for other in sorted(others):
+            here, there = room_of(module), room_of(other)
+            if here == there or there == "worlds":
+                continue
+            if row_of[there] >= row_of[here]:
+                found.append(f"{module} imports {other}, which is not below it")
+            elif there.startswith("worlds.") and here not in ABOVE_WORLDS and there != "worlds.trajectories":
+                found.append(f"{module} imports {other}: only {', '.join(ABOVE_WORLDS)} may know a world")
+    return found
+
+
+def circles(modules: dict[str, set[str]]) -> list[list[str]]:
+    """Chains of modules that import each other round in a circle."""
+    done: set[str] = set()
+    found = []
+
+    def visit(module: str, chain: list[str]) -> None:
+        if module in chain:
+            found.append([*chain[chain.index(module) :], module])
+        elif module not in done:
+            for other in sorted(modules.get(module, ())):
+                visit(other, [*chain, module])
+            done.add(module)
+
+    for module in sorted(modules):
+        visit(module, [])
+    return found
+
+
+def test_every_room_has_its_place():
+    rooms = {room_of(module) for module in graph()} - {"worlds"}
+    assert rooms == {room for row in LAYERS for room in row}
+
+
+def test_imports_only_go_down():
+    assert not violations(graph())
+
+
+def test_modules_import_each_other_in_no_circle():
+    assert not circles(graph())
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        (
+            "training/objective.py",
+            "from worldcompass.commands import train",
+            "objective imports commands.train",
+        ),
+        ("types.py", "from worldcompass.world import WorldSpec", "types imports world"),
+        ("rewards/cycle.py", "import worldcompass.worlds.doom.world", "rewards.cycle imports worlds.doom"),
+        (
+            "worlds/worldplay/world.py",
+            "from worldcompass.worlds.doom import world",
+            "worldplay.world imports",
+        ),
+        ("player/panes.py", "def late():\n    from worldcompass.worlds.doom import world", "panes imports"),
+    ],
+)
+def test_a_planted_upward_import_is_named(file, line, words, tmp_path):
+    planted = tmp_path / "planted.py"
+    planted.write_text((ROOT / file).read_text() + f"\n{line}\n")
+    name, modules = name_of(ROOT / file, ROOT), graph()
+    (sentence,) = violations({**modules, name: imports(planted, set(modules)) - {name}})
+    assert words in sentence
+
+
+def test_a_planted_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: name_of(path, ROOT))
+def test_no_file_exceeds_the_line_limit(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_ray_is_imported_in_one_place_and_only_when_a_critic_asks_for_it():
+    def of_ray(tree):
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [
+            (node, name)
+            for node in nodes
+            for name in (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            )
+        ]
+        return [node for node, name in names if name.split(".")[0] == "ray"]
+
+    trees = {path: ast.parse(path.read_text()) for path in ROOT.rglob("*.py")}
+    assert [path.name for path, tree in trees.items() if of_ray(tree)] == ["ray_actors.py"]
+    top_level = trees[ROOT / "rewards" / "ray_actors.py"].body
+    assert not {id(node) for node in top_level} & {id(n) for node in top_level for n in of_ray(node)}
