@@ -88,7 +88,7 @@ def test_the_smoke_run_trains_and_hands_back_the_official_format(kind, tmp_path,
 
 def test_the_benchmark_of_what_it_saves_runs(monkeypatch, capsys):
     """The code that measures the real size on CUDA, at the smoke size; each row first sees that both ways agree."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     benchmark = importlib.import_module("worldplay")
     benchmark.run(benchmark.NETWORKS["cpu"][0], 2, 1, "cpu")
     told = capsys.readouterr().out

@@ -10,8 +10,7 @@ import torch
 
 pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
 
-from player_server import ask, detail, running, toy_shared
-from test_player import png
+from player_server import ask, detail, png, running, toy_shared
 
 from worldcompass import api as package
 from worldcompass.errors import UserError

@@ -16,7 +16,7 @@ pytest.importorskip("playwright", reason="browser tests need playwright")
 
 from player_server import running
 from playwright import sync_api
-from test_report import make_run
+from report_runs import make_run
 
 from worldcompass.player.ballot import Ballot
 from worldcompass.player.panes import WorldPane

@@ -8,6 +8,8 @@ import threading
 import urllib.error
 import urllib.request
 
+import cv2
+import numpy as np
 import torch
 from websockets.sync.client import connect
 
@@ -132,3 +134,7 @@ def ask(port, path, body=None, **headers):
 
 def detail(reply):
     return reply[0], json.loads(reply[1])["detail"]
+
+
+def png(width, height):
+    return cv2.imencode(".png", np.full((height, width, 3), 90, np.uint8))[1].tobytes()

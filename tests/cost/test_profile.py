@@ -117,7 +117,7 @@ def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, ca
 
 @pytest.mark.parametrize("explore", [0.0, 1.0])
 def test_every_form_that_the_step_is_compared_with_takes_the_same_step(explore, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import step
 
     parts = toy_parts(explore=explore, shared_noise=explore > 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from fastapi import HTTPException
-from test_overlap import SECONDS, check_overlap
+from overlap import SECONDS, check_overlap
 
 from worldcompass import api
 from worldcompass.errors import LostCritic, UserError

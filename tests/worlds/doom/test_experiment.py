@@ -159,7 +159,7 @@ def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path
 
 def test_how_far_to_carry_on_is_asked_of_the_reward_critic(run_dir, monkeypatch, capsys):
     """``benchmarks/extend.py``: carried nowhere, nothing differs from the base."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     extend = importlib.import_module("extend")
     monkeypatch.setattr(extend, "LATENTS", 4)
     monkeypatch.setattr(sys, "argv", ["extend.py", str(run_dir), "--factors", "0", "50", "--scenarios", "1"])

@@ -21,7 +21,7 @@ import torch
 
 pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
 
-from player_server import Browser, ask, detail, running, toy_shared, toy_starts
+from player_server import Browser, ask, detail, png, running, toy_shared, toy_starts
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from worldcompass import cli
@@ -41,10 +41,6 @@ PATH = "w-2, left-1, none-1, w+right-2"
 def port():
     with running(toy_shared()) as port:
         yield port
-
-
-def png(width, height):
-    return cv2.imencode(".png", np.full((height, width, 3), 90, np.uint8))[1].tobytes()
 
 
 def test_keys_walk_every_pane_and_without_keys_the_world_waits(port):
@@ -349,7 +345,7 @@ def test_other_sites_and_foreign_names_are_refused(port):
 
 def test_malformed_messages_and_requests_leave_the_server_serving(caplog, monkeypatch):
     """A short run of benchmarks/player_fuzz.py."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import player_fuzz
 
     with running(toy_shared()) as port:
@@ -364,7 +360,7 @@ def test_malformed_messages_and_requests_leave_the_server_serving(caplog, monkey
 def test_requests_made_from_the_description_leave_no_server_error(port, caplog, monkeypatch):
     """Schemathesis reads /openapi.json; what it sends is refused by a sentence or answered."""
     pytest.importorskip("schemathesis", reason="this fuzz test needs schemathesis")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import player_fuzz
 
     statuses = player_fuzz.send_described_requests(port, 8, seed=1)

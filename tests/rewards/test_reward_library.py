@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from optional import installed
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, nominal_poses, opposite, parse_path, pose, rotation_from_angles
@@ -289,13 +290,6 @@ def test_hpsv3_scores_frames_for_caption_or_sentence(monkeypatch, tmp_path):
         ScoreDrift(quality).name == "hpsv3_quality_drift" and (ScoreDrift(quality)(group).values_G <= 0).all()
     )
     assert asked == ["a cave"] * 20 + [QUALITY_SENTENCE] * 21
-
-
-def installed(name):
-    try:
-        return __import__(name, fromlist=["x"])
-    except (ImportError, RuntimeError) as why:  # torchvision without its C library raises RuntimeError
-        pytest.skip(f"{name} does not import here ({why}): extra rewards")
 
 
 def test_lpips_with_a_random_backbone(tmp_path):

@@ -14,15 +14,17 @@ from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
-from worldcompass.training import loop as module
 from worldcompass.training import resume
-from worldcompass.training.loop import chunk_of_step, scenarios_of_step, train
+from worldcompass.training.advantages import group_advantages
+from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
+from worldcompass.training.loop import train
 from worldcompass.training.lora import Lora, LoraLinear
 from worldcompass.training.optim import NonFiniteUpdate, adamw, muon
 from worldcompass.training.policy import Decay, Policy
 from worldcompass.training.run import Run
+from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import choose, interleave, share_out
-from worldcompass.training.step import cache_targets, train_step
+from worldcompass.training.step import cache_targets, predict, train_step
 from worldcompass.types import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,10 +92,10 @@ def shares(run, config):
     sigmas = run.world.spec.sigmas()
     scenarios = run.scenarios[:2]
     futures = imagine_groups(run.world, scenarios, 1, 4, config.group_size, (0,), sigmas)
-    verdicts = module.Verdicts(run.critics)
+    verdicts = Verdicts(run.critics)
     verdicts.ask(futures[0].groups)
     values, valid = verdicts.collect()
-    advantages = module.group_advantages(values, valid, torch.ones(2), config.scale)
+    advantages = group_advantages(values, valid, torch.ones(2), config.scale)
     chosen = choose(futures, scenarios, advantages, config.best, config.worst, (0,))
     parts = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
     return futures[0], advantages, chosen, parts
@@ -145,10 +147,10 @@ def test_targets_are_predicted_by_the_behaviour_and_the_reference_without_gradie
     parts = shares(run, config)[-1]
     rows = cache_targets(run, parts)[0][0]
     with run.policy.behaviour():
-        assert torch.equal(rows.behaviour_BCKHW, module.predict(run, rows).detach())
+        assert torch.equal(rows.behaviour_BCKHW, predict(run, rows).detach())
     with run.policy.reference():
-        assert torch.equal(rows.reference_BCKHW, module.predict(run, rows).detach())
-    assert not torch.equal(rows.behaviour_BCKHW, module.predict(run, rows))
+        assert torch.equal(rows.reference_BCKHW, predict(run, rows).detach())
+    assert not torch.equal(rows.behaviour_BCKHW, predict(run, rows))
     assert not rows.behaviour_BCKHW.requires_grad
     measured = cache_targets(make_run(), shares(make_run(), TINY)[-1])
     assert [r.reference_BCKHW is not None for part in measured for r in part] == [True, False]

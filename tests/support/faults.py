@@ -1,7 +1,7 @@
-"""Real processes that train the toy world and die where they are told to: for tests/test_kill.py and `make soak`.
+"""Real processes that train the toy world and die where they are told to, for test_kills.py and `make soak`.
 
-This file is a recipe too, ``worldcompass train tests/faults.py:toy``: with ``FUSE=update:7`` in the environment
-the process kills itself, by SIGKILL, at the seventh event of that kind. Processes are forked off a server that has
+This file is a recipe too, ``worldcompass train faults.py:toy``: with ``FUSE=update:7`` in the environment the
+process kills itself, by SIGKILL, at the seventh event of that kind. Processes are forked off a server that has
 torch loaded already, so that each costs tenths of a second.
 """
 

@@ -1,6 +1,6 @@
-"""Real processes that train the toy world together; for tests/test_distributed.py.
+"""Real processes that train the toy world together; for tests/parallel/test_distributed.py.
 
-This file is a recipe too: ``worldcompass train tests/ranks.py:toy --nproc 2``. With ``DIE=1:3`` in the environment
+This file is a recipe too: ``worldcompass train ranks.py:toy --nproc 2``. With ``DIE=1:3`` in the environment
 rank 1 kills itself after the third step, once; with ``FAIL=1:3`` it raises an exception there.
 """
 

@@ -5,81 +5,16 @@ import math
 import re
 from html import escape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from report_runs import MEASURES, entry, make_results, make_run
 
 from worldcompass import cli
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
-from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.media import charts, video
 from worldcompass.report import runs, write_comparison, write_report
-
-MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
-
-
-def entry(mean: float, half: float = 0.03, n: int = 96) -> dict:
-    return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
-
-
-def make_results(difference: float = 0.172) -> dict:
-    def side(shift: float) -> dict:
-        values = {m: entry(-0.2 + shift) for m in MEASURES}
-        values["judge_accuracy"] = entry(0.241 + shift)
-        values["critic_accuracy"] = entry(0.26 + shift)
-        return {"combined": values, "basic": {m: entry(v["mean"] + 0.1) for m, v in values.items()}}
-
-    changes = {m: entry(difference if m.endswith("accuracy") else 0.004, 0.01) for m in MEASURES}
-    return {
-        "schema": 1,
-        "scenarios_hash": "5f3c" * 16,
-        "seconds": 561.2,
-        "base": side(0.0),
-        "trained": side(difference),
-        "engine": side(0.639),
-        "difference": {"combined": changes, "basic": changes},
-        "gap_closed": {"combined": entry(0.27, 0.09), "basic": entry(0.1, 0.05)},
-        "forward_passes": {"clip_level": 1840, "whole_video": 7920},
-        "per_action": {"base": make_counts(3), "trained": make_counts(6)},
-    }
-
-
-def make_counts(followed: int) -> dict:
-    """Two chunks in which forward alone was asked 8 times each."""
-    asked, right = ([[count if action == 9 else 0 for action in range(NUM_ACTIONS)] for count in counts]
-                    for counts in ((8, 8), (followed, followed - 2)))  # fmt: skip
-    return {"asked": asked, "followed": right}
-
-
-def make_run(folder: Path, difference: float = 0.172) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(make_results(difference)))
-    rng = np.random.default_rng(0)
-    with (folder / "metrics.jsonl").open("w") as file:
-        for step in range(60):
-            noise = rng.normal(size=3)
-            row = {
-                "step": step,
-                "seconds": 8.0 + 0.2 * noise[2],
-                "loss": 1.0 - 0.003 * step + 0.02 * noise[0],
-                "grad_norm": math.nan if step == 20 else 0.4 + 0.05 * noise[1],
-                "reward/interaction": 0.2 + 0.003 * step + 0.03 * noise[2],
-                "reward/quality": 0.5 + 0.01 * noise[0],
-                "rewards": {"flatness": {"mean": 0.1 * step}},
-                "refused": False,
-                "rewards/quality/valid": 1.0,
-            }
-            file.write(json.dumps(row) + "\n")
-    (folder / "config.json").write_text(json.dumps({"seed": 0, "note": "<script>alert(1)</script>"}))
-    (folder / "run.json").write_text(json.dumps({"command": "worldcompass demo --seed 0"}))
-    frames = np.tile(np.arange(48, dtype=np.uint8)[:, None] * 5, (20, 3, 1, 64)).reshape(20, 3, 48, 64)
-    columns = video.side_by_side([frames, frames[::-1], frames], ["base", "trained", "engine"])
-    video.write_mp4(folder / "before_after.mp4", columns, 15)
-    strip = video.filmstrips([frames, frames], ["base", "trained"], every=2)
-    video.save_png(folder / "filmstrips" / "combined_01.png", strip)
-    return folder
 
 
 class Page(HTMLParser):

@@ -13,7 +13,7 @@ W, R = 9, 1  # forward, yaw right
 
 @pytest.fixture
 def navigation(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     import navigation
 
     return navigation

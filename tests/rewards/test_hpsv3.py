@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
+from optional import installed
 from safetensors.torch import save_file
-from test_reward_library import installed
 
 from worldcompass.errors import UserError
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
+from overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
 
 import worldcompass
 from worldcompass.errors import LostCritic, UserError
