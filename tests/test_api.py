@@ -140,7 +140,7 @@ def test_a_run_folder_serves_as_weights(world, tmp_path):
 def test_a_world_of_ones_own_imagines_from_the_shell(picture, tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(
-        "from worldcompass.testing import ToyWorld\n\n"
+        "from worldcompass.toy import ToyWorld\n\n"
         "def make(weights, device):\n    return ToyWorld(int(weights.name))\n\n"
         "def nothing(weights, device):\n    return 3\n"
     )

@@ -272,7 +272,7 @@ def test_the_doctor_is_told_what_to_do_from_the_command_line(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(
         "from dataclasses import dataclass, field\nfrom worldcompass.errors import StoppedRun\n"
-        "from worldcompass.training.loop import Config\n"
+        "from worldcompass.training.config import Config\n"
         "@dataclass(frozen=True)\nclass Mine:\n    config: Config = field(default_factory=Config)\n"
         "    def run(self, out, device, resume):\n        raise StoppedRun(self.config.on_disease)\n"
     )

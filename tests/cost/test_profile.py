@@ -106,7 +106,7 @@ def test_a_linear_layer_by_onednn_is_counted():
 
 def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, capsys):
     file = tmp_path / "mine.py"
-    file.write_text("def bare():\n    from worldcompass.training.loop import Config\n    return Config()\n")
+    file.write_text("def bare():\n    from worldcompass.training.config import Config\n    return Config()\n")
     assert cli.main(["profile", f"{file}:bare"]) == cli.EXIT_USER_ERROR
     assert "give it a method parts(device)" in capsys.readouterr().err
     words = ["--repeats", "1", "--device", "cpu", "--set", "config.group_size=2", "--json"]

@@ -481,7 +481,7 @@ def test_a_world_of_ones_own_is_played_from_the_shell(monkeypatch, tmp_path, cap
 
     own, picture, made = tmp_path / "own.py", tmp_path / "my room.png", []
     own.write_text(
-        "from worldcompass.testing import ToyWorld\n\n"
+        "from worldcompass.toy import ToyWorld\n\n"
         "def make(weights, device):\n    return ToyWorld(0 if weights is None else 1)\n"
     )
     picture.write_bytes(png(40, 30))

@@ -112,8 +112,9 @@ def test_a_score_that_is_not_finite_is_rolled_back_where_the_doctor_may(tmp_path
 DIVERGING = """
 from dataclasses import dataclass
 from diseases import HEALTHY, BreakingWorld
-from worldcompass.testing import ToyObedience, toy_scenarios
-from worldcompass.train import Config, train
+from worldcompass.toy import ToyObedience, toy_scenarios
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train
 
 @dataclass(frozen=True)
 class Recipe:

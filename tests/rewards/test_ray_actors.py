@@ -145,7 +145,7 @@ def test_ray_listens_to_this_machine_alone(critic):
 
 def test_a_ray_that_would_listen_to_others_is_not_used():
     code = (
-        "import ray; from worldcompass.errors import UserError; from worldcompass.rewards.remote import start_ray\n"
+        "import ray\nfrom worldcompass.errors import UserError\nfrom worldcompass.rewards.ray_actors import start_ray\n"
         "try: start_ray(ray, num_cpus=1, object_store_memory=80 * 2**20)\n"
         "except UserError as error: print(error, ray.is_initialized())"
     )
@@ -230,8 +230,9 @@ INSTALLS = """
 import importlib.util
 
 from worldcompass.errors import UserError
-from worldcompass.rewards.remote import RayCritic, imported_ray, start_ray
-from worldcompass.testing import ToyObedience, noise_group
+from worldcompass.rewards.ray_actors import RayCritic, imported_ray, start_ray
+from worldcompass.testing import noise_group
+from worldcompass.toy import ToyObedience
 
 
 def make():

@@ -38,9 +38,7 @@ HEALTHY = {"critic": "stub", "wire": 1}
 def served(tmp_path_factory):
     """The real command, in a process of its own; its address."""
     file = tmp_path_factory.mktemp("critic") / "mine.py"
-    file.write_text(
-        "from worldcompass.testing import ToyObedience\n\ndef make():\n    return ToyObedience()\n"
-    )
+    file.write_text("from worldcompass.toy import ToyObedience\n\ndef make():\n    return ToyObedience()\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "worldcompass", "serve-reward", f"{file}:make", "--port", "8793"],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -269,9 +267,7 @@ def test_a_taken_port_is_refused(served, capsys, tmp_path):
     from worldcompass import cli
 
     file = Path(tmp_path / "mine.py")
-    file.write_text(
-        "from worldcompass.testing import ToyObedience\n\ndef make():\n    return ToyObedience()\n"
-    )
+    file.write_text("from worldcompass.toy import ToyObedience\n\ndef make():\n    return ToyObedience()\n")
     assert cli.main(["serve-reward", f"{file}:make", "--port", "8793"]) == 2
     assert "choose another --port" in capsys.readouterr().err
     assert cli.main(["serve-reward", f"{file}:make", "--port", "99999"]) == 2

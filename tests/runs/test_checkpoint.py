@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_leaves_files_as_they_were(tmp_path, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("worldcompass.runs.checkpoint.save_file", full)
+    monkeypatch.setattr("worldcompass.runs.atomic.save_file", full)
     with pytest.raises(OSError, match="No space left"):  # which the command says in a sentence
         write_tensors(weights, {})
     monkeypatch.setattr(

@@ -122,7 +122,7 @@ class FakeTrackio:
 def pretend(monkeypatch):
     def put(name, fake):
         monkeypatch.setitem(sys.modules, name, fake)
-        monkeypatch.setattr("worldcompass.training.loop.installed", lambda track: True)
+        monkeypatch.setattr("worldcompass.training.config.installed", lambda track: True)
         return fake
 
     return put

@@ -81,7 +81,7 @@ def _told(entry: Entry) -> str:
         "licence": entry.license,
         "here": _state(entry),
         "tested": "the package itself" if entry.tested_on == "real" else "a stand-in with its interface",
-        "import": f"from worldcompass.rewards.{module} import {kind}",
+        "import": f"from worldcompass.{module} import {kind}",
         "make": kind + _signature(made),
     }
     facts = "\n".join(f"  {word:<9}{text}" for word, text in rows.items())

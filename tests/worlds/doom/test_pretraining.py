@@ -298,8 +298,8 @@ def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, c
     """``doom collect`` and ``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
     monkeypatch.setattr("worldcompass.worlds.doom.pretraining.stage.MEASURED_STEPS", 1)
     monkeypatch.setattr("worldcompass.worlds.doom.pretraining.autoencoder.LINEAR_FRAMES", 256)
-    for module in ("pretrain_autoencoder", "pretrain_world"):
-        monkeypatch.setattr(f"worldcompass.doom.{module}.MEASURED_VIDEOS", 4)
+    for module in ("autoencoder", "transformer"):
+        monkeypatch.setattr(f"worldcompass.worlds.doom.pretraining.{module}.MEASURED_VIDEOS", 4)
     data, out = tmp_path / "data", tmp_path / "pretrain"
     collect.collect(data, frames=1, maps=["my_way_home"], workers=1)
     pretrain(data, out, minutes_autoencoder=0, minutes_world=0)

