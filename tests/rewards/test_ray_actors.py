@@ -145,7 +145,8 @@ def test_ray_listens_to_this_machine_alone(critic):
 
 def test_a_ray_that_would_listen_to_others_is_not_used():
     code = (
-        "import ray\nfrom worldcompass.errors import UserError\nfrom worldcompass.rewards.ray_actors import start_ray\n"
+        "import ray\nfrom worldcompass.errors import UserError\n"
+        "from worldcompass.rewards.ray_actors import start_ray\n"
         "try: start_ray(ray, num_cpus=1, object_store_memory=80 * 2**20)\n"
         "except UserError as error: print(error, ray.is_initialized())"
     )
