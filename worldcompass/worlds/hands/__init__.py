@@ -1,0 +1,1 @@
+"""Hands: a gripper over a table with a cup, a ball, a block and a bottle."""

@@ -1,0 +1,189 @@
+"""Records episodes of mixed behaviour: what is missing of a dataset, safe to stop and start again.
+
+Episode ``number`` of a split is a function of these two alone: its scene, what the gripper does, and so every
+pixel. More episodes of the same split extend a dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worldcompass.errors import UserError
+from worldcompass.worlds.hands.engine import Engine, Steps, controls_of
+from worldcompass.worlds.hands.facts import FRAME_SIZE, FRAMES_PER_LATENT, THINGS, action_of
+from worldcompass.worlds.hands.gl import load_mujoco
+from worldcompass.worlds.hands.recording import Episode, claim, shard_folder, write_shard
+from worldcompass.worlds.hands.scripts import (
+    PATIENCE,
+    Behaviour,
+    Chain,
+    Look,
+    Pick,
+    Place,
+    Push,
+    Wander,
+    carry,
+    play,
+    pushes,
+)
+from worldcompass.worlds.hands.splits import SPLITS, scene, seed_of
+
+EPISODE_LATENTS = 21  # the start image and 20 actions
+EPISODE_FRAMES = FRAMES_PER_LATENT * (EPISODE_LATENTS - 1) + 1
+EPISODES_PER_SHARD = 25
+KINDS = {
+    "random": 0.16, "poke": 0.10, "pick": 0.26, "push": 0.14, "place": 0.10, "drop": 0.10, "miss": 0.06,
+    "smooth": 0.08,
+}  # fmt: skip
+"""What the gripper does, with the share of episodes; ``smooth`` uses continuous controls."""
+NOISE = 0.03  # share of a script's actions that are replaced by any action
+CUP_SHARE = 0.5  # of scripts that are about the cup, where there is one
+LATE_SHARE = 0.4  # of episodes whose recording begins after some wandering
+LATE_MOST = 14  # latents of it
+MISS = (0.06, 0.11)  # metres by which a miss fails
+PICK_MOST = 4 * PATIENCE + 12  # latents that a pick before the recording may take
+
+
+class Smooth:
+    """Continuous controls, each held for one to five latents; asked for four numbers instead of an action."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng, self._turns, self._left = rng, Wander(rng, low=True), 0
+        self._controls = np.zeros(4)
+
+    def __call__(self, look: Look) -> np.ndarray:
+        """The next controls, float64 (4,)."""
+        if self._left <= 0:
+            action = self._turns(look)
+            size = self._rng.uniform(0.2, 1.0, 4) * (self._rng.random(4) < 0.8)
+            self._controls = controls_of(0 if action is None else action) * size
+            self._left = int(self._rng.integers(1, 6))
+        self._left -= 1
+        return self._controls
+
+
+def record_episode(engine: Engine, split: str, number: int) -> Episode:
+    """One episode of 21 latents: 81 frames, commands and truth."""
+    rng = np.random.default_rng(seed_of("behaviour", split, number))
+    look = Look.at_end(engine.reset(scene(split, number)))
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    moment = engine.save()
+    if rng.random() < LATE_SHARE:
+        late = play(engine, look, Wander(rng, low=True), int(rng.integers(1, LATE_MOST + 1)), draw=False)[1]
+        look, moment = Look.at_end(late[-1]), engine.save()
+    if kind in ("drop", "place"):
+        look = _pick_before(engine, rng, look)
+        moment = engine.save()
+    seen, commands = [engine.restore(moment)], [np.zeros(4)]
+    ask = Smooth(rng) if kind == "smooth" else _behaviour(rng, kind, look, engine.present)
+    while len(commands) < EPISODE_LATENTS:
+        action = ask(look)
+        if action is None:
+            ask = Wander(rng, low=True)
+            continue
+        commands.append(controls_of(action))
+        seen.append(engine.act(action))
+        look = Look.at_end(seen[-1])
+    return _episode(Steps.join(seen), np.stack(commands), engine.present, kind, number)
+
+
+def _pick_before(engine: Engine, rng: np.random.Generator, look: Look) -> Look:
+    """Pick something up before the recording begins; whether that works or not."""
+    pick = Pick(_thing(rng, engine.present), int(rng.integers(2, 5)))
+    seen = play(engine, look, pick, PICK_MOST, draw=False)[1]
+    return Look.at_end(seen[-1]) if seen else look
+
+
+def _thing(rng: np.random.Generator, present_T: np.ndarray) -> str:
+    here = [kind for kind, there in zip(THINGS, present_T, strict=True) if there]
+    about_cup = rng.random() < CUP_SHARE and "cup" in here
+    return "cup" if about_cup else here[int(rng.integers(len(here)))]
+
+
+def _behaviour(rng: np.random.Generator, kind: str, look: Look, present_T: np.ndarray) -> Behaviour:
+    """What the gripper does from the first recorded frame on; when it is done it wanders low."""
+    thing = _thing(rng, present_T)
+    if kind in ("random", "poke"):
+        return Wander(rng, low=kind == "poke")
+    if kind == "pick":
+        moves = carry(rng, int(rng.integers(1, 5)), int(rng.integers(0, 4)))
+        return Chain(rng, [Pick(thing, int(rng.integers(2, 5))), moves], NOISE)
+    if kind == "push":
+        ways = pushes(look, thing) or ["left", "right"]
+        return Chain(rng, [Push(thing, ways[int(rng.integers(len(ways)))], int(rng.integers(3, 8)))], NOISE)
+    if kind == "miss":
+        angle, size = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS)
+        return Chain(rng, [Pick(thing, 3, (size * np.cos(angle), size * np.sin(angle)))], NOISE)
+    held = [name for name, holds in zip(THINGS, look.held_T, strict=True) if holds]
+    others = [name for name, there in zip(THINGS, present_T, strict=True) if there and name not in held]
+    if kind == "place" and held and others:
+        return Chain(rng, [Place(held[0], others[int(rng.integers(len(others)))])], NOISE)
+    return Chain(rng, [carry(rng, int(rng.integers(0, 6)), int(rng.integers(0, 3)))], NOISE)
+
+
+def _episode(steps: Steps, commands_M4: np.ndarray, present_T: np.ndarray, kind: str, number: int) -> Episode:
+    assert steps.frames_Fhw3 is not None
+    actions = [action_of(np.where(np.abs(controls) >= 0.5, controls, 0)) for controls in commands_M4]
+    return Episode(
+        frames=steps.frames_Fhw3,
+        actions=np.array(actions, np.int16),
+        controls=commands_M4.astype(np.float32),
+        grip=steps.grip_F4,
+        things=steps.things_FT7,
+        touch=steps.touch_FT5,
+        held=steps.held_FT,
+        present=present_T,
+        kind=np.array(list(KINDS).index(kind), np.uint8),
+        number=np.array(number, np.int64),
+    )
+
+
+def collect_shard(root: Path, split: str, index: int) -> None:
+    """Record the episodes of one shard."""
+    numbers = range(index * EPISODES_PER_SHARD, (index + 1) * EPISODES_PER_SHARD)
+    with Engine() as engine:
+        write_shard(shard_folder(root, split, index), [record_episode(engine, split, n) for n in numbers])
+
+
+def collect(root: Path, episodes: Mapping[str, int], workers: int | None = None) -> Path:
+    """Record what is missing of so many episodes per split, rounded up to whole shards of 25.
+
+    Args:
+        workers: processes; as many as there are cores by default.
+
+    Raises:
+        UserError: for an unknown split, too little disk, a folder that holds another dataset, or where the engine
+            cannot run.
+    """
+    shards = list(_shards(episodes))
+    missing = [(split, index) for split, index in shards if not shard_folder(root, split, index).is_dir()]
+    size = EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_SIZE[0] * FRAME_SIZE[1] * 3
+    made_by = {"world": "hands", "mujoco": load_mujoco().__version__, "kinds": list(KINDS)}
+    claim(root, {**made_by, "latents": EPISODE_LATENTS}, len(missing) * size)
+    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    pool = ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=get_context("spawn"))
+    with Progress(*columns) as progress, pool:
+        task = progress.add_task("recording", total=len(shards), completed=len(shards) - len(missing))
+        futures = [pool.submit(collect_shard, root, split, index) for split, index in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(task)
+        finally:  # after Ctrl-C too: shards that have not begun are not waited for
+            pool.shutdown(cancel_futures=True)
+    return root
+
+
+def _shards(episodes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    for split, count in episodes.items():
+        if split not in SPLITS:
+            raise UserError(f"there is no split {split!r} of Hands scenes: choose one of {', '.join(SPLITS)}")
+        for index in range(-(-count // EPISODES_PER_SHARD)):
+            yield split, index
