@@ -120,7 +120,12 @@ def _things(scene: Scene) -> dict[str, np.ndarray]:
     white, hues = np.array(looks.WHITE), looks.HUES | looks.UNSEEN_HUES
     own = {thing.kind: np.array(looks.rgb(hues[thing.colour])) for thing in scene.things}
     parts = {
-        "cup": {"cup": 0.0, "cup inside": 0.8, "cup band": 1.0 if scene.white_band else 0.0},
+        "cup": {
+            "cup": 0.0,
+            "cup inside": 0.72,
+            "cup floor": 0.45,
+            "cup band": 1.0 if scene.white_band else 0.0,
+        },
         "ball": {"ball": 0.0, "ball band": 1.0},
         "block": {"block": 0.0, "block patch": 0.55},
         "bottle": {"bottle": 0.0, "bottle label": 1.0, "bottle cap": 0.75},

@@ -101,7 +101,7 @@ def _materials() -> str:
     )
     shades = {
         "wall": (0.45, 0), "rim": (0.1, 0), "skirt": (0, 0), "palm": (0.2, 0.2), "arm": (0.15, 0.2),
-        "finger": (0.30, 0.1), "tip": (0, 0), "cup": (0.24, 0.3), "cup inside": (0.42, 0),
+        "finger": (0.30, 0.1), "tip": (0, 0), "cup": (0.24, 0.3), "cup inside": (0.42, 0), "cup floor": (0.30, 0),
         "cup band": (0.25, 0), "ball": (0.24, 0.4), "ball band": (0.25, 0), "block": (0.24, 0),
         "block patch": (0.25, 0), "bottle": (0.24, 0.4), "bottle label": (0.25, 0), "bottle cap": (0.25, 0),
     }  # fmt: skip
@@ -242,6 +242,7 @@ def _cup() -> str:
     return f"""
     <body name="cup"><freejoint name="cup"/>
       <geom class="solid" type="cylinder" size="{r - t / 2} .006" pos="0 0 .006" mass=".05"/>{solid}{drawn}
+      <geom class="drawn" type="cylinder" size="{r - t} .001" pos="0 0 .0145" material="cup floor"/>
     </body>"""
 
 
