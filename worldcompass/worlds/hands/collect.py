@@ -7,7 +7,7 @@ pixel. More episodes of the same split extend a dataset.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -168,17 +168,25 @@ def collect(root: Path, episodes: Mapping[str, int], workers: int | None = None)
     made_by = {"world": "hands", "mujoco": load_mujoco().__version__, "kinds": list(KINDS)}
     claim(root, {**made_by, "latents": EPISODE_LATENTS}, len(missing) * size)
     columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    pool = ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=get_context("spawn"))
-    with Progress(*columns) as progress, pool:
+    with Progress(*columns) as progress:
         task = progress.add_task("recording", total=len(shards), completed=len(shards) - len(missing))
-        futures = [pool.submit(collect_shard, root, split, index) for split, index in missing]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress.advance(task)
-        finally:  # after Ctrl-C too: shards that have not begun are not waited for
-            pool.shutdown(cancel_futures=True)
+        for _ in _recorded(root, missing, workers or os.cpu_count() or 1):
+            progress.advance(task)
     return root
+
+
+def _recorded(root: Path, missing: Sequence[tuple[str, int]], workers: int) -> Iterator[None]:
+    """Record shards, in this process where one is enough; yields after each."""
+    if workers == 1:
+        for split, index in missing:
+            yield collect_shard(root, split, index)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(collect_shard, root, *shard) for shard in missing]):
+            yield future.result()
+    finally:  # after Ctrl-C too: shards that have not begun are not waited for
+        pool.shutdown(cancel_futures=True)
 
 
 def _shards(episodes: Mapping[str, int]) -> Iterator[tuple[str, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from worldcompass.worlds.hands import looks
 from worldcompass.worlds.hands.facts import THINGS
-from worldcompass.worlds.hands.gl import open_context
+from worldcompass.worlds.hands.gl import open_renderer
 from worldcompass.worlds.hands.splits import Scene
 from worldcompass.worlds.hands.view import Shadows, table_mask
 
@@ -34,9 +34,7 @@ class Drawing:
         self._groups = model.geom_group.copy()
         self._geoms = [np.flatnonzero(model.geom_bodyid == model.body(kind).id) for kind in THINGS]
         self._absent: frozenset[str] = frozenset()
-        self._context = open_context(mujoco, side)
-        self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._renderer)
+        self._context, self._renderer = open_renderer(mujoco, model, side)
         self._shapes, self._options, self._camera = _stage(mujoco, model)
         self._window = mujoco.MjrRect(0, 0, side, side)
         self._pixels = np.empty((side, side, 3), np.uint8)

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 from worldcompass.errors import UserError
@@ -53,18 +54,22 @@ def _loads(library: str) -> bool:
     return True
 
 
-def open_context(mujoco: Any, size: int) -> Any:
-    """A context that draws ``size`` x ``size`` pixels off screen, made current.
+def open_renderer(mujoco: Any, model: Any, size: int) -> tuple[Any, Any]:
+    """An OpenGL context made current, and MuJoCo's renderer in it, drawing ``size`` x ``size`` pixels off screen.
 
     Raises:
         UserError: saying what to install, where no OpenGL library works.
     """
     try:
-        context = mujoco.GLContext(size, size)
+        with warnings.catch_warnings():  # GLFW warns of what the error below says better
+            warnings.simplefilter("ignore")
+            context = mujoco.GLContext(size, size)
         context.make_current()
+        renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, renderer)
     except (ImportError, AttributeError, RuntimeError, OSError, mujoco.FatalError) as why:
         raise UserError(_sentence(why)) from why
-    return context
+    return context, renderer
 
 
 def _sentence(why: BaseException) -> str:
