@@ -81,7 +81,7 @@ def test_plans_are_read_as_written_and_damaged_ones_refused(plans, tmp_path):
     with pytest.raises(UserError, match="holds no Hands scenarios"):
         read_plans(path)
     write_plans(path, [Plan("a", "basic", "heldout", 0, (), (0, 81))])
-    with pytest.raises(UserError, match="scenario a of .* outside 0 to 80"):
+    with pytest.raises(UserError, match=r"scenario a of .* outside 0 to 80"):
         read_plans(path)
     write_plans(path, [Plan("a", "basic", "heldout", 0, (), (0, 80))])
     with pytest.raises(UserError, match="actions that are not basic"):
