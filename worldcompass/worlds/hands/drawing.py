@@ -63,6 +63,7 @@ class Drawing:
     def picture(self) -> np.ndarray:
         """What the fixed camera sees now, uint8 sRGB (size, size, 3)."""
         self._context.make_current()
+        self._mujoco.mj_kinematics(self._model, self._data)  # a step leaves bodies where they were before it
         self._draw()
         bare = self._depth == self._bare_depth
         data = self._data

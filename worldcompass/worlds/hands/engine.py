@@ -71,14 +71,14 @@ class Steps:
 
     @staticmethod
     def join(parts: Sequence[Steps]) -> Steps:
-        """Steps one after the other."""
+        """Steps one after the other; without frames unless all have some."""
         frames = [part.frames_Fhw3 for part in parts if part.frames_Fhw3 is not None]
         return Steps(
             *(
                 np.concatenate([getattr(part, name) for part in parts])
                 for name in ("grip_F4", "things_FT7", "touch_FT5", "held_FT")
             ),
-            frames_Fhw3=np.concatenate(frames) if frames else None,
+            frames_Fhw3=np.concatenate(frames) if len(frames) == len(parts) else None,
         )
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from worldcompass.worlds.hands.engine import Engine, Steps
 from worldcompass.worlds.hands.facts import (
-    CONTROLS,
     CUP_HEIGHT,
     CUP_RADIUS,
     FINGER_HALF,
@@ -279,8 +278,3 @@ def play(
         seen.append(engine.act(action, draw=draw))
         look = Look.at_end(seen[-1])
     return actions, seen
-
-
-def opposite(action: int) -> int:
-    """The action that undoes another."""
-    return action_of(-CONTROLS[action])
