@@ -25,7 +25,7 @@ LAYERS = (
     ("cost", "report", "audit", "serving"),
     ("player",),
     ("worlds.trajectories",),
-    ("worlds.doom", "worlds.worldplay"),
+    ("worlds.doom", "worlds.hands", "worlds.worldplay"),
     ("recipes",),
     ("api",),
     ("commands",),

@@ -13,9 +13,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldcompass.errors import UserError
+from worldcompass.media.progress import progress
 from worldcompass.worlds.hands.engine import Engine, Steps, controls_of
 from worldcompass.worlds.hands.facts import FRAME_SIZE, FRAMES_PER_LATENT, THINGS, action_of
 from worldcompass.worlds.hands.gl import load_mujoco
@@ -167,11 +167,10 @@ def collect(root: Path, episodes: Mapping[str, int], workers: int | None = None)
     size = EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_SIZE[0] * FRAME_SIZE[1] * 3
     made_by = {"world": "hands", "mujoco": load_mujoco().__version__, "kinds": list(KINDS)}
     claim(root, {**made_by, "latents": EPISODE_LATENTS}, len(missing) * size)
-    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("recording", total=len(shards), completed=len(shards) - len(missing))
+    with progress("recording", len(shards)) as advance:
+        advance(len(shards) - len(missing))
         for _ in _recorded(root, missing, workers or os.cpu_count() or 1):
-            progress.advance(task)
+            advance()
     return root
 
 
