@@ -99,7 +99,7 @@ def imagine_chunk(
 def guided(clean: Tensor, weak: Tensor, guidance_B: Tensor) -> Tensor:
     """``c + g (d - mean d)`` with ``d = c - c_weak``, the mean over each channel of a latent; (B, C, K, H, W).
 
-    Guidance with means would teach a shade per chunk, which eight chunks add up (experiment 22 of docs/log.md).
+    Guidance with means would teach a shade per chunk, which eight chunks add up.
     """
     away = clean - weak
     return clean + guidance_B.view(-1, 1, 1, 1, 1) * (away - away.mean((-2, -1), keepdim=True))

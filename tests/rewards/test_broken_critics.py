@@ -206,10 +206,10 @@ def test_mistakes_of_the_command_line_are_known_before_anything_is_played(tmp_pa
 
 
 def test_everything_about_one_critic(capsys):
-    assert cli.main(["rewards", "cycle", "vggt"]) == 0
+    assert cli.main(["rewards", "cycle", "hpsv3"]) == 0
     told = capsys.readouterr().out
     assert "from worldcompass.rewards.cycle import CycleClosure" in told
     assert "CycleClosure(thresholds: LabelThresholds, likeness: Likeness = ssim, name: str = 'cycle')" in told
-    assert "weigh it beside a critic of" in told and "8 GiB GPU" in told and "a stand-in" in told
+    assert "weigh it beside a critic of" in told and "20 GiB GPU" in told
     assert cli.main(["rewards", "cycle", "--json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["cycle"]

@@ -19,8 +19,6 @@ from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE, Hpsv3
 from worldcompass.rewards.lpips import Lpips
 from worldcompass.rewards.quality import flicker_of
 from worldcompass.rewards.reference import PSNR_CEILING, TrueContinuation, psnr, ssim
-from worldcompass.rewards.vggt import Vggt
-from worldcompass.rewards.world_mirror import WorldMirror
 from worldcompass.rollout import make_group
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.toy import ToyWorld, toy_scenarios
@@ -193,36 +191,9 @@ class FakeDepthAnything(FakeNetwork):
         )
 
 
-class FakeVggt(FakeNetwork):
-    def forward(self, images):
-        assert images.shape == (1, 5, 3, 56, 70) and float(images.min()) >= 0 and float(images.max()) <= 1
-        return {"pose_enc": torch.zeros(1, 5, 9), "depth_conf": torch.full((1, 5, 56, 70), 4.0)}
-
-
-def decode_pose(encoding, size):
-    assert tuple(size) == (56, 70)
-    return torch.linalg.inv(shifted(WALK))[None, :, :3], MATRIX.expand(1, 5, 3, 3)
-
-
-class FakeWorldMirror(FakeNetwork):
-    enable_gs = True
-
-    def forward(self, views, cond_flags):
-        assert not self.enable_gs and cond_flags == [0, 0, 0] and views["img"].shape == (1, 5, 3, 56, 70)
-        confidence = torch.full((1, 5, 56, 70), 4.0)
-        return {
-            "camera_poses": shifted(WALK)[None],
-            "camera_intrs": MATRIX.expand(1, 5, 3, 3),
-            "depth_conf": confidence,
-        }
-
-
 PACKAGES = {
     "depth_anything": (DepthAnything3, 42, {"depth_anything_3__api": {"DepthAnything3": FakeDepthAnything}}),
-    "vggt": (Vggt, 56, {"vggt__models__vggt": {"VGGT": FakeVggt},
-                        "vggt__utils__pose_enc": {"pose_encoding_to_extri_intri": decode_pose}}),
-    "world_mirror": (WorldMirror, 56, {"src__models__models__worldmirror": {"WorldMirror": FakeWorldMirror}}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -260,9 +231,9 @@ def test_weights_of_something_else_are_named_in_a_sentence(name, monkeypatch, tm
         make(tmp_path, device="cpu")
 
 
-@pytest.mark.parametrize("make", [DepthAnything3, Vggt, WorldMirror, Hpsv3, Lpips])
+@pytest.mark.parametrize("make", [DepthAnything3, Hpsv3, Lpips])
 def test_missing_packages_say_how_to_get_them(make, monkeypatch, tmp_path):
-    for name in ("depth_anything_3", "vggt", "src", "hpsv3", "lpips"):
+    for name in ("depth_anything_3", "hpsv3", "lpips"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"needs the Python module .*: .*(pip|PYTHONPATH)"):
         make(tmp_path)

@@ -80,7 +80,6 @@ def _told(entry: Entry) -> str:
         "memory": _memory(entry),
         "licence": entry.license,
         "here": _state(entry),
-        "tested": "the package itself" if entry.tested_on == "real" else "a stand-in with its interface",
         "import": f"from worldcompass.{module} import {kind}",
         "make": kind + _signature(made),
     }

@@ -11,9 +11,9 @@ from worldcompass.worlds.doom.experiment import DoomRecipe
 def demo() -> DoomRecipe:
     """Ten minutes on 2 cores.
 
-    Candidates differ by guidance alone and no group decides for all (experiment 26 of docs/log.md): with noises of
-    their own and the deviation of all groups, groups agreed on a tenth as much and seeds disagreed. Colours are
-    held: what they drift in one chunk adds up over eight (experiments 19 to 22 and 44).
+    Candidates of a group share their noise and differ by guidance alone, so that groups agree on a direction.
+    Scores are damped, so that no group decides alone. ``mean_weight`` holds the colours: a small drift in one
+    chunk adds up over eight.
     """
     config = Config(
         steps=24,

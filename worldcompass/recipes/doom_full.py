@@ -11,7 +11,6 @@ from worldcompass.worlds.doom.experiment import DoomRecipe
 def doom_full() -> DoomRecipe:
     """The longer recipe of the embedded world: half an hour on 2 cores.
 
-    Four runs of the demo's training, averaged and carried on. Longer runs, more groups a step, higher rates and
-    noises of their own all taught this base less (experiments 45 and 47 of docs/log.md).
+    Averages four runs of the demo's training and extrapolates from the base through their mean.
     """
     return replace(demo(), members=4, extend=1.8)

@@ -31,9 +31,6 @@ class Entry:
     """Python module that must be there; empty when the core install is enough."""
     install: str = ""
     """How to get it."""
-    tested_on: str = "real"
-    """``real``: the package itself runs in tests or benchmarks, somebody else's with random weights, where it is
-    installed; ``fake``: a stand-in with its interface."""
 
     @property
     def installed(self) -> bool:
@@ -105,30 +102,6 @@ ENTRIES = (
         license="Apache-2.0; LARGE and GIANT CC BY-NC 4.0",
         module="depth_anything_3",
         install="an environment of its own with: pip install depth-anything-3",
-    ),
-    Entry(
-        "vggt",
-        CAMERAS,
-        "rewards.vggt:Vggt",
-        "network, arbitrary scale",
-        weights="facebook/VGGT-1B-Commercial",
-        gpu_gib=8.0,
-        license="VGGT licence (commercial, not military); VGGT-1B CC BY-NC 4.0",
-        module="vggt",
-        install="clone github.com/facebookresearch/vggt, then pip install -e .",
-        tested_on="fake",
-    ),
-    Entry(
-        "world-mirror",
-        CAMERAS,
-        "rewards.world_mirror:WorldMirror",
-        "network, arbitrary scale",
-        weights="tencent/HunyuanWorld-Mirror",
-        gpu_gib=12.0,
-        license="Tencent community licence (not EU, UK, South Korea)",
-        module="src.models.models.worldmirror",
-        install="clone github.com/Tencent-Hunyuan/HunyuanWorld-Mirror onto PYTHONPATH",
-        tested_on="fake",
     ),
     Entry(
         "quality",

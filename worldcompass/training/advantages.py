@@ -143,8 +143,7 @@ def damped(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
     """``sqrt(own^2 + mean of all groups' own^2)``, (N, 1, R): no group counts for much, none is blown up.
 
     Not in the paper. Where a reward is nearly always full marks, ``all_groups`` lets the few groups that vary most
-    decide an update, and ``own_group`` blows up the rounding of those that hardly vary (experiment 26 of
-    docs/log.md).
+    decide an update, and ``own_group`` blows up the rounding of those that hardly vary.
     """
     own = own_group(scores_NGR, valid_NGR)
     return (own.square() + own.square().mean(0, keepdim=True)).sqrt()

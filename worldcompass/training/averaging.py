@@ -1,9 +1,8 @@
 """Several short runs from one start, taken together: their weights averaged, and the mean carried further.
 
-What runs of different seeds have in common is what was learned, where they differ is noise: the mean of their
-weights keeps the one and loses much of the other ("model soups", arXiv 2203.05482). The line from the start through
-that mean leads further in the same direction ("model extrapolation", arXiv 2404.16792); more steps of one run do
-not come there (experiment 47 of docs/log.md).
+Runs of different seeds share what was learned and differ in noise. The mean of their weights keeps the first and
+loses much of the second ("model soups", arXiv 2203.05482). Going on along the line from the start through that mean
+improves further ("model extrapolation", arXiv 2404.16792), which more steps of one run do not.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,19 +153,6 @@ def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path
         torch.testing.assert_close(trained[name], expected.half().float())
     assert cli.main(["doctor", str(out)]) == 0
     assert "1 training steps of each of 2 members" in (out / "report.html").read_text()
-
-
-def test_how_far_to_carry_on_is_asked_of_the_reward_critic(run_dir, monkeypatch, capsys):
-    """``benchmarks/extend.py``: carried nowhere, nothing differs from the base."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    extend = importlib.import_module("extend")
-    monkeypatch.setattr(extend, "LATENTS", 4)
-    monkeypatch.setattr(sys, "argv", ["extend.py", str(run_dir), "--factors", "0", "50", "--scenarios", "1"])
-    extend.main()
-    members, _, nowhere, far = capsys.readouterr().out.splitlines()[-4:]
-    assert members.startswith("1 members")
-    assert nowhere.count("+0.000 +- 0.000") == len(extend.SHOWN) and nowhere.startswith("x 0:")
-    assert far.startswith("x 50:") and far.count("+0.000 +- 0.000") < len(extend.SHOWN)
 
 
 def test_what_a_finished_run_measured_of_the_base_is_taken_not_measured_again(run_dir, tmp_path, monkeypatch):
