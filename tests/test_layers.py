@@ -14,10 +14,12 @@ ROOT = Path(worldcompass.__file__).parent
 # folder of ``worlds``; the list must name all of them.
 LAYERS = (
     ("errors", "version"),
-    ("types", "media", "parallel"),
+    ("types", "parallel"),
+    ("runs",),
+    ("media",),
     ("geometry", "critic", "seeding", "statistics"),
     ("world",),
-    ("rollout", "runs"),
+    ("rollout",),
     ("toy", "testing", "walk", "evaluate"),
     ("doctor",),
     ("training", "env"),

@@ -182,7 +182,7 @@ def a_failing_disk_ends_all_and_harms_nothing(root: Path) -> None:
 
     for rank, where, told in (
         (1, "safetensors.torch.save", r"No space left on device: '.*step_000002'"),
-        (0, "worldcompass.runs.checkpoint.os.replace", "No space left"),
+        (0, "worldcompass.runs.atomic.os.replace", "No space left"),
     ):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=told):
             if team.rank == rank:
@@ -365,7 +365,7 @@ def die_while_saving(out: Path, config: Config, rank: int, where: str) -> None:
 
 def test_a_rank_that_dies_while_saving_ends_the_others_and_loses_no_more_than_that_step(alone, tmp_path):
     ways = {
-        "main": (SMALL, 0, "worldcompass.runs.checkpoint.os.replace", [-signal.SIGKILL, EXIT_LOST_RANK]),
+        "main": (SMALL, 0, "worldcompass.runs.atomic.os.replace", [-signal.SIGKILL, EXIT_LOST_RANK]),
         "shard": (
             replace(SMALL, shard=True), 1, "safetensors.torch.save", [EXIT_LOST_RANK, -signal.SIGKILL],
         ),

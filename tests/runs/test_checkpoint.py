@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from worldcompass.errors import UserError
-from worldcompass.runs.atomic import replace_file, write_tensors
+from worldcompass.runs.atomic import write_tensors, write_text
 from worldcompass.runs.checkpoint import (
     delete_after,
     latest_checkpoint,
@@ -62,7 +62,7 @@ def test_a_kill_while_writing_leaves_the_older_one_and_the_rest_is_ignored(tmp_p
 def test_a_disk_that_fills_up_leaves_files_as_they_were(tmp_path, monkeypatch):
     weights, text = tmp_path / "weights.safetensors", tmp_path / "results.json"
     write_tensors(weights, TENSORS)
-    replace_file(text, "before")
+    write_text(text, "before")
 
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -71,10 +71,11 @@ def test_a_disk_that_fills_up_leaves_files_as_they_were(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):  # which the command says in a sentence
         write_tensors(weights, {})
     monkeypatch.setattr(
-        "pathlib.Path.write_text", lambda self, words: self.open("w").write(words[:3]) and full()
+        "pathlib.Path.write_text", lambda self, words, **_: self.open("w").write(words[:3]) and full()
     )
     with pytest.raises(SafetensorError):
-        replace_file(text, "afterwards")
+        write_text(text, "afterwards")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "weights.safetensors"]
     assert load_file(weights).keys() == TENSORS.keys() and text.read_text() == "before"
 
 

@@ -17,6 +17,7 @@ from worldcompass.audit.exploit import Found, search
 from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share, shown
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.critic import Critic, ask
+from worldcompass.runs.atomic import finite
 from worldcompass.seeding import generator_for
 from worldcompass.testing import check_critic
 
@@ -87,7 +88,7 @@ class Audit:
         plain = {k: v for k, v in vars(self).items() if k not in ("examples", "expects", *shares)}
         parts = {**plain, **shares, "expects": self.expects.words, "overlooked": self.overlooked()}
         parts["cheated_beside"] = self.cheated_beside()
-        return {"schema": 2, **_finite({**parts, "examples": found})}
+        return {"schema": 2, **finite({**parts, "examples": found})}
 
 
 def run_audit(
@@ -251,15 +252,6 @@ def _cheated(trick: str, examples: list[tuple[Clip, float, Found]]) -> Share:
         (clip.video, found.score >= true) for clip, true, found in examples if found.trick.name == trick
     ]
     return share(np.array([hit for _, hit in of_trick], float), [video for video, _ in of_trick])
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _punished(true: np.ndarray, lie: np.ndarray, videos: np.ndarray) -> Share:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import math
 import shlex
 import sys
@@ -143,12 +142,11 @@ def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Cl
 def _write(audit: Audit, out: Path) -> None:
     """audit.json, audit.html, and everything on the terminal."""
     from worldcompass.audit.page import render
-    from worldcompass.media.html import write_page
+    from worldcompass.runs.atomic import write_json, write_text
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "audit.json").write_text(json.dumps(audit.to_json(), indent=1) + "\n")
+    write_json(out / "audit.json", audit.to_json(), indent=1)
     print_audit(audit)
-    page = write_page(out / "audit.html", render(audit, "worldcompass " + shlex.join(sys.argv[1:])))
+    page = write_text(out / "audit.html", render(audit, "worldcompass " + shlex.join(sys.argv[1:])))
     print(f"page: {page}")
 
 

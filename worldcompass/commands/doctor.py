@@ -26,22 +26,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdict, the findings, and what could not be checked."""
     from worldcompass.doctor import diagnose, read_record
     from worldcompass.errors import EXIT_DISEASED
+    from worldcompass.runs.atomic import finite
 
     record = read_record(args.run)
     diagnosis = diagnose(record)
     if args.json:
         more = {"answer": diagnosis.answer, "healthy": diagnosis.healthy, "events": list(record.events)}
         found = dataclasses.asdict(diagnosis) | more
-        print(json.dumps(_finite(found), indent=1))
+        print(json.dumps(finite(found), indent=1))
     else:
         print("\n".join(diagnosis.lines()))
     return 0 if diagnosis.healthy else EXIT_DISEASED
-
-
-def _finite(value: object) -> object:
-    """The same with None for infinite numbers, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and value - value != 0 else value

@@ -11,12 +11,12 @@ environment variable WORLDCOMPASS_JUDGE_KEY); or FILE.py:FUNCTION of yours that 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_out, add_seed, positive
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     verdict = judge_marks(marks)
     _write_pictures(args.out, scenes, marks)
     held = {"critic": critic.name, "seed": args.seed, **verdict.to_json(), "values": _listed(scenes, marks)}
-    (args.out / "scores.json").write_text(json.dumps(held, indent=1) + "\n")
+    write_json(args.out / "scores.json", held, indent=1)
     print_verdict(critic.name, verdict)
     if judge is not None:
         print(f"judge model: {judge.tally}")

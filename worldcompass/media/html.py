@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from worldcompass.media.style import CSS
@@ -22,15 +20,6 @@ def document(title: str, parts: Sequence[str]) -> str:
         f"<title>{escape(title)}</title><style>{CSS}</style></head>\n"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
-    return path
 
 
 def data_address(kind: str, content: bytes) -> str:

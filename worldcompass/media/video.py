@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import writing
 
 Frames = Tensor | np.ndarray
 
@@ -52,9 +53,11 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
     A file that was there before is replaced only when the new one is complete.
     """
     frames = _even(to_array(frames_F3hw)).transpose(0, 2, 3, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.mp4")
-    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    options = {"movflags": "+faststart"}
+    with (
+        writing(path) as unfinished,
+        av.open(str(unfinished), "w", format="mp4", options=options) as container,
+    ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -63,7 +66,7 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
             packets = stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
             container.mux(packets)
         container.mux(stream.encode())
-    return partial.replace(path)
+    return path
 
 
 def read_video(source: Path | bytes, max_frames: int | None = None, max_pixels: int | None = None) -> Tensor:
@@ -176,8 +179,8 @@ def filmstrips(rows: Sequence[Frames], labels: Sequence[str], every: int, scale:
 
 def save_png(path: Path, image_3hw: Frames) -> Path:
     """Write one picture as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(image_3hw))
+    with writing(path) as unfinished:
+        unfinished.write_bytes(png(image_3hw))
     return path
 
 

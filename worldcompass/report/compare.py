@@ -11,7 +11,7 @@ from typing import Any
 
 from worldcompass.errors import UserError
 from worldcompass.media.charts import Interval, Series, curves_chart, interval_chart
-from worldcompass.media.html import document, write_page
+from worldcompass.media.html import document
 from worldcompass.report.actions import heat_maps
 from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.page import badge, difference_cell
@@ -27,6 +27,7 @@ from worldcompass.report.runs import (
     percent,
     score,
 )
+from worldcompass.runs.atomic import write_text
 
 MAX_RUNS = 8  # as many colours can be told apart
 
@@ -46,7 +47,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         raise UserError(
             f"{', '.join(map(str, folders))} were evaluated on different scenarios: their scores do not compare"
         )
-    return write_page(out, render(runs, names_of(folders)))
+    return write_text(out, render(runs, names_of(folders)))
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from worldcompass.doctor.page import section
 from worldcompass.media.charts import Interval, interval_chart, line_chart, number
-from worldcompass.media.html import data_address, document, write_page
+from worldcompass.media.html import data_address, document
 from worldcompass.report.actions import heat_maps
 from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.runs import (
@@ -29,6 +29,7 @@ from worldcompass.report.runs import (
     verdict,
 )
 from worldcompass.report.runs import number as as_number
+from worldcompass.runs.atomic import write_text
 
 NEXT = {
     "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "
@@ -45,7 +46,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: when the folder is not a run, or a file in it cannot be read.
     """
-    return write_page(out or run_dir / "report.html", render(load_run(run_dir)))
+    return write_text(out or run_dir / "report.html", render(load_run(run_dir)))
 
 
 def render(run: Run) -> str:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from worldcompass.errors import LostCritic, UserError
 from worldcompass.rewards.http_json import NotJson, ask_json, asked_pause, may_pass, pauses, reason
+from worldcompass.runs.atomic import write_json
 
 KEY_VARIABLE = "WORLDCOMPASS_JUDGE_KEY"
 PATIENCE = 10.0  # seconds for a first answer
@@ -246,10 +247,7 @@ class JudgeModel:
     def _remember(self, name: str, text: str) -> None:
         self._known[name] = text
         if self.cache is not None:
-            path = self.cache / f"{name}.json"
-            partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
-            partial.write_text(json.dumps({"answer": text}) + "\n")
-            os.replace(partial, path)
+            write_json(self.cache / f"{name}.json", {"answer": text}, shared=True)
 
     def _send(self, path: str, body: bytes | None, timeout: float) -> Any:
         headers = {"Content-Type": "application/json"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,10 +22,11 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import like
 from worldcompass.parallel.team import Team
-from worldcompass.runs.atomic import sync, write_through
+from worldcompass.runs.atomic import aside, publish, remove, save_tensors
 from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
+STEP = "step_"
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
@@ -40,42 +40,38 @@ def save_checkpoint(
     Args:
         state: what json can hold.
     """
-    aside = _begin(root, step)
-    write_through(aside / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    sync(aside / _TENSORS)
-    return _finish(aside, {"format": FORMAT, "step": step, **state}, keep)
+    folder = _begin(root, step)
+    save_tensors(folder / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    return _finish(folder, {"format": FORMAT, "step": step, **state}, keep)
 
 
 def save_sharded(
     root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], team: Team, keep: int = 2
 ) -> Path:
     """``save_checkpoint`` by all ranks together: each writes its own shards, and none holds a whole tensor."""
-    aside = team.on_main(lambda: _begin(root, step))
-    write_shards(aside, {name: tensor.detach() for name, tensor in tensors.items()})
-    files = team.on_main(lambda: sorted(path.name for path in aside.glob("*.safetensors")))
-    own = {name: _digest(aside / name).hexdigest() for name in files[team.rank :: team.size]}
+    folder = team.on_main(lambda: _begin(root, step))
+    write_shards(folder, {name: tensor.detach() for name, tensor in tensors.items()})
+    files = team.on_main(lambda: sorted(path.name for path in folder.glob("*.safetensors")))
+    own = {name: _digest(folder / name).hexdigest() for name in files[team.rank :: team.size]}
     digests = {name: digest for part in team.gather_objects(own) for name, digest in sorted(part.items())}
     facts = {"format": SHARDED_FORMAT, "step": step, "files": digests, **state}
-    return team.on_main(lambda: _finish(aside, facts, keep))
+    return team.on_main(lambda: _finish(folder, facts, keep))
 
 
 def _begin(root: Path, step: int) -> Path:
     """An empty folder that is not seen as a checkpoint."""
-    aside = root / f".unfinished_step_{step:06d}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    return aside
+    folder = aside(root / f"{STEP}{step:06d}")
+    remove(folder)
+    folder.mkdir(parents=True)
+    return folder
 
 
-def _finish(aside: Path, facts: Mapping[str, Any], keep: int) -> Path:
-    """Seal a folder of synced tensors, give it its name, and only then delete the oldest."""
-    root, final = aside.parent, aside.parent / aside.name.removeprefix(".unfinished_")
-    (aside / _STATE).write_text(json.dumps({"checksum": _checksum(aside, facts), **facts}))
-    for path in (aside / _STATE, aside):
-        sync(path)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
-    sync(root)
+def _finish(folder: Path, facts: Mapping[str, Any], keep: int) -> Path:
+    """Seal a folder of tensors, give it its name, and only then delete the oldest."""
+    root = folder.parent
+    final = root / f"{STEP}{facts['step']:06d}"
+    (folder / _STATE).write_text(json.dumps({"checksum": _checksum(folder, facts), **facts}))
+    publish(folder, final)
     for old in _complete(root)[: -max(keep, 1)]:
         shutil.rmtree(old)
     return final
@@ -96,7 +92,7 @@ def delete_after(root: Path, step: int) -> None:
 
 def step_of(folder: Path) -> int:
     """The step that a checkpoint was written after."""
-    return int(folder.name.removeprefix("step_"))
+    return int(folder.name.removeprefix(STEP))
 
 
 def _whole(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -211,4 +207,4 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _complete(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob("step_*") if (p / _STATE).is_file() and any(p.glob("*.safetensors")))
+    return sorted(p for p in root.glob(f"{STEP}*") if (p / _STATE).is_file() and any(p.glob("*.safetensors")))

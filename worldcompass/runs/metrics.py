@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.runs.atomic import replace_file
+from worldcompass.runs.atomic import write_text
 
 METRICS = "metrics.jsonl"
 
@@ -82,4 +82,4 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 def rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a metrics file by these rows, at once."""
-    replace_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from worldcompass.runs.atomic import replace_file
+from worldcompass.runs.atomic import write_text
 
 Track = Literal["none", "tensorboard", "wandb", "trackio"]
 Send = Callable[[Mapping[str, Any]], None]
@@ -103,5 +103,5 @@ def _run_id(out_dir: Path) -> str:
     """What a tracker knows a run by, the same after a resume."""
     path = out_dir / "tracker_id"
     if not path.is_file():
-        replace_file(path, uuid.uuid4().hex[:8] + "\n")
+        write_text(path, uuid.uuid4().hex[:8] + "\n")
     return path.read_text().strip()

@@ -7,7 +7,6 @@ improves further ("model extrapolation", arXiv 2404.16792), which more steps of 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
-from worldcompass.runs.atomic import replace_file
+from worldcompass.runs.atomic import write_json
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.runs.metrics import METRICS, read_metrics, rewrite
 from worldcompass.training.config import Config
@@ -139,7 +138,7 @@ def _write_run(out_dir: Path, folders: Sequence[Path], config: Config, policy: P
     newest = latest_checkpoint(folders[-1] / "checkpoints")
     assert newest is not None, "every member saves its last step"
     _, state = load_checkpoint(newest)
-    replace_file(out_dir / "config.json", json.dumps(config.described(), indent=2) + "\n")
+    write_json(out_dir / "config.json", config.described(), indent=2)
     kept = {"checkpoint": policy.checkpoint_weights, "reference": policy.reference_weights}
     tensors = {f"policy/{part}/{name}": t for part, weights in kept.items() for name, t in weights.items()}
     facts = {"run": {**state["run"], "seed": config.seed}, "config": config.described()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from worldcompass.doctor.guard import Guard
 from worldcompass.errors import LostCritic
 from worldcompass.parallel.signals import Interrupted, finishing_the_step
 from worldcompass.parallel.team import Team
-from worldcompass.runs.atomic import replace_file
+from worldcompass.runs.atomic import write_json
 from worldcompass.runs.metrics import METRICS, MetricsLog
 from worldcompass.runs.trackers import tracking
 from worldcompass.training.advantages import NonFiniteScore
@@ -85,7 +84,7 @@ def _train_from(
     world, config, policy, team = run.world, run.config, run.policy, run.team
     log = MetricsLog(out_dir / METRICS, step, team.is_main)
     if team.is_main:
-        replace_file(out_dir / "config.json", json.dumps(config.described(), indent=2) + "\n")
+        write_json(out_dir / "config.json", config.described(), indent=2)
     team.wait()
     guard = Guard(out_dir, config.steps, config.weights, config.on_disease, team.is_main)
     with (

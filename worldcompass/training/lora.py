@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from worldcompass.parallel.sharding import whole
 from worldcompass.parallel.team import Team
-from worldcompass.runs.atomic import write_tensors
+from worldcompass.runs.atomic import write_json, write_tensors
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,5 @@ def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
         "inference_mode": True,
         "target_modules": sorted(layers),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "adapter_config.json", config, indent=2)

@@ -162,7 +162,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worldcompass.worlds.worldplay.prepared.save_file", full)
+    monkeypatch.setattr("worldcompass.runs.atomic.save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_prepared(tmp_path / "a.safetensors", Encoder().encode(torch.zeros(3, 1, 1), ""), SHAPES, {})
     assert not list(tmp_path.iterdir())

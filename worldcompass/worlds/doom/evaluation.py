@@ -21,7 +21,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
 from worldcompass.media import video
 from worldcompass.media.progress import progress
-from worldcompass.runs.atomic import replace_file, write_tensors
+from worldcompass.runs.atomic import write_json, write_tensors
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader
@@ -52,7 +52,7 @@ class Evaluation:
         if not path.exists():
             videos = torch.stack([s.truth.frames_F3hw for s in self.scenarios if s.truth is not None])
             measured = measure(videos, self.scenarios, spec, self.judge, self.reader)
-            replace_file(path, json.dumps(measured.to_json()))
+            write_json(path, measured.to_json())
         return read_measured(path)
 
     def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> Measured:
@@ -67,7 +67,7 @@ class Evaluation:
                 if seed == seeds[0]:
                     kept = {f"{i}": videos[i].contiguous() for i in _shown(self.scenarios)}
                     write_tensors(self.out / f"videos_{name}.safetensors", kept)
-            replace_file(path, json.dumps(pool(parts).to_json()))
+            write_json(path, pool(parts).to_json())
         return read_measured(path)
 
     def pictures(self, fps: float) -> None:
@@ -118,7 +118,7 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
         "horizons": {str(n): _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
         "per_depth": {name: per_depth(side) for name, side in sides.items()},
     }
-    replace_file(out / "results.json", json.dumps(results, indent=1))
+    write_json(out / "results.json", results, indent=1)
     if worlds:
         evaluation.pictures(base.spec.fps)
     return results
@@ -161,7 +161,7 @@ def _claim(out: Path, weights: Sequence[Path], frames: int, seed: int) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is not an empty folder and holds no evaluation: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(facts, indent=1))
+        write_json(path, facts, indent=1)
     elif (found := json.loads(path.read_text())) != facts:
         changed = ", ".join(name for name in facts if found.get(name) != facts[name])
         raise UserError(f"{out} holds an evaluation with other {changed}: choose another --out")

@@ -33,7 +33,7 @@ from worldcompass.report import write_report
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.quality import QualityWeights
 from worldcompass.rollout import clip_level_passes, whole_video_passes
-from worldcompass.runs.atomic import replace_file
+from worldcompass.runs.atomic import write_json
 from worldcompass.runs.metrics import read_metrics, read_object
 from worldcompass.statistics import in_percent
 from worldcompass.training.averaging import check_members, train_members
@@ -156,7 +156,7 @@ def run_experiment(
         export(world.net, out / "weights" / WORLD_FILE)
         trained = evaluation.model("trained", world, recipe.evaluation_seeds)
     results = _results(out, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
-    replace_file(out / "results.json", json.dumps(results, indent=1))
+    write_json(out / "results.json", results, indent=1)
     evaluation.pictures(world.spec.fps)
     page = write_report(out)
     _headline(
@@ -238,7 +238,7 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         if changed:
             _forget_evaluations(out, changed)
             facts = {**found, "recipe": facts["recipe"], "changed": changed}
-            replace_file(path, json.dumps(facts, indent=1))
+            write_json(path, facts, indent=1)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
@@ -250,7 +250,7 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         )
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
     facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
-    replace_file(path, json.dumps(facts, indent=1))
+    write_json(path, facts, indent=1)
 
 
 def _forget_evaluations(out: Path, changed: Iterable[str]) -> None:

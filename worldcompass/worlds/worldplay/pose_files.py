@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_json
 from worldcompass.types import Actions
 from worldcompass.worlds.worldplay.poses import (
     IMAGE_HEIGHT,
@@ -65,13 +65,7 @@ def write_poses(actions: Actions, path: Path, width: int = IMAGE_WIDTH, height: 
         (fx, fy), (cx, cy) = (intrinsics[:2] * size).tolist(), (intrinsics[2:] * size).tolist()
         camera = [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
         entries[str(i)] = {"extrinsic": actions.world_from_camera_K44[i].tolist(), "K": camera}
-    aside = path.with_name(f".unfinished_{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        aside.write_text(json.dumps(entries))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_json(path, entries)
 
 
 def _matrix(path: Path, index: int, entry: Any, key: str, size: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_tensors
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 
 SUFFIX = ".safetensors"
@@ -57,12 +56,7 @@ def save_prepared(
         UserError: when names or shapes differ from ``shapes``, or when a number is not finite.
     """
     _check(path, tensors, shapes)
-    aside = path.with_name(f".unfinished_{path.name}")
-    try:
-        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, aside, dict(metadata))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_tensors(path, {name: t.contiguous().cpu() for name, t in tensors.items()}, dict(metadata))
 
 
 def load_prepared(path: Path, shapes: Mapping[str, Shape]) -> Prepared:

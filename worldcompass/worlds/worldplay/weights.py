@@ -112,7 +112,6 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
             tensors[name] = full.to("cpu", dtype or full.dtype).contiguous()
     if not tensors:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors, {"format": "pt"})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from worldcompass.geometry import level_motion
+from worldcompass.runs.atomic import writing
 from worldcompass.worlds.doom.critics.motion import CLIP_FRAMES
 from worldcompass.worlds.doom.critics.realism import STILL_KINDS, degrade
 from worldcompass.worlds.doom.engine import collect
@@ -78,10 +78,8 @@ def cached_features(
         measured = measure(torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
         parts.append(measured.half() if measured.is_floating_point() else measured)
     found = torch.cat(parts)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.npy")
-    np.save(partial, found.numpy())
-    os.replace(partial, path)
+    with writing(path, shared=True) as unfinished:
+        np.save(unfinished, found.numpy())
     return found
 
 

@@ -22,6 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import split_label
+from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.worlds.doom.critic_training.data import cached_features, load_clips, track
 from worldcompass.worlds.doom.critic_training.report import READERS, accuracy_report, robustness_report
 from worldcompass.worlds.doom.critics.judge import Judge, match_volumes, mirror_volumes
@@ -243,8 +244,8 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
     _note(out, "motion_critic", json.dumps(exact["critic"]))
     _note(out, "realism", json.dumps(robust["realism"]["critic"]))
     _note(out, "judge", json.dumps({**exact["judge"], "realism": robust["realism"]["judge"]}))
-    (out / "accuracy.json").write_text(json.dumps(report, indent=1))
-    (out / "accuracy.md").write_text(text)
+    write_json(out / "accuracy.json", report, indent=1)
+    write_text(out / "accuracy.md", text)
     print(text)
     return out
 

@@ -6,7 +6,6 @@ not at all and is a function of (seed, split, map, number of scenes).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import writing
 from worldcompass.worlds.doom.engine.maps import UNSEEN, DoomMap, find_map
 from worldcompass.worlds.doom.engine.pickup_scenes import Scene, draw_scenes, load_scenes, save_scenes
 
@@ -55,11 +55,11 @@ def collect_scenes(
         folder = root / split / doom_map.name
         if not folder.is_dir():
             played = draw_scenes([doom_map], per_map, seed, prefix_of(split), on_scene=on_scene)
-            partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-            partial.mkdir(parents=True)
-            save_scenes(partial / "scenes.json", [p.scene for p in played])
-            np.save(partial / "frames.npy", np.stack([p.frames_GF3hw.movedim(2, -1).numpy() for p in played]))
-            os.replace(partial, folder)
+            frames = np.stack([p.frames_GF3hw.movedim(2, -1).numpy() for p in played])
+            with writing(folder, shared=True) as unfinished:
+                unfinished.mkdir()
+                save_scenes(unfinished / "scenes.json", [p.scene for p in played])
+                np.save(unfinished / "frames.npy", frames)
         else:
             for _ in range(per_map):
                 on_scene()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from worldcompass.runs.atomic import write_json
 from worldcompass.worlds.doom.critic_training.fit import Part, fit
 from worldcompass.worlds.doom.critic_training.pickup_data import SPLITS, SceneFrames, collect_scenes
 from worldcompass.worlds.doom.critic_training.pickup_score import Verdict, judge_marks, mark
@@ -127,9 +128,7 @@ def train_pickup_critic(splits: dict[str, list[SceneFrames]], out: Path, seed: i
     }
     ranked = {name: round(v.accuracy.mean, 4) for name, v in verdicts.items()}
     save(load_pickup_reader(out), path, PICKUP, {**read_facts(path, PICKUP), "accuracy": json.dumps(ranked)})
-    (out / f"{PICKUP}.json").write_text(
-        json.dumps({n: v.to_json() for n, v in verdicts.items()}, indent=1) + "\n"
-    )
+    write_json(out / f"{PICKUP}.json", {n: v.to_json() for n, v in verdicts.items()}, indent=1)
     return verdicts
 
 

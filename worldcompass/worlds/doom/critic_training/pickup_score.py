@@ -15,6 +15,7 @@ import numpy as np
 
 from worldcompass.audit.measures import Share, calibration_error, rank_correlation, share
 from worldcompass.critic import Critic, ask
+from worldcompass.runs.atomic import finite
 from worldcompass.worlds.doom.engine.pickup_scenes import Played
 
 RESAMPLES = 1000
@@ -74,7 +75,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Everything; a share without scenes has None for numbers."""
-        return _plain(self)
+        return finite(self)
 
 
 def judge_marks(marks: Marks, seed: int = 0) -> Verdict:
@@ -160,11 +161,3 @@ def _correlation(values: np.ndarray, truth: np.ndarray, seed: int) -> Share:
     picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.percentile([of(rows) for rows in picks], [2.5, 97.5])
     return Share(of(np.arange(len(values))), float(low), float(high), len(values), len(values))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Verdict | Share):
-        return {key: _plain(held) for key, held in vars(value).items()}
-    if isinstance(value, dict):
-        return {key: _plain(held) for key, held in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.resources
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_tensors
 from worldcompass.worlds.doom.critics.judge import Judge
 from worldcompass.worlds.doom.critics.motion import MotionCritic
 from worldcompass.worlds.doom.critics.pickup import PickupReader
@@ -41,9 +41,7 @@ def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
         "command": command_of(name),
         **facts,
     }
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    write_tensors(path, tensors, metadata)
 
 
 def read_facts(path: Path, name: str) -> dict[str, str]:

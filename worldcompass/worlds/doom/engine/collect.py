@@ -32,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS, action_name, labels_from_poses
+from worldcompass.runs.atomic import write_json, write_text, writing
 from worldcompass.worlds.doom.engine.engine import Engine, Steps, poses_from_cameras
 from worldcompass.worlds.doom.engine.facts import (
     DEPTH_UNIT,
@@ -139,7 +140,7 @@ def _claim(out: Path, settings: dict[str, object], num_shards: int) -> None:
             f"{out} has {free / 1e9:.1f} GB free, the dataset needs {need / 1e9:.1f} GB:"
             " free space or lower --frames"
         )
-    path.write_text(json.dumps(settings))
+    write_json(path, settings)
 
 
 def collect_shard(shard: ShardPlan, root: Path) -> None:
@@ -159,12 +160,10 @@ def collect_shard(shard: ShardPlan, root: Path) -> None:
             for name, array in zip(_ARRAYS, episode, strict=True):
                 arrays[name].append(array)
             visited.extend(episode[1][::FRAMES_PER_LATENT])
-    folder = shard.folder(root)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial.mkdir(parents=True)
-    for name, episodes in arrays.items():
-        np.save(partial / f"{name}.npy", np.stack(episodes))
-    os.replace(partial, folder)
+    with writing(shard.folder(root), shared=True) as folder:
+        folder.mkdir()
+        for name, episodes in arrays.items():
+            np.save(folder / f"{name}.npy", np.stack(episodes))
 
 
 def play_episode(
@@ -287,6 +286,4 @@ def write_card(root: Path) -> Path:
         lines += ["| map | frames |", "|---|---|", *(f"| {k} | {v} |" for k, v in frames.items()), ""]
         lines += ["| action (what happened) | latents |", "|---|---|"]
         lines += [f"| {action_name(i)} | {counts[i]} |" for i in np.argsort(-counts) if counts[i]] + [""]
-    path = root / "card.md"
-    path.write_text("\n".join(lines))
-    return path
+    return write_text(root / "card.md", "\n".join(lines))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from worldcompass.runs.atomic import write_tensors
 from worldcompass.training.optim import MakeOptimizer
 
 SAVE_SECONDS = 180.0
@@ -88,11 +88,8 @@ class StageRun:
             "seconds": self.seconds,
             "minutes": self.stage.minutes,
         }
-        partial = path.with_suffix(".partial")
-        save_file(
-            {k: v.contiguous().cpu() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)}
-        )
-        os.replace(partial, path)
+        whole = {k: v.contiguous().cpu() for k, v in tensors.items()}
+        write_tensors(path, whole, {"facts": json.dumps(facts)})
 
     def resume(self) -> bool:
         """Continue from a saved state when there is one; with more minutes than it had, in proportion longer."""
