@@ -14,7 +14,7 @@ import time
 import torch
 
 from worldcompass.geometry import commanded
-from worldcompass.rollout import imagine_groups, imagine_whole_videos
+from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
 
@@ -48,10 +48,13 @@ def main() -> None:
     for clips in args.clips:
         times: dict[str, list[float]] = {"clip": [], "whole": []}
         passes = {}
+        request = RolloutRequest([scenario(clips)], clips - 1, 4, args.candidates, (0,), sigmas)
         for repeat in range(args.repeats + 1):
             for name, rollout in (("clip", imagine_groups), ("whole", imagine_whole_videos)):
                 begun = time.perf_counter()
-                futures = rollout(world, [scenario(clips)], clips - 1, 4, args.candidates, (0,), sigmas)
+                futures = rollout(
+                    world, RolloutRequest([scenario(clips)], clips - 1, 4, args.candidates, (0,), sigmas)
+                )
                 if repeat:  # the first round warms up
                     times[name].append(time.perf_counter() - begun)
                 passes[name] = sum(f.forward_passes for f in futures)

@@ -34,7 +34,7 @@ from worldcompass.recipes.overrides import override
 from worldcompass.rollout import (
     Futures,
     Rollout,
-    candidate_numbers,
+    RolloutRequest,
     chunk_actions,
     chunk_noise,
     imagine_chunk,
@@ -46,7 +46,7 @@ from worldcompass.rollout import (
 )
 from worldcompass.training.run import Parts, Run, prepare
 from worldcompass.training.selection import Rows
-from worldcompass.training.step import cache_targets, predict, train_step
+from worldcompass.training.step import cache_targets, predict, request_of_step, train_step
 from worldcompass.types import Actions
 from worldcompass.world import Context, WorldModel
 
@@ -83,38 +83,23 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
         prefix: attended anew for every candidate, attended once and copied, or one that all share.
     """
 
-    def imagine(
-        world,
-        scenarios,
-        chunk,
-        length,
-        group_size,
-        keys,
-        sigmas,
-        explore=0.0,
-        shared_noise=False,
-        candidates=None,
-    ) -> list[Futures]:
-        result, numbers, candidates = (
-            [],
-            candidate_numbers(group_size, shared_noise),
-            candidates or range(group_size),
-        )
-        for scenario in scenarios:
+    def imagine(world: WorldModel[Any], request: RolloutRequest) -> list[Futures]:
+        chunk, length, keys, sigmas = request.chunk, request.chunk_length, request.keys, request.sigmas
+        result = []
+        for scenario in request.scenarios:
             past = imagine_past(world, [scenario], chunk, length, [(*keys, "past", scenario.id)], sigmas)
             actions = chunk_actions(world, [scenario], chunk, length)
             attended = world.attend(past.context, actions)
-            row_keys = [(*keys, "future", scenario.id, chunk, numbers[g]) for g in candidates]
+            row_keys = [(*keys, "future", scenario.id, chunk, request.numbers[g]) for g in request.own]
             noise = chunk_noise(world, length, row_keys)
-            guidance = spread_guidance(world, explore, group_size, [(*keys, scenario.id, chunk)], candidates)
+            guidance = spread_guidance(world, request, [scenario])
             cleans, frames = [], []
             for rows in torch.arange(len(noise)).split(len(noise) if batched else 1):
                 own = prefix_of_candidate(world, past.context, actions, attended, prefix)
                 weights = None if guidance is None else guidance[rows]
                 cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
-            start, stop = chunk * length, (chunk + 1) * length
-            group = make_group(world, scenario, torch.cat(frames), past.frames_PF3hw[0], start, stop)
+            group = make_group(world, scenario, torch.cat(frames), past.frames_PF3hw[0], *request.span)
             passes = past.forward_passes + len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
             result.append(Futures((group,), torch.cat(cleans), actions, attended, passes))
         return result
@@ -174,12 +159,9 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
 
 def through_files(parts: Parts, step: int, run: Run, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds to write and read again the candidates of a step, as MP4s and then their frames as JPEGs."""
-    config, sigmas = run.config, parts.world.spec.sigmas(run.config.denoising_steps)
+    scenarios = parts.scenarios[: run.config.prompts_per_step]
     with run.policy.behaviour():
-        futures = imagine_groups(
-            parts.world, parts.scenarios[: config.prompts_per_step], step - 1, run.chunk_length, config.group_size,
-            (config.seed, step), sigmas,
-        )  # fmt: skip
+        futures = imagine_groups(parts.world, request_of_step(run, step, scenarios))
     candidates = [frames for part in futures for group in part.groups for frames in group.frames_GF3hw]
     with tempfile.TemporaryDirectory() as folder:
         begun = clock()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from worldcompass.rollout import imagine_groups
+from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.testing import ContractError, check_critic, check_world_model
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.types import Scores
@@ -121,7 +121,7 @@ def test_an_impossible_spec_is_caught():
 
 def toy_group():
     world, scenarios = ToyWorld(), toy_scenarios(1)
-    return imagine_groups(world, scenarios, 1, 4, 3, (0,), world.spec.sigmas())[0].groups[0]
+    return imagine_groups(world, RolloutRequest(scenarios, 1, 4, 3, (0,), world.spec.sigmas()))[0].groups[0]
 
 
 @pytest.mark.parametrize("critic", [ToyObedience(), ToyCleanliness()])

@@ -7,6 +7,7 @@ import torch
 
 from worldcompass.geometry import commanded, motion_signs, nominal_poses
 from worldcompass.rollout import (
+    RolloutRequest,
     chunk_noise,
     clip_level_passes,
     corrupt,
@@ -76,7 +77,7 @@ def test_euler_step_equals_the_velocity_step_and_is_exact_at_zero():
 
 def test_imagined_latents_have_the_toys_mean_and_spread():
     world, scenarios = ToyWorld(), toy_scenarios(1)
-    futures = imagine_groups(world, scenarios, 1, 4, 2000, (0,), world.spec.sigmas(200))[0]
+    futures = imagine_groups(world, RolloutRequest(scenarios, 1, 4, 2000, (0,), world.spec.sigmas(200)))[0]
     last = futures.context.latents_PCMHW[:, :, -1]
     first = futures.clean_BCKHW[:, :, 0]
     spread = (first - first.mean(0)).std()
@@ -89,7 +90,7 @@ def test_given_latents_come_back_exactly():
     world, scenarios = ToyWorld(), toy_scenarios(1)
     image = torch.randint(0, 256, (3, 4, 4), generator=generator_for(2), dtype=torch.uint8)
     start = Scenario("start", scenarios[0].actions, image_3hw=image)
-    futures = imagine_groups(world, [start], 0, 4, 3, (0,), world.spec.sigmas())[0]
+    futures = imagine_groups(world, RolloutRequest([start], 0, 4, 3, (0,), world.spec.sigmas()))[0]
     assert torch.equal(futures.clean_BCKHW[:, :, 0], futures.context.start_PCHW.expand(3, -1, -1, -1))
     group = futures.groups[0]
     assert all(torch.equal(group.frames_GF3hw[g, 0], image) for g in range(3))
@@ -98,7 +99,7 @@ def test_given_latents_come_back_exactly():
 
 def test_candidates_share_their_past_and_differ_in_their_future():
     world, scenarios = ToyWorld(), toy_scenarios(2, 12)
-    futures = imagine_groups(world, scenarios, 2, 4, 3, (0, 5), world.spec.sigmas())[0]
+    futures = imagine_groups(world, RolloutRequest(scenarios, 2, 4, 3, (0, 5), world.spec.sigmas()))[0]
     assert futures.context.num_pasts == 2 and futures.context.num_latents == 8
     group = futures.groups[1]
     assert group.past_frames_F3hw.shape[0] == world.spec.num_frames(0, 8)
@@ -110,8 +111,8 @@ def test_candidates_share_their_past_and_differ_in_their_future():
 def test_batching_scenarios_changes_nothing():
     together, apart = ToyWorld(), ToyWorld(batches_pasts=False)
     scenarios = toy_scenarios(3)
-    one = imagine_groups(together, scenarios, 1, 4, 4, (0, 1), together.spec.sigmas())
-    many = imagine_groups(apart, scenarios, 1, 4, 4, (0, 1), apart.spec.sigmas())
+    one = imagine_groups(together, RolloutRequest(scenarios, 1, 4, 4, (0, 1), together.spec.sigmas()))
+    many = imagine_groups(apart, RolloutRequest(scenarios, 1, 4, 4, (0, 1), apart.spec.sigmas()))
     assert (len(one), len(many)) == (1, 3)
     torch.testing.assert_close(one[0].clean_BCKHW, torch.cat([f.clean_BCKHW for f in many]))
     videos = imagine_video(together, scenarios, (3,))
@@ -149,7 +150,9 @@ def test_the_engines_part_of_a_chunk_is_handed_to_critics():
     truth = Truth(frames, torch.arange(8), plain.actions.world_from_camera_K44)
     scenario = Scenario("true", plain.actions, truth=truth)
     for chunk, first, last in ((0, 0, 6), (1, 7, 14)):
-        group = imagine_groups(world, [scenario], chunk, 4, 2, (0,), world.spec.sigmas())[0].groups[0]
+        group = imagine_groups(world, RolloutRequest([scenario], chunk, 4, 2, (0,), world.spec.sigmas()))[
+            0
+        ].groups[0]
         assert group.truth.frames_F3hw[[0, -1], 0, 0, 0].tolist() == [first, last]
         assert group.truth.labels_M.tolist() == list(range(4 * chunk, 4 * chunk + 4))
         assert group.truth.frames_F3hw.shape[0] == group.frames_GF3hw.shape[1]
@@ -162,7 +165,9 @@ def test_forward_passes_are_counted_as_they_happen(chunk, explore):
     sigmas = world.spec.sigmas(steps)
     for rollout, formula in ((imagine_groups, clip_level_passes), (imagine_whole_videos, whole_video_passes)):
         world.rows = world.prefixes = 0
-        reported = rollout(world, scenarios, chunk, 4, 5, (0,), sigmas, explore)[0].forward_passes
+        reported = rollout(world, RolloutRequest(scenarios, chunk, 4, 5, (0,), sigmas, explore))[
+            0
+        ].forward_passes
         assert reported == world.rows + world.prefixes == 2 * formula(chunk + 1, 5, steps, explore)
 
 
@@ -172,7 +177,7 @@ def test_clip_level_rollout_needs_a_fraction_of_the_passes():
 
 def test_whole_videos_are_scored_as_one_and_every_candidate_has_its_own_past():
     world, scenarios = ToyWorld(), toy_scenarios(2)
-    futures = imagine_whole_videos(world, scenarios, 1, 4, 3, (0,), world.spec.sigmas())[0]
+    futures = imagine_whole_videos(world, RolloutRequest(scenarios, 1, 4, 3, (0,), world.spec.sigmas()))[0]
     assert futures.context.num_pasts == 6 and futures.clean_BCKHW.shape[0] == 6
     group = futures.groups[1]
     assert group.frames_GF3hw.shape[:2] == (3, 15) and group.past_frames_F3hw.shape[0] == 0
@@ -184,14 +189,14 @@ def test_whole_videos_are_scored_as_one_and_every_candidate_has_its_own_past():
 def test_candidates_that_share_their_noise_differ_by_guidance_alone(rollout):
     world, scenarios, size = Counting(), toy_scenarios(2, 8), 4
     sigmas = world.spec.sigmas(3)
-    same = rollout(world, scenarios, 1, 4, size, (0,), sigmas, 0.0, True)[0].clean_BCKHW.unflatten(
-        0, (2, size)
-    )
+    same = rollout(world, RolloutRequest(scenarios, 1, 4, size, (0,), sigmas, 0.0, True))[
+        0
+    ].clean_BCKHW.unflatten(0, (2, size))
     assert torch.equal(same, same[:, :1].expand_as(same))
     assert not torch.equal(same[0, 0], same[1, 0])
-    clean = rollout(world, scenarios, 1, 4, size, (0,), sigmas, 3.0, True)[0].clean_BCKHW.unflatten(
-        0, (2, size)
-    )
+    clean = rollout(world, RolloutRequest(scenarios, 1, 4, size, (0,), sigmas, 3.0, True))[
+        0
+    ].clean_BCKHW.unflatten(0, (2, size))
     apart = clean.unsqueeze(1) - clean.unsqueeze(2)
     between = apart.square().flatten(3).sum(-1)[:, ~torch.eye(size, dtype=torch.bool)]
     assert (between > 0).all()
@@ -200,13 +205,13 @@ def test_candidates_that_share_their_noise_differ_by_guidance_alone(rollout):
 def test_whole_videos_need_a_world_that_batches_pasts():
     world = ToyWorld(batches_pasts=False)
     with pytest.raises(ValueError, match="batches pasts"):
-        imagine_whole_videos(world, toy_scenarios(1), 1, 4, 2, (0,), world.spec.sigmas())
+        imagine_whole_videos(world, RolloutRequest(toy_scenarios(1), 1, 4, 2, (0,), world.spec.sigmas()))
 
 
 def test_a_scenario_that_is_too_short_is_named():
     world = ToyWorld()
     with pytest.raises(ValueError, match="toy-0-0 has 4 latents"):
-        imagine_groups(world, toy_scenarios(1, 4), 1, 4, 2, (0,), world.spec.sigmas())
+        imagine_groups(world, RolloutRequest(toy_scenarios(1, 4), 1, 4, 2, (0,), world.spec.sigmas()))
 
 
 def test_sampling_and_training_call_the_same_function_bit_by_bit():
@@ -223,7 +228,8 @@ def test_explored_candidates_are_guided_evenly_from_none_to_the_most():
     world, scenarios, size = Counting(), toy_scenarios(2, 8), 4
     sigmas = torch.tensor([1.0, 0.0])
     plain, explored = (
-        imagine_groups(world, scenarios, 1, 4, size, (0,), sigmas, explore)[0] for explore in (0.0, 3.0)
+        imagine_groups(world, RolloutRequest(scenarios, 1, 4, size, (0,), sigmas, explore))[0]
+        for explore in (0.0, 3.0)
     )
     weak = world.weaken(plain.context)
     noise = torch.cat(

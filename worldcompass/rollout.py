@@ -47,10 +47,46 @@ class Futures:
     forward_passes: int
 
 
-Rollout = Callable[
-    [WorldModel[Any], Sequence[Scenario], int, int, int, tuple[Key, ...], Tensor, float, bool, range | None],
-    list[Futures],
-]
+@dataclass(frozen=True)
+class RolloutRequest:
+    """Which futures are imagined: of which scenarios and chunk, how many, and from which noise."""
+
+    scenarios: Sequence[Scenario]
+    """Each makes one group."""
+    chunk: int
+    """Index of the chunk of interest; the ones before it are the past."""
+    chunk_length: int
+    """Latents per chunk."""
+    group_size: int
+    """G: candidates of one group, on all processes together."""
+    keys: tuple[Key, ...]
+    """What all noise derives from, such as ``(seed, step)``."""
+    sigmas: Tensor
+    """Noise levels of every chunk, see ``WorldSpec.sigmas``."""
+    explore: float = 0.0
+    """The candidates of a group are guided with weights evenly spread from 0 to this; 0 guides none."""
+    shared_noise: bool = False
+    """The candidates of a group start from one noise, so that guidance alone tells them apart."""
+    candidates: range | None = None
+    """Those of every group that are imagined here; all of them when None."""
+
+    @property
+    def own(self) -> range:
+        """The candidates of every group that are imagined here."""
+        return self.candidates or range(self.group_size)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """What the noise of a group's candidates derives from: their own numbers, or one for all."""
+        return [0] * self.group_size if self.shared_noise else range(self.group_size)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First latent of the chunk, and the one after its last."""
+        return self.chunk * self.chunk_length, (self.chunk + 1) * self.chunk_length
+
+
+Rollout = Callable[[WorldModel[Any], RolloutRequest], list[Futures]]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
 
@@ -135,49 +171,33 @@ def imagine_past(
 
 
 @torch.no_grad()
-def imagine_groups(
-    world: WorldModel[Any],
-    scenarios: Sequence[Scenario],
-    chunk: int,
-    chunk_length: int,
-    group_size: int,
-    keys: tuple[Key, ...],
-    sigmas: Tensor,
-    explore: float = 0.0,
-    shared_noise: bool = False,
-    candidates: range | None = None,
-) -> list[Futures]:
-    """Clip-level rollout: each scenario's past once, then ``group_size`` futures of ``chunk`` that share it.
+def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futures]:
+    """Clip-level rollout: each scenario's past once, then the futures of the chunk, which share it.
 
-    All scenarios travel in one batch when the world batches pasts, else one after the other. Noise depends on
-    ``keys``, the scenario's id, the chunk and the candidate's number. With ``explore`` the candidates of a group
-    are guided with weights evenly spread from 0 to it, so that they differ in a way that weights can learn; with
-    ``shared_noise`` they differ in nothing else, and scores compare guidance instead of luck.
-
-    Args:
-        candidates: those of every group that are imagined here; all ``group_size`` of them when None.
+    All scenarios travel in one batch when the world batches pasts, else one after the other. Noise depends on the
+    request's keys, the scenario's id, the chunk and the candidate's number. With ``explore`` candidates differ in
+    a way that weights can learn; with ``shared_noise`` they differ in nothing else, and scores compare guidance
+    instead of luck.
 
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
     """
-    result, candidates = [], candidates or range(group_size)
-    for batch in batches(world, scenarios):
+    chunk, length, keys, sigmas = request.chunk, request.chunk_length, request.keys, request.sigmas
+    result = []
+    for batch in batches(world, request.scenarios):
         past_keys = [(*keys, "past", s.id) for s in batch]
-        past = imagine_past(world, batch, chunk, chunk_length, past_keys, sigmas)
-        actions = chunk_actions(world, batch, chunk, chunk_length)
+        past = imagine_past(world, batch, chunk, length, past_keys, sigmas)
+        actions = chunk_actions(world, batch, chunk, length)
         attended = world.attend(past.context, actions)
-        numbers = candidate_numbers(group_size, shared_noise)
-        row_keys = [(*keys, "future", s.id, chunk, numbers[g]) for s in batch for g in candidates]
-        noise = chunk_noise(world, chunk_length, row_keys)
-        group_keys = [(*keys, s.id, chunk) for s in batch]
-        guidance_B = spread_guidance(world, explore, group_size, group_keys, candidates)
+        row_keys = [(*keys, "future", s.id, chunk, request.numbers[g]) for s in batch for g in request.own]
+        noise = chunk_noise(world, length, row_keys)
+        guidance_B = spread_guidance(world, request, batch)
         clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
-        frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(candidates)))
+        frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(request.own)))
         per_step = 1 if guidance_B is None else 2
         passes = past.forward_passes + per_step * len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
-        start, stop = chunk * chunk_length, (chunk + 1) * chunk_length
         groups = tuple(
-            make_group(world, scenario, frames, before, start, stop)
+            make_group(world, scenario, frames, before, *request.span)
             for scenario, frames, before in zip(batch, frames_PGF3hw, past.frames_PF3hw, strict=True)
         )
         result.append(Futures(groups, clean, actions, attended, passes))
@@ -185,19 +205,8 @@ def imagine_groups(
 
 
 @torch.no_grad()
-def imagine_whole_videos(
-    world: WorldModel[Any],
-    scenarios: Sequence[Scenario],
-    chunk: int,
-    chunk_length: int,
-    group_size: int,
-    keys: tuple[Key, ...],
-    sigmas: Tensor,
-    explore: float = 0.0,
-    shared_noise: bool = False,
-    candidates: range | None = None,
-) -> list[Futures]:
-    """The baseline: every candidate imagines its own video, chunks 0 .. ``chunk``.
+def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> list[Futures]:
+    """The baseline: every candidate imagines its own video, chunks 0 to the request's.
 
     Critics see the whole video as one group (no past frames, all commands): ONE score per video and none per
     chunk. The latents handed to the update are those of the last chunk, each row with its own past; that chunk
@@ -208,24 +217,23 @@ def imagine_whole_videos(
     """
     if not world.spec.batches_pasts:
         raise ValueError(f"whole-video rollout needs a world that batches pasts; {world.spec.name} does not")
-    candidates, numbers = candidates or range(group_size), candidate_numbers(group_size, shared_noise)
-    rows = [scenario for scenario in scenarios for _ in candidates]
-    row_keys = [(*keys, "video", s.id, numbers[g]) for s in scenarios for g in candidates]
-    past = imagine_past(world, rows, chunk, chunk_length, row_keys, sigmas)
-    actions = chunk_actions(world, rows, chunk, chunk_length)
+    chunk, length, keys, sigmas = request.chunk, request.chunk_length, request.keys, request.sigmas
+    scenarios = request.scenarios
+    rows = [scenario for scenario in scenarios for _ in request.own]
+    row_keys = [(*keys, "video", s.id, request.numbers[g]) for s in scenarios for g in request.own]
+    past = imagine_past(world, rows, chunk, length, row_keys, sigmas)
+    actions = chunk_actions(world, rows, chunk, length)
     attended = world.attend(past.context, actions)
-    noise = chunk_noise(world, chunk_length, [(*row, chunk) for row in row_keys])
-    group_keys = [(*keys, s.id, chunk) for s in scenarios]
-    guidance_B = spread_guidance(world, explore, group_size, group_keys, candidates)
+    noise = chunk_noise(world, length, [(*row, chunk) for row in row_keys])
+    guidance_B = spread_guidance(world, request, scenarios)
     clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
     per_step = 1 if guidance_B is None else 2
     passes = past.forward_passes + per_step * len(rows) * (len(sigmas) - 1) + prefix_passes(past.context)
     decoded = world.decode(clean, attended)
     video_NGF3hw = torch.cat([past.frames_PF3hw.to(decoded.device), decoded], 1)
-    video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), len(candidates)))
-    stop = (chunk + 1) * chunk_length
+    video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), len(request.own)))
     groups = tuple(
-        make_group(world, scenario, frames, frames[0, :0], 0, stop)
+        make_group(world, scenario, frames, frames[0, :0], 0, request.span[1])
         for scenario, frames in zip(scenarios, video_NGF3hw, strict=True)
     )
     return [Futures(groups, clean, actions, attended, passes)]
@@ -276,24 +284,15 @@ def whole_video_passes(num_chunks: int, group_size: int, num_steps: int, explore
     return group_size * ((num_chunks - 1 + per_step) * num_steps + num_chunks - 1)
 
 
-def candidate_numbers(group_size: int, shared_noise: bool) -> Sequence[int]:
-    """What the noise of a group's candidates derives from: their own numbers, or one for all."""
-    return [0] * group_size if shared_noise else range(group_size)
-
-
 def spread_guidance(
-    world: WorldModel[Any],
-    explore: float,
-    group_size: int,
-    group_keys: Sequence[tuple[Key, ...]],
-    candidates: range | None = None,
+    world: WorldModel[Any], request: RolloutRequest, scenarios: Sequence[Scenario]
 ) -> Tensor | None:
-    """Weights of the candidates of all groups, each group in an order of its own; None without exploration."""
-    if not explore:
+    """Guidance weights of the own candidates, each group in an order of its own; None without exploration."""
+    if not request.explore:
         return None
-    even = torch.linspace(0, explore, group_size)
-    orders = [torch.randperm(group_size, generator=generator_for(*keys, "guidance")) for keys in group_keys]
-    own = list(candidates or range(group_size))
+    even, own = torch.linspace(0, request.explore, request.group_size), list(request.own)
+    generators = [generator_for(*request.keys, s.id, request.chunk, "guidance") for s in scenarios]
+    orders = [torch.randperm(request.group_size, generator=g) for g in generators]
     return torch.cat([even[order[own]] for order in orders]).to(device_of(world))
 
 

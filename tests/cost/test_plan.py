@@ -16,7 +16,7 @@ from worldcompass.cost import plan
 from worldcompass.cost.plan import Plan, States, largest_micro_batch, make_plan, measure_states
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without_data
 from worldcompass.recipes import worldplay_5b, worldplay_8b
-from worldcompass.rollout import imagine_groups
+from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
@@ -183,7 +183,7 @@ def test_the_largest_micro_batch_is_the_one_that_is_dealt_out(prompts, micro, up
         partial(recipe.source.fill, dtype=torch.float32, device="cpu"), recipe.source.decoder("cpu")
     )
     scenarios, sigmas = recipe.scenarios()[:prompts], world.spec.sigmas(3)
-    futures = imagine_groups(world, scenarios, 0, 4, 2, (0,), sigmas)
+    futures = imagine_groups(world, RolloutRequest(scenarios, 0, 4, 2, (0,), sigmas))
     advantages = plan_advantages(prompts)
     chosen = choose(futures, scenarios, advantages, 1, 1, (0,))
     dealt = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)

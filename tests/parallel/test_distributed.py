@@ -26,7 +26,7 @@ from worldcompass.parallel.launch import launch, number_of_ranks
 from worldcompass.parallel.sharding import home_of, shard, whole
 from worldcompass.parallel.signals import notices_raise
 from worldcompass.parallel.team import Team, _same_everywhere, joined
-from worldcompass.rollout import imagine_groups, imagine_whole_videos
+from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.toy import ToyCleanliness, ToyObedience, toy_scenarios
 from worldcompass.training.config import Config
@@ -217,9 +217,9 @@ def the_users_mistakes_are_known_to_all(out: Path) -> None:
 def ranks_of_a_group_share_one_past() -> None:
     """Each imagines half of the candidates, the same past behind them, and what one process would."""
     team, world = Team.current(per_group=2), ranks.toy_world()
-    arguments = (world, toy_scenarios(2), 1, 4, 4, (0, 1), world.spec.sigmas(3), 0.0)
-    (everything,) = imagine_groups(*arguments)
-    (own,) = imagine_groups(*arguments, candidates=team.candidates(4))
+    request = RolloutRequest(toy_scenarios(2), 1, 4, 4, (0, 1), world.spec.sigmas(3))
+    (everything,) = imagine_groups(world, request)
+    (own,) = imagine_groups(world, replace(request, candidates=team.candidates(4)))
     assert len(own.clean_BCKHW) == 4 and len(everything.clean_BCKHW) == 8
     assert torch.equal(team.with_siblings(own.clean_BCKHW, 2), everything.clean_BCKHW)
     pasts = team.gather_objects(own.context.latents_PCMHW)

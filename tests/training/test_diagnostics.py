@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from worldcompass.geometry import Motion, commanded
-from worldcompass.rollout import imagine_groups
+from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.advantages import group_advantages
 from worldcompass.training.diagnostics import (
@@ -117,7 +117,7 @@ def test_the_lag_is_the_share_of_the_way_that_the_behaviour_has_not_followed(dec
 def test_looking_at_a_step_leaves_groups_and_weights_as_they_were():
     world = ToyWorld()
     policy, critics = Policy(world.net), [ToyObedience(), ToyCleanliness()]
-    futures = imagine_groups(world, toy_scenarios(2), 1, 4, 4, (0,), world.spec.sigmas())
+    futures = imagine_groups(world, RolloutRequest(toy_scenarios(2), 1, 4, 4, (0,), world.spec.sigmas()))
     before = futures[0].groups[0].frames_GF3hw.clone(), policy.state()
     verdicts = Verdicts(critics)
     verdicts.ask(futures[0].groups)

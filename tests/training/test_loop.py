@@ -11,7 +11,7 @@ import torch
 from toy_runs import TINY, critics
 
 from worldcompass.errors import UserError
-from worldcompass.rollout import imagine_groups, imagine_whole_videos
+from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training import resume
@@ -91,7 +91,7 @@ def make_run(config=TINY, world=None):
 def shares(run, config):
     sigmas = run.world.spec.sigmas()
     scenarios = run.scenarios[:2]
-    futures = imagine_groups(run.world, scenarios, 1, 4, config.group_size, (0,), sigmas)
+    futures = imagine_groups(run.world, RolloutRequest(scenarios, 1, 4, config.group_size, (0,), sigmas))
     verdicts = Verdicts(run.critics)
     verdicts.ask(futures[0].groups)
     values, valid = verdicts.collect()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.rollout import batches
+from worldcompass.rollout import RolloutRequest, batches
 from worldcompass.seeding import seed_globals
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
@@ -22,24 +22,21 @@ from worldcompass.training.optim import clip_gradients, set_learning_rate
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Rows, choose, share_out
+from worldcompass.types import Scenario
 
 
 def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
-    sigmas, keys = world.spec.sigmas(config.denoising_steps), (config.seed, step)
-    seed_globals(*keys, team.rank)
+    seed_globals(config.seed, step, team.rank)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
-    chunk = chunk_of_step(config, step)
     scenarios = team.share(scenarios_of_step(run.scenarios, config, step))
+    request = request_of_step(run, step, scenarios)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk; who scores elsewhere begins.
-    futures, verdicts, length = [], Verdicts(run.critics), run.chunk_length
+    futures, verdicts = [], Verdicts(run.critics)
     with run.policy.behaviour(), run.autocast():
         for batch in batches(world, scenarios, config.groups_at_once):
-            parts = config.rollout(
-                world, batch, chunk, length, config.group_size, keys, sigmas, config.explore,
-                config.shared_noise, team.candidates(config.group_size),
-            )  # fmt: skip
+            parts = config.rollout(world, dataclasses.replace(request, scenarios=batch))
             verdicts.ask(group for part in parts for group in part.groups)
             futures += parts
     clock.lap("imagine")
@@ -56,8 +53,10 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
     first = team.share(range(len(scores_NGR)))[0]
     own = advantages.of_groups(first, first + len(scenarios))
-    chosen = choose(futures, scenarios, own, config.best, config.worst, keys, team)
-    shares = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
+    chosen = choose(futures, scenarios, own, config.best, config.worst, request.keys, team)
+    shares = share_out(
+        chosen, request.sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows
+    )
     updates = cache_targets(run, shares)
     clock.lap("targets")
     # 6. Towards the good, away from the bad; then the averages follow.
@@ -72,7 +71,7 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     clock.lap("vitals")
     return {
         "step": step,
-        "chunk": chunk,
+        "chunk": request.chunk,
         **reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages),
         **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
         **team.mean(vitals),
@@ -80,6 +79,22 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
         "forward_passes": team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
         "seconds": team.mean(clock.laps),
     }
+
+
+def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
+    """What a step asks the rollout for; ``scenarios`` are this process's part of the step's."""
+    config = run.config
+    return RolloutRequest(
+        scenarios=scenarios,
+        chunk=chunk_of_step(config, step),
+        chunk_length=run.chunk_length,
+        group_size=config.group_size,
+        keys=(config.seed, step),
+        sigmas=run.world.spec.sigmas(config.denoising_steps),
+        explore=config.explore,
+        shared_noise=config.shared_noise,
+        candidates=run.team.candidates(config.group_size),
+    )
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:

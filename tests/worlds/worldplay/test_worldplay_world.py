@@ -7,7 +7,7 @@ import torch
 from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, random_decoder, random_network
 
 from worldcompass.geometry import parse_path
-from worldcompass.rollout import imagine_groups, imagine_video
+from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
@@ -352,7 +352,7 @@ def test_videos_are_imagined_to_their_end(kind):
     world = world_of(kind)
     video = imagine_video(world, batch, num_steps=2)
     assert video.shape == (2, 37, 3, 2 * HEIGHT, 2 * WIDTH)
-    (futures,) = imagine_groups(world, scenarios(kind), 1, 4, 3, (0,), world.spec.sigmas(2))
+    (futures,) = imagine_groups(world, RolloutRequest(scenarios(kind), 1, 4, 3, (0,), world.spec.sigmas(2)))
     assert [g.frames_GF3hw.shape[:2] for g in futures.groups] == [(3, 16)] * 2
 
 
@@ -368,6 +368,6 @@ def test_imagining_with_other_weights_leaves_every_parameter_as_it_was(kind):
     assert any("blocks" not in name for name in policy.live)
     with policy.behaviour():
         inside = {name: p.detach().clone() for name, p in policy.live.items()}
-        imagine_groups(world, batch, 1, 4, 2, (0,), world.spec.sigmas(2))
+        imagine_groups(world, RolloutRequest(batch, 1, 4, 2, (0,), world.spec.sigmas(2)))
     assert all(not torch.equal(value, before[name]) for name, value in inside.items())
     assert all(torch.equal(p, before[name]) for name, p in world.net.named_parameters())
