@@ -52,9 +52,7 @@ def main() -> None:
         for repeat in range(args.repeats + 1):
             for name, rollout in (("clip", imagine_groups), ("whole", imagine_whole_videos)):
                 begun = time.perf_counter()
-                futures = rollout(
-                    world, RolloutRequest([scenario(clips)], clips - 1, 4, args.candidates, (0,), sigmas)
-                )
+                futures = rollout(world, request)
                 if repeat:  # the first round warms up
                     times[name].append(time.perf_counter() - begun)
                 passes[name] = sum(f.forward_passes for f in futures)

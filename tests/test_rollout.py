@@ -189,14 +189,11 @@ def test_whole_videos_are_scored_as_one_and_every_candidate_has_its_own_past():
 def test_candidates_that_share_their_noise_differ_by_guidance_alone(rollout):
     world, scenarios, size = Counting(), toy_scenarios(2, 8), 4
     sigmas = world.spec.sigmas(3)
-    same = rollout(world, RolloutRequest(scenarios, 1, 4, size, (0,), sigmas, 0.0, True))[
-        0
-    ].clean_BCKHW.unflatten(0, (2, size))
+    request = RolloutRequest(scenarios, 1, 4, size, (0,), sigmas, 0.0, shared_noise=True)
+    same = rollout(world, request)[0].clean_BCKHW.unflatten(0, (2, size))
     assert torch.equal(same, same[:, :1].expand_as(same))
     assert not torch.equal(same[0, 0], same[1, 0])
-    clean = rollout(world, RolloutRequest(scenarios, 1, 4, size, (0,), sigmas, 3.0, True))[
-        0
-    ].clean_BCKHW.unflatten(0, (2, size))
+    clean = rollout(world, replace(request, explore=3.0))[0].clean_BCKHW.unflatten(0, (2, size))
     apart = clean.unsqueeze(1) - clean.unsqueeze(2)
     between = apart.square().flatten(3).sum(-1)[:, ~torch.eye(size, dtype=torch.bool)]
     assert (between > 0).all()
