@@ -41,6 +41,7 @@ from worldcompass.rollout import (
     imagine_groups,
     imagine_past,
     make_group,
+    past_generators,
     prefix_passes,
     spread_guidance,
 )
@@ -89,18 +90,19 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
         for scenario in request.scenarios:
             past = imagine_past(world, [scenario], chunk, length, [(*keys, "past", scenario.id)], sigmas)
             actions = chunk_actions(world, [scenario], chunk, length)
-            attended = world.attend(past.context, actions)
+            generators = past_generators([(*keys, "past", scenario.id)], chunk)
+            attended = world.attend(past.context, actions, generators)
             row_keys = [(*keys, "future", scenario.id, chunk, request.numbers[g]) for g in request.own]
-            noise = chunk_noise(world, length, row_keys)
             guidance = spread_guidance(world, request, [scenario])
             cleans, frames = [], []
-            for rows in torch.arange(len(noise)).split(len(noise) if batched else 1):
+            for rows in torch.arange(len(row_keys)).split(len(row_keys) if batched else 1):
+                noise = chunk_noise(world, length, [row_keys[row] for row in rows])
                 own = prefix_of_candidate(world, past.context, actions, attended, prefix)
                 weights = None if guidance is None else guidance[rows]
-                cleans.append(imagine_chunk(world, own, actions, noise[rows], sigmas, weights))
+                cleans.append(imagine_chunk(world, own, actions, noise, sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
             group = make_group(world, scenario, torch.cat(frames), past.frames_PF3hw[0], *request.span)
-            passes = past.forward_passes + len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
+            passes = past.forward_passes + len(row_keys) * (len(sigmas) - 1) + prefix_passes(past.context)
             result.append(Futures((group,), torch.cat(cleans), actions, attended, passes))
         return result
 

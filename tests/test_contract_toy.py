@@ -50,7 +50,7 @@ class Half(ToyWorld):
 class Overwriting(ToyWorld):
     def remember(self, context, clean, actions):
         after = super().remember(context, clean, actions)
-        context.start_PCHW.add_(clean[:, :, 0].mean())
+        context.recording_PCMHW.add_(clean[:, :, 0].mean())
         return after
 
 
@@ -85,7 +85,7 @@ class Loose(ToyWorld):
 class Global(ToyWorld):
     def begin(self, scenarios):
         context = super().begin(scenarios)
-        return dataclasses.replace(context, start_PCHW=torch.randn_like(context.start_PCHW))
+        return dataclasses.replace(context, recording_PCMHW=torch.randn_like(context.recording_PCMHW))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ LAYERS = (
     ("types", "parallel"),
     ("runs",),
     ("media",),
-    ("geometry", "critic", "seeding", "statistics"),
+    ("geometry", "critic", "noise", "seeding", "statistics"),
     ("world",),
     ("rollout",),
     ("toy", "testing", "walk", "evaluate"),

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from worldcompass.geometry import commanded, motion_signs, nominal_poses
+from worldcompass.noise import corrupt, euler_step
 from worldcompass.rollout import (
     RolloutRequest,
     chunk_noise,
     clip_level_passes,
-    corrupt,
-    euler_step,
     hold_last,
     imagine_chunk,
     imagine_groups,
@@ -35,9 +34,9 @@ class Counting(ToyWorld):
         """Forgets the left half of what came before the chunk."""
         return replace(context, latents_PCMHW=context.latents_PCMHW * torch.tensor([0.0, 1.0]))
 
-    def attend(self, context, actions):
+    def attend(self, context, actions, generators=None):
         self.prefixes += context.num_pasts if context.num_latents else 0
-        return super().attend(context, actions)
+        return super().attend(context, actions, generators)
 
     def predict_clean(self, noisy, sigma_B, actions, context):
         self.rows += len(noisy)
@@ -91,7 +90,9 @@ def test_given_latents_come_back_exactly():
     image = torch.randint(0, 256, (3, 4, 4), generator=generator_for(2), dtype=torch.uint8)
     start = Scenario("start", scenarios[0].actions, image_3hw=image)
     futures = imagine_groups(world, RolloutRequest([start], 0, 4, 3, (0,), world.spec.sigmas()))[0]
-    assert torch.equal(futures.clean_BCKHW[:, :, 0], futures.context.start_PCHW.expand(3, -1, -1, -1))
+    assert torch.equal(
+        futures.clean_BCKHW[:, :, 0], futures.context.recording_PCMHW[:, :, 0].expand(3, -1, -1, -1)
+    )
     group = futures.groups[0]
     assert all(torch.equal(group.frames_GF3hw[g, 0], image) for g in range(3))
     assert torch.equal(group.first_frame_3hw, image) and group.past_frames_F3hw.shape[0] == 0
@@ -216,7 +217,7 @@ def test_sampling_and_training_call_the_same_function_bit_by_bit():
     actions = Actions.stack([scenarios[0].actions.latents(0, 4)])
     context = world.attend(world.begin(scenarios), actions)
     noise = torch.randn(2, 12, 4, 2, 2, generator=generator_for(0))
-    sampled = imagine_chunk(world, context, actions, noise, torch.tensor([1.0, 0.0]))
+    sampled = imagine_chunk(world, context, actions, lambda step: noise, torch.tensor([1.0, 0.0]))
     assert torch.equal(sampled, world.predict_clean(noise, torch.ones(2), actions, context).detach())
 
 
@@ -230,7 +231,7 @@ def test_explored_candidates_are_guided_evenly_from_none_to_the_most():
     )
     weak = world.weaken(plain.context)
     noise = torch.cat(
-        [chunk_noise(world, 4, [(0, "future", s.id, 1, g) for g in range(size)]) for s in scenarios]
+        [chunk_noise(world, 4, [(0, "future", s.id, 1, g) for g in range(size)])(0) for s in scenarios]
     )
     with torch.no_grad():
         unguided = world.predict_clean(noise, torch.ones(2 * size), plain.actions, weak)

@@ -2,20 +2,24 @@
 
 Order of calls for every chunk: ``attend`` -> ``predict_clean`` once per denoising step -> ``decode`` ->
 ``remember``, the latter two on the attended context. A forward pass is one row through the network: rows x
-denoising steps, plus one prefix pass for every past that is attended with latents in it.
+denoising steps, plus one prefix pass for every past that is attended with latents in it; none for a chunk that is
+given whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from worldcompass.errors import UnfitInputs
 from worldcompass.geometry import nominal_poses
+from worldcompass.noise import Noise
 from worldcompass.parallel.sharding import home_of
 from worldcompass.seeding import Key, generator_for
 from worldcompass.types import Actions, Group, Scenario, Truth
@@ -90,43 +94,35 @@ Rollout = Callable[[WorldModel[Any], RolloutRequest], list[Futures]]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
 
-def corrupt(clean_BCKHW: Tensor, noise_BCKHW: Tensor, sigma_B: Tensor) -> Tensor:
-    """``(1 - sigma) clean + sigma noise``, the flow-matching path."""
-    sigma = sigma_B.view(-1, 1, 1, 1, 1)
-    return (1 - sigma) * clean_BCKHW + sigma * noise_BCKHW
-
-
-def euler_step(noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float) -> Tensor:
-    """Euler step ``x + (s' - s) v`` in clean space, ``c + (s'/s)(x - c)``: exact at s' = 0."""
-    return clean + (next_sigma / sigma) * (noisy - clean)
-
-
 @torch.no_grad()
 def imagine_chunk(
     world: WorldModel[Any],
     context: Context,
     actions: Actions,
-    noise_BCKHW: Tensor,
+    noise: Noise,
     sigmas: Tensor,
     guidance_B: Tensor | None = None,
 ) -> Tensor:
-    """Denoise B candidates of one chunk; (B, C, K, H, W) float32.
+    """Denoise B candidates of one chunk; (B, C, K, H, W) float32. What is given whole needs no denoising.
 
     Args:
         context: attended for this chunk; P pasts, P divides B.
         actions: (P, K).
-        noise_BCKHW: standard normal.
-        sigmas: (S + 1,) from 1 to 0.
+        noise: such as ``chunk_noise``; step 0 says how many candidates there are.
+        sigmas: (S + 1,), from at most 1 to 0.
         guidance_B: weight g of each candidate, ``guided(c, c_weak, g)``; needs a ``Guidable`` world.
     """
-    noisy = noise_BCKHW.float()
+    levels = sigmas.tolist()
+    noisy = levels[0] * noise(0).float()
+    if given_whole(context):
+        return world.predict_clean(noisy, noisy.new_full((len(noisy),), levels[0]), actions, context)
     weak = None if guidance_B is None else world.weaken(context)  # type: ignore[attr-defined]
-    for sigma, next_sigma in pairwise(sigmas.tolist()):
+    for step, (sigma, next_sigma) in enumerate(pairwise(levels), 1):
         sigma_B = noisy.new_full((noisy.shape[0],), sigma)
         clean = world.predict_clean(noisy, sigma_B, actions, context)
         if guidance_B is not None:
             clean = guided(clean, world.predict_clean(noisy, sigma_B, actions, weak), guidance_B)
-        noisy = euler_step(noisy, clean, sigma, next_sigma)
+        noisy = world.spec.sampler(noisy, clean, sigma, next_sigma, partial(noise, step))
         if context.given_K is not None:
             noisy = torch.where(context.given_K[:, None, None], clean, noisy)
     return noisy
@@ -153,17 +149,17 @@ def imagine_past(
     """Roll chunks 0 .. num_chunks - 1 once per scenario, all scenarios in one batch.
 
     Args:
-        row_keys: one tuple per scenario; the noise of a chunk depends on it and on the chunk's index alone.
+        row_keys: one tuple per scenario; what is drawn for a chunk depends on it and on the chunk's index alone.
     """
     context = world.begin(scenarios)
     frames = [torch.empty(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)]
     passes = 0
     for chunk in range(num_chunks):
         actions = chunk_actions(world, scenarios, chunk, chunk_length)
-        attended = world.attend(context, actions)
+        attended = world.attend(context, actions, past_generators(row_keys, chunk))
+        passes += denoising_passes(attended, len(scenarios), sigmas) + prefix_passes(context)
         noise = chunk_noise(world, chunk_length, [(*keys, chunk) for keys in row_keys])
         clean = imagine_chunk(world, attended, actions, noise, sigmas)
-        passes += len(scenarios) * (len(sigmas) - 1) + prefix_passes(context)
         frames.append(world.decode(clean, attended))
         context = world.remember(attended, clean, actions)
     device = frames[-1].device
@@ -181,6 +177,9 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
 
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
+
+    Raises:
+        UnfitInputs: when nothing of the chunk is imagined.
     """
     chunk, length, keys, sigmas = request.chunk, request.chunk_length, request.keys, request.sigmas
     result = []
@@ -188,14 +187,15 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
         past_keys = [(*keys, "past", s.id) for s in batch]
         past = imagine_past(world, batch, chunk, length, past_keys, sigmas)
         actions = chunk_actions(world, batch, chunk, length)
-        attended = world.attend(past.context, actions)
+        attended = world.attend(past.context, actions, past_generators(past_keys, chunk))
+        refuse_given(world, attended, request)
         row_keys = [(*keys, "future", s.id, chunk, request.numbers[g]) for s in batch for g in request.own]
         noise = chunk_noise(world, length, row_keys)
         guidance_B = spread_guidance(world, request, batch)
         clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
         frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(request.own)))
-        per_step = 1 if guidance_B is None else 2
-        passes = past.forward_passes + per_step * len(noise) * (len(sigmas) - 1) + prefix_passes(past.context)
+        denoising = denoising_passes(attended, len(clean), sigmas, request.explore)
+        passes = past.forward_passes + denoising + prefix_passes(past.context)
         groups = tuple(
             make_group(world, scenario, frames, before, *request.span)
             for scenario, frames, before in zip(batch, frames_PGF3hw, past.frames_PF3hw, strict=True)
@@ -214,6 +214,7 @@ def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> lis
 
     Raises:
         ValueError: when the world cannot hold several pasts in one call.
+        UnfitInputs: when nothing of the last chunk is imagined.
     """
     if not world.spec.batches_pasts:
         raise ValueError(f"whole-video rollout needs a world that batches pasts; {world.spec.name} does not")
@@ -223,12 +224,13 @@ def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> lis
     row_keys = [(*keys, "video", s.id, request.numbers[g]) for s in scenarios for g in request.own]
     past = imagine_past(world, rows, chunk, length, row_keys, sigmas)
     actions = chunk_actions(world, rows, chunk, length)
-    attended = world.attend(past.context, actions)
+    attended = world.attend(past.context, actions, past_generators(row_keys, chunk))
+    refuse_given(world, attended, request)
     noise = chunk_noise(world, length, [(*row, chunk) for row in row_keys])
     guidance_B = spread_guidance(world, request, scenarios)
     clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
-    per_step = 1 if guidance_B is None else 2
-    passes = past.forward_passes + per_step * len(rows) * (len(sigmas) - 1) + prefix_passes(past.context)
+    denoising = denoising_passes(attended, len(clean), sigmas, request.explore)
+    passes = past.forward_passes + denoising + prefix_passes(past.context)
     decoded = world.decode(clean, attended)
     video_NGF3hw = torch.cat([past.frames_PF3hw.to(decoded.device), decoded], 1)
     video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), len(request.own)))
@@ -296,6 +298,35 @@ def spread_guidance(
     return torch.cat([even[order[own]] for order in orders]).to(device_of(world))
 
 
+def given_whole(context: Context) -> bool:
+    """Whether every latent of the attended chunk is given: there is nothing to imagine."""
+    return context.given_K is not None and bool(context.given_K.all())
+
+
+def refuse_given(world: WorldModel[Any], context: Context, request: RolloutRequest) -> None:
+    """Futures of what is given would all be the same.
+
+    Raises:
+        UnfitInputs: when every latent of the chunk is given.
+    """
+    if given_whole(context):
+        raise UnfitInputs(
+            f"chunk {request.chunk} is given whole to {world.spec.name}, so there are no futures to compare: begin"
+            f" later, such as with first_chunk={request.chunk + 1}, or take longer chunks"
+        )
+
+
+def past_generators(past_keys: Sequence[tuple[Key, ...]], chunk: int) -> list[torch.Generator]:
+    """What ``attend`` draws from for a chunk, one for each past."""
+    return [generator_for(*keys, chunk, "attend") for keys in past_keys]
+
+
+def denoising_passes(attended: Context, rows: int, sigmas: Tensor, explore: float = 0.0) -> int:
+    """Passes of imagining so many rows of a chunk: two a step with guidance, none for what is given whole."""
+    per_step = 2 if explore else 1
+    return 0 if given_whole(attended) else per_step * rows * (len(sigmas) - 1)
+
+
 def prefix_passes(context: Context) -> int:
     """Passes of attending a context: one per past, none while there is nothing to remember."""
     return context.num_pasts if context.num_latents else 0
@@ -322,12 +353,17 @@ def computes_bf16(device: torch.device) -> bool:
     return not known or any(there for name, there in known.items() if "bf16" in name)
 
 
-def chunk_noise(world: WorldModel[Any], chunk_length: int, row_keys: Sequence[tuple[Key, ...]]) -> Tensor:
-    """Standard normal noise, one row per key, on the world's device; (B, C, K, H, W)."""
+def chunk_noise(world: WorldModel[Any], chunk_length: int, row_keys: Sequence[tuple[Key, ...]]) -> Noise:
+    """Noise of a chunk on the world's device, one row per key: it depends on nothing else, and on the step."""
     channels, height, width = world.spec.latent_shape
     shape = (channels, chunk_length, height, width)
-    rows = [torch.randn(shape, generator=generator_for(*keys)) for keys in row_keys]
-    return torch.stack(rows).to(device_of(world))
+
+    def draw(step: int) -> Tensor:
+        keys = [(*own, "fresh", step) if step else own for own in row_keys]
+        rows = [torch.randn(shape, generator=generator_for(*own)) for own in keys]
+        return torch.stack(rows).to(device_of(world))
+
+    return draw
 
 
 def chunk_actions(
@@ -367,7 +403,7 @@ def make_group(
     actions = scenario.actions.latents(start, stop).to(frames_GF3hw.device)
     truth, spec = scenario.truth, world.spec
     if truth is not None:
-        frames = truth.frames_F3hw[spec.num_frames(0, start) if start else 0 : spec.num_frames(0, stop)]
+        frames = truth.frames_F3hw[spec.num_frames(0, start) : spec.num_frames(0, stop)]
         truth = Truth(frames, truth.labels_M[start:stop], truth.world_from_camera_M44[start:stop])
     past = scenario.actions.latents(0, start).to(frames_GF3hw.device)
     return Group(

@@ -122,7 +122,7 @@ class _Probe:
         return chunk_actions(self.world, self.scenarios, chunk, self.length)
 
     def noise(self, rows: int) -> Tensor:
-        return chunk_noise(self.world, self.length, [("check", row) for row in range(rows)])
+        return chunk_noise(self.world, self.length, [("check", row) for row in range(rows)])(0)
 
     def second_chunk(self) -> Any:
         """A context with one remembered chunk of mild noise, attended for the next."""

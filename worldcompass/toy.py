@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from worldcompass.geometry import LabelThresholds, Motion, commanded, motion_signs
+from worldcompass.noise import ShiftedLevels
 from worldcompass.rollout import device_of
 from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario, Scores
@@ -45,25 +46,34 @@ class ToyNet(nn.Module):
 
 @dataclass(frozen=True)
 class ToyContext:
-    """All latents of the past; the start image's latent waits to be given."""
+    """All latents of the past; those of a recording, at least the start image's, wait to be given."""
 
-    start_PCHW: Tensor
+    recording_PCMHW: Tensor
+    """The first latents of the video, given."""
     latents_PCMHW: Tensor
     given_K: Tensor | None = None
 
     @property
     def num_pasts(self) -> int:
         """P."""
-        return self.start_PCHW.shape[0]
+        return self.recording_PCMHW.shape[0]
 
     @property
     def num_latents(self) -> int:
         """Finished latents."""
         return self.latents_PCMHW.shape[2]
 
+    @property
+    def last_PCHW(self) -> Tensor:
+        """The last finished latent; the first one given before there is any."""
+        return (self.latents_PCMHW[:, :, -1:] if self.num_latents else self.recording_PCMHW)[:, :, 0]
+
     def select(self, row: int) -> ToyContext:
         """One past alone."""
-        return ToyContext(self.start_PCHW[row : row + 1], self.latents_PCMHW[row : row + 1], self.given_K)
+        rows = slice(row, row + 1)
+        return dataclasses.replace(
+            self, recording_PCMHW=self.recording_PCMHW[rows], latents_PCMHW=self.latents_PCMHW[rows]
+        )
 
 
 class ToyWorld:
@@ -82,8 +92,7 @@ class ToyWorld:
             frames_per_latent=2,
             fps=8.0,
             frame_size=(4, 4),
-            shift=2.0,
-            num_steps=6,
+            schedule=ShiftedLevels(shift=2.0, num_steps=6),
             motion=Motion(move=1.0, yaw_deg=10.0, pitch_deg=10.0, level=True),
             thresholds=LabelThresholds(move=0.5, yaw_deg=5.0, pitch_deg=5.0),
             batches_pasts=batches_pasts,
@@ -95,12 +104,15 @@ class ToyWorld:
         grey = torch.full((3, 4, 4), 128, dtype=torch.uint8)
         images = torch.stack([grey if s.image_3hw is None else s.image_3hw for s in scenarios])
         start = latents_of_frames(images).to(device_of(self))
-        return ToyContext(start, start.new_empty(len(start), 12, 0, 2, 2))
+        return ToyContext(start[:, :, None], start.new_empty(len(start), 12, 0, 2, 2))
 
     @torch.no_grad()
-    def attend(self, context: ToyContext, actions: Actions) -> ToyContext:
+    def attend(
+        self, context: ToyContext, actions: Actions, generators: Sequence[torch.Generator] | None = None
+    ) -> ToyContext:
         """Nothing but to mark what is given."""
-        given = torch.arange(len(actions), device=context.start_PCHW.device) + context.num_latents == 0
+        places = torch.arange(len(actions), device=context.latents_PCMHW.device) + context.num_latents
+        given = places < context.recording_PCMHW.shape[2]
         return dataclasses.replace(context, given_K=given)
 
     def predict_clean(
@@ -109,13 +121,15 @@ class ToyWorld:
         """The posterior mean of a Gaussian: ``mu + s^2 (1-t) / ((1-t)^2 s^2 + t^2) (x - (1-t) mu)``."""
         if context.given_K is None or len(context.given_K) != noisy_BCKHW.shape[2]:
             raise ValueError(f"attend the context for this chunk of {noisy_BCKHW.shape[2]} latents first")
+        given_K, rows_per_past = context.given_K.tolist(), noisy_BCKHW.shape[0] // context.num_pasts
+        recorded = context.recording_PCMHW[:, :, context.num_latents : context.num_latents + len(given_K)]
+        if all(given_K):
+            return recorded.repeat_interleave(rows_per_past, 0)
         response_PKC = self.net(motion_signs(actions.labels_K)).float()
-        last = context.start_PCHW if context.num_latents == 0 else context.latents_PCMHW[:, :, -1]
-        means = []
-        for k, given in enumerate(context.given_K.tolist()):
-            last = context.start_PCHW if given else CARRY * last + response_PKC[:, k, :, None, None]
+        last, means = context.last_PCHW, []
+        for k, given in enumerate(given_K):
+            last = recorded[:, :, k] if given else CARRY * last + response_PKC[:, k, :, None, None]
             means.append(last)
-        rows_per_past = noisy_BCKHW.shape[0] // context.num_pasts
         mean = torch.stack(means, 2).repeat_interleave(rows_per_past, 0)
         sigma = sigma_B.view(-1, 1, 1, 1, 1)
         trust = SPREAD**2 * (1 - sigma) / ((1 - sigma).square() * SPREAD**2 + sigma.square())
@@ -125,14 +139,13 @@ class ToyWorld:
     @torch.no_grad()
     def remember(self, context: ToyContext, clean_PCKHW: Tensor, actions: Actions) -> ToyContext:
         """Append a chunk."""
-        return ToyContext(context.start_PCHW, torch.cat([context.latents_PCMHW, clean_PCKHW], 2))
+        return ToyContext(context.recording_PCMHW, torch.cat([context.latents_PCMHW, clean_PCKHW], 2))
 
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: ToyContext) -> Tensor:
         """Two frames per latent, half way from the one before and itself; the start is one frame."""
         first = context.num_latents == 0
-        last = context.start_PCHW if first else context.latents_PCMHW[:, :, -1]
-        last = last.repeat_interleave(clean_BCKHW.shape[0] // context.num_pasts, 0)
+        last = context.last_PCHW.repeat_interleave(clean_BCKHW.shape[0] // context.num_pasts, 0)
         before = torch.cat([last[:, :, None], clean_BCKHW[:, :, :-1]], 2)
         frames = torch.stack([(before + clean_BCKHW) / 2, clean_BCKHW], 3).flatten(2, 3).transpose(1, 2)
         pixels = (128 + LEVELS_PER_UNIT * pixel_shuffle(frames, 2)).round().clamp(0, 255).to(torch.uint8)

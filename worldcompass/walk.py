@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import nominal_poses, within_pitch
-from worldcompass.rollout import chunk_noise, device_of, imagine_chunk
+from worldcompass.rollout import chunk_noise, device_of, imagine_chunk, past_generators
 from worldcompass.seeding import Key
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
@@ -82,8 +82,8 @@ class Walk:
         poses = nominal_poses(labels_PM, self.world.spec.motion)[:, -length:]
         intrinsics = self.intrinsics_P4[:, None].expand(-1, length, -1)
         actions = Actions(labels_PM[:, -length:], poses, intrinsics).to(device_of(self.world))
-        attended = self.world.attend(self.context, actions)
         index = self.context.num_latents // length
+        attended = self.world.attend(self.context, actions, past_generators(self.row_keys, index))
         noise = chunk_noise(self.world, length, [(*keys, index) for keys in self.row_keys])
         clean = imagine_chunk(self.world, attended, actions, noise, self.sigmas)
         return Imagined(self, attended, actions, clean, labels_PM, self.world.decode(clean, attended))

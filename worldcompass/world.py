@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.geometry import LabelThresholds, Motion
+from worldcompass.noise import Sampler, Schedule, euler_step
 from worldcompass.types import Actions, Scenario
 
 
@@ -26,14 +27,12 @@ class WorldSpec:
     chunk_lengths: tuple[int, ...]
     """Latents per chunk that the model was trained for; the first is the default."""
     frames_per_latent: int
-    """Video frames of every latent but the start image's, which is one frame."""
+    """Video frames of every latent but the first of a video."""
     fps: float
     frame_size: tuple[int, int]
     """(height, width) in pixels."""
-    shift: float
-    """Shift of the noise schedule towards high noise (1 = uniform)."""
-    num_steps: int
-    """Denoising steps of a rollout unless a caller says otherwise."""
+    schedule: Schedule
+    """Noise levels of a rollout: ``ShiftedLevels`` for any number of steps, or ``ExplicitLevels``."""
     motion: Motion
     """Nominal motion of an action over one latent."""
     thresholds: LabelThresholds
@@ -44,15 +43,28 @@ class WorldSpec:
     """How far up or down the world was trained to look; None for no limit."""
     intrinsics: tuple[float, float, float, float] = (1.0, 1.0, 0.5, 0.5)
     """fx, fy, cx, cy over width and height of the camera to assume where nobody measured one."""
+    sampler: Sampler = euler_step
+    """How a rollout goes from one noise level to the next: ``euler_step``, or ``fresh_noise_step`` for students."""
+    first_latent_frames: int = 1
+    """Video frames of latent 0."""
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps of a rollout unless a caller says otherwise."""
+        return self.schedule.num_steps
 
     def sigmas(self, num_steps: int | None = None) -> Tensor:
-        """The shifted schedule ``s u / (1 + (s - 1) u)``, u from 1 to 0; float32, (S + 1,)."""
-        u = torch.linspace(1, 0, (num_steps or self.num_steps) + 1, dtype=torch.float64)
-        return (self.shift * u / (1 + (self.shift - 1) * u)).float()
+        """Noise levels of a rollout from the highest to 0; float32, (S + 1,).
+
+        Raises:
+            UnfitInputs: for a number of steps that an explicit schedule does not have.
+        """
+        return self.schedule.sigmas(num_steps)
 
     def num_frames(self, start: int, stop: int) -> int:
-        """Frames of the latents ``start <= i < stop``; latent 0 is a single frame."""
-        return self.frames_per_latent * (stop - start) - (self.frames_per_latent - 1) * (start == 0)
+        """Frames of the latents ``start <= i < stop``."""
+        first = self.first_latent_frames - self.frames_per_latent if start == 0 < stop else 0
+        return self.frames_per_latent * (stop - start) + first
 
 
 @runtime_checkable
@@ -71,7 +83,10 @@ class Context(Protocol):
 
     @property
     def given_K(self) -> Tensor | None:
-        """bool (K,): latents of the coming chunk that are given, not imagined; None before ``attend``."""
+        """bool (K,): latents of the coming chunk that are given, not imagined; None before ``attend``.
+
+        A start image may be one, or several frames of a recording; a chunk may be given whole.
+        """
         ...
 
     def select(self, row: int) -> Self:
@@ -99,17 +114,26 @@ class WorldModel(Protocol[C]):
         """Start P pasts from their images or prepared conditioning; no latent is finished yet."""
         ...
 
-    def attend(self, context: C, actions: Actions) -> C:
+    def attend(self, context: C, actions: Actions, generators: Sequence[torch.Generator] | None = None) -> C:
         """Prepare the coming chunk, once and without gradient: choose memory, build the prefix.
 
-        ``actions`` are the chunk's commands, (P, K).
+        Whatever is random about it is drawn here, such as noise on the remembered latents, and stays in the
+        returned context: the update then sees what imagined the data. ``predict_clean`` draws nothing.
+
+        Args:
+            context: what is remembered so far.
+            actions: the chunk's commands, (P, K).
+            generators: one on the CPU for each past, derived from the run's keys. What is drawn for a past comes
+                from its own generator alone. A world that draws nothing ignores them; one that does may refuse
+                None with a ``ValueError``.
         """
         ...
 
     def predict_clean(self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: C) -> Tensor:
         """Estimate the clean chunk from ``(1 - sigma) clean + sigma noise``; the only call with gradients.
 
-        Returns fp32 (B, C, K, H, W); given latents come back exactly as given.
+        Returns fp32 (B, C, K, H, W); given latents come back exactly as given, whatever the noise. A chunk that
+        is given whole is asked for once, and needs no pass through the network.
 
         Raises:
             ValueError: when ``context`` was not attended for a chunk of this length.

@@ -224,7 +224,7 @@ def largest_micro_batch(config: Config, pasts: int) -> int:
 def past_bytes(config: Config, spec: WorldSpec) -> int:
     """Frames of the longest past, uint8."""
     start = config.last_chunk * _length(config, spec)
-    return _frame_bytes(spec) * spec.num_frames(0, start) if start else 0
+    return _frame_bytes(spec) * spec.num_frames(0, start)
 
 
 def futures_bytes(config: Config, spec: WorldSpec) -> int:

@@ -60,7 +60,7 @@ def check_inputs(
     short = [s.id for s in scenarios if len(s.actions) < needed]
     if short:
         raise UnfitInputs(f"chunk {config.last_chunk} needs {needed} latents, scenario {short[0]} is shorter")
-    if config.noise_levels > (steps := config.denoising_steps or world.spec.num_steps):
+    if config.noise_levels > (steps := len(world.spec.sigmas(config.denoising_steps)) - 1):
         raise UnfitInputs(
             f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
         )
@@ -79,7 +79,7 @@ def try_critics(
     spec, stop = world.spec, min(2 * chunk_length, len(scenario.actions))
     start = max(0, stop - chunk_length)
     frames = torch.full((spec.num_frames(0, stop), 3, *spec.frame_size), 128, dtype=torch.uint8)
-    before = spec.num_frames(0, start) if start else 0
+    before = spec.num_frames(0, start)
     futures = frames[before:].expand(2, -1, -1, -1, -1).contiguous()
     group = make_group(world, scenario, futures, frames[:before], start, stop)
     for critic in critics:

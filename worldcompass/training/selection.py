@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldcompass.noise import corrupt
 from worldcompass.parallel.team import Team
-from worldcompass.rollout import Futures, corrupt
+from worldcompass.rollout import Futures
 from worldcompass.seeding import Key, generator_for
 from worldcompass.training.advantages import Advantages, keep_extremes
 from worldcompass.types import Actions, Samples, Scenario

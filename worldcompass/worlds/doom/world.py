@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import angles_from_rotation, level_motion
+from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.doom.engine.facts import (
@@ -47,6 +48,7 @@ MEMORY_MOVE, MEMORY_TURN_DEG = 100.0, 45.0  # pose differences that count alike 
 ROWS_PER_THREAD = 24  # rows of the network whose tensors fit into a core's cache (docs/performance.md)
 CLIPS_PER_THREAD = 6  # candidates decoded at once there
 
+SCHEDULE = ShiftedLevels(shift=2.0, num_steps=8)
 SPEC = WorldSpec(
     name="doom",
     latent_shape=LATENT_SHAPE,
@@ -54,8 +56,7 @@ SPEC = WorldSpec(
     frames_per_latent=FRAMES_PER_LATENT,
     fps=FPS,
     frame_size=(FRAME_HEIGHT, FRAME_WIDTH),
-    shift=2.0,
-    num_steps=8,
+    schedule=SCHEDULE,
     motion=MOTION,
     thresholds=THRESHOLDS,
     batches_pasts=True,
@@ -177,7 +178,9 @@ class DoomWorld:
         return DoomContext(latent, pose)
 
     @torch.no_grad()
-    def attend(self, context: DoomContext, actions: Actions) -> DoomContext:
+    def attend(
+        self, context: DoomContext, actions: Actions, generators: Sequence[torch.Generator] | None = None
+    ) -> DoomContext:
         """Choose the memory for the coming poses and gather its keys."""
         count, start = len(actions), context.num_latents
         given = torch.zeros(count, dtype=torch.bool, device=self._device)
@@ -201,6 +204,8 @@ class DoomWorld:
         """See ``WorldModel.predict_clean``."""
         attended, last_PCHW = _attended_for(context, noisy_BCKHW.shape[2]), context.last_PCHW
         rows = len(noisy_BCKHW) // context.num_pasts
+        if context.num_latents == 0 and noisy_BCKHW.shape[2] == 1:
+            return last_PCHW.repeat_interleave(rows, 0)[:, :, None]  # the start image, given whole
         pieces = [
             self._predict(noisy_BCKHW[own], sigma_B[own], last_PCHW[some], attended.select(some))
             for some, own in self._pieces(context.num_pasts, rows, ROWS_PER_THREAD)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.geometry import Motion
+from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.worldplay.attention import rows_per_past
@@ -80,7 +81,7 @@ class Family:
     name: str
     memory: MemoryRule
     shift: float
-    """Of the noise schedule, see ``WorldSpec.sigmas``."""
+    """Of the noise levels, see ``ShiftedLevels``."""
     gives_start: bool
     """Whether the start image's latent is given; otherwise it is a condition beside the latents."""
     keys: tuple[str, ...]
@@ -180,8 +181,7 @@ class WorldPlay:
             frames_per_latent=FRAMES_PER_LATENT,
             fps=FPS,
             frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
-            shift=family.shift,
-            num_steps=NUM_STEPS,
+            schedule=ShiftedLevels(family.shift, NUM_STEPS),
             motion=motion,
             thresholds=THRESHOLDS,
             batches_pasts=True,
@@ -201,7 +201,12 @@ class WorldPlay:
         return WorldPlayContext(tuple(self._begin(scenario) for scenario in scenarios))
 
     @torch.no_grad()
-    def attend(self, context: WorldPlayContext, actions: Actions) -> WorldPlayContext:
+    def attend(
+        self,
+        context: WorldPlayContext,
+        actions: Actions,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> WorldPlayContext:
         """Choose the finished latents that the coming poses look at, and make their keys.
 
         Raises:

@@ -33,6 +33,7 @@ from worldcompass.worlds.doom.pretraining.autoencoder import to_unit
 from worldcompass.worlds.doom.pretraining.stage import MEASURED_VIDEOS, Stage, StageRun
 from worldcompass.worlds.doom.world import (
     CONTEXT_SIGMA,
+    SCHEDULE,
     SPEC,
     DoomWorld,
     camera_motion,
@@ -302,7 +303,7 @@ def _noise_levels(sequences: int, length: int, chunk: int, generator: torch.Gene
     """One level per chunk, (B, M): logit-normal with the world's shift, and a share of fine ones."""
     shape = (sequences, length // chunk)
     u = torch.sigmoid(torch.randn(shape, generator=generator))
-    usual = SPEC.shift * u / (1 + (SPEC.shift - 1) * u)
+    usual = SCHEDULE.shift * u / (1 + (SCHEDULE.shift - 1) * u)
     low, high = FINE_LEVELS
     fine = low + (high - low) * torch.rand(shape, generator=generator)
     chosen = torch.rand(shape, generator=generator) < FINE_SHARE
@@ -358,7 +359,8 @@ def one_chunk_psnr(world: DoomWorld, data: Path) -> dict[str, float]:
     part = stacked.latents(2 * CHUNK, 3 * CHUNK)
     attended = world.attend(context, part)
     noise = torch.randn(latents[:, :, :CHUNK].shape, generator=generator_for("one_chunk_psnr"))
-    out = world.decode(imagine_chunk(world, attended, part, noise, world.spec.sigmas()), attended).float()
+    clean = imagine_chunk(world, attended, part, lambda step: noise, world.spec.sigmas())
+    out = world.decode(clean, attended).float()
     true = torch.stack(
         [f[SPEC.num_frames(0, 2 * CHUNK) : SPEC.num_frames(0, 3 * CHUNK)] for f in frames]
     ).float()

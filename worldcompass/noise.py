@@ -1,0 +1,110 @@
+"""Noise levels of a rollout, and the step from one level to the next: pure functions in clean space.
+
+A noisy latent is ``x = (1 - s) x0 + s n`` with the level s in [0, 1]. Whatever a model calls its noise fits in:
+flow matching has this form already; with EDM's ``x0 + t n`` divide by ``1 + t`` and s is ``t / (1 + t)``; with
+``a x0 + b n`` of a variance-preserving model divide by ``a + b`` and s is ``b / (a + b)``. Euler of EDM and DDIM
+with eta 0 are then ``euler_step``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from worldcompass.errors import UnfitInputs
+
+Noise = Callable[[int], Tensor]
+"""Standard normal noise of a chunk's rows by denoising step, (B, C, K, H, W); step 0 is where the rows start."""
+
+Sampler = Callable[[Tensor, Tensor, float, float, Callable[[], Tensor]], Tensor]
+"""(noisy, clean, sigma, next_sigma, fresh) -> the noisy latents at ``next_sigma``; ``euler_step`` or
+``fresh_noise_step``. ``fresh`` draws standard normal noise of the same shape."""
+
+
+@dataclass(frozen=True)
+class ShiftedLevels:
+    """Levels ``shift u / (1 + (shift - 1) u)`` with u evenly spaced from 1 to 0, for any number of steps.
+
+    Raises:
+        ValueError: unless the shift is positive and there is a step.
+    """
+
+    shift: float
+    """Towards high noise; 1 is uniform."""
+    num_steps: int
+    """Denoising steps unless a caller says otherwise."""
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0 or self.num_steps < 1:
+            raise ValueError(f"noise levels need a positive shift and 1 step or more, got {self}")
+
+    def sigmas(self, num_steps: int | None = None) -> Tensor:
+        """float32, (S + 1,), from 1 to 0."""
+        u = torch.linspace(1, 0, (num_steps or self.num_steps) + 1, dtype=torch.float64)
+        return (self.shift * u / (1 + (self.shift - 1) * u)).float()
+
+
+@dataclass(frozen=True)
+class ExplicitLevels:
+    """Levels that a model was distilled to or has tabulated; their number is fixed.
+
+    Raises:
+        ValueError: unless they fall from at most 1 to 0.
+    """
+
+    levels: tuple[float, ...]
+    """One more than there are denoising steps; the last is 0."""
+
+    def __post_init__(self) -> None:
+        falls = all(level > after for level, after in pairwise(self.levels))
+        if len(self.levels) < 2 or not falls or self.levels[0] > 1 or self.levels[-1] != 0:
+            raise ValueError(f"noise levels must fall from at most 1 to 0, got {self.levels}")
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps."""
+        return len(self.levels) - 1
+
+    def sigmas(self, num_steps: int | None = None) -> Tensor:
+        """float32, (S + 1,).
+
+        Raises:
+            UnfitInputs: when another number of steps is asked for.
+        """
+        if num_steps not in (None, self.num_steps):
+            raise UnfitInputs(
+                f"this world has fixed noise levels for {self.num_steps} denoising steps, got {num_steps}: ask for"
+                f" {self.num_steps}, or leave the number of steps out"
+            )
+        return torch.tensor(self.levels)
+
+
+Schedule = ShiftedLevels | ExplicitLevels
+
+
+def corrupt(clean_BCKHW: Tensor, noise_BCKHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """``(1 - sigma) clean + sigma noise``, the flow-matching path."""
+    sigma = sigma_B.view(-1, 1, 1, 1, 1)
+    return (1 - sigma) * clean_BCKHW + sigma * noise_BCKHW
+
+
+def euler_step(
+    noisy: Tensor,
+    clean: Tensor,
+    sigma: float,
+    next_sigma: float,
+    fresh: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """Euler step ``x + (s' - s) v`` in clean space, ``c + (s'/s)(x - c)``: exact at s' = 0; draws nothing."""
+    return clean + (next_sigma / sigma) * (noisy - clean)
+
+
+def fresh_noise_step(
+    noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float, fresh: Callable[[], Tensor]
+) -> Tensor:
+    """``(1 - s') c + s' n`` with new noise n, as few-step students are distilled; ``noisy`` is let go."""
+    return clean if next_sigma == 0 else (1 - next_sigma) * clean + next_sigma * fresh()
