@@ -28,7 +28,7 @@ class Reader(Protocol):
     """Reads actions from pixels."""
 
     def labels(self, frames_PF3hw: Tensor) -> Tensor:
-        """Composite action of every latent, int64 (P, M); latent 0 is 0. F = 4 M - 3."""
+        """Composite action of every latent, int64 (P, M); latent 0 is 0. F is ``spec.num_frames(0, M)``."""
         ...
 
 
@@ -147,7 +147,8 @@ def measure(
             if reader is judge:
                 read.append(found.numpy())
         for name, frames in per_frame.items():
-            values[name].append(_by_chunk(frames[1:], latents, chunk, spec.frames_per_latent))
+            moving = frames[spec.first_latent_frames :]
+            values[name].append(_by_chunk(moving, latents, chunk, spec.frames_per_latent))
     kinds = tuple(s.kind for s in scenarios)
     stacked = {name: np.stack(v) for name, v in values.items()}
     return Measured(tuple(s.id for s in scenarios), kinds, stacked, labels_VM.numpy(), np.stack(read))

@@ -154,11 +154,12 @@ class Group:
         Returns:
             ``frames_GT3hw`` with T = 1 + frames_per_latent * K', the first being the last frame
             before the motion, and ``labels_K`` of the K' latents that move (in a video's first
-            chunk the start image's own latent is left out).
+            chunk latent 0 is left out but for its last frame).
         """
         labels_K = self.actions.labels_K
         if self.past_frames_F3hw.shape[0] == 0:
-            return self.frames_GF3hw, labels_K[1:]
+            moving = self.frames_per_latent * (len(labels_K) - 1)
+            return self.frames_GF3hw[:, -1 - moving :], labels_K[1:]
         lead = self.past_frames_F3hw[-1].expand(self.frames_GF3hw.shape[0], 1, -1, -1, -1)
         return torch.cat([lead, self.frames_GF3hw], 1), labels_K
 

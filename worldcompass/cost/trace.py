@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from worldcompass.seeding import generator_for
 from worldcompass.types import Actions
 from worldcompass.world import Context, WorldModel
 
@@ -136,7 +137,8 @@ def trace(world: WorldModel[Any], job: Job) -> Traced:
             for _ in range(job.num_chunks):
                 context = world.remember(context, zeros(job.pasts), actions)
             live.above()
-            context = world.attend(context, actions)
+            generators = [generator_for("trace", past) for past in range(job.pasts)]
+            context = world.attend(context, actions, generators)
         prefix, attend = live.now, live.above()
         with torch.no_grad():
             clean = predict(job.candidates)

@@ -40,13 +40,11 @@ class CycleClosure:
         """Commanded poses (M, 4, 4) of all latents to the chunk's end, and each latent's last frame (G, M, ...)."""
         frames = group.frames_GF3hw
         past = group.past_frames_F3hw.to(frames.device).expand(len(frames), *group.past_frames_F3hw.shape)
-        shown = torch.cat([past, frames], 1)[:, :: group.frames_per_latent]
-        poses = group.actions.world_from_camera_K44
+        video, poses = torch.cat([past, frames], 1), group.actions.world_from_camera_K44
         if group.past_actions is not None:
             poses = torch.cat([group.past_actions.world_from_camera_K44, poses])
-        elif len(past[0]):
-            shown = shown[:, -len(poses) :]
-        return poses.cpu(), shown
+        first_end = video.shape[1] - 1 - group.frames_per_latent * (len(poses) - 1)
+        return poses.cpu(), video[:, first_end :: group.frames_per_latent]
 
 
 def returns(poses_M44: Tensor, thresholds: LabelThresholds, last: int) -> list[tuple[int, int]]:

@@ -54,8 +54,9 @@ class ScoreDrift:
 
 def scores_of(scorer: FrameScorer, group: Group) -> Tensor:
     """Scores of the last frame of every latent, float32 (G, K) on the CPU; all candidates in one call."""
-    frames = group.frames_GF3hw
-    ends = frames[:, (frames.shape[1] - 1) % group.frames_per_latent :: group.frames_per_latent]
+    frames, per_latent = group.frames_GF3hw, group.frames_per_latent
+    first_end = frames.shape[1] - 1 - per_latent * (len(group.actions) - 1)
+    ends = frames[:, first_end::per_latent]
     return scorer(ends.flatten(0, 1), group.caption).cpu().float().unflatten(0, ends.shape[:2])
 
 

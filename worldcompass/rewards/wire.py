@@ -110,9 +110,10 @@ def _check_shapes(group: Group) -> None:
     _check_actions("actions", group.actions)
     if group.past_actions is not None:
         _check_actions("past_actions", group.past_actions)
-    counts = {per_latent * latents, per_latent * (latents - 1) + 1}  # the start's latent has one frame
     num_frames = group.frames_GF3hw.shape[1]
-    if latents < 1 or per_latent < 1 or num_frames not in counts or not len(group.frames_GF3hw):
+    of_first = num_frames - per_latent * (latents - 1)  # a video's first latent has a number of frames of its own
+    fits = of_first == per_latent or (of_first >= 1 and not len(group.past_frames_F3hw))
+    if latents < 1 or per_latent < 1 or not fits or not len(group.frames_GF3hw):
         raise WireError(
             f"expected candidates of {latents} latents of {per_latent} frames, got {num_frames} frames of each of "
             f"{len(group.frames_GF3hw)}"
