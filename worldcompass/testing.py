@@ -1,4 +1,4 @@
-"""Executable contracts, and a toy world on which the whole loop runs in seconds.
+"""Executable contracts: is a world model, is a critic, what the rest of the package takes it for?
 
 ``check_world_model`` and ``check_critic`` are what an adapter's or a critic's own tests call. Every message
 says what was expected, what came, and what to change.
@@ -7,16 +7,19 @@ says what was expected, what came, and what to change.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldcompass.critic import Critic
 from worldcompass.geometry import Motion, commanded
-from worldcompass.rollout import chunk_actions, chunk_noise, device_of
+from worldcompass.rollout import chunk_actions, chunk_noise, device_of, given_whole, past_generators
 from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.world import WorldModel, WorldSpec
@@ -34,10 +37,10 @@ class ContractError(AssertionError):
 def check_world_model(
     world: WorldModel[Any], scenarios: Sequence[Scenario], tolerance: float | None = None
 ) -> None:
-    """Check an adapter against the whole contract, with two scenarios of two chunks.
+    """Check an adapter against the whole contract, with two scenarios of some chunks.
 
     Args:
-        scenarios: at least two, each at least two default chunks long, with different actions in chunk 1.
+        scenarios: at least two, each two default chunks longer than what is given, with different actions there.
         tolerance: largest difference between equivalent calls, relative to max(1, largest value); by default
             1e-5 when the parameters are float32 and 2e-2 otherwise.
 
@@ -48,11 +51,14 @@ def check_world_model(
     dtypes = {p.dtype for p in world.net.parameters()}
     tolerance = tolerance or TOLERANCE[torch.float32 if dtypes == {torch.float32} else torch.bfloat16]
     _check_spec(world.spec)
+    _check_sampler(world.spec)
     for length in world.spec.chunk_lengths:
         probe = _Probe(world, scenarios[:1], length, tolerance)
         _check_start(probe)
+        _check_draws(probe)
         _check_batch(probe)
         _check_memory(probe)
+        _check_given(probe)
         _check_decoder(probe)
     probe = _Probe(world, scenarios[:1], world.spec.chunk_lengths[0], tolerance)
     _check_sensitivity(probe)
@@ -111,12 +117,21 @@ def noise_group(size: int = 3, height: int = 48, width: int = 64) -> Group:
 
 @dataclass(frozen=True)
 class _Probe:
-    """One scenario of a world, at one chunk length, and the calls that the checks repeat."""
+    """Some scenarios of a world, at one chunk length, and the calls that the checks repeat."""
 
     world: WorldModel[Any]
     scenarios: Sequence[Scenario]
     length: int
     tolerance: float
+    first_row: int = 0
+    """Of the first scenario among those that are checked together; what is drawn for it derives from this."""
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        return [("check", self.first_row + row) for row in range(len(self.scenarios))]
+
+    def has(self, chunk: int) -> bool:
+        return all(len(s.actions) >= (chunk + 1) * self.length for s in self.scenarios)
 
     def actions(self, chunk: int) -> Actions:
         return chunk_actions(self.world, self.scenarios, chunk, self.length)
@@ -124,15 +139,30 @@ class _Probe:
     def noise(self, rows: int) -> Tensor:
         return chunk_noise(self.world, self.length, [("check", row) for row in range(rows)])(0)
 
-    def second_chunk(self) -> Any:
-        """A context with one remembered chunk of mild noise, attended for the next."""
-        context = self.world.begin(self.scenarios)
-        actions = self.actions(0)
-        attended = self.world.attend(context, actions)
-        noise = self.noise(len(self.scenarios))
-        with torch.no_grad():
-            clean = self.world.predict_clean(noise, noise.new_ones(len(noise)), actions, attended)
-        return self.world.attend(self.world.remember(attended, clean, actions), self.actions(1))
+    def attend(self, context: Any, chunk: int) -> Any:
+        return self.world.attend(context, self.actions(chunk), past_generators(self.keys, chunk))
+
+    def remember_mild_noise(self, attended: Any, chunk: int) -> Any:
+        noise = chunk_noise(self.world, self.length, self.keys)(0)
+        clean = self.predict(attended, chunk, noise, float(self.world.spec.sigmas()[0]))
+        return self.world.remember(attended, clean, self.actions(chunk))
+
+    def later(self) -> tuple[Any, int]:
+        """A context with a past, attended for a chunk of which something is imagined, and the chunk's index."""
+        context, chunk = self.past()
+        return self.attend(context, chunk), chunk
+
+    def past(self) -> tuple[Any, int]:
+        """The same before it is attended."""
+        context, chunk = self.world.begin(self.scenarios), 0
+        while self.has(chunk):
+            attended = self.attend(context, chunk)
+            if chunk and not given_whole(attended):
+                return context, chunk
+            context, chunk = self.remember_mild_noise(attended, chunk), chunk + 1
+        what = f"chunks of {self.length} latents"
+        change = "give fewer latents, or pass longer scenarios"
+        raise _broken(what, "one with a past and something to imagine", f"none in {chunk}", change)
 
     @torch.no_grad()
     def predict(self, context: Any, chunk: int, noisy: Tensor, sigma: float = 0.7) -> Tensor:
@@ -150,7 +180,11 @@ class _Probe:
 
 def _expect(holds: bool, what: str, expected: object, received: object, change: str) -> None:
     if not holds:
-        raise ContractError(f"{what}: expected {expected}, received {received}. Change: {change}")
+        raise _broken(what, expected, received, change)
+
+
+def _broken(what: str, expected: object, received: object, change: str) -> ContractError:
+    return ContractError(f"{what}: expected {expected}, received {received}. Change: {change}")
 
 
 def _check_spec(spec: WorldSpec) -> None:
@@ -159,17 +193,33 @@ def _check_spec(spec: WorldSpec) -> None:
         *spec.frame_size,
         *spec.chunk_lengths,
         spec.frames_per_latent,
-        spec.num_steps,
+        spec.first_latent_frames,
     )
     _expect(len(spec.chunk_lengths) > 0, "spec.chunk_lengths", "one length or more", "none", "name them")
     _expect(all(size > 0 for size in sizes), "spec", "positive sizes", sizes, "correct the spec")
     sigmas = spec.sigmas()
-    falling = bool((sigmas.diff() < 0).all()) and sigmas[[0, -1]].tolist() == [1, 0]
-    _expect(falling, "spec.sigmas()", "falling from 1 to 0", sigmas, "use a positive shift")
+    falling = bool((sigmas.diff() < 0).all()) and float(sigmas[0]) <= 1 and float(sigmas[-1]) == 0
+    _expect(falling, "spec.sigmas()", "falling from at most 1 to 0", sigmas, "see worldcompass.noise")
+
+
+def _check_sampler(spec: WorldSpec) -> None:
+    """From a latent at one level a step leads to the next level: its noise is standard normal times that level."""
+    clean, noise, other = torch.randn(3, 1, 4096, generator=generator_for("check sampler"))
+    levels = spec.sigmas().tolist()
+    for sigma, next_sigma in pairwise(levels):
+        noisy = (1 - sigma) * clean + sigma * noise
+        found = spec.sampler(noisy, clean, sigma, next_sigma, lambda: other) - (1 - next_sigma) * clean
+        size = float(found.std())
+        close = abs(size - next_sigma) <= 0.05 * next_sigma
+        words = f"spec.sampler from {sigma:.3g} to {next_sigma:.3g}"
+        _expect(close, words, f"noise of size {next_sigma:.3g}", f"{size:.3g}", "see worldcompass.noise")
 
 
 def _check_start(probe: _Probe) -> None:
     world, noisy = probe.world, probe.noise(1)
+    names = list(signature(world.attend).parameters)
+    change = "let attend take generators=None as well, one for each past; draw from nothing else"
+    _expect(len(names) == 3, "attend", "context, actions, generators", ", ".join(names), change)
     context = world.begin(probe.scenarios)
     _expect(context.num_latents == 0, "begin", "num_latents 0", context.num_latents, "remember nothing yet")
     _expect(context.num_pasts == 1, "begin", "1 past", context.num_pasts, "one past per scenario")
@@ -180,29 +230,77 @@ def _check_start(probe: _Probe) -> None:
         pass
     else:
         _expect(False, "predict_clean", "ValueError without attend", "a prediction", "refuse such a context")
-    first = probe.predict(world.attend(context, probe.actions(0)), 0, noisy)
-    again = probe.predict(world.attend(world.begin(probe.scenarios), probe.actions(0)), 0, noisy)
+    first = probe.predict(probe.attend(context, 0), 0, noisy)
+    again = probe.predict(probe.attend(world.begin(probe.scenarios), 0), 0, noisy)
     _expect(
         torch.equal(first, again), "begin twice", "equal predictions", "others", "use no global randomness"
     )
 
 
+def _check_given(probe: _Probe) -> None:
+    """Of every chunk that holds given latents."""
+    world, noise, chunk = probe.world, probe.noise(2), 0
+    context = world.begin(probe.scenarios)
+    while probe.has(chunk):
+        attended = probe.attend(context, chunk)
+        given = attended.given_K
+        fits = given is not None and given.shape == (probe.length,) and given.dtype == torch.bool
+        _expect(fits, "attend", f"given_K bool ({probe.length},)", given, "mark the latents that are given")
+        if given is None or not bool(given.any()):
+            return
+        with _passes_of(world.net) as passes:
+            found = [
+                probe.predict(attended, chunk, noise[:1]),
+                probe.predict(attended, chunk, noise[1:]),
+                probe.predict(attended, chunk, noise[:1], 0.2),
+            ]
+        same = all(torch.equal(found[0][:, :, given], other[:, :, given]) for other in found)
+        _expect(
+            same, "given latents", "the same whatever the noise and its level", "others", "overwrite them"
+        )
+        free = not passes or not given_whole(attended)
+        words = f"predict_clean of chunk {chunk}, which is given whole"
+        _expect(free, words, "no pass through net", f"{len(passes)}", "return what is given at once")
+        context, chunk = world.remember(attended, found[0], probe.actions(chunk)), chunk + 1
+
+
+def _check_draws(probe: _Probe) -> None:
+    """Randomness comes from the generators, and is drawn in ``attend`` alone."""
+    world, noisy = probe.world, probe.noise(1)
+    attended, chunk = probe.later()
+    first, again = (probe.predict(attended, chunk, noisy) for _ in range(2))
+    change = "draw in attend, and keep what was drawn in the context"
+    _expect(torch.equal(first, again), "predict_clean twice", "equal predictions", "others", change)
+    other, chunk = probe.later()
+    equal = torch.equal(first, probe.predict(other, chunk, noisy))
+    change = "draw from the generators that attend is given, and from nothing else"
+    _expect(equal, "attend with equal generators", "equal predictions", "others", change)
+    context, chunk = probe.past()
+    try:
+        bare = [world.attend(context, probe.actions(chunk)) for _ in range(2)]
+    except ValueError:
+        return
+    equal = torch.equal(*(probe.predict(attended, chunk, noisy) for attended in bare))
+    change = "refuse None with a ValueError where something is drawn"
+    _expect(equal, "attend without generators twice", "equal predictions, or ValueError", "others", change)
+
+
 def _check_batch(probe: _Probe) -> None:
-    noisy, context = probe.noise(3), probe.second_chunk()
-    batch = probe.predict(context, 1, noisy)
+    noisy, (context, chunk) = probe.noise(3), probe.later()
+    batch = probe.predict(context, chunk, noisy)
     shape = (3, probe.world.spec.latent_shape[0], probe.length, *probe.world.spec.latent_shape[1:])
     _expect(
         batch.shape == shape, "predict_clean", f"shape {shape}", tuple(batch.shape), "return (B, C, K, H, W)"
     )
     _expect(batch.dtype == torch.float32, "predict_clean", "float32", batch.dtype, "convert in the adapter")
     _expect(bool(batch.isfinite().all()), "predict_clean", "finite values", "NaN or inf", "look for overflow")
-    single = torch.cat([probe.predict(context, 1, row[None]) for row in noisy])
+    single = torch.cat([probe.predict(context, chunk, row[None]) for row in noisy])
     probe.same(single, batch, "a batch against single calls", "let no row of the batch see another")
     mixed = noisy.new_tensor([0.9, 0.5, 0.1])
     with torch.no_grad():
-        batch = probe.world.predict_clean(noisy, mixed, probe.actions(1), context)
+        batch = probe.world.predict_clean(noisy, mixed, probe.actions(chunk), context)
     single = torch.cat(
-        [probe.predict(context, 1, row[None], s) for row, s in zip(noisy, mixed.tolist(), strict=True)]
+        [probe.predict(context, chunk, row[None], s) for row, s in zip(noisy, mixed.tolist(), strict=True)]
     )
     probe.same(single, batch, "rows with different sigmas", "use sigma_B row by row")
 
@@ -210,32 +308,25 @@ def _check_batch(probe: _Probe) -> None:
 def _check_memory(probe: _Probe) -> None:
     world, noisy = probe.world, probe.noise(1)
     actions, start = probe.actions(0), world.begin(probe.scenarios)
-    attended = world.attend(start, actions)
+    attended = probe.attend(start, 0)
     _expect(
         start.given_K is None, "attend", "its argument untouched", "given_K was set", "return a new context"
     )
-    given = attended.given_K
-    fits = given is not None and given.shape == (probe.length,) and given.dtype == torch.bool
-    _expect(fits, "attend", f"given_K bool ({probe.length},)", given, "mark the latents that are given")
     before = probe.predict(attended, 0, noisy)
     after = world.remember(attended, before, actions)
     counted = (attended.num_latents, after.num_latents)
     _expect(
         counted == (0, probe.length), "remember", f"(0, {probe.length}) latents", counted, "a new context"
     )
-    other = world.attend(world.remember(attended, before + 0.5, actions), probe.actions(1))
+    other = probe.attend(world.remember(attended, before + 0.5, actions), 1)
     probe.predict(other, 1, noisy)
     again = probe.predict(attended, 0, noisy)
     _expect(
         torch.equal(before, again), "remember", "the older context as it was", "changed", "copy, don't write"
     )
-    plain = probe.predict(world.attend(world.remember(start, before, actions), probe.actions(1)), 1, noisy)
-    from_attended = probe.predict(world.attend(after, probe.actions(1)), 1, noisy)
+    plain = probe.predict(probe.attend(world.remember(start, before, actions), 1), 1, noisy)
+    from_attended = probe.predict(probe.attend(after, 1), 1, noisy)
     probe.same(plain, from_attended, "remember on an attended context", "give the same as on a plain one")
-    if given is not None and bool(given.any()):
-        other_noise = probe.predict(attended, 0, probe.noise(2)[1:])
-        equal = torch.equal(before[:, :, given], other_noise[:, :, given])
-        _expect(equal, "given latents", "the same whatever the noise", "others", "overwrite them")
 
 
 def _check_decoder(probe: _Probe) -> None:
@@ -243,7 +334,7 @@ def _check_decoder(probe: _Probe) -> None:
     context, videos = world.begin(probe.scenarios), []
     cleans = []
     for chunk in range(2):
-        attended = world.attend(context, probe.actions(chunk))
+        attended = probe.attend(context, chunk)
         clean = probe.predict(attended, chunk, probe.noise(2), 0.9)
         frames = world.decode(clean, attended)
         shape = (2, spec.num_frames(chunk * length, (chunk + 1) * length), 3, *spec.frame_size)
@@ -267,31 +358,31 @@ def _check_decoder(probe: _Probe) -> None:
 
 
 def _check_sensitivity(probe: _Probe) -> None:
-    world, noisy, context = probe.world, probe.noise(1), probe.second_chunk()
-    near = probe.predict(context, 1, noisy, 1e-3)
+    world, noisy, (context, chunk) = probe.world, probe.noise(1), probe.later()
+    near = probe.predict(context, chunk, noisy, 1e-3)
     error = float((near - noisy)[:, :, ~context.given_K].abs().mean())
     _expect(
         error < 0.1, "predict_clean at sigma 0.001", "the input itself", f"error {error:.2g}", "check sigma"
     )
-    actions = probe.actions(1)
+    actions = probe.actions(chunk)
     turned = commanded(
         (actions.labels_K[0].cpu() + 20) % 81, world.spec.motion, actions.intrinsics_K4[0, 0].cpu()
     )
     turned = Actions.stack([turned]).to(device_of(world))
-    before = probe.predict(context, 1, noisy)
+    before = probe.predict(context, chunk, noisy)
     with torch.no_grad():
-        sigma_B = noisy.new_full((1,), 0.7)
-        after = world.predict_clean(noisy, sigma_B, turned, world.attend(context, turned))
+        attended = world.attend(context, turned, past_generators(probe.keys, chunk))
+        after = world.predict_clean(noisy, noisy.new_full((1,), 0.7), turned, attended)
     change = float((before - after).abs().max())
     _expect(change > 1e-7, "other actions", "another prediction", "the same", "condition on the actions")
 
 
 def _check_gradients(probe: _Probe) -> None:
     world, noisy = probe.world, probe.noise(2)
-    context = probe.second_chunk()
+    context, chunk = probe.later()
     world.net.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        clean = world.predict_clean(noisy, noisy.new_full((2,), 0.7), probe.actions(1), context)
+        clean = world.predict_clean(noisy, noisy.new_full((2,), 0.7), probe.actions(chunk), context)
         _expect(
             clean.requires_grad, "predict_clean", "a gradient", "none", "do not detach or use no_grad inside"
         )
@@ -302,7 +393,7 @@ def _check_gradients(probe: _Probe) -> None:
         )
         world.net.zero_grad(set_to_none=True)
         begun = world.begin(probe.scenarios)
-        attended = world.attend(begun, probe.actions(0))
+        attended = probe.attend(begun, 0)
         after = world.remember(attended, clean[:1].detach(), probe.actions(0))
     held = [name for c in (begun, attended, after) for name, t in _tensors(c) if t.requires_grad]
     _expect(
@@ -313,21 +404,30 @@ def _check_gradients(probe: _Probe) -> None:
 def _check_pasts(world: WorldModel[Any], scenarios: Sequence[Scenario], tolerance: float) -> None:
     length = world.spec.chunk_lengths[0]
     both = _Probe(world, scenarios, length, tolerance)
-    noisy, context = both.noise(4), both.second_chunk()
+    noisy, (context, chunk) = both.noise(4), both.later()
     _expect(context.num_pasts == 2, "begin of 2 scenarios", "2 pasts", context.num_pasts, "one past each")
-    together = both.predict(context, 1, noisy)
+    together = both.predict(context, chunk, noisy)
     for row, scenario in enumerate(scenarios):
-        one = _Probe(world, [scenario], length, tolerance)
-        alone = one.predict(context.select(row), 1, noisy[2 * row : 2 * row + 2])
-        both.same(
-            alone, together[2 * row : 2 * row + 2], "select against the batch of pasts", "rows b // (B // P)"
-        )
+        one, rows = _Probe(world, [scenario], length, tolerance, row), slice(2 * row, 2 * row + 2)
+        selected = one.predict(context.select(row), chunk, noisy[rows])
+        both.same(selected, together[rows], "select against the batch of pasts", "rows b // (B // P)")
+        alone = one.predict(one.later()[0], chunk, noisy[rows])
+        change = "let every past draw from its own generator, and see no other past"
+        both.same(alone, together[rows], "a past alone against the batch of pasts", change)
     frames = world.decode(together, context)
     alone = world.decode(together[2:], context.select(1))
     difference = int((frames[2:].int() - alone.int()).abs().max())
     _expect(
         difference <= 1, "decode of 2 pasts", "frames as of one", difference, "rows belong to b // (B // P)"
     )
+
+
+@contextmanager
+def _passes_of(net: nn.Module) -> Iterator[list[object]]:
+    """What grows with every pass through the network while the block runs."""
+    passes: list[object] = []
+    with net.register_forward_pre_hook(lambda *_: passes.append(None)):
+        yield passes
 
 
 def _tensors(context: object) -> list[tuple[str, Tensor]]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worldcompass.geometry import nominal_poses, within_pitch
-from worldcompass.rollout import chunk_noise, device_of, imagine_chunk, past_generators
+from worldcompass.rollout import chunk_noise, device_of, given_whole, imagine_chunk, past_generators
 from worldcompass.seeding import Key
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldModel
@@ -78,15 +79,20 @@ class Walk:
         return self._chunk(torch.cat([history, new], 1))
 
     def _chunk(self, labels_PM: Tensor) -> Imagined:
+        actions, attended = self._attend(labels_PM)
+        index = self.context.num_latents // self.chunk_length
+        noise = chunk_noise(self.world, self.chunk_length, [(*keys, index) for keys in self.row_keys])
+        clean = imagine_chunk(self.world, attended, actions, noise, self.sigmas)
+        return Imagined(self, attended, actions, clean, labels_PM, self.world.decode(clean, attended))
+
+    def _attend(self, labels_PM: Tensor) -> tuple[Actions, Any]:
+        """The commands of the coming chunk, the last of the labels, and the context attended for it."""
         length = self.chunk_length
         poses = nominal_poses(labels_PM, self.world.spec.motion)[:, -length:]
         intrinsics = self.intrinsics_P4[:, None].expand(-1, length, -1)
         actions = Actions(labels_PM[:, -length:], poses, intrinsics).to(device_of(self.world))
-        index = self.context.num_latents // length
-        attended = self.world.attend(self.context, actions, past_generators(self.row_keys, index))
-        noise = chunk_noise(self.world, length, [(*keys, index) for keys in self.row_keys])
-        clean = imagine_chunk(self.world, attended, actions, noise, self.sigmas)
-        return Imagined(self, attended, actions, clean, labels_PM, self.world.decode(clean, attended))
+        generators = past_generators(self.row_keys, self.context.num_latents // length)
+        return actions, self.world.attend(self.context, actions, generators)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,9 @@ def start_walk(
     seed: int | Sequence[int] = 0,
     num_steps: int | None = None,
 ) -> Walk:
-    """Stand at the scenarios' start images; their commands are not used.
+    """Stand at the end of what the scenarios give: their start images, or whole chunks of a recording.
+
+    Their commands are used for what is given whole, and for nothing else.
 
     Args:
         seed: noise derives from it, the scenario's id and the index of the chunk; one, or one per walk.
@@ -145,4 +153,18 @@ def start_walk(
         frames,
     )
     # The start image fills a chunk of 1 by itself; longer chunks wait for the first action.
-    return walk._chunk(walk.labels_PM).remember() if walk.chunk_length == 1 else walk
+    if walk.chunk_length == 1:
+        walk = walk._chunk(walk.labels_PM).remember()
+    return _after_given(walk, scenarios)
+
+
+def _after_given(walk: Walk, scenarios: Sequence[Scenario]) -> Walk:
+    """The walks after every chunk that is given whole, under the scenarios' own commands as far as they go."""
+    while True:
+        start = walk.context.num_latents
+        own = [s.actions.labels_K[start : start + walk.chunk_length] for s in scenarios]
+        own_PK = torch.stack([pad(labels, (0, walk.chunk_length - len(labels))) for labels in own])
+        labels_PM = torch.cat([walk.labels_PM[:, :start], own_PK], 1)
+        if not given_whole(walk._attend(labels_PM)[1]):
+            return walk
+        walk = walk._chunk(labels_PM).remember()

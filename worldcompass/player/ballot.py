@@ -139,6 +139,7 @@ class Ballot:
             "right": f"/vote/{pair.token}/right.mp4",
             "keys": [list(keys_of(label)) for label in pair.labels_M],
             "frames_per_latent": spec.frames_per_latent,
+            "first_latent_frames": spec.first_latent_frames,
             "fps": spec.fps,
             "answered": self.answered,
         }
