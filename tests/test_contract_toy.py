@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from toy_worlds import FewSteps, LongStart, NoisyContext, NoisyPast, Recorded
 
 from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.testing import ContractError, check_critic, check_world_model
@@ -14,6 +15,11 @@ from worldcompass.types import Scores
 @pytest.mark.parametrize("batches_pasts", [True, False])
 def test_the_toy_world_keeps_the_contract(batches_pasts):
     check_world_model(ToyWorld(batches_pasts=batches_pasts), toy_scenarios(2))
+
+
+@pytest.mark.parametrize("make", [FewSteps, NoisyPast, Recorded, lambda: Recorded(2), LongStart])
+def test_worlds_with_needs_of_their_own_keep_the_contract(make):
+    check_world_model(make(), toy_scenarios(2, 12))
 
 
 class Rows(ToyWorld):
@@ -88,9 +94,87 @@ class Global(ToyWorld):
         return dataclasses.replace(context, recording_PCMHW=torch.randn_like(context.recording_PCMHW))
 
 
+class OldAttend(ToyWorld):
+    def attend(self, context, actions):
+        return super().attend(context, actions)
+
+
+class NoiseOfNobody(NoisyPast):
+    def draw(self, pasts, generators):
+        return torch.randn(pasts, 12, 1, 2, 2)
+
+
+class NoiseOfTheFirst(NoisyPast):
+    def draw(self, pasts, generators):
+        return torch.randn(pasts, 12, 1, 2, 2, generator=generators[0])
+
+
+class NoiseWithoutGenerators(NoisyPast):
+    def draw(self, pasts, generators):
+        return torch.randn(pasts, 12, 1, 2, 2) if generators is None else super().draw(pasts, generators)
+
+
+class NoiseWhenPredicting(ToyWorld):
+    def predict_clean(self, noisy, sigma_B, actions, context):
+        past = context.latents_PCMHW + 0.1 * torch.randn_like(context.latents_PCMHW)
+        return super().predict_clean(
+            noisy, sigma_B, actions, dataclasses.replace(context, latents_PCMHW=past)
+        )
+
+
+class NoiseLostBySelect(NoisyPast):
+    def attend(self, context, actions, generators=None):
+        return Careless(**vars(super().attend(context, actions, generators)))
+
+
+class Careless(NoisyContext):
+    def select(self, row):
+        return dataclasses.replace(super().select(row), noise_PC1HW=torch.zeros(1, 12, 1, 2, 2))
+
+
+class Hazy(ToyWorld):
+    def predict_clean(self, noisy, sigma_B, actions, context):
+        clean, haze = super().predict_clean(noisy, sigma_B, actions, context), sigma_B.view(-1, 1, 1, 1, 1)
+        return torch.where(context.given_K[:, None, None], clean + 1e-3 * haze, clean)
+
+
+class Busy(Recorded):
+    def predict_clean(self, noisy, sigma_B, actions, context):
+        self.net(torch.zeros(1, 1, 4))
+        return super().predict_clean(noisy, sigma_B, actions, context)
+
+
+class Endless(Recorded):
+    def __init__(self):
+        super().__init__(given=12)
+
+
+class OneFrame(ToyWorld):
+    def __init__(self):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, first_latent_frames=3)
+
+
+class NeverArriving(ToyWorld):
+    def __init__(self):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, sampler=lambda noisy, clean, *_: (noisy + clean) / 2)
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        (OldAttend, "attend: expected context, actions, generators"),
+        (NoiseOfNobody, "attend with equal generators"),
+        (NoiseOfTheFirst, "a past alone"),
+        (NoiseWithoutGenerators, "attend without generators twice"),
+        (NoiseWhenPredicting, "predict_clean twice"),
+        (NoiseLostBySelect, "select against"),
+        (Hazy, "given latents: expected the same whatever the noise and its level"),
+        (Busy, "chunk 0, which is given whole: expected no pass through net"),
+        (Endless, "one with a past and something to imagine"),
+        (OneFrame, r"decode: expected uint8 \(2, 9, 3, 4, 4\)"),
+        (NeverArriving, "spec.sampler from 1 to"),
         (Rows, "a batch against single calls"),
         (OneSigma, "different sigmas"),
         (Deaf, "other actions"),
@@ -108,7 +192,7 @@ class Global(ToyWorld):
 )
 def test_a_broken_adapter_is_caught_with_expectation_finding_and_remedy(broken, words):
     with pytest.raises(ContractError, match=words) as caught:
-        check_world_model(broken(), toy_scenarios(2))
+        check_world_model(broken(), toy_scenarios(2, 12))
     assert all(part in str(caught.value) for part in ("expected", "received", "Change:"))
 
 

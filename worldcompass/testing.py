@@ -278,11 +278,11 @@ def _check_draws(probe: _Probe) -> None:
     context, chunk = probe.past()
     try:
         bare = [world.attend(context, probe.actions(chunk)) for _ in range(2)]
-    except ValueError:
+    except (TypeError, ValueError):  # refused
         return
     equal = torch.equal(*(probe.predict(attended, chunk, noisy) for attended in bare))
     change = "refuse None with a ValueError where something is drawn"
-    _expect(equal, "attend without generators twice", "equal predictions, or ValueError", "others", change)
+    _expect(equal, "attend without generators twice", "equal predictions, or a refusal", "others", change)
 
 
 def _check_batch(probe: _Probe) -> None:

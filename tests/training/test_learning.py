@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from toy_runs import QUICK, critics
+from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
 
 from worldcompass.rollout import imagine_video, imagine_whole_videos
 from worldcompass.toy import ToyWorld, toy_scenarios
@@ -28,9 +29,9 @@ def verdicts(world, policy):
     return torch.stack([torch.cat([critic(g).values_G for critic in critics()]) for g in groups])
 
 
-def gain(config, tmp_path):
+def gain(config, tmp_path, world=None):
     """Paired gain (obedience, cleanliness) and its z-value over scenarios."""
-    world = ToyWorld()
+    world = world or ToyWorld()
     base = verdicts(world, Policy(world.net))
     policy = train(world, critics(), toy_scenarios(16), config, tmp_path)
     difference = verdicts(world, policy) - base
@@ -67,6 +68,23 @@ def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
         "worldcompass.training.preflight.computes_bf16", lambda device: True
     )  # slow elsewhere, not wrong
     mean, z = gain(dataclasses.replace(QUICK, **change), tmp_path)
+    assert mean[0] > 0.05 and z[0] > 5
+
+
+@pytest.mark.parametrize(
+    ("world", "change"),
+    [
+        (FewSteps(), {}),
+        (NoisyPast(), {}),
+        (NoisyPast(), {"rollout": imagine_whole_videos, "steps": 15}),
+        (Recorded(), {"first_chunk": 1}),
+        (Recorded(2), {}),
+        (LongStart(), {}),
+    ],
+    ids=["few-steps", "noisy-past", "noisy-past-of-videos", "given-chunk", "given-latents", "long-start"],
+)
+def test_worlds_with_needs_of_their_own_learn_to_obey(world, change, tmp_path):
+    mean, z = gain(dataclasses.replace(QUICK, **change), tmp_path, world)
     assert mean[0] > 0.05 and z[0] > 5
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from toy_runs import TINY, critics
+from toy_worlds import FewSteps
 
 from worldcompass.errors import UserError
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
@@ -111,7 +112,12 @@ def test_critics_and_scenarios_need_names_of_their_own(tmp_path):
         train(ToyWorld(), critics(), toy_scenarios(3) * 2, TINY, tmp_path)
 
 
+def test_another_number_of_steps_than_a_world_has_levels_for_is_refused(tmp_path):
+    with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: ask for 3"):
+        train(FewSteps(), critics(), toy_scenarios(5), dataclasses.replace(TINY, denoising_steps=6), tmp_path)
+
+
 def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):
     config = dataclasses.replace(TINY, chunk_length=1, last_chunk=0)
-    with pytest.raises(ValueError, match="nothing to train on"):
+    with pytest.raises(UserError, match=r"chunk 0 is given whole to toy.*first_chunk=1"):
         train(ToyWorld(), [ToyCleanliness()], toy_scenarios(5), config, tmp_path)

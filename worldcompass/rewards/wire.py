@@ -111,9 +111,8 @@ def _check_shapes(group: Group) -> None:
     if group.past_actions is not None:
         _check_actions("past_actions", group.past_actions)
     num_frames = group.frames_GF3hw.shape[1]
-    of_first = num_frames - per_latent * (
-        latents - 1
-    )  # a video's first latent has a number of frames of its own
+    # A video's first latent has a number of frames of its own.
+    of_first = num_frames - per_latent * (latents - 1)
     fits = of_first == per_latent or (of_first >= 1 and not len(group.past_frames_F3hw))
     if latents < 1 or per_latent < 1 or not fits or not len(group.frames_GF3hw):
         raise WireError(
