@@ -11,7 +11,7 @@ comma := ,
 space := $(comma:,=) $(comma:,=)
 CORE_FILES := $(CORE:%=worldcompass/%.py) worldcompass/training/*.py worldcompass/runs/*.py
 
-.PHONY: help demo test check format bench golden soak
+.PHONY: help demo test check docs format bench golden soak
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,7 +37,10 @@ check: $(STAMP) ## lint, formatting, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/codespell worldcompass tests benchmarks docs README.md CHANGELOG.md Makefile
+	$(BIN)/codespell worldcompass tests benchmarks docs *.md Makefile
+
+docs: $(STAMP) ## the documentation site, build/docs/index.html; warnings and broken links are errors
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -j 2 -c docs . build/docs
 
 format: $(STAMP) ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .

@@ -2,19 +2,19 @@
 
 Dimension suffixes used in every file (logical sizes, never sharded ones):
 
-====  ===========================================================================
-N     scenarios (groups) of one training step
-P     pasts held by one context
-G     candidate futures of one chunk that share one past
-B     rows of a batch; P divides B and row b belongs to past ``b // (B // P)``
-R     rewards (critics)
-K     latents of one chunk (a chunk is what users call a clip)
-M     latents of a whole trajectory, latent 0 being the start image
-F     video frames
-S     denoising steps
-C,H,W channels, height and width of a latent
-h,w   height and width of a frame in pixels
-====  ===========================================================================
+=====  ==========================================================================
+N      scenarios (groups) of one training step
+P      pasts held by one context
+G      candidate futures of one chunk that share one past
+B      rows of a batch; P divides B and row b belongs to past ``b // (B // P)``
+R      rewards (critics)
+K      latents of one chunk (a chunk is what users call a clip)
+M      latents of a whole trajectory, latent 0 being the start image
+F      video frames
+S      denoising steps
+C,H,W  channels, height and width of a latent
+h,w    height and width of a frame in pixels
+=====  ==========================================================================
 """
 
 from __future__ import annotations
