@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from pages import ROOT, follow
 
 from worldcompass import cli
 from worldcompass.commands import evaluate
@@ -70,6 +71,17 @@ def test_forward_passes_are_counted_for_the_runs_own_sizes(run_dir):
     chunk_1 = 2 * (2 + 4 * 2 * 2 + 1)
     assert passes["clip_level"] == chunk_0 + chunk_1
     assert passes["whole_video"] == chunk_0 + 2 * 4 * (2 + 2 * 2 + 1)
+
+
+def test_the_tutorial_of_the_first_run_reads_it(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(run_dir)
+    page = ROOT / "docs" / "your_first_run.md"
+    follow(page, skip=("demo", "play", "train demo --set", "report runs/demo runs/obey"))
+    said = capsys.readouterr().out
+    assert "of actions followed before" in said
+    assert "2 {'interaction'" in said and "steps)" in said and "interaction_weight" in said
 
 
 def test_video_page_and_weights_are_there(run_dir):
