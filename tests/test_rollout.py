@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
 
+from worldcompass.errors import UserError
 from worldcompass.geometry import commanded, motion_signs, nominal_poses
-from worldcompass.noise import corrupt, euler_step
+from worldcompass.noise import euler_step
 from worldcompass.rollout import (
     RolloutRequest,
     chunk_noise,
     clip_level_passes,
+    given_whole,
     hold_last,
     imagine_chunk,
     imagine_groups,
@@ -28,7 +31,7 @@ INTRINSICS = torch.tensor([1.0, 1.0, 0.5, 0.5])
 class Counting(ToyWorld):
     """Counts the rows that go through the network, and the prefixes that are built."""
 
-    rows = prefixes = 0
+    rows = prefixes = given_rows = 0
 
     def weaken(self, context):
         """Forgets the left half of what came before the chunk."""
@@ -39,7 +42,10 @@ class Counting(ToyWorld):
         return super().attend(context, actions, generators)
 
     def predict_clean(self, noisy, sigma_B, actions, context):
-        self.rows += len(noisy)
+        if given_whole(context):
+            self.given_rows += len(noisy)
+        else:
+            self.rows += len(noisy)
         return super().predict_clean(noisy, sigma_B, actions, context)
 
 
@@ -58,20 +64,6 @@ def test_generators_stay_the_same_between_versions():
         219351,
         838358,
     ]
-
-
-def test_corrupt_mixes_row_by_row():
-    clean, noise = torch.randn(2, 2, 1, 3, 2, 2, generator=generator_for(1)).unbind(0)
-    mixed = corrupt(clean, noise, torch.tensor([0.0, 0.25]))
-    assert torch.equal(mixed[0], clean[0])
-    torch.testing.assert_close(mixed[1], 0.75 * clean[1] + 0.25 * noise[1])
-
-
-def test_euler_step_equals_the_velocity_step_and_is_exact_at_zero():
-    noisy, clean = torch.randn(2, 1, 1, 3, 2, 2, generator=generator_for(1)).unbind(0)
-    velocity = (noisy - clean) / 0.8
-    torch.testing.assert_close(euler_step(noisy, clean, 0.8, 0.3), noisy + (0.3 - 0.8) * velocity)
-    assert torch.equal(euler_step(noisy, clean, 0.8, 0.0), clean)
 
 
 def test_imagined_latents_have_the_toys_mean_and_spread():
@@ -109,8 +101,9 @@ def test_candidates_share_their_past_and_differ_in_their_future():
     assert torch.equal(group.actions.labels_K, scenarios[1].actions.labels_K[8:12])
 
 
-def test_batching_scenarios_changes_nothing():
-    together, apart = ToyWorld(), ToyWorld(batches_pasts=False)
+@pytest.mark.parametrize("make", [ToyWorld, FewSteps, NoisyPast, Recorded, LongStart])
+def test_batching_scenarios_changes_nothing(make):
+    together, apart = make(), make(batches_pasts=False)
     scenarios = toy_scenarios(3)
     one = imagine_groups(together, RolloutRequest(scenarios, 1, 4, 4, (0, 1), together.spec.sigmas()))
     many = imagine_groups(apart, RolloutRequest(scenarios, 1, 4, 4, (0, 1), apart.spec.sigmas()))
@@ -119,6 +112,117 @@ def test_batching_scenarios_changes_nothing():
     videos = imagine_video(together, scenarios, (3,))
     assert (videos.int() - imagine_video(apart, scenarios, (3,)).int()).abs().max() <= 1
     assert (videos[2:].int() - imagine_video(together, scenarios[2:], (3,)).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("make", [FewSteps, NoisyPast])
+def test_a_candidate_is_the_same_whichever_process_imagines_it(make):
+    world, request = make(), RolloutRequest(toy_scenarios(2), 1, 4, 6, (0, 1), make().spec.sigmas())
+    (everything,) = imagine_groups(world, request)
+    (part,) = imagine_groups(world, replace(request, candidates=range(2, 4)))
+    torch.testing.assert_close(
+        part.clean_BCKHW.unflatten(0, (2, 2)), everything.clean_BCKHW.unflatten(0, (2, 6))[:, 2:4]
+    )
+    other = imagine_groups(world, replace(request, keys=(0, 2)))[0]
+    assert not torch.allclose(other.clean_BCKHW, everything.clean_BCKHW)
+
+
+def test_fresh_noise_differs_by_row_and_step_and_is_shared_where_candidates_share_theirs():
+    world = FewSteps()
+    noise = chunk_noise(world, 4, [("a", 0), ("a", 1)])
+    drawn = [noise(step) for step in (0, 1, 2)]
+    assert len({float(row.sum()) for rows in drawn for row in rows}) == 6
+    assert all(
+        torch.equal(rows, chunk_noise(world, 4, [("a", 0), ("a", 1)])(i)) for i, rows in enumerate(drawn)
+    )
+    request = RolloutRequest(toy_scenarios(1), 1, 4, 3, (0,), world.spec.sigmas(), shared_noise=True)
+    clean = imagine_groups(world, request)[0].clean_BCKHW
+    assert torch.equal(clean, clean[:1].expand_as(clean))
+
+
+def test_a_sampler_asks_for_fresh_noise_once_for_every_level_but_the_last():
+    world, scenarios = FewSteps(), toy_scenarios(1)
+    actions = Actions.stack([scenarios[0].actions.latents(0, 4)])
+    context, asked = world.attend(world.begin(scenarios), actions), []
+
+    def noise(step):
+        asked.append(step)
+        return torch.randn(2, 12, 4, 2, 2, generator=generator_for(step))
+
+    imagine_chunk(world, context, actions, noise, world.spec.sigmas())
+    assert asked == [0, 1, 2]
+    world.spec, asked[:] = replace(world.spec, sampler=euler_step), []
+    imagine_chunk(world, context, actions, noise, world.spec.sigmas())
+    assert asked == [0]
+
+
+def test_a_rollout_of_levels_below_1_starts_from_noise_of_that_size():
+    """As EDM does, whose largest noise is finite; a denoiser that sees nothing in it keeps it as it is."""
+    world, scenarios = ToyWorld(), toy_scenarios(1)
+    seen = []
+
+    def keep(noisy, sigma_B, actions, context):
+        seen.append(noisy)
+        return noisy
+
+    world.predict_clean = keep
+    noise = torch.randn(2, 12, 4, 2, 2, generator=generator_for(0))
+    actions = Actions.stack([scenarios[0].actions.latents(4, 8)])
+    context = world.attend(world.begin(scenarios), actions)
+    imagine_chunk(world, context, actions, lambda step: noise, torch.tensor([0.75, 0.0]))
+    assert torch.equal(seen[0], 0.75 * noise)
+
+
+def test_noise_on_the_past_stays_in_the_context_of_the_candidates():
+    world = NoisyPast()
+    request = RolloutRequest(toy_scenarios(2), 1, 4, 3, (0,), torch.tensor([1.0, 0.0]))
+    (futures,) = imagine_groups(world, request)
+    keys = [(0, "past", s.id, 1, "attend") for s in request.scenarios]
+    drawn = torch.stack([torch.randn(12, 1, 2, 2, generator=generator_for(*own)) for own in keys])
+    assert torch.equal(futures.context.noise_PC1HW, drawn)
+    rows = [(0, "future", s.id, 1, g) for s in request.scenarios for g in range(3)]
+    noisy = chunk_noise(world, 4, rows)(0)
+    with torch.no_grad():
+        again = world.predict_clean(noisy, torch.ones(6), futures.actions, futures.context)
+    assert torch.equal(again, futures.clean_BCKHW)
+
+
+def test_what_is_given_whole_is_remembered_as_given_and_costs_no_pass():
+    class CountingRecorded(Counting, Recorded):
+        pass
+
+    world, scenarios = CountingRecorded(given=6), toy_scenarios(2, 12)
+    request = RolloutRequest(scenarios, 2, 4, 3, (0,), world.spec.sigmas(5))
+    (futures,) = imagine_groups(world, request)
+    recording = futures.context.recording_PCMHW
+    assert torch.equal(futures.context.latents_PCMHW[:, :, :6], recording)
+    # The second chunk, half of it given, once for each scenario; then the candidates; two prefixes each.
+    assert futures.forward_passes == 2 * 5 + 6 * 5 + 2 * 2
+    given, imagined = world.given_rows, world.rows
+    assert given == 2 and imagined == 2 * 5 + 6 * 5
+
+
+@pytest.mark.parametrize("rollout", [imagine_groups, imagine_whole_videos])
+def test_futures_of_a_chunk_that_is_given_whole_are_refused(rollout):
+    world = Recorded(given=8)
+    with pytest.raises(UserError, match=r"chunk 1 is given whole to toy.*first_chunk=2"):
+        rollout(world, RolloutRequest(toy_scenarios(2), 1, 4, 3, (0,), world.spec.sigmas()))
+
+
+def test_a_first_latent_of_three_frames_moves_what_follows_and_belongs_to_no_motion():
+    world, plain, scenarios = LongStart(), ToyWorld(), toy_scenarios(1)
+    long, short = (imagine_video(each, scenarios, (3,)) for each in (world, plain))
+    assert long.shape[1] == world.spec.num_frames(0, 8) == 3 + 2 * 7 and world.spec.num_frames(0, 0) == 0
+    assert long[:, 2:].equal(short) and long[:, :2].equal(short[:, :1].expand(-1, 2, -1, -1, -1))
+    truth = Truth(long[0], scenarios[0].actions.labels_K, scenarios[0].actions.world_from_camera_K44)
+    scenario = replace(scenarios[0], truth=truth)
+    for chunk, first in ((0, 0), (1, 9)):
+        request = RolloutRequest([scenario], chunk, 4, 2, (0,), world.spec.sigmas())
+        group = imagine_groups(world, request)[0].groups[0]
+        assert group.truth.frames_F3hw.equal(long[0, first : first + group.frames_GF3hw.shape[1]])
+        frames, labels_K = group.transitions()
+        assert frames.shape[1] == 1 + 2 * len(labels_K)
+        lead = group.frames_GF3hw[:, 2] if chunk == 0 else group.past_frames_F3hw[-1].expand(2, -1, -1, -1)
+        assert frames[:, 0].equal(lead)
 
 
 def test_videos_depend_on_their_keys_and_are_deterministic():

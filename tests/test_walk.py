@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
 
 from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
@@ -23,8 +24,9 @@ def along(world, path, count=2):
     return [Scenario(f"{i}", actions, image) for i, image in enumerate(images)]
 
 
-def test_a_walk_is_the_video_of_its_actions():
-    world = ToyWorld()
+@pytest.mark.parametrize("make", [ToyWorld, FewSteps, NoisyPast, LongStart])
+def test_a_walk_is_the_video_of_its_actions(make):
+    world = make()
     scenarios = along(world, PATH)
     walk = start_walk(world, scenarios, seed=3)
     frames = [walk.frames_PF3hw]
@@ -35,6 +37,19 @@ def test_a_walk_is_the_video_of_its_actions():
     assert torch.cat(frames, 1).equal(expected)
     assert walk.labels_PM.equal(parse_path(PATH).expand(2, -1))
     torch.testing.assert_close(walk.world_from_camera_PM44[0], scenarios[0].actions.world_from_camera_K44)
+
+
+def test_a_walk_begins_after_what_is_given_whole():
+    world = Recorded(given=3)
+    scenarios = along(world, PATH)
+    walk = start_walk(world, scenarios, seed=3)
+    assert walk.labels_PM.equal(parse_path(PATH)[:3].expand(2, -1)) and walk.context.num_latents == 3
+    frames = [walk.frames_PF3hw]
+    for label in parse_path(PATH)[3:]:
+        walk = walk.step(label.expand(2))
+        frames.append(walk.frames_PF3hw)
+    expected = imagine_video(world, scenarios, (3,), chunk_length=1)
+    assert torch.cat(frames, 1).equal(expected[:, world.spec.num_frames(0, 2) :])
 
 
 def test_a_world_of_long_chunks_holds_the_action():
