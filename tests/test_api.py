@@ -103,7 +103,10 @@ def test_the_commands_imagine_and_score(picture, tmp_path, capsys):
         (["imagine", "--image", "{picture}", "--path", "w-99999999"], "more than 10000 latents"),
         (["imagine", "--image", "{picture}", "--path", "w+s-3"], "opposite ways at once"),
         (["imagine", "--image", "{picture}", "--path", "w-3", "--out", "clip.avi"], "ends in .mp4"),
-        (["imagine", "--image", "{picture}", "--path", "w-3", "--weights", "{tmp}/none"], "no weights"),
+        (
+            ["imagine", "--image", "{picture}", "--path", "w-3", "--weights", "{tmp}/none"],
+            "no trained weights",
+        ),
         (["score", "--video", "{text}", "--path", "w-3"], "not a video"),
         (["score", "--video", "{tmp}/none.mp4", "--path", "w-3"], "there is no file"),
         (["score", "--video", "{short}", "--path", "w-3"], "makes 13 frames with the start image"),
@@ -129,7 +132,7 @@ def test_an_unknown_name_is_no_attribute():
 
 
 def test_a_run_folder_serves_as_weights(world, tmp_path):
-    with pytest.raises(UserError, match="no weights at"):
+    with pytest.raises(UserError, match="holds no trained weights"):
         wc.load_world(tmp_path)
     (tmp_path / "weights").mkdir()
     export(world.net, tmp_path / "weights" / WORLD_FILE)

@@ -34,11 +34,10 @@ def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldM
     Raises:
         UserError: when the weights are missing or do not fit.
     """
-    from worldcompass.worlds.doom.world import load_doom_world
+    from worldcompass.runs.folder import weights_folder
+    from worldcompass.worlds.doom.world import WORLD_FILE, load_doom_world
 
-    folder = None if weights is None else Path(weights)
-    if folder is not None and (folder / "weights").is_dir():
-        folder /= "weights"
+    folder = None if weights is None else weights_folder(Path(weights), WORLD_FILE)
     return load_doom_world(folder, device)
 
 

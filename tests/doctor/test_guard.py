@@ -16,6 +16,7 @@ from worldcompass.media.video import read_video
 from worldcompass.recipes.demo import demo
 from worldcompass.runs import checkpoint
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
+from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training import loop as training
@@ -202,10 +203,10 @@ def test_of_several_harmful_findings_the_first_to_begin_decides_how_far_to_go_ba
     found = diagnose(read_record(ill_run(tmp_path)))
     harmful = [f.since for f in found.findings if f.severity == "harmful"]
     assert len(set(harmful)) > 1
-    guard = Guard(tmp_path, 18, {}, "rollback")
+    guard = Guard(RunFolder(tmp_path), 18, {}, "rollback")
     acted = guard.disease(found)
     assert acted is not None and acted.since == min(harmful) and acted.name == found.findings[0].name
-    assert Guard(tmp_path, 18, {}, "warn").disease(found) is None
+    assert Guard(RunFolder(tmp_path), 18, {}, "warn").disease(found) is None
 
 
 def ill_run(out):
@@ -279,9 +280,9 @@ def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_pa
 
 def test_what_the_doctor_does_may_change_when_a_recipe_is_resumed(tmp_path):
     recipe = demo()
-    _claim(tmp_path / "run", recipe, resume=False)
+    _claim(RunFolder(tmp_path / "run"), recipe, resume=False)
     told = dataclasses.replace(recipe.config, on_disease="stop", probe_every=5)
-    _claim(tmp_path / "run", dataclasses.replace(recipe, config=told), resume=True)
+    _claim(RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=told), resume=True)
     with pytest.raises(UserError, match="other settings"):
         other = dataclasses.replace(recipe.config, lr=1.0)
-        _claim(tmp_path / "run", dataclasses.replace(recipe, config=other), resume=True)
+        _claim(RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=other), resume=True)

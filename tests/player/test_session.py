@@ -462,7 +462,7 @@ def test_frames_survive_the_way_to_the_browser():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--after", "absent"], "absent has no trained weights"),
+        (["--after", "absent"], "absent holds no trained weights"),
         (["--single", "--after", "x"], "leave one of them out"),
         (["--fps", "0"], "--fps 0 is out of range"),
         (["--port", "70000"], "--port 70000 is out of range"),

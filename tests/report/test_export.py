@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.report.export import push
+from worldcompass.runs.final import exporting, final_weights
+from worldcompass.runs.folder import RunFolder
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
@@ -57,24 +59,65 @@ def test_a_runs_average_and_card_are_written(run, tmp_path, capsys):
         assert told in card, card
 
 
-def test_files_that_a_recipe_left_are_taken_as_they_are_until_the_run_goes_on(run, tmp_path):
+def leave_weights(out):
+    """What a recipe writes at the end of its run."""
+    with exporting(RunFolder(out)) as weights:
+        (weights / "adapter").mkdir(parents=True)
+        save_file({"official.name": torch.ones(2)}, weights / "world.safetensors")
+        save_file({"a": torch.ones(2)}, weights / "adapter" / "adapter_model.safetensors")
+
+
+def train_on(out, steps):
+    config = dataclasses.replace(TINY, steps=steps)
+    critics = [ToyObedience(), ToyCleanliness()]
+    train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=True, live=False)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_files_that_a_recipe_left_are_taken_as_they_are_until_the_run_goes_on(run, tmp_path, recorded):
+    """Whatever the times of the files are; runs of before have no record."""
     out = shutil.copytree(run[0], tmp_path / "run")
-    (out / "weights" / "adapter").mkdir(parents=True)
-    save_file({"official.name": torch.ones(2)}, out / "weights" / "world.safetensors")
-    save_file({"a": torch.ones(2)}, out / "weights" / "adapter" / "adapter_model.safetensors")
+    leave_weights(out)
+    if not recorded:
+        (out / "final.json").unlink()
+    os.utime(out / "weights" / "world.safetensors", (1, 1))
     assert export(out, "--out", tmp_path / "a", "--license", "mit", "--base", "some/base") == 0
     card = (tmp_path / "a" / "README.md").read_text()
     assert load_file(tmp_path / "a" / "world.safetensors").keys() == {"official.name"}
     assert "license: mit\n" in card and "base_model: some/base\n" in card and "Weights: mit." in card
     assert "`adapter/adapter_model.safetensors`, `world.safetensors`" in card
     assert not (tmp_path / "a" / "model.safetensors").exists()
-    config = dataclasses.replace(TINY, steps=3)
-    critics = [ToyObedience(), ToyCleanliness()]
-    train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=True, live=False)
-    os.utime(out / "weights" / "world.safetensors", (1, 1))
+    train_on(out, steps=3)
+    os.utime(out / "weights" / "world.safetensors")
     assert export(out, "--out", tmp_path / "b") == 0
     assert "after 3 training steps" in (tmp_path / "b" / "README.md").read_text()
     assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+def test_weights_of_the_same_step_trained_anew_are_not_final(run, tmp_path):
+    """A run that went back and came to its last step again: only the checkpoint's checksum tells."""
+    out = shutil.copytree(run[0], tmp_path / "run")
+    leave_weights(out)
+    assert len(final_weights(RunFolder(out))) == 2
+    shutil.rmtree(out / "checkpoints" / "step_000002")
+    train_on(out, steps=2)
+    assert final_weights(RunFolder(out)) == []
+
+
+def test_an_export_that_was_killed_leaves_no_record(run, tmp_path):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    leave_weights(out)
+    with pytest.raises(KeyboardInterrupt), exporting(RunFolder(out)):
+        raise KeyboardInterrupt
+    assert not (out / "final.json").exists()
+
+
+def test_a_file_that_the_record_names_must_be_there(run, tmp_path, capsys):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    leave_weights(out)
+    (out / "weights" / "world.safetensors").unlink()
+    assert export(out, "--out", tmp_path / "a") == 2
+    assert "world.safetensors is missing, which" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
 def test_what_cannot_be_exported_is_a_sentence(run, tmp_path, capsys):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from worldcompass import cli
+from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.trackers import numbers, tracking
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
@@ -137,7 +138,7 @@ def test_wandb_is_asked_for_an_offline_run_that_keeps_its_id(tmp_path, monkeypat
     assert [s["mode"] for s in fake.settings] == ["offline", "offline"]
     assert len({s["id"] for s in fake.settings}) == 1
     monkeypatch.setenv("WANDB_MODE", "online")
-    with tracking("wandb", tmp_path, 0, {}):
+    with tracking("wandb", RunFolder(tmp_path), 0, {}):
         assert fake.settings[-1]["mode"] == "online", "only when it is asked for"
 
 
@@ -145,7 +146,7 @@ def test_trackio_is_asked_for_one_run_and_ends_when_training_fails(tmp_path, pre
     fake = pretend("trackio", FakeTrackio())
     rows = train_toy(tmp_path / "run", track="trackio")
     assert fake.rows == rows and fake.finished == 1
-    with pytest.raises(OSError, match="full"), tracking("trackio", tmp_path / "run", 3, {}):
+    with pytest.raises(OSError, match="full"), tracking("trackio", RunFolder(tmp_path / "run"), 3, {}):
         raise OSError("full")
     assert fake.finished == 2 and len(set(fake.names)) == 1
 

@@ -37,8 +37,9 @@ def add_going_on(parser: argparse.ArgumentParser) -> None:
 def announce(out: Path) -> None:
     """Say that a run is gone on with, where the folder holds one."""
     from worldcompass.runs.checkpoint import latest_checkpoint, step_of
+    from worldcompass.runs.folder import RunFolder
 
-    if (saved := latest_checkpoint(out / "checkpoints")) is not None:
+    if (saved := latest_checkpoint(RunFolder(out).checkpoints)) is not None:
         print(
             f"{out} holds a run: going on after step {step_of(saved)}; begin anew with another --out",
             flush=True,

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
     from worldcompass.media.progress import progress
+    from worldcompass.runs.folder import writable
     from worldcompass.testing import check_critic, noise_group
-    from worldcompass.training.resume import writable
     from worldcompass.worlds.doom.audits import KNOWN
 
     if args.list:

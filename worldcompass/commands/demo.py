@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     device = check_device(args.device)
-    from worldcompass.training.resume import writable
+    from worldcompass.runs.folder import writable
 
     if not args.dry_run:
         writable(args.out)

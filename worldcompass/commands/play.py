@@ -143,11 +143,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _weights(path: Path) -> Path:
-    """The folder of weights of a run folder, or the folder itself."""
-    folder = path / "weights" if (path / "weights").is_dir() else path
-    if not (folder / "doom_world.safetensors").is_file():
-        raise UserError(f"{path} has no trained weights: expected a finished run, such as runs/demo")
-    return folder
+    """The folder of weights of a run of the embedded world, or the folder itself."""
+    from worldcompass.runs.folder import weights_folder
+    from worldcompass.worlds.doom.world import WORLD_FILE
+
+    return weights_folder(path, WORLD_FILE)
 
 
 def _any_weights(path: Path) -> Path:
@@ -161,19 +161,21 @@ def _after(path: Path | None, weights: Callable[[Path], Path] = _weights) -> Pat
     """The weights on the right: those named, or those of the newest finished run, or none."""
     if path is not None:
         return weights(path)
-    finished = [f.parent for f in RUNS.glob("*/results.json") if (f.parent / "weights").is_dir()]
+    from worldcompass.runs.folder import RunFolder
+
+    finished = [run for run in map(RunFolder, RUNS.glob("*")) if run.finished]
     if not finished:
         print("no finished run in runs/: one pane (worldcompass demo trains one to compare with)")
         return None
-    newest = max(finished, key=lambda folder: (folder / "results.json").stat().st_mtime)
+    newest = max(finished, key=lambda run: run.results.stat().st_mtime).path
     print(f"comparing with the newest finished run, {newest} (--after RUN takes another, --single none)")
     return _weights(newest)
 
 
 def _title(folder: Path | None) -> str:
-    if folder is None:
-        return "the shipped weights"
-    return str(folder.parent if folder.name == "weights" else folder)
+    from worldcompass.runs.folder import owner_of
+
+    return "the shipped weights" if folder is None else str(owner_of(folder))
 
 
 def _fingerprint(folder: Path | None) -> str:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from worldcompass.training.resume import writable
+    from worldcompass.runs.folder import writable
     from worldcompass.worlds.worldplay.config import Config5B, Config8B
     from worldcompass.worlds.worldplay.encoders import (
         PARTS_5B,

@@ -22,9 +22,9 @@ from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, num
 from worldcompass.parallel.team import joined
 from worldcompass.recipes.load import load_recipe, shipped_recipes
 from worldcompass.recipes.overrides import override, settings
+from worldcompass.runs.folder import writable
 from worldcompass.runs.trackers import Track
 from worldcompass.training.config import Config
-from worldcompass.training.resume import writable
 
 EXAMPLES = """\
   worldcompass train doom_full

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(trajectories: list, files: list[Path]) -> None:
-    from worldcompass.training.resume import writable
+    from worldcompass.runs.folder import writable
     from worldcompass.worlds.worldplay.pose_files import write_poses
 
     if taken := next((file for file in files if file.exists()), None):

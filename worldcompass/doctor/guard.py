@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-from worldcompass.doctor.record import EVENTS, Finding, Record
+from worldcompass.doctor.record import Finding, Record
 from worldcompass.doctor.verdict import Diagnosis, diagnose
 from worldcompass.errors import StoppedRun
-from worldcompass.runs.metrics import METRICS, read_metrics, rewrite
+from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import read_metrics, rewrite
 
 OnDisease = Literal["warn", "stop", "rollback"]
 MAX_ROLLBACKS = 3  # of one run; the next disease stops it
@@ -24,7 +24,7 @@ class Guard:
 
     def __init__(
         self,
-        out_dir: Path,
+        folder: RunFolder,
         planned: int,
         weights: Mapping[str, float],
         on_disease: OnDisease,
@@ -32,9 +32,9 @@ class Guard:
     ) -> None:
         """Take up a run where its metrics end; of several processes, which see the same, one ``writes``."""
         self.writes = writes
-        self.out_dir, self.planned, self.weights, self.on_disease = out_dir, planned, weights, on_disease
-        self.rows = read_metrics(out_dir / METRICS)
-        self.events = read_metrics(out_dir / EVENTS)
+        self.folder, self.planned, self.weights, self.on_disease = folder, planned, weights, on_disease
+        self.rows = read_metrics(folder.metrics)
+        self.events = read_metrics(folder.events)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as json can hold it: everything that the doctor knows."""
@@ -79,16 +79,15 @@ class Guard:
         self._note(event="stopped", step=step, finding=finding.name, evidence=finding.evidence)
         tried = f" after {self.num_rollbacks} rollbacks" if self.num_rollbacks else ""
         return StoppedRun(
-            f"stopped by the doctor{tried} at step {step}, saved in {self.out_dir}: {finding.cause} "
+            f"stopped by the doctor{tried} at step {step}, saved in {self.folder.path}: {finding.cause} "
             f"({finding.evidence}); {finding.advice}"
         )
 
     def rolled_back(self, step: int, to: int, finding: Finding, lr: float) -> None:
         """Note a rollback, and put the rows that it undoes aside."""
         undone = [row for row in self.rows if row["step"] > to]
-        aside = self.out_dir / f"rolled_back_{self.num_rollbacks + 1}.jsonl"
         if self.writes:
-            rewrite(aside, undone)
+            rewrite(self.folder.rolled_back(self.num_rollbacks + 1), undone)
         self.rows = [row for row in self.rows if row["step"] <= to]
         self._note(
             event="rolled back", step=step, to=to, finding=finding.name, evidence=finding.evidence, lr=lr
@@ -100,19 +99,19 @@ class Guard:
     def _note(self, **event: Any) -> None:
         self.events = [*self.events, event]
         if self.writes:
-            with (self.out_dir / EVENTS).open("a") as file:
+            with self.folder.events.open("a") as file:
                 file.write(json.dumps(event) + "\n")
 
 
-def put_back(out_dir: Path, state: Mapping[str, Any], step: int) -> None:
+def put_back(folder: RunFolder, state: Mapping[str, Any], step: int) -> None:
     """Write what a checkpoint of ``step`` knows and the folder has lost; an event cut off by a kill is mended.
 
     Args:
         state: see ``Guard.state``; empty for checkpoints of older versions.
     """
-    rows, events = (read_metrics(out_dir / name) for name in (METRICS, EVENTS))
+    rows, events = read_metrics(folder.metrics), read_metrics(folder.events)
     if len(state.get("rows", ())) > sum(row["step"] <= step for row in rows):
-        rewrite(out_dir / METRICS, state["rows"])
+        rewrite(folder.metrics, state["rows"])
     if events or state.get("events"):
         known = state.get("events", [])
-        rewrite(out_dir / EVENTS, events if len(events) >= len(known) else known)
+        rewrite(folder.events, events if len(events) >= len(known) else known)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from worldcompass.doctor.record import EVENTS, FOLLOWED, USUAL_STEPS, Record
+from worldcompass.doctor.record import FOLLOWED, USUAL_STEPS, Record
 from worldcompass.errors import UserError
-from worldcompass.runs.metrics import METRICS, read_metrics, read_object, training_member
+from worldcompass.runs.folder import RunFolder, training_member
+from worldcompass.runs.metrics import read_metrics, read_object
 from worldcompass.statistics import Estimate
 
 # What a row may hold besides its step and rewards, as the checks read it.
@@ -38,17 +39,18 @@ def read_record(run_dir: Path) -> Record:
         raise UserError(f"{run_dir} is a file: give the folder of a run, such as {run_dir.parent}")
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: there is no such folder")
-    path = run_dir / METRICS
-    rows, events = read_metrics(path), read_metrics(run_dir / EVENTS)
+    folder = RunFolder(run_dir)
+    path = folder.metrics
+    rows, events = read_metrics(path), read_metrics(folder.events)
     if not rows and not events:
         raise UserError(
             f"{run_dir} holds no metrics: expected {path.name} with at least one finished step; is this the --out "
-            f"of a training run, and has its first step ended?{training_member(run_dir)}"
+            f"of a training run, and has its first step ended?{training_member(folder)}"
         )
     _check_rows(path, rows)
-    _check_events(run_dir / EVENTS, events)
-    planned, weights = _configured(run_dir / "config.json")
-    return Record(rows, events, planned, weights, evaluated(read_object(run_dir / "results.json", RESULTS)))
+    _check_events(folder.events, events)
+    planned, weights = _configured(folder.config)
+    return Record(rows, events, planned, weights, evaluated(read_object(folder.results, RESULTS)))
 
 
 def _check_rows(path: Path, rows: Sequence[Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from worldcompass.doctor.trends import Trend, trend, within
 from worldcompass.statistics import Estimate
 
-EVENTS = "events.jsonl"
 BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer
 PERSISTENT = 5  # steps in a row that must show the same before it is a finding
 ALARM = 0.999  # level of intervals that raise an alarm: they are looked at after every step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,10 @@ from typing import Any
 
 from worldcompass.errors import UserError
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
-from worldcompass.runs.atomic import write_tensors
-from worldcompass.runs.checkpoint import latest_checkpoint, newest_usable, step_of
+from worldcompass.runs.atomic import write_tensors, writing
+from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
+from worldcompass.runs.final import final_weights
+from worldcompass.runs.folder import RunFolder
 from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
@@ -35,9 +36,9 @@ SETTINGS = (
 def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: str | None = None) -> int:
     """Write the final weights of a run and a model card to ``out``, which must be new; the step they are of.
 
-    The files that the recipe itself left in ``weights`` are taken as they are, in the formats of its world. A run
-    without them, or one that went on since, gives its checkpoint average: every trained parameter by its name in
-    ``world.net``, in float32.
+    Files that the recipe exported from the newest checkpoint are taken as they are, in the formats of its world
+    (``runs.final``). A run without them, or one that trained on since, gives its checkpoint average: every trained
+    parameter by its name in ``world.net``, in float32.
 
     Args:
         license_name: of the weights, as the hub spells it; that of the embedded world is known.
@@ -49,36 +50,28 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
     run = load_run(run_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose another --out")
-    newest = latest_checkpoint(run_dir / "checkpoints")
+    folder = RunFolder(run_dir)
+    newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
         raise UserError(f"{run_dir} holds no checkpoint yet: there is nothing to export")
-    aside = out.with_name(f".unfinished_{out.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    facts = json.loads((newest / "state.json").read_text())
-    if _of_the_end(run_dir / "weights", newest):
-        shutil.copytree(run_dir / "weights", aside, dirs_exist_ok=True)
-        step = step_of(newest)
-    else:
-        step = _write_average(run_dir, aside)
-    files = sorted(path.relative_to(aside) for path in aside.rglob("*.safetensors"))
-    card = model_card(run, facts, step, [str(file) for file in files], license_name, base)
-    (aside / CARD).write_text(card)
-    if out.exists():
-        out.rmdir()
-    os.replace(aside, out)
+    facts, step = json.loads((newest / STATE).read_text()), step_of(newest)
+    exported = final_weights(folder)
+    with writing(out) as unfinished:
+        unfinished.mkdir()
+        for file in exported:
+            copy = unfinished / file.relative_to(folder.weights)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        if not exported:
+            step = _write_average(folder, unfinished)
+        files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*.safetensors"))
+        card = model_card(run, facts, step, [str(file) for file in files], license_name, base)
+        (unfinished / CARD).write_text(card)
     return step
 
 
-def _of_the_end(weights: Path, newest: Path) -> bool:
-    """Whether a recipe wrote its files after the newest checkpoint."""
-    files = list(weights.rglob("*.safetensors"))
-    saved = (newest / "state.json").stat().st_mtime
-    return bool(files) and all(file.stat().st_mtime >= saved for file in files)
-
-
-def _write_average(run_dir: Path, folder: Path) -> int:
-    found = newest_usable(run_dir / "checkpoints", lambda text: warnings.warn(text, stacklevel=2))
+def _write_average(run: RunFolder, folder: Path) -> int:
+    found = newest_usable(run.checkpoints, lambda text: warnings.warn(text, stacklevel=2))
     assert found is not None, "there was a checkpoint"
     tensors, state = found
     average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}

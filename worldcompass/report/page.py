@@ -30,6 +30,7 @@ from worldcompass.report.runs import (
 )
 from worldcompass.report.runs import number as as_number
 from worldcompass.runs.atomic import write_text
+from worldcompass.runs.folder import RunFolder
 
 NEXT = {
     "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "
@@ -46,7 +47,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: when the folder is not a run, or a file in it cannot be read.
     """
-    return write_text(out or run_dir / "report.html", render(load_run(run_dir)))
+    return write_text(out or RunFolder(run_dir).report, render(load_run(run_dir)))
 
 
 def render(run: Run) -> str:

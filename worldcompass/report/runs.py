@@ -11,7 +11,8 @@ from typing import Any
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
 from worldcompass.media import video
-from worldcompass.runs.metrics import METRICS, read_metrics, read_object, training_member
+from worldcompass.runs.folder import RunFolder, training_member
+from worldcompass.runs.metrics import read_metrics, read_object
 
 SCHEMA = 1
 LOOK_FRAMES = 6  # of a clip in its filmstrip
@@ -66,28 +67,26 @@ def load_run(run_dir: Path) -> Run:
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: there is no such folder")
-    if not any((run_dir / name).is_file() for name in ("results.json", METRICS)):
-        hint = training_member(run_dir)
+    folder = RunFolder(run_dir)
+    if not (folder.results.is_file() or folder.metrics.is_file()):
+        hint = training_member(folder)
         raise UserError(f"{run_dir} is not a run folder: expected results.json or metrics.jsonl in it{hint}")
-    results = read_object(run_dir / "results.json", "a run's results")
+    results = read_object(folder.results, "a run's results")
     if results and results.get("schema", SCHEMA) != SCHEMA:
-        raise UserError(f"{run_dir / 'results.json'} has schema {results['schema']}, expected {SCHEMA}")
-    video = run_dir / "before_after.mp4"
+        raise UserError(f"{folder.results} has schema {results['schema']}, expected {SCHEMA}")
+    video = folder.comparison
     return Run(
         folder=run_dir,
         results=results,
-        metrics=[flatten(row) for row in _rows(run_dir / METRICS)],
+        metrics=[flatten(row) for row in _rows(folder.metrics)],
         diagnosis=_diagnosis(run_dir, results),
-        config=read_object(run_dir / "config.json", "a run's configuration"),
-        command=read_object(run_dir / "run.json", "a run's command and environment"),
+        config=read_object(folder.config, "a run's configuration"),
+        command=read_object(folder.record, "a run's command and environment"),
         video=video.read_bytes() if video.is_file() else b"",
         filmstrips={
-            p.stem.replace("_", " "): p.read_bytes() for p in sorted((run_dir / "filmstrips").glob("*.png"))
+            p.stem.replace("_", " "): p.read_bytes() for p in sorted(folder.filmstrips.glob("*.png"))
         },
-        looks={
-            int(p.stem.removeprefix("step_")): _strip(p)
-            for p in sorted((run_dir / "samples").glob("step_*.mp4"))
-        },
+        looks={step: _strip(clip) for step, clip in folder.clips().items()},
     )
 
 

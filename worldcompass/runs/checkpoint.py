@@ -27,7 +27,7 @@ from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
 STEP = "step_"
-_TENSORS, _STATE = "tensors.safetensors", "state.json"
+STATE, _TENSORS = "state.json", "tensors.safetensors"
 
 
 def save_checkpoint(
@@ -70,7 +70,7 @@ def _finish(folder: Path, facts: Mapping[str, Any], keep: int) -> Path:
     """Seal a folder of tensors, give it its name, and only then delete the oldest."""
     root = folder.parent
     final = root / f"{STEP}{facts['step']:06d}"
-    (folder / _STATE).write_text(json.dumps({"checksum": _checksum(folder, facts), **facts}))
+    (folder / STATE).write_text(json.dumps({"checksum": _checksum(folder, facts), **facts}))
     publish(folder, final)
     for old in _complete(root)[: -max(keep, 1)]:
         shutil.rmtree(old)
@@ -114,7 +114,7 @@ def load_checkpoint(
     """
     team = team or Team()
     try:
-        state = json.loads((folder / _STATE).read_text())
+        state = json.loads((folder / STATE).read_text())
         # Those of earlier versions have no checksum.
         damaged = state.pop("checksum", checksum := _checksum(folder, state)) != checksum
         files: dict[str, str] = state.get("files", {})
@@ -207,4 +207,4 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _complete(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob(f"{STEP}*") if (p / _STATE).is_file() and any(p.glob("*.safetensors")))
+    return sorted(p for p in root.glob(f"{STEP}*") if (p / STATE).is_file() and any(p.glob("*.safetensors")))

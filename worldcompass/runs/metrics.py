@@ -10,8 +10,6 @@ from typing import Any
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
 
-METRICS = "metrics.jsonl"
-
 
 class MetricsLog:
     """Appends one json object per step to a file; opened at a step, it forgets what was logged after it.
@@ -54,12 +52,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
-
-
-def training_member(run_dir: Path) -> str:
-    """The end of a sentence for a run that has no metrics yet because its first member still trains; else empty."""
-    folders = sorted((run_dir / "members").glob("[0-9]*"), key=lambda folder: int(folder.name))
-    return f" (its members train in folders of their own: ask for {folders[-1]})" if folders else ""
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:

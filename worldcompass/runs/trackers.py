@@ -12,10 +12,10 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from worldcompass.runs.atomic import write_text
+from worldcompass.runs.folder import RunFolder
 
 Track = Literal["none", "tensorboard", "wandb", "trackio"]
 Send = Callable[[Mapping[str, Any]], None]
@@ -36,7 +36,7 @@ def installed(track: Track) -> bool:
 
 
 @contextmanager
-def tracking(track: Track, out_dir: Path, first_step: int, config: Mapping[str, Any]) -> Iterator[Send]:
+def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> Iterator[Send]:
     """Open a tracker for a run; yields what sends it a row, and ends with all rows written.
 
     Args:
@@ -47,7 +47,7 @@ def tracking(track: Track, out_dir: Path, first_step: int, config: Mapping[str, 
         yield lambda row: None
         return
     opened = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[track]
-    send, close = opened(out_dir, first_step, config)
+    send, close = opened(folder, first_step, config)
     try:
         yield lambda row: send(row["step"], {k: v for k, v in numbers(row).items() if k != "step"})
     finally:
@@ -68,10 +68,10 @@ def numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 _Opened = tuple[Callable[[int, dict[str, float]], None], Callable[[], object]]
 
 
-def _tensorboard(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _Opened:
+def _tensorboard(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step + 1)
+    writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
 
     def send(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -81,27 +81,32 @@ def _tensorboard(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _
     return send, writer.close
 
 
-def _wandb(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _Opened:
+def _wandb(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
     wandb = importlib.import_module("wandb")
     mode = os.environ.get("WANDB_MODE", "offline")
-    run_id = _run_id(out_dir)
+    run_id = _run_id(folder)
     run = wandb.init(
-        project=PROJECT, name=out_dir.name, id=run_id, dir=str(out_dir), mode=mode, config=dict(config)
+        project=PROJECT,
+        name=folder.path.name,
+        id=run_id,
+        dir=str(folder.path),
+        mode=mode,
+        config=dict(config),
     )
     run.define_metric("*", step_metric="step")  # W&B's own steps cannot go back, a resumed run may
     return lambda step, values: run.log({"step": step, **values}), run.finish
 
 
-def _trackio(out_dir: Path, first_step: int, config: Mapping[str, Any]) -> _Opened:
+def _trackio(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
     trackio = importlib.import_module("trackio")
-    name = f"{out_dir.name}-{_run_id(out_dir)}"
+    name = f"{folder.path.name}-{_run_id(folder)}"
     trackio.init(project=PROJECT, name=name, config=dict(config), resume="allow", embed=False)
     return lambda step, values: trackio.log(values, step=step), trackio.finish
 
 
-def _run_id(out_dir: Path) -> str:
+def _run_id(folder: RunFolder) -> str:
     """What a tracker knows a run by, the same after a resume."""
-    path = out_dir / "tracker_id"
+    path = folder.tracker_id
     if not path.is_file():
         write_text(path, uuid.uuid4().hex[:8] + "\n")
     return path.read_text().strip()

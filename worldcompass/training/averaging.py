@@ -20,7 +20,8 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from worldcompass.runs.metrics import METRICS, read_metrics, rewrite
+from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import read_metrics, rewrite
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
@@ -83,26 +84,27 @@ def train_members(
         UserError, StoppedRun, Interrupted: as ``train``; a second call goes on.
     """
     check_members(members, extend)
-    team, averages, folders = Team.current(), [], [out_dir / "members" / str(m) for m in range(members)]
+    team, averages, whole = Team.current(), [], RunFolder(out_dir)
+    folders = [whole.member(number) for number in range(members)]
     for number, folder in enumerate(folders):
         if team.is_main:
-            print(f"member {number + 1} of {members}: {folder}", flush=True)
+            print(f"member {number + 1} of {members}: {folder.path}", flush=True)
         parts = parts_of(replace(config, seed=config.seed * members + number))
-        started = team.agree((folder / "checkpoints").is_dir())
+        started = team.agree(folder.checkpoints.is_dir())
         policy = train(
             parts.world,
             parts.critics,
             parts.scenarios,
             parts.config,
-            folder,
+            folder.path,
             resume=started,
             held_out=held_out,
         )
         averages.append({name: tensor.clone() for name, tensor in policy.checkpoint_weights.items()})
-        team.on_main(lambda: _write_metrics(out_dir, folders[: len(averages)]))
+        team.on_main(lambda: _write_metrics(whole, folders[: len(averages)]))
     for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
         policy.checkpoint_weights[name].copy_(tensor)
-    team.on_main(lambda: _write_run(out_dir, folders, replace(parts.config, seed=config.seed), policy))
+    team.on_main(lambda: _write_run(whole, folders, replace(parts.config, seed=config.seed), policy))
     return parts.world, policy
 
 
@@ -128,18 +130,18 @@ def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, 
     return result
 
 
-def _write_metrics(out_dir: Path, finished: Sequence[Path]) -> None:
+def _write_metrics(whole: RunFolder, finished: Sequence[RunFolder]) -> None:
     """The mean over the members so far, for who asks whether the run is learning."""
-    rewrite(out_dir / METRICS, mean_rows([read_metrics(folder / METRICS) for folder in finished]))
+    rewrite(whole.metrics, mean_rows([read_metrics(folder.metrics) for folder in finished]))
 
 
-def _write_run(out_dir: Path, folders: Sequence[Path], config: Config, policy: Policy) -> None:
+def _write_run(whole: RunFolder, folders: Sequence[RunFolder], config: Config, policy: Policy) -> None:
     """What readers of a run ask for: configuration, metrics, a checkpoint with the weights that were evaluated."""
-    newest = latest_checkpoint(folders[-1] / "checkpoints")
+    newest = latest_checkpoint(folders[-1].checkpoints)
     assert newest is not None, "every member saves its last step"
     _, state = load_checkpoint(newest)
-    write_json(out_dir / "config.json", config.described(), indent=2)
+    write_json(whole.config, config.described(), indent=2)
     kept = {"checkpoint": policy.checkpoint_weights, "reference": policy.reference_weights}
     tensors = {f"policy/{part}/{name}": t for part, weights in kept.items() for name, t in weights.items()}
     facts = {"run": {**state["run"], "seed": config.seed}, "config": config.described()}
-    save_checkpoint(out_dir / "checkpoints", state["step"], tensors, facts)
+    save_checkpoint(whole.checkpoints, state["step"], tensors, facts)

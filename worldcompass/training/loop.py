@@ -12,7 +12,9 @@ from worldcompass.errors import LostCritic
 from worldcompass.parallel.signals import Interrupted, finishing_the_step
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
-from worldcompass.runs.metrics import METRICS, MetricsLog
+from worldcompass.runs.final import keep_record
+from worldcompass.runs.folder import RunFolder, alone_in, writable
+from worldcompass.runs.metrics import MetricsLog
 from worldcompass.runs.trackers import tracking
 from worldcompass.training.advantages import NonFiniteScore
 from worldcompass.training.config import Config
@@ -20,7 +22,7 @@ from worldcompass.training.live import LiveTable
 from worldcompass.training.optim import NonFiniteUpdate
 from worldcompass.training.policy import Policy
 from worldcompass.training.probe import HeldOut, due, only_looked_at, probe
-from worldcompass.training.resume import alone_in, begin, restore, roll_back, save, writable
+from worldcompass.training.resume import begin, restore, roll_back, save
 from worldcompass.training.run import Run, prepare
 from worldcompass.training.step import train_step
 from worldcompass.types import Scenario
@@ -65,31 +67,33 @@ def train(
     held_out = held_out or only_looked_at(scenarios)
     Team.current().on_main(lambda: writable(out_dir))
     run = prepare(world, critics, scenarios, config)
+    folder = RunFolder(out_dir)
     with alone_in(out_dir, run.team):
-        step = restore(run, out_dir) if resume else run.team.on_main(lambda: begin(out_dir))
+        step = restore(run, folder) if resume else run.team.on_main(lambda: begin(folder))
         run.team.wait()  # what another rank still reads is not written
-        _train_from(step, run, out_dir, on_step, live, held_out)
+        _train_from(step, run, folder, on_step, live, held_out)
     return run.policy
 
 
 def _train_from(
     step: int,
     run: Run,
-    out_dir: Path,
+    folder: RunFolder,
     on_step: Callable[[int, dict[str, Any], Policy], None] | None,
     live: bool,
     held_out: HeldOut,
 ) -> None:
     """The steps after one that was restored; the arguments are those of ``train``."""
-    world, config, policy, team = run.world, run.config, run.policy, run.team
-    log = MetricsLog(out_dir / METRICS, step, team.is_main)
+    config, policy, team = run.config, run.policy, run.team
+    log = MetricsLog(folder.metrics, step, team.is_main)
     if team.is_main:
-        write_json(out_dir / "config.json", config.described(), indent=2)
+        keep_record(folder)
+        write_json(folder.config, config.described(), indent=2)
     team.wait()
-    guard = Guard(out_dir, config.steps, config.weights, config.on_disease, team.is_main)
+    guard = Guard(folder, config.steps, config.weights, config.on_disease, team.is_main)
     with (
         LiveTable(config.steps, step, live and team.is_main) as table,
-        tracking(config.track if team.is_main else "none", out_dir, step, config.described()) as send,
+        tracking(config.track if team.is_main else "none", folder, step, config.described()) as send,
         finishing_the_step() as interrupted,
     ):
         while step < config.steps:
@@ -109,8 +113,7 @@ def _train_from(
                     save(run, guard, step - 1)
                 raise
             if due(config.probe_every, step):
-                clip = out_dir / "samples" / f"step_{step:06d}.mp4"
-                judged = probe(world, policy, held_out, config.seed, clip, run.autocast)
+                judged = probe(run, held_out, folder, step)
                 metrics |= {} if judged is None else {"judge": judged}
             log.append(metrics)
             send(metrics)
@@ -123,7 +126,7 @@ def _train_from(
             if on_step is not None:
                 on_step(step, metrics, policy)
             if signal:
-                raise Interrupted(signal, f"stopped after step {step}, which is saved in {out_dir}")
+                raise Interrupted(signal, f"stopped after step {step}, which is saved in {folder.path}")
             if disease is not None:
                 if not guard.may_roll_back(disease):
                     raise guard.stop(step, disease)

@@ -6,9 +6,7 @@ Every look leaves a clip for people too: the same scenarios before training and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,9 @@ from torch import Tensor
 from worldcompass.media import video
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import imagine_video
-from worldcompass.training.policy import Policy
+from worldcompass.runs.folder import RunFolder
+from worldcompass.training.run import Run
 from worldcompass.types import Scenario
-from worldcompass.world import WorldModel
 
 MIN_VIDEOS = 4  # below which a change has no interval
 SHOWN = 4  # scenarios in a clip
@@ -52,18 +50,16 @@ def only_looked_at(scenarios: Sequence[Scenario]) -> HeldOut:
 
 
 def probe(
-    world: WorldModel[Any],
-    policy: Policy,
+    run: Run,
     held_out: HeldOut,
-    seed: int,
-    clip: Path,
-    imagining: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    folder: RunFolder,
+    step: int,
 ) -> dict[str, Any] | None:
     """The judge's mean and single scores of the checkpoint weights' videos; their noise is always the same.
 
     Args:
-        clip: an MP4 to write, the first scenarios before training and now.
-        imagining: what videos are imagined in, such as the run's autocast.
+        run: its checkpoint weights imagine, in its precision.
+        folder: gets a clip, the first scenarios before training and after this step.
 
     Returns:
         None without a judge.
@@ -71,16 +67,17 @@ def probe(
     Raises:
         ValueError: when the judge does not return one finite score for each video.
     """
-    with policy.checkpoint(), imagining():
-        videos = imagine_video(world, held_out.scenarios, ("held out", seed))
+    world, key = run.world, ("held out", run.config.seed)
+    with run.policy.checkpoint(), run.autocast():
+        videos = imagine_video(world, held_out.scenarios, key)
     judged = (
         None if held_out.judge is None else _judged(held_out.judge(videos, held_out.scenarios), len(videos))
     )
     team = Team.current()  # all look, the main one writes
-    before, fps = clip.parent / "before.mp4", world.spec.fps
+    before, clip, fps = folder.untrained, folder.clip(step), world.spec.fps
     if team.agree(not before.is_file()):
-        with policy.reference(), imagining():
-            base = imagine_video(world, held_out.scenarios, ("held out", seed))
+        with run.policy.reference(), run.autocast():
+            base = imagine_video(world, held_out.scenarios, key)
         if team.is_main:
             video.write_mp4(before, _shown(base), fps)
     if team.is_main:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +14,9 @@ import torch
 from torch import Tensor
 
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
-from worldcompass.doctor.record import EVENTS, Finding
+from worldcompass.doctor.record import Finding
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import is_sharded
-from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import sync
 from worldcompass.runs.checkpoint import (
     delete_after,
@@ -32,7 +27,8 @@ from worldcompass.runs.checkpoint import (
     save_sharded,
     unpack_optimizer,
 )
-from worldcompass.runs.metrics import METRICS, MetricsLog, read_metrics, rewrite
+from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import MetricsLog, read_metrics, rewrite
 
 if TYPE_CHECKING:
     from worldcompass.training.run import Run
@@ -46,64 +42,14 @@ MAY_CHANGE = (
 FIXED = ("world", "lora", "make_optimizer", "critics")
 
 
-def writable(out_dir: Path) -> None:
-    """See that a run can write to its folder, before long work starts; a folder that was not there is not left.
-
-    Raises:
-        UserError: when it cannot.
-    """
-    try:
-        missing = [folder for folder in (out_dir, *out_dir.parents) if not folder.exists()]
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out_dir):
-            pass
-        for folder in missing:
-            folder.rmdir()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {out_dir} ({error.strerror}): expected a folder of your own, choose another --out"
-        ) from None
-
-
-@contextmanager
-def alone_in(out_dir: Path, team: Team) -> Iterator[None]:
-    """Inside, no other run trains into this folder; the lock ends with the process, however that ends.
-
-    Raises:
-        UserError: on all ranks, when another process holds the folder.
-    """
-    held: list[int] = []
-    team.on_main(lambda: held.append(_lock(out_dir)))
-    try:
-        yield
-    finally:
-        for folder in held:
-            os.close(folder)
-
-
-def _lock(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(
-            f"another process trains into {folder}: wait until it ends, stop it, or choose another --out"
-        ) from None
-    except OSError:  # a file system that cannot lock folders
-        pass
-    return handle
-
-
-def begin(out_dir: Path) -> int:
+def begin(folder: RunFolder) -> int:
     """Step 0 of a new run.
 
     Raises:
         UserError: when the folder already holds one.
     """
-    if latest_checkpoint(out_dir / "checkpoints") is not None:
-        raise UserError(f"{out_dir} already holds a run: resume it or choose another folder")
+    if latest_checkpoint(folder.checkpoints) is not None:
+        raise UserError(f"{folder.path} already holds a run: resume it or choose another folder")
     return 0
 
 
@@ -124,7 +70,7 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
     Args:
         keep: newest checkpoints that stay, at least.
     """
-    root, keep = guard.out_dir / "checkpoints", max(keep, run.config.keep_checkpoints)
+    root, keep = guard.folder.checkpoints, max(keep, run.config.keep_checkpoints)
     if run.config.on_disease == "rollback":
         keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
     tensors, plain = pack_optimizer(run.optimizer)
@@ -136,7 +82,7 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
         "config": run.config.described(),
         "doctor": guard.state(),
     }
-    if run.team.is_main and (metrics := guard.out_dir / METRICS).is_file():
+    if run.team.is_main and (metrics := guard.folder.metrics).is_file():
         sync(metrics)  # its rows are part of what is gone on with
     if any(is_sharded(tensor) for tensor in named.values()):
         save_sharded(root, step, named, state, run.team, keep)
@@ -145,7 +91,7 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
     run.team.wait()
 
 
-def restore(run: Run, out_dir: Path) -> int:
+def restore(run: Run, folder: RunFolder) -> int:
     """The step of the newest whole checkpoint after loading it; 0 when nothing was saved yet.
 
     What the doctor knew then and the folder has lost is written anew.
@@ -153,15 +99,15 @@ def restore(run: Run, out_dir: Path) -> int:
     Raises:
         UserError: when it belongs to another run, or all are damaged.
     """
-    found = newest_usable(out_dir / "checkpoints", _warn, place=_Places(run), team=run.team)
+    found = newest_usable(folder.checkpoints, _warn, place=_Places(run), team=run.team)
     step = 0 if found is None else found[1]["step"]
-    changed = {} if found is None else _take_over(run, out_dir, *found)
+    changed = {} if found is None else _take_over(run, folder, *found)
 
     def put_back_and_note() -> None:
-        put_back(out_dir, {} if found is None else found[1].get("doctor", {}), step)
+        put_back(folder, {} if found is None else found[1].get("doctor", {}), step)
         if changed:
             note = {"event": "changed", "step": step, "settings": changed}
-            rewrite(out_dir / EVENTS, [*read_metrics(out_dir / EVENTS), note])
+            rewrite(folder.events, [*read_metrics(folder.events), note])
 
     run.team.on_main(put_back_and_note)
     return step
@@ -222,12 +168,12 @@ def refuse_changes(out_dir: Path, changed: Mapping[str, Sequence[Any]], accepted
 
 
 def _take_over(
-    run: Run, out_dir: Path, tensors: dict[str, Tensor], state: dict[str, Any]
+    run: Run, folder: RunFolder, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> dict[str, list[Any]]:
     """Load a checkpoint; the settings that changed."""
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().described()))
     changed = differences(state["run"], now, defaults)
-    refuse_changes(out_dir, changed, run.config.accept_changes)
+    refuse_changes(folder.path, changed, run.config.accept_changes)
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, rest = name.split("/", 1)
@@ -250,13 +196,13 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
     Raises:
         DamagedCheckpoint: when there are checkpoints from before the disease and none is whole.
     """
-    root, lr = guard.out_dir / "checkpoints", LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
+    root, lr = guard.folder.checkpoints, LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
     found = newest_usable(root, _warn, before=finding.since, place=_Places(run), team=run.team)
     if found is None:
         run.policy.start_over()
         run.optimizer.state.clear()
     else:
-        _take_over(run, guard.out_dir, *found)
+        _take_over(run, guard.folder, *found)
     to = 0 if found is None else found[1]["step"]
     for group in run.optimizer.param_groups:
         group["initial_lr"] = lr
@@ -266,6 +212,6 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
     save(run, guard, to, keep=sys.maxsize)
     if run.team.is_main:
         delete_after(root, to)
-        MetricsLog(guard.out_dir / METRICS, to)
+        MetricsLog(guard.folder.metrics, to)
     run.team.wait()
     return to

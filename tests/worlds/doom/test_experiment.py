@@ -19,6 +19,7 @@ from worldcompass.evaluate import KINDS, MEASURES
 from worldcompass.recipes.demo import demo
 from worldcompass.report.export import AVERAGE, export_run
 from worldcompass.runs.checkpoint import load_checkpoint
+from worldcompass.runs.folder import RunFolder
 from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.experiment import run_experiment
@@ -107,7 +108,7 @@ def test_the_folder_of_a_run_is_not_used_twice(run_dir):
 def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
     """Its checkpoints are of another base, and its measurements too; before they were noted there was version 3."""
     out = tmp_path / "run"
-    experiment._claim(out, tiny(), resume=False)
+    experiment._claim(RunFolder(out), tiny(), resume=False)
     facts = json.loads((out / "run.json").read_text())
     assert facts.pop("weights") == WEIGHTS_VERSION
     (out / "run.json").write_text(json.dumps({**facts, **noted}))
@@ -122,12 +123,12 @@ def test_accepted_settings_are_noted_and_what_they_make_stale_is_measured_again(
         out.mkdir(exist_ok=True)
         shutil.copy(run_dir / name, out / name)
     accepting = replace(tiny(), config=replace(tiny().config, accept_changes=True))
-    experiment._claim(out, replace(accepting, quality_weight=5.0), resume=True)
+    experiment._claim(RunFolder(out), replace(accepting, quality_weight=5.0), resume=True)
     assert {path.name for path in out.iterdir()} == {"run.json", "evaluation_base.json"}
     facts = json.loads((out / "run.json").read_text())
     assert facts["recipe"]["quality_weight"] == 5.0 and facts["changed"] == {"quality_weight": [1.0, 5.0]}
     longer = replace(accepting, quality_weight=5.0, evaluation_latents=12)
-    experiment._claim(out, longer, resume=True)
+    experiment._claim(RunFolder(out), longer, resume=True)
     assert [path.name for path in out.iterdir()] == ["run.json"]
 
 
@@ -223,7 +224,7 @@ def test_weights_that_cannot_be_evaluated_are_refused_before_any_work(run_dir, t
     for checkpoint, out, words in (
         (tmp_path / "nowhere", "new", "does not exist"),
         (unfinished, "new", "a run that is not finished"),
-        (tmp_path, "new", "holds no weights: expected a finished run"),
+        (tmp_path, "new", "holds no trained weights: expected a finished run"),
         (run_dir, "other", "is not an empty folder and holds no evaluation"),
         (run_dir, "evaluated", "holds an evaluation with other weights, frames"),
     ):
@@ -234,7 +235,7 @@ def test_weights_that_cannot_be_evaluated_are_refused_before_any_work(run_dir, t
 
 def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "NEEDED_BYTES", 10**18)
-    with pytest.raises(UserError, match="MB free, a run needs"):
+    with pytest.raises(UserError, match="B free, a run needs"):
         tiny().run(tmp_path / "run", "cpu", resume=False)
     assert not list((tmp_path / "run").iterdir())
 

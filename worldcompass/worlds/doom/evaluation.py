@@ -22,6 +22,7 @@ from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, 
 from worldcompass.media import video
 from worldcompass.media.progress import progress
 from worldcompass.runs.atomic import write_json, write_tensors
+from worldcompass.runs.folder import RunFolder, claim, weights_folder
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader
@@ -34,21 +35,20 @@ HORIZONS = {125: 8, 253: 16, 381: 24}
 LATENTS_PER_CHUNK = 4
 SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
 FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
-CLAIM = "evaluation.json"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Measures engine and models on scenarios, each once per folder."""
 
-    out: Path
+    folder: RunFolder
     scenarios: Sequence[Scenario]
     judge: Judge
     reader: LabelReader
 
     def engine(self, spec: WorldSpec) -> Measured:
         """The engine's own videos through the same judge: the ceiling."""
-        path = self.out / "evaluation_engine.json"
+        path = self.folder.evaluation("engine")
         if not path.exists():
             videos = torch.stack([s.truth.frames_F3hw for s in self.scenarios if s.truth is not None])
             measured = measure(videos, self.scenarios, spec, self.judge, self.reader)
@@ -57,7 +57,7 @@ class Evaluation:
 
     def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> Measured:
         """What a model imagines of all scenarios with every seed; videos of some are kept to be shown."""
-        path = self.out / f"evaluation_{name}.json"
+        path = self.folder.evaluation(name)
         if not path.exists():
             parts = []
             for seed in seeds:
@@ -66,14 +66,13 @@ class Evaluation:
                 parts.append(measure(videos, self.scenarios, world.spec, self.judge, self.reader))
                 if seed == seeds[0]:
                     kept = {f"{i}": videos[i].contiguous() for i in _shown(self.scenarios)}
-                    write_tensors(self.out / f"videos_{name}.safetensors", kept)
+                    write_tensors(self.folder.videos(name), kept)
             write_json(path, pool(parts).to_json())
         return read_measured(path)
 
     def pictures(self, fps: float) -> None:
         """before_after.mp4 and the filmstrips, from the kept videos of ``base`` and ``trained``."""
-        before, after = (load_file(self.out / f"videos_{name}.safetensors") for name in ("base", "trained"))
-        (self.out / "filmstrips").mkdir(exist_ok=True)
+        before, after = (load_file(self.folder.videos(name)) for name in ("base", "trained"))
         panels = []
         for key in sorted(before, key=int):
             scenario = self.scenarios[int(key)]
@@ -82,8 +81,8 @@ class Evaluation:
             names = ["before", "after", "engine"]
             panels.append(video.side_by_side(columns, names, scale=3))
             strip = video.filmstrips(columns, names, every=FILMSTRIP_EVERY)
-            video.save_png(self.out / "filmstrips" / f"{scenario.id.replace('/', '_')}.png", strip)
-        video.write_mp4(self.out / "before_after.mp4", video.stack_rows(panels), fps)
+            video.save_png(self.folder.filmstrips / f"{scenario.id.replace('/', '_')}.png", strip)
+        video.write_mp4(self.folder.comparison, video.stack_rows(panels), fps)
 
 
 def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, device: str) -> dict[str, Any]:
@@ -98,14 +97,14 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
     Raises:
         UserError: when weights are missing or wrong, or ``out`` holds something else.
     """
-    begun = time.monotonic()
-    worlds = [load_doom_world(weights_folder(path), device) for path in checkpoints]
-    folders = [shipped_weights(), *map(weights_folder, checkpoints)]
-    _claim(out, [folder / WORLD_FILE for folder in folders], frames, seed)
+    begun, folder = time.monotonic(), RunFolder(out)
+    weights = [weights_folder(path, WORLD_FILE) for path in checkpoints]
+    worlds = [load_doom_world(path, device) for path in weights]
+    _claim(folder, [path / WORLD_FILE for path in (shipped_weights(), *weights)], frames, seed)
     base, plans = load_doom_world(device=device), evaluation_plans()
     with progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, LATENTS_PER_CHUNK * HORIZONS[frames], advance)
-    evaluation = Evaluation(out, scenarios, load_judge(), LabelReader(load_critics().motion))
+    evaluation = Evaluation(folder, scenarios, load_judge(), LabelReader(load_critics().motion))
     of_engine = evaluation.engine(base.spec)
     of_base = evaluation.model("base", base, [seed])
     of_trained = _trained(evaluation, worlds, seed)
@@ -118,7 +117,7 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
         "horizons": {str(n): _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
         "per_depth": {name: per_depth(side) for name, side in sides.items()},
     }
-    write_json(out / "results.json", results, indent=1)
+    write_json(folder.results, results, indent=1)
     if worlds:
         evaluation.pictures(base.spec.fps)
     return results
@@ -138,33 +137,14 @@ def _within(frames: int, sides: dict[str, Measured], runs: int) -> dict[str, Any
     return blocks_of(part["engine"], pool([part["base"]] * max(1, runs)), part.get("trained"))
 
 
-def weights_folder(checkpoint: Path) -> Path:
-    """Where a run keeps its finished weights; a folder of weights is that folder itself.
-
-    Raises:
-        UserError: when there are none.
-    """
-    for folder in (checkpoint / "weights", checkpoint):
-        if (folder / WORLD_FILE).is_file():
-            return folder
-    if (checkpoint / "run.json").is_file():
-        raise UserError(f"{checkpoint} holds a run that is not finished: go on with it (--resume) first")
-    raise UserError(f"{checkpoint} holds no weights: expected a finished run or a folder with {WORLD_FILE}")
-
-
-def _claim(out: Path, weights: Sequence[Path], frames: int, seed: int) -> None:
+def _claim(folder: RunFolder, weights: Sequence[Path], frames: int, seed: int) -> None:
     """Make the folder, or see that it holds this very evaluation."""
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
     facts = {"weights": digests, "frames": frames, "seed": seed}
-    path = out / CLAIM
-    if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} is not an empty folder and holds no evaluation: choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts, indent=1)
-    elif (found := json.loads(path.read_text())) != facts:
+    found = claim(folder.path, folder.evaluated, facts, "an evaluation")
+    if found is not None and found != facts:
         changed = ", ".join(name for name in facts if found.get(name) != facts[name])
-        raise UserError(f"{out} holds an evaluation with other {changed}: choose another --out")
+        raise UserError(f"{folder.path} holds an evaluation with other {changed}: choose another --out")
 
 
 def read_measured(path: Path) -> Measured:

@@ -34,7 +34,9 @@ from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.quality import QualityWeights
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.runs.atomic import write_json
-from worldcompass.runs.metrics import read_metrics, read_object
+from worldcompass.runs.final import exporting
+from worldcompass.runs.folder import RunFolder, claim
+from worldcompass.runs.metrics import read_metrics
 from worldcompass.statistics import in_percent
 from worldcompass.training.averaging import check_members, train_members
 from worldcompass.training.config import Config
@@ -120,14 +122,15 @@ def run_experiment(
         UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
     """
     begun, team = time.monotonic(), Team.current(recipe.config.ranks_per_group)
+    folder = RunFolder(out)
     if team.size > 1 and recipe.config.shard:
         raise UserError("the embedded world is small enough for every process: set config.shard=False")
     weights_of(recipe)
     check_members(recipe.members, recipe.extend)
     team.check_divides(recipe.config.prompts_per_step)
-    team.on_main(lambda: _claim(out, recipe, resume))
+    team.on_main(lambda: _claim(folder, recipe, resume))
     if measured_by is not None:
-        team.on_main(lambda: _take_measurements(out, measured_by))
+        team.on_main(lambda: _take_measurements(folder, RunFolder(measured_by)))
     parts = training_parts(recipe, device)
     world, config = parts.world, parts.config
     judge = load_judge()
@@ -135,12 +138,12 @@ def run_experiment(
         plans = evaluation_plans(None if recipe.unseen else False)
         with progress("replaying the scenarios in the engine", len(plans)) as advance:
             scenarios = replay_all(plans, recipe.evaluation_latents, advance)
-        evaluation = Evaluation(out, scenarios, judge, LabelReader(load_critics().motion))
+        evaluation = Evaluation(folder, scenarios, judge, LabelReader(load_critics().motion))
         engine = evaluation.engine(world.spec)
         base = evaluation.model("base", world, recipe.evaluation_seeds)
     held_out = _held_out(judge, config.seed) if config.probe_every else None
     if _is_one_run(recipe):
-        started = team.agree((out / "checkpoints").is_dir())
+        started = team.agree(folder.checkpoints.is_dir())
         policy = train(
             world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
         )
@@ -152,15 +155,15 @@ def run_experiment(
     if not team.is_main:
         return {}
     with policy.checkpoint():
-        (out / "weights").mkdir(exist_ok=True)
-        export(world.net, out / "weights" / WORLD_FILE)
+        with exporting(folder) as weights:
+            export(world.net, weights / WORLD_FILE)
         trained = evaluation.model("trained", world, recipe.evaluation_seeds)
-    results = _results(out, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
-    write_json(out / "results.json", results, indent=1)
+    results = _results(folder, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
+    write_json(folder.results, results, indent=1)
     evaluation.pictures(world.spec.fps)
     page = write_report(out)
     _headline(
-        results, out, page, "worldcompass train doom_full (half an hour)" if _is_one_run(recipe) else None
+        results, folder, page, "worldcompass train doom_full (half an hour)" if _is_one_run(recipe) else None
     )
     return results
 
@@ -219,14 +222,16 @@ def _held_out(judge: Judge, seed: int) -> HeldOut:
     return HeldOut(followed, [scenario for _, scenario in drawn])
 
 
-def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
+def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
     """Make the run folder, or see that it holds this very run."""
-    path = out / "run.json"
+    out = folder.path
     facts = {"recipe": _described(recipe), "version": __version__, "weights": WEIGHTS_VERSION}
-    if path.exists():
+    facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
+    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    found = claim(out, folder.record, facts, "a run", NEEDED_BYTES)
+    if found is not None:
         if not resume:
             raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
-        found = read_object(path, "a run's record")
         if (version := found.get("weights", UNRECORDED_VERSION)) != WEIGHTS_VERSION:
             raise UserError(
                 f"{out} was begun from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
@@ -236,28 +241,15 @@ def _claim(out: Path, recipe: DoomRecipe, resume: bool) -> None:
         changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
         refuse_changes(out, changed, recipe.config.accept_changes)
         if changed:
-            _forget_evaluations(out, changed)
-            facts = {**found, "recipe": facts["recipe"], "changed": changed}
-            write_json(path, facts, indent=1)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder and holds no run: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(out).free) < NEEDED_BYTES:
-        raise UserError(
-            f"{out} has {free / 1e6:.0f} MB free, a run needs {NEEDED_BYTES / 1e6:.0f} MB: free space or choose"
-            " another --out"
-        )
-    facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
-    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
-    write_json(path, facts, indent=1)
+            _forget_evaluations(folder, changed)
+            write_json(folder.record, {**found, "recipe": facts["recipe"], "changed": changed}, indent=1)
 
 
-def _forget_evaluations(out: Path, changed: Iterable[str]) -> None:
+def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
     """Delete what other settings measured: the trained model's always, all where the evaluation changed."""
     everything = any(name.startswith("evaluation_") or name == "unseen" for name in changed)
-    for path in out.glob("evaluation_*.json" if everything else "evaluation_trained.json"):
-        path.unlink()
+    for path in folder.evaluations() if everything else [folder.evaluation("trained")]:
+        path.unlink(missing_ok=True)
 
 
 def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -271,20 +263,24 @@ def _described(recipe: DoomRecipe) -> dict[str, Any]:
     return json.loads(json.dumps({**fields, "config": recipe.config.described()}))
 
 
-def _take_measurements(out: Path, finished: Path) -> None:
-    for name in ("evaluation_engine.json", "videos_base.safetensors", "evaluation_base.json"):
-        if not (out / name).exists():
-            shutil.copyfile(finished / name, out / name)
+def _take_measurements(folder: RunFolder, finished: RunFolder) -> None:
+    for theirs, ours in (
+        (finished.evaluation("engine"), folder.evaluation("engine")),
+        (finished.videos("base"), folder.videos("base")),
+        (finished.evaluation("base"), folder.evaluation("base")),
+    ):
+        if not ours.exists():
+            shutil.copyfile(theirs, ours)
 
 
 def _results(
-    out: Path, recipe: DoomRecipe, scenarios: Sequence[Scenario],
+    folder: RunFolder, recipe: DoomRecipe, scenarios: Sequence[Scenario],
     engine: Measured, base: Measured, trained: Measured, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     config = recipe.config
     chunks, steps = config.last_chunk + 1, config.denoising_steps or 8
     groups = config.prompts_per_step * config.steps * recipe.members
-    metrics = read_metrics(out / "metrics.jsonl")
+    metrics = read_metrics(folder.metrics)
     results: dict[str, Any] = {
         "schema": 1,
         "scenarios_hash": scenarios_hash(scenarios),
@@ -309,7 +305,7 @@ def _results(
     return results
 
 
-def _headline(results: dict[str, Any], out: Path, page: Path, further: str | None) -> None:
+def _headline(results: dict[str, Any], folder: RunFolder, page: Path, further: str | None) -> None:
     """The table that ends a run, and what to do next: ``further``, where a longer recipe is left, or walk in it."""
     console = Console()
     table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
@@ -322,9 +318,8 @@ def _headline(results: dict[str, Any], out: Path, page: Path, further: str | Non
         ]
         table.add_row(kind, *cells, in_percent(results["gap_closed"][kind], "\n"))
     console.print(table)
-    console.print(
-        f"Page: {page}   video: {out / 'before_after.mp4'}   minutes: {results['seconds'] / 60:.1f}"
-    )
-    console.print(f"Is it learning? {diagnose(read_record(out)).answer} (More: worldcompass doctor {out})")
-    then = further or f"worldcompass play --after {out}"
+    console.print(f"Page: {page}   video: {folder.comparison}   minutes: {results['seconds'] / 60:.1f}")
+    run = folder.path
+    console.print(f"Is it learning? {diagnose(read_record(run)).answer} (More: worldcompass doctor {run})")
+    then = further or f"worldcompass play --after {run}"
     console.print(f"Next: {then}, or docs/your_own_world.md for your own model.")

@@ -16,6 +16,8 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
+from worldcompass.runs.final import exporting
+from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.requirements import NeededFile, differences, lacking
 from worldcompass.seeding import generator_for
 from worldcompass.training.advantages import all_groups
@@ -75,13 +77,14 @@ class WorldPlayRecipe:
         length = self.config.chunk_length or CHUNK
         try_critics(parts.world, parts.critics, parts.scenarios[0], length)
         policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
-        with policy.checkpoint():
+        main, folder = Team.current().is_main, RunFolder(out)
+        with policy.checkpoint(), exporting(folder, writes=main) as weights:
             if self.config.lora is not None:
-                export_lora(policy.net, self.config.lora, out / "weights" / "adapter")
+                export_lora(policy.net, self.config.lora, weights / "adapter")
                 merge_lora(policy.net)
-            export_weights(policy.net, out / "weights" / FILE_NAME)
-        if Team.current().is_main:
-            print(f"wrote {out / 'weights' / FILE_NAME}; curves: worldcompass report {out}")
+            export_weights(policy.net, weights / FILE_NAME)
+        if main:
+            print(f"wrote {folder.weights / FILE_NAME}; curves: worldcompass report {out}")
 
     def check(self) -> None:
         """Look for all that the run reads; only headers are read.

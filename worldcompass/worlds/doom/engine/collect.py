@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -32,7 +31,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS, action_name, labels_from_poses
-from worldcompass.runs.atomic import write_json, write_text, writing
+from worldcompass.runs.atomic import write_text, writing
+from worldcompass.runs.folder import claim
 from worldcompass.worlds.doom.engine.engine import Engine, Steps, poses_from_cameras
 from worldcompass.worlds.doom.engine.facts import (
     DEPTH_UNIT,
@@ -126,21 +126,10 @@ def collect(
 
 def _claim(out: Path, settings: dict[str, object], num_shards: int) -> None:
     """Write the settings, or make sure that a dataset begun before had the same."""
-    path = out / "dataset.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found != settings:
-            raise UserError(f"{out} holds a dataset made with {found}, not {settings}: choose another --out")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    need = num_shards * EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_HEIGHT * FRAME_WIDTH * 3
-    free = shutil.disk_usage(out).free
-    if free < 1.1 * need:
-        raise UserError(
-            f"{out} has {free / 1e9:.1f} GB free, the dataset needs {need / 1e9:.1f} GB:"
-            " free space or lower --frames"
-        )
-    write_json(path, settings)
+    need = 1.1 * num_shards * EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_HEIGHT * FRAME_WIDTH * 3
+    found = claim(out, out / "dataset.json", settings, "a dataset", need, "lower --frames")
+    if found is not None and found != settings:
+        raise UserError(f"{out} holds a dataset made with {found}, not {settings}: choose another --out")
 
 
 def collect_shard(shard: ShardPlan, root: Path) -> None:

@@ -1,0 +1,88 @@
+"""Which exported weights of a run are final: noted by the recipe that exports them.
+
+Times of files say nothing: a copy, a clock or a file system changes them. The record names the checkpoint that the
+weights are of, by its step and checksum; when the run has trained on since, they are not the run's final ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_json
+from worldcompass.runs.checkpoint import STATE, latest_checkpoint, step_of
+from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import read_object
+
+FORMAT = 1
+
+
+@contextmanager
+def exporting(folder: RunFolder, writes: bool = True) -> Iterator[Path]:
+    """The folder to export a run's weights to; afterwards the record says which checkpoint they are of.
+
+    The record of an earlier export goes first, so that none tells of files that a kill left half replaced.
+
+    Args:
+        folder: of the run; the weights are those of its newest checkpoint.
+        writes: of several processes one.
+    """
+    if writes:
+        folder.final.unlink(missing_ok=True)
+    yield folder.weights
+    if writes:
+        _note(folder)
+
+
+def final_weights(folder: RunFolder) -> list[Path]:
+    """The files in ``folder.weights`` where they are of the newest checkpoint, else none.
+
+    A run of before this record has final weights when its newest checkpoint is of the last step that its
+    configuration plans: recipes export right after it.
+
+    Raises:
+        UserError: when a file that the record names is missing.
+    """
+    newest = latest_checkpoint(folder.checkpoints)
+    if newest is None:
+        return []
+    if not folder.final.is_file():
+        planned = read_object(folder.config, "a run's configuration").get("steps")
+        return _exported(folder) if planned == step_of(newest) else []
+    noted = read_object(folder.final, "a record of final weights")
+    if noted.get("format") != FORMAT:
+        raise UserError(f"{folder.final} has format {noted.get('format')}, this version reads {FORMAT}")
+    if (noted["step"], noted["checksum"]) != _name_of(newest):
+        return []
+    files = [folder.weights / name for name in noted["files"]]
+    if lost := [file for file in files if not file.is_file()]:
+        raise UserError(
+            f"{lost[0]} is missing, which {folder.final} names: copy the whole run, or resume it to export again"
+        )
+    return files
+
+
+def keep_record(folder: RunFolder) -> None:
+    """Note what is final in a run of before this record, so that it stays known once the run trains on."""
+    if not folder.final.is_file() and final_weights(folder):
+        _note(folder)
+
+
+def _note(folder: RunFolder) -> None:
+    newest = latest_checkpoint(folder.checkpoints)
+    assert newest is not None, "weights are exported after a checkpoint"
+    step, checksum = _name_of(newest)
+    files = [file.relative_to(folder.weights).as_posix() for file in _exported(folder)]
+    write_json(folder.final, {"format": FORMAT, "step": step, "checksum": checksum, "files": files}, indent=1)
+
+
+def _exported(folder: RunFolder) -> list[Path]:
+    return sorted(path for path in folder.weights.rglob("*") if path.is_file())
+
+
+def _name_of(checkpoint: Path) -> tuple[int, str | None]:
+    """Step and checksum; checkpoints of early versions have no checksum."""
+    return step_of(checkpoint), json.loads((checkpoint / STATE).read_bytes()).get("checksum")
