@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_metrics
 
 POLL_SECONDS = 0.1
@@ -35,7 +36,7 @@ def watch(recipe: str, out: Path, steps: int, every: int, settings: list[str]) -
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks: dict[int, float] = {}
     while run.poll() is None:
-        rows = read_metrics(out / "metrics.jsonl")
+        rows = read_metrics(RunFolder(out).metrics)
         done = rows[-1]["step"] if rows else 0
         if done < steps and done // every > len(peaks):
             peaks[done] = peak_since_reset(run.pid)

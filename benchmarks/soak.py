@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 from faults import EVENTS_PER_STEP, STAGES, finish, outcome, serve_obedience, start, words_of
 
+from worldcompass.runs.folder import RunFolder
+
 STEPS = 40  # of one run
 GO_ON = ("--resume", "--set", f"config.steps={STEPS}", "--set", "config.save_every=2")
 LIFE_SECONDS = (0.05, 0.6)  # of a process that is killed from outside, at least and at most
@@ -136,7 +138,7 @@ class Soak:
 
     def _damage(self, out: Path, kind: str) -> bool:
         """Damage one file of the newest checkpoint, when there is a whole one before it to fall back to."""
-        saved = sorted((out / "checkpoints").glob("step_*"))[-2:]
+        saved = sorted(RunFolder(out).checkpoints.glob("step_*"))[-2:]
         if len(saved) < 2 or any(self.damaged.get(folder) == _written(folder) for folder in saved):
             return False
         file = self.chance.choice(sorted(path for path in saved[-1].rglob("*") if path.is_file()))

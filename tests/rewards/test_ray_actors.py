@@ -20,7 +20,7 @@ from overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
 
 import worldcompass
 from worldcompass.errors import LostCritic, UserError
-from worldcompass.rewards.ray_actors import RayCritic, imported_ray, start_ray
+from worldcompass.rewards.ray_actors import RayCritic, RayOptions, imported_ray, start_ray
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
@@ -98,9 +98,17 @@ def critic(plan, python):
         return Planned()
 
     made = RayCritic(
-        make, python=python, num_cpus=0.1, resources={"scorer": 1}, timeout=PATIENCE, tries=2, name="obedience",
+        make,
+        RayOptions(
+            python=python,
+            num_cpus=0.1,
+            resources={"scorer": 1},
+            timeout=PATIENCE,
+            tries=2,
+            name="obedience",
+        ),
         sleep=lambda _: None,
-    )  # fmt: skip
+    )
     assert importlib.util.find_spec("heavy_scorer") is None
     return made
 
@@ -231,7 +239,7 @@ INSTALLS = """
 import importlib.util
 
 from worldcompass.errors import UserError
-from worldcompass.rewards.ray_actors import RayCritic, imported_ray, start_ray
+from worldcompass.rewards.ray_actors import RayCritic, RayOptions, imported_ray, start_ray
 from worldcompass.testing import noise_group
 from worldcompass.toy import ToyObedience
 
@@ -246,10 +254,10 @@ def make():
 
 
 start_ray(imported_ray(), num_cpus=1, object_store_memory=80 * 2**20)
-critic = RayCritic(make, pip=["tabulate==0.9.0"], num_cpus=0.1)
+critic = RayCritic(make, RayOptions(pip=["tabulate==0.9.0"], num_cpus=0.1))
 print(critic.name, importlib.util.find_spec("tabulate"), critic(noise_group(3)).values_G.tolist())
 try:
-    RayCritic(make, pip=["tabulate==999"], num_cpus=0.1)
+    RayCritic(make, RayOptions(pip=["tabulate==999"], num_cpus=0.1))
 except UserError as error:
     print(error)
 """
@@ -276,7 +284,7 @@ def test_what_installing_needs_is_said_before_the_run(monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "virtualenv" else real(name)
     )
     with pytest.raises(UserError, match="pip install virtualenv"):
-        RayCritic(ToyObedience, pip=["tabulate==0.9.0"])
+        RayCritic(ToyObedience, RayOptions(pip=["tabulate==0.9.0"]))
 
 
 def test_scoring_in_ray_overlaps_imagining(tmp_path):
@@ -288,7 +296,7 @@ def test_scoring_in_ray_overlaps_imagining(tmp_path):
 
         return Slow()
 
-    slow = RayCritic(make, num_cpus=0.1)  # in the trainer's own environment
+    slow = RayCritic(make, RayOptions(num_cpus=0.1))  # in the trainer's own environment
     assert slow.name == "obedience"
     check_overlap(slow, tmp_path)
 
@@ -317,7 +325,7 @@ def test_what_cannot_start_is_said_before_the_run(options, words):
         return a_package_that_nobody_has.Critic()
 
     with pytest.raises(UserError, match=words) as said:
-        RayCritic(make, num_cpus=0.1, **options)
+        RayCritic(make, RayOptions(num_cpus=0.1, **options))
     assert "\n" not in str(said.value)
 
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,67 @@ from worldcompass.rewards.wire import VERSION, pack_group, pack_scores, unpack_g
 from worldcompass.types import Group, Scores
 
 RAY_STARTS = 6  # tries to start Ray, which gives up after 30 s of its own on a machine that is too busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """How many actors score, with what, and how long one may take.
+
+    Raises:
+        UserError: when two settings do not fit together, or what they need is not installed.
+    """
+
+    actors: int = 1
+    """How many, each scoring one group at a time."""
+    python: str | Path | None = None
+    """The interpreter of another environment, on the actor's node; it needs worldcompass and the trainer's versions
+    of Python and Ray."""
+    pip: Sequence[str] = ()
+    """Packages that Ray installs for the actors, into a copy of the trainer's environment."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the actors."""
+    num_cpus: float = 1.0
+    """Cores of an actor."""
+    num_gpus: float = 0.0
+    """GPUs of an actor; Ray shows it these alone."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Others that a node was started with, such as ``{"scorer": 1}``."""
+    timeout: float = 120.0
+    """Seconds for one group."""
+    starting: float = 600.0
+    """Seconds for an actor to start and make its critic."""
+    tries: int = 4
+    """How often a group is scored before the critic is given up."""
+    name: str | None = None
+    """Under which scores are logged; the critic's own when None."""
+
+    def __post_init__(self) -> None:
+        if self.python is not None and self.pip:
+            raise UserError("python and pip both choose the environment of a critic on Ray: give one of them")
+        if self.pip and importlib.util.find_spec("virtualenv") is None:
+            raise UserError(
+                "Ray installs a critic's packages with virtualenv, which is not here: pip install virtualenv, or "
+                "give python, the interpreter of an environment that has them"
+            )
+
+    @property
+    def needed(self) -> dict[str, float]:
+        """What one actor takes of a node, by Ray's names."""
+        return {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
+
+    def of_actor(self) -> dict[str, Any]:
+        """The options of an actor, as Ray takes them."""
+        parts = {
+            "py_executable": self.python and str(self.python),
+            "pip": list(self.pip),
+            "env_vars": dict(self.variables),
+        }
+        return {
+            "num_cpus": self.num_cpus,
+            "num_gpus": self.num_gpus,
+            "resources": dict(self.resources),
+            "runtime_env": {name: part for name, part in parts.items() if part},
+        }
 
 
 class RayCritic:
@@ -40,76 +101,39 @@ class RayCritic:
     def __init__(
         self,
         make_critic: Callable[[], Critic],
+        options: RayOptions | None = None,
         *,
-        actors: int = 1,
-        python: str | Path | None = None,
-        pip: Sequence[str] = (),
-        variables: Mapping[str, str] | None = None,
-        num_cpus: float = 1.0,
-        num_gpus: float = 0.0,
-        resources: Mapping[str, float] | None = None,
-        timeout: float = 120.0,
-        starting: float = 600.0,
-        tries: int = 4,
-        name: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Start the actors and wait until each has made its critic.
 
         Args:
             make_critic: called in every actor; imports what only the critic has, inside of itself.
-            actors: how many, each scoring one group at a time.
-            python: the interpreter of another environment, on the actor's node; it needs worldcompass and the
-                trainer's versions of Python and Ray.
-            pip: packages that Ray installs for the actors, into a copy of the trainer's environment.
-            variables: environment variables of the actors.
-            num_cpus: cores of an actor.
-            num_gpus: GPUs of an actor; Ray shows it these alone.
-            resources: others that a node was started with, such as ``{"scorer": 1}``.
-            timeout: seconds for one group.
-            starting: seconds for an actor to start and make its critic.
-            tries: how often a group is scored before the critic is given up.
-            name: under which scores are logged; the critic's own when None.
+            options: how many actors, where and for how long; one on a core when None.
             sleep: between two tries.
 
         Raises:
             UserError: when Ray is not installed or not reached, no node has the resources, or the critic cannot
                 be made.
         """
-        if python is not None and pip:
-            raise UserError("python and pip both choose the environment of a critic on Ray: give one of them")
-        if pip and importlib.util.find_spec("virtualenv") is None:
-            raise UserError(
-                "Ray installs a critic's packages with virtualenv, which is not here: pip install virtualenv, or "
-                "give python, the interpreter of an environment that has them"
-            )
-        self._tries, self.timeout, self.starting, self.at_once = (
-            Tries(tries, sleep),
-            timeout,
-            starting,
-            actors,
-        )
+        self.options = options or RayOptions()
+        self._tries, self.at_once = Tries(self.options.tries, sleep), self.options.actors
         self._ray, self._make = connected_ray(), make_critic
         _send_whole(self._ray, make_critic)
-        self._options = {
-            "num_cpus": num_cpus,
-            "num_gpus": num_gpus,
-            "resources": dict(resources or {}),
-            "runtime_env": _environment(python, pip, variables or {}),
-        }
-        _check_placeable(self._ray, {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}, python)
+        _check_placeable(self._ray, self.options)
         self._free: queue.Queue[_Seat] = queue.Queue()
-        seats = [self._start() for _ in range(actors)]
+        seats = [self._start() for _ in range(self.options.actors)]
         try:
             told = [self._told(seat) for seat in seats]
         except self._ray.exceptions.RayError as error:
-            raise UserError(f"the critic does not start in Ray: {self._reason(error, starting)}") from None
+            why = self._reason(error, self.options.starting)
+            raise UserError(f"the critic does not start in Ray: {why}") from None
         if told[0][1] != VERSION:
             raise UserError(
                 f"the actors' worldcompass has wire version {told[0][1]}, the trainer's {VERSION}: install the "
                 "same version"
             )
-        self.name = name or told[0][0]
+        self.name = self.options.name or told[0][0]
         for seat in seats:
             self._free.put(seat)
 
@@ -130,10 +154,10 @@ class RayCritic:
         return self._tries.made, self._tries.failed
 
     def _ask(self, body: bytes) -> Any:
-        seat, limit = self._free.get(), self.starting
+        seat, limit = self._free.get(), self.options.starting
         try:
             self._told(seat)
-            limit = self.timeout
+            limit = self.options.timeout
             return self._ray.get(seat.actor.score.remote(body), timeout=limit)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(seat.actor)
@@ -143,11 +167,11 @@ class RayCritic:
             self._free.put(seat)
 
     def _start(self) -> _Seat:
-        actor = self._ray.remote(_Actor).options(**self._options).remote()
+        actor = self._ray.remote(_Actor).options(**self.options.of_actor()).remote()
         return _Seat(actor, actor.begin.remote(self._make))
 
     def _told(self, seat: _Seat) -> tuple[str, int]:
-        return self._ray.get(seat.told, timeout=self.starting)
+        return self._ray.get(seat.told, timeout=self.options.starting)
 
     def _reason(self, error: Exception, limit: float) -> str:
         errors = self._ray.exceptions
@@ -269,15 +293,8 @@ def start_ray(ray: Any, **options: Any) -> None:
         )
 
 
-def _environment(
-    python: str | Path | None, pip: Sequence[str], variables: Mapping[str, str]
-) -> dict[str, Any]:
-    """Ray's ``runtime_env``."""
-    parts = {"py_executable": python and str(python), "pip": list(pip), "env_vars": dict(variables)}
-    return {name: part for name, part in parts.items() if part}
-
-
-def _check_placeable(ray: Any, needed: Mapping[str, float], python: str | Path | None) -> None:
+def _check_placeable(ray: Any, options: RayOptions) -> None:
+    needed, python = options.needed, options.python
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(node.get(what, 0) >= number for what, number in needed.items()) for node in nodes):
         wanted = ", ".join(f"{what} {number:g}" for what, number in needed.items() if number)
