@@ -45,7 +45,8 @@ from worldcompass.rollout import (
     prefix_passes,
     spread_guidance,
 )
-from worldcompass.training.run import Parts, Run, prepare
+from worldcompass.training.preflight import prepare
+from worldcompass.training.run import Parts, Run
 from worldcompass.training.selection import Rows
 from worldcompass.training.step import cache_targets, predict, request_of_step, train_step
 from worldcompass.types import Actions
@@ -186,7 +187,7 @@ def _through_jpegs(stem: Path, frames_F3hw: Tensor) -> None:
 
 def measure(parts: Parts, step: int, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Median seconds of every form, how far each one's weights are from the real step's, and the file traffic."""
-    run = prepare(parts.world, parts.critics, parts.scenarios, parts.config)
+    run = prepare(parts)
     seconds: dict[str, list[float]] = {}
     change: dict[str, Tensor] = {}
     every = forms(parts.config.micro_rows)

@@ -19,7 +19,8 @@ from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenari
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
-from worldcompass.training.run import Parts, prepare
+from worldcompass.training.preflight import prepare
+from worldcompass.training.run import Parts
 from worldcompass.worlds.doom.network.transformer import feed_forward
 
 CONFIG = Config(
@@ -121,7 +122,7 @@ def test_every_form_that_the_step_is_compared_with_takes_the_same_step(explore, 
     import step
 
     parts = toy_parts(explore=explore, shared_noise=explore > 0)
-    run = prepare(Counting(), parts.critics, parts.scenarios, parts.config)
+    run = prepare(dataclasses.replace(parts, world=Counting()))
     forms = step.forms(parts.config.micro_rows)
     changes = [step.take_step(run, form, 2, time.perf_counter)[1] for form in forms]
     assert changes[-1].any()

@@ -22,7 +22,7 @@ from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training import averaging as members
 from worldcompass.training.averaging import extended_mean, mean_rows, train_members
 from worldcompass.training.config import Config
-from worldcompass.training.loop import train
+from worldcompass.training.loop import train, train_parts
 from worldcompass.training.run import Parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,12 +89,12 @@ def test_a_stop_in_the_second_member_loses_nothing(tmp_path, monkeypatch, capsys
 
     def stopped(*args, **more):
         def stop(step, *_):
-            if step == 2 and args[4].name == "1":
+            if step == 2 and args[1].name == "1":
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        return train(*args, **more, on_step=stop)
+        return train_parts(*args, **more, on_step=stop)
 
-    monkeypatch.setattr(members, "train", stopped)
+    monkeypatch.setattr(members, "train_parts", stopped)
     with pytest.raises(Interrupted, match=r"members.1"):
         train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "run")
     monkeypatch.undo()

@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
 from worldcompass.training.curriculum import chunk_of_step
-from worldcompass.training.run import Parts, Run, prepare
+from worldcompass.training.preflight import prepare
+from worldcompass.training.run import Parts, Run
 from worldcompass.training.step import train_step
 from worldcompass.types import Group, Scores
 from worldcompass.world import Context
@@ -134,7 +135,7 @@ class _Metered:
             _MeteredCritic(critic.name, self._wrap(f"reward {critic.name}", critic))
             for critic in parts.critics
         ]
-        self.run: Run = prepare(parts.world, critics, parts.scenarios, config)
+        self.run: Run = prepare(replace(parts, critics=critics, config=config))
         for owner, name, part in (
             (parts.world, "begin", "attend, remember"),
             (parts.world, "attend", "attend, remember"),

@@ -23,7 +23,7 @@ from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, sav
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_metrics, rewrite
 from worldcompass.training.config import Config
-from worldcompass.training.loop import train
+from worldcompass.training.loop import train_parts
 from worldcompass.training.policy import Policy
 from worldcompass.training.probe import HeldOut
 from worldcompass.training.run import Parts
@@ -91,15 +91,7 @@ def train_members(
             print(f"member {number + 1} of {members}: {folder.path}", flush=True)
         parts = parts_of(replace(config, seed=config.seed * members + number))
         started = team.agree(folder.checkpoints.is_dir())
-        policy = train(
-            parts.world,
-            parts.critics,
-            parts.scenarios,
-            parts.config,
-            folder.path,
-            resume=started,
-            held_out=held_out,
-        )
+        policy = train_parts(parts, folder.path, resume=started, held_out=held_out)
         averages.append({name: tensor.clone() for name, tensor in policy.checkpoint_weights.items()})
         team.on_main(lambda: _write_metrics(whole, folders[: len(averages)]))
     for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():

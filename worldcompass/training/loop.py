@@ -17,13 +17,15 @@ from worldcompass.runs.folder import RunFolder, alone_in, writable
 from worldcompass.runs.metrics import MetricsLog
 from worldcompass.runs.trackers import tracking
 from worldcompass.training.advantages import NonFiniteScore
+from worldcompass.training.balance import History
 from worldcompass.training.config import Config
 from worldcompass.training.live import LiveTable
 from worldcompass.training.optim import NonFiniteUpdate
 from worldcompass.training.policy import Policy
+from worldcompass.training.preflight import prepare
 from worldcompass.training.probe import HeldOut, due, only_looked_at, probe
 from worldcompass.training.resume import begin, restore, roll_back, save
-from worldcompass.training.run import Run, prepare
+from worldcompass.training.run import Parts, Run
 from worldcompass.training.step import train_step
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
@@ -64,9 +66,22 @@ def train(
         NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
         StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
     """
-    held_out = held_out or only_looked_at(scenarios)
+    parts = Parts(world, critics, scenarios, config)
+    return train_parts(parts, out_dir, resume, on_step, live, held_out)
+
+
+def train_parts(
+    parts: Parts,
+    out_dir: Path,
+    resume: bool = False,
+    on_step: Callable[[int, dict[str, Any], Policy], None] | None = None,
+    live: bool = True,
+    held_out: HeldOut | None = None,
+) -> Policy:
+    """``train`` with what a recipe has put together."""
+    held_out = held_out or only_looked_at(parts.scenarios)
     Team.current().on_main(lambda: writable(out_dir))
-    run = prepare(world, critics, scenarios, config)
+    run = prepare(parts)
     folder = RunFolder(out_dir)
     with alone_in(out_dir, run.team):
         step = restore(run, folder) if resume else run.team.on_main(lambda: begin(folder))
@@ -98,36 +113,53 @@ def _train_from(
     ):
         while step < config.steps:
             step += 1
-            try:
-                metrics = train_step(run, step, guard.rows)
-            except (NonFiniteUpdate, NonFiniteScore) as failure:
-                finding = guard.refused(step, failure)
-                if not guard.may_roll_back(finding):
-                    if isinstance(failure, NonFiniteScore) and step > 1:  # no weight was touched yet
-                        save(run, guard, step - 1)
-                    raise
-                step = roll_back(run, guard, step, finding)
-                continue
-            except LostCritic:  # before the weights were touched: what was learned so far is kept
-                if step > 1:
-                    save(run, guard, step - 1)
-                raise
-            if due(config.probe_every, step):
-                judged = probe(run, held_out, folder, step)
-                metrics |= {} if judged is None else {"judge": judged}
-            log.append(metrics)
-            send(metrics)
-            diagnosis = guard.examine(metrics)
-            disease = guard.disease(diagnosis)
-            table.show(metrics, diagnosis.warnings(), diagnosis.answer)
-            signal = team.most(interrupted() or 0)
-            if step % config.save_every == 0 or step == config.steps or signal or disease:
-                save(run, guard, step)
-            if on_step is not None:
-                on_step(step, metrics, policy)
-            if signal:
-                raise Interrupted(signal, f"stopped after step {step}, which is saved in {folder.path}")
+            match _attempt(run, step, guard.rows):
+                case LostCritic() as failure:
+                    _save_before(run, guard, step)
+                    raise failure
+                case NonFiniteScore() | NonFiniteUpdate() as failure:
+                    disease, end = guard.refused(step, failure), failure
+                    if isinstance(failure, NonFiniteScore) and not guard.may_roll_back(disease):
+                        _save_before(run, guard, step)
+                case metrics:
+                    if due(config.probe_every, step):
+                        judged = probe(run, held_out, folder, step)
+                        metrics |= {} if judged is None else {"judge": judged}
+                    log.append(metrics)
+                    send(metrics)
+                    diagnosis = guard.examine(metrics)
+                    disease, end = guard.disease(diagnosis), None
+                    table.show(metrics, diagnosis.warnings(), diagnosis.answer)
+                    signal = team.most(interrupted() or 0)
+                    if step % config.save_every == 0 or step == config.steps or signal or disease:
+                        save(run, guard, step)
+                    if on_step is not None:
+                        on_step(step, metrics, policy)
+                    if signal:
+                        raise Interrupted(
+                            signal, f"stopped after step {step}, which is saved in {folder.path}"
+                        )
             if disease is not None:
                 if not guard.may_roll_back(disease):
-                    raise guard.stop(step, disease)
+                    raise end or guard.stop(step, disease)
                 step = roll_back(run, guard, step, disease)
+
+
+def _attempt(
+    run: Run, step: int, history: History
+) -> dict[str, Any] | LostCritic | NonFiniteScore | NonFiniteUpdate:
+    """A step's metrics, or what kept it from ending.
+
+    A lost critic or a score that is not finite leaves the weights as the step before left them. An update that is
+    not finite may come after others of the same step.
+    """
+    try:
+        return train_step(run, step, history)
+    except (LostCritic, NonFiniteScore, NonFiniteUpdate) as failure:
+        return failure
+
+
+def _save_before(run: Run, guard: Guard, step: int) -> None:
+    """Keep what the steps before ``step`` taught, where there are any and it touched no weight."""
+    if step > 1:
+        save(run, guard, step - 1)

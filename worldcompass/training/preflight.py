@@ -1,30 +1,52 @@
-"""What a run is given, looked at before anything is imagined: do world, critics, scenarios and settings fit?"""
+"""Before the first step: do world, critics, scenarios and settings fit, and the run made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from worldcompass.critic import Critic, Elsewhere, FailedCritic, ask
 from worldcompass.errors import UnfitInputs
+from worldcompass.parallel.sharding import shard
+from worldcompass.parallel.team import Team
 from worldcompass.rollout import computes_bf16, device_of, make_group
+from worldcompass.seeding import generator_for
+from worldcompass.training.lora import inject_lora
+from worldcompass.training.policy import Policy
+from worldcompass.training.run import Parts, Run
 from worldcompass.types import Scenario
 from worldcompass.world import Guidable, WorldModel
 
-if TYPE_CHECKING:
-    from worldcompass.training.config import Config
+
+def prepare(parts: Parts) -> Run:
+    """A run before its first step: adapters and shards of ``world.net`` where configured, averages, an optimiser.
+
+    Raises:
+        UnfitInputs: when configuration, scenarios and critics do not fit together.
+    """
+    check_inputs(parts)
+    world, config = parts.world, parts.config
+    if config.lora is not None:
+        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
+    team = Team.current(config.ranks_per_group)
+    team.check_divides(config.prompts_per_step)
+    if config.shard and team.size > 1:
+        device = device_of(world).type
+        shard(world.net, device, config.shard_within, config.offload, bf16=config.gather_bf16)
+    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
+    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+    return Run(world, parts.critics, parts.scenarios, config, policy, optimizer, team)
 
 
-def check_inputs(
-    world: WorldModel[Any], critics: Sequence[Critic], scenarios: Sequence[Scenario], config: Config
-) -> None:
+def check_inputs(parts: Parts) -> None:
     """Refuse what would fail later.
 
     Raises:
         UnfitInputs: one sentence saying what does not fit.
     """
+    world, critics, scenarios, config = parts.world, parts.critics, parts.scenarios, parts.config
     if nameless := [critic for critic in critics if not isinstance(critic, Critic)]:
         raise UnfitInputs(
             f"{type(nameless[0]).__name__} is no critic: expected what can be called with a group and has a name"

@@ -40,7 +40,7 @@ from worldcompass.runs.metrics import read_metrics
 from worldcompass.statistics import in_percent
 from worldcompass.training.averaging import check_members, train_members
 from worldcompass.training.config import Config
-from worldcompass.training.loop import train
+from worldcompass.training.loop import train_parts
 from worldcompass.training.probe import HeldOut
 from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
 from worldcompass.training.run import Parts
@@ -144,9 +144,7 @@ def run_experiment(
     held_out = _held_out(judge, config.seed) if config.probe_every else None
     if _is_one_run(recipe):
         started = team.agree(folder.checkpoints.is_dir())
-        policy = train(
-            world, parts.critics, parts.scenarios, config, out, resume=resume and started, held_out=held_out
-        )
+        policy = train_parts(parts, out, resume=resume and started, held_out=held_out)
     else:
         world, policy = train_members(
             lambda own: training_parts(replace(recipe, config=own), device),

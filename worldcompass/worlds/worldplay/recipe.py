@@ -22,7 +22,7 @@ from worldcompass.runs.requirements import NeededFile, differences, lacking
 from worldcompass.seeding import generator_for
 from worldcompass.training.advantages import all_groups
 from worldcompass.training.config import Config
-from worldcompass.training.loop import train
+from worldcompass.training.loop import train_parts
 from worldcompass.training.lora import Lora, export_lora, inject_lora, merge_lora
 from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import adamw, muon
@@ -76,7 +76,7 @@ class WorldPlayRecipe:
         parts = self.parts(device)
         length = self.config.chunk_length or CHUNK
         try_critics(parts.world, parts.critics, parts.scenarios[0], length)
-        policy = train(parts.world, parts.critics, parts.scenarios, self.config, out, resume=resume)
+        policy = train_parts(parts, out, resume=resume)
         main, folder = Team.current().is_main, RunFolder(out)
         with policy.checkpoint(), exporting(folder, writes=main) as weights:
             if self.config.lora is not None:
