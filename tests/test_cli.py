@@ -245,6 +245,12 @@ def test_settings_are_listed_flat():
     assert settings(Settings())["inner.decay"] == 0.9
 
 
+def test_every_listed_recipe_can_be_made(capsys):
+    assert cli.main(["train", "--list"]) == 0
+    names = capsys.readouterr().out.split()
+    assert "demo" in names and all(train.load_recipe(name)().config.steps for name in names)
+
+
 def test_own_recipe_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def smoke():\n    return None\n")

@@ -15,11 +15,13 @@ from typing import Any
 from worldcompass.critic import FAILURES, said
 from worldcompass.errors import UserError
 
+NO_RECIPES = {"load", "overrides"}  # what this folder holds besides recipes
+
 
 def shipped_recipes() -> list[str]:
-    """Names of the modules in ``worldcompass.recipes``."""
-    folder = Path(__file__).parent.parent / "recipes"
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+    """Names of the modules in ``worldcompass.recipes`` that hold a recipe."""
+    modules = {m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    return sorted(name for name in modules - NO_RECIPES if not name.startswith("_"))
 
 
 def load_recipe(name: str) -> Callable[[], Any]:
