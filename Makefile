@@ -28,8 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## watch the embedded world learn to obey, ten minutes on 2 cores (ARGS="--seed 1 --out runs/one")
 	$(BIN)/worldcompass demo $(ARGS)
 
-test: $(STAMP) ## all tests; the core's line coverage must reach 90% (ARGS="-k report")
-	$(BIN)/python -m pytest --durations=10 --cov=worldcompass --cov-report= $(ARGS)
+test: $(STAMP) ## all tests, one process for each core; the core's line coverage must reach 90% (ARGS="-k report")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=10 \
+	  --cov=worldcompass --cov-report= $(ARGS)
 	$(if $(ARGS),@echo "coverage is judged when all tests run",$(BIN)/python -m coverage report --fail-under=90 \
 	  --include='$(subst $(space),$(comma),$(CORE_FILES))')
 
