@@ -162,7 +162,7 @@ class _Probe:
             context, chunk = self.remember_mild_noise(attended, chunk), chunk + 1
         what = f"chunks of {self.length} latents"
         change = "give fewer latents, or pass longer scenarios"
-        raise _broken(what, "one with a past and something to imagine", f"none in {chunk}", change)
+        raise _broken(what, "one with a past and something to imagine", f"none in {chunk} chunks", change)
 
     @torch.no_grad()
     def predict(self, context: Any, chunk: int, noisy: Tensor, sigma: float = 0.7) -> Tensor:

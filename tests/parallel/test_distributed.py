@@ -20,6 +20,7 @@ import pytest
 import ranks
 import torch
 from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together, toy_world
+from toy_worlds import FewSteps, NoisyPast
 
 from worldcompass.errors import EXIT_LOST_RANK, LostCritic, UserError
 from worldcompass.parallel.launch import launch, number_of_ranks
@@ -216,14 +217,15 @@ def the_users_mistakes_are_known_to_all(out: Path) -> None:
 
 def ranks_of_a_group_share_one_past() -> None:
     """Each imagines half of the candidates, the same past behind them, and what one process would."""
-    team, world = Team.current(per_group=2), ranks.toy_world()
-    request = RolloutRequest(toy_scenarios(2), 1, 4, 4, (0, 1), world.spec.sigmas(3))
-    (everything,) = imagine_groups(world, request)
-    (own,) = imagine_groups(world, replace(request, candidates=team.candidates(4)))
-    assert len(own.clean_BCKHW) == 4 and len(everything.clean_BCKHW) == 8
-    assert torch.equal(team.with_siblings(own.clean_BCKHW, 2), everything.clean_BCKHW)
-    pasts = team.gather_objects(own.context.latents_PCMHW)
-    assert torch.equal(pasts[0], pasts[1])
+    team = Team.current(per_group=2)
+    for world in (ranks.toy_world(), NoisyPast(), FewSteps()):
+        request = RolloutRequest(toy_scenarios(2), 1, 4, 4, (0, 1), world.spec.sigmas())
+        (everything,) = imagine_groups(world, request)
+        (own,) = imagine_groups(world, replace(request, candidates=team.candidates(4)))
+        assert len(own.clean_BCKHW) == 4 and len(everything.clean_BCKHW) == 8
+        assert torch.equal(team.with_siblings(own.clean_BCKHW, 2), everything.clean_BCKHW)
+        pasts = team.gather_objects(own.context.latents_PCMHW)
+        assert torch.equal(pasts[0], pasts[1])
 
 
 def test_two_processes_hold_to_what_they_must(tmp_path):
