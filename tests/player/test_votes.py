@@ -64,12 +64,8 @@ def toy_study(file, latents):
 
     from worldcompass.player.ballot import Ballot
     from worldcompass.player.starts import Start, Starts
-    from worldcompass.worlds.doom.engine.scenarios import Plan
-    from worldcompass.worlds.doom.player import SEEN
-
-    plan = Plan("toy/0", "nowhere", "basic", 0, None, (0, *[9] * 20))
     image = toy_shared().starts.first().image_3hw
-    shared = toy_shared(starts=Starts((Start("toy/0", "toy", SEEN, image, plan),)))
+    shared = toy_shared(starts=Starts((Start("toy/0", "toy", "Toys", image, labels_M=(0, *[9] * 20)),)))
     return shared, Ballot(shared, shared.panes, ("base", "trained"), file, latents=latents)
 
 
