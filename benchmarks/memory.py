@@ -37,7 +37,7 @@ def watch(recipe: str, out: Path, steps: int, every: int, settings: list[str]) -
     peaks: dict[int, float] = {}
     while run.poll() is None:
         rows = read_metrics(RunFolder(out).metrics)
-        done = rows[-1]["step"] if rows else 0
+        done = rows[-1].step if rows else 0
         if done < steps and done // every > len(peaks):
             peaks[done] = peak_since_reset(run.pid)
         time.sleep(POLL_SECONDS)

@@ -10,7 +10,8 @@ import torch
 
 from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, summarise
 from worldcompass.geometry import commanded
-from worldcompass.statistics import in_percent, resamples, share_closed
+from worldcompass.runs.results import ActionCounts
+from worldcompass.statistics import Estimate, resamples, share_closed
 from worldcompass.types import Scenario, Truth
 from worldcompass.worlds.doom.world import SPEC, intrinsics
 
@@ -93,12 +94,13 @@ def test_the_paired_interval_is_narrow_where_the_pairs_agree():
     base = rng.uniform(0, 0.6, 40)
     trained = base + 0.1 + rng.normal(0, 0.01, 40)
     blocks = summarise(measured(np.full(40, 0.9)), measured(base), measured(trained))
-    low, high = blocks["difference"]["combined"]["judge_accuracy"]["ci95"]
-    assert 0.09 < low < 0.1 < high < 0.11
-    assert np.diff(blocks["base"]["combined"]["judge_accuracy"]["ci95"]) > 0.08
-    gap = blocks["gap_closed"]["combined"]
-    assert gap["mean"] == pytest.approx((trained.mean() - base.mean()) / (0.9 - base.mean()))
-    assert gap["ci95"][0] < gap["mean"] < gap["ci95"][1]
+    change = blocks.score("difference", "combined", "judge_accuracy")
+    assert 0.09 < change.low < 0.1 < change.high < 0.11
+    of_base = blocks.score("base", "combined", "judge_accuracy")
+    assert of_base.high - of_base.low > 0.08
+    gap = blocks.closed("combined")
+    assert gap.mean == pytest.approx((trained.mean() - base.mean()) / (0.9 - base.mean()))
+    assert gap.low < gap.mean < gap.high
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -106,10 +108,10 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     hits = 0
     for _ in range(60):
         values = rng.normal(0.3, 0.1, 30)
-        low, high = summarise(measured(values), measured(values), None)["base"]["combined"]["judge_accuracy"][
-            "ci95"
-        ]
-        hits += low < 0.3 < high
+        score = summarise(measured(values), measured(values), None).score(
+            "base", "combined", "judge_accuracy"
+        )
+        hits += score.low < 0.3 < score.high
     assert hits >= 51
 
 
@@ -130,7 +132,7 @@ def test_measured_survives_json():
     np.testing.assert_array_equal(after.values_VD["drift"], before.values_VD["drift"])
     np.testing.assert_array_equal(after.read_VM, before.read_VM)
     old = {k: v for k, v in before.to_json().items() if k not in ("asked", "read")}
-    assert per_action(Measured.from_json(old)) == {"asked": [], "followed": []}
+    assert per_action(Measured.from_json(old)) == ActionCounts([], [])
 
 
 def test_actions_are_counted_per_chunk_without_the_start_image():
@@ -139,10 +141,10 @@ def test_actions_are_counted_per_chunk_without_the_start_image():
     video = scenario.truth.frames_F3hw.clone()
     video[4, 0, 0, 0] = 80  # latent 1, commanded 9
     counts = per_action(measure(video[None], [scenario], SPEC, Reader(), Reader()))
-    assert [sum(chunk) for chunk in counts["asked"]] == [3, 4]
-    assert [sum(chunk) for chunk in counts["followed"]] == [2, 4]
-    assert (counts["asked"][0][9], counts["followed"][0][9]) == (2, 1)
-    assert (counts["asked"][1][27], counts["followed"][1][27]) == (2, 2)
+    assert [sum(chunk) for chunk in counts.asked] == [3, 4]
+    assert [sum(chunk) for chunk in counts.followed] == [2, 4]
+    assert (counts.asked[0][9], counts.followed[0][9]) == (2, 1)
+    assert (counts.asked[1][27], counts.followed[1][27]) == (2, 2)
 
 
 def test_videos_are_selected_by_the_beginning_of_their_scenario():
@@ -155,8 +157,9 @@ def test_where_the_base_leaves_no_gap_its_closed_share_is_unknown_and_still_json
     same, better = np.array([0.5, 1.0]), np.array([1.0, 1.0])
     rows = resamples(["a", "b"])
     entry = share_closed(same, same, better, rows)
-    assert json.loads(json.dumps(entry, allow_nan=False)) == {"mean": None, "ci95": [None, None], "n": 2}
-    assert in_percent(entry) == "no gap"
+    stored = json.loads(json.dumps(entry.to_json(), allow_nan=False))
+    assert stored == {"mean": None, "ci95": [None, None], "n": 2}
+    assert not entry.known and entry.in_percent() == "no gap" and not Estimate.from_json(stored).known
     engine = np.array([1.0, 1.0])  # no gap in the second scenario, so none in a quarter of the resamples
     half = share_closed(engine, same, np.array([0.75, 1.0]), rows)
-    assert half["mean"] == 0.5 and half["ci95"] == [0.5, 0.5] and in_percent(half) == "50.0% [50.0, 50.0]"
+    assert half == Estimate(0.5, 0.5, 0.5, 2) and half.in_percent() == "50.0% [50.0, 50.0]"

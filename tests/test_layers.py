@@ -13,11 +13,11 @@ ROOT = Path(worldcompass.__file__).parent
 # From the ground up. Rooms of one row do not know each other. A room is a module of the root, a folder, or a
 # folder of ``worlds``; the list must name all of them.
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "statistics"),
     ("types", "parallel"),
     ("runs",),
     ("media",),
-    ("geometry", "critic", "noise", "seeding", "statistics"),
+    ("geometry", "critic", "noise", "seeding"),
     ("world",),
     ("rollout",),
     ("toy", "testing", "walk", "evaluate"),

@@ -8,20 +8,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.rollout import imagine_video
-from worldcompass.statistics import interval, resamples, share_closed
+from worldcompass.runs.metrics import read_object
+from worldcompass.runs.results import SIDES, ActionCounts, Depths, Evaluation
+from worldcompass.statistics import Estimate, bootstrap, resamples, share_closed
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
+FOLLOWED = "judge_accuracy"  # what a gap is measured in
 KINDS = ("combined", "basic")
+HELD_OUT, UNSEEN = "heldout", "unseen"  # how the ids of scenarios begin, by where they start
 
 
 class Reader(Protocol):
@@ -84,11 +90,37 @@ class Measured:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Measured:
-        """The inverse of ``to_json``."""
-        values = {name: np.array(v, float) for name, v in data["values"].items()}
-        nothing = [[]] * len(data["scenarios"])  # files written before actions were kept
-        asked, read = (np.array(data.get(name, nothing), int) for name in ("asked", "read"))
-        return Measured(tuple(data["scenarios"]), tuple(data["kinds"]), values, asked, read)
+        """The inverse of ``to_json``; without ``asked`` and ``read``, no actions were kept.
+
+        Raises:
+            ValueError: naming what is missing or malformed.
+        """
+        try:
+            scenarios, kinds = tuple(data["scenarios"]), tuple(data["kinds"])
+            values = {name: np.array(v, float) for name, v in data["values"].items()}
+            nothing = [[]] * len(scenarios)
+            asked, read = (np.array(data.get(name, nothing), int) for name in ("asked", "read"))
+        except (KeyError, TypeError, AttributeError) as why:
+            raise ValueError(f"{why} is missing or malformed") from None
+        for name, part in {"kinds": kinds, **values, "asked": asked, "read": read}.items():
+            if len(part) != len(scenarios):
+                raise ValueError(f"{name} has {len(part)} videos, scenarios has {len(scenarios)}")
+        return Measured(scenarios, kinds, values, asked, read)
+
+
+def read_measured(path: Path) -> Measured:
+    """What was measured of a model or the engine, as a run's folder keeps it.
+
+    Raises:
+        UserError: when it is not there, or malformed.
+    """
+    data = read_object(path, "an evaluation")
+    if not data:
+        raise UserError(f"{path.parent} is no finished run: {path.name} is missing")
+    try:
+        return Measured.from_json(data)
+    except ValueError as why:
+        raise UserError(f"{path} is not an evaluation: {why}") from None
 
 
 def imagine_all(
@@ -184,15 +216,30 @@ def _flicker(frames_F3hw: Tensor) -> np.ndarray:
     return -torch.cat([second[:1], second, second[-1:]]).numpy()
 
 
-def summarise(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:
-    """The blocks ``engine``, ``base``, ``trained``, ``difference``, ``gap_closed`` of results.json.
+def evaluation_of(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:
+    """The evaluation from held-out starts, and the same of places never trained on where there are any.
+
+    Base and trained may be pooled over several runs; the engine is measured once.
+    """
+
+    def summary(prefix: str) -> Evaluation:
+        of_engine, of_base = engine.select(prefix), base.select(prefix)
+        seeds = len(of_base.scenarios) // len(of_engine.scenarios)
+        of_trained = None if trained is None else trained.select(prefix)
+        return summarise(pool([of_engine] * seeds), of_base, of_trained)
+
+    unseen = any(scenario.startswith(UNSEEN) for scenario in base.scenarios)
+    return replace(summary(HELD_OUT), unseen=summary(UNSEEN) if unseen else None)
+
+
+def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:
+    """Scores of each kind of action.
 
     Intervals are bootstraps over scenarios, and over seeds where several videos share a scenario; ``difference``
     and ``gap_closed`` are paired: trained and base are resampled together.
     """
-    blocks: dict[str, Any] = {"engine": {}, "base": {}}
-    if trained is not None:
-        blocks |= {"trained": {}, "difference": {}, "gap_closed": {}}
+    sides: dict[str, dict[str, dict[str, Estimate]]] = {side: {} for side in SIDES}
+    closed = {}
     for kind in KINDS:
         names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
         if not names:
@@ -202,17 +249,15 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> dic
         if trained is not None:
             columns["trained"] = trained.of_kind(kind)
             columns["difference"] = {n: columns["trained"][n] - columns["base"][n] for n in MEASURES}
-        for block, values in columns.items():
-            blocks[block][kind] = {n: interval(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
-        if trained is not None:
-            engine_V, base_V, trained_V = (
-                columns[c]["judge_accuracy"] for c in ("engine", "base", "trained")
-            )
-            blocks["gap_closed"][kind] = share_closed(engine_V, base_V, trained_V, rows)
-    return blocks
+            engine_V, base_V, trained_V = (columns[c][FOLLOWED] for c in ("engine", "base", "trained"))
+            closed[kind] = share_closed(engine_V, base_V, trained_V, rows)
+        for side, values in columns.items():
+            sides[side][kind] = {n: bootstrap(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
+    engine_scores, base_scores, trained_scores, differences = (sides[side] for side in SIDES)
+    return Evaluation(engine_scores, base_scores, trained_scores, differences, closed)
 
 
-def per_depth(measured: Measured) -> dict[str, Any]:
+def per_depth(measured: Measured) -> Depths:
     """Means by chunk for each kind: how scores hold up over the rollout."""
     return {
         kind: {
@@ -223,16 +268,16 @@ def per_depth(measured: Measured) -> dict[str, Any]:
     }
 
 
-def per_action(measured: Measured, chunk: int = 4) -> dict[str, list[list[int]]]:
-    """How often each of the 81 actions was ``asked`` in every chunk, and ``followed``; without the start image."""
+def per_action(measured: Measured, chunk: int = 4) -> ActionCounts:
+    """How often each of the 81 actions was asked in every chunk, and followed; without the start image."""
     asked, read = measured.asked_VM, measured.read_VM
-    counts: dict[str, list[list[int]]] = {"asked": [], "followed": []}
+    counts: tuple[list[list[int]], list[list[int]]] = [], []
     for first in range(0, asked.shape[1] - chunk + 1, chunk):
         part = slice(max(first, 1), first + chunk)
         wanted, right = asked[:, part], asked[:, part] == read[:, part]
-        for name, labels in (("asked", wanted), ("followed", wanted[right])):
-            counts[name].append(np.bincount(labels.ravel(), minlength=NUM_ACTIONS).tolist())
-    return counts
+        for of, labels in zip(counts, (wanted, wanted[right]), strict=True):
+            of.append(np.bincount(labels.ravel(), minlength=NUM_ACTIONS).tolist())
+    return ActionCounts(*counts)
 
 
 def pool(parts: Sequence[Measured]) -> Measured:

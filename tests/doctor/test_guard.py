@@ -10,6 +10,7 @@ import torch
 from diseases import HEALTHY, clean_judge, flipped, held_out
 
 from worldcompass.doctor import diagnose, read_record
+from worldcompass.doctor.events import Refused, RolledBack, read_events
 from worldcompass.doctor.guard import MAX_ROLLBACKS, Guard
 from worldcompass.errors import StoppedRun, UserError
 from worldcompass.media.video import read_video
@@ -44,7 +45,7 @@ def test_a_warned_run_goes_on(tmp_path):
 def test_a_stopped_run_is_saved_says_why_and_can_be_resumed_with_a_warning_only(tmp_path):
     with pytest.raises(StoppedRun, match=r"stopped by the doctor at step \d+, saved in .*unlearns"):
         treat(dataclasses.replace(SICK, on_disease="stop", save_every=100), tmp_path)
-    step = read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
+    step = read_metrics(tmp_path / "metrics.jsonl")[-1].step
     assert step < 18 and latest_checkpoint(tmp_path / "checkpoints").name == f"step_{step:06d}"
     assert "Stopped at step" in diagnose(read_record(tmp_path)).history[0]
     treat(dataclasses.replace(SICK, on_disease="warn", save_every=100), tmp_path, resume=True)
@@ -55,12 +56,12 @@ def test_a_rollback_returns_to_before_the_disease_halves_the_learning_rate_and_i
     config = dataclasses.replace(SICK, on_disease="rollback", lr=1.0, objective=HEALTHY.objective)
     with pytest.raises(StoppedRun, match=f"after {MAX_ROLLBACKS} rollbacks"):
         treat(config, tmp_path)
-    events = [e for e in read_metrics(tmp_path / "events.jsonl") if e["event"] == "rolled back"]
-    assert [event["lr"] for event in events] == [0.5, 0.25, 0.125]
-    assert all(event["to"] < event["step"] for event in events)
+    events = [e for e in read_events(tmp_path / "events.jsonl") if isinstance(e, RolledBack)]
+    assert [event.lr for event in events] == [0.5, 0.25, 0.125]
+    assert all(event.to < event.step for event in events)
     undone = read_metrics(tmp_path / "rolled_back_1.jsonl")
-    assert [row["step"] for row in undone] == list(range(events[0]["to"] + 1, events[0]["step"] + 1))
-    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert [row.step for row in undone] == list(range(events[0].to + 1, events[0].step + 1))
+    steps = [row.step for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     _, state = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
     assert state["optimizer"]["param_groups"][0]["lr"] == 0.125
@@ -69,7 +70,7 @@ def test_a_rollback_returns_to_before_the_disease_halves_the_learning_rate_and_i
 def test_a_rollback_cures_and_the_run_reaches_its_end_and_resumes_exactly(tmp_path):
     config = dataclasses.replace(HEALTHY, steps=12, lr=0.3, on_disease="rollback", save_every=2)
     straight = treat(config, tmp_path / "a").state()
-    events = read_metrics(tmp_path / "a" / "events.jsonl")
+    events = read_events(tmp_path / "a" / "events.jsonl")
     assert events and len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 12
     assert diagnose(read_record(tmp_path / "a")).history[0].startswith("Rolled back from step")
     with contextlib.suppress(StoppedRun):
@@ -83,7 +84,7 @@ class Enough(BaseException):
 
 
 def steps_of(out):
-    return [row["step"] for row in read_metrics(out / "metrics.jsonl")]
+    return [row.step for row in read_metrics(out / "metrics.jsonl")]
 
 
 def test_a_rollback_brings_back_the_very_weights_averages_and_momentum_of_the_last_healthy_step(
@@ -136,8 +137,8 @@ def test_a_damaged_checkpoint_is_named_and_the_rollback_goes_to_the_one_before(t
     monkeypatch.setattr(training, "roll_back", roll_back)
     with pytest.warns(UserWarning, match="the one before it is used"), pytest.raises(Enough):
         treat(dataclasses.replace(SICK, on_disease="rollback", save_every=1), tmp_path)
-    first = next(e for e in read_metrics(tmp_path / "events.jsonl") if e["event"] == "rolled back")
-    assert first["to"] == checkpoint.step_of(damaged[0]) - 1
+    first = next(e for e in read_events(tmp_path / "events.jsonl") if isinstance(e, RolledBack))
+    assert first.to == checkpoint.step_of(damaged[0]) - 1
 
 
 @pytest.mark.parametrize("stage", ["save", "delete_after", "MetricsLog"])
@@ -154,9 +155,7 @@ def test_a_kill_in_the_middle_of_a_rollback_loses_nothing(stage, tmp_path, monke
         treat(config, tmp_path, resume=True)
     steps = steps_of(tmp_path)
     assert steps == list(range(1, len(steps) + 1))
-    lrs = [
-        event["lr"] for event in read_metrics(tmp_path / "events.jsonl") if event["event"] == "rolled back"
-    ]
+    lrs = [event.lr for event in read_events(tmp_path / "events.jsonl") if isinstance(event, RolledBack)]
     # While the sick checkpoint is the newest, the resumed run finds the disease anew, and halves the same rate.
     assert lrs[:2] == [0.15, 0.15] if stage != "MetricsLog" else lrs[0] == 0.15 and 0.15 not in lrs[1:]
 
@@ -179,13 +178,13 @@ def test_a_checkpoint_holds_what_the_doctor_knows(tmp_path):
     """A run whose metrics were lost goes on with all its rows, rollbacks and starting points."""
     config = dataclasses.replace(HEALTHY, steps=12, lr=0.3, on_disease="rollback", save_every=2)
     treat(config, tmp_path)
-    rows, events = (read_metrics(tmp_path / name) for name in ("metrics.jsonl", "events.jsonl"))
+    rows, events = read_metrics(tmp_path / "metrics.jsonl"), read_events(tmp_path / "events.jsonl")
     assert events
     for name in ("metrics.jsonl", "events.jsonl"):
         (tmp_path / name).unlink()
     treat(config, tmp_path, resume=True)
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
-    assert read_metrics(tmp_path / "events.jsonl") == events
+    assert read_events(tmp_path / "events.jsonl") == events
 
 
 def test_checkpoints_of_older_versions_and_events_that_a_kill_cut_off_are_resumed(tmp_path, monkeypatch):
@@ -228,8 +227,8 @@ def test_a_refused_update_is_rolled_back_instead_of_ending_the_run(tmp_path):
     config = dataclasses.replace(HEALTHY, steps=8, on_disease="rollback", save_every=2)
     critics = [ToyObedience(), ToyCleanliness()]
     train(Hiccup(), critics, toy_scenarios(16), config, tmp_path, live=False)
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 9))
-    assert [event["event"] for event in read_metrics(tmp_path / "events.jsonl")] == ["refused", "rolled back"]
+    assert [row.step for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 9))
+    assert [type(event) for event in read_events(tmp_path / "events.jsonl")] == [Refused, RolledBack]
     assert diagnose(read_record(tmp_path)).healthy
 
 
@@ -242,8 +241,8 @@ def test_looking_changes_nothing(tmp_path):
     )
     assert all(torch.equal(plain_run[name], t) for name, t in probed.state().items())
     rows = read_metrics(tmp_path / "b" / "metrics.jsonl")
-    assert [row["step"] for row in rows if "judge" in row] == [1, 2, 4]
-    assert rows[0]["judge"]["mean"] == pytest.approx(plain.fmean(rows[0]["judge"]["values"]), abs=1e-5)
+    assert [row.step for row in rows if row.judge is not None] == [1, 2, 4]
+    assert rows[0].judge.mean == pytest.approx(plain.fmean(rows[0].judge.values), abs=1e-5)
 
 
 def test_every_look_leaves_a_clip_of_before_and_now(tmp_path):
@@ -266,7 +265,7 @@ def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_pa
     treat(dataclasses.replace(config, steps=2), tmp_path / "looked")
     clips = sorted(path.name for path in (tmp_path / "looked" / "samples").iterdir())
     assert clips == ["before.mp4", "step_000001.mp4", "step_000002.mp4"]
-    assert "judge" not in read_metrics(tmp_path / "looked" / "metrics.jsonl")[-1]
+    assert read_metrics(tmp_path / "looked" / "metrics.jsonl")[-1].judge is None
     with pytest.raises(ValueError, match="expected 4 or more of one length"):
         HeldOut(clean_judge, toy_scenarios(3))
     with pytest.raises(ValueError, match="on_disease must be one of warn, stop, rollback"):

@@ -93,7 +93,7 @@ def test_a_run_whose_critic_is_killed_says_so_and_goes_on_bit_equal(tmp_path, st
     assert finish(critic) == -signal.SIGKILL
     words = words_of(out).read_text()
     assert "the critic obedience" in words and "--resume" in words
-    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
+    assert [row.step for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
     goes_on_to(out, straight)
     assert [int(n) for n in (out / "steps_done").read_text().split()] == list(range(1, 9)), "nothing repeated"
 

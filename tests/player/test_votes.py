@@ -9,27 +9,14 @@ import pytest
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.player.votes import Tally, Vote, append_vote, read_votes, tally
-from worldcompass.statistics import sign_test, wilson_interval
 
 VOTE = Vote("2026-01-01T00:00:00+00:00", "base", "trained", "toy/0", 1, "w-3", "after", "after", "tie")
 
 
-def test_wilson_interval_of_seven_in_ten():
-    low, high = wilson_interval(7, 10)  # R: binom::binom.confint(7, 10, methods = "wilson")
-    assert (low, high) == pytest.approx((0.3967732, 0.8922087), abs=2e-5)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert wilson_interval(5, 5)[1] == 1.0 and wilson_interval(0, 5)[0] == 0.0
-
-
-def test_sign_test_is_exact_and_symmetric():
-    assert sign_test(8, 2) == sign_test(2, 8) == pytest.approx(2 * (1 + 10 + 45) / 1024)
-    assert sign_test(3, 3) == 1.0 and sign_test(0, 0) == 1.0
-
-
 def test_ties_are_counted_but_not_in_the_rate():
     votes = [VOTE] * 3 + [Vote(**{**vars(VOTE), "follows": "before"})]
-    assert tally(votes, "follows") == Tally(3, 1, 0) and tally(votes, "follows").win_rate == 0.75
-    assert tally(votes, "looks") == Tally(0, 0, 4) and tally(votes, "looks").win_rate is None
+    assert tally(votes, "follows") == Tally(3, 1, 0) and tally(votes, "follows").win_rate.mean == 0.75
+    assert tally(votes, "looks") == Tally(0, 0, 4) and not tally(votes, "looks").win_rate.known
 
 
 def test_votes_on_different_weights_are_never_added_up(tmp_path, capsys):

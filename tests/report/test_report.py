@@ -15,6 +15,7 @@ from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.media import charts, video
 from worldcompass.report import runs, write_comparison, write_report
+from worldcompass.statistics import Estimate, number
 
 
 class Page(HTMLParser):
@@ -65,12 +66,12 @@ def test_page_is_self_contained_and_well_formed(page):
 
 
 def test_every_numeric_series_has_a_chart(page):
-    for name in ("reward/interaction", "reward/quality", "rewards/flatness/mean", "loss", "seconds"):
+    for name in ("rewards/interaction/mean", "rewards/quality/mean", "loss", "seconds/update", "judge/mean"):
         assert f"<figcaption>{name}</figcaption>" in page
-    assert "<figcaption>refused</figcaption>" not in page
+    assert "judge/values" not in page
     assert "<figcaption>rewards/quality/valid" not in page
-    assert "The same at every step: rewards/quality/valid 1." in page
-    assert page.index("reward/quality</figcaption>") < page.index("loss</figcaption>")
+    assert "rewards/quality/valid 1" in page.split("The same at every step: ")[1]
+    assert page.index("rewards/quality/mean</figcaption>") < page.index("loss</figcaption>")
 
 
 def test_content_is_escaped(page):
@@ -153,7 +154,11 @@ def test_runs_are_compared_on_one_page(tmp_path):
     assert '<th scope="row">lr</th><td>not set</td><td>0.1</td>' in text
     bars = re.findall(r'<g class="(\w+)"><text[^>]*>[^<]*</text><rect class="bar"', text)
     assert bars == 2 * ["base", "run0", "run1"]
-    assert "rewards/flatness/mean</figcaption>" in text and "rewards/quality/valid" not in text
+    assert (
+        "rewards/interaction/mean</figcaption>" in text
+        and "judge/mean</figcaption>" in text
+        and "rewards/quality/valid" not in text
+    )
     maps = re.findall(r'<table class="map".*?</table>', text)
     assert [m.count("<td") for m in maps] == [81, 81, 81]  # the base, and every run
     strips = re.findall(r"<figcaption>(\w+/demo: combined 01)</figcaption>", text)
@@ -178,7 +183,7 @@ def test_the_page_of_one_run_goes_where_it_is_asked_for(tmp_path):
 
 
 def test_unfinished_runs_have_a_page(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5}\n{"step": 1, "lo')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rewards": {}, "loss": 1.5}\n{"step": 2, "lo')
     text = write_report(tmp_path).read_text()
     assert "unfinished" in text and "--resume" in text and "1 training steps" in text
 
@@ -201,7 +206,7 @@ def test_partial_results_are_tolerated(tmp_path):
         ("results.json", "[1]", "one JSON object"),
         ("results.json", '{"schema": 99}', "schema 99, expected 1"),
         ("results.json", b"\xff\xfe\x00", "not valid JSON"),
-        ("metrics.jsonl", '{"step": 0}\nnonsense\n{"step": 2}\n', "line 2"),
+        ("metrics.jsonl", '{"step": 1, "rewards": {}}\nnonsense\n{"step": 2, "rewards": {}}\n', "line 2"),
         ("metrics.jsonl", "[1]\n", "one JSON object on each line"),
     ],
 )
@@ -232,7 +237,7 @@ def test_missing_folder_is_refused(tmp_path):
     ],
 )
 def test_numbers_are_short(value, text):
-    assert charts.number(value).replace("1.0e−9", "1e−9") == text
+    assert number(value).replace("1.0e−9", "1e−9") == text
 
 
 def test_charts_survive_odd_series():
@@ -245,7 +250,7 @@ def test_charts_survive_odd_series():
 
 def test_long_names_of_runs_fit_beside_their_bars():
     for name in ("demo", "a_run_with_a_long_name"):
-        chart = charts.interval_chart("x", [charts.Interval(name, 50, 40, 60, "run0")])
+        chart = charts.interval_chart("x", [charts.Bar(name, Estimate(0.5, 0.4, 0.6), "run0")])
         at, left = (
             float(re.search(rule, chart)[1])
             for rule in (r"<g[^>]*><text[^>]*x=\"([^\"]+)", r'rect[^>]* x="([^"]+)')

@@ -9,6 +9,7 @@ from toy_runs import QUICK
 
 from worldcompass import cli
 from worldcompass.critic import FailedCritic, ask
+from worldcompass.doctor.events import Refused, RolledBack, read_events
 from worldcompass.errors import LostCritic
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import noise_group
@@ -105,8 +106,8 @@ def test_a_score_that_is_not_finite_is_rolled_back_where_the_doctor_may(tmp_path
     train(
         ToyWorld(), [ToyObedience(), Once("nan", GOOD_CALLS)], toy_scenarios(4), config, tmp_path, live=False
     )
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert [event["event"] for event in read_metrics(tmp_path / "events.jsonl")] == ["refused", "rolled back"]
+    assert [row.step for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [type(event) for event in read_events(tmp_path / "events.jsonl")] == [Refused, RolledBack]
 
 
 DIVERGING = """

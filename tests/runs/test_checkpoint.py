@@ -21,7 +21,7 @@ from worldcompass.runs.checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
-from worldcompass.runs.metrics import MetricsLog, read_metrics
+from worldcompass.runs.metrics import MetricsLog, RewardMetrics, StepMetrics, read_metrics
 from worldcompass.training.live import LiveTable, clock
 from worldcompass.training.optim import adamw, muon
 
@@ -131,23 +131,16 @@ def test_earlier_checkpoints_are_found_and_later_ones_deleted(tmp_path):
 def test_the_log_forgets_what_came_after_the_resumed_step_and_a_line_cut_off(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
-        log.append({"step": step})
+        log.append(StepMetrics(step))
     with log.path.open("a") as file:
         file.write('{"step": 4, "lo')
     resumed = MetricsLog(log.path, resumed_step=2)
-    resumed.append({"step": 3, "again": True})
-    assert read_metrics(log.path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    resumed.append(StepMetrics(3, loss=0.5))
+    assert read_metrics(log.path) == [StepMetrics(1), StepMetrics(2), StepMetrics(3, loss=0.5)]
     assert read_metrics(tmp_path / "none") == []
 
 
-ROW = {
-    "step": 2,
-    "chunk": 1,
-    "rewards": {"obedience": {"mean": 0.5}},
-    "loss": 1.0,
-    "grad_norm": 0.1,
-    "seconds": {"imagine": 1.0},
-}
+ROW = StepMetrics(2, 1, {"obedience": RewardMetrics(0.5)}, loss=1.0, grad_norm=0.1, seconds={"imagine": 1.0})
 
 
 def test_the_table_is_silent_unless_the_output_is_a_terminal():
@@ -167,11 +160,12 @@ def test_whether_the_run_is_learning_stands_below_the_table():
 
 def test_a_damaged_line_before_whole_ones_is_named_instead_of_dropping_them(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    row = '{"step": 1, "rewards": {}}\n'
+    path.write_text(row + '{"st\n' + row)
     with pytest.raises(UserError, match="line 2 is damaged"):
         read_metrics(path)
-    path.write_text('{"step": 1}\n{"st\n\0\0\n')
-    assert read_metrics(path) == [{"step": 1}]
+    path.write_text(row + '{"st\n\0\0\n')
+    assert read_metrics(path) == [StepMetrics(1)]
 
 
 def test_warnings_stand_below_the_table_or_are_told_once():

@@ -9,7 +9,7 @@ import pytest
 
 from worldcompass import cli
 from worldcompass.runs.folder import RunFolder
-from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.metrics import RewardMetrics, StepMetrics, Unreached, read_metrics
 from worldcompass.runs.trackers import numbers, tracking
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
@@ -32,18 +32,14 @@ def train_toy(out, **changes):
     config = dataclasses.replace(TINY, **changes)
     critics = [ToyObedience(), ToyCleanliness()]
     train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=out.exists(), live=False)
-    return [numbers(row) for row in read_metrics(out / "metrics.jsonl")]
+    return [numbers(row) | {"step": row.step} for row in read_metrics(out / "metrics.jsonl")]
 
 
 def test_numbers_are_flat_and_nothing_else_is_sent():
-    row = {
-        "step": 3,
-        "rewards": {"a": {"mean": 0.5, "gap": None}},
-        "names": ["x"],
-        "why": "words",
-        "fine": True,
-    }
-    assert numbers(row) == {"step": 3.0, "rewards/a/mean": 0.5, "fine": 1.0}
+    step = StepMetrics(
+        3, 1, {"a": RewardMetrics(mean=0.5)}, objective={"error": 2}, no_gradient=Unreached(0.25, ("x",))
+    )
+    assert numbers(step) == {"chunk": 1.0, "rewards/a/mean": 0.5, "error": 2.0, "no_gradient/share": 0.25}
 
 
 def test_tensorboard_reads_what_a_resumed_run_logged(tmp_path, monkeypatch):

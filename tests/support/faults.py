@@ -154,7 +154,7 @@ def finish(process: BaseProcess) -> int:
 
 def wait_for_step(out: Path, step: int) -> None:
     """Return once that step is in the metrics."""
-    wait_for(lambda: (rows := read_metrics(out / "metrics.jsonl")) and rows[-1]["step"] >= step)
+    wait_for(lambda: (rows := read_metrics(out / "metrics.jsonl")) and rows[-1].step >= step)
 
 
 def wait_for(holds: Callable[[], Any]) -> None:
@@ -173,7 +173,10 @@ def words_of(out: Path) -> Path:
 def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """Metrics without times and failed tries, and the bytes of all final weights and averages."""
     own = ("seconds", "failed_tries")
-    rows = [{k: v for k, v in row.items() if k not in own} for row in read_metrics(out / "metrics.jsonl")]
+    rows = [
+        {k: v for k, v in row.to_json().items() if k not in own}
+        for row in read_metrics(out / "metrics.jsonl")
+    ]
     return rows, {name: t.numpy().tobytes() for name, t in load_file(out / "final.safetensors").items()}
 
 

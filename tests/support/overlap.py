@@ -81,7 +81,9 @@ def train_with(critic, out, config=SMALL, world=None):
     scenarios = toy_scenarios(GROUPS)
     policy = train(world or ToyWorld(), [critic, ToyCleanliness()], scenarios, config, out, live=False)
     rows = read_metrics(out / "metrics.jsonl")
-    return policy.state(), [{name: told for name, told in row.items() if name not in OWN} for row in rows]
+    return policy.state(), [
+        {name: told for name, told in row.to_json().items() if name not in OWN} for row in rows
+    ]
 
 
 def scored_meanwhile(critic, out):

@@ -74,7 +74,7 @@ def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]
     from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 
     told = ("loss", "grad_norm", "deviation", "behaviour_lag", "forward_passes")
-    rows = [{name: row[name] for name in told} for row in read_metrics(out / "metrics.jsonl")]
+    rows = [{n: row.numbers()[n] for n in told} for row in read_metrics(out / "metrics.jsonl")]
     folder = latest_checkpoint(out / "checkpoints")
     assert folder is not None
     return rows, load_checkpoint(folder)[0]

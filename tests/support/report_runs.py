@@ -1,13 +1,13 @@
 """Run folders as a finished run leaves them, for the pages."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 
 from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.media import video
+from worldcompass.runs.metrics import Judged, RewardMetrics, StepMetrics
 
 
 def make_results(difference: float = 0.172) -> dict:
@@ -37,20 +37,20 @@ def make_run(folder: Path, difference: float = 0.172) -> Path:
     (folder / "results.json").write_text(json.dumps(make_results(difference)))
     rng = np.random.default_rng(0)
     with (folder / "metrics.jsonl").open("w") as file:
-        for step in range(60):
+        for step in range(1, 61):
             noise = rng.normal(size=3)
-            row = {
-                "step": step,
-                "seconds": 8.0 + 0.2 * noise[2],
-                "loss": 1.0 - 0.003 * step + 0.02 * noise[0],
-                "grad_norm": math.nan if step == 20 else 0.4 + 0.05 * noise[1],
-                "reward/interaction": 0.2 + 0.003 * step + 0.03 * noise[2],
-                "reward/quality": 0.5 + 0.01 * noise[0],
-                "rewards": {"flatness": {"mean": 0.1 * step}},
-                "refused": False,
-                "rewards/quality/valid": 1.0,
-            }
-            file.write(json.dumps(row) + "\n")
+            metrics = StepMetrics(
+                step=step,
+                rewards={
+                    "interaction": RewardMetrics(mean=0.2 + 0.03 * noise[2]),
+                    "quality": RewardMetrics(mean=None if step == 9 else 0.5 + 0.01 * noise[0], valid=1.0),
+                },
+                loss=1.0 - 0.003 * step + 0.02 * noise[0],
+                grad_norm=0.4 + 0.05 * noise[1],
+                seconds={"update": 8.0 + 0.2 * noise[2]},
+                judge=Judged(0.5 + 0.01 * noise[0], (0.5, 0.5 + 0.02 * noise[0])) if step % 20 == 1 else None,
+            )
+            file.write(json.dumps(metrics.to_json()) + "\n")
     (folder / "config.json").write_text(json.dumps({"seed": 0, "note": "<script>alert(1)</script>"}))
     (folder / "run.json").write_text(json.dumps({"command": "worldcompass demo --seed 0"}))
     frames = np.tile(np.arange(48, dtype=np.uint8)[:, None] * 5, (20, 3, 1, 64)).reshape(20, 3, 48, 64)

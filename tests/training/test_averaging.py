@@ -17,10 +17,10 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.signals import Interrupted
 from worldcompass.report.export import export_run
 from worldcompass.runs.checkpoint import load_checkpoint
-from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.metrics import StepMetrics, read_metrics
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training import averaging as members
-from worldcompass.training.averaging import extended_mean, mean_rows, train_members
+from worldcompass.training.averaging import extended_mean, mean_steps, train_members
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train, train_parts
 from worldcompass.training.run import Parts
@@ -54,13 +54,18 @@ def test_rows_are_averaged_step_by_step_and_what_is_spent_is_summed():
     def row(step, reward, passes, judge=None):
         return {
             "step": step, "chunk": 1, "rewards": {"a": {"mean": reward}}, "forward_passes": passes,
-            "seconds": {"update": 2.0}, "no_gradient": {"names": ["x"]}, **({"judge": judge} if judge else {}),
+            "seconds": {"update": 2.0}, "no_gradient": {"share": 0.5, "names": ["x"]},
+            **({"judge": judge} if judge else {}),
         }  # fmt: skip
 
-    rows = mean_rows([[row(1, 0.0, 3), row(2, 1.0, 3)], [row(1, 0.5, 4), row(2, 3.0, 4), row(3, 9.0, 4)]])
-    assert rows == [
-        {**row(1, 0.25, 7), "seconds": {"update": 4.0}}, {**row(2, 2.0, 7), "seconds": {"update": 4.0}},
-    ]  # fmt: skip
+    judge = {"mean": 0.5, "values": [0.25, 0.75]}
+    members = [
+        [row(1, 0.0, 3, judge), row(2, 1.0, 3)],
+        [row(1, 0.5, 4), row(2, None, 4), row(3, 9.0, 4)],
+    ]
+    rows = mean_steps([[StepMetrics.from_json(one) for one in member] for member in members])
+    expected = [row(1, 0.25, 7, judge), row(2, 1.0, 7)]  # the second member's critic abstained
+    assert rows == [StepMetrics.from_json({**one, "seconds": {"update": 4.0}}) for one in expected]
 
 
 def test_members_are_runs_of_their_own_seeds_and_the_folder_reads_like_a_run(tmp_path):
@@ -76,8 +81,8 @@ def test_members_are_runs_of_their_own_seeds_and_the_folder_reads_like_a_run(tmp
         read_metrics(tmp_path / "run" / "metrics.jsonl"),
         read_metrics(tmp_path / "seed2/metrics.jsonl"),
     )
-    assert [row["step"] for row in rows] == [1, 2, 3]
-    assert sum(r["forward_passes"] for r in rows) == 2 * sum(r["forward_passes"] for r in alone)
+    assert [row.step for row in rows] == [1, 2, 3]
+    assert sum(r.forward_passes for r in rows) == 2 * sum(r.forward_passes for r in alone)
     assert read_record(tmp_path / "run").planned == 3
     export_run(tmp_path / "run", tmp_path / "given")
     stored, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "step_000003")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worldcompass.rollout import imagine_video
-from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.metrics import RewardMetrics, StepMetrics, read_metrics
 from worldcompass.toy import ToyObedience, ToyWorld, latents_of_frames, toy_scenarios
 from worldcompass.training.balance import FLOOR, TEMPERATURE, fixed, progress, soft_minimum
 from worldcompass.training.config import Config
@@ -18,20 +18,14 @@ NAMES = ("a", "b")
 
 
 def row(chunk, **means):
-    return {
-        "chunk": chunk,
-        "rewards": {n: {"mean": m, "spread": 2.0, "valid": 1.0} for n, m in means.items()},
-    }
+    return StepMetrics(1, chunk, {n: RewardMetrics(mean=m, spread=2.0, valid=1.0) for n, m in means.items()})
 
 
 def test_progress_compares_each_chunk_with_its_own_beginning():
     history = [row(0, a=1.0, b=5.0), row(1, a=-9.0, b=0.0), row(0, a=3.0, b=5.0), row(1, a=-9.0, b=4.0)]
     assert progress(history, NAMES).tolist() == [0.25, 0.5]
     assert progress([], NAMES).tolist() == [0.0, 0.0]
-    silent = {
-        "chunk": 0,
-        "rewards": {"a": {"mean": None, "spread": None, "valid": 0.0}} | row(0, b=1.0)["rewards"],
-    }
+    silent = StepMetrics(1, 0, {"a": RewardMetrics(valid=0.0), **row(0, b=1.0).rewards})
     assert progress([silent, row(0, a=3.0, b=2.0)], NAMES).tolist() == [0.0, 0.25]
     assert progress([silent, row(0, a=3.0, b=2.0), silent, row(0, a=7.0, b=2.0)], NAMES).tolist() == [
         1.0,
@@ -112,7 +106,7 @@ def test_both_of_two_opposed_rewards_gain_and_none_does_under_the_other_alone(tm
     assert min(found["balanced"]) > 0.05, found
     assert min(found["balanced"]) > max(min(found["obey"]), min(found["dark"])), found
     rows = read_metrics(tmp_path / "balanced" / "metrics.jsonl")
-    assert rows[0]["rewards"]["darkness"]["weight"] == 0.5 != rows[-1]["rewards"]["darkness"]["weight"]
+    assert rows[0].rewards["darkness"].weight == 0.5 != rows[-1].rewards["darkness"].weight
     rescaled = gains(tmp_path / "rescaled", balanced, scale=100.0)
     assert rescaled == pytest.approx(found["balanced"], abs=0.02)  # rounding goes its own way
 
@@ -131,7 +125,7 @@ def test_a_resumed_run_weighs_as_if_it_had_never_stopped(tmp_path):
             resume,
             live=False,
         )
-        return [r["rewards"] for r in read_metrics(out / "metrics.jsonl")]
+        return [r.rewards for r in read_metrics(out / "metrics.jsonl")]
 
     whole = run(tmp_path / "whole", 6)
     run(tmp_path / "halves", 3)

@@ -8,6 +8,7 @@ from torch import nn
 
 from worldcompass.geometry import Motion, commanded
 from worldcompass.rollout import RolloutRequest, imagine_groups
+from worldcompass.runs.metrics import RewardMetrics, Unreached
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.advantages import group_advantages
 from worldcompass.training.diagnostics import (
@@ -33,16 +34,16 @@ def group(frames_GF, labels=(9, 9), first=100, past=1):
 
 def test_brightness_motion_and_diversity_by_hand():
     vitals = picture_vitals([group([[0, 110, 0, 140], [0, 130, 0, 160]])])
-    assert vitals["brightness"] == pytest.approx((135 - 100) / 255)
-    assert vitals["motion"] == pytest.approx((10 + 30 + 30 + 30) / 4 / 255)
-    assert vitals["diversity"] == pytest.approx(math.sqrt(200) / 255)
-    assert vitals["saturation"] == 0 and vitals["detail"] == 0
+    assert vitals.brightness == pytest.approx((135 - 100) / 255)
+    assert vitals.motion == pytest.approx((10 + 30 + 30 + 30) / 4 / 255)
+    assert vitals.diversity == pytest.approx(math.sqrt(200) / 255)
+    assert vitals.saturation == 0 and vitals.detail == 0
 
 
 def test_motion_counts_where_it_is_commanded_only():
     still = picture_vitals([group([[0, 110, 0, 140]], labels=(9, 0))])
-    assert still["motion"] == pytest.approx(10 / 255) and still["diversity"] is None
-    assert picture_vitals([group([[0, 110, 0, 140]], labels=(0, 0))])["motion"] is None
+    assert still.motion == pytest.approx(10 / 255) and still.diversity is None
+    assert picture_vitals([group([[0, 110, 0, 140]], labels=(0, 0))]).motion is None
 
 
 def test_colour_and_detail_are_measured_against_the_first_frame():
@@ -50,13 +51,11 @@ def test_colour_and_detail_are_measured_against_the_first_frame():
     frames = plain.frames_GF3hw.clone()
     frames[:, :, 0] = 151
     red = picture_vitals([Group(frames, plain.past_frames_F3hw, plain.first_frame_3hw, plain.actions, 2)])
-    assert red["saturation"] == pytest.approx(51 / 255)
+    assert red.saturation == pytest.approx(51 / 255)
     frames = plain.frames_GF3hw.clone()
     frames[..., ::2] = 110
     striped = picture_vitals([Group(frames, plain.past_frames_F3hw, plain.first_frame_3hw, plain.actions, 2)])
-    assert striped["detail"] == pytest.approx(
-        math.log(11)
-    )  # a gradient of ten levels beside the floor of one
+    assert striped.detail == pytest.approx(math.log(11))  # a gradient of ten levels beside the floor of one
 
 
 def test_clipping_and_agreement_of_rewards():
@@ -69,9 +68,9 @@ def test_clipping_and_agreement_of_rewards():
     critics = [Named("up"), Named("down"), Named("flat")]
     advantages = group_advantages(scores, valid, torch.tensor([1.0, 0.0, 0.0]), clip=1e-3)
     vitals = reward_vitals(critics, scores, valid, torch.tensor([1.0, 0.0, 0.0]), advantages)
-    assert vitals["clipped"] == 1
-    assert vitals["agreement"] == {"up and down": pytest.approx(-1), "up and flat": 0, "down and flat": 0}
-    assert vitals["rewards"]["flat"]["flat"] == 1 and vitals["flat_groups"] == 0
+    assert vitals.clipped == 1
+    assert vitals.agreement == {"up and down": pytest.approx(-1), "up and flat": 0, "down and flat": 0}
+    assert vitals.rewards["flat"].flat == 1 and vitals.flat_groups == 0
 
 
 def test_abstentions_are_counted_and_never_scored_as_zero():
@@ -87,12 +86,12 @@ def test_abstentions_are_counted_and_never_scored_as_zero():
     valid[1, :, 1] = False  # half says nothing of the second group
     scores[1, :, 1] = 0
     advantages = group_advantages(scores, valid, torch.ones(4))
-    rewards = reward_vitals(critics, scores, valid, torch.ones(4), advantages)["rewards"]
-    assert (rewards["whole"]["mean"], rewards["whole"]["std"], rewards["whole"]["valid"]) == (7, 2, 1)
-    assert rewards["half"]["mean"] == 7 and rewards["half"]["std"] == pytest.approx(math.sqrt(8))
-    assert rewards["half"]["valid"] == pytest.approx(1 / 3)
-    assert (rewards["once"]["mean"], rewards["once"]["std"], rewards["once"]["spread"]) == (5, None, 0)
-    assert [rewards["never"][key] for key in ("mean", "std", "spread", "valid")] == [None, None, None, 0]
+    rewards = reward_vitals(critics, scores, valid, torch.ones(4), advantages).rewards
+    assert (rewards["whole"].mean, rewards["whole"].std, rewards["whole"].valid) == (7, 2, 1)
+    assert rewards["half"].mean == 7 and rewards["half"].std == pytest.approx(math.sqrt(8))
+    assert rewards["half"].valid == pytest.approx(1 / 3)
+    assert (rewards["once"].mean, rewards["once"].std, rewards["once"].spread) == (5, None, 0)
+    assert rewards["never"] == RewardMetrics(weight=0.25, valid=0, flat=1)
 
 
 def test_parameters_without_gradient_are_named():
@@ -123,9 +122,6 @@ def test_looking_at_a_step_leaves_groups_and_weights_as_they_were():
     verdicts.ask(futures[0].groups)
     scores, valid = verdicts.collect()
     reward_vitals(critics, scores, valid, torch.ones(2), group_advantages(scores, valid, torch.ones(2)))
-    assert step_vitals(futures, ["inner.weight"], policy)["no_gradient"] == {
-        "share": 0.25,
-        "names": ["inner.weight"],
-    }
+    assert step_vitals(futures, ["inner.weight"], policy).no_gradient == Unreached(0.25, ("inner.weight",))
     assert torch.equal(before[0], futures[0].groups[0].frames_GF3hw)
     assert all(torch.equal(value, policy.state()[name]) for name, value in before[1].items())

@@ -75,7 +75,7 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
     train_toy(out, TINY)
     assert command(out) == 0
     assert f"{out} holds a run: going on after step 2" in capsys.readouterr().out
-    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
+    assert [row.step for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
     changed = (
         "--set",
         "config.lr=0.5",

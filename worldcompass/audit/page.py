@@ -5,12 +5,12 @@ from __future__ import annotations
 from html import escape
 from math import isfinite
 
-from worldcompass.audit.measures import NEVER_FAR, shown
-from worldcompass.audit.run import Audit
+from worldcompass.audit.exploit import NEVER_FAR
+from worldcompass.audit.run import Audit, shown
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.media import video
-from worldcompass.media.charts import number
 from worldcompass.media.html import data_address, document
+from worldcompass.statistics import number
 
 EVERY, SCALE = 3, 3  # frames between the pictures of a strip, and their size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,18 @@ from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed,
 from worldcompass.audit.degradations import MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH
 from worldcompass.audit.expected import PICTURE_LIES, Expected
 from worldcompass.audit.exploit import Found, search
-from worldcompass.audit.measures import Share, calibration_error, punished, rank_correlation, share, shown
 from worldcompass.audit.tricks import TRICKS
 from worldcompass.critic import Critic, ask
 from worldcompass.runs.atomic import finite
 from worldcompass.seeding import generator_for
+from worldcompass.statistics import Estimate, calibration_error, rank_correlation, share
 from worldcompass.testing import check_critic
 
 TREMORS, TREMOR = 4, 2.0  # copies under grain that nobody sees, and its levels of 255
 LEAST_CORRELATION = 0.5  # with the truth
 MOST_CHEATED = 0.2  # share of clips for which rubbish scores as high as the truth
 LEAST_SCORED = 0.5  # share of true clips that a critic must score to be judged at all
+SCHEMA = 3  # of audit.json; 2 wrote shares as mean, low, high, n, videos
 LEAST_SIGNAL = 2.0  # drop under a full lie over the spread under unseen grain
 
 
@@ -41,9 +42,9 @@ class Audit:
     """Share of scores that the critic did not give."""
     unscored: float
     """Share of the true clips among them."""
-    punished: dict[str, Share]
+    punished: dict[str, Estimate]
     """``name@strength`` -> how often the lie scores below the truth."""
-    accuracy: Share
+    accuracy: Estimate
     """The same over all full lies that must be noticed."""
     correlation: dict[str, float]
     """Spearman among the copies of a clip, with the share of commands obeyed and with how little is spoilt."""
@@ -53,7 +54,7 @@ class Audit:
     """Mean standard deviation of the score under grain that nobody sees."""
     signal: float
     """Mean drop under the full expected lies, in such deviations."""
-    cheated: dict[str, Share]
+    cheated: dict[str, Estimate]
     """Trick -> how often its best rubbish scores at least as high as the true clip."""
     faults: tuple[str, ...]
     """Why it is not sound; empty when it is."""
@@ -81,14 +82,19 @@ class Audit:
             for c, t, f in self.examples
         ]
         shares = {
-            "punished": {name: asdict(value) for name, value in self.punished.items()},
-            "cheated": {name: asdict(value) for name, value in self.cheated.items()},
-            "accuracy": asdict(self.accuracy),
+            "punished": {name: value.to_json() for name, value in self.punished.items()},
+            "cheated": {name: value.to_json() for name, value in self.cheated.items()},
+            "accuracy": self.accuracy.to_json(),
         }
         plain = {k: v for k, v in vars(self).items() if k not in ("examples", "expects", *shares)}
         parts = {**plain, **shares, "expects": self.expects.words, "overlooked": self.overlooked()}
         parts["cheated_beside"] = self.cheated_beside()
-        return {"schema": 2, **finite({**parts, "examples": found})}
+        return {"schema": SCHEMA, **finite({**parts, "examples": found})}
+
+
+def shown(value: Estimate, none: str = "never scored") -> str:
+    """A share in whole percent with its interval, ``none`` where there is nothing to share."""
+    return value.in_percent(digits=0, none=none)
 
 
 def run_audit(
@@ -186,7 +192,7 @@ def _conclude(
 ) -> Audit:  # fmt: skip
     true, videos = columns["true"], np.array([clip.video for clip in clips])
     lies = {n: v for n, v in columns.items() if "@" in n or n == "imagined"}
-    shares = {n: _punished(true, v, videos) for n, v in lies.items()}
+    shares = {n: punished(true, v, videos) for n, v in lies.items()}
     full = [lies[f"{lie}@1"] for lie in expects.lies]
     obeyed = [(v, np.array([share_obeyed(c, k) for c in clips])) for k in range(CHUNK)
               for v in [columns[f"obeyed {k}"]]] + [(true, np.ones(len(clips)))]  # fmt: skip
@@ -207,7 +213,7 @@ def _conclude(
     audit = Audit(
         name, expects, len(clips), len(set(videos)),
         float(np.isnan(every).mean()), float(np.isnan(true).mean()), shares,
-        _punished(np.tile(true, len(full)), np.concatenate(full), np.tile(videos, len(full))),
+        punished(np.tile(true, len(full)), np.concatenate(full), np.tile(videos, len(full))),
         correlation, _calibration(obeyed), tremor, signal,
         {trick.name: _cheated(trick.name, examples) for trick in TRICKS}, (), examples,
     )  # fmt: skip
@@ -247,16 +253,18 @@ def faults_of(audit: Audit) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def _cheated(trick: str, examples: list[tuple[Clip, float, Found]]) -> Share:
+def _cheated(trick: str, examples: list[tuple[Clip, float, Found]]) -> Estimate:
     of_trick = [
         (clip.video, found.score >= true) for clip, true, found in examples if found.trick.name == trick
     ]
     return share(np.array([hit for _, hit in of_trick], float), [video for video, _ in of_trick])
 
 
-def _punished(true: np.ndarray, lie: np.ndarray, videos: np.ndarray) -> Share:
+def punished(true: np.ndarray, lie: np.ndarray, videos: np.ndarray) -> Estimate:
+    """How often the lie scores below the truth; a tie counts half, a clip without one of the scores not at all."""
     both = ~(np.isnan(true) | np.isnan(lie))
-    return punished(true[both], lie[both], videos[both].tolist())
+    below = np.where(lie < true, 1.0, np.where(lie == true, 0.5, 0.0))
+    return share(below[both], videos[both].tolist())
 
 
 def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

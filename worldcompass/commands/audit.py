@@ -201,7 +201,8 @@ def print_audit(audit: Audit) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from worldcompass.audit.measures import NEVER_FAR, shown
+    from worldcompass.audit.exploit import NEVER_FAR
+    from worldcompass.audit.run import shown
 
     console = Console()
     words = f"{audit.clips} clips of {audit.videos} videos [95%]"

@@ -6,9 +6,10 @@ Exit code 0: healthy; 1: at least one disease; 2: not a run.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
+
+SCHEMA = 2  # of --json; 1 had no number and wrote an interval as value, low, high
 
 EXAMPLES = """\
   worldcompass doctor runs/demo
@@ -25,14 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the verdict, the findings, and what could not be checked."""
     from worldcompass.doctor import diagnose, read_record
+    from worldcompass.doctor.events import to_json
     from worldcompass.errors import EXIT_DISEASED
     from worldcompass.runs.atomic import finite
 
     record = read_record(args.run)
     diagnosis = diagnose(record)
     if args.json:
-        more = {"answer": diagnosis.answer, "healthy": diagnosis.healthy, "events": list(record.events)}
-        found = dataclasses.asdict(diagnosis) | more
+        more = {
+            "answer": diagnosis.answer,
+            "healthy": diagnosis.healthy,
+            "events": [to_json(event) for event in record.events],
+        }
+        found = {"schema": SCHEMA, **vars(diagnosis), **more}
         print(json.dumps(finite(found), indent=1))
     else:
         print("\n".join(diagnosis.lines()))

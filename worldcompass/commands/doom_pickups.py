@@ -113,7 +113,7 @@ def print_verdict(name: str, verdict: Verdict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from worldcompass.audit.measures import shown
+    from worldcompass.audit.run import shown
 
     title = f"{name}: {verdict.scenes} scenes"
     table = Table(title=title, box=SIMPLE)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_device, add_out, add_seed, check_device
 from worldcompass.errors import UserError
+
+if TYPE_CHECKING:
+    from worldcompass.runs.results import Evaluation
 
 EXAMPLES = """\
   worldcompass evaluate                                # the shipped weights
@@ -42,25 +45,25 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.worlds.doom.evaluation import compare
 
     results = compare(args.checkpoint, args.out, args.frames, args.seed, device)
-    for frames, blocks in results["horizons"].items():
+    for frames, found in results.horizons.items():
         print(f"{frames} frames, actions followed by the held-out judge")
-        for title, part in (("held-out starts", blocks), ("maps never seen", blocks["unseen_maps"])):
-            for line in _lines(part):
+        for title, part in (("held-out starts", found), ("maps never seen", found.unseen)):
+            for line in _lines(part) if part else ():
                 print(f"  {title:15} {line}")
     print(f"wrote {args.out / 'results.json'}")
     return 0
 
 
-def _lines(blocks: dict[str, Any]) -> list[str]:
+def _lines(found: Evaluation) -> list[str]:
     """One line for each kind of actions: every side in percent, then the share of the gap that is closed."""
-    from worldcompass.statistics import in_percent
+    from worldcompass.evaluate import FOLLOWED
 
-    sides = [name for name in ("base", "trained", "engine", "difference", "gap_closed") if name in blocks]
     lines = []
     for kind in ("combined", "basic"):
-        cells = []
-        for name in sides:
-            score = blocks[name][kind] if name == "gap_closed" else blocks[name][kind]["judge_accuracy"]
-            cells.append(f"{name.replace('_', ' ')} {in_percent(score)}")
+        scores = {
+            side: found.score(side, kind, FOLLOWED) for side in ("base", "trained", "engine", "difference")
+        }
+        cells = [f"{side} {score.in_percent()}" for side, score in scores.items() if score.known]
+        cells += [f"gap closed {share.in_percent()}" for k, share in found.gap_closed.items() if k == kind]
         lines.append(f"{kind:8}  {'  '.join(cells)}")
     return lines

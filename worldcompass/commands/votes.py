@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line for each pair of weights and question."""
     from worldcompass.player.votes import QUESTIONS, Vote, read_votes, tally
-    from worldcompass.statistics import sign_test, wilson_interval
+    from worldcompass.statistics import sign_test
 
     def weights(vote: Vote) -> tuple[str, str]:
         return vote.before, vote.after
@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{after} against {before}: {len(votes)} vote{'s' * (len(votes) != 1)}")
         for question, words in QUESTIONS.items():
             count = tally(votes, question)
-            low, high = wilson_interval(count.wins, count.wins + count.losses)
-            rate = "no decided vote" if count.win_rate is None else f"wins {100 * count.win_rate:.1f}%"
+            rate = count.win_rate
+            said = f"wins {100 * rate.mean:.1f}%" if rate.known else "no decided vote"
             print(
-                f"  {words:<28}{rate} [{100 * low:.1f}, {100 * high:.1f}]"
+                f"  {words:<28}{said} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
                 f"  {count.wins} won, {count.losses} lost, {count.ties} tied"
                 f"  p = {sign_test(count.wins, count.losses):.3g}"
             )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from worldcompass.doctor.events import (
+    Event,
+    Refused,
+    RolledBack,
+    Stopped,
+    from_json,
+    read_events,
+    to_json,
+    write_events,
+)
 from worldcompass.doctor.record import Finding, Record
 from worldcompass.doctor.verdict import Diagnosis, diagnose
 from worldcompass.errors import StoppedRun
 from worldcompass.runs.folder import RunFolder
-from worldcompass.runs.metrics import read_metrics, rewrite
+from worldcompass.runs.metrics import StepMetrics, append_row, read_metrics, write_metrics
 
 OnDisease = Literal["warn", "stop", "rollback"]
 MAX_ROLLBACKS = 3  # of one run; the next disease stops it
@@ -34,25 +43,28 @@ class Guard:
         self.writes = writes
         self.folder, self.planned, self.weights, self.on_disease = folder, planned, weights, on_disease
         self.rows = read_metrics(folder.metrics)
-        self.events = read_metrics(folder.events)
+        self.events = read_events(folder.events)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as json can hold it: everything that the doctor knows."""
-        return {"rows": self.rows, "events": self.events}
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "events": [to_json(event) for event in self.events],
+        }
 
     @property
     def num_rollbacks(self) -> int:
         """Rollbacks so far, those before a resume included."""
-        return sum(event["event"] == "rolled back" for event in self.events)
+        return sum(isinstance(event, RolledBack) for event in self.events)
 
-    def examine(self, row: Mapping[str, Any]) -> Diagnosis:
+    def examine(self, metrics: StepMetrics) -> Diagnosis:
         """The diagnosis after one more step."""
-        self.rows = [*self.rows, dict(row)]
+        self.rows = [*self.rows, metrics]
         return self._diagnose()
 
     def refused(self, step: int, why: Exception) -> Finding:
         """Note an update that was refused because something was not finite."""
-        self._note(event="refused", step=step, why=str(why))
+        self._note(Refused(step, str(why)))
         return self._diagnose().findings[0]
 
     def disease(self, diagnosis: Diagnosis) -> Finding | None:
@@ -76,7 +88,7 @@ class Guard:
 
     def stop(self, step: int, finding: Finding) -> StoppedRun:
         """Note that the run is stopped; to be raised once the step is saved."""
-        self._note(event="stopped", step=step, finding=finding.name, evidence=finding.evidence)
+        self._note(Stopped(step, finding.name, finding.evidence))
         tried = f" after {self.num_rollbacks} rollbacks" if self.num_rollbacks else ""
         return StoppedRun(
             f"stopped by the doctor{tried} at step {step}, saved in {self.folder.path}: {finding.cause} "
@@ -85,22 +97,19 @@ class Guard:
 
     def rolled_back(self, step: int, to: int, finding: Finding, lr: float) -> None:
         """Note a rollback, and put the rows that it undoes aside."""
-        undone = [row for row in self.rows if row["step"] > to]
+        undone = [row for row in self.rows if row.step > to]
         if self.writes:
-            rewrite(self.folder.rolled_back(self.num_rollbacks + 1), undone)
-        self.rows = [row for row in self.rows if row["step"] <= to]
-        self._note(
-            event="rolled back", step=step, to=to, finding=finding.name, evidence=finding.evidence, lr=lr
-        )
+            write_metrics(self.folder.rolled_back(self.num_rollbacks + 1), undone)
+        self.rows = [row for row in self.rows if row.step <= to]
+        self._note(RolledBack(step, to, finding.name, finding.evidence, lr))
 
     def _diagnose(self) -> Diagnosis:
         return diagnose(Record(self.rows, self.events, self.planned, self.weights))
 
-    def _note(self, **event: Any) -> None:
+    def _note(self, event: Event) -> None:
         self.events = [*self.events, event]
         if self.writes:
-            with self.folder.events.open("a") as file:
-                file.write(json.dumps(event) + "\n")
+            append_row(self.folder.events, to_json(event))
 
 
 def put_back(folder: RunFolder, state: Mapping[str, Any], step: int) -> None:
@@ -109,9 +118,10 @@ def put_back(folder: RunFolder, state: Mapping[str, Any], step: int) -> None:
     Args:
         state: see ``Guard.state``; empty for checkpoints of older versions.
     """
-    rows, events = read_metrics(folder.metrics), read_metrics(folder.events)
-    if len(state.get("rows", ())) > sum(row["step"] <= step for row in rows):
-        rewrite(folder.metrics, state["rows"])
-    if events or state.get("events"):
-        known = state.get("events", [])
-        rewrite(folder.events, events if len(events) >= len(known) else known)
+    rows, events = read_metrics(folder.metrics), read_events(folder.events)
+    known_rows = [StepMetrics.from_json(row) for row in state.get("rows", ())]
+    known_events = [from_json(event) for event in state.get("events", ())]
+    if len(known_rows) > sum(row.step <= step for row in rows):
+        write_metrics(folder.metrics, known_rows)
+    if events or known_events:
+        write_events(folder.events, events if len(events) >= len(known_events) else known_events)

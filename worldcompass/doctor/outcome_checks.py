@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from worldcompass.doctor.record import (
     ALARM,
@@ -19,8 +19,8 @@ from worldcompass.doctor.record import (
     streak,
 )
 from worldcompass.doctor.trends import mean
-from worldcompass.media.charts import number
-from worldcompass.statistics import Estimate
+from worldcompass.runs.metrics import Pictures
+from worldcompass.statistics import Estimate, number
 
 SURE = 0.99  # level of the interval of a change that must also be large
 MOTION = math.log(0.5)  # half of the motion gone
@@ -82,7 +82,7 @@ def reward_hacking(record: Record) -> list[Finding] | None:
 
 def motion_dying(record: Record) -> list[Finding] | None:
     """Commanded motion that fades: standing still offends no quality critic."""
-    found = _shrunk(record, "motion", MOTION)
+    found = _shrunk(record, lambda pictures: pictures.motion, MOTION)
     return None if found is None else [
         Finding(
             "motion dying", "harmful", found[0].step,
@@ -96,7 +96,7 @@ def motion_dying(record: Record) -> list[Finding] | None:
 
 def diversity_collapse(record: Record) -> list[Finding] | None:
     """Candidates of a group that become copies of each other."""
-    found = _shrunk(record, "diversity", DIVERSITY)
+    found = _shrunk(record, lambda pictures: pictures.diversity, DIVERSITY)
     return None if found is None else [
         Finding(
             "diversity collapse", "harmful", found[0].step,
@@ -110,17 +110,20 @@ def diversity_collapse(record: Record) -> list[Finding] | None:
 
 def picture_drift(record: Record) -> list[Finding] | None:
     """Exposure, saturation or sharpness that run away from those of the videos' first frames."""
-    words = {
-        "brightness": ("exposure", SHIFT, "of the range from black to white"),
-        "saturation": ("saturation", SHIFT, "of the range from grey to pure colour"),
-        "detail": ("sharpness", DETAIL, "in the logarithm of local contrast"),
-    }
-    measured = {name: record.series("pictures", name) for name in words}
-    if not any(measured.values()):
+    measured = (
+        (record.pictures(lambda p: p.brightness), "exposure", SHIFT, "of the range from black to white"),
+        (
+            record.pictures(lambda p: p.saturation),
+            "saturation",
+            SHIFT,
+            "of the range from grey to pure colour",
+        ),
+        (record.pictures(lambda p: p.detail), "sharpness", DETAIL, "in the logarithm of local contrast"),
+    )
+    if not any(series for series, *_ in measured):
         return None
     findings = []
-    for name, series in measured.items():
-        word, limit, unit = words[name]
+    for series, word, limit, unit in measured:
         away = record.since_baseline(series, lambda value, start: abs(value) - abs(start))
         found = _beyond(away, limit)
         if found:
@@ -139,7 +142,7 @@ def picture_drift(record: Record) -> list[Finding] | None:
 
 def judged_changes(record: Record, level: float) -> list[tuple[int, Estimate]] | None:
     """Change of the held-out judge's score since its first look, paired by video, at every later look."""
-    looks = [(row["step"], row["judge"]["values"]) for row in record.rows if "judge" in row]
+    looks = [(row.step, row.judge.values) for row in record.rows if row.judge is not None]
     if not looks:
         return None
     start = looks[0][1]
@@ -158,7 +161,7 @@ def _judge_falls(record: Record, looks: Sequence[tuple[int, Estimate]]) -> tuple
         ill += 1
     if not ill:
         return None
-    first = next(row["step"] for row in record.rows if "judge" in row)
+    first = next(row.step for row in record.rows if row.judge is not None)
     last_good = looks[-1 - ill][0] if ill < len(looks) else first
     change = looks[-1][1]
     return (
@@ -174,7 +177,7 @@ def _evaluation_falls(record: Record) -> tuple[int, str] | None:
     ]
     if not lost or not record.rows:
         return None
-    return record.rows[-1]["step"], f"evaluation before and after (95% intervals): {'; '.join(lost)}"
+    return record.rows[-1].step, f"evaluation before and after (95% intervals): {'; '.join(lost)}"
 
 
 def _all(names: Sequence[str], verb: str) -> str:
@@ -182,9 +185,9 @@ def _all(names: Sequence[str], verb: str) -> str:
     return f"{' and '.join(names)} {verb}{'s' if len(names) == 1 else ''}"
 
 
-def _shrunk(record: Record, name: str, limit: float) -> list[Point] | None:
+def _shrunk(record: Record, of: Callable[[Pictures], float | None], limit: float) -> list[Point] | None:
     """The last points of a positive quantity where it has shrunk beyond a limit (of its logarithm)."""
-    series = record.series("pictures", name)
+    series = record.pictures(of)
     if not series:
         return None
     logs = record.since_baseline(series, lambda value, start: math.log(max(value, 1e-9) / max(start, 1e-9)))
@@ -198,6 +201,6 @@ def _beyond(series: Sequence[Point], limit: float) -> list[Point]:
     """The last points when their mean lies beyond a limit and its interval above zero; from the first ill one."""
     recent = list(series[-PERSISTENT:])
     found = mean([p.value for p in recent], SURE) if len(recent) == PERSISTENT else None
-    if found is None or not found.rises or found.value <= limit:
+    if found is None or not found.rises or found.mean <= limit:
         return []
     return streak(series, lambda value: value > limit) or recent

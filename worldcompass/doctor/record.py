@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
+from worldcompass.doctor.events import Event, Refused, RolledBack
 from worldcompass.doctor.trends import Trend, trend, within
+from worldcompass.runs.metrics import Pictures, RewardMetrics, StepMetrics
 from worldcompass.statistics import Estimate
 
 BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer
@@ -59,9 +61,8 @@ class Point:
 class Record:
     """A run so far."""
 
-    rows: Sequence[Mapping[str, Any]]
-    """As ``train_step`` returned them."""
-    events: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[StepMetrics]
+    events: Sequence[Event] = ()
     """Refused updates, stops, rollbacks and changed settings."""
     planned: int = USUAL_STEPS
     """Steps that the run was meant to take."""
@@ -71,17 +72,17 @@ class Record:
     """Change from the base to the trained model by the held-out judge, 95% intervals; empty before it is made."""
 
     @property
-    def refused(self) -> list[Mapping[str, Any]]:
+    def refused(self) -> list[Refused]:
         """Refused updates that the run has not got past yet, by going back or by being resumed."""
-        last = self.rows[-1]["step"] if self.rows else 0
-        backs = [i for i, event in enumerate(self.events) if event["event"] == "rolled back"]
+        last = self.rows[-1].step if self.rows else 0
+        backs = [i for i, event in enumerate(self.events) if isinstance(event, RolledBack)]
         fresh = self.events[backs[-1] + 1 :] if backs else self.events
-        return [event for event in fresh if event["event"] == "refused" and event["step"] > last]
+        return [event for event in fresh if isinstance(event, Refused) and event.step > last]
 
     @property
     def num_chunks(self) -> int:
         """Chunks of the curriculum that were visited."""
-        return len({row.get("chunk", 0) for row in self.rows})
+        return len({row.chunk for row in self.rows})
 
     @property
     def window(self) -> int:
@@ -91,30 +92,39 @@ class Record:
     @property
     def rewards(self) -> list[str]:
         """Names of the critics."""
-        return list(self.rows[-1]["rewards"]) if self.rows else []
+        return list(self.rows[-1].rewards) if self.rows else []
 
     @property
     def trained(self) -> list[str]:
         """Names of the critics whose rewards count; the others are only looked at."""
         return [name for name in self.rewards if self.weights.get(name, 1.0) > 0]
 
-    def series(self, *path: str) -> list[Point]:
-        """Every finite number found under nested keys, such as ``("pictures", "motion")``."""
-        found = [(row, _inside(row, path)) for row in self.rows]
+    def series(self, of: Callable[[StepMetrics], float | None]) -> list[Point]:
+        """Every finite number of a kind, such as ``lambda step: step.clipped``."""
+        found = [(row, of(row)) for row in self.rows]
         return [
-            Point(row["step"], row.get("chunk", 0), float(value))
+            Point(row.step, row.chunk, float(value))
             for row, value in found
-            if isinstance(value, int | float) and math.isfinite(value)
+            if value is not None and math.isfinite(value)
         ]
+
+    def reward(self, name: str, of: Callable[[RewardMetrics], float | None]) -> list[Point]:
+        """Every finite number of a kind of one critic."""
+        return self.series(lambda row: of(row.rewards[name]) if name in row.rewards else None)
+
+    def pictures(self, of: Callable[[Pictures], float | None]) -> list[Point]:
+        """Every finite number of a kind of the pictures."""
+        return self.series(lambda row: None if row.pictures is None else of(row.pictures))
 
     def trend(self, reward: str, level: float) -> Trend | None:
         """The trend of a reward's mean, compared chunk by chunk."""
-        points = self.series("rewards", reward, "mean")
+        points = self.reward(reward, lambda r: r.mean)
         return trend([p.step for p in points], [p.chunk for p in points], [p.value for p in points], level)
 
-    def ratio(self, above: str, below: str) -> list[Point]:
-        """The root of one mean square over another's: how large a change is beside the size of an error."""
-        tops, bottoms = self.series(above), {point.step: point.value for point in self.series(below)}
+    def moved(self, of: Callable[[StepMetrics], float | None]) -> list[Point]:
+        """The root of a mean square over that of the error: how large a change is beside the size of an error."""
+        errors = self.series(lambda row: row.objective.get("error"))
+        tops, bottoms = self.series(of), {point.step: point.value for point in errors}
         return [
             Point(p.step, p.chunk, math.sqrt(max(p.value, 0.0) / bottoms[p.step]))
             for p in tops
@@ -158,7 +168,7 @@ def slope_of(record: Record, reward: str, level: float = ALARM) -> Estimate | No
 
 def peak(record: Record, reward: str) -> int:
     """The step around which a reward was best, on the average of five steps and with chunks made comparable."""
-    points = record.series("rewards", reward, "mean")
+    points = record.reward(reward, lambda r: r.mean)
     levels = within([p.chunk for p in points], [p.value for p in points])
     windows = range(len(levels) - PERSISTENT + 1)
     means = [round(fmean(levels[start : start + PERSISTENT]), 9) for start in windows]
@@ -169,7 +179,7 @@ def peak(record: Record, reward: str) -> int:
 def deepest_fall(record: Record, reward: str) -> tuple[int, float] | None:
     """The chunk whose reward fell most from its first two visits to its last two, and by how much it changed."""
     visits: dict[int, list[float]] = {}
-    for point in record.series("rewards", reward, "mean"):
+    for point in record.reward(reward, lambda r: r.mean):
         visits.setdefault(point.chunk, []).append(point.value)
     changes = {c: fmean(values[-2:]) - fmean(values[:2]) for c, values in visits.items() if len(values) >= 4}
     chunk = min(changes, key=lambda c: changes[c], default=None)
@@ -184,10 +194,3 @@ def average(points: Sequence[Point]) -> float:
 def percent(points: Sequence[Point]) -> str:
     """Their mean in percent."""
     return f"{average(points):.0%}"
-
-
-def _inside(row: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = row
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import fmean
 
 from worldcompass.doctor.record import ALARM, PERSISTENT, Finding, Point, Record, lasting, percent, slope_of
 from worldcompass.doctor.trends import mean
-from worldcompass.media.charts import number
+from worldcompass.runs.metrics import StepMetrics
+from worldcompass.statistics import number
 
 FLAT = 0.5  # share of groups without any spread
 FLAT_REWARD = 0.8  # share of groups in which one reward has none
@@ -19,7 +21,7 @@ SLOW = 0.5  # share of a step's time
 
 def no_spread(record: Record) -> list[Finding] | None:
     """Groups whose candidates all score the same: there is nothing to prefer."""
-    if not (flat := record.series("flat_groups")):
+    if not (flat := record.series(lambda row: row.flat_groups)):
         return None
     if ill := lasting(flat, record.window, lambda share: share > FLAT):
         return [
@@ -33,7 +35,7 @@ def no_spread(record: Record) -> list[Finding] | None:
     findings = []
     scoring = [n for n in record.trained if not _abstention(record, n)]
     for name in scoring:
-        flat = record.series("rewards", name, "flat")
+        flat = record.reward(name, lambda r: r.flat)
         if ill := lasting(flat, record.window, lambda share: share > FLAT_REWARD):
             findings.append(
                 Finding(
@@ -48,7 +50,7 @@ def no_spread(record: Record) -> list[Finding] | None:
 
 def all_clipped(record: Record) -> list[Finding] | None:
     """Advantages that are nearly all at the clip: only their signs are left."""
-    if not (clipped := record.series("clipped")):
+    if not (clipped := record.series(lambda row: row.clipped)):
         return None
     if not (ill := lasting(clipped, record.window, lambda share: share > CLIPPED)):
         return []
@@ -69,15 +71,15 @@ def pulling_apart(record: Record) -> list[Finding] | None:
     down = [name for name, found in trends.items() if found and found.falls]
     findings = [
         Finding(
-            "rewards pull apart", "warning", record.rows[0]["step"],
+            "rewards pull apart", "warning", record.rows[0].step,
             f"{up[0]} rises while {down[0]} falls: one is paid for with the other",
             f"per step {trends[up[0]]} against {trends[down[0]]}",
             f"raise the weight of {down[0]}, or look whether {up[0]} can be earned by ruining the picture",
         )
     ] if up and down else []  # fmt: skip
-    pairs = sorted({pair for row in record.rows for pair in row.get("agreement", {})})
+    pairs = sorted({pair for row in record.rows for pair in row.agreement})
     for pair in pairs:
-        recent = record.series("agreement", pair)[-2 * PERSISTENT :]
+        recent = record.series(partial(_agreement, pair))[-2 * PERSISTENT :]
         found = mean([p.value for p in recent], ALARM) if len(recent) == 2 * PERSISTENT else None
         if found and found.high < APART:
             findings.append(
@@ -111,7 +113,7 @@ def failing(record: Record) -> list[Finding] | None:
     """Critics in other processes that have to be asked again and again; none where there are none."""
     findings = []
     for name in record.rewards:
-        ill = lasting(record.series("failed_tries", name), record.window, lambda share: share > FAILING)
+        ill = lasting(record.series(partial(_failed, name)), record.window, lambda share: share > FAILING)
         if ill:
             findings.append(
                 Finding(
@@ -126,20 +128,16 @@ def failing(record: Record) -> list[Finding] | None:
 
 def slow_critic(record: Record) -> list[Finding] | None:
     """Time that is mostly spent on waiting for scores."""
-    timed = [row for row in record.rows if isinstance(row.get("seconds"), dict) and "score" in row["seconds"]]
+    timed = [row for row in record.rows if "score" in row.seconds]
     if not timed:
         return None
     shares = [
-        Point(
-            row["step"],
-            row.get("chunk", 0),
-            row["seconds"]["score"] / max(sum(row["seconds"].values()), 1e-9),
-        )
+        Point(row.step, row.chunk, row.seconds["score"] / max(sum(row.seconds.values()), 1e-9))
         for row in timed
     ]
     if not (ill := lasting(shares, record.window, lambda share: share > SLOW)):
         return []
-    lost = fmean(row["seconds"]["score"] for row in timed[-len(ill) :])
+    lost = fmean(row.seconds["score"] for row in timed[-len(ill) :])
     return [
         Finding(
             "slow critic", "warning", ill[0].step,
@@ -151,4 +149,12 @@ def slow_critic(record: Record) -> list[Finding] | None:
 
 
 def _abstention(record: Record, reward: str) -> list[Point]:
-    return lasting(record.series("rewards", reward, "valid"), record.window, lambda share: share < VALID)
+    return lasting(record.reward(reward, lambda r: r.valid), record.window, lambda share: share < VALID)
+
+
+def _agreement(pair: str, row: StepMetrics) -> float | None:
+    return row.agreement.get(pair)
+
+
+def _failed(name: str, row: StepMetrics) -> float | None:
+    return (row.failed_tries or {}).get(name)

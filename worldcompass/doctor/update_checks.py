@@ -6,7 +6,8 @@ import math
 from statistics import median
 
 from worldcompass.doctor.record import PERSISTENT, Finding, Record, percent, streak
-from worldcompass.media.charts import number
+from worldcompass.runs.metrics import StepMetrics
+from worldcompass.statistics import number
 
 MIN_MOVE = 0.02  # of the predictions over the whole run, in sizes of their own error
 MAX_MOVE = 0.3  # of the predictions from the behaviour's within a step, in sizes of their own error
@@ -19,11 +20,11 @@ LAG_STEPS = 10  # before which there is hardly a way
 def not_finite(record: Record) -> list[Finding] | None:
     """Numbers that are not finite, and steps that were refused for them."""
     failures = record.refused
-    bad = [(row["step"], name) for row in record.rows if (name := _first_not_finite(row))]
+    bad = [(row.step, name) for row in record.rows if (name := _first_not_finite(row))]
     if not failures and not bad:
         return []
-    first = min([e["step"] for e in failures] + [step for step, _ in bad])
-    why = failures[-1]["why"] if failures else f"{bad[0][1]} at step {bad[0][0]}"
+    first = min([e.step for e in failures] + [step for step, _ in bad])
+    why = failures[-1].why if failures else f"{bad[0][1]} at step {bad[0][0]}"
     return [
         Finding(
             "not finite", "harmful", first,
@@ -36,12 +37,14 @@ def not_finite(record: Record) -> list[Finding] | None:
 
 def too_small(record: Record) -> list[Finding] | None:
     """Updates that will not have moved the predictions by the planned end."""
-    moved = record.ratio("kl_to_start", "error")
+    moved = record.moved(lambda row: row.kl_to_start)
     if not moved:
         return None
     if no_gradient(record):
         return []  # that is the reason
-    if len(moved) < PERSISTENT or not any(p.value for p in record.series("applied")[-PERSISTENT:]):
+    if len(moved) < PERSISTENT or not any(
+        p.value for p in record.series(lambda row: row.applied)[-PERSISTENT:]
+    ):
         return []
     pace = median(p.value / max(p.step - 1, 1) for p in moved[-PERSISTENT:])
     if (reached := pace * max(record.planned, moved[-1].step)) >= MIN_MOVE:
@@ -60,7 +63,7 @@ def too_small(record: Record) -> list[Finding] | None:
 
 def too_large(record: Record) -> list[Finding] | None:
     """Updates that throw the predictions far from those of the weights that imagined the data."""
-    moved = record.ratio("deviation", "error")
+    moved = record.moved(lambda row: row.objective.get("deviation"))
     if not moved:
         return None
     ill = streak(moved, lambda size: size > MAX_MOVE)
@@ -79,21 +82,22 @@ def too_large(record: Record) -> list[Finding] | None:
 
 def no_gradient(record: Record) -> list[Finding] | None:
     """Trainable parameters that no update reached: an adapter bound to nothing."""
-    rows = [row for row in record.rows if "no_gradient" in row and row["applied"]]
-    if not rows:
-        return None if not any("no_gradient" in row for row in record.rows) else []
-    share = min(row["no_gradient"]["share"] for row in rows)
-    patience = 1 if share == 1 else max(3, record.num_chunks)
-    if share < UNREACHED or len(rows) < patience:
+    measured = [(row, row.no_gradient) for row in record.rows if row.no_gradient is not None]
+    if not measured:
+        return None
+    missed = [(row.step, unreached) for row, unreached in measured if row.applied]
+    if not missed:
         return []
-    never = [
-        n for n in rows[-1]["no_gradient"]["names"] if all(n in r["no_gradient"]["names"] for r in rows[-3:])
-    ]
+    share = min(unreached.share for _, unreached in missed)
+    patience = 1 if share == 1 else max(3, record.num_chunks)
+    if share < UNREACHED or len(missed) < patience:
+        return []
+    never = [n for n in missed[-1][1].names if all(n in unreached.names for _, unreached in missed[-3:])]
     return [
         Finding(
-            "no gradient", "stuck" if share == 1 else "warning", rows[0]["step"],
+            "no gradient", "stuck" if share == 1 else "warning", missed[0][0],
             "trainable parameters receive no gradient: an adapter or a layer takes no part in the prediction",
-            f"{share:.0%} of the trainable parameters in {len(rows)} steps (limit {UNREACHED:.0%}), "
+            f"{share:.0%} of the trainable parameters in {len(missed)} steps (limit {UNREACHED:.0%}), "
             f"among them {', '.join(never[:3]) or 'changing ones'}",
             "check lora.targets against the layers that predict_clean calls, and that nothing reads a copy of "
             "their weights",
@@ -103,7 +107,7 @@ def no_gradient(record: Record) -> list[Finding] | None:
 
 def behaviour_far(record: Record) -> list[Finding] | None:
     """Behaviour weights that hardly follow: the data come from a model long gone."""
-    if not (lag := record.series("behaviour_lag")):
+    if not (lag := record.series(lambda row: row.behaviour_lag)):
         return None
     ill = streak([p for p in lag if p.step >= LAG_STEPS], lambda share: share > LAG)
     if len(ill) < PERSISTENT:
@@ -118,13 +122,7 @@ def behaviour_far(record: Record) -> list[Finding] | None:
     ]  # fmt: skip
 
 
-def _first_not_finite(values: object, name: str = "") -> str:
+def _first_not_finite(row: StepMetrics) -> str:
     """The name of the first number in a row that is not finite; empty when all are."""
-    if isinstance(values, float) and not math.isfinite(values):
-        return name
-    inner = (
-        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
-    )
-    return next(
-        (found for key, v in inner if (found := _first_not_finite(v, f"{name}/{key}".strip("/")))), ""
-    )
+    numbers = row.numbers().items()
+    return next((name for name, value in numbers if value is not None and not math.isfinite(value)), "")

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from worldcompass.doctor.checks import CHECKS
+from worldcompass.doctor.events import Changed, Refused, RolledBack, Stopped
 from worldcompass.doctor.outcome_checks import judged_changes
 from worldcompass.doctor.record import FOLLOWED, Finding, Record, Severity
 from worldcompass.doctor.trends import Trend, steps_needed
-from worldcompass.media.charts import number
-from worldcompass.statistics import LEVEL, MIN_FREEDOM, Estimate
+from worldcompass.statistics import LEVEL, MIN_FREEDOM, Estimate, number
 
 State = Literal[
     "learning", "unconfirmed", "unjudged", "undecided", "mixed", "no change", "too early",
@@ -77,7 +77,7 @@ class RewardTrend:
         if self.trend is None:
             return None
         slope, length = self.trend.slope, self.steps - 1
-        return Estimate(slope.value * length, slope.low * length, slope.high * length)
+        return slope.times(length)
 
 
 @dataclass(frozen=True)
@@ -181,33 +181,31 @@ def diagnose(record: Record) -> Diagnosis:
         evaluation=record.evaluation,
         findings=findings,
         not_measured=tuple(name for name, found in results if found is None),
-        history=tuple(_deed(event) for event in record.events if event["event"] != "refused"),
+        history=tuple(_deed(event) for event in record.events if not isinstance(event, Refused)),
         steps=len(record.rows),
         planned=record.planned,
     )
 
 
-def _deed(event: Mapping[str, Any]) -> str:
-    if event["event"] == "changed":
-        return f"Gone on with other settings after step {event['step']}: {', '.join(event['settings'])}."
-    why = f"{event['finding']} ({event['evidence']})"
-    if event["event"] == "stopped":
-        return f"Stopped at step {event['step']}: {why}."
-    return (
-        f"Rolled back from step {event['step']} to {event['to']}, learning rate now {event['lr']:g}: {why}."
-    )
+def _deed(event: Stopped | RolledBack | Changed) -> str:
+    if isinstance(event, Changed):
+        return f"Gone on with other settings after step {event.step}: {', '.join(event.settings)}."
+    why = f"{event.finding} ({event.evidence})"
+    if isinstance(event, Stopped):
+        return f"Stopped at step {event.step}: {why}."
+    return f"Rolled back from step {event.step} to {event.to}, learning rate now {event.lr:g}: {why}."
 
 
 def reward_trend(record: Record, name: str) -> RewardTrend:
     """The trend of one reward and the steps that telling it needs."""
-    seen, found = len(record.series("rewards", name, "mean")), record.trend(name, LEVEL)
-    spreads = record.series("rewards", name, "std")
+    seen, found = len(record.reward(name, lambda r: r.mean)), record.trend(name, LEVEL)
+    spreads = record.reward(name, lambda r: r.std)
     spread = fmean(p.value for p in spreads) if spreads else 0.0
     least = spread / record.planned
     if found is None:
         needed = float(max(record.num_chunks + 1 + MIN_FREEDOM, seen + 1))
     else:
-        needed = steps_needed(found.noise, max(found.slope.value, least))
+        needed = steps_needed(found.noise, max(found.slope.mean, least))
     return RewardTrend(name, found, seen, spread, needed)
 
 
@@ -261,7 +259,7 @@ def _sentence(reward: RewardTrend, planned: int) -> str:
         return f"{name}: the curriculum has hardly come round; a trend needs about {more} more steps."
     said = f"{reward.rise} over {reward.steps} steps"
     if reward.spread > 0:
-        said += f", {number(abs(reward.rise.value) / reward.spread)} times the spread of a group"
+        said += f", {number(abs(reward.rise.mean) / reward.spread)} times the spread of a group"
     if reward.state in ("rises", "falls"):
         return f"{name} {reward.state}: {said}."
     if reward.state == "stands":

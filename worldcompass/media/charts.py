@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from worldcompass.statistics import Estimate, number
+
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 22  # left of the axis fits "−0.00116"
 Scale = Callable[[float], float]
@@ -16,13 +18,11 @@ MAX_POINTS = 400  # longer series are averaged in buckets
 
 
 @dataclass(frozen=True)
-class Interval:
-    """One row of an interval chart, in the unit of its axis."""
+class Bar:
+    """One row of an interval chart."""
 
     name: str
-    mean: float
-    low: float
-    high: float
+    share: Estimate
     style: str
     """CSS class: ``base``, ``trained``, ``engine`` or the i-th run's ``run<i>``."""
 
@@ -34,17 +34,6 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     """(step, value), NaN where there is none."""
-
-
-def number(value: float | None) -> str:
-    """A number for people: three significant digits, no exponent where it can be helped."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
-    digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -112,8 +101,8 @@ def curves_chart(title: str, series: Sequence[Series]) -> str:
     return _svg(WIDTH, HEIGHT, f"{title}: {ends}", marks)
 
 
-def interval_chart(title: str, rows: Sequence[Interval], unit: str = "%") -> str:
-    """Means with their intervals on one axis from 0 to 100."""
+def interval_chart(title: str, rows: Sequence[Bar]) -> str:
+    """Shares with their intervals on one axis from 0 to 100%."""
     height = 34 * len(rows) + 26
     left, right = max(NAME_LEFT, 16 + LETTER * max(len(row.name) for row in rows)), 56
     width = round(left) + 378
@@ -123,23 +112,25 @@ def interval_chart(title: str, rows: Sequence[Interval], unit: str = "%") -> str
         x = scale(tick)
         marks += [
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{height - 20}"/>',
-            _text(x, height - 5, f"{tick}{unit}", "middle"),
+            _text(x, height - 5, f"{tick}%", "middle"),
         ]
     for index, row in enumerate(rows):
-        marks.append(_interval_row(row, scale, 22 + 34 * index, unit, left))
+        marks.append(_interval_row(row, scale, 22 + 34 * index, left))
+    spoken = ((row.name, row.share.times(100)) for row in rows)
     said = f"{title}: " + ", ".join(
-        f"{r.name} {r.mean:.1f}{unit} ({r.low:.1f} to {r.high:.1f})" for r in rows
+        f"{name} {v.mean:.1f}% ({v.low:.1f} to {v.high:.1f})" for name, v in spoken
     )
     return _svg(width, height, said, marks)
 
 
-def _interval_row(row: Interval, scale: Scale, y: float, unit: str, left: float) -> str:
-    low, mean, high = (scale(min(max(v, 0), 100)) for v in (row.low, row.mean, row.high))
+def _interval_row(row: Bar, scale: Scale, y: float, left: float) -> str:
+    value = row.share.times(100)
+    low, mean, high = (scale(min(max(v, 0), 100)) for v in (value.low, value.mean, value.high))
     return (
         f'<g class="{row.style}">{_text(left - 8, y + 4, row.name, "end")}'
         f'<rect class="bar" x="{left}" y="{y - 8:.1f}" width="{max(mean - left, 1):.1f}" height="16" rx="3"/>'
         f'<path class="whisker" d="M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 5}v10M{high:.1f} {y - 5}v10"/>'
-        f"{_text(high + 6, y + 4, f'{row.mean:.1f}{unit}', 'start', 'strong')}</g>"
+        f"{_text(high + 6, y + 4, f'{value.mean:.1f}%', 'start', 'strong')}</g>"
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from worldcompass.errors import UserError
+from worldcompass.statistics import Estimate, win_rate
 
 Verdict = Literal["before", "after", "tie"]
 QUESTIONS = {"follows": "follows the command better", "looks": "looks better"}
@@ -49,10 +50,9 @@ class Tally:
     ties: int
 
     @property
-    def win_rate(self) -> float | None:
-        """Wins among decided votes; None without any."""
-        decided = self.wins + self.losses
-        return self.wins / decided if decided else None
+    def win_rate(self) -> Estimate:
+        """Wins among decided votes, 95%; not known without any."""
+        return win_rate(self.wins, self.losses)
 
 
 def append_vote(path: Path, vote: Vote) -> None:

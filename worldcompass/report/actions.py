@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS, ROTATIONS, TRANSLATIONS
 from worldcompass.media.html import script
+from worldcompass.runs.results import ActionCounts
 
 Counts = Sequence[tuple[int, int]]
 """(asked, followed) of each of the 81 actions."""
@@ -33,13 +33,9 @@ slider.addEventListener("input", () => {
 """
 
 
-def heat_maps(entries: Mapping[str, Any]) -> str:
-    """The section: a map for every name whose entry holds counts (see ``evaluate.per_action``); empty without."""
-    sides = {
-        name: chunks
-        for name, entry in entries.items()
-        if isinstance(entry, Mapping) and (chunks := by_chunk(entry))
-    }
+def heat_maps(entries: Mapping[str, ActionCounts]) -> str:
+    """The section: a map for every name whose entry holds counts; empty without."""
+    sides = {name: chunks for name, entry in entries.items() if (chunks := by_chunk(entry))}
     if not sides:
         return ""
     chunks = min(map(len, sides.values()))
@@ -53,11 +49,11 @@ def heat_maps(entries: Mapping[str, Any]) -> str:
     )
 
 
-def by_chunk(entry: Mapping[str, Any]) -> list[list[tuple[int, int]]]:
+def by_chunk(entry: ActionCounts) -> list[list[tuple[int, int]]]:
     """Counts of each chunk."""
     return [
         list(zip(asked, followed, strict=True))
-        for asked, followed in zip(entry["asked"], entry["followed"], strict=True)
+        for asked, followed in zip(entry.asked, entry.followed, strict=True)
     ]
 
 

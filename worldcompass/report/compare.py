@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.media.charts import Interval, Series, curves_chart, interval_chart
+from worldcompass.evaluate import FOLLOWED
+from worldcompass.media.charts import Bar, Series, curves_chart, interval_chart
 from worldcompass.media.html import document
 from worldcompass.report.actions import heat_maps
 from worldcompass.report.looks import filmstrip_section, looks_section
@@ -22,12 +24,9 @@ from worldcompass.report.runs import (
     answer,
     flatten,
     load_run,
-    mapping,
-    number,
-    percent,
-    score,
 )
 from worldcompass.runs.atomic import write_text
+from worldcompass.statistics import percent
 
 MAX_RUNS = 8  # as many colours can be told apart
 
@@ -42,7 +41,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     if not 2 <= len(folders) <= MAX_RUNS:
         raise UserError(f"a comparison needs 2 to {MAX_RUNS} runs, got {len(folders)}")
     runs = [load_run(folder) for folder in folders]
-    hashes = {run.results["scenarios_hash"] for run in runs if "scenarios_hash" in run.results}
+    hashes = {run.results.scenarios_hash for run in runs if run.results.scenarios_hash}
     if len(hashes) > 1:
         raise UserError(
             f"{', '.join(map(str, folders))} were evaluated on different scenarios: their scores do not compare"
@@ -78,10 +77,8 @@ def render(runs: Sequence[Run], names: Sequence[str]) -> str:
 def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
     lines = []
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        gap = score({"gap_closed": {"all": run.results.get("gap_closed")}}, "gap_closed", "all", "combined")
-        closed = (
-            f" {percent(gap.mean)} of the gap of combined actions closed." if math.isfinite(gap.mean) else ""
-        )
+        gap = run.results.evaluation.closed("combined")
+        closed = f" {percent(gap.mean)} of the gap of combined actions closed." if gap.known else ""
         lines.append(
             f'<li><b class="run{index}">{escape(name)}</b> {badge(run)} {escape(answer(run))}{closed}</li>'
         )
@@ -89,20 +86,20 @@ def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
-    sides = [("base", runs[0], "base")] if kind in runs[0].results.get("base", {}) else []
+    sides = [("base", runs[0], "base")] if kind in runs[0].results.evaluation.base else []
     sides += [(f"run{i}", run, name) for i, (run, name) in enumerate(zip(runs, names, strict=True))]
     bars = []
     for style, run, name in sides:
-        value = score(run.results, "base" if style == "base" else "trained", kind, "judge_accuracy")
-        if math.isfinite(value.low):
-            bars.append(Interval(name, 100 * value.mean, 100 * value.low, 100 * value.high, style))
+        value = run.results.evaluation.score("base" if style == "base" else "trained", kind, FOLLOWED)
+        if value.bounded:
+            bars.append(Bar(name, value, style))
     if not bars:
         return ""
     caption = f"{KINDS[kind]} followed, by the held-out judge"
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     rows = "".join(
         f'<tr><th scope="row">{words}</th>'
-        + "".join(difference_cell(score(r.results, "difference", kind, m), share) for r in runs)
+        + "".join(difference_cell(r.results.evaluation.score("difference", kind, m), share) for r in runs)
         + "</tr>"
         for m, (words, share) in MEASURES.items()
     )
@@ -117,9 +114,10 @@ def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
 
 def _actions(runs: Sequence[Run], names: Sequence[str]) -> str:
     """Which actions are followed: by the first run's base, and by every run."""
-    counts = [mapping(run.results.get("per_action")) for run in runs]
-    trained = {name: one.get("trained") for name, one in zip(names, counts, strict=True)}
-    return heat_maps({"base": counts[0].get("base"), **trained})
+    counts = [run.results.per_action for run in runs]
+    shown = [("base", counts[0].get("base"))]
+    shown += [(name, one.get("trained")) for name, one in zip(names, counts, strict=True)]
+    return heat_maps({name: one for name, one in shown if one})
 
 
 def _together(pictures: Sequence[Mapping[Any, bytes]], names: Sequence[str]) -> dict[Any, dict[str, bytes]]:
@@ -137,19 +135,16 @@ def _together(pictures: Sequence[Mapping[Any, bytes]], names: Sequence[str]) -> 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
     """Rewards and losses that at least two runs have, those that never change left out."""
-    counts: dict[str, int] = {}
-    for run in runs:
-        for name in {
-            key for row in run.metrics for key in row if key.startswith(("reward", "loss", "judge"))
-        }:
-            counts[name] = counts.get(name, 0) + 1
+    rows = [[(row.step, row.numbers()) for row in run.metrics] for run in runs]
+    counts = Counter(name for one in rows for name in {key for _, row in one for key in row})
     figures = []
     for name in sorted(name for name, count in counts.items() if count > 1):
-        if len({row[name] for run in runs for row in run.metrics if name in row}) < 2:
+        values = {row[name] for one in rows for _, row in one if name in row}
+        if not name.startswith(("reward", "loss", "judge")) or len(values) < 2:
             continue
         series = [
-            Series(run_name, [(float(row["step"]), number(row.get(name), math.nan)) for row in run.metrics])
-            for run, run_name in zip(runs, names, strict=True)
+            Series(run_name, [(float(step), _or_nan(row.get(name))) for step, row in one])
+            for one, run_name in zip(rows, names, strict=True)
         ]
         if chart := curves_chart(name, series):
             figures.append(f"<figure>{chart}<figcaption>{escape(name)}</figcaption></figure>")
@@ -163,7 +158,7 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
     """Settings in which the runs differ."""
-    settings: list[Mapping[str, Any]] = [flatten(run.config) for run in runs]
+    settings = [flatten(run.config) for run in runs]
     keys = sorted({key for one in settings for key in one})
     shown = [[json.dumps(one[key]) if key in one else "not set" for one in settings] for key in keys]
     rows = "".join(
@@ -179,3 +174,7 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
         f'aria-label="Settings that differ"><table><thead><tr><th scope="col">Setting</th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

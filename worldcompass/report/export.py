@@ -12,11 +12,13 @@ from statistics import fmean
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, percent, score
+from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run
 from worldcompass.runs.atomic import write_tensors, writing
 from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
 from worldcompass.runs.final import final_weights
 from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import StepMetrics
+from worldcompass.statistics import percent
 from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
@@ -137,7 +139,7 @@ def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _results(run: Run) -> Iterator[str]:
-    headlines = [text for kind in KINDS if (text := headline(run.results, kind))]
+    headlines = [text for kind in KINDS if (text := headline(run.results.evaluation, kind))]
     yield from headlines
     if headlines:
         yield from [
@@ -147,15 +149,14 @@ def _results(run: Run) -> Iterator[str]:
         ]
         yield from _measured(run)
         yield ""
-    rows = [row for row in run.metrics if "step" in row]
+    rows = run.metrics
     if not rows:
         return
     yield f"Rewards during training, means of its first and last {min(FEW, len(rows))} of {len(rows)} steps:"
     yield from ["", "| reward | first | last |", "| --- | --- | --- |"]
-    for key in (key for key in rows[-1] if key.startswith("rewards/") and key.endswith("/mean")):
-        first, last = (fmean(row[key] for row in part) for part in (rows[:FEW], rows[-FEW:]))
-        yield f"| {key.split('/')[1]} | {first:.4f} | {last:.4f} |"
-    looks = [row["judge/mean"] for row in rows if "judge/mean" in row]
+    for name in rows[-1].rewards:
+        yield f"| {name} | {_mean_of(name, rows[:FEW])} | {_mean_of(name, rows[-FEW:])} |"
+    looks = [row.judge.mean for row in rows if row.judge is not None and row.judge.mean is not None]
     if looks:
         yield f"\nA held-out judge, no reward: {looks[0]:.4f} at its first look, {looks[-1]:.4f} at its last."
     if run.diagnosis is not None:
@@ -163,13 +164,20 @@ def _results(run: Run) -> Iterator[str]:
         yield f"\nThe run doctor found: {found}."
 
 
+def _mean_of(reward: str, rows: Sequence[StepMetrics]) -> str:
+    """Over the steps in which its critic spoke."""
+    means = [row.rewards[reward].mean for row in rows if reward in row.rewards]
+    said = [mean for mean in means if mean is not None]
+    return f"{fmean(said):.4f}" if said else "–"
+
+
 def _measured(run: Run) -> Iterator[str]:
     for kind in KINDS:
         for name, (words, share) in MEASURES.items():
             base, trained, change = (
-                score(run.results, side, kind, name) for side in ("base", "trained", "difference")
+                run.results.evaluation.score(side, kind, name) for side in ("base", "trained", "difference")
             )
-            if base.mean != base.mean:  # not measured
+            if not base.known:
                 continue
             show = percent if share else "{:.3f}".format
             interval = f"{show(change.mean)} [{show(change.low)}, {show(change.high)}]"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.doctor.page import section
-from worldcompass.media.charts import Interval, interval_chart, line_chart, number
+from worldcompass.evaluate import FOLLOWED
+from worldcompass.media.charts import Bar, interval_chart, line_chart
 from worldcompass.media.html import data_address, document
 from worldcompass.report.actions import heat_maps
 from worldcompass.report.looks import filmstrip_section, looks_section
@@ -18,19 +19,16 @@ from worldcompass.report.runs import (
     KINDS,
     MEASURES,
     Run,
-    Score,
     answer,
     headline,
-    is_number,
     load_run,
-    mapping,
-    percent,
-    score,
     verdict,
 )
-from worldcompass.report.runs import number as as_number
 from worldcompass.runs.atomic import write_text
 from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import StepMetrics
+from worldcompass.runs.results import ActionCounts, Evaluation, ForwardPasses, Results
+from worldcompass.statistics import Estimate, number, percent
 
 NEXT = {
     "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "
@@ -56,13 +54,13 @@ def render(run: Run) -> str:
     parts = [
         _header(run, title),
         _video(run.video),
-        _scores(run.results),
-        _actions(run.results),
+        _scores(run.results.evaluation),
+        _actions(run.results.per_action),
         filmstrip_section({name: {name: strip} for name, strip in run.filmstrips.items()}),
         looks_section({step: {f"step {step}": strip} for step, strip in run.looks.items()}),
         section(run.diagnosis) if run.diagnosis.steps else "",
         _next(run),
-        _passes(run.results),
+        _passes(run.results.forward_passes),
         _curves(run.metrics),
         _details(run),
     ]
@@ -73,11 +71,10 @@ def render(run: Run) -> str:
 
 
 def _header(run: Run, title: str) -> str:
-    sentences = [s for s in (headline(run.results, name) for name in KINDS) if s]
+    sentences = [s for s in (headline(run.results.evaluation, name) for name in KINDS) if s]
     lines = [f'<p class="headline">{escape(sentences[0])}</p>'] if sentences else []
     lines += [f"<p>{escape(sentence)}</p>" for sentence in sentences[1:]]
-    basic = score(run.results, "difference", "basic", "judge_accuracy")
-    if basic.high < 0:
+    if run.results.evaluation.score("difference", "basic", FOLLOWED).falls:
         lines.append("<p><strong>Basic actions got worse.</strong></p>")
     return (
         f"<header><h1>{escape(title)}</h1>"
@@ -95,17 +92,17 @@ def badge(run: Run) -> str:
 def _facts(run: Run) -> str:
     facts = []
     if run.metrics:
-        members = mapping(run.command.get("recipe")).get("members", 1)
+        recipe = run.command.get("recipe")
+        members = recipe.get("members", 1) if isinstance(recipe, Mapping) else 1
         together = f" of each of {members} members, curves are their means" if members != 1 else ""
         facts.append(f"{len(run.metrics)} training steps{together}")
-    seconds = run.results.get("seconds")
-    if isinstance(seconds, int | float):
-        facts.append(f"{seconds / 60:.1f} minutes")
-    n = score(run.results, "difference", "combined", "judge_accuracy").n
+    if run.results.seconds is not None:
+        facts.append(f"{run.results.seconds / 60:.1f} minutes")
+    n = run.results.evaluation.score("difference", "combined", FOLLOWED).n
     if n:
         facts.append(f"{n} paired rollouts of combined actions")
-    if run.results.get("scenarios_hash"):
-        facts.append(f"scenarios {str(run.results['scenarios_hash'])[:12]}")
+    if run.results.scenarios_hash:
+        facts.append(f"scenarios {run.results.scenarios_hash[:12]}")
     return " · ".join(facts)
 
 
@@ -120,8 +117,8 @@ def _video(video: bytes) -> str:
     )
 
 
-def _scores(results: Mapping[str, Any]) -> str:
-    tables = [_table(results, kind) for kind in KINDS if _has_kind(results, kind)]
+def _scores(found: Evaluation) -> str:
+    tables = [_table(found, kind) for kind in KINDS if found.has(kind)]
     if not tables:
         return ""
     return (
@@ -131,40 +128,36 @@ def _scores(results: Mapping[str, Any]) -> str:
     )
 
 
-def _has_kind(results: Mapping[str, Any], kind: str) -> bool:
-    return any(kind in mapping(results.get(side)) for side in ("base", "trained", "engine", "difference"))
-
-
-def _table(results: Mapping[str, Any], kind: str) -> str:
-    rows = "".join(_row(results, kind, measure) for measure in MEASURES)
+def _table(found: Evaluation, kind: str) -> str:
+    rows = "".join(_row(found, kind, measure) for measure in MEASURES)
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("Base", "Trained", "Difference", "Engine"))
     return (
-        f"<h3>{KINDS[kind]}</h3>{_interval_figure(results, kind)}"
+        f"<h3>{KINDS[kind]}</h3>{_interval_figure(found, kind)}"
         f'<div class="scroll" role="region" tabindex="0" aria-label="Scores of {KINDS[kind].lower()}"><table>'
         f'<thead><tr><th scope="col">Measure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
-def _row(results: Mapping[str, Any], kind: str, measure: str) -> str:
+def _row(found: Evaluation, kind: str, measure: str) -> str:
     words, share = MEASURES[measure]
     cells = "".join(
         difference_cell(value, share) if side == "difference" else f"<td>{shown(value, share)}</td>"
         for side in ("base", "trained", "difference", "engine")
-        for value in [score(results, side, kind, measure)]
+        for value in [found.score(side, kind, measure)]
     )
     return f'<tr><th scope="row">{words}</th>{cells}</tr>'
 
 
-def difference_cell(value: Score, share: bool) -> str:
+def difference_cell(value: Estimate, share: bool) -> str:
     """A table cell that stands out where the interval excludes zero."""
-    sure = value.low > 0 or value.high < 0
-    style = f' class="{"good" if value.low > 0 else "bad"}"' if sure else ""
+    sure = value.rises or value.falls
+    style = f' class="{"good" if value.rises else "bad"}"' if sure else ""
     return f"<td{style}>{shown(value, share, signed=True)}</td>"
 
 
-def shown(value: Score, share: bool, signed: bool = False) -> str:
+def shown(value: Estimate, share: bool, signed: bool = False) -> str:
     """A mean with its interval below; a share as percent, ``signed`` with its plus."""
-    if math.isnan(value.mean):
+    if not value.known:
         return '<span class="muted">–</span>'
     show = percent if share else number
     plus = "+" if signed and value.mean > 0 else ""
@@ -172,30 +165,28 @@ def shown(value: Score, share: bool, signed: bool = False) -> str:
     return f"<b>{plus}{show(value.mean)}</b>{interval}"
 
 
-def _interval_figure(results: Mapping[str, Any], kind: str) -> str:
+def _interval_figure(found: Evaluation, kind: str) -> str:
     rows = []
     for side in ("base", "trained", "engine"):
-        value = score(results, side, kind, "judge_accuracy")
-        if math.isfinite(value.mean):
-            low = value.low if math.isfinite(value.low) else value.mean
-            high = value.high if math.isfinite(value.high) else value.mean
-            rows.append(Interval(side, 100 * value.mean, 100 * low, 100 * high, side))
+        value = found.score(side, kind, FOLLOWED)
+        if value.known:
+            rows.append(
+                Bar(side, value if value.bounded else Estimate(value.mean, value.mean, value.mean), side)
+            )
     if not rows:
         return ""
     caption = f"{KINDS[kind]} followed, by the held-out judge"
     return f'<figure class="chart">{interval_chart(caption, rows)}<figcaption>{caption}</figcaption></figure>'
 
 
-def _actions(results: Mapping[str, Any]) -> str:
-    counts = mapping(results.get("per_action"))
-    return heat_maps({"Base": counts.get("base"), "Trained": counts.get("trained")})
+def _actions(counts: Mapping[str, ActionCounts]) -> str:
+    return heat_maps({name.capitalize(): counts[name] for name in ("base", "trained") if name in counts})
 
 
-def _passes(results: Mapping[str, Any]) -> str:
-    passes = mapping(results.get("forward_passes"))
-    clip, whole = passes.get("clip_level"), passes.get("whole_video")
-    if not (isinstance(clip, int | float) and isinstance(whole, int | float) and clip > 0):
+def _passes(passes: ForwardPasses | None) -> str:
+    if passes is None or passes.clip_level <= 0:
         return ""
+    clip, whole = passes.clip_level, passes.whole_video
     return (
         "<section><h2>Cost of imagining</h2>"
         f"<p>Sharing the past and imagining one clip took <b>{clip:,.0f}</b> forward passes; whole videos would "
@@ -203,39 +194,28 @@ def _passes(results: Mapping[str, Any]) -> str:
     )
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    names = sorted(_series_names(metrics), key=_curve_order)
+def _curves(metrics: Sequence[StepMetrics]) -> str:
+    rows = [(row.step, row.numbers()) for row in metrics]
+    names = {name for _, row in rows for name, value in row.items() if value is not None} - {"step"}
     if not names:
         return ""
-    constant = {
-        name: values.pop()
-        for name in names
-        if len(metrics) > 1 and len(values := {row[name] for row in metrics if name in row}) == 1
-    }
-    figures = [
-        f"<figure>{_curve(metrics, name)}<figcaption>{escape(name)}</figcaption></figure>"
-        for name in names
-        if name not in constant
-    ]
+    constant: dict[str, float | None] = {}
+    figures = []
+    for name in sorted(names, key=_curve_order):
+        points = [(step, row[name]) for step, row in rows if name in row]
+        if len(rows) > 1 and len(values := {value for _, value in points}) == 1:
+            constant[name] = values.pop()
+        else:
+            chart = line_chart(
+                name, *zip(*((s, math.nan if v is None else v) for s, v in points), strict=True)
+            )
+            figures.append(f"<figure>{chart}<figcaption>{escape(name)}</figcaption></figure>")
     same = ", ".join(f"{escape(name)} {number(value)}" for name, value in constant.items())
     return (
         "<section><h2>Curves</h2><p class='muted'>Faint: every step. Strong: moving average.</p>"
         f'<div class="grid-of-charts">{"".join(figures)}</div>'
         f"{same and f'<p>The same at every step: {same}.</p>'}</section>"
     )
-
-
-def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> str:
-    points = [
-        (as_number(row.get("step"), index), as_number(row[name], math.nan))
-        for index, row in enumerate(metrics)
-        if name in row
-    ]
-    return line_chart(name, [step for step, _ in points], [value for _, value in points])
-
-
-def _series_names(metrics: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {name for row in metrics for name, value in row.items() if name != "step" and is_number(value)}
 
 
 def _curve_order(name: str) -> tuple[int, str]:
@@ -252,7 +232,7 @@ def _details(run: Run) -> str:
     blocks = [
         _block("Command and environment", run.command),
         _block("Configuration", run.config),
-        _block("results.json", run.results),
+        _block("results.json", {} if run.results == Results() else run.results.to_json()),
     ]
     return f"<section>{''.join(blocks)}</section>" if any(blocks) else ""
 

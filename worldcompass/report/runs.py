@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
+from worldcompass.evaluate import FOLLOWED
 from worldcompass.media import video
 from worldcompass.runs.folder import RunFolder, training_member
-from worldcompass.runs.metrics import read_metrics, read_object
+from worldcompass.runs.metrics import StepMetrics, read_metrics, read_object
+from worldcompass.runs.results import Evaluation, Results, read_results
+from worldcompass.statistics import percent
 
-SCHEMA = 1
 LOOK_FRAMES = 6  # of a clip in its filmstrip
 KINDS = {"combined": "Combined actions", "basic": "Basic actions"}
 # Key in results.json -> (words, whether it is a share shown in percent).
@@ -34,9 +35,8 @@ class Run:
     """What a run folder holds; everything but one of results and metrics may be missing."""
 
     folder: Path
-    results: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
-    """One flat row for each training step."""
+    results: Results
+    metrics: Sequence[StepMetrics]
     diagnosis: Diagnosis
     """Of the evaluation alone where there are no metrics of training steps."""
     config: Mapping[str, Any]
@@ -47,16 +47,6 @@ class Run:
     """By scenario, in words."""
     looks: Mapping[int, bytes]
     """Filmstrip of the clip that each look of the held-out judge left, by step."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One mean with its 95% interval; NaN where unknown."""
-
-    mean: float
-    low: float
-    high: float
-    n: int | None
 
 
 def load_run(run_dir: Path) -> Run:
@@ -71,14 +61,12 @@ def load_run(run_dir: Path) -> Run:
     if not (folder.results.is_file() or folder.metrics.is_file()):
         hint = training_member(folder)
         raise UserError(f"{run_dir} is not a run folder: expected results.json or metrics.jsonl in it{hint}")
-    results = read_object(folder.results, "a run's results")
-    if results and results.get("schema", SCHEMA) != SCHEMA:
-        raise UserError(f"{folder.results} has schema {results['schema']}, expected {SCHEMA}")
+    results = read_results(folder.results)
     video = folder.comparison
     return Run(
         folder=run_dir,
         results=results,
-        metrics=[flatten(row) for row in _rows(folder.metrics)],
+        metrics=read_metrics(folder.metrics),
         diagnosis=_diagnosis(run_dir, results),
         config=read_object(folder.config, "a run's configuration"),
         command=read_object(folder.record, "a run's command and environment"),
@@ -110,32 +98,20 @@ def answer(run: Run) -> str:
     return " ".join(said)
 
 
-def headline(results: Mapping[str, Any], kind: str) -> str:
+def headline(found: Evaluation, kind: str) -> str:
     """One sentence, such as ``Combined actions followed: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap …``."""
-    base, trained, engine = (
-        score(results, side, kind, "judge_accuracy") for side in ("base", "trained", "engine")
-    )
-    if math.isnan(base.mean) and math.isnan(trained.mean):
+    base, trained, engine = (found.score(side, kind, FOLLOWED) for side in ("base", "trained", "engine"))
+    if not base.known and not trained.known:
         return ""
     text = f"{KINDS[kind]} followed: {percent(base.mean)} → {percent(trained.mean)}"
-    if math.isfinite(engine.mean):
+    if engine.known:
         text += f" (engine {percent(engine.mean)})"
-    gap = as_score(mapping(results.get("gap_closed")).get(kind))
-    if math.isfinite(gap.mean):
+    gap = found.closed(kind)
+    if gap.known:
         text += f"; {percent(gap.mean)} of the gap closed"
-    if math.isfinite(gap.low):
+    if gap.bounded:
         text += f" (95% interval {percent(gap.low)} to {percent(gap.high)})"
     return text + "."
-
-
-def score(results: Mapping[str, Any], side: str, kind: str, measure: str) -> Score:
-    """One entry of results.json, NaN where it is missing."""
-    return as_score(mapping(mapping(results.get(side)).get(kind)).get(measure))
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A share as percent for people."""
-    return f"{100 * value:.{digits}f}%".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _strip(clip: Path) -> bytes:
@@ -144,45 +120,9 @@ def _strip(clip: Path) -> bytes:
     return video.png(video.filmstrip(frames, max(1, len(frames) // LOOK_FRAMES)))
 
 
-def _diagnosis(run_dir: Path, results: Mapping[str, Any]) -> Diagnosis:
+def _diagnosis(run_dir: Path, results: Results) -> Diagnosis:
     """The doctor's opinion; where the curves are no training steps', of the evaluation alone."""
     try:
         return diagnose(read_record(run_dir))
     except UserError:
         return diagnose(Record((), evaluation=evaluated(results)))
-
-
-def _rows(path: Path) -> list[Mapping[str, Any]]:
-    rows = read_metrics(path)
-    if bad := next((row for row in rows if not isinstance(row, dict)), None):
-        raise UserError(f"{path} must hold one JSON object on each line, not {type(bad).__name__}")
-    return list(rows)
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value where it is one, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def as_score(value: Any) -> Score:
-    """An entry of results.json, NaN where something is missing."""
-    entry = mapping(value)
-    ends = entry.get("ci95")
-    ends = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
-    n = entry.get("n")
-    return Score(
-        number(entry.get("mean"), math.nan),
-        number(ends[0], math.nan),
-        number(ends[1], math.nan),
-        n if isinstance(n, int) else None,
-    )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a metric can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def number(value: Any, otherwise: float) -> float:
-    """The value where it is a number."""
-    return float(value) if is_number(value) else otherwise

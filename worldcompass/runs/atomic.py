@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldcompass.statistics import Estimate
+
 UNFINISHED = ".unfinished_"
 
 
@@ -83,6 +85,8 @@ def write_json(path: Path, value: Any, indent: int | None = None, shared: bool =
 
 def finite(value: Any) -> Any:
     """The same for JSON: dataclasses by their fields, None for the numbers that it has no word for."""
+    if isinstance(value, Estimate):
+        return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: finite(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

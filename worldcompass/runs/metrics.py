@@ -1,14 +1,234 @@
-"""The metrics of a run: metrics.jsonl, append-only."""
+"""What a training step measured, and its file: metrics.jsonl, one row for each step, append-only."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
+
+
+@dataclass(frozen=True)
+class RewardMetrics:
+    """One critic's scores of a step; None where it scored too few candidates to say."""
+
+    mean: float | None = None
+    std: float | None = None
+    """Mean deviation within a group."""
+    spread: float | None = None
+    """Deviation over all scores."""
+    weight: float | None = None
+    """Share of the weights."""
+    valid: float | None = None
+    """Share of valid scores."""
+    flat: float | None = None
+    """Share of groups in which it gives all candidates the same score."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the imagined pictures look like against their video's first frame."""
+
+    brightness: float | None = None
+    """Difference, in shares of 255."""
+    saturation: float | None = None
+    """Difference of the largest minus the smallest channel, in shares of 255."""
+    detail: float | None = None
+    """Log ratio of the mean absolute gradients."""
+    motion: float | None = None
+    """Mean absolute change from latent to latent where an action is commanded; None where none is."""
+    diversity: float | None = None
+    """Deviation of a pixel over the candidates of a group; None with one candidate."""
+
+
+@dataclass(frozen=True)
+class Unreached:
+    """Trainable parameters that the step's updates gave no gradient."""
+
+    share: float
+    names: tuple[str, ...]
+    """Some of them."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the held-out judge says of its videos after this step."""
+
+    mean: float | None
+    values: tuple[float, ...]
+    """Score of each video."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one training step measured: a row of metrics.jsonl.
+
+    A part that is None was not measured: the held-out judge looks only now and then, only critics in other
+    processes can fail and be asked again, and runs of older versions measured less.
+    """
+
+    step: int
+    """Counted from 1."""
+    chunk: int = 0
+    """Chunk of the curriculum that was trained."""
+    rewards: Mapping[str, RewardMetrics] = field(default_factory=dict)
+    """By critic."""
+    flat_groups: float | None = None
+    """Share of groups in which no reward varies."""
+    clipped: float | None = None
+    """Share of advantages at the clip."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """Correlation of two critics' advantages, by ``a and b``; 0 where one is flat."""
+    objective: Mapping[str, float] = field(default_factory=dict)
+    """What the objective says of itself; in the file beside the others, by its own names."""
+    loss: float | None = None
+    kl_to_start: float | None = None
+    mean_shift: float | None = None
+    grad_norm: float | None = None
+    applied: float | None = None
+    """Share of updates that moved the weights."""
+    pictures: Pictures | None = None
+    no_gradient: Unreached | None = None
+    behaviour_lag: float | None = None
+    """How much of the way from the start to the trained weights the behaviour has yet to follow."""
+    failed_tries: Mapping[str, float] | None = None
+    """Share of tries that failed, of each critic that is asked again."""
+    forward_passes: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of each stage."""
+    judge: Judged | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as the file holds it."""
+        unreached, judge = self.no_gradient, self.judge
+        row = {
+            "step": self.step,
+            "chunk": self.chunk,
+            "rewards": {name: dict(vars(reward)) for name, reward in self.rewards.items()},
+            "flat_groups": self.flat_groups,
+            "clipped": self.clipped,
+            "agreement": dict(self.agreement),
+            **self.objective,
+            "loss": self.loss,
+            "kl_to_start": self.kl_to_start,
+            "mean_shift": self.mean_shift,
+            "grad_norm": self.grad_norm,
+            "applied": self.applied,
+            "pictures": self.pictures and dict(vars(self.pictures)),
+            "no_gradient": unreached and {"share": unreached.share, "names": list(unreached.names)},
+            "behaviour_lag": self.behaviour_lag,
+            "failed_tries": None if self.failed_tries is None else dict(self.failed_tries),
+            "forward_passes": self.forward_passes,
+            "seconds": dict(self.seconds),
+            "judge": judge and {"mean": judge.mean, "values": list(judge.values)},
+        }
+        return {name: part for name, part in row.items() if part is not None}
+
+    @staticmethod
+    def from_json(row: object) -> StepMetrics:
+        """The inverse of ``to_json``; rows of older versions lack parts.
+
+        Raises:
+            ValueError: naming the part that is missing or malformed.
+        """
+        if not isinstance(row, Mapping):
+            raise ValueError("expected one JSON object on each line")
+        step = row.get("step")
+        if not isinstance(step, int) or isinstance(step, bool) or step < 1:
+            raise _malformed("step")
+        rewards = {
+            name: _all_numbers(RewardMetrics, reward, "rewards")
+            for name, reward in _object(row.get("rewards"), "rewards").items()
+        }
+        known = {part.name for part in fields(StepMetrics)}
+        pictures, reached, judge = row.get("pictures"), row.get("no_gradient"), row.get("judge")
+        failed = row.get("failed_tries")
+        return StepMetrics(
+            step=step,
+            chunk=int(_number(row, "chunk") or 0),
+            rewards=rewards,
+            agreement=_numbers(row.get("agreement", {}), "agreement"),
+            objective=_numbers({k: v for k, v in row.items() if k not in known and v is not None}, ""),
+            pictures=None if pictures is None else _all_numbers(Pictures, pictures, "pictures"),
+            no_gradient=None if reached is None else _unreached(reached),
+            failed_tries=None if failed is None else _numbers(failed, "failed_tries"),
+            seconds=_numbers(row.get("seconds", {}), "seconds"),
+            judge=None if judge is None else _judged(judge),
+            **{name: _number(row, name) for name in _PLAIN},
+        )
+
+    def numbers(self) -> dict[str, float | None]:
+        """Every number by its path, such as ``rewards/interaction/mean``; None for gaps, lists left out."""
+        return dict(_flat(self.to_json()))
+
+
+_PLAIN = (
+    "flat_groups", "clipped", "loss", "kl_to_start", "mean_shift", "grad_norm", "applied", "behaviour_lag",
+    "forward_passes",
+)  # fmt: skip
+_T = TypeVar("_T", RewardMetrics, Pictures)
+
+
+def _malformed(name: str) -> ValueError:
+    return ValueError(f"{name} is missing or malformed")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _malformed(name)
+    return value
+
+
+def _number(data: Mapping[str, Any], name: str, inside: str = "") -> float | None:
+    value = data.get(name)
+    if value is not None and not _is_number(value):
+        raise _malformed(inside or name)
+    return value
+
+
+def _numbers(value: object, name: str) -> dict[str, float]:
+    """A mapping to numbers; ``name`` of it, empty for the row itself, whose own names are then told."""
+    found = _object(value, name)
+    if bad := next((key for key, number in found.items() if not _is_number(number)), None):
+        raise _malformed(name or bad)
+    return dict(found)
+
+
+def _all_numbers(kind: type[_T], value: object, name: str) -> _T:
+    data = _object(value, name)
+    return kind(**{part.name: _number(data, part.name, name) for part in fields(kind)})
+
+
+def _unreached(value: object) -> Unreached:
+    data = _object(value, "no_gradient")
+    share, names = _number(data, "share", "no_gradient"), data.get("names")
+    if share is None or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise _malformed("no_gradient")
+    return Unreached(share, tuple(names))
+
+
+def _judged(value: object) -> Judged:
+    data = _object(value, "judge")
+    values = data.get("values")
+    if not isinstance(values, list) or not all(map(_is_number, values)):
+        raise _malformed("judge")
+    return Judged(_number(data, "mean", "judge"), tuple(values))
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        elif value is None or _is_number(value):
+            yield prefix + name, value
 
 
 class MetricsLog:
@@ -22,22 +242,42 @@ class MetricsLog:
         if not writes:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        rewrite(path, [row for row in read_metrics(path) if row["step"] <= resumed_step])
+        write_metrics(path, [row for row in read_metrics(path) if row.step <= resumed_step])
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add the metrics of one step; ``row`` holds ``step``."""
+    def append(self, metrics: StepMetrics) -> None:
+        """Add what one step measured."""
         if self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(self.path, metrics.to_json())
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[StepMetrics]:
     """The rows of a metrics file; none when there is no file, and an end cut off by a kill is left out.
+
+    Raises:
+        UserError: naming the line that is malformed, or is damaged while whole ones follow it.
+    """
+    steps = []
+    for number, row in read_rows(path):
+        try:
+            steps.append(StepMetrics.from_json(row))
+        except ValueError as why:
+            raise UserError(f"{path} line {number} is no training step: {why}") from None
+    return steps
+
+
+def write_metrics(path: Path, steps: Iterable[StepMetrics]) -> None:
+    """Replace a metrics file by these rows, at once."""
+    write_rows(path, (metrics.to_json() for metrics in steps))
+
+
+def read_rows(path: Path) -> list[tuple[int, Any]]:
+    """Number and content of the lines of a file of JSON lines; none when there is no file.
 
     Raises:
         UserError: when a line is damaged and whole ones follow: then more than the end is lost.
     """
-    rows, damaged = [], 0
+    rows: list[tuple[int, Any]] = []
+    damaged = 0
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
         try:
             row = json.loads(line) if line.strip() else None
@@ -50,8 +290,41 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             raise UserError(
                 f"{path} line {damaged} is damaged and whole ones follow it: delete that line to go on"
             )
-        rows.append(row)
+        rows.append((number, row))
     return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one line to a file of JSON lines."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file of JSON lines, at once."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def mean_metrics(members: Sequence[StepMetrics]) -> StepMetrics:
+    """One step of several runs: numbers averaged, what they spend summed, of anything else the first."""
+    return StepMetrics.from_json(_mean([member.to_json() for member in members]))
+
+
+SUMMED = ("forward_passes", "seconds")  # what members spend, they spend together
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, first in rows[0].items():
+        values, together = [row.get(name) for row in rows], summed or name in SUMMED
+        if all(isinstance(value, Mapping) for value in values):
+            result[name] = _mean(values, together)  # type: ignore[arg-type]
+        elif name in ("step", "chunk") or not all(map(_is_number, values)):
+            result[name] = first
+        else:
+            total = sum(values)  # type: ignore[arg-type]
+            result[name] = total if together else total / len(values)
+    return result
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
@@ -70,8 +343,3 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is not {what}: expected one JSON object, not {type(value).__name__}")
     return value
-
-
-def rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a metrics file by these rows, at once."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 
 from worldcompass.runs.atomic import write_text
 from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import StepMetrics
 
 Track = Literal["none", "tensorboard", "wandb", "trackio"]
-Send = Callable[[Mapping[str, Any]], None]
-"""Takes a row of metrics.jsonl, which holds ``step``."""
+Send = Callable[[StepMetrics], None]
 
 PROJECT = "worldcompass"
 
@@ -44,25 +44,20 @@ def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[s
         config: what json can hold.
     """
     if track == "none":
-        yield lambda row: None
+        yield lambda metrics: None
         return
     opened = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[track]
     send, close = opened(folder, first_step, config)
     try:
-        yield lambda row: send(row["step"], {k: v for k, v in numbers(row).items() if k != "step"})
+        yield lambda metrics: send(metrics.step, numbers(metrics))
     finally:
         close()
 
 
-def numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a row, nested ones as ``rewards/interaction/mean``; lists, words and gaps are left out."""
-    flat: dict[str, float] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            flat[prefix + name] = float(value)
-    return flat
+def numbers(metrics: StepMetrics) -> dict[str, float]:
+    """What a tracker is sent of a step: its numbers but ``step``, gaps left out."""
+    found = metrics.numbers().items()
+    return {name: float(value) for name, value in found if value is not None and name != "step"}
 
 
 _Opened = tuple[Callable[[int, dict[str, float]], None], Callable[[], object]]

@@ -21,15 +21,13 @@ from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.runs.folder import RunFolder
-from worldcompass.runs.metrics import read_metrics, rewrite
+from worldcompass.runs.metrics import StepMetrics, mean_metrics, read_metrics, write_metrics
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train_parts
 from worldcompass.training.policy import Policy
 from worldcompass.training.probe import HeldOut
 from worldcompass.training.run import Parts
 from worldcompass.world import WorldModel
-
-SUMMED = ("forward_passes", "seconds")  # what members spend, they spend together
 
 
 def check_members(members: int, extend: float) -> None:
@@ -100,31 +98,16 @@ def train_members(
     return parts.world, policy
 
 
-def mean_rows(members: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of metrics, averaged over the members step by step; steps that a member lacks are left out."""
-    by_step = [{row["step"]: row for row in rows} for rows in members]
+def mean_steps(members: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:
+    """Metrics averaged over the members step by step; steps that a member lacks are left out."""
+    by_step = [{row.step: row for row in rows} for rows in members]
     common = sorted(set.intersection(*(set(rows) for rows in by_step)))
-    return [_mean([rows[step] for rows in by_step]) for step in common]
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, Any]:
-    """Numbers averaged, or summed where members spend them; of anything else the first."""
-    result: dict[str, Any] = {}
-    for name, first in rows[0].items():
-        values, together = [row.get(name) for row in rows], summed or name in SUMMED
-        if all(isinstance(value, Mapping) for value in values):
-            result[name] = _mean(values, together)  # type: ignore[arg-type]
-        elif name in ("step", "chunk") or not all(type(value) in (int, float) for value in values):
-            result[name] = first
-        else:
-            total = sum(values)  # type: ignore[arg-type]
-            result[name] = total if together else total / len(values)
-    return result
+    return [mean_metrics([rows[step] for rows in by_step]) for step in common]
 
 
 def _write_metrics(whole: RunFolder, finished: Sequence[RunFolder]) -> None:
     """The mean over the members so far, for who asks whether the run is learning."""
-    rewrite(whole.metrics, mean_rows([read_metrics(folder.metrics) for folder in finished]))
+    write_metrics(whole.metrics, mean_steps([read_metrics(folder.metrics) for folder in finished]))
 
 
 def _write_run(whole: RunFolder, folders: Sequence[RunFolder], config: Config, policy: Policy) -> None:

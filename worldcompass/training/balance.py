@@ -6,13 +6,14 @@ Nothing is kept but ``metrics.jsonl``, so that a resumed or rolled-back run weig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-History = Sequence[Mapping[str, Any]]
-"""Rows of metrics.jsonl, oldest first: ``chunk`` and, per reward, ``mean`` and ``spread``."""
+from worldcompass.runs.metrics import RewardMetrics, StepMetrics
+
+History = Sequence[StepMetrics]
+"""What the steps before measured, oldest first: ``chunk`` and, per reward, ``mean`` and ``spread``."""
 Balance = Callable[[History, Sequence[str], Mapping[str, float]], Tensor]
 """(history, names of the R rewards, configured weights) -> weights (R,), non-negative, their sum positive."""
 
@@ -47,17 +48,18 @@ def progress(history: History, names: Sequence[str]) -> Tensor:
     The mean over the last ``MEMORY`` steps in which its critic spoke, of the difference to the first such step on
     the same chunk: later chunks score lower whatever is learned.
     """
-    first: dict[tuple[int, str], Mapping[str, float]] = {}
+    first: dict[tuple[int, str], RewardMetrics] = {}
     gains: dict[str, list[float]] = {name: [] for name in names}
     for row in history:
         for name in names:
-            now = row["rewards"][name]
-            if now["valid"]:  # where its critic said nothing, a reward neither begins nor comes on
-                gains[name].append(_gain(first.setdefault((row["chunk"], name), now), now))
+            now = row.rewards[name]
+            if now.valid:  # where its critic said nothing, a reward neither begins nor comes on
+                gains[name].append(_gain(first.setdefault((row.chunk, name), now), now))
     recent = [gains[name][-MEMORY:] or [0.0] for name in names]
     return torch.tensor([sum(part) / len(part) for part in recent], dtype=torch.float64)
 
 
-def _gain(start: Mapping[str, float], now: Mapping[str, float]) -> float:
+def _gain(start: RewardMetrics, now: RewardMetrics) -> float:
     """0 where everything scored the same."""
-    return (now["mean"] - start["mean"]) / start["spread"] if start["spread"] else 0.0
+    assert now.mean is not None and start.mean is not None, "a critic that spoke has a mean"
+    return (now.mean - start.mean) / start.spread if start.spread else 0.0

@@ -1,20 +1,22 @@
-"""What a step tells about itself: rewards, pictures, gradients and weights, as plain numbers for metrics.jsonl.
+"""What a step measures of itself: rewards, pictures, gradients and weights.
 
 The doctor reads them. All are cheap: pictures are looked at once per latent, weights in one pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worldcompass.critic import Critic
 from worldcompass.parallel.sharding import whole
+from worldcompass.parallel.team import Team
 from worldcompass.rollout import Futures
+from worldcompass.runs.metrics import Pictures, RewardMetrics, Unreached
 from worldcompass.training.advantages import Advantages, masked_mean, masked_std
 from worldcompass.training.policy import Policy
 from worldcompass.types import Group
@@ -23,21 +25,35 @@ WHITE = 255.0
 NAMED = 8  # names of parameters without a gradient that a row holds; their number is always told
 
 
+@dataclass(frozen=True)
+class Signal:
+    """What a step had to learn from; its parts as ``StepMetrics`` has them."""
+
+    rewards: Mapping[str, RewardMetrics]
+    flat_groups: float
+    clipped: float
+    agreement: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What became of pictures and weights; its parts as ``StepMetrics`` has them."""
+
+    pictures: Pictures
+    no_gradient: Unreached
+    behaviour_lag: float
+
+
 def reward_vitals(
     critics: Sequence[Critic],
     scores_NGR: Tensor,
     valid_NGR: Tensor,
     weights_R: Tensor,
     advantages: Advantages,
-) -> dict[str, Any]:
+) -> Signal:
     """Rewards and advantages of a step.
 
-    Returns:
-        ``rewards``: per critic its mean, mean deviation within a group (``std``) and over all scores
-        (``spread``), share of valid scores and of flat groups, and its share of the weights. What it abstained
-        from enters none of them; they are None where it did not say enough;
-        ``flat_groups``: share of groups in which no reward varies; ``clipped``: share of advantages at the
-        clip; ``agreement``: per pair of critics the correlation of their advantages, 0 where one is flat.
+    What a critic abstained from enters none of its numbers; they are None where it did not say enough.
     """
     mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
     compared_N1R = valid_NGR.sum(1, keepdim=True) > 1
@@ -46,42 +62,35 @@ def reward_vitals(
     count_R, told_R = valid_NGR.sum((0, 1)), compared_N1R.any(0).flatten()
     valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
     rewards = {
-        critic.name: {
-            "mean": mean_R[r].item() if count_R[r] else None,
-            "std": std_R[r].item() if told_R[r] else None,
-            "spread": spread_R[r].item() if count_R[r] > 1 else None,
-            "weight": share_R[r].item(),
-            "valid": valid_R[r].item(),
-            "flat": flat_R[r].item(),
-        }
+        critic.name: RewardMetrics(
+            mean=mean_R[r].item() if count_R[r] else None,
+            std=std_R[r].item() if told_R[r] else None,
+            spread=spread_R[r].item() if count_R[r] > 1 else None,
+            weight=share_R[r].item(),
+            valid=valid_R[r].item(),
+            flat=flat_R[r].item(),
+        )
         for r, critic in enumerate(critics)
     }
-    return {
-        "rewards": rewards,
-        "flat_groups": advantages.flat_NR.all(1).double().mean().item(),
-        "clipped": (advantages.advantage_NG.abs() >= 1).double().mean().item(),
-        "agreement": {
+    return Signal(
+        rewards,
+        advantages.flat_NR.all(1).double().mean().item(),
+        (advantages.advantage_NG.abs() >= 1).double().mean().item(),
+        {
             f"{critics[a].name} and {critics[b].name}": _correlation(
                 advantages.per_reward_NGR[..., a], advantages.per_reward_NGR[..., b]
             )
             for a, b in combinations(range(len(critics)), 2)
         },
-    }
+    )
 
 
 @torch.no_grad()
-def picture_vitals(groups: Sequence[Group]) -> dict[str, float | None]:
-    """Pictures of a step at the end of every latent, averaged over groups and candidates.
-
-    Returns:
-        In shares of 255: ``brightness`` and ``saturation`` (largest minus smallest channel) minus those of the
-        video's first frame, ``motion`` (mean absolute change from latent to latent where an action is
-        commanded, None where none is) and ``diversity`` (deviation of a pixel over the candidates). ``detail``
-        is the logarithm of the mean absolute gradient over that of the first frame.
-    """
-    rows = [_of_group(group) for group in groups]
+def picture_vitals(groups: Sequence[Group]) -> Pictures:
+    """Pictures of a step at the end of every latent, averaged over groups and candidates."""
+    rows = [vars(_of_group(group)) for group in groups]
     found = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
-    return {name: sum(values) / len(values) if values else None for name, values in found.items()}  # type: ignore[arg-type]
+    return Pictures(**{name: sum(values) / len(values) if values else None for name, values in found.items()})
 
 
 def without_gradient(policy: Policy) -> list[str]:
@@ -94,13 +103,20 @@ def without_gradient(policy: Policy) -> list[str]:
     return [name for name in policy.live if name not in reached]
 
 
-def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Policy) -> dict[str, Any]:
-    """Pictures, parameters that the update could not reach (share and some names), and the behaviour's lag."""
-    return {
-        "pictures": picture_vitals([group for part in futures for group in part.groups]),
-        "no_gradient": {"share": len(missing) / len(policy.live), "names": list(missing[:NAMED])},
-        "behaviour_lag": behaviour_lag(policy),
-    }
+def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Policy) -> Vitals:
+    """Pictures, parameters that the update could not reach, and the behaviour's lag, of this process."""
+    return Vitals(
+        picture_vitals([group for part in futures for group in part.groups]),
+        Unreached(len(missing) / len(policy.live), tuple(missing[:NAMED])),
+        behaviour_lag(policy),
+    )
+
+
+def mean_vitals(vitals: Vitals, team: Team) -> Vitals:
+    """The mean over processes; names are the main one's."""
+    pictures, unreached = vars(vitals.pictures), vars(vitals.no_gradient)
+    mean = team.mean({"pictures": pictures, "unreached": unreached, "lag": vitals.behaviour_lag})
+    return Vitals(Pictures(**mean["pictures"]), Unreached(**mean["unreached"]), mean["lag"])
 
 
 @torch.no_grad()
@@ -111,20 +127,20 @@ def behaviour_lag(policy: Policy) -> float:
     return lag / way if way else 0.0
 
 
-def _of_group(group: Group) -> dict[str, float | None]:
+def _of_group(group: Group) -> Pictures:
     frames, labels_K = group.transitions()
     ends = frames[:, :: group.frames_per_latent].float() / WHITE
     first = group.first_frame_3hw[None, None].float() / WHITE
     commanded = labels_K != 0
     steps_GK = ends.diff(dim=1).abs().mean((-3, -2, -1))
     imagined = ends[:, 1:] if len(labels_K) else ends
-    return {
-        "brightness": float(imagined.mean() - first.mean()),
-        "saturation": float(_saturation(imagined) - _saturation(first)),
-        "detail": float(_detail(imagined).log() - _detail(first).log()),
-        "motion": float(steps_GK[:, commanded].mean()) if bool(commanded.any()) else None,
-        "diversity": float(imagined.std(0).mean()) if len(imagined) > 1 else None,
-    }
+    return Pictures(
+        brightness=float(imagined.mean() - first.mean()),
+        saturation=float(_saturation(imagined) - _saturation(first)),
+        detail=float(_detail(imagined).log() - _detail(first).log()),
+        motion=float(steps_GK[:, commanded].mean()) if bool(commanded.any()) else None,
+        diversity=float(imagined.std(0).mean()) if len(imagined) > 1 else None,
+    )
 
 
 def _saturation(frames: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+
+from worldcompass.runs.metrics import StepMetrics
 
 SHOWN_STEPS = 8
 
@@ -27,7 +28,7 @@ class LiveTable:
         self.console = console or Console()
         self.live_output, self.active = live, live and self.console.is_terminal
         self.started = time.monotonic()
-        self.history: list[Mapping[str, Any]] = []
+        self.history: list[StepMetrics] = []
         self.warnings: Mapping[str, str] = {}
         self.answer = ""
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
@@ -41,39 +42,37 @@ class LiveTable:
         if self.active:
             self.live.stop()
 
-    def show(
-        self, row: Mapping[str, Any], warnings: Mapping[str, str] | None = None, answer: str = ""
-    ) -> None:
+    def show(self, metrics: StepMetrics, warnings: Mapping[str, str] | None = None, answer: str = "") -> None:
         """Show the metrics of one more step, and the warnings that hold now: sentences by a short name.
 
         Args:
             answer: whether the run is learning, for the line below the table.
         """
         known, self.warnings, self.answer = self.warnings, warnings or {}, answer
-        self.history = [*self.history, row][-SHOWN_STEPS:]
+        self.history = [*self.history, metrics][-SHOWN_STEPS:]
         if self.active:
             self.live.update(self.table(), refresh=True)
         elif self.live_output:
             for name in self.warnings.keys() - known.keys():
-                self.console.print(f"step {row['step']}, {name}: {self.warnings[name]}", markup=False)
+                self.console.print(f"step {metrics.step}, {name}: {self.warnings[name]}", markup=False)
 
     def seconds_left(self) -> float:
         """Time that the remaining steps will take at the pace so far."""
-        step = self.history[-1]["step"]
+        step = self.history[-1].step
         pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
         return pace * (self.num_steps - step)
 
     def table(self) -> Table:
         """The table as it is shown."""
         left = self.seconds_left()
-        table = Table(title=f"step {self.history[-1]['step']} of {self.num_steps}, {clock(left)} left")
-        rewards = list(self.history[-1]["rewards"])
+        table = Table(title=f"step {self.history[-1].step} of {self.num_steps}, {clock(left)} left")
+        rewards = list(self.history[-1].rewards)
         for name in ("step", "chunk", *rewards, "loss", "grad norm", "seconds"):
             table.add_column(name, justify="right")
         for row in self.history:
-            means = [_said(row["rewards"][name]["mean"]) for name in rewards]
-            rest = f"{row['loss']:.4f}", f"{row['grad_norm']:.3f}", f"{sum(row['seconds'].values()):.1f}"
-            table.add_row(str(row["step"]), str(row["chunk"]), *means, *rest)
+            means = [_said(row.rewards[name].mean) for name in rewards]
+            rest = _digits(row.loss, 4), _digits(row.grad_norm, 3), f"{sum(row.seconds.values()):.1f}"
+            table.add_row(str(row.step), str(row.chunk), *means, *rest)
         lines = [
             f"[yellow][bold]{escape(name)}[/bold]: {escape(t)}[/yellow]" for name, t in self.warnings.items()
         ]
@@ -85,6 +84,10 @@ class LiveTable:
 
 def _said(mean: float | None) -> str:
     return "abstained" if mean is None else f"{mean:.3f}"
+
+
+def _digits(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def clock(seconds: float) -> str:

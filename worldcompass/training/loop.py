@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import keep_record
 from worldcompass.runs.folder import RunFolder, alone_in, writable
-from worldcompass.runs.metrics import MetricsLog
+from worldcompass.runs.metrics import MetricsLog, StepMetrics
 from worldcompass.runs.trackers import tracking
 from worldcompass.training.advantages import NonFiniteScore
 from worldcompass.training.balance import History
@@ -38,7 +39,7 @@ def train(
     config: Config,
     out_dir: Path,
     resume: bool = False,
-    on_step: Callable[[int, dict[str, Any], Policy], None] | None = None,
+    on_step: Callable[[int, StepMetrics, Policy], None] | None = None,
     live: bool = True,
     held_out: HeldOut | None = None,
 ) -> Policy:
@@ -74,7 +75,7 @@ def train_parts(
     parts: Parts,
     out_dir: Path,
     resume: bool = False,
-    on_step: Callable[[int, dict[str, Any], Policy], None] | None = None,
+    on_step: Callable[[int, StepMetrics, Policy], None] | None = None,
     live: bool = True,
     held_out: HeldOut | None = None,
 ) -> Policy:
@@ -94,7 +95,7 @@ def _train_from(
     step: int,
     run: Run,
     folder: RunFolder,
-    on_step: Callable[[int, dict[str, Any], Policy], None] | None,
+    on_step: Callable[[int, StepMetrics, Policy], None] | None,
     live: bool,
     held_out: HeldOut,
 ) -> None:
@@ -124,7 +125,7 @@ def _train_from(
                 case metrics:
                     if due(config.probe_every, step):
                         judged = probe(run, held_out, folder, step)
-                        metrics |= {} if judged is None else {"judge": judged}
+                        metrics = replace(metrics, judge=judged)
                     log.append(metrics)
                     send(metrics)
                     diagnosis = guard.examine(metrics)
@@ -147,7 +148,7 @@ def _train_from(
 
 def _attempt(
     run: Run, step: int, history: History
-) -> dict[str, Any] | LostCritic | NonFiniteScore | NonFiniteUpdate:
+) -> StepMetrics | LostCritic | NonFiniteScore | NonFiniteUpdate:
     """A step's metrics, or what kept it from ending.
 
     A lost critic or a score that is not finite leaves the weights as the step before left them. An update that is

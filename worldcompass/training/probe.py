@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +15,7 @@ from worldcompass.media import video
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import Judged
 from worldcompass.training.run import Run
 from worldcompass.types import Scenario
 
@@ -54,7 +54,7 @@ def probe(
     held_out: HeldOut,
     folder: RunFolder,
     step: int,
-) -> dict[str, Any] | None:
+) -> Judged | None:
     """The judge's mean and single scores of the checkpoint weights' videos; their noise is always the same.
 
     Args:
@@ -86,11 +86,11 @@ def probe(
     return judged
 
 
-def _judged(scores_V: Tensor, num_videos: int) -> dict[str, Any]:
+def _judged(scores_V: Tensor, num_videos: int) -> Judged:
     scores = scores_V.double().cpu()
     if scores.shape != (num_videos,) or not bool(scores.isfinite().all()):
         raise ValueError(f"the held-out judge must return {num_videos} finite scores, it returned {scores}")
-    return {"mean": scores.mean().item(), "values": [round(value, 6) for value in scores.tolist()]}
+    return Judged(scores.mean().item(), tuple(round(value, 6) for value in scores.tolist()))
 
 
 def due(every: int, step: int) -> bool:

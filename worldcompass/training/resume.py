@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from worldcompass.doctor.events import Changed, read_events, write_events
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
 from worldcompass.doctor.record import Finding
 from worldcompass.errors import UserError
@@ -28,7 +29,7 @@ from worldcompass.runs.checkpoint import (
     unpack_optimizer,
 )
 from worldcompass.runs.folder import RunFolder
-from worldcompass.runs.metrics import MetricsLog, read_metrics, rewrite
+from worldcompass.runs.metrics import MetricsLog
 
 if TYPE_CHECKING:
     from worldcompass.training.run import Run
@@ -106,8 +107,7 @@ def restore(run: Run, folder: RunFolder) -> int:
     def put_back_and_note() -> None:
         put_back(folder, {} if found is None else found[1].get("doctor", {}), step)
         if changed:
-            note = {"event": "changed", "step": step, "settings": changed}
-            rewrite(folder.events, [*read_metrics(folder.events), note])
+            write_events(folder.events, [*read_events(folder.events), Changed(step, changed)])
 
     run.team.on_main(put_back_and_note)
     return step

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from worldcompass.rollout import RolloutRequest, batches
+from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import seed_globals
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
 from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
-from worldcompass.training.diagnostics import reward_vitals, step_vitals, without_gradient
+from worldcompass.training.diagnostics import mean_vitals, reward_vitals, step_vitals, without_gradient
 from worldcompass.training.live import Stopwatch
 from worldcompass.training.objective import kl_velocity, mean_shift
 from worldcompass.training.optim import clip_gradients, set_learning_rate
@@ -25,7 +26,7 @@ from worldcompass.training.selection import Rows, choose, share_out
 from worldcompass.types import Scenario
 
 
-def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
+def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
     seed_globals(config.seed, step, team.rank)
@@ -61,24 +62,54 @@ def train_step(run: Run, step: int, history: History = ()) -> dict[str, Any]:
     clock.lap("targets")
     # 6. Towards the good, away from the bad; then the averages follow.
     set_learning_rate(run.optimizer, config.lr, config.lr_end, (step - 1) / max(1, config.steps - 1))
-    results = [update(run, micro_batches) for micro_batches in updates]
+    updated = mean_update([update(run, micro_batches) for micro_batches in updates])
     missing = without_gradient(run.policy)
     run.optimizer.zero_grad(set_to_none=True)
     run.policy.follow(step)
     clock.lap("update")
     # 7. What the doctor will want to know.
+    signal = reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages)
     vitals = step_vitals(futures, missing, run.policy)
     clock.lap("vitals")
-    return {
-        "step": step,
-        "chunk": request.chunk,
-        **reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages),
-        **{name: sum(r[name] for r in results) / len(results) for name in results[0]},
-        **team.mean(vitals),
-        **({"failed_tries": team.mean(failed)} if (failed := verdicts.failed()) else {}),
-        "forward_passes": team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
-        "seconds": team.mean(clock.laps),
-    }
+    return StepMetrics(
+        step=step,
+        chunk=request.chunk,
+        **vars(signal),
+        **vars(updated),
+        **vars(mean_vitals(vitals, team)),
+        failed_tries=team.mean(failed) if (failed := verdicts.failed()) else None,
+        forward_passes=team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
+        seconds=team.mean(clock.laps),
+    )
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What optimiser updates did; its parts as ``StepMetrics`` has them."""
+
+    objective: Mapping[str, float]
+    loss: float
+    kl_to_start: float
+    mean_shift: float
+    grad_norm: float
+    applied: float
+
+
+def mean_update(updates: Sequence[Updated]) -> Updated:
+    """The mean over the updates of a step."""
+
+    def mean(of: Callable[[Updated], float]) -> float:
+        return sum(of(update) for update in updates) / len(updates)
+
+    names = updates[0].objective
+    return Updated(
+        {name: mean(lambda u, name=name: u.objective[name]) for name in names},
+        mean(lambda u: u.loss),
+        mean(lambda u: u.kl_to_start),
+        mean(lambda u: u.mean_shift),
+        mean(lambda u: u.grad_norm),
+        mean(lambda u: u.applied),
+    )
 
 
 def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
@@ -126,7 +157,7 @@ def predict(run: Run, rows: Rows) -> Tensor:
         return run.world.predict_clean(rows.noisy_BCKHW, rows.sigma_B, rows.actions, rows.context).float()
 
 
-def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
+def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
     """One optimiser update on the mean loss of all rows; none when every advantage is 0.
 
     Without a signal the gradient is rounding, which both Muon and Adam would blow up to full size.
@@ -158,8 +189,9 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> dict[str, float]:
     reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
     distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in ("kl_to_start", "mean_shift")}
     result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
-    grad_norm = clip_gradients(run.policy.parameters, result["loss"], config.max_grad_norm)
+    loss, kl, shift = (result.pop(name) for name in ("loss", "kl_to_start", "mean_shift"))
+    grad_norm = clip_gradients(run.policy.parameters, loss, config.max_grad_norm)
     applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
     if applied:
         run.optimizer.step()
-    return {**result, "grad_norm": grad_norm, "applied": float(applied)}
+    return Updated(result, loss, kl, shift, grad_norm, float(applied))

@@ -20,6 +20,7 @@ from worldcompass.recipes.demo import demo
 from worldcompass.report.export import AVERAGE, export_run
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.results import read_results
 from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.experiment import run_experiment
@@ -155,7 +156,7 @@ def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path
     config = replace(tiny().config, steps=1)
     recipe, out = replace(tiny(), config=config, members=2, extend=1.5, unseen=True), tmp_path / "run"
     results = run_experiment(recipe, out, "cpu", resume=False, measured_by=run_dir)
-    assert results["forward_passes"]["clip_level"] == 2 * (2 * 4 * 2 * 2)  # chunk 0 alone, both members
+    assert results.forward_passes.clip_level == 2 * (2 * 4 * 2 * 2)  # chunk 0 alone, both members
     assert "Next: worldcompass play --after" in capsys.readouterr().out
     start = load_doom_world().net.state_dict()
     own = [load_checkpoint(out / "members" / m / "checkpoints" / "step_000001")[0] for m in "01"]
@@ -174,8 +175,8 @@ def test_what_a_finished_run_measured_of_the_base_is_taken_not_measured_again(ru
         (other / name).unlink()
     monkeypatch.setattr(evaluation, "imagine_all", None)
     results = experiment.run_experiment(tiny(), other, "cpu", resume=True, measured_by=run_dir)
-    before = json.loads((run_dir / "results.json").read_text())
-    assert results["base"] == before["base"] and results["engine"] == before["engine"]
+    found, before = results.evaluation, read_results(RunFolder(run_dir).results).evaluation
+    assert found.base == before.base and found.engine == before.engine
 
 
 @pytest.fixture
@@ -201,8 +202,11 @@ def test_runs_are_compared_with_the_base_at_every_horizon(run_dir, short, tmp_pa
     assert (out / "before_after.mp4").is_file() and len(list((out / "filmstrips").glob("*.png"))) == 4
     alone = evaluation.compare([run_dir], tmp_path / "shorter", 125, 0, "cpu")
     for kind in KINDS:
-        longer, shorter = (block["base"][kind] for block in (results["horizons"]["125"], alone))
-        assert longer["sharpness"]["mean"] == pytest.approx(shorter["sharpness"]["mean"], abs=1e-5)
+        longer, shorter = (
+            read_results(RunFolder(out).results).horizons[125].base[kind],
+            alone.evaluation.base[kind],
+        )
+        assert longer["sharpness"].mean == pytest.approx(shorter["sharpness"].mean, abs=1e-5)
     (out / "results.json").unlink()
     monkeypatch.setattr(evaluation, "imagine_all", None)
     assert (

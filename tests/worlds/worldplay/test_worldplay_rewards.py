@@ -226,11 +226,11 @@ def test_with_all_files_in_place_a_recipe_trains_on_the_papers_rewards(official,
     recipe = tiny(official, installed, first_chunk=1)
     recipe.run(tmp_path / "run", "cpu", resume=False)
     (step,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert {name: reward["valid"] for name, reward in step["rewards"].items()} == {
+    assert {name: reward.valid for name, reward in step.rewards.items()} == {
         "interaction": 1,
         "quality": 1,
     }
-    assert step["rewards"]["quality"]["std"] > 0 and step["applied"] == 1
+    assert step.rewards["quality"].std > 0 and step.applied == 1
     load_8b(tmp_path / "run" / "weights", TINY_8B)
 
 

@@ -6,7 +6,6 @@ What was measured stands in files of a folder and is not measured again, so that
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, Judge, Measured, imagine_all, measure, per_depth, pool, summarise
+from worldcompass.evaluate import (
+    KINDS,
+    Judge,
+    Measured,
+    evaluation_of,
+    imagine_all,
+    measure,
+    per_depth,
+    pool,
+    read_measured,
+)
 from worldcompass.media import video
 from worldcompass.media.progress import progress
 from worldcompass.runs.atomic import write_json, write_tensors
 from worldcompass.runs.folder import RunFolder, claim, weights_folder
+from worldcompass.runs.results import Evaluation, Results, write_results
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader
@@ -38,7 +48,7 @@ FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluator:
     """Measures engine and models on scenarios, each once per folder."""
 
     folder: RunFolder
@@ -85,7 +95,7 @@ class Evaluation:
         video.write_mp4(self.folder.comparison, video.stack_rows(panels), fps)
 
 
-def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, device: str) -> dict[str, Any]:
+def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, device: str) -> Results:
     """Score weights on the fixed scenarios; writes ``out/results.json``, and pictures where there are weights.
 
     Args:
@@ -104,37 +114,36 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
     base, plans = load_doom_world(device=device), evaluation_plans()
     with progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, LATENTS_PER_CHUNK * HORIZONS[frames], advance)
-    evaluation = Evaluation(folder, scenarios, load_judge(), LabelReader(load_critics().motion))
-    of_engine = evaluation.engine(base.spec)
-    of_base = evaluation.model("base", base, [seed])
-    of_trained = _trained(evaluation, worlds, seed)
-    results = blocks_of(of_engine, pool([of_base] * max(1, len(worlds))), of_trained)
+    evaluator = Evaluator(folder, scenarios, load_judge(), LabelReader(load_critics().motion))
+    of_engine = evaluator.engine(base.spec)
+    of_base = evaluator.model("base", base, [seed])
+    of_trained = _trained(evaluator, worlds, seed)
     sides = {"engine": of_engine, "base": of_base} | ({"trained": of_trained} if of_trained else {})
-    results |= {
-        "schema": 1,
-        "scenarios_hash": scenarios_hash(scenarios),
-        "seconds": time.monotonic() - begun,
-        "horizons": {str(n): _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
-        "per_depth": {name: per_depth(side) for name, side in sides.items()},
-    }
-    write_json(folder.results, results, indent=1)
+    results = Results(
+        evaluation=evaluation_of(of_engine, pool([of_base] * max(1, len(worlds))), of_trained),
+        scenarios_hash=scenarios_hash(scenarios),
+        seconds=time.monotonic() - begun,
+        horizons={n: _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
+        per_depth={name: per_depth(side) for name, side in sides.items()},
+    )
+    write_results(folder.results, results)
     if worlds:
-        evaluation.pictures(base.spec.fps)
+        evaluator.pictures(base.spec.fps)
     return results
 
 
-def _trained(evaluation: Evaluation, worlds: Sequence[DoomWorld], seed: int) -> Measured | None:
+def _trained(evaluator: Evaluator, worlds: Sequence[DoomWorld], seed: int) -> Measured | None:
     parts = [
-        evaluation.model(f"trained_{i + 1}" if i else "trained", world, [seed])
+        evaluator.model(f"trained_{i + 1}" if i else "trained", world, [seed])
         for i, world in enumerate(worlds)
     ]
     return pool(parts) if parts else None
 
 
-def _within(frames: int, sides: dict[str, Measured], runs: int) -> dict[str, Any]:
-    """The blocks of the rollouts' first frames."""
+def _within(frames: int, sides: dict[str, Measured], runs: int) -> Evaluation:
+    """The evaluation of the rollouts' first frames."""
     part = {name: side.first(HORIZONS[frames]) for name, side in sides.items()}
-    return blocks_of(part["engine"], pool([part["base"]] * max(1, runs)), part.get("trained"))
+    return evaluation_of(part["engine"], pool([part["base"]] * max(1, runs)), part.get("trained"))
 
 
 def _claim(folder: RunFolder, weights: Sequence[Path], frames: int, seed: int) -> None:
@@ -147,11 +156,6 @@ def _claim(folder: RunFolder, weights: Sequence[Path], frames: int, seed: int) -
         raise UserError(f"{folder.path} holds an evaluation with other {changed}: choose another --out")
 
 
-def read_measured(path: Path) -> Measured:
-    """What ``Evaluation`` has written."""
-    return Measured.from_json(json.loads(path.read_text()))
-
-
 def _shown(scenarios: Sequence[Scenario]) -> list[int]:
     """Indices of the scenarios in the before/after video: the first of each kind on different maps."""
     shown = []
@@ -159,20 +163,3 @@ def _shown(scenarios: Sequence[Scenario]) -> list[int]:
         rows = [i for i, s in enumerate(scenarios) if s.kind == kind and s.id.endswith("/0")]
         shown += rows[:SHOWN_PER_KIND]
     return shown
-
-
-def blocks_of(engine: Measured, base: Measured, trained: Measured | None) -> dict[str, Any]:
-    """The headline over held-out starts on training maps; the same blocks for unseen maps under ``unseen_maps``.
-
-    Base and trained may be pooled over several runs; the engine is measured once.
-    """
-
-    def summary(prefix: str) -> dict[str, Any]:
-        e, b = engine.select(prefix), base.select(prefix)
-        seeds = len(b.scenarios) // len(e.scenarios)
-        return summarise(pool([e] * seeds), b, None if trained is None else trained.select(prefix))
-
-    blocks = summary("heldout")
-    if any(s.startswith("unseen") for s in base.scenarios):
-        blocks["unseen_maps"] = summary("unseen")
-    return blocks

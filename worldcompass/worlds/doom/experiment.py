@@ -26,7 +26,16 @@ from worldcompass.cost.plan import Needs
 from worldcompass.critic import Critic
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, Judge, Measured, per_action, per_depth
+from worldcompass.evaluate import (
+    FOLLOWED,
+    HELD_OUT,
+    KINDS,
+    Judge,
+    Measured,
+    evaluation_of,
+    per_action,
+    per_depth,
+)
 from worldcompass.media.progress import progress
 from worldcompass.parallel.team import Team
 from worldcompass.report import write_report
@@ -37,7 +46,7 @@ from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder, claim
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.statistics import in_percent
+from worldcompass.runs.results import ForwardPasses, Results, write_results
 from worldcompass.training.averaging import check_members, train_members
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train_parts
@@ -57,7 +66,7 @@ from worldcompass.worlds.doom.engine.scenarios import (
     scenarios_hash,
     training_scenarios,
 )
-from worldcompass.worlds.doom.evaluation import Evaluation, blocks_of
+from worldcompass.worlds.doom.evaluation import Evaluator
 from worldcompass.worlds.doom.needs import needs_of
 from worldcompass.worlds.doom.pretraining.pretrain import export
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
@@ -111,7 +120,7 @@ class DoomRecipe:
 
 def run_experiment(
     recipe: DoomRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Run a recipe to its results.json and report.html; of several processes the main one evaluates.
 
     Args:
@@ -138,9 +147,9 @@ def run_experiment(
         plans = evaluation_plans(None if recipe.unseen else False)
         with progress("replaying the scenarios in the engine", len(plans)) as advance:
             scenarios = replay_all(plans, recipe.evaluation_latents, advance)
-        evaluation = Evaluation(folder, scenarios, judge, LabelReader(load_critics().motion))
-        engine = evaluation.engine(world.spec)
-        base = evaluation.model("base", world, recipe.evaluation_seeds)
+        evaluator = Evaluator(folder, scenarios, judge, LabelReader(load_critics().motion))
+        engine = evaluator.engine(world.spec)
+        base = evaluator.model("base", world, recipe.evaluation_seeds)
     held_out = _held_out(judge, config.seed) if config.probe_every else None
     if _is_one_run(recipe):
         started = team.agree(folder.checkpoints.is_dir())
@@ -151,14 +160,14 @@ def run_experiment(
             recipe.config, recipe.members, recipe.extend, out, held_out,
         )  # fmt: skip
     if not team.is_main:
-        return {}
+        return Results()
     with policy.checkpoint():
         with exporting(folder) as weights:
             export(world.net, weights / WORLD_FILE)
-        trained = evaluation.model("trained", world, recipe.evaluation_seeds)
+        trained = evaluator.model("trained", world, recipe.evaluation_seeds)
     results = _results(folder, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
-    write_json(folder.results, results, indent=1)
-    evaluation.pictures(world.spec.fps)
+    write_results(folder.results, results)
+    evaluator.pictures(world.spec.fps)
     page = write_report(out)
     _headline(
         results, folder, page, "worldcompass train doom_full (half an hour)" if _is_one_run(recipe) else None
@@ -274,49 +283,41 @@ def _take_measurements(folder: RunFolder, finished: RunFolder) -> None:
 def _results(
     folder: RunFolder, recipe: DoomRecipe, scenarios: Sequence[Scenario],
     engine: Measured, base: Measured, trained: Measured, seconds: float,
-) -> dict[str, Any]:  # fmt: skip
+) -> Results:  # fmt: skip
     config = recipe.config
     chunks, steps = config.last_chunk + 1, config.denoising_steps or 8
     groups = config.prompts_per_step * config.steps * recipe.members
     metrics = read_metrics(folder.metrics)
-    results: dict[str, Any] = {
-        "schema": 1,
-        "scenarios_hash": scenarios_hash(scenarios),
-        "seconds": seconds,
-        "training_seconds": sum(sum(m["seconds"].values()) for m in metrics),
-        **blocks_of(engine, base, trained),
-        "forward_passes": {
-            "clip_level": sum(m["forward_passes"] for m in metrics),
-            "whole_video": groups
-            * sum(
-                whole_video_passes(n, config.group_size, steps, config.explore) for n in range(1, chunks + 1)
-            )
-            // chunks,
-            "clip_level_per_group": clip_level_passes(chunks, config.group_size, steps, config.explore),
-            "whole_video_per_group": whole_video_passes(chunks, config.group_size, steps, config.explore),
-        },
-        "per_depth": {"engine": per_depth(engine), "base": per_depth(base), "trained": per_depth(trained)},
-        "per_action": {
-            name: per_action(m.select("heldout")) for name, m in (("base", base), ("trained", trained))
-        },
-    }
-    return results
+    whole = [whole_video_passes(n, config.group_size, steps, config.explore) for n in range(1, chunks + 1)]
+    sides = {"engine": engine, "base": base, "trained": trained}
+    return Results(
+        evaluation=evaluation_of(engine, base, trained),
+        scenarios_hash=scenarios_hash(scenarios),
+        seconds=seconds,
+        training_seconds=sum(sum(m.seconds.values()) for m in metrics),
+        forward_passes=ForwardPasses(
+            clip_level=sum(m.forward_passes or 0 for m in metrics),
+            whole_video=groups * sum(whole) // chunks,
+            clip_level_per_group=clip_level_passes(chunks, config.group_size, steps, config.explore),
+            whole_video_per_group=whole[-1],
+        ),
+        per_depth={name: per_depth(side) for name, side in sides.items()},
+        per_action={name: per_action(sides[name].select(HELD_OUT)) for name in ("base", "trained")},
+    )
 
 
-def _headline(results: dict[str, Any], folder: RunFolder, page: Path, further: str | None) -> None:
+def _headline(results: Results, folder: RunFolder, page: Path, further: str | None) -> None:
     """The table that ends a run, and what to do next: ``further``, where a longer recipe is left, or walk in it."""
-    console = Console()
+    console, found = Console(), results.evaluation
     table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
     for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
         table.add_column(column, justify="left" if column == "actions" else "right")
     for kind in KINDS:
-        cells = [
-            in_percent(results[b][kind]["judge_accuracy"], "\n")
-            for b in ("base", "trained", "difference", "engine")
-        ]
-        table.add_row(kind, *cells, in_percent(results["gap_closed"][kind], "\n"))
+        scores = [found.score(side, kind, FOLLOWED) for side in ("base", "trained", "difference", "engine")]
+        table.add_row(kind, *(score.in_percent("\n") for score in (*scores, found.closed(kind))))
     console.print(table)
-    console.print(f"Page: {page}   video: {folder.comparison}   minutes: {results['seconds'] / 60:.1f}")
+    minutes = (results.seconds or 0) / 60
+    console.print(f"Page: {page}   video: {folder.comparison}   minutes: {minutes:.1f}")
     run = folder.path
     console.print(f"Is it learning? {diagnose(read_record(run)).answer} (More: worldcompass doctor {run})")
     then = further or f"worldcompass play --after {run}"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from worldcompass.audit.measures import Share, calibration_error, rank_correlation, share
 from worldcompass.critic import Critic, ask
 from worldcompass.runs.atomic import finite
+from worldcompass.statistics import Estimate, bootstrap, calibration_error, rank_correlation, resamples, share
 from worldcompass.worlds.doom.engine.pickup_scenes import Played
 
 RESAMPLES = 1000
@@ -59,22 +59,22 @@ class Verdict:
     scenes: int
     abstained: float
     """Share of the questions."""
-    accuracy: Share
+    accuracy: Estimate
     """Mean of the shares of right answers to questions that are to be affirmed and to be denied."""
-    right: dict[str, Share]
+    right: dict[str, Estimate]
     """Share of right answers by outcome."""
-    ranked: dict[str, Share]
+    ranked: dict[str, Estimate]
     """How often the clip that takes the item scores above its sibling of another outcome; a tie counts half."""
-    by_path: dict[str, Share]
+    by_path: dict[str, Estimate]
     """``ranked`` over both other outcomes, by kind of walk."""
-    by_item: dict[str, Share]
-    correlation: Share
+    by_item: dict[str, Estimate]
+    correlation: Estimate
     """Spearman's of score and truth over all questions; its interval is a bootstrap over scenes."""
     calibration: float | None
     """Mean distance of score and truth, where scores lie between 0 and 1."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything; a share without scenes has None for numbers."""
+        """Everything; a share without scenes is null."""
         return finite(self)
 
 
@@ -141,7 +141,7 @@ def _means(values_SX: np.ndarray) -> np.ndarray:
     return np.nansum(values_SX[counted], 1) / there[counted].sum(1)
 
 
-def _share(values_N: np.ndarray) -> Share:
+def _share(values_N: np.ndarray) -> Estimate:
     """One value of each scene, between 0 and 1."""
     return share(values_N, [str(scene) for scene in range(len(values_N))])
 
@@ -150,14 +150,13 @@ def _clean(values_N: np.ndarray) -> np.ndarray:
     return values_N[~np.isnan(values_N)]
 
 
-def _correlation(values: np.ndarray, truth: np.ndarray, seed: int) -> Share:
+def _correlation(values: np.ndarray, truth: np.ndarray, seed: int) -> Estimate:
     if not len(values):
-        return Share(float("nan"), float("nan"), float("nan"), 0, 0)
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
 
     def of(rows: np.ndarray) -> float:
         given = ~np.isnan(values[rows])
         return rank_correlation(values[rows][given], truth[rows][given]) if given.any() else 0.0
 
-    picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile([of(rows) for rows in picks], [2.5, 97.5])
-    return Share(of(np.arange(len(values))), float(low), float(high), len(values), len(values))
+    picks = resamples([f"{scene:06d}" for scene in range(len(values))], seed, RESAMPLES)
+    return bootstrap([of(rows) for rows in picks], of(np.arange(len(values))), len(values))

@@ -1,0 +1,75 @@
+"""results.json: written from one type and read into it; what is malformed is one sentence."""
+
+import json
+import re
+
+import pytest
+from report_runs import make_results
+
+from worldcompass.errors import UserError
+from worldcompass.runs.results import (
+    ActionCounts,
+    Evaluation,
+    ForwardPasses,
+    Results,
+    read_results,
+    write_results,
+)
+from worldcompass.statistics import UNKNOWN, Estimate
+
+SCORES = {"combined": {"quality": Estimate(0.5, 0.25, 0.75, 24)}}
+NO_GAP = {"basic": Estimate(float("nan"), float("nan"), float("nan"), 24)}
+
+
+def test_results_survive_the_file(tmp_path):
+    found = Evaluation(SCORES, SCORES, SCORES, SCORES, {}, unseen=Evaluation(base=SCORES))
+    results = Results(
+        found, "5f3c", 12.5, 8.0, ForwardPasses(18, 79, 2, 8), {125: found}, {"base": {"basic": {"drift": [0.5]}}},
+        {"base": ActionCounts([[1, 2]], [[0, 1]])},
+    )  # fmt: skip
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json") == results
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 1
+
+
+def test_a_gap_that_is_not_there_is_null_and_a_folder_without_the_file_has_found_nothing(tmp_path):
+    assert (
+        read_results(tmp_path / "results.json") == Results()
+        and Results().evaluation.closed("basic") == UNKNOWN
+    )
+    write_results(tmp_path / "results.json", Results(Evaluation(gap_closed=NO_GAP)))
+    stored = json.loads((tmp_path / "results.json").read_text())["gap_closed"]["basic"]
+    assert stored == {"mean": None, "ci95": [None, None], "n": 24}
+    assert not read_results(tmp_path / "results.json").evaluation.closed("basic").known
+
+
+def test_results_of_runs_so_far_are_read_whole_and_written_alike(tmp_path):
+    before = make_results()
+    (tmp_path / "results.json").write_text(json.dumps(before))
+    results = read_results(tmp_path / "results.json")
+    assert results.evaluation.score("base", "combined", "judge_accuracy") == Estimate(0.241, 0.211, 0.271, 96)
+    assert results.evaluation.score("base", "combined", "nothing") == UNKNOWN
+    assert results.to_json() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"base": []}, "base is malformed: expected an object, got list"),
+        ({"base": {"combined": {"quality": 3}}}, "base.combined.quality is malformed: expected a mean"),
+        (
+            {"gap_closed": {"basic": {"mean": "all"}}},
+            "gap_closed.basic is malformed: expected a number, got 'all'",
+        ),
+        ({"seconds": "long"}, "seconds is malformed"),
+        ({"forward_passes": {"clip_level": 3}}, "forward_passes is malformed"),
+        ({"per_action": {"base": {"asked": [3], "followed": []}}}, "per_action is malformed"),
+        ({"horizons": {"soon": {}}}, "horizons is malformed"),
+        ({"schema": 2}, "has schema 2, expected 1"),
+    ],
+)
+def test_malformed_results_are_one_sentence_that_names_the_part(change, words, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(make_results() | change))
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        read_results(tmp_path / "results.json")
+    assert str(tmp_path / "results.json") in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,242 @@
+"""What a run or an evaluation found, and its file: results.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_json
+from worldcompass.runs.metrics import read_object
+from worldcompass.statistics import UNKNOWN, Estimate
+
+SCHEMA = 1  # of results.json
+
+Scores = Mapping[str, Mapping[str, Estimate]]
+"""By kind of action, such as ``combined``, then by measure."""
+SIDES = ("engine", "base", "trained", "difference")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the same scenarios, 95% intervals; what was not measured is empty."""
+
+    engine: Scores = field(default_factory=dict)
+    """The engine's own videos: the ceiling."""
+    base: Scores = field(default_factory=dict)
+    trained: Scores = field(default_factory=dict)
+    difference: Scores = field(default_factory=dict)
+    """Trained less base, paired by scenario."""
+    gap_closed: Mapping[str, Estimate] = field(default_factory=dict)
+    """Share of what the base leaves to the engine in actions followed; not known where it leaves nothing."""
+    unseen: Evaluation | None = None
+    """The same where nothing was trained on, such as on other maps."""
+
+    def score(self, side: str, kind: str, measure: str) -> Estimate:
+        """One score of one of ``SIDES``; not known where it was not measured."""
+        return getattr(self, side).get(kind, {}).get(measure, UNKNOWN)
+
+    def closed(self, kind: str) -> Estimate:
+        """The share of the gap that is closed; not known where it was not measured."""
+        return self.gap_closed.get(kind, UNKNOWN)
+
+    def has(self, kind: str) -> bool:
+        """Whether anything was measured of a kind of actions."""
+        return any(kind in getattr(self, side) for side in SIDES)
+
+    def to_json(self) -> dict[str, Any]:
+        """The blocks of results.json, without what was not measured."""
+        blocks: dict[str, Any] = {
+            side: {
+                kind: {name: score.to_json() for name, score in scores.items()}
+                for kind, scores in getattr(self, side).items()
+            }
+            for side in SIDES
+            if getattr(self, side)
+        }
+        if self.gap_closed:
+            blocks["gap_closed"] = {kind: share.to_json() for kind, share in self.gap_closed.items()}
+        return blocks | ({"unseen_maps": self.unseen.to_json()} if self.unseen else {})
+
+    @staticmethod
+    def from_json(data: object) -> Evaluation:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: naming the entry that is malformed.
+        """
+        blocks = _object(data, "evaluation")
+        unseen = blocks.get("unseen_maps")
+        return Evaluation(
+            **{side: _scores(blocks.get(side, {}), side) for side in SIDES},
+            gap_closed=_estimates(blocks.get("gap_closed", {}), "gap_closed"),
+            unseen=None if unseen is None else Evaluation.from_json(unseen),
+        )
+
+
+@dataclass(frozen=True)
+class ForwardPasses:
+    """Passes of the network that training took, and that whole videos instead of clips would have taken."""
+
+    clip_level: float
+    whole_video: float
+    clip_level_per_group: float | None = None
+    whole_video_per_group: float | None = None
+
+
+@dataclass(frozen=True)
+class ActionCounts:
+    """How often each action was commanded and followed, by chunk; without the start image."""
+
+    asked: Sequence[Sequence[int]]
+    followed: Sequence[Sequence[int]]
+
+
+Depths = Mapping[str, Mapping[str, Sequence[float]]]
+"""By kind and measure: means of each chunk, how scores hold up over the rollout."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run or an evaluation found; an unfinished run has found less."""
+
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    scenarios_hash: str = ""
+    """Of the scenarios of the evaluation; runs with different ones do not compare."""
+    seconds: float | None = None
+    training_seconds: float | None = None
+    forward_passes: ForwardPasses | None = None
+    horizons: Mapping[int, Evaluation] = field(default_factory=dict)
+    """By frames: the evaluation of the rollouts' beginnings."""
+    per_depth: Mapping[str, Depths] = field(default_factory=dict)
+    """By side."""
+    per_action: Mapping[str, ActionCounts] = field(default_factory=dict)
+    """By side, from held-out starts."""
+
+    def to_json(self) -> dict[str, Any]:
+        """results.json, without what is not there."""
+        passes = self.forward_passes
+        parts = {
+            "scenarios_hash": self.scenarios_hash or None,
+            "seconds": self.seconds,
+            "training_seconds": self.training_seconds,
+            **self.evaluation.to_json(),
+            "forward_passes": passes and {k: v for k, v in vars(passes).items() if v is not None},
+            "horizons": {str(frames): part.to_json() for frames, part in self.horizons.items()} or None,
+            "per_depth": self.per_depth or None,
+            "per_action": {side: dict(vars(counts)) for side, counts in self.per_action.items()} or None,
+        }
+        return {"schema": SCHEMA, **{name: part for name, part in parts.items() if part is not None}}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Results:
+        """The inverse of ``to_json``; whatever is missing was not measured.
+
+        Raises:
+            ValueError: naming the part that is malformed.
+        """
+        passes = data.get("forward_passes")
+        horizons = _object(data.get("horizons", {}), "horizons").items()
+        depths = _object(data.get("per_depth", {}), "per_depth").items()
+        actions = _object(data.get("per_action", {}), "per_action").items()
+        return Results(
+            evaluation=Evaluation.from_json(data),
+            scenarios_hash=_word(data.get("scenarios_hash", ""), "scenarios_hash"),
+            seconds=_number(data.get("seconds"), "seconds"),
+            training_seconds=_number(data.get("training_seconds"), "training_seconds"),
+            forward_passes=None if passes is None else _passes(passes),
+            horizons={
+                int(_word(frames, "horizons")): Evaluation.from_json(part) for frames, part in horizons
+            },
+            per_depth={side: _depths(part) for side, part in depths},
+            per_action={side: _counts(part) for side, part in actions},
+        )
+
+
+def read_results(path: Path) -> Results:
+    """What a results.json says; empty where there is none.
+
+    Raises:
+        UserError: when it is no results.json, of another schema, or malformed.
+    """
+    data = read_object(path, "a run's results")
+    if (schema := data.get("schema", SCHEMA)) != SCHEMA:
+        raise UserError(f"{path} has schema {schema}, expected {SCHEMA}")
+    try:
+        return Results.from_json(data)
+    except ValueError as why:
+        raise UserError(f"{path} is not a run's results: {why}") from None
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write a results.json, at once."""
+    write_json(path, results.to_json(), indent=1)
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is malformed: expected an object, got {type(value).__name__}")
+    return value
+
+
+def _word(value: object, name: str) -> str:
+    if not isinstance(value, str) or (name == "horizons" and not value.isdigit()):
+        raise ValueError(f"{name} is malformed: got {value!r}")
+    return value
+
+
+def _number(value: object, name: str) -> float | None:
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise ValueError(f"{name} is malformed: expected a number, got {value!r}")
+    return None if value is None or math.isnan(value) else value
+
+
+def _scores(value: object, name: str) -> Scores:
+    return {kind: _estimates(part, f"{name}.{kind}") for kind, part in _object(value, name).items()}
+
+
+def _estimates(value: object, name: str) -> dict[str, Estimate]:
+    found = {}
+    for key, entry in _object(value, name).items():
+        try:
+            found[key] = Estimate.from_json(entry)
+        except ValueError as why:
+            raise ValueError(f"{name}.{key} is malformed: {why}") from None
+    return found
+
+
+def _passes(value: object) -> ForwardPasses:
+    data = _object(value, "forward_passes")
+    clip, whole, *per_group = (
+        _number(data.get(name), f"forward_passes.{name}") for name in vars(ForwardPasses(0, 0))
+    )
+    if clip is None or whole is None:
+        raise ValueError("forward_passes is malformed: expected clip_level and whole_video")
+    return ForwardPasses(clip, whole, *per_group)
+
+
+def _depths(value: object) -> Depths:
+    return {
+        kind: {name: _list(part, float, "per_depth") for name, part in _object(measures, "per_depth").items()}
+        for kind, measures in _object(value, "per_depth").items()
+    }
+
+
+def _counts(value: object) -> ActionCounts:
+    data = _object(value, "per_action")
+    asked, followed = (
+        [_list(chunk, int, "per_action") for chunk in _list(data.get(name), list, "per_action")]
+        for name in ("asked", "followed")
+    )
+    return ActionCounts(asked, followed)
+
+
+def _list(value: object, kind: type[_T], name: str) -> list[_T]:
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, list) or not all(isinstance(one, kinds) for one in value):
+        raise ValueError(f"{name} is malformed: expected a list of {kind.__name__}s")
+    return value
