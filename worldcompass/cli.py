@@ -48,6 +48,7 @@ COMMANDS = {
     "doctor": ("doctor", "say whether a run is learning, and what ails it if not"),
     "export": ("export", "write the final weights and a model card, push them to a hub"),
     "report": ("report", "write the self-contained HTML page of a run"),
+    "tables": ("tables", "take seeds of a recipe as one result, and write tables from stored results"),
     "info": ("info", "versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),
     "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
