@@ -112,7 +112,7 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
 
 def targets_in_turn(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
     """The fixed predictions with the weights swapped in and out again for every forward pass."""
-    everywhere = max(run.config.kl_weight, run.config.mean_weight) > 0
+    everywhere = max(run.config.learning.kl_weight, run.config.learning.mean_weight) > 0
     result = []
     for u, micro_batches in enumerate(updates):
         rows_of_update = []
@@ -146,7 +146,7 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
     """Seconds of the step from the start weights in one form, and the change of all weights."""
     run.policy.start_over()
     run.optimizer.state.clear()
-    run = replace(run, config=replace(run.config, rollout=form.rollout, micro_rows=form.micro_rows))
+    run = replace(run, config=run.config.changed(rollout=form.rollout, micro_rows=form.micro_rows))
     targets = cache_targets if form.swap_once else targets_in_turn
     with ExitStack() as patches:
         patches.enter_context(patch("worldcompass.training.step.cache_targets", targets))
@@ -162,7 +162,7 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
 
 def through_files(parts: Parts, step: int, run: Run, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds to write and read again the candidates of a step, as MP4s and then their frames as JPEGs."""
-    scenarios = parts.scenarios[: run.config.prompts_per_step]
+    scenarios = parts.scenarios[: run.config.sampling.prompts_per_step]
     with run.policy.behaviour():
         futures = imagine_groups(parts.world, request_of_step(run, step, scenarios))
     candidates = [frames for part in futures for group in part.groups for frames in group.frames_GF3hw]
@@ -190,7 +190,7 @@ def measure(parts: Parts, step: int, repeats: int, clock: Callable[[], float]) -
     run = prepare(parts)
     seconds: dict[str, list[float]] = {}
     change: dict[str, Tensor] = {}
-    every = forms(parts.config.micro_rows)
+    every = forms(parts.config.learning.micro_rows)
     _, real = take_step(run, every[-1], step, clock)  # warms up
     for _ in range(repeats):
         for form in every:

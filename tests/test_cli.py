@@ -263,7 +263,7 @@ def test_settings_that_fit_only_together_may_come_in_any_order():
     smaller = ["group_size=4", "best=2", "worst=2"]
     for order in itertools.permutations(smaller):
         config = override(Config(), order)
-        assert (config.group_size, config.best, config.worst) == (4, 2, 2)
+        assert (config.sampling.group_size, config.learning.best, config.learning.worst) == (4, 2, 2)
     with pytest.raises(UserError, match=r"^group_size=4, best=9 does not fit: best \+ worst must be"):
         override(Config(), ["group_size=4", "best=9"])
 
@@ -271,7 +271,7 @@ def test_settings_that_fit_only_together_may_come_in_any_order():
 def test_training_configuration_can_be_overridden():
     module = pytest.importorskip("worldcompass.training.loop", reason="the training loop")
     config = override(module.Config(**required(module.Config)), ["lr=0.001", "seed=3"])
-    assert (config.lr, config.seed) == (0.001, 3)
+    assert (config.optimiser.lr, config.seed) == (0.001, 3)
 
 
 def test_the_doctor_is_told_what_to_do_from_the_command_line(tmp_path, capsys):
@@ -280,7 +280,7 @@ def test_the_doctor_is_told_what_to_do_from_the_command_line(tmp_path, capsys):
         "from dataclasses import dataclass, field\nfrom worldcompass.errors import StoppedRun\n"
         "from worldcompass.training.config import Config\n"
         "@dataclass(frozen=True)\nclass Mine:\n    config: Config = field(default_factory=Config)\n"
-        "    def run(self, out, device, resume):\n        raise StoppedRun(self.config.on_disease)\n"
+        "    def run(self, out, device, resume):\n        raise StoppedRun(self.config.keeping.on_disease)\n"
     )
     words = ["train", f"{file}:Mine", "--device", "cpu", "--out", str(tmp_path / "run")]
     assert cli.main([*words, "--on-disease", "rollback"]) == cli.EXIT_DISEASED

@@ -19,8 +19,9 @@ from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
-from worldcompass.training.selection import choose, share_out
+from worldcompass.training.selection import Learning, choose, share_out
 from worldcompass.types import Scores
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import Blend
@@ -31,7 +32,7 @@ TOLERANCE = 0.03  # of the measured peak of live tensors; found: 0.5%
 
 def heavy_update(recipe):
     """The update takes most: big micro-batches, tiny frames."""
-    config = dataclasses.replace(recipe.config, steps=2, micro_rows=24, noise_levels=3, updates_per_rollout=1)
+    config = recipe.config.changed(steps=2, micro_rows=24, noise_levels=3, updates_per_rollout=1)
     source = dataclasses.replace(recipe.source, pixels_per_cell=1)
     return dataclasses.replace(recipe, config=config, source=source)
 
@@ -49,7 +50,7 @@ class Corner:
 
 def measured_peak(recipe, folder):
     """Peak of live tensors over world, averages, optimiser and two training steps."""
-    scenarios, critics = recipe.scenarios(), [Corner(name) for name in recipe.config.weights]
+    scenarios, critics = recipe.scenarios(), [Corner(name) for name in recipe.config.rewards.weights]
     gc.collect()
     with LiveBytes() as live:
         fill = partial(recipe.source.fill, dtype=torch.float32, device="cpu")
@@ -176,8 +177,8 @@ def test_sharding_divides_states_and_not_activations():
 @pytest.mark.parametrize(("prompts", "micro", "updates"), [(2, 4, 1), (2, 100, 1), (2, 1, 2), (1, 3, 3)])
 def test_the_largest_micro_batch_is_the_one_that_is_dealt_out(prompts, micro, updates):
     recipe = worldplay_5b.smoke()
-    config = dataclasses.replace(
-        recipe.config, prompts_per_step=prompts, micro_rows=micro, updates_per_rollout=updates, noise_levels=3
+    config = recipe.config.changed(
+        prompts_per_step=prompts, micro_rows=micro, updates_per_rollout=updates, noise_levels=3
     )
     world = recipe.world(
         partial(recipe.source.fill, dtype=torch.float32, device="cpu"), recipe.source.decoder("cpu")
@@ -186,7 +187,13 @@ def test_the_largest_micro_batch_is_the_one_that_is_dealt_out(prompts, micro, up
     futures = imagine_groups(world, RolloutRequest(scenarios, 0, 4, 2, (0,), sigmas))
     advantages = plan_advantages(prompts)
     chosen = choose(futures, scenarios, advantages, 1, 1, (0,))
-    dealt = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
+    dealt = share_out(
+        chosen,
+        sigmas,
+        config.learning.noise_levels,
+        config.learning.updates_per_rollout,
+        config.learning.micro_rows,
+    )
     assert largest_micro_batch(config, prompts) == max(
         len(rows.sigma_B) for update in dealt for rows in update
     )
@@ -308,7 +315,8 @@ def test_the_embedded_worlds_recipes_have_a_plan_too():
     from worldcompass.worlds.doom.network.reprojection import measured_motion
 
     config = Config(
-        prompts_per_step=1, group_size=2, best=1, worst=1, last_chunk=1, noise_levels=1, micro_rows=2
+        sampling=Sampling(prompts_per_step=1, group_size=2, last_chunk=1),
+        learning=Learning(best=1, worst=1, noise_levels=1, micro_rows=2),
     )
     estimate = make_plan(needs_of(config))
     assert estimate.states.parameters == estimate.states.trainable > 4_000_000

@@ -17,20 +17,23 @@ from worldcompass.errors import UnfitInputs
 from worldcompass.rollout import computes_bf16
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
 from worldcompass.training.preflight import prepare
 from worldcompass.training.run import Parts
+from worldcompass.training.selection import Learning
 from worldcompass.worlds.doom.network.transformer import feed_forward
 
 CONFIG = Config(
-    prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, updates_per_rollout=2
+    sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1),
+    learning=Learning(best=1, worst=1, noise_levels=2, updates_per_rollout=2),
 )
 
 
 def toy_parts(**changes):
     critics = [ToyObedience(), ToyCleanliness()]
-    return Parts(ToyWorld(), critics, toy_scenarios(4), dataclasses.replace(CONFIG, **changes))
+    return Parts(ToyWorld(), critics, toy_scenarios(4), CONFIG.changed(**changes))
 
 
 def test_what_is_inside_another_part_counts_for_itself():
@@ -123,7 +126,7 @@ def test_every_form_that_the_step_is_compared_with_takes_the_same_step(explore, 
 
     parts = toy_parts(explore=explore, shared_noise=explore > 0)
     run = prepare(dataclasses.replace(parts, world=Counting()))
-    forms = step.forms(parts.config.micro_rows)
+    forms = step.forms(parts.config.learning.micro_rows)
     changes = [step.take_step(run, form, 2, time.perf_counter)[1] for form in forms]
     assert changes[-1].any()
     for form, change in zip(forms, changes, strict=True):

@@ -28,7 +28,7 @@ from worldcompass.worlds.doom.experiment import _claim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SICK = dataclasses.replace(HEALTHY, steps=18, objective=flipped, save_every=2, lr=0.06)
+SICK = HEALTHY.changed(steps=18, objective=flipped, save_every=2, lr=0.06)
 
 
 def treat(config, out, resume=False):
@@ -44,16 +44,16 @@ def test_a_warned_run_goes_on(tmp_path):
 
 def test_a_stopped_run_is_saved_says_why_and_can_be_resumed_with_a_warning_only(tmp_path):
     with pytest.raises(StoppedRun, match=r"stopped by the doctor at step \d+, saved in .*unlearns"):
-        treat(dataclasses.replace(SICK, on_disease="stop", save_every=100), tmp_path)
+        treat(SICK.changed(on_disease="stop", save_every=100), tmp_path)
     step = read_metrics(tmp_path / "metrics.jsonl")[-1].step
     assert step < 18 and latest_checkpoint(tmp_path / "checkpoints").name == f"step_{step:06d}"
     assert "Stopped at step" in diagnose(read_record(tmp_path)).history[0]
-    treat(dataclasses.replace(SICK, on_disease="warn", save_every=100), tmp_path, resume=True)
+    treat(SICK.changed(on_disease="warn", save_every=100), tmp_path, resume=True)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 18
 
 
 def test_a_rollback_returns_to_before_the_disease_halves_the_learning_rate_and_is_bounded(tmp_path):
-    config = dataclasses.replace(SICK, on_disease="rollback", lr=1.0, objective=HEALTHY.objective)
+    config = SICK.changed(on_disease="rollback", lr=1.0, objective=HEALTHY.learning.objective)
     with pytest.raises(StoppedRun, match=f"after {MAX_ROLLBACKS} rollbacks"):
         treat(config, tmp_path)
     events = [e for e in read_events(tmp_path / "events.jsonl") if isinstance(e, RolledBack)]
@@ -68,13 +68,13 @@ def test_a_rollback_returns_to_before_the_disease_halves_the_learning_rate_and_i
 
 
 def test_a_rollback_cures_and_the_run_reaches_its_end_and_resumes_exactly(tmp_path):
-    config = dataclasses.replace(HEALTHY, steps=12, lr=0.3, on_disease="rollback", save_every=2)
+    config = HEALTHY.changed(steps=12, lr=0.3, on_disease="rollback", save_every=2)
     straight = treat(config, tmp_path / "a").state()
     events = read_events(tmp_path / "a" / "events.jsonl")
     assert events and len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 12
     assert diagnose(read_record(tmp_path / "a")).history[0].startswith("Rolled back from step")
     with contextlib.suppress(StoppedRun):
-        treat(dataclasses.replace(config, steps=10), tmp_path / "b")
+        treat(config.changed(steps=10), tmp_path / "b")
     resumed = treat(config, tmp_path / "b", resume=True).state()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
@@ -112,7 +112,7 @@ def test_a_rollback_brings_back_the_very_weights_averages_and_momentum_of_the_la
     monkeypatch.setattr(training, "save", save)
     monkeypatch.setattr(training, "roll_back", roll_back)
     with pytest.raises(Enough):
-        treat(dataclasses.replace(SICK, on_disease="rollback", save_every=2), tmp_path)
+        treat(SICK.changed(on_disease="rollback", save_every=2), tmp_path)
     step, to, since, (weights, momentum) = returned[0]
     assert 0 < to < since <= step
     expected_weights, expected_momentum = remembered[to]
@@ -136,14 +136,14 @@ def test_a_damaged_checkpoint_is_named_and_the_rollback_goes_to_the_one_before(t
 
     monkeypatch.setattr(training, "roll_back", roll_back)
     with pytest.warns(UserWarning, match="the one before it is used"), pytest.raises(Enough):
-        treat(dataclasses.replace(SICK, on_disease="rollback", save_every=1), tmp_path)
+        treat(SICK.changed(on_disease="rollback", save_every=1), tmp_path)
     first = next(e for e in read_events(tmp_path / "events.jsonl") if isinstance(e, RolledBack))
     assert first.to == checkpoint.step_of(damaged[0]) - 1
 
 
 @pytest.mark.parametrize("stage", ["save", "delete_after", "MetricsLog"])
 def test_a_kill_in_the_middle_of_a_rollback_loses_nothing(stage, tmp_path, monkeypatch):
-    config = dataclasses.replace(HEALTHY, steps=8, lr=0.3, on_disease="rollback", save_every=2)
+    config = HEALTHY.changed(steps=8, lr=0.3, on_disease="rollback", save_every=2)
 
     def killed(*_, **__):
         raise Enough
@@ -163,7 +163,7 @@ def test_a_kill_in_the_middle_of_a_rollback_loses_nothing(stage, tmp_path, monke
 def test_after_going_back_to_the_start_a_kill_does_not_forget_it(tmp_path, monkeypatch):
     """More later checkpoints than are kept must not crowd out the one of step 0."""
     monkeypatch.setattr(resume, "LOOK_BACK", 0)
-    config = dataclasses.replace(HEALTHY, steps=6, lr=1.0, on_disease="rollback", save_every=1)
+    config = HEALTHY.changed(steps=6, lr=1.0, on_disease="rollback", save_every=1)
 
     def checked(root, step):
         assert step == 0 and latest_checkpoint(root, before=1) is not None
@@ -176,7 +176,7 @@ def test_after_going_back_to_the_start_a_kill_does_not_forget_it(tmp_path, monke
 
 def test_a_checkpoint_holds_what_the_doctor_knows(tmp_path):
     """A run whose metrics were lost goes on with all its rows, rollbacks and starting points."""
-    config = dataclasses.replace(HEALTHY, steps=12, lr=0.3, on_disease="rollback", save_every=2)
+    config = HEALTHY.changed(steps=12, lr=0.3, on_disease="rollback", save_every=2)
     treat(config, tmp_path)
     rows, events = read_metrics(tmp_path / "metrics.jsonl"), read_events(tmp_path / "events.jsonl")
     assert events
@@ -189,11 +189,11 @@ def test_a_checkpoint_holds_what_the_doctor_knows(tmp_path):
 
 def test_checkpoints_of_older_versions_and_events_that_a_kill_cut_off_are_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr("worldcompass.doctor.guard.Guard.state", lambda self: {})
-    config = dataclasses.replace(HEALTHY, steps=4, save_every=2)
+    config = HEALTHY.changed(steps=4, save_every=2)
     treat(config, tmp_path)
     event = {"event": "refused", "step": 3, "why": "loss is nan"}
     (tmp_path / "events.jsonl").write_text(f'{json.dumps(event)}\n{{"event": "rolled b')
-    treat(dataclasses.replace(config, steps=6), tmp_path, resume=True)
+    treat(config.changed(steps=6), tmp_path, resume=True)
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "events.jsonl").read_text() == json.dumps(event) + "\n"
 
@@ -209,7 +209,7 @@ def test_of_several_harmful_findings_the_first_to_begin_decides_how_far_to_go_ba
 
 
 def ill_run(out):
-    treat(dataclasses.replace(HEALTHY, steps=18, lr=1.0), out)
+    treat(HEALTHY.changed(steps=18, lr=1.0), out)
     return out
 
 
@@ -224,7 +224,7 @@ def test_a_refused_update_is_rolled_back_instead_of_ending_the_run(tmp_path):
             self.left -= torch.is_grad_enabled()
             return clean * torch.nan if self.left == 0 and torch.is_grad_enabled() else clean
 
-    config = dataclasses.replace(HEALTHY, steps=8, on_disease="rollback", save_every=2)
+    config = HEALTHY.changed(steps=8, on_disease="rollback", save_every=2)
     critics = [ToyObedience(), ToyCleanliness()]
     train(Hiccup(), critics, toy_scenarios(16), config, tmp_path, live=False)
     assert [row.step for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 9))
@@ -233,8 +233,8 @@ def test_a_refused_update_is_rolled_back_instead_of_ending_the_run(tmp_path):
 
 
 def test_looking_changes_nothing(tmp_path):
-    plain_run = treat(dataclasses.replace(HEALTHY, steps=4), tmp_path / "a").state()
-    config = dataclasses.replace(HEALTHY, steps=4, probe_every=2, on_disease="rollback")
+    plain_run = treat(HEALTHY.changed(steps=4), tmp_path / "a").state()
+    config = HEALTHY.changed(steps=4, probe_every=2, on_disease="rollback")
     critics = [ToyObedience(), ToyCleanliness()]
     probed = train(
         ToyWorld(), critics, toy_scenarios(16), config, tmp_path / "b", live=False, held_out=held_out()
@@ -246,7 +246,7 @@ def test_looking_changes_nothing(tmp_path):
 
 
 def test_every_look_leaves_a_clip_of_before_and_now(tmp_path):
-    config = dataclasses.replace(HEALTHY, steps=4, probe_every=2, lr=1.0)
+    config = HEALTHY.changed(steps=4, probe_every=2, lr=1.0)
     critics = [ToyObedience(), ToyCleanliness()]
     train(ToyWorld(), critics, toy_scenarios(16), config, tmp_path, live=False, held_out=held_out())
     samples = tmp_path / "samples"
@@ -261,15 +261,15 @@ def test_every_look_leaves_a_clip_of_before_and_now(tmp_path):
 
 
 def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_path):
-    config = dataclasses.replace(HEALTHY, probe_every=2)
-    treat(dataclasses.replace(config, steps=2), tmp_path / "looked")
+    config = HEALTHY.changed(probe_every=2)
+    treat(config.changed(steps=2), tmp_path / "looked")
     clips = sorted(path.name for path in (tmp_path / "looked" / "samples").iterdir())
     assert clips == ["before.mp4", "step_000001.mp4", "step_000002.mp4"]
     assert read_metrics(tmp_path / "looked" / "metrics.jsonl")[-1].judge is None
     with pytest.raises(ValueError, match="expected 4 or more of one length"):
         HeldOut(clean_judge, toy_scenarios(3))
     with pytest.raises(ValueError, match="on_disease must be one of warn, stop, rollback"):
-        dataclasses.replace(HEALTHY, on_disease="pray")
+        HEALTHY.changed(on_disease="pray")
     speechless = HeldOut(lambda videos, scenarios: torch.zeros(2), toy_scenarios(4))
     with pytest.raises(ValueError, match="must return 4 finite scores"):
         train(
@@ -280,8 +280,8 @@ def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_pa
 def test_what_the_doctor_does_may_change_when_a_recipe_is_resumed(tmp_path):
     recipe = demo()
     _claim(RunFolder(tmp_path / "run"), recipe, resume=False)
-    told = dataclasses.replace(recipe.config, on_disease="stop", probe_every=5)
+    told = recipe.config.changed(on_disease="stop", probe_every=5)
     _claim(RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=told), resume=True)
     with pytest.raises(UserError, match="other settings"):
-        other = dataclasses.replace(recipe.config, lr=1.0)
+        other = recipe.config.changed(lr=1.0)
         _claim(RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=other), resume=True)

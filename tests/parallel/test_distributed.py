@@ -114,9 +114,9 @@ def as_an_earlier_version_wrote_it(checkpoint: Path) -> None:
 
 
 def test_what_two_sharded_processes_saved_one_and_four_go_on_with(alone, tmp_path):
-    post_train(tmp_path / "earlier", replace(SMALL, steps=2))
+    post_train(tmp_path / "earlier", SMALL.changed(steps=2))
     as_an_earlier_version_wrote_it(tmp_path / "earlier" / "checkpoints" / "step_000002")
-    assert together(2, post_train, tmp_path / "four", replace(SMALL, steps=2, shard=True)) == [0, 0]
+    assert together(2, post_train, tmp_path / "four", SMALL.changed(steps=2, shard=True)) == [0, 0]
     shutil.copytree(tmp_path / "four", tmp_path / "one")
     shutil.copytree(tmp_path / "four", tmp_path / "damaged")
     damage_a_shard(tmp_path / "damaged" / "checkpoints" / "step_000002")
@@ -124,7 +124,7 @@ def test_what_two_sharded_processes_saved_one_and_four_go_on_with(alone, tmp_pat
         post_train(tmp_path / "damaged", SMALL, resume=True)
     damage_a_shard(tmp_path / "four" / "checkpoints" / "step_000002")
     post_train(tmp_path / "one", SMALL, resume=True)
-    hybrid = replace(SMALL, **SPREAD["hybrid, offloaded"])
+    hybrid = SMALL.changed(**SPREAD["hybrid, offloaded"])
     assert together(4, go_on, tmp_path, ["four", "earlier"], hybrid) == [0] * 4
     for name in ("one", "four", "damaged", "earlier"):
         agree(tmp_path / name, alone["full"])
@@ -200,9 +200,9 @@ def a_failing_disk_ends_all_and_harms_nothing(root: Path) -> None:
 
 
 def the_users_mistakes_are_known_to_all(out: Path) -> None:
-    post_train(out, replace(SMALL, steps=1))
+    post_train(out, SMALL.changed(steps=1))
     with pytest.raises(UserError, match=r"another --out, or go on with these by --accept-changes") as mistake:
-        post_train(out, replace(SMALL, lr=0.5), resume=True)
+        post_train(out, SMALL.changed(lr=0.5), resume=True)
     assert "lr: 0.01 -> 0.5" in str(mistake.value)
     with pytest.raises(UserError, match="already holds a run"):
         post_train(out, SMALL)
@@ -268,11 +268,11 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do(monkeypatch):
     with pytest.raises(UserError, match="use ranks_per_group 1, 2, 4 or a multiple of 3 processes"):
         Team(0, 4, per_group=3).check_divides(6)
     with pytest.raises(ValueError, match="must be multiples of ranks_per_group"):
-        replace(SMALL, ranks_per_group=3)
+        SMALL.changed(ranks_per_group=3)
     with pytest.raises(ValueError, match="candidates that share a past"):
-        replace(SMALL, ranks_per_group=2, rollout=imagine_whole_videos)
+        SMALL.changed(ranks_per_group=2, rollout=imagine_whole_videos)
     with pytest.raises(ValueError, match="offload and gather_bf16 need shard=true"):
-        replace(SMALL, offload=True)
+        SMALL.changed(offload=True)
     with pytest.raises(UserError, match="expected auto or a number"):
         number_of_ranks("two", "cpu")
     assert number_of_ranks("auto", "cpu") == 1
@@ -369,7 +369,7 @@ def test_a_rank_that_dies_while_saving_ends_the_others_and_loses_no_more_than_th
     ways = {
         "main": (SMALL, 0, "worldcompass.runs.atomic.os.replace", [-signal.SIGKILL, EXIT_LOST_RANK]),
         "shard": (
-            replace(SMALL, shard=True), 1, "safetensors.torch.save", [EXIT_LOST_RANK, -signal.SIGKILL],
+            SMALL.changed(shard=True), 1, "safetensors.torch.save", [EXIT_LOST_RANK, -signal.SIGKILL],
         ),
     }  # fmt: skip
     for name, (config, rank, where, codes) in ways.items():
@@ -429,7 +429,7 @@ def lose(out: Path) -> None:
                 raise LostCritic("the critic obedience failed 4 times")
             return super().__call__(group)
 
-    config = replace(SMALL, save_every=100)
+    config = SMALL.changed(save_every=100)
     with pytest.raises(LostCritic, match="the critic obedience failed 4 times"):
         train(toy_world(), [Breaks(), ToyCleanliness()], toy_scenarios(8), config, out, live=False)
 

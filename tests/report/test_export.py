@@ -1,7 +1,6 @@
 """A run becomes a folder to give away; the hub is stood in for, or faked on loopback where its package is here."""
 
 import base64
-import dataclasses
 import importlib
 import json
 import os
@@ -21,13 +20,23 @@ from worldcompass.report.export import push
 from worldcompass.runs.final import exporting, final_weights
 from worldcompass.runs.folder import RunFolder
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
+from worldcompass.training.balance import Weighing
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
+from worldcompass.training.optim import Optimiser
+from worldcompass.training.selection import Learning
 
 TINY = Config(
-    steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, noise_levels=2, lr=1e-2, seed=7,
-    weights={"obedience": 2.0}, save_every=1, recipe="toy.py:tiny",
-)  # fmt: skip
+    steps=2,
+    seed=7,
+    sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1),
+    rewards=Weighing(weights={"obedience": 2.0}),
+    learning=Learning(best=1, worst=1, noise_levels=2),
+    optimiser=Optimiser(lr=1e-2),
+    keeping=Keeping(save_every=1, recipe="toy.py:tiny"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,7 @@ def leave_weights(out):
 
 
 def train_on(out, steps):
-    config = dataclasses.replace(TINY, steps=steps)
+    config = TINY.changed(steps=steps)
     critics = [ToyObedience(), ToyCleanliness()]
     train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=True, live=False)
 

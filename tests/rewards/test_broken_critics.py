@@ -1,6 +1,5 @@
 """A critic that breaks: one sentence, from the shell before anything is done, in a run with every step kept."""
 
-import dataclasses
 import json
 
 import pytest
@@ -20,7 +19,7 @@ from worldcompass.types import Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONFIG = dataclasses.replace(QUICK, steps=4, prompts_per_step=2, save_every=100)
+CONFIG = QUICK.changed(steps=4, prompts_per_step=2, save_every=100)
 GOOD_CALLS = 1 + 2 * 2  # the trial before the run, two steps of two groups
 
 
@@ -102,7 +101,7 @@ def test_a_score_that_is_not_finite_is_rolled_back_where_the_doctor_may(tmp_path
             self.left -= 1
             return ToyCleanliness()(group)
 
-    config = dataclasses.replace(CONFIG, save_every=1, on_disease="rollback")
+    config = CONFIG.changed(save_every=1, on_disease="rollback")
     train(
         ToyWorld(), [ToyObedience(), Once("nan", GOOD_CALLS)], toy_scenarios(4), config, tmp_path, live=False
     )

@@ -11,7 +11,6 @@ import sysconfig
 import threading
 import time
 import venv
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,7 +223,7 @@ def test_an_actor_killed_in_the_middle_of_a_step_changes_nothing(critic, plan, t
 
 
 def test_a_run_whose_critic_is_lost_keeps_every_finished_step_and_goes_on(critic, plan, tmp_path):
-    config = replace(SMALL, steps=3)
+    config = SMALL.changed(steps=3)
     plan.write_text("score " * (2 * GROUPS + 1) + "nan nan")
     with pytest.raises(LostCritic, match="not finite"):
         train_with(critic, tmp_path / "run", config)

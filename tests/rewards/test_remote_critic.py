@@ -26,11 +26,18 @@ from worldcompass.serving.scoring import Scorer, score_group
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.toy import ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
+from worldcompass.training.selection import Learning
 
 GROUP = noise_group(3)
-SMALL = Config(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=0, denoising_steps=2,
-               noise_levels=1, save_every=1)  # fmt: skip
+SMALL = Config(
+    steps=2,
+    sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=0, denoising_steps=2),
+    learning=Learning(best=1, worst=1, noise_levels=1),
+    keeping=Keeping(save_every=1),
+)
 HEALTHY = {"critic": "stub", "wire": 1}
 
 

@@ -1,6 +1,5 @@
 """Trackers get the numbers of every step; those of packages that are not here are stood in for by fakes."""
 
-import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -13,23 +12,23 @@ from worldcompass.runs.metrics import RewardMetrics, StepMetrics, Unreached, rea
 from worldcompass.runs.trackers import numbers, tracking
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
+from worldcompass.training.optim import Optimiser
+from worldcompass.training.selection import Learning
 
 TINY = Config(
     steps=3,
-    prompts_per_step=2,
-    group_size=4,
-    best=1,
-    worst=1,
-    last_chunk=1,
-    noise_levels=2,
-    lr=1e-2,
-    save_every=1,
+    sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1),
+    learning=Learning(best=1, worst=1, noise_levels=2),
+    optimiser=Optimiser(lr=1e-2),
+    keeping=Keeping(save_every=1),
 )
 
 
 def train_toy(out, **changes):
-    config = dataclasses.replace(TINY, **changes)
+    config = TINY.changed(**changes)
     critics = [ToyObedience(), ToyCleanliness()]
     train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=out.exists(), live=False)
     return [numbers(row) | {"step": row.step} for row in read_metrics(out / "metrics.jsonl")]
@@ -119,7 +118,7 @@ class FakeTrackio:
 def pretend(monkeypatch):
     def put(name, fake):
         monkeypatch.setitem(sys.modules, name, fake)
-        monkeypatch.setattr("worldcompass.training.config.installed", lambda track: True)
+        monkeypatch.setattr("worldcompass.training.keeping.installed", lambda track: True)
         return fake
 
     return put
@@ -156,4 +155,4 @@ def test_an_absent_package_is_a_sentence_before_anything_starts(tmp_path, monkey
 
 def test_an_unknown_tracker_is_refused():
     with pytest.raises(ValueError, match="track must be one of none, tensorboard, wandb, trackio"):
-        dataclasses.replace(TINY, track="paper")
+        TINY.changed(track="paper")

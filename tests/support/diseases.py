@@ -32,7 +32,7 @@ from worldcompass.training.policy import Decay
 from worldcompass.training.probe import HeldOut
 from worldcompass.types import Group, Scores
 
-HEALTHY = dataclasses.replace(QUICK, steps=40)
+HEALTHY = QUICK.changed(steps=40)
 STILL_SPREAD = 0.1  # of the toy's latents, so that what moves in its pictures is what the weights do
 
 
@@ -47,7 +47,7 @@ class Patient:
     spread: float = 0.5
 
     def changed(self, **config: Any) -> Patient:
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, **config))
+        return dataclasses.replace(self, config=self.config.changed(**config))
 
 
 class Scored:

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
-from worldcompass.training.optim import muon
+from worldcompass.training.optim import Optimiser, muon
+from worldcompass.training.selection import Learning
 
 STAGES = ("rollout", "rewards", "update", "optimiser", "checkpoint", "log")
 EVENTS_PER_STEP = {"rollout": 4, "rewards": 2, "update": 1, "optimiser": 1, "checkpoint": 5, "log": 1}
@@ -43,9 +46,12 @@ PRELOADED = [
     "torch._dynamo",
 ]
 SMALL = Config(
-    steps=8, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3, noise_levels=2,
-    lr=0.01, save_every=2,
-)  # fmt: skip
+    steps=8,
+    sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1, denoising_steps=3),
+    learning=Learning(best=1, worst=1, noise_levels=2),
+    optimiser=Optimiser(lr=0.01),
+    keeping=Keeping(save_every=2),
+)
 _FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
@@ -114,7 +120,7 @@ class Toy:
             with (out / "steps_done").open("a") as file:
                 file.write(f"{step}\n")
 
-        config = replace(self.config, make_optimizer=make_optimizer)
+        config = self.config.changed(make_optimizer=make_optimizer)
         sys.addaudithook(fuse.watch_files)
         elsewhere = os.environ.get("CRITIC")
         obedience = RemoteCritic(elsewhere, tries=2) if elsewhere else _Obedience(fuse, out)

@@ -10,7 +10,10 @@ from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import noise_group
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
+from worldcompass.training.selection import Learning
 
 SECONDS = 0.3  # to imagine a group, and to score one
 
@@ -21,8 +24,14 @@ GROUPS = 4
 OWN = ("seconds", "failed_tries")  # what a row tells of how critics were asked
 
 
-SMALL = Config(steps=1, prompts_per_step=GROUPS, groups_at_once=1, group_size=4, best=1, worst=1, last_chunk=0,
-               denoising_steps=2, noise_levels=1, save_every=100)  # fmt: skip
+SMALL = Config(
+    steps=1,
+    sampling=Sampling(
+        prompts_per_step=GROUPS, groups_at_once=1, group_size=4, last_chunk=0, denoising_steps=2
+    ),
+    learning=Learning(best=1, worst=1, noise_levels=1),
+    keeping=Keeping(save_every=100),
+)
 
 
 class SlowWorld(ToyWorld):

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,27 @@ from worldcompass.parallel.team import Team, end_at_once, joined
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
 from worldcompass.training.lora import Lora
-from worldcompass.training.optim import adamw, muon
+from worldcompass.training.optim import Optimiser, adamw, muon
 from worldcompass.training.policy import Policy
+from worldcompass.training.selection import Learning
 
 DEADLINE = 400.0  # seconds; for busy machines, where ranks wait for each other
 SMALL = Config(
-    steps=3, prompts_per_step=4, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3, noise_levels=2,
-    micro_rows=8, max_grad_norm=0.05, lr=0.01, save_every=1, make_optimizer=adamw,
-)  # fmt: skip
+    steps=3,
+    sampling=Sampling(prompts_per_step=4, group_size=4, last_chunk=1, denoising_steps=3),
+    learning=Learning(best=1, worst=1, noise_levels=2, micro_rows=8),
+    optimiser=Optimiser(max_grad_norm=0.05, lr=0.01, make_optimizer=adamw),
+    keeping=Keeping(save_every=1),
+)
 VARIANTS = {
     "full": SMALL,
-    "muon": replace(SMALL, make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1, probe_every=3),
-    "lora": replace(SMALL, lora=Lora(rank=2, alpha=2.0)),
-    "bf16": replace(SMALL, autocast_bf16=True, steps=1),
+    "muon": SMALL.changed(make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1, probe_every=3),
+    "lora": SMALL.changed(lora=Lora(rank=2, alpha=2.0)),
+    "bf16": SMALL.changed(autocast_bf16=True, steps=1),
 }
 SPREAD = {
     "plain": {},

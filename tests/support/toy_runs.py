@@ -1,21 +1,20 @@
 """Short runs of the toy world that several tests train."""
 
-import dataclasses
-
 from worldcompass.toy import ToyCleanliness, ToyObedience
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
+from worldcompass.training.optim import Optimiser
+from worldcompass.training.selection import Learning
 
 QUICK = Config(
     steps=30,
-    prompts_per_step=4,
-    last_chunk=1,
-    noise_levels=3,
-    updates_per_rollout=2,
-    lr=0.03,
-    checkpoint_decay=0.5,
-    save_every=100,
+    sampling=Sampling(prompts_per_step=4, last_chunk=1),
+    learning=Learning(noise_levels=3, updates_per_rollout=2),
+    optimiser=Optimiser(lr=0.03, checkpoint_decay=0.5),
+    keeping=Keeping(save_every=100),
 )
-TINY = dataclasses.replace(QUICK, steps=4, prompts_per_step=2, group_size=4, best=1, worst=1, save_every=1)
+TINY = QUICK.changed(steps=4, prompts_per_step=2, group_size=4, best=1, worst=1, save_every=1)
 
 
 def critics():

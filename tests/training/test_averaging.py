@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ from worldcompass.training.loop import train, train_parts
 from worldcompass.training.run import Parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CONFIG = replace(TINY, steps=3, seed=1)
+CONFIG = TINY.changed(steps=3, seed=1)
 
 
 def parts_of(config: Config) -> Parts:
@@ -71,7 +70,7 @@ def test_rows_are_averaged_step_by_step_and_what_is_spent_is_summed():
 def test_members_are_runs_of_their_own_seeds_and_the_folder_reads_like_a_run(tmp_path):
     _, policy = train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "run")
     own = [
-        train(ToyWorld(), critics(), toy_scenarios(5), replace(CONFIG, seed=seed), tmp_path / f"seed{seed}")
+        train(ToyWorld(), critics(), toy_scenarios(5), CONFIG.changed(seed=seed), tmp_path / f"seed{seed}")
         for seed in (2, 3)
     ]
     start = own[0].reference_weights

@@ -1,6 +1,5 @@
 """Automatic balance: what it weighs and why, and that it spares both of two rewards that pull apart."""
 
-import dataclasses
 import math
 
 import pytest
@@ -11,7 +10,11 @@ from worldcompass.runs.metrics import RewardMetrics, StepMetrics, read_metrics
 from worldcompass.toy import ToyObedience, ToyWorld, latents_of_frames, toy_scenarios
 from worldcompass.training.balance import FLOOR, TEMPERATURE, fixed, progress, soft_minimum
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
+from worldcompass.training.optim import Optimiser
+from worldcompass.training.selection import Learning
 from worldcompass.types import Group, Scores
 
 NAMES = ("a", "b")
@@ -71,9 +74,12 @@ class Darkness:
 
 
 CONFIG = Config(
-    steps=16, prompts_per_step=4, last_chunk=1, noise_levels=3, updates_per_rollout=2, lr=0.03,
-    checkpoint_decay=0.5, save_every=100,
-)  # fmt: skip
+    steps=16,
+    sampling=Sampling(prompts_per_step=4, last_chunk=1),
+    learning=Learning(noise_levels=3, updates_per_rollout=2),
+    optimiser=Optimiser(lr=0.03, checkpoint_decay=0.5),
+    keeping=Keeping(save_every=100),
+)
 
 
 def gains(out, config, scale=1.0):
@@ -98,10 +104,10 @@ def gains(out, config, scale=1.0):
 
 def test_both_of_two_opposed_rewards_gain_and_none_does_under_the_other_alone(tmp_path):
     found = {
-        name: gains(tmp_path / name, dataclasses.replace(CONFIG, weights=weights))
+        name: gains(tmp_path / name, CONFIG.changed(weights=weights))
         for name, weights in (("obey", {"darkness": 0.0}), ("dark", {"obedience": 0.0}))
     }
-    balanced = dataclasses.replace(CONFIG, balance=soft_minimum)
+    balanced = CONFIG.changed(balance=soft_minimum)
     found["balanced"] = gains(tmp_path / "balanced", balanced)
     assert min(found["balanced"]) > 0.05, found
     assert min(found["balanced"]) > max(min(found["obey"]), min(found["dark"])), found
@@ -112,7 +118,7 @@ def test_both_of_two_opposed_rewards_gain_and_none_does_under_the_other_alone(tm
 
 
 def test_a_resumed_run_weighs_as_if_it_had_never_stopped(tmp_path):
-    config = dataclasses.replace(CONFIG, steps=6, balance=soft_minimum, save_every=3, prompts_per_step=2)
+    config = CONFIG.changed(steps=6, balance=soft_minimum, save_every=3, prompts_per_step=2)
 
     def run(out, steps, resume=False):
         critics = (ToyObedience(), Darkness())
@@ -120,7 +126,7 @@ def test_a_resumed_run_weighs_as_if_it_had_never_stopped(tmp_path):
             ToyWorld(),
             critics,
             toy_scenarios(8),
-            dataclasses.replace(config, steps=steps),
+            config.changed(steps=steps),
             out,
             resume,
             live=False,

@@ -1,7 +1,5 @@
 """On the toy the loop learns what it is rewarded for, and fails to where it must."""
 
-import dataclasses
-
 import pytest
 import torch
 from toy_runs import QUICK, critics
@@ -67,7 +65,7 @@ def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "worldcompass.training.preflight.computes_bf16", lambda device: True
     )  # slow elsewhere, not wrong
-    mean, z = gain(dataclasses.replace(QUICK, **change), tmp_path)
+    mean, z = gain(QUICK.changed(**change), tmp_path)
     assert mean[0] > 0.05 and z[0] > 5
 
 
@@ -84,7 +82,7 @@ def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
     ids=["few-steps", "noisy-past", "noisy-past-of-videos", "given-chunk", "given-latents", "long-start"],
 )
 def test_worlds_with_needs_of_their_own_learn_to_obey(world, change, tmp_path):
-    mean, z = gain(dataclasses.replace(QUICK, **change), tmp_path, world)
+    mean, z = gain(QUICK.changed(**change), tmp_path, world)
     assert mean[0] > 0.05 and z[0] > 5
 
 
@@ -94,29 +92,29 @@ def test_both_rewards_rise(tmp_path):
 
 
 def test_a_flipped_advantage_unlearns(tmp_path):
-    mean, z = gain(dataclasses.replace(QUICK, objective=flipped), tmp_path)
+    mean, z = gain(QUICK.changed(objective=flipped), tmp_path)
     assert mean[0] < -0.05 and z[0] < -5
 
 
 def test_without_advantages_nothing_is_learned(tmp_path):
-    mean, _ = gain(dataclasses.replace(QUICK, objective=blind), tmp_path)
+    mean, _ = gain(QUICK.changed(objective=blind), tmp_path)
     assert abs(mean[0]) < 0.03
 
 
 def test_the_weights_of_rewards_decide_what_is_learned(tmp_path):
     plain = gain(QUICK, tmp_path / "both")[0]
-    weighted = gain(dataclasses.replace(QUICK, weights={"obedience": 0.0}), tmp_path / "one")[0]
+    weighted = gain(QUICK.changed(weights={"obedience": 0.0}), tmp_path / "one")[0]
     assert weighted[1] > plain[1] and weighted[0] < plain[0] - 0.1
 
 
 def test_the_pull_to_the_start_holds_back(tmp_path):
     free = gain(QUICK, tmp_path / "free")[0]
-    held = gain(dataclasses.replace(QUICK, kl_weight=1.0), tmp_path / "held")[0]
+    held = gain(QUICK.changed(kl_weight=1.0), tmp_path / "held")[0]
     assert held[0] < free[0] / 2
 
 
 def test_the_pull_of_the_means_holds_what_is_the_same_everywhere(tmp_path):
     """In the toy world obedience is a shade of whole latents, which this pull holds; grain it leaves alone."""
     free = gain(QUICK, tmp_path / "free")[0]
-    held = gain(dataclasses.replace(QUICK, mean_weight=10.0), tmp_path / "held")[0]
+    held = gain(QUICK.changed(mean_weight=10.0), tmp_path / "held")[0]
     assert held[0] < free[0] / 2

@@ -1,6 +1,5 @@
 """The whole loop on the toy: its steps are those of the method, resume bit by bit, and end cleanly."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -45,9 +44,9 @@ def rows_without_seconds(folder):
     "change", [{}, {"make_optimizer": adamw}, {"lora": Lora(rank=2)}], ids=["muon", "adamw", "lora"]
 )
 def test_four_steps_equal_two_and_two_resumed_bit_by_bit(change, tmp_path):
-    config = dataclasses.replace(TINY, **change)
+    config = TINY.changed(**change)
     straight = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "a")
-    train(ToyWorld(), critics(), toy_scenarios(5), dataclasses.replace(config, steps=2), tmp_path / "b")
+    train(ToyWorld(), critics(), toy_scenarios(5), config.changed(steps=2), tmp_path / "b")
     resumed = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "b", resume=True)
     assert same(straight.state(), resumed.state())
     assert rows_without_seconds(tmp_path / "a") == rows_without_seconds(tmp_path / "b")
@@ -56,7 +55,7 @@ def test_four_steps_equal_two_and_two_resumed_bit_by_bit(change, tmp_path):
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
     runs = []
     for i, seed in enumerate((0, 0, 1)):
-        config = dataclasses.replace(TINY, seed=seed)
+        config = TINY.changed(seed=seed)
         runs.append(train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / str(i)).state())
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
 
@@ -65,7 +64,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
 def test_micro_batches_add_up_to_the_full_batch(change, tmp_path):
     results = []
     for micro_rows in (1, 5, 1000):
-        config = dataclasses.replace(TINY, steps=2, micro_rows=micro_rows, **change)
+        config = TINY.changed(steps=2, micro_rows=micro_rows, **change)
         policy = train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / str(micro_rows))
         results.append(policy.state())
     for other in results[1:]:
@@ -85,25 +84,35 @@ def test_batching_pasts_changes_memory_and_not_results(tmp_path):
 def make_run(config=TINY, world=None):
     world = world or ToyWorld()
     policy = Policy(world.net, Decay(0.5, 0.9, 0.1))
-    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+    optimizer = config.optimiser.make_optimizer(
+        policy.parameters, config.optimiser.lr, config.optimiser.weight_decay
+    )
     return Run(world, critics(), toy_scenarios(6), config, policy, optimizer)
 
 
 def shares(run, config):
     sigmas = run.world.spec.sigmas()
     scenarios = run.scenarios[:2]
-    futures = imagine_groups(run.world, RolloutRequest(scenarios, 1, 4, config.group_size, (0,), sigmas))
+    futures = imagine_groups(
+        run.world, RolloutRequest(scenarios, 1, 4, config.sampling.group_size, (0,), sigmas)
+    )
     verdicts = Verdicts(run.critics)
     verdicts.ask(futures[0].groups)
     values, valid = verdicts.collect()
-    advantages = group_advantages(values, valid, torch.ones(2), config.scale)
-    chosen = choose(futures, scenarios, advantages, config.best, config.worst, (0,))
-    parts = share_out(chosen, sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows)
+    advantages = group_advantages(values, valid, torch.ones(2), config.rewards.scale)
+    chosen = choose(futures, scenarios, advantages, config.learning.best, config.learning.worst, (0,))
+    parts = share_out(
+        chosen,
+        sigmas,
+        config.learning.noise_levels,
+        config.learning.updates_per_rollout,
+        config.learning.micro_rows,
+    )
     return futures[0], advantages, chosen, parts
 
 
 def test_rows_are_the_chosen_candidates_at_distinct_levels_of_the_rollout():
-    config = dataclasses.replace(TINY, group_size=6, best=2, worst=1, noise_levels=4, updates_per_rollout=1)
+    config = TINY.changed(group_size=6, best=2, worst=1, noise_levels=4, updates_per_rollout=1)
     run = make_run(config)
     futures, advantages, chosen, parts = shares(run, config)
     assert sum(len(rows.sigma_B) for rows in parts[0]) == 2 * 3 * 4
@@ -126,7 +135,7 @@ def test_rows_are_the_chosen_candidates_at_distinct_levels_of_the_rollout():
 
 
 def test_every_update_sees_good_and_bad_futures():
-    config = dataclasses.replace(TINY, group_size=8, best=2, worst=2, noise_levels=3, updates_per_rollout=6)
+    config = TINY.changed(group_size=8, best=2, worst=2, noise_levels=3, updates_per_rollout=6)
     parts = shares(make_run(config), config)[-1]
     assert len(parts) == 6
     for rows in itertools.chain(*parts):
@@ -139,7 +148,7 @@ def test_interleaving_keeps_everyone():
 
 
 def test_targets_are_predicted_by_the_behaviour_and_the_reference_without_gradient():
-    config = dataclasses.replace(TINY, kl_weight=1.0)
+    config = TINY.changed(kl_weight=1.0)
     run = make_run(config)
     with torch.no_grad():
         for weights, amount in ((run.policy.behaviour_weights, 0.1), (run.policy.reference_weights, -0.1)):
@@ -174,9 +183,9 @@ def test_the_behaviour_imagines_and_not_the_trained_weights():
 
 @pytest.mark.parametrize("bounds", [(0, 7), (2, 5), (3, 3)])
 def test_the_curriculum_visits_every_chunk_of_its_range_and_no_other(bounds):
-    config = dataclasses.replace(TINY, first_chunk=bounds[0], last_chunk=bounds[1])
+    config = TINY.changed(first_chunk=bounds[0], last_chunk=bounds[1])
     length = bounds[1] - bounds[0] + 1
-    visited = [chunk_of_step(config, step) for step in range(1, 2 * length + 1)]
+    visited = [chunk_of_step(config.sampling, step) for step in range(1, 2 * length + 1)]
     assert visited == list(range(bounds[0], bounds[1] + 1)) * 2
 
 
@@ -186,7 +195,9 @@ def test_every_pass_over_the_scenarios_meets_each_at_most_once_in_its_own_order(
         [
             s.id
             for step in range(3 * e + 1, 3 * e + 4)
-            for s in scenarios_of_step(run.scenarios, run.config, step)
+            for s in scenarios_of_step(
+                run.scenarios, run.config.sampling.prompts_per_step, run.config.seed, step
+            )
         ]
         for e in range(3)
     ]
@@ -204,7 +215,7 @@ def test_a_constant_reward_changes_no_weight(make_optimizer, tmp_path):
             return Scores(torch.full((size,), 1 / 3), torch.ones(size, dtype=torch.bool))
 
     world = ToyWorld()
-    config = dataclasses.replace(TINY, make_optimizer=make_optimizer)
+    config = TINY.changed(make_optimizer=make_optimizer)
     before = {n: p.detach().clone() for n, p in world.net.named_parameters()}
     rows = []
     train(world, [Constant()], toy_scenarios(4), config, tmp_path, on_step=lambda s, m, p: rows.append(m))
@@ -216,7 +227,7 @@ def test_the_learning_rate_falls_on_a_line(tmp_path):
     """Steps at rates 1, 1/2 and 0 of ``lr``: the same first step as without, and a last one that does nothing."""
     weights: dict[float, list] = {1.0: [], 0.0: []}
     for end, seen in weights.items():
-        config = dataclasses.replace(TINY, steps=3, lr_end=end, weight_decay=0.0, make_optimizer=adamw)
+        config = TINY.changed(steps=3, lr_end=end, weight_decay=0.0, make_optimizer=adamw)
 
         def copy(step, metrics, policy, seen=seen):
             seen.append([p.detach().clone() for p in policy.parameters])
@@ -248,7 +259,7 @@ def test_metrics_tell_what_happened(tmp_path):
     assert None not in (rows[0].loss, rows[0].grad_norm, rows[0].flat_groups, rows[0].forward_passes)
     assert rows[0].kl_to_start < 1e-3 < rows[-1].kl_to_start
     described = json.loads((tmp_path / "config.json").read_text())
-    assert described["objective"] == "worldcompass.training.objective.nft_loss"
+    assert described["learning"]["objective"] == "worldcompass.training.objective.nft_loss"
 
 
 def test_a_non_finite_update_is_refused_before_it_and_the_last_checkpoint_stays(tmp_path):
@@ -274,7 +285,7 @@ def test_a_non_finite_update_is_refused_before_it_and_the_last_checkpoint_stays(
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
 def test_ctrl_c_finishes_and_saves_the_step_and_the_run_goes_on_exactly(tmp_path):
-    config = dataclasses.replace(TINY, save_every=100)
+    config = TINY.changed(save_every=100)
     straight = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path / "a")
 
     class Pressing(ToyObedience):
@@ -296,7 +307,7 @@ def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_pat
     train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
         train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)
-    other = dataclasses.replace(TINY, lr=0.5)
+    other = TINY.changed(lr=0.5)
     with pytest.raises(UserError, match=r"lr: 0.03 -> 0.5"):
         train(ToyWorld(), critics(), toy_scenarios(5), other, tmp_path, resume=True)
     with pytest.raises(UserError, match="scenarios"):
@@ -304,7 +315,7 @@ def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_pat
 
 
 def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default(tmp_path, monkeypatch):
-    known, half = resume.identity, dataclasses.replace(TINY, steps=2)
+    known, half = resume.identity, TINY.changed(steps=2)
     with monkeypatch.context() as older:
         older.setattr(
             resume, "identity", lambda run: {k: v for k, v in known(run).items() if k != "reward_clip"}
@@ -312,8 +323,8 @@ def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default(tmp_path, m
         train(ToyWorld(), critics(), toy_scenarios(5), half, tmp_path)
     train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path, resume=True)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == TINY.steps
-    other = dataclasses.replace(TINY, reward_clip=1.0)
-    assert resume.differences({}, {"reward_clip": 1.0}, TINY.described()) == {"reward_clip": [None, 1.0]}
+    other = TINY.changed(reward_clip=1.0)
+    assert resume.differences({}, {"reward_clip": 1.0}, TINY.settings()) == {"reward_clip": [None, 1.0]}
     with pytest.raises(UserError, match=r"reward_clip: null -> 1.0"):
         train(ToyWorld(), critics(), toy_scenarios(5), other, tmp_path, resume=True)
 
@@ -324,7 +335,7 @@ def test_resuming_an_empty_folder_begins(tmp_path):
 
 
 def test_chunks_of_one_latent_can_be_trained(tmp_path):
-    config = dataclasses.replace(TINY, chunk_length=1, first_chunk=1, last_chunk=3, make_optimizer=muon)
+    config = TINY.changed(chunk_length=1, first_chunk=1, last_chunk=3, make_optimizer=muon)
     policy = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path)
     assert not same(policy.behaviour_weights, policy.reference_weights)
 
@@ -336,7 +347,7 @@ def test_lora_trains_adapters_alone(tmp_path):
         world,
         critics(),
         toy_scenarios(5),
-        dataclasses.replace(TINY, lora=Lora(rank=2, targets="outer")),
+        TINY.changed(lora=Lora(rank=2, targets="outer")),
         tmp_path,
     )
     assert isinstance(world.net.outer, LoraLinear) and torch.equal(world.net.outer.base.weight, before)

@@ -1,7 +1,5 @@
 """What cannot work is refused in words, before anything runs."""
 
-import dataclasses
-
 import pytest
 import torch
 from toy_runs import TINY, critics
@@ -40,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 )
 def test_configurations_that_cannot_work_are_refused_at_once(change):
     with pytest.raises(ValueError, match=r"must|need|without"):
-        dataclasses.replace(TINY, **change)
+        TINY.changed(**change)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,7 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
 )
 def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, words, tmp_path):
     with pytest.raises(ValueError, match=words):
-        train(ToyWorld(), critics(), toy_scenarios(5), dataclasses.replace(TINY, **change), tmp_path)
+        train(ToyWorld(), critics(), toy_scenarios(5), TINY.changed(**change), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -114,10 +112,10 @@ def test_critics_and_scenarios_need_names_of_their_own(tmp_path):
 
 def test_another_number_of_steps_than_a_world_has_levels_for_is_refused(tmp_path):
     with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: ask for 3"):
-        train(FewSteps(), critics(), toy_scenarios(5), dataclasses.replace(TINY, denoising_steps=6), tmp_path)
+        train(FewSteps(), critics(), toy_scenarios(5), TINY.changed(denoising_steps=6), tmp_path)
 
 
 def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):
-    config = dataclasses.replace(TINY, chunk_length=1, last_chunk=0)
+    config = TINY.changed(chunk_length=1, last_chunk=0)
     with pytest.raises(UserError, match=r"chunk 0 is given whole to toy.*first_chunk=1"):
         train(ToyWorld(), [ToyCleanliness()], toy_scenarios(5), config, tmp_path)

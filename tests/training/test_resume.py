@@ -1,6 +1,5 @@
 """A folder that holds a run is gone on with by itself; other settings are shown, and taken only when asked to."""
 
-import dataclasses
 import random
 import sys
 from dataclasses import dataclass
@@ -20,14 +19,20 @@ from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
-from worldcompass.training.optim import adamw
+from worldcompass.training.optim import Optimiser, adamw
+from worldcompass.training.selection import Learning
 from worldcompass.types import Scores
 
 TINY = Config(
-    steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3, noise_levels=2,
-    lr=0.01, save_every=1,
-)  # fmt: skip
+    steps=2,
+    sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1, denoising_steps=3),
+    learning=Learning(best=1, worst=1, noise_levels=2),
+    optimiser=Optimiser(lr=0.01),
+    keeping=Keeping(save_every=1),
+)
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,16 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
     ]
     assert command(out, *changed, "--accept-changes") == 0
     _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
-    assert state["step"] == 4 and state["config"]["lr"] == 0.5 and state["config"]["recipe"].endswith(":toy")
+    assert (
+        state["step"] == 4
+        and state["run"]["lr"] == 0.5
+        and state["config"]["keeping"]["recipe"].endswith(":toy")
+    )
     assert state["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
     (deed,) = diagnose(read_record(out)).history
     assert deed == "Gone on with other settings after step 3: behaviour_decay.lowest, lr."
     with pytest.raises(UserError, match="make_optimizer") as refused:
-        train_toy(out, dataclasses.replace(TINY, make_optimizer=adamw, accept_changes=True), resume=True)
+        train_toy(out, TINY.changed(make_optimizer=adamw, accept_changes=True), resume=True)
     assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"
 
 
@@ -124,7 +133,7 @@ def test_a_folder_that_a_run_is_training_into_is_refused_to_others(tmp_path):
         live=False,
     )
     assert len(refused) == 2
-    train_toy(out, dataclasses.replace(TINY, steps=3), resume=True)
+    train_toy(out, TINY.changed(steps=3), resume=True)
 
 
 class Moody:
@@ -139,10 +148,10 @@ class Moody:
 
 
 def test_foreign_code_draws_the_same_after_a_resume(tmp_path):
-    straight = train_toy(tmp_path / "a", dataclasses.replace(TINY, steps=4), critics=[Moody()])
+    straight = train_toy(tmp_path / "a", TINY.changed(steps=4), critics=[Moody()])
     train_toy(tmp_path / "b", TINY, critics=[Moody()])
     torch.rand(3), random.random(), np.random.rand()
-    resumed = train_toy(tmp_path / "b", dataclasses.replace(TINY, steps=4), True, [Moody()])
+    resumed = train_toy(tmp_path / "b", TINY.changed(steps=4), True, [Moody()])
     assert all(torch.equal(resumed.state()[name], value) for name, value in straight.state().items())
 
 

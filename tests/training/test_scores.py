@@ -2,7 +2,6 @@
 
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 import torch
@@ -44,14 +43,14 @@ def test_a_critic_is_asked_about_so_many_groups_at_once(at_once):
 
 def test_fewer_groups_at_once_change_no_more_than_rounding(tmp_path):
     states = [
-        train_with(ToyObedience(), tmp_path / str(most), replace(SMALL, steps=2, groups_at_once=most))[0]
+        train_with(ToyObedience(), tmp_path / str(most), SMALL.changed(steps=2, groups_at_once=most))[0]
         for most in (None, 3, 1)
     ]
     for other in states[1:]:
         for name, tensor in states[0].items():
             torch.testing.assert_close(other[name], tensor, atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="groups_at_once must be at least 1"):
-        replace(SMALL, groups_at_once=0)
+        SMALL.changed(groups_at_once=0)
 
 
 class Lost(Far):
@@ -68,7 +67,7 @@ class Lost(Far):
 
 
 def test_a_lost_critic_ends_the_run_with_every_finished_step_saved(tmp_path):
-    config = replace(SMALL, steps=4)
+    config = SMALL.changed(steps=4)
     with pytest.raises(LostCritic, match="failed 4 times"):
         train_with(Lost(2 * GROUPS + 1), tmp_path / "run", config)  # in the middle of step 3
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000002"]

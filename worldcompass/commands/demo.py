@@ -47,14 +47,15 @@ def _run_demo(out: Path, seed: int, device: str, accept_changes: bool, dry_run: 
 
     recipe = demo()
     recipe = replace(
-        recipe, config=replace(recipe.config, seed=seed, accept_changes=accept_changes, recipe="demo")
+        recipe, config=recipe.config.changed(seed=seed, accept_changes=accept_changes, recipe="demo")
     )
     if dry_run:
-        config = recipe.config
+        config, sampling = recipe.config, recipe.config.sampling
         print(
             f"would evaluate the base on the fixed scenarios ({recipe.evaluation_latents} latents each), post-train"
-            f" it for {config.steps} steps ({config.prompts_per_step} scenarios x {config.group_size} candidates,"
-            f" seed {seed}, {device}), evaluate again and write {out}/report.html; about 10 minutes on 2 cores"
+            f" it for {config.steps} steps ({sampling.prompts_per_step} scenarios x {sampling.group_size}"
+            f" candidates, seed {seed}, {device}), evaluate again and write {out}/report.html; about 10 minutes on"
+            " 2 cores"
         )
         return
     recipe.run(out, device, resume=True)

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
         return 0
     if isinstance(getattr(recipe, "config", None), Config):
-        recipe = replace(recipe, config=replace(recipe.config, recipe=args.recipe))
+        recipe = replace(recipe, config=recipe.config.changed(recipe=args.recipe))
     device = check_device(args.device)
     if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
         return launch(sys.argv[1:], ranks)
@@ -102,7 +102,7 @@ def out_of_memory(recipe: Any, name: str, ranks: int, said: str) -> str:
             f"{begun}: lower config.micro_rows, config.group_size or config.prompts_per_step, or spread the run"
             " over more GPUs with config.shard=true"
         )
-    plan = make_plan(share_of(recipe.needs(), ranks), ranks if recipe.config.shard else 1)
+    plan = make_plan(share_of(recipe.needs(), ranks), ranks if recipe.config.parallel.shard else 1)
     return (
         f"{begun}: by the estimate a step needs {plan.peak / GIB:.2f} GiB of live tensors in its phase"
         f" {plan.worst_phase}; {what_to_lower(plan, recipe.config)}. Every part: worldcompass plan {name}"

@@ -131,18 +131,18 @@ class Plan:
 def make_plan(needs: Needs, gpus: int = 1) -> Plan:
     """The plan of a run whose prompts, and with ``config.shard`` whose weights, are shared out among GPUs."""
     config = needs.config
-    pasts = -(-config.prompts_per_step // gpus)
+    pasts = -(-config.sampling.prompts_per_step // gpus)
     job = Job(
         needs.begin,
         needs.num_chunks,
         pasts,
-        pasts * config.group_size,
+        pasts * config.sampling.group_size,
         largest_micro_batch(config, pasts),
-        config.autocast_bf16,
+        config.optimiser.autocast_bf16,
     )
     jobs = job, replace(job, decodes=False)
     worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
-    if gpus > 1 and config.shard and config.autocast_bf16:
+    if gpus > 1 and config.parallel.shard and config.optimiser.autocast_bf16:
         for world, _ in worlds:
             world.net.bfloat16()  # as gathered: then no second copy is made of weights
     shallow, deeper = (
@@ -150,27 +150,27 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
     )
     traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
     past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
-    return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures, config.shard)
+    return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures, config.parallel.shard)
 
 
 def share_of(needs: Needs, ranks: int) -> Needs:
     """The needs of one of several processes that are not sharded: its prompts alone; sharded ones as they are."""
-    if needs.config.shard or ranks == 1:
+    if needs.config.parallel.shard or ranks == 1:
         return needs
-    prompts = -(-needs.config.prompts_per_step * needs.config.ranks_per_group // ranks)
-    return replace(needs, config=replace(needs.config, prompts_per_step=prompts))
+    prompts = -(-needs.config.sampling.prompts_per_step * needs.config.parallel.ranks_per_group // ranks)
+    return replace(needs, config=needs.config.changed(prompts_per_step=prompts))
 
 
 def what_to_lower(plan: Plan, config: Config) -> str:
     """Which settings make the largest phase smaller, in words."""
     phase = plan.worst_phase
-    pasts = f"config.prompts_per_step (now {config.prompts_per_step})"
-    candidates = f"config.group_size (now {config.group_size})"
+    pasts = f"config.prompts_per_step (now {config.sampling.prompts_per_step})"
+    candidates = f"config.group_size (now {config.sampling.group_size})"
     lower = {
         "attend": f"lower {pasts}",
         "imagine": f"lower {candidates} or {pasts}",
         "decode": f"lower {candidates} or {pasts}",
-        "update": f"lower config.micro_rows (now {config.micro_rows})",
+        "update": f"lower config.micro_rows (now {config.learning.micro_rows})",
         "optimiser step": "train adapters (config.lora)",
     }[phase]
     states = plan.states
@@ -185,13 +185,13 @@ def what_to_lower(plan: Plan, config: Config) -> str:
 
 def measure_states(needs: Needs) -> States:
     """Sizes of everything but activations, from the run's own classes on the meta device."""
-    net, config = needs.net, needs.config
+    net, optimiser = needs.net, needs.config.optimiser
     trained = [p for p in net.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     with LiveBytes() as live:
-        policy = Policy(net, config.behaviour_decay, config.checkpoint_decay)
+        policy = Policy(net, optimiser.behaviour_decay, optimiser.checkpoint_decay)
         averages = live.now
-        optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+        optimizer = optimiser.make_optimizer(policy.parameters, optimiser.lr, optimiser.weight_decay)
         for p in trained:
             p.grad = torch.zeros_like(p)
         before = live.now
@@ -217,28 +217,31 @@ def measure_states(needs: Needs) -> States:
 
 def largest_micro_batch(config: Config, pasts: int) -> int:
     """Rows of one forward and backward pass, see ``selection.share_out``: as many of every past."""
-    of_an_update = -(-(config.best + config.worst) * config.noise_levels // config.updates_per_rollout)
-    return pasts * min(max(1, config.micro_rows // pasts), of_an_update)
+    learning = config.learning
+    of_an_update = -(
+        -(learning.best + learning.worst) * learning.noise_levels // learning.updates_per_rollout
+    )
+    return pasts * min(max(1, learning.micro_rows // pasts), of_an_update)
 
 
 def past_bytes(config: Config, spec: WorldSpec) -> int:
     """Frames of the longest past, uint8."""
-    start = config.last_chunk * _length(config, spec)
+    start = config.sampling.last_chunk * _length(config, spec)
     return _frame_bytes(spec) * spec.num_frames(0, start)
 
 
 def futures_bytes(config: Config, spec: WorldSpec) -> int:
     """Of one past: the candidates' uint8 frames and the training rows' float32 latents."""
     length = _length(config, spec)
-    start = config.last_chunk * length
-    frames = config.group_size * spec.num_frames(start, start + length)
+    start = config.sampling.last_chunk * length
+    frames = config.sampling.group_size * spec.num_frames(start, start + length)
     channels, height, width = spec.latent_shape
-    rows = (config.best + config.worst) * config.noise_levels
+    rows = (config.learning.best + config.learning.worst) * config.learning.noise_levels
     return frames * _frame_bytes(spec) + LATENTS_PER_ROW * 4 * rows * channels * length * height * width
 
 
 def _length(config: Config, spec: WorldSpec) -> int:
-    return config.chunk_length or spec.chunk_lengths[0]
+    return config.sampling.chunk_length or spec.chunk_lengths[0]
 
 
 def _frame_bytes(spec: WorldSpec) -> int:

@@ -126,10 +126,9 @@ class _Metered:
 
     def __init__(self, parts: Parts) -> None:
         self.meter = Meter(time.perf_counter)
-        config = replace(
-            parts.config,
-            rollout=self._wrap("rollout, rest", parts.config.rollout),
-            objective=self._wrap("objective", parts.config.objective),
+        config = parts.config.changed(
+            rollout=self._wrap("rollout, rest", parts.config.sampling.rollout),
+            objective=self._wrap("objective", parts.config.learning.objective),
         )
         critics = [
             _MeteredCritic(critic.name, self._wrap(f"reward {critic.name}", critic))
@@ -194,7 +193,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
         ValueError: when configuration, scenarios and critics do not fit together.
     """
     config, device = parts.config, device_of(parts.world)
-    step = step or 1 + (config.last_chunk - config.first_chunk) // 2
+    step = step or 1 + (config.sampling.last_chunk - config.sampling.first_chunk) // 2
     metered = _Metered(parts)
     with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
         flops = metered.measure(step, counter.get_total_flops)
@@ -208,7 +207,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
     }
     return Profile(
         step=step,
-        chunk=chunk_of_step(config, step),
+        chunk=chunk_of_step(config.sampling, step),
         device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         threads=torch.get_num_threads(),
         steps_timed=repeats,
@@ -221,7 +220,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
 
 def matrix_rate(device: torch.device, config: Config) -> float:
     """Operations per second of square matrix products, in the type that the network computes in."""
-    dtype = torch.bfloat16 if config.autocast_bf16 else torch.float32
+    dtype = torch.bfloat16 if config.optimiser.autocast_bf16 else torch.float32
     a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)  # warms up
     begun, count = _now(device), 0

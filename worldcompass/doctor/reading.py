@@ -11,8 +11,9 @@ from worldcompass.doctor.events import read_events
 from worldcompass.doctor.record import FOLLOWED, USUAL_STEPS, Record
 from worldcompass.errors import UserError
 from worldcompass.runs.folder import RunFolder, training_member
-from worldcompass.runs.metrics import StepMetrics, read_metrics, read_object
+from worldcompass.runs.metrics import StepMetrics, read_metrics
 from worldcompass.runs.results import Results, read_results
+from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import Estimate
 
 CONFIG = "a run's configuration"
@@ -55,7 +56,7 @@ def _check_order(path: Path, rows: Sequence[StepMetrics]) -> None:
 
 def _configured(path: Path) -> tuple[int, dict[str, float]]:
     """Planned steps and weights of the rewards, as far as the run's configuration tells."""
-    config = read_object(path, CONFIG)
+    config = read_settings(path)
     steps, weights = config.get("steps", USUAL_STEPS), config.get("weights", {})
     if not isinstance(steps, int) or steps < 1:
         raise UserError(f"{path} is not a run's configuration: steps is {steps!r}, not a number above 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
+from worldcompass.settings import Rule, enforce
 
 
 @runtime_checkable
@@ -19,6 +21,37 @@ class InUnits(Protocol):
     def units(self) -> Iterator[tuple[nn.Module, ...]]:
         """Groups of modules, inner ones first; what is in none is gathered with the whole network."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How the processes of a run share a step."""
+
+    ranks_per_group: int = 1
+    """Processes that share the candidates of a group, each on the same past; alone it changes nothing."""
+    shard: bool = False
+    """Split parameters, averages and optimiser over the processes of the run (FSDP2); alone it changes nothing."""
+    shard_within: int = 0
+    """Split over so many processes only, those of one node, and copy over the nodes; 0 splits over all."""
+    offload: bool = False
+    """Keep what is sharded in the CPU's memory between uses."""
+    gather_bf16: bool = False
+    """Gather what is sharded in bfloat16, half the traffic; master weights and reductions stay float32. Rounds what
+    autocast alone does not, such as the scales of norms."""
+
+    def __post_init__(self) -> None:
+        needs_shards = self.shard_within or self.offload or self.gather_bf16
+        enforce(
+            vars(self),
+            [
+                Rule(
+                    ("shard", "shard_within", "offload", "gather_bf16"),
+                    self.shard_within >= 0 and (self.shard or not needs_shards),
+                    "shard_within must not be negative; it, offload and gather_bf16 need shard=true",
+                ),
+                Rule(("ranks_per_group",), self.ranks_per_group >= 1, "ranks_per_group must be at least 1"),
+            ],
+        )
 
 
 def shard(

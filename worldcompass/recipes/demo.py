@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from worldcompass.training.advantages import damped
+from worldcompass.training.balance import Weighing
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
+from worldcompass.training.optim import Optimiser
 from worldcompass.training.policy import Decay
+from worldcompass.training.selection import Learning
 from worldcompass.worlds.doom.experiment import DoomRecipe
 
 
@@ -17,24 +22,20 @@ def demo() -> DoomRecipe:
     """
     config = Config(
         steps=24,
-        prompts_per_step=6,
-        group_size=12,
-        best=6,
-        worst=6,
-        first_chunk=0,
-        last_chunk=5,
-        denoising_steps=3,
-        noise_levels=2,
-        updates_per_rollout=2,
-        micro_rows=72,
-        explore=1.5,
-        shared_noise=True,
-        mean_weight=3.0,
-        lr=9e-4,
-        lr_end=0.2,
-        scale=damped,
-        behaviour_decay=Decay(0.0, 0.5, 0.02),
-        checkpoint_decay=0.8,
-        save_every=4,
+        sampling=Sampling(
+            prompts_per_step=6,
+            group_size=12,
+            first_chunk=0,
+            last_chunk=5,
+            denoising_steps=3,
+            explore=1.5,
+            shared_noise=True,
+        ),
+        rewards=Weighing(scale=damped),
+        learning=Learning(
+            best=6, worst=6, noise_levels=2, updates_per_rollout=2, micro_rows=72, mean_weight=3.0
+        ),
+        optimiser=Optimiser(lr=9e-4, lr_end=0.2, behaviour_decay=Decay(0.0, 0.5, 0.02), checkpoint_decay=0.8),
+        keeping=Keeping(save_every=4),
     )
     return DoomRecipe(config, scenario_latents=24, interaction_weight=1.0)

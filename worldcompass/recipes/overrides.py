@@ -1,4 +1,8 @@
-"""Overrides ``key=value`` of a frozen dataclass, typed by its fields; a misspelt key fails at once."""
+"""Overrides ``key=value`` of a frozen dataclass, typed by its fields; a misspelt key fails at once.
+
+A setting is named with all that it stands in (``config.optimiser.lr``), or by its short name (``config.lr``) where
+a configuration knows the group.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,17 @@ import enum
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from worldcompass.errors import UserError
 
@@ -20,6 +34,8 @@ _SCALARS = {int: "a whole number", float: "a number", str: "text", Path: "a path
 
 def override(config: C, assignments: Sequence[str]) -> C:
     """A copy of ``config`` with every ``key=value`` set; ``outer.inner=value`` reaches nested dataclasses.
+
+    A group may be left out where its dataclass says which one is meant, see ``Grouped``.
 
     All are set at once, so that rules between settings hold for what was asked in whatever order; of a key that
     comes twice the last counts.
@@ -70,6 +86,19 @@ def parse_value(text: str, kind: Any, key: str) -> Any:
     raise UserError(f"{key} cannot be set from the command line: write a recipe that sets it in Python")
 
 
+@runtime_checkable
+class Grouped(Protocol):
+    """A dataclass whose settings stand in groups and have names of their own."""
+
+    def group_of(self, name: str) -> str | None:
+        """The group of a setting, None where it stands in none."""
+        ...
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its short name."""
+        ...
+
+
 class _Changes(dict[str, Any]):
     """New values of a dataclass by field; those of a nested dataclass are changes themselves."""
 
@@ -78,7 +107,11 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
     names = [field.name for field in dataclasses.fields(config)]
     name, *inside = path
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)
+        grouped: Grouped | None = config if isinstance(config, Grouped) else None
+        if grouped is not None and (group := grouped.group_of(name)) is not None:
+            return _note(changes, config, [group, *path], text, key)
+        known = names if grouped is None else [*names, *grouped.flat()]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(names)
         raise UserError(f"there is no setting {key!r}; nearest: {', '.join(near)}")
     current, kind = getattr(config, name), get_type_hints(type(config))[name]
     if not inside:
@@ -102,8 +135,12 @@ def _changed(config: Any, changes: _Changes) -> Any:
     try:
         return dataclasses.replace(config, **values)
     except ValueError as error:
-        said = ", ".join(f"{n}={v!r}" for n, v in changes.items() if not isinstance(v, _Changes))
-        raise UserError(f"{said} does not fit: {error}") from None
+        raise UserError(f"{', '.join(_said(changes))} does not fit: {error}") from None
+
+
+def _said(changes: _Changes) -> list[str]:
+    parts = (_said(v) if isinstance(v, _Changes) else [f"{n}={v!r}"] for n, v in changes.items())
+    return [said for part in parts for said in part]
 
 
 def _parse_union(text: str, options: tuple[Any, ...], key: str) -> Any:

@@ -14,6 +14,7 @@ from worldcompass.media import video
 from worldcompass.runs.folder import RunFolder, training_member
 from worldcompass.runs.metrics import StepMetrics, read_metrics, read_object
 from worldcompass.runs.results import Evaluation, Results, read_results
+from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import percent
 
 LOOK_FRAMES = 6  # of a clip in its filmstrip
@@ -40,6 +41,7 @@ class Run:
     diagnosis: Diagnosis
     """Of the evaluation alone where there are no metrics of training steps."""
     config: Mapping[str, Any]
+    """Settings by their short names."""
     command: Mapping[str, Any]
     """run.json: command line and environment."""
     video: bytes
@@ -68,7 +70,7 @@ def load_run(run_dir: Path) -> Run:
         results=results,
         metrics=read_metrics(folder.metrics),
         diagnosis=_diagnosis(run_dir, results),
-        config=read_object(folder.config, "a run's configuration"),
+        config=read_settings(folder.config),
         command=read_object(folder.record, "a run's command and environment"),
         video=video.read_bytes() if video.is_file() else b"",
         filmstrips={

@@ -16,6 +16,7 @@ from worldcompass.runs.atomic import write_json
 from worldcompass.runs.checkpoint import STATE, latest_checkpoint, step_of
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
+from worldcompass.runs.settings import read_settings
 
 FORMAT = 1
 
@@ -50,7 +51,7 @@ def final_weights(folder: RunFolder) -> list[Path]:
     if newest is None:
         return []
     if not folder.final.is_file():
-        planned = read_object(folder.config, "a run's configuration").get("steps")
+        planned = read_settings(folder.config).get("steps")
         return _exported(folder) if planned == step_of(newest) else []
     noted = read_object(folder.final, "a record of final weights")
     if noted.get("format") != FORMAT:

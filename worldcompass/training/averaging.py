@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +86,14 @@ def train_members(
     for number, folder in enumerate(folders):
         if team.is_main:
             print(f"member {number + 1} of {members}: {folder.path}", flush=True)
-        parts = parts_of(replace(config, seed=config.seed * members + number))
+        parts = parts_of(config.changed(seed=config.seed * members + number))
         started = team.agree(folder.checkpoints.is_dir())
         policy = train_parts(parts, folder.path, resume=started, held_out=held_out)
         averages.append({name: tensor.clone() for name, tensor in policy.checkpoint_weights.items()})
         team.on_main(lambda: _write_metrics(whole, folders[: len(averages)]))
     for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
         policy.checkpoint_weights[name].copy_(tensor)
-    team.on_main(lambda: _write_run(whole, folders, replace(parts.config, seed=config.seed), policy))
+    team.on_main(lambda: _write_run(whole, folders, parts.config.changed(seed=config.seed), policy))
     return parts.world, policy
 
 

@@ -5,12 +5,16 @@ Nothing is kept but ``metrics.jsonl``, so that a resumed or rolled-back run weig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from worldcompass.runs.metrics import RewardMetrics, StepMetrics
+from worldcompass.settings import Rule, enforce
+from worldcompass.training.advantages import Scale, all_groups
 
 History = Sequence[StepMetrics]
 """What the steps before measured, oldest first: ``chunk`` and, per reward, ``mean`` and ``spread``."""
@@ -40,6 +44,40 @@ def soft_minimum(history: History, names: Sequence[str], weights: Mapping[str, f
     floor = min(FLOOR, 1 / len(names))
     balanced = base * (floor + (1 - floor * len(names)) * share)
     return (balanced / balanced.sum()).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """How the scores of critics become advantages."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each reward by its critic's name; 1 where not named."""
+    balance: Balance = fixed
+    """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""
+    scale: Scale = all_groups
+    """``own_group``, ``all_groups``, ``largest_group``, or ``damped``, which is between the first two."""
+    reward_clip: float | None = None
+    """Before they are weighed, the advantages of each reward are clipped to +-this; None, as in the paper: not."""
+    advantage_clip: float = 2.0
+    """Advantages are clipped to +-this and divided by it."""
+
+    def __post_init__(self) -> None:
+        enforce(
+            vars(self),
+            [
+                Rule(
+                    ("weights",),
+                    all(math.isfinite(weight) and weight >= 0 for weight in self.weights.values()),
+                    "weights must be finite and not negative",
+                ),
+                Rule(
+                    ("reward_clip",),
+                    self.reward_clip is None or self.reward_clip > 0,
+                    "reward_clip must be positive or None",
+                ),
+                Rule(("advantage_clip",), self.advantage_clip > 0, "advantage_clip must be positive"),
+            ],
+        )
 
 
 def progress(history: History, names: Sequence[str]) -> Tensor:

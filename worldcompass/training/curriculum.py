@@ -3,25 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 
+from worldcompass.rollout import Rollout, imagine_groups
 from worldcompass.seeding import generator_for
+from worldcompass.settings import Rule, enforce
 from worldcompass.types import Scenario
 
-if TYPE_CHECKING:
-    from worldcompass.training.config import Config
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which futures a step imagines."""
+
+    prompts_per_step: int = 6
+    """N: scenarios imagined in one step, each a group."""
+    group_size: int = 12
+    """G: candidate futures of one chunk."""
+    groups_at_once: int | None = None
+    """Groups imagined in one batch, all that the world can when None; fewer let critics in other processes score
+    the first ones while the next are imagined, and need less memory."""
+    chunk_length: int | None = None
+    """Latents per chunk; the world's default when None."""
+    first_chunk: int = 0
+    """The curriculum goes through ``first_chunk`` .. ``last_chunk``, one per step, and starts again."""
+    last_chunk: int = 7
+    """Index from 0, inclusive."""
+    denoising_steps: int | None = None
+    """Steps of the rollout; the world's default when None."""
+    explore: float = 0.0
+    """Guidance of a group's candidates, evenly spread from 0 to this; 0 needs no ``Guidable`` world."""
+    shared_noise: bool = False
+    """The candidates of a group start from the same noise and differ by their guidance alone; needs ``explore``."""
+    rollout: Rollout = imagine_groups
+    """``imagine_groups``, or the baseline ``imagine_whole_videos``."""
+
+    def __post_init__(self) -> None:
+        enforce(
+            vars(self),
+            [
+                Rule(
+                    ("prompts_per_step",), self.prompts_per_step >= 1, "prompts_per_step must be at least 1"
+                ),
+                Rule(("group_size",), self.group_size >= 2, "group_size must be at least 2"),
+                Rule(
+                    ("groups_at_once",),
+                    self.groups_at_once is None or self.groups_at_once >= 1,
+                    "groups_at_once must be at least 1",
+                ),
+                Rule(
+                    ("first_chunk", "last_chunk"),
+                    0 <= self.first_chunk <= self.last_chunk,
+                    "need 0 <= first_chunk <= last_chunk",
+                ),
+                Rule(("explore",), self.explore >= 0, "explore must not be negative"),
+                Rule(
+                    ("explore", "shared_noise"),
+                    self.explore > 0 or not self.shared_noise,
+                    "shared_noise without explore makes all candidates the same",
+                ),
+            ],
+        )
 
 
-def chunk_of_step(config: Config, step: int) -> int:
+def chunk_of_step(sampling: Sampling, step: int) -> int:
     """The curriculum from short pasts to long ones, over and over (the paper's min2max)."""
-    return config.first_chunk + (step - 1) % (config.last_chunk - config.first_chunk + 1)
+    return sampling.first_chunk + (step - 1) % (sampling.last_chunk - sampling.first_chunk + 1)
 
 
-def scenarios_of_step(scenarios: Sequence[Scenario], config: Config, step: int) -> list[Scenario]:
+def scenarios_of_step(scenarios: Sequence[Scenario], per_step: int, seed: int, step: int) -> list[Scenario]:
     """N different scenarios; every pass over all has its own order, an incomplete last step is dropped."""
-    per_step = config.prompts_per_step
     epoch, place = divmod(step - 1, len(scenarios) // per_step)
-    order = torch.randperm(len(scenarios), generator=generator_for(config.seed, "order", epoch))
+    order = torch.randperm(len(scenarios), generator=generator_for(seed, "order", epoch))
     return [scenarios[i] for i in order[place * per_step : (place + 1) * per_step].tolist()]

@@ -106,10 +106,10 @@ def _train_from(
         keep_record(folder)
         write_json(folder.config, config.described(), indent=2)
     team.wait()
-    guard = Guard(folder, config.steps, config.weights, config.on_disease, team.is_main)
+    guard = Guard(folder, config.steps, config.rewards.weights, config.keeping.on_disease, team.is_main)
     with (
         LiveTable(config.steps, step, live and team.is_main) as table,
-        tracking(config.track if team.is_main else "none", folder, step, config.described()) as send,
+        tracking(config.keeping.track if team.is_main else "none", folder, step, config.described()) as send,
         finishing_the_step() as interrupted,
     ):
         while step < config.steps:
@@ -123,7 +123,7 @@ def _train_from(
                     if isinstance(failure, NonFiniteScore) and not guard.may_roll_back(disease):
                         _save_before(run, guard, step)
                 case metrics:
-                    if due(config.probe_every, step):
+                    if due(config.keeping.probe_every, step):
                         judged = probe(run, held_out, folder, step)
                         metrics = replace(metrics, judge=judged)
                     log.append(metrics)
@@ -132,7 +132,7 @@ def _train_from(
                     disease, end = guard.disease(diagnosis), None
                     table.show(metrics, diagnosis.warnings(), diagnosis.answer)
                     signal = team.most(interrupted() or 0)
-                    if step % config.save_every == 0 or step == config.steps or signal or disease:
+                    if step % config.keeping.save_every == 0 or step == config.steps or signal or disease:
                         save(run, guard, step)
                     if on_step is not None:
                         on_step(step, metrics, policy)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import StoppedRun
 from worldcompass.parallel.sharding import like, whole
+from worldcompass.settings import Rule, enforce
+from worldcompass.training.lora import Lora
+from worldcompass.training.policy import Decay
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -128,6 +132,40 @@ def muon(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> 
 def adamw(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """torch's AdamW for everything."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """How weights and their averages move."""
+
+    make_optimizer: MakeOptimizer = muon
+    """``muon`` or ``adamw``."""
+    lr: float = 1e-5
+    lr_end: float = 1.0
+    """Learning rate of the last step as a share of ``lr``; linear in between."""
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 2.0
+    behaviour_decay: Decay = field(default_factory=Decay)
+    """How the weights that imagine follow the trained ones, once per training step."""
+    checkpoint_decay: float = 0.9
+    """Decay of the average that is evaluated and shipped, once per training step."""
+    lora: Lora | None = None
+    """Train low-rank adapters instead of the whole network."""
+    autocast_bf16: bool = False
+    """Run the network in bfloat16; latents, losses and weights stay float32. Refused on a CPU that lacks it."""
+
+    def __post_init__(self) -> None:
+        enforce(
+            vars(self),
+            [
+                Rule(
+                    ("lr", "max_grad_norm"),
+                    self.lr > 0 and self.max_grad_norm > 0,
+                    "lr and max_grad_norm must be positive",
+                ),
+                Rule(("lr_end",), self.lr_end >= 0, "lr_end must not be negative"),
+            ],
+        )
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: float) -> float:

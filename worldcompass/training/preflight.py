@@ -28,15 +28,16 @@ def prepare(parts: Parts) -> Run:
     """
     check_inputs(parts)
     world, config = parts.world, parts.config
-    if config.lora is not None:
-        inject_lora(world.net, config.lora, generator_for(config.seed, "lora"))
-    team = Team.current(config.ranks_per_group)
-    team.check_divides(config.prompts_per_step)
-    if config.shard and team.size > 1:
+    optimiser, parallel = config.optimiser, config.parallel
+    if optimiser.lora is not None:
+        inject_lora(world.net, optimiser.lora, generator_for(config.seed, "lora"))
+    team = Team.current(parallel.ranks_per_group)
+    team.check_divides(config.sampling.prompts_per_step)
+    if parallel.shard and team.size > 1:
         device = device_of(world).type
-        shard(world.net, device, config.shard_within, config.offload, bf16=config.gather_bf16)
-    policy = Policy(world.net, config.behaviour_decay, config.checkpoint_decay)
-    optimizer = config.make_optimizer(policy.parameters, config.lr, config.weight_decay)
+        shard(world.net, device, parallel.shard_within, parallel.offload, bf16=parallel.gather_bf16)
+    policy = Policy(world.net, optimiser.behaviour_decay, optimiser.checkpoint_decay)
+    optimizer = optimiser.make_optimizer(policy.parameters, optimiser.lr, optimiser.weight_decay)
     return Run(world, parts.critics, parts.scenarios, config, policy, optimizer, team)
 
 
@@ -47,6 +48,7 @@ def check_inputs(parts: Parts) -> None:
         UnfitInputs: one sentence saying what does not fit.
     """
     world, critics, scenarios, config = parts.world, parts.critics, parts.scenarios, parts.config
+    sampling, weights = config.sampling, config.rewards.weights
     if nameless := [critic for critic in critics if not isinstance(critic, Critic)]:
         raise UnfitInputs(
             f"{type(nameless[0]).__name__} is no critic: expected what can be called with a group and has a name"
@@ -54,37 +56,41 @@ def check_inputs(parts: Parts) -> None:
     names = [critic.name for critic in critics]
     if not names or len(set(names)) < len(names):
         raise UnfitInputs(f"need at least one critic and different names, got {names}")
-    if unknown := set(config.weights) - set(names):
+    if unknown := set(weights) - set(names):
         raise UnfitInputs(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
-    if not any(config.weights.get(name, 1.0) for name in names):
+    if not any(weights.get(name, 1.0) for name in names):
         raise UnfitInputs(
             f"the weights of all critics are zero ({', '.join(names)}): nothing would be learned"
         )
-    if config.explore and not isinstance(world, Guidable):
-        raise UnfitInputs(f"explore is {config.explore}, but {world.spec.name} has no method weaken(context)")
-    if config.autocast_bf16 and not computes_bf16(device_of(world)):
+    if sampling.explore and not isinstance(world, Guidable):
+        raise UnfitInputs(
+            f"explore is {sampling.explore}, but {world.spec.name} has no method weaken(context)"
+        )
+    if config.optimiser.autocast_bf16 and not computes_bf16(device_of(world)):
         raise UnfitInputs(
             "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would take many times as long:"
             " set config.autocast_bf16=False"
         )
-    length = config.chunk_length or world.spec.chunk_lengths[0]
+    length = sampling.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
         raise UnfitInputs(
             f"{world.spec.name} was trained for chunks of {world.spec.chunk_lengths}, not {length}"
         )
     if len({s.id for s in scenarios}) < len(scenarios):
         raise UnfitInputs("scenario ids must differ: noise derives from them")
-    if config.prompts_per_step > len(scenarios):
+    if sampling.prompts_per_step > len(scenarios):
         raise UnfitInputs(
-            f"prompts_per_step is {config.prompts_per_step}, there are {len(scenarios)} scenarios"
+            f"prompts_per_step is {sampling.prompts_per_step}, there are {len(scenarios)} scenarios"
         )
-    needed = (config.last_chunk + 1) * length
+    needed = (sampling.last_chunk + 1) * length
     short = [s.id for s in scenarios if len(s.actions) < needed]
     if short:
-        raise UnfitInputs(f"chunk {config.last_chunk} needs {needed} latents, scenario {short[0]} is shorter")
-    if config.noise_levels > (steps := len(world.spec.sigmas(config.denoising_steps)) - 1):
         raise UnfitInputs(
-            f"noise_levels is {config.noise_levels}, a rollout of {steps} steps has only so many"
+            f"chunk {sampling.last_chunk} needs {needed} latents, scenario {short[0]} is shorter"
+        )
+    if config.learning.noise_levels > (steps := len(world.spec.sigmas(sampling.denoising_steps)) - 1):
+        raise UnfitInputs(
+            f"noise_levels is {config.learning.noise_levels}, a rollout of {steps} steps has only so many"
         )
     # Who scores elsewhere was asked who it is, and is not bothered twice.
     try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)

@@ -30,6 +30,7 @@ from worldcompass.runs.checkpoint import (
 )
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import MetricsLog
+from worldcompass.runs.settings import by_short_name
 
 if TYPE_CHECKING:
     from worldcompass.training.run import Run
@@ -56,7 +57,7 @@ def begin(folder: RunFolder) -> int:
 
 def identity(run: Run) -> dict[str, Any]:
     """What must agree for a checkpoint to be continued."""
-    config = {k: v for k, v in run.config.described().items() if k not in MAY_CHANGE}
+    config = {k: v for k, v in run.config.settings().items() if k not in MAY_CHANGE}
     ids = hashlib.sha256(json.dumps([s.id for s in run.scenarios]).encode()).hexdigest()
     critics = [critic.name for critic in run.critics]
     return {**config, "world": run.world.spec.name, "critics": critics, "scenarios": ids}
@@ -71,9 +72,10 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
     Args:
         keep: newest checkpoints that stay, at least.
     """
-    root, keep = guard.folder.checkpoints, max(keep, run.config.keep_checkpoints)
-    if run.config.on_disease == "rollback":
-        keep = max(keep, 2 + LOOK_BACK // run.config.save_every)
+    root, keeping = guard.folder.checkpoints, run.config.keeping
+    keep = max(keep, keeping.keep_checkpoints)
+    if keeping.on_disease == "rollback":
+        keep = max(keep, 2 + LOOK_BACK // keeping.save_every)
     tensors, plain = pack_optimizer(run.optimizer)
     named = {f"optimizer/{name}": t for name, t in tensors.items()}
     named |= {f"policy/{name}": t for name, t in run.policy.tensors().items()}
@@ -171,9 +173,9 @@ def _take_over(
     run: Run, folder: RunFolder, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> dict[str, list[Any]]:
     """Load a checkpoint; the settings that changed."""
-    now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().described()))
-    changed = differences(state["run"], now, defaults)
-    refuse_changes(folder.path, changed, run.config.accept_changes)
+    now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
+    changed = differences(by_short_name(state["run"]), now, defaults)
+    refuse_changes(folder.path, changed, run.config.keeping.accept_changes)
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, rest = name.split("/", 1)
@@ -181,8 +183,8 @@ def _take_over(
     run.policy.load(parts["policy"])
     unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
     for group in run.optimizer.param_groups:
-        group |= {"initial_lr": run.config.lr} if "lr" in changed else {}
-        group |= {"weight_decay": run.config.weight_decay} if "weight_decay" in changed else {}
+        group |= {"initial_lr": run.config.optimiser.lr} if "lr" in changed else {}
+        group |= {"weight_decay": run.config.optimiser.weight_decay} if "weight_decay" in changed else {}
     return changed
 
 

@@ -43,10 +43,10 @@ class Run:
     @property
     def chunk_length(self) -> int:
         """Latents per chunk."""
-        return self.config.chunk_length or self.world.spec.chunk_lengths[0]
+        return self.config.sampling.chunk_length or self.world.spec.chunk_lengths[0]
 
     def autocast(self) -> torch.autocast:
         """bfloat16 for the network when configured."""
         return torch.autocast(
-            device_of(self.world).type, dtype=torch.bfloat16, enabled=self.config.autocast_bf16
+            device_of(self.world).type, dtype=torch.bfloat16, enabled=self.config.optimiser.autocast_bf16
         )

@@ -13,8 +13,61 @@ from worldcompass.noise import corrupt
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import Futures
 from worldcompass.seeding import Key, generator_for
+from worldcompass.settings import Rule, enforce
 from worldcompass.training.advantages import Advantages, keep_extremes
+from worldcompass.training.objective import Objective, nft_loss
 from worldcompass.types import Actions, Samples, Scenario
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """Which futures are learned from, and by which loss."""
+
+    best: int = 3
+    """Highest ranked candidates of each group that are trained on."""
+    worst: int = 3
+    """Lowest ranked candidates of each group that are trained on."""
+    noise_levels: int = 5
+    """Levels per chosen candidate, drawn without replacement from the rollout's own."""
+    updates_per_rollout: int = 1
+    """Optimiser updates among which a rollout's rows (candidates x levels) are shared out."""
+    micro_rows: int = 64
+    """Rows of one forward pass in the update; gradients add up, so it changes memory, not results."""
+    objective: Objective = nft_loss
+    """``nft_loss`` or one of its rivals."""
+    beta: float = 1.0
+    """How far the implicit good and bad policies stand apart from the behaviour's."""
+    kl_weight: float = 0.0
+    """Weight of the pull towards the start weights; the paper's recipe has none."""
+    mean_weight: float = 0.0
+    """Weight of the pull of each latent's means towards the start weights': long videos keep their colours."""
+
+    def __post_init__(self) -> None:
+        rows = (self.best + self.worst) * self.noise_levels
+        enforce(
+            vars(self),
+            [
+                Rule(
+                    ("noise_levels", "micro_rows"),
+                    min(self.noise_levels, self.micro_rows) >= 1,
+                    "noise_levels and micro_rows must be at least 1",
+                ),
+                Rule(
+                    ("best", "worst"), min(self.best, self.worst) >= 0, "best and worst must not be negative"
+                ),
+                Rule(
+                    ("updates_per_rollout",),
+                    1 <= self.updates_per_rollout <= max(rows, 1),
+                    f"updates_per_rollout must be 1..{rows}",
+                ),
+                Rule(("beta",), self.beta > 0, "beta must be positive"),
+                Rule(
+                    ("kl_weight", "mean_weight"),
+                    min(self.kl_weight, self.mean_weight) >= 0,
+                    "kl_weight and mean_weight must not be negative",
+                ),
+            ],
+        )
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,16 @@ from worldcompass.types import Scenario
 def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
+    sampling, rewards, learning = config.sampling, config.rewards, config.learning
     seed_globals(config.seed, step, team.rank)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
-    scenarios = team.share(scenarios_of_step(run.scenarios, config, step))
+    scenarios = team.share(scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step))
     request = request_of_step(run, step, scenarios)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk; who scores elsewhere begins.
     futures, verdicts = [], Verdicts(run.critics)
     with run.policy.behaviour(), run.autocast():
-        for batch in batches(world, scenarios, config.groups_at_once):
-            parts = config.rollout(world, dataclasses.replace(request, scenarios=batch))
+        for batch in batches(world, scenarios, sampling.groups_at_once):
+            parts = sampling.rollout(world, dataclasses.replace(request, scenarios=batch))
             verdicts.ask(group for part in parts for group in part.groups)
             futures += parts
     clock.lap("imagine")
@@ -47,21 +48,22 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     refuse_not_finite(scores_NGR, valid_NGR, names)
     clock.lap("score")
     # 4. Each candidate against its siblings.
-    weights_R = config.balance(history, names, config.weights)
+    weights_R = rewards.balance(history, names, rewards.weights)
     advantages = group_advantages(
-        scores_NGR, valid_NGR, weights_R, config.scale, config.advantage_clip, config.reward_clip
+        scores_NGR, valid_NGR, weights_R, rewards.scale, rewards.advantage_clip, rewards.reward_clip
     )
     # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
     first = team.share(range(len(scores_NGR)))[0]
     own = advantages.of_groups(first, first + len(scenarios))
-    chosen = choose(futures, scenarios, own, config.best, config.worst, request.keys, team)
+    chosen = choose(futures, scenarios, own, learning.best, learning.worst, request.keys, team)
     shares = share_out(
-        chosen, request.sigmas, config.noise_levels, config.updates_per_rollout, config.micro_rows
+        chosen, request.sigmas, learning.noise_levels, learning.updates_per_rollout, learning.micro_rows
     )
     updates = cache_targets(run, shares)
     clock.lap("targets")
     # 6. Towards the good, away from the bad; then the averages follow.
-    set_learning_rate(run.optimizer, config.lr, config.lr_end, (step - 1) / max(1, config.steps - 1))
+    rate, done = config.optimiser, (step - 1) / max(1, config.steps - 1)
+    set_learning_rate(run.optimizer, rate.lr, rate.lr_end, done)
     updated = mean_update([update(run, micro_batches) for micro_batches in updates])
     missing = without_gradient(run.policy)
     run.optimizer.zero_grad(set_to_none=True)
@@ -114,17 +116,17 @@ def mean_update(updates: Sequence[Updated]) -> Updated:
 
 def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
     """What a step asks the rollout for; ``scenarios`` are this process's part of the step's."""
-    config = run.config
+    sampling = run.config.sampling
     return RolloutRequest(
         scenarios=scenarios,
-        chunk=chunk_of_step(config, step),
+        chunk=chunk_of_step(sampling, step),
         chunk_length=run.chunk_length,
-        group_size=config.group_size,
-        keys=(config.seed, step),
-        sigmas=run.world.spec.sigmas(config.denoising_steps),
-        explore=config.explore,
-        shared_noise=config.shared_noise,
-        candidates=run.team.candidates(config.group_size),
+        group_size=sampling.group_size,
+        keys=(run.config.seed, step),
+        sigmas=run.world.spec.sigmas(sampling.denoising_steps),
+        explore=sampling.explore,
+        shared_noise=sampling.shared_noise,
+        candidates=run.team.candidates(sampling.group_size),
     )
 
 
@@ -138,7 +140,8 @@ def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
             [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
             for micro_batches in updates
         ]
-    everywhere = max(run.config.kl_weight, run.config.mean_weight) > 0
+    learning = run.config.learning
+    everywhere = max(learning.kl_weight, learning.mean_weight) > 0
     with run.policy.reference(), torch.no_grad():
         return [
             [
@@ -165,19 +168,19 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
     Raises:
         NonFiniteUpdate: before the weights would be touched.
     """
-    config, num_rows = run.config, sum(len(rows.sigma_B) for rows in micro_batches)
+    learning, num_rows = run.config.learning, sum(len(rows.sigma_B) for rows in micro_batches)
     sums: dict[str, Tensor | float] = defaultdict(float)
     run.optimizer.zero_grad(set_to_none=True)
     for rows in micro_batches:
         clean_pred, given_K = predict(run, rows), rows.context.given_K
         assert rows.behaviour_BCKHW is not None
-        loss_B, metrics = config.objective(
-            clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW, rows.advantage_B, config.beta, given_K
+        loss_B, metrics = learning.objective(
+            clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW, rows.advantage_B, learning.beta, given_K
         )
         if rows.reference_BCKHW is not None:
             kl_B = kl_velocity(clean_pred, rows.reference_BCKHW, rows.sigma_B, given_K)
             shift_B = mean_shift(clean_pred, rows.reference_BCKHW, given_K)
-            loss_B = loss_B + config.kl_weight * kl_B + config.mean_weight * shift_B
+            loss_B = loss_B + learning.kl_weight * kl_B + learning.mean_weight * shift_B
             sums["kl_to_start"] += kl_B.detach().sum()
             sums["mean_shift"] += shift_B.detach().sum()
             sums["reference_rows"] += len(kl_B)
@@ -190,7 +193,7 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
     distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in ("kl_to_start", "mean_shift")}
     result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
     loss, kl, shift = (result.pop(name) for name in ("loss", "kl_to_start", "mean_shift"))
-    grad_norm = clip_gradients(run.policy.parameters, loss, config.max_grad_norm)
+    grad_norm = clip_gradients(run.policy.parameters, loss, run.config.optimiser.max_grad_norm)
     applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
     if applied:
         run.optimizer.step()

@@ -175,11 +175,11 @@ def test_a_recipe_s_cycle_weight_adds_the_critic_and_paths_that_it_scores():
     plain = replace(demo(), scenarios_per_map=1)
     parts = training_parts(replace(plain, cycle_weight=0.5), "cpu")
     assert [critic.name for critic in parts.critics] == ["interaction", "quality", "cycle"]
-    assert parts.config.weights["cycle"] == 0.5
+    assert parts.config.rewards.weights["cycle"] == 0.5
     for scenario in parts.scenarios:
         second = scenario.actions.latents(0, 8).world_from_camera_K44
         assert returns(second, THRESHOLDS, 4), "the second chunk comes back somewhere"
-    assert "cycle" not in training_parts(plain, "cpu").config.weights
+    assert "cycle" not in training_parts(plain, "cpu").config.rewards.weights
 
 
 def test_larger_frames_show_the_same_play():

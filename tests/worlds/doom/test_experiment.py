@@ -29,8 +29,7 @@ from worldcompass.worlds.doom.world import WEIGHTS_VERSION, load_doom_world
 
 def tiny():
     recipe = demo()
-    config = replace(
-        recipe.config, steps=2, prompts_per_step=2, group_size=4, best=1, worst=1,
+    config = recipe.config.changed(steps=2, prompts_per_step=2, group_size=4, best=1, worst=1,
         last_chunk=1, denoising_steps=2, noise_levels=1, updates_per_rollout=1, save_every=1,
     )  # fmt: skip
     return replace(recipe, config=config, scenarios_per_map=1, scenario_latents=8, evaluation_latents=8)
@@ -123,7 +122,7 @@ def test_accepted_settings_are_noted_and_what_they_make_stale_is_measured_again(
     for name in ("run.json", "evaluation_base.json", "evaluation_trained.json"):
         out.mkdir(exist_ok=True)
         shutil.copy(run_dir / name, out / name)
-    accepting = replace(tiny(), config=replace(tiny().config, accept_changes=True))
+    accepting = replace(tiny(), config=tiny().config.changed(accept_changes=True))
     experiment._claim(RunFolder(out), replace(accepting, quality_weight=5.0), resume=True)
     assert {path.name for path in out.iterdir()} == {"run.json", "evaluation_base.json"}
     facts = json.loads((out / "run.json").read_text())
@@ -153,7 +152,7 @@ def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
 
 
 def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path, capsys):
-    config = replace(tiny().config, steps=1)
+    config = tiny().config.changed(steps=1)
     recipe, out = replace(tiny(), config=config, members=2, extend=1.5, unseen=True), tmp_path / "run"
     results = run_experiment(recipe, out, "cpu", resume=False, measured_by=run_dir)
     assert results.forward_passes.clip_level == 2 * (2 * 4 * 2 * 2)  # chunk 0 alone, both members

@@ -35,22 +35,39 @@ LORA_TARGETS = {"8b": LORA_TARGETS_8B, "5b": LORA_TARGETS_5B}
 def test_the_settings_are_the_papers(module):
     recipe, adapters = getattr(module, module.__name__.rpartition(".")[2])(), module.lora()
     config = recipe.config
-    assert (config.group_size, config.best, config.worst) == (12, 3, 3)
-    assert (config.denoising_steps, config.noise_levels) == (40, 20)
-    assert (config.first_chunk, config.last_chunk) == (0, 15)
-    assert config.weights == {"interaction": 2.0, "quality": 1.0}
-    assert [config.behaviour_decay.at(k) for k in (0, 70, 100)] == [0.2, 0.9, 0.9]
-    assert (config.checkpoint_decay, config.lr, config.advantage_clip, config.beta) == (0.9, 1e-5, 2.0, 1.0)
-    assert (config.objective, config.make_optimizer, config.kl_weight) == (nft_loss, muon, 0.0)
-    assert (config.scale, config.explore, config.mean_weight, config.reward_clip) == (
+    assert (config.sampling.group_size, config.learning.best, config.learning.worst) == (12, 3, 3)
+    assert (config.sampling.denoising_steps, config.learning.noise_levels) == (40, 20)
+    assert (config.sampling.first_chunk, config.sampling.last_chunk) == (0, 15)
+    assert config.rewards.weights == {"interaction": 2.0, "quality": 1.0}
+    assert [config.optimiser.behaviour_decay.at(k) for k in (0, 70, 100)] == [0.2, 0.9, 0.9]
+    assert (
+        config.optimiser.checkpoint_decay,
+        config.optimiser.lr,
+        config.rewards.advantage_clip,
+        config.learning.beta,
+    ) == (0.9, 1e-5, 2.0, 1.0)
+    assert (config.learning.objective, config.optimiser.make_optimizer, config.learning.kl_weight) == (
+        nft_loss,
+        muon,
+        0.0,
+    )
+    assert (
+        config.rewards.scale,
+        config.sampling.explore,
+        config.learning.mean_weight,
+        config.rewards.reward_clip,
+    ) == (
         all_groups,
         0.0,
         0.0,
         None,
     )
-    assert (config.lora, recipe.network) == (None, Config8B() if module is worldplay_8b else Config5B())
-    assert adapters.config.lora is not None and adapters.config.make_optimizer is adamw
-    assert adapters.config.prompts_per_step == 1
+    assert (config.optimiser.lora, recipe.network) == (
+        None,
+        Config8B() if module is worldplay_8b else Config5B(),
+    )
+    assert adapters.config.optimiser.lora is not None and adapters.config.optimiser.make_optimizer is adamw
+    assert adapters.config.sampling.prompts_per_step == 1
 
 
 def test_whole_timesteps_are_a_setting():
@@ -101,7 +118,7 @@ def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
     recipe = SMOKE["8b"]()
     assert recipe.recompute
     recipe.run(tmp_path / "whole", "cpu", resume=False)
-    first = dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, steps=1))
+    first = dataclasses.replace(recipe, config=recipe.config.changed(steps=1))
     first.run(tmp_path / "halves", "cpu", resume=False)
     recipe.run(tmp_path / "halves", "cpu", resume=True)
     whole, halves = (
@@ -124,7 +141,7 @@ def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path, monkeypatch):
     )  # slow elsewhere, not wrong
     recipe = SMOKE[kind]()
     lora = Lora(rank=2, targets=LORA_TARGETS[kind])
-    config = dataclasses.replace(recipe.config, steps=1, lora=lora, autocast_bf16=True)
+    config = recipe.config.changed(steps=1, lora=lora, autocast_bf16=True)
     dataclasses.replace(recipe, config=config, half_weights=True).run(tmp_path, "cpu", resume=False)
     adapters = load_file(tmp_path / "weights" / "adapter" / "adapter_model.safetensors")
     assert {t.dtype for t in adapters.values()} == {torch.float32}

@@ -177,7 +177,7 @@ def test_the_recipes_take_the_papers_rewards(module):
     name = module.__name__.rpartition(".")[2]
     for recipe in (getattr(module, name)(), module.lora()):
         assert recipe.rewards == PaperRewards()
-        assert recipe.config.weights == {"interaction": 2.0, "quality": 1.0}
+        assert recipe.config.rewards.weights == {"interaction": 2.0, "quality": 1.0}
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path, capsys):
@@ -215,7 +215,7 @@ def tiny(official, rewards, **config):
     shorter = {
         name: sizes[name] for name in ("last_chunk", "denoising_steps", "noise_levels", "updates_per_rollout")
     }
-    changed = dataclasses.replace(recipe.config, steps=1, group_size=4, best=1, worst=1, **shorter, **config)
+    changed = recipe.config.changed(steps=1, group_size=4, best=1, worst=1, **shorter, **config)
     return dataclasses.replace(
         recipe, config=changed, network=TINY_8B, latent_size=(6, 8), source=official, rewards=rewards
     )

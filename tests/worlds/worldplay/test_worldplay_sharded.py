@@ -61,8 +61,7 @@ def recipe_of(kind: str, training: str, **changes) -> WorldPlayRecipe:
     recipe = replace(SMOKE[kind](), rewards=OwnRewards(corners), half_weights=rough)
     if training in ("lora", "half"):
         changes |= {"lora": Lora(rank=2, targets=LORA_TARGETS[kind])}
-    config = replace(
-        recipe.config, group_size=3, denoising_steps=2, noise_levels=1, updates_per_rollout=1,
+    config = recipe.config.changed(group_size=3, denoising_steps=2, noise_levels=1, updates_per_rollout=1,
         autocast_bf16=rough, **changes,
     )  # fmt: skip
     return replace(recipe, config=config)

@@ -10,10 +10,13 @@ from worldcompass.geometry import parse_path
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
 from worldcompass.training.lora import Lora
 from worldcompass.training.objective import nft_loss
+from worldcompass.training.optim import Optimiser
 from worldcompass.training.policy import Policy
+from worldcompass.training.selection import Learning
 from worldcompass.types import Actions, Scenario, Scores
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps
@@ -100,7 +103,7 @@ def test_finished_latents_stay_what_the_decoder_was_given():
     """The released training divides the shared past by the autoencoder's scale and goes on with the quotient."""
     world, batch = world_of("8b"), scenarios("8b")[:1]
     world.decoder = random_decoder("8b")
-    assert world.decoder.net.config.scale != 1
+    assert world.decoder.net.config.rewards.scale != 1
     clean = noise(1)
     kept, context = clean.clone(), world.begin(batch)
     world.decode(clean, context)
@@ -304,9 +307,11 @@ def test_the_whole_loop_trains_it(kind, lora, tmp_path):
     world = world_of(kind)
     before = {n: p.clone() for n, p in world.net.named_parameters()}
     config = Config(
-        steps=2, prompts_per_step=2, group_size=4, best=1, worst=1, last_chunk=1, denoising_steps=3,
-        noise_levels=2, lr=1e-3, lora=Lora(rank=2, targets=LORA_TARGETS[kind]) if lora else None,
-    )  # fmt: skip
+        steps=2,
+        sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1, denoising_steps=3),
+        learning=Learning(best=1, worst=1, noise_levels=2),
+        optimiser=Optimiser(lr=1e-3, lora=Lora(rank=2, targets=LORA_TARGETS[kind]) if lora else None),
+    )
     policy = train(world, [Brightness()], scenarios(kind), config, tmp_path, live=False)
     after = dict(world.net.named_parameters())
     if lora:
@@ -325,9 +330,10 @@ def test_the_given_latent_of_5b_is_masked_in_the_loss(tmp_path):
         return nft_loss(*inputs)
 
     config = Config(
-        steps=2, prompts_per_step=2, group_size=2, best=1, worst=1, last_chunk=1, denoising_steps=2, noise_levels=1,
-        objective=watched,
-    )  # fmt: skip
+        steps=2,
+        sampling=Sampling(prompts_per_step=2, group_size=2, last_chunk=1, denoising_steps=2),
+        learning=Learning(best=1, worst=1, noise_levels=1, objective=watched),
+    )
     train(world_of("5b"), [Brightness()], scenarios("5b"), config, tmp_path, live=False)
     assert seen == [[True, False, False, False], [False] * 4]
 
@@ -338,9 +344,10 @@ def test_a_training_step_reads_each_scenarios_text_once(kind, tmp_path):
     world, read = world_of(kind), []
     world.net.register_forward_pre_hook(lambda _module, inputs: read.append(type(inputs[0])))
     config = Config(
-        steps=1, prompts_per_step=2, group_size=4, best=1, worst=1, first_chunk=1, last_chunk=1, denoising_steps=3,
-        noise_levels=2,
-    )  # fmt: skip
+        steps=1,
+        sampling=Sampling(prompts_per_step=2, group_size=4, first_chunk=1, last_chunk=1, denoising_steps=3),
+        learning=Learning(best=1, worst=1, noise_levels=2),
+    )
     train(world, [Brightness()], scenarios(kind), config, tmp_path, live=False)
     assert len([kind for kind in read if kind is not Latents]) == 2
 

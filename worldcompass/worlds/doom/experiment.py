@@ -47,6 +47,7 @@ from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder, claim
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.results import ForwardPasses, Results, write_results
+from worldcompass.runs.settings import by_short_name
 from worldcompass.training.averaging import check_members, train_members
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train_parts
@@ -130,13 +131,13 @@ def run_experiment(
     Raises:
         UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
     """
-    begun, team = time.monotonic(), Team.current(recipe.config.ranks_per_group)
+    begun, team = time.monotonic(), Team.current(recipe.config.parallel.ranks_per_group)
     folder = RunFolder(out)
-    if team.size > 1 and recipe.config.shard:
+    if team.size > 1 and recipe.config.parallel.shard:
         raise UserError("the embedded world is small enough for every process: set config.shard=False")
     weights_of(recipe)
     check_members(recipe.members, recipe.extend)
-    team.check_divides(recipe.config.prompts_per_step)
+    team.check_divides(recipe.config.sampling.prompts_per_step)
     team.on_main(lambda: _claim(folder, recipe, resume))
     if measured_by is not None:
         team.on_main(lambda: _take_measurements(folder, RunFolder(measured_by)))
@@ -150,7 +151,7 @@ def run_experiment(
         evaluator = Evaluator(folder, scenarios, judge, LabelReader(load_critics().motion))
         engine = evaluator.engine(world.spec)
         base = evaluator.model("base", world, recipe.evaluation_seeds)
-    held_out = _held_out(judge, config.seed) if config.probe_every else None
+    held_out = _held_out(judge, config.seed) if config.keeping.probe_every else None
     if _is_one_run(recipe):
         started = team.agree(folder.checkpoints.is_dir())
         policy = train_parts(parts, out, resume=resume and started, held_out=held_out)
@@ -184,7 +185,7 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
     if comes_back:
         critics = (*critics, CycleClosure(THRESHOLDS))
     weights = {critic.name: weights_of(recipe)[critic.name] for critic in critics}
-    config, count = replace(recipe.config, weights=weights), recipe.scenarios_per_map
+    config, count = recipe.config.changed(weights=weights), recipe.scenarios_per_map
     with progress("playing fresh scenarios for training", 4 * count) as advance:
         scenarios = training_scenarios(
             count, recipe.scenario_latents, config.seed, advance, out_and_back=comes_back
@@ -204,7 +205,7 @@ def weights_of(recipe: DoomRecipe) -> dict[str, float]:
     """
     weights = {name: getattr(recipe, f"{name}_weight") for name in ("interaction", "quality", "cycle")}
     said = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
-    if recipe.config.weights:
+    if recipe.config.rewards.weights:
         raise UserError(
             f"config.weights is not read by recipes of the embedded world: set its own settings, now {said}"
         )
@@ -244,9 +245,9 @@ def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
                 f"{out} was begun from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
                 " choose another --out"
             )
-        defaults = _described(DoomRecipe(Config()))
+        defaults = _identity(_described(DoomRecipe(Config())))
         changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
-        refuse_changes(out, changed, recipe.config.accept_changes)
+        refuse_changes(out, changed, recipe.config.keeping.accept_changes)
         if changed:
             _forget_evaluations(folder, changed)
             write_json(folder.record, {**found, "recipe": facts["recipe"], "changed": changed}, indent=1)
@@ -261,7 +262,8 @@ def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
 
 def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a run to be continued: all settings but those that may change and change no result."""
-    config = {k: v for k, v in recipe["config"].items() if k not in MAY_CHANGE or k == "steps"}
+    settings = by_short_name(recipe["config"])
+    config = {k: v for k, v in settings.items() if k not in MAY_CHANGE or k == "steps"}
     return {**recipe, "config": config}
 
 
@@ -284,11 +286,13 @@ def _results(
     folder: RunFolder, recipe: DoomRecipe, scenarios: Sequence[Scenario],
     engine: Measured, base: Measured, trained: Measured, seconds: float,
 ) -> Results:  # fmt: skip
-    config = recipe.config
-    chunks, steps = config.last_chunk + 1, config.denoising_steps or 8
-    groups = config.prompts_per_step * config.steps * recipe.members
+    config, sampling = recipe.config, recipe.config.sampling
+    chunks, steps = sampling.last_chunk + 1, sampling.denoising_steps or 8
+    groups = sampling.prompts_per_step * config.steps * recipe.members
     metrics = read_metrics(folder.metrics)
-    whole = [whole_video_passes(n, config.group_size, steps, config.explore) for n in range(1, chunks + 1)]
+    whole = [
+        whole_video_passes(n, sampling.group_size, steps, sampling.explore) for n in range(1, chunks + 1)
+    ]
     sides = {"engine": engine, "base": base, "trained": trained}
     return Results(
         evaluation=evaluation_of(engine, base, trained),
@@ -298,7 +302,7 @@ def _results(
         forward_passes=ForwardPasses(
             clip_level=sum(m.forward_passes or 0 for m in metrics),
             whole_video=groups * sum(whole) // chunks,
-            clip_level_per_group=clip_level_passes(chunks, config.group_size, steps, config.explore),
+            clip_level_per_group=clip_level_passes(chunks, sampling.group_size, steps, sampling.explore),
             whole_video_per_group=whole[-1],
         ),
         per_depth={name: per_depth(side) for name, side in sides.items()},

@@ -41,8 +41,8 @@ def needs_of(config: Config) -> Needs:
         NeededFile(folder / f"{name}.safetensors", "its critics and judge, shipped with the package")
         for name in FILES
     ]
-    if config.lora is not None:
-        inject_lora(net, config.lora, generator_for("plan"))
+    if config.optimiser.lora is not None:
+        inject_lora(net, config.optimiser.lora, generator_for("plan"))
     return Needs(
         config=config,
         spec=SPEC,
@@ -51,7 +51,7 @@ def needs_of(config: Config) -> Needs:
         num_blocks=len(net.blocks),
         world_of_depth=lambda depth: _world(config, depth),
         begin=_begin,
-        num_chunks=config.last_chunk,
+        num_chunks=config.sampling.last_chunk,
         files=(*own, *critics),
     )
 
@@ -64,8 +64,8 @@ def _modules(depth: int | None) -> tuple[Autoencoder, DoomTransformer]:
 def _world(config: Config, depth: int) -> tuple[DoomWorld, list[nn.Module]]:
     autoencoder, net = _modules(depth)
     world = DoomWorld(autoencoder, net)
-    if config.lora is not None:
-        inject_lora(net, config.lora, generator_for("plan"))
+    if config.optimiser.lora is not None:
+        inject_lora(net, config.optimiser.lora, generator_for("plan"))
     return world, [net, autoencoder]
 
 

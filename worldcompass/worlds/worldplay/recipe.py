@@ -13,6 +13,7 @@ from torch import nn
 
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
+from worldcompass.parallel.sharding import Parallel
 from worldcompass.parallel.team import Team
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
@@ -21,14 +22,18 @@ from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.requirements import NeededFile, differences, lacking
 from worldcompass.seeding import generator_for
 from worldcompass.training.advantages import all_groups
+from worldcompass.training.balance import Weighing
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import Sampling
+from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train_parts
 from worldcompass.training.lora import Lora, export_lora, inject_lora, merge_lora
 from worldcompass.training.objective import nft_loss
-from worldcompass.training.optim import adamw, muon
+from worldcompass.training.optim import Optimiser, adamw, muon
 from worldcompass.training.policy import Decay
 from worldcompass.training.preflight import try_critics
 from worldcompass.training.run import Parts
+from worldcompass.training.selection import Learning
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
@@ -74,13 +79,13 @@ class WorldPlayRecipe:
         """
         self.check()
         parts = self.parts(device)
-        length = self.config.chunk_length or CHUNK
+        length = self.config.sampling.chunk_length or CHUNK
         try_critics(parts.world, parts.critics, parts.scenarios[0], length)
         policy = train_parts(parts, out, resume=resume)
         main, folder = Team.current().is_main, RunFolder(out)
         with policy.checkpoint(), exporting(folder, writes=main) as weights:
-            if self.config.lora is not None:
-                export_lora(policy.net, self.config.lora, weights / "adapter")
+            if self.config.optimiser.lora is not None:
+                export_lora(policy.net, self.config.optimiser.lora, weights / "adapter")
                 merge_lora(policy.net)
             export_weights(policy.net, weights / FILE_NAME)
         if main:
@@ -116,7 +121,7 @@ class WorldPlayRecipe:
 
     def scenarios(self) -> list[Scenario]:
         """What is trained on, long enough for the curriculum's last chunk."""
-        num_latents = (self.config.last_chunk + 1) * CHUNK
+        num_latents = (self.config.sampling.last_chunk + 1) * CHUNK
         return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
 
     def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
@@ -140,8 +145,8 @@ class WorldPlayRecipe:
 
         world = self._blank()
         files = self._files(world)
-        if self.config.lora is not None:
-            inject_lora(world.net, self.config.lora, generator_for("plan"))
+        if self.config.optimiser.lora is not None:
+            inject_lora(world.net, self.config.optimiser.lora, generator_for("plan"))
         return Needs(
             config=self.config,
             spec=world.spec,
@@ -150,7 +155,7 @@ class WorldPlayRecipe:
             num_blocks=self.network.num_blocks,
             world_of_depth=self._of_depth,
             begin=self.source.begin,
-            num_chunks=min(self.config.last_chunk, world.family.memory.num_latents // CHUNK),
+            num_chunks=min(self.config.sampling.last_chunk, world.family.memory.num_latents // CHUNK),
             files=files,
             modules=self.rewards.modules(),
             critic_bytes=self.rewards.gpu_bytes(),
@@ -163,8 +168,8 @@ class WorldPlayRecipe:
 
     def _of_depth(self, depth: int) -> tuple[WorldPlay, list[nn.Module]]:
         world = replace(self, network=replace(self.network, num_blocks=depth))._blank()
-        if self.config.lora is not None:
-            inject_lora(world.net, self.config.lora, generator_for("plan"))
+        if self.config.optimiser.lora is not None:
+            inject_lora(world.net, self.config.optimiser.lora, generator_for("plan"))
         return world, [world.net, *_modules(world.decoder)]
 
     def _blank(self) -> WorldPlay:
@@ -174,7 +179,9 @@ class WorldPlayRecipe:
     @property
     def _loaded_as(self) -> torch.dtype:
         """With adapters the network itself is not trained."""
-        return torch.bfloat16 if self.half_weights and self.config.lora is not None else torch.float32
+        return (
+            torch.bfloat16 if self.half_weights and self.config.optimiser.lora is not None else torch.float32
+        )
 
 
 def _shapes(modules: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:
@@ -190,31 +197,39 @@ def _modules(decoder: Decoder) -> list[nn.Module]:
 PAPER = Config(
     steps=100,  # max_train_steps; the paper's curve shows about 48
     seed=42,  # seed
-    prompts_per_step=8,  # one for each of the 8 GPUs of its node
-    group_size=12,  # grpo_generation_num
-    best=3,  # bestofn 6: half of them the best
-    worst=3,  # and half the worst
-    first_chunk=0,  # min_chunk_id 1, counted from 1
-    last_chunk=15,  # max_chunk_id 16; min2max: one clip longer with every step, then again from the shortest
-    denoising_steps=40,  # sampling_steps
-    noise_levels=20,  # train_timestep_fraction 0.5 of them
-    updates_per_rollout=3,  # gradient_accumulation_steps 2 of 6 chosen candidates
-    micro_rows=8,  # ours: changes memory alone
-    beta=1.0,  # in its loss the negative velocity is 2 v_old - v
-    advantage_clip=2.0,  # adv_clip_max
-    weights={INTERACTION: 2.0, QUALITY: 1.0},  # weights of its action and its drift reward, 2:1
-    scale=all_groups,  # std_type global
-    objective=nft_loss,  # the paper's; the script computes advantage_weighted_loss, see docs/worldplay.md
-    kl_weight=0.0,  # no reference in its loss
-    make_optimizer=muon,  # Muon, AdamW for what has one dimension
-    lr=1e-5,  # learning_rate
-    weight_decay=1e-4,  # weight_decay
-    max_grad_norm=2.0,  # max_grad_norm
-    behaviour_decay=Decay(0.2, 0.9, 0.01),  # ema min, max, step
-    checkpoint_decay=0.9,  # ema_ckpt_decay
-    autocast_bf16=True,  # computes in bfloat16 beside float32 master weights
-    shard=True,  # HSDP over the GPUs of a node
-    save_every=6,  # checkpoints every 6 steps
+    sampling=Sampling(
+        prompts_per_step=8,  # one for each of the 8 GPUs of its node
+        group_size=12,  # grpo_generation_num
+        first_chunk=0,  # min_chunk_id 1, counted from 1
+        last_chunk=15,  # max_chunk_id 16; min2max: one clip longer with every step, then again from the shortest
+        denoising_steps=40,  # sampling_steps
+    ),
+    rewards=Weighing(
+        weights={INTERACTION: 2.0, QUALITY: 1.0},  # weights of its action and its drift reward, 2:1
+        scale=all_groups,  # std_type global
+        advantage_clip=2.0,  # adv_clip_max
+    ),
+    learning=Learning(
+        best=3,  # bestofn 6: half of them the best
+        worst=3,  # and half the worst
+        noise_levels=20,  # train_timestep_fraction 0.5 of them
+        updates_per_rollout=3,  # gradient_accumulation_steps 2 of 6 chosen candidates
+        micro_rows=8,  # ours: changes memory alone
+        objective=nft_loss,  # the paper's; the script computes advantage_weighted_loss, see docs/worldplay.md
+        beta=1.0,  # in its loss the negative velocity is 2 v_old - v
+        kl_weight=0.0,  # no reference in its loss
+    ),
+    optimiser=Optimiser(
+        make_optimizer=muon,  # Muon, AdamW for what has one dimension
+        lr=1e-5,  # learning_rate
+        weight_decay=1e-4,  # weight_decay
+        max_grad_norm=2.0,  # max_grad_norm
+        behaviour_decay=Decay(0.2, 0.9, 0.01),  # ema min, max, step
+        checkpoint_decay=0.9,  # ema_ckpt_decay
+        autocast_bf16=True,  # computes in bfloat16 with float32 master weights
+    ),
+    keeping=Keeping(save_every=6),  # checkpoints every 6 steps
+    parallel=Parallel(shard=True),  # HSDP over the GPUs of a node
 )
 
 
@@ -224,8 +239,7 @@ def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
     The paper trains the whole network; rank, optimiser and a learning rate ten times higher, as is usual for
     adapters, are this project's choice and have not been tried on real weights.
     """
-    config = replace(
-        recipe.config,
+    config = recipe.config.changed(
         prompts_per_step=1,
         micro_rows=1,
         lora=Lora(rank=32, alpha=32.0, targets=targets),
@@ -238,8 +252,7 @@ def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
 
 def tiny(recipe: WorldPlayRecipe, network: Network, critics: Callable[[], list[Critic]]) -> WorldPlayRecipe:
     """The same loop with random weights of a few thousand numbers, in seconds on a CPU; it learns nothing."""
-    config = replace(
-        recipe.config,
+    config = recipe.config.changed(
         steps=2,
         prompts_per_step=2,
         group_size=4,
