@@ -152,7 +152,7 @@ def test_info_names_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
 
 
 def test_report_command_prints_the_page(tmp_path, capsys):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rewards": {}, "loss": 1}\n')
     assert cli.main(["report", str(tmp_path)]) == 0
     assert Path(capsys.readouterr().out.strip()).is_file()
 

@@ -24,9 +24,9 @@ from worldcompass.statistics import Estimate
 
 SCHEMA = 1  # of a stored result
 DIGITS = 5  # of a stored number
-SUMMARY = "summary"  # name of the table of all recipes
-PLACE = re.compile(r"(<!-- table: ([\w.-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
-OPENED = re.compile(r"<!-- table: [\w.-]+ -->")
+# <!-- table: demo --> or <!-- table: demo, short -->
+PLACE = re.compile(r"(<!-- table: ([\w.-]+)(, short)? -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+OPENED = re.compile(r"<!-- table: [^>]*-->")
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,15 @@ def pooled(runs: Sequence[Stored]) -> Evaluation:
 # --------------------------------------------------------------------------- tables
 
 
-def table_of(name: str, stored: Sequence[Stored]) -> str:
-    """The table of a name: of one recipe, or ``summary`` of all of them; a sentence where nothing is stored."""
-    chosen = [run for run in stored if name in (SUMMARY, run.recipe)]
-    if not chosen:
-        return f"There are no stored results of `{name}` yet."
-    if name == SUMMARY:
-        return _summary(chosen)
-    return f"{_recipe(chosen)}\n\n{_made(chosen)}"
+def table_of(recipe: str, stored: Sequence[Stored], short: bool = False) -> str:
+    """The table of a recipe, how it was made below it; a sentence where nothing is stored."""
+    runs = [run for run in stored if run.recipe == recipe]
+    if not runs:
+        return f"There are no stored results of `{recipe}` yet."
+    rows = _short_rows(pooled(runs)) if short else _rows(runs)
+    head = [_line("measure", *(f"{kind} actions" for kind in KINDS)), _rule(1 + len(KINDS))]
+    body = [_line(words, *(cell(kind) for kind in KINDS)) for words, cell in rows]
+    return "\n".join([*head, *body, "", _made(runs)])
 
 
 def everything(runs: Sequence[Stored]) -> str:
@@ -199,58 +200,49 @@ def everything(runs: Sequence[Stored]) -> str:
     return "\n".join([*lines, "", _made(runs)])
 
 
-def _summary(stored: Sequence[Stored]) -> str:
-    lines = [
-        _line("recipe", "actions", "base", "post-trained", "difference, points", "gap to the engine closed"),
-        _line(*["---"] * 6),
-    ]
-    for recipe in dict.fromkeys(run.recipe for run in stored):
-        found = pooled([run for run in stored if run.recipe == recipe])
-        for kind in KINDS:
-            base, trained = (_percent(found.score(side, kind, FOLLOWED)) for side in ("base", "trained"))
-            points = _points(found.score("difference", kind, FOLLOWED))
-            lines.append(_line(f"`{recipe}`", kind, base, trained, points, found.closed(kind).in_percent()))
-    return "\n".join(lines)
+_Row = tuple[str, Callable[[str], str]]
+"""What a row shows, and its cell for a kind of actions."""
 
 
-def _recipe(runs: Sequence[Stored]) -> str:
-    """The rows of one recipe, a column for each kind of actions."""
-    found, each = pooled(runs), {run.seed: pooled([run]) for run in runs}
-
-    def change(measure: str, digits: int, part: Evaluation = found) -> Callable[[str], str]:
-        return lambda kind: _change(part.score("difference", kind, measure), digits)
-
-    rows: list[tuple[str, Callable[[str], str]]] = [
+def _short_rows(found: Evaluation) -> list[_Row]:
+    rows: list[_Row] = [
         ("actions followed: base", lambda kind: _percent(found.score("base", kind, FOLLOWED))),
         ("actions followed: post-trained", lambda kind: _percent(found.score("trained", kind, FOLLOWED))),
-        (
-            "actions followed: difference, points",
-            lambda kind: _points(found.score("difference", kind, FOLLOWED)),
-        ),
-        ("share of the gap to the engine closed", lambda kind: found.closed(kind).in_percent()),
+        ("actions followed: difference, points", _points(found)),
     ]
-    if len(each) > 1:
-        rows += [
-            (f"seed {seed}: share of the gap", lambda kind, one=one: one.closed(kind).in_percent())
-            for seed, one in each.items()
-        ]
-    if unseen := found.unseen:
-        rows += [
-            (
-                "maps never trained on: actions followed, points",
-                lambda kind: _points(unseen.score("difference", kind, FOLLOWED)),
-            )
-        ]
-    rows += [("realism (logit)*", change("quality", 2))]
-    rows += [("maps never trained on: realism*", change("quality", 2, unseen))] if unseen else []
-    rows += [
-        ("sharpness (log)*", change("sharpness", 2)),
-        ("drift of realism*", change("drift", 2)),
-        ("flicker", change("flicker", 3)),
-        ("colour", change("colour", 3)),
+    return rows + (
+        [("maps never trained on: difference, points", _points(found.unseen))] if found.unseen else []
+    )
+
+
+def _rows(runs: Sequence[Stored]) -> list[_Row]:
+    found, each = pooled(runs), {run.seed: pooled([run]) for run in runs}
+    unseen = found.unseen
+    rows = _short_rows(found)[:3]
+    rows += [("share of the gap to the engine closed", _closed(found))]
+    rows += [(f"seed {seed}: share of the gap", _closed(one)) for seed, one in each.items() if len(each) > 1]
+    rows += [("maps never trained on: actions followed, points", _points(unseen))] if unseen else []
+    rows += [("realism (logit)*", _changes(found, "quality", 2))]
+    rows += [("maps never trained on: realism*", _changes(unseen, "quality", 2))] if unseen else []
+    return [
+        *rows,
+        ("sharpness (log)*", _changes(found, "sharpness", 2)),
+        ("drift of realism*", _changes(found, "drift", 2)),
+        ("flicker", _changes(found, "flicker", 3)),
+        ("colour", _changes(found, "colour", 3)),
     ]
-    head = [_line("measure", *(f"{kind} actions" for kind in KINDS)), _line("---", *["---"] * len(KINDS))]
-    return "\n".join([*head, *(_line(words, *(cell(kind) for kind in KINDS)) for words, cell in rows)])
+
+
+def _points(found: Evaluation) -> Callable[[str], str]:
+    return lambda kind: _change(found.score("difference", kind, FOLLOWED).times(100), 1)
+
+
+def _closed(found: Evaluation) -> Callable[[str], str]:
+    return lambda kind: found.closed(kind).in_percent()
+
+
+def _changes(found: Evaluation, measure: str, digits: int) -> Callable[[str], str]:
+    return lambda kind: _change(found.score("difference", kind, measure), digits)
 
 
 def _made(runs: Sequence[Stored]) -> str:
@@ -266,12 +258,12 @@ def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _rule(columns: int) -> str:
+    return "|" + "---|" * columns
+
+
 def _percent(value: Estimate) -> str:
     return f"{100 * value.mean:.1f}%"
-
-
-def _points(value: Estimate) -> str:
-    return _change(value.times(100), 1)
 
 
 def _change(value: Estimate, digits: int) -> str:
@@ -291,7 +283,9 @@ def with_tables(text: str, stored: Sequence[Stored], name: str = "the page") -> 
         OPENED.search(p[2]) for p in PLACE.findall(text)
     ):
         raise UserError(f"{name} opens a table and does not close it: expected <!-- /table --> after each")
-    return PLACE.sub(lambda place: f"{place[1]}\n{table_of(place[2], stored)}\n\n{place[4]}", text)
+    return PLACE.sub(
+        lambda place: f"{place[1]}\n{table_of(place[2], stored, bool(place[3]))}\n\n{place[5]}", text
+    )
 
 
 def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]:
@@ -306,7 +300,7 @@ def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]
             raise UserError(f"there is no page {page}")
         text = page.read_text(encoding="utf-8")
         if not OPENED.search(text):
-            raise UserError(f"{page} has no table: expected a marker such as <!-- table: {SUMMARY} -->")
+            raise UserError(f"{page} has no table: expected a marker such as <!-- table: demo -->")
         new = with_tables(text, stored, str(page))
         if new != text:
             yield page, new

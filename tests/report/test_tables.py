@@ -1,0 +1,151 @@
+"""Tables of pages come from stored results: pages are fresh, an edit by hand is found, seeds are one result."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldcompass import cli
+from worldcompass.errors import UserError
+from worldcompass.evaluate import FOLLOWED, MEASURES, Measured, evaluation_of
+from worldcompass.report.tables import pooled, read_stored, reduce_run, rewritten, table_of, with_tables
+from worldcompass.runs.results import Results, write_results
+
+ROOT = Path(__file__).parents[2]
+PAGES, STORED = [ROOT / "README.md", ROOT / "docs" / "results.md"], ROOT / "docs" / "results"
+IDS = [
+    f"{place}/{kind}/{i}"
+    for place in ("heldout", "unseen")
+    for kind in ("combined", "basic")
+    for i in range(6)
+]
+
+
+def measured(level, seed):
+    """Scores of every video around a level, over two chunks."""
+    rng = np.random.default_rng(seed)
+    values = {name: level + 0.05 * rng.standard_normal((len(IDS), 2)) for name in MEASURES}
+    labels = np.zeros((len(IDS), 8), int)
+    return Measured(tuple(IDS), tuple(name.split("/")[1] for name in IDS), values, labels, labels)
+
+
+def make_run(folder, seed=0, recipe="demo", hashed="5f3c"):
+    """A finished run of the embedded world, as far as tables read it."""
+    folder.mkdir(parents=True)
+    sides = {"engine": measured(0.9, 7), "base": measured(0.5, 8), "trained": measured(0.7, 9 + seed)}
+    for side, values in sides.items():
+        (folder / f"evaluation_{side}.json").write_text(json.dumps(values.to_json()))
+    results = Results(evaluation_of(sides["engine"], sides["base"], sides["trained"]), hashed, seconds=60.0)
+    write_results(folder / "results.json", results)
+    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "seed": seed}))
+    made = {
+        "command": f"worldcompass {recipe} --seed {seed} --out /tmp/mine",
+        "version": "0.1.0",
+        "weights": "4",
+    }
+    (folder / "run.json").write_text(json.dumps(made))
+    return folder
+
+
+def test_the_tables_of_the_pages_are_those_of_the_stored_results():
+    stale = [page.name for page, _ in rewritten(PAGES, STORED)]
+    assert not stale, f"write them with worldcompass tables --write {' '.join(stale)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_number_that_is_edited_by_hand_is_found(page, tmp_path, capsys):
+    text = page.read_text()
+    row = re.search(r"\| actions followed: difference, points \| \+(\d)", text)
+    copy = tmp_path / page.name
+    copy.write_text(text[: row.start(1)] + str((int(row[1]) + 1) % 10) + text[row.end(1) :])
+    arguments = ["--results", str(STORED)]
+    assert cli.main(["tables", "--check", str(copy), *arguments]) == 1
+    assert f"{copy} has stale tables" in capsys.readouterr().out
+    assert cli.main(["tables", "--write", str(copy), *arguments]) == 0 and copy.read_text() == text
+    assert cli.main(["tables", "--check", str(copy), *arguments]) == 0 and not capsys.readouterr().err
+
+
+def test_a_stored_run_says_what_its_results_say(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert cli.main(["tables", str(run), "--store", str(tmp_path / "kept")]) == 0
+    (stored,) = read_stored(tmp_path / "kept")
+    assert stored.command == "worldcompass demo --seed 0" and (stored.recipe, stored.seed) == ("demo", 0)
+    found, before = pooled([stored]), pooled([reduce_run(run)])
+    written = json.loads((run / "results.json").read_text())
+    for side in ("engine", "base", "trained", "difference"):
+        entry = written["unseen_maps"][side]["basic"][FOLLOWED]
+        score = found.unseen.score(side, "basic", FOLLOWED)
+        assert score == before.unseen.score(side, "basic", FOLLOWED)
+        assert [score.mean, score.low, score.high] == pytest.approx([entry["mean"], *entry["ci95"]], abs=2e-5)
+
+
+def test_seeds_are_one_result_over_scenarios_and_seeds(tmp_path):
+    runs = [reduce_run(make_run(tmp_path / str(seed), seed)) for seed in range(3)]
+    together, alone = pooled(runs), [pooled([run]) for run in runs]
+    score = together.score("trained", "combined", FOLLOWED)
+    assert score.n == 18 and score.mean == pytest.approx(
+        np.mean([one.score("trained", "combined", FOLLOWED).mean for one in alone])
+    )
+    assert together.score("base", "combined", FOLLOWED).mean == pytest.approx(
+        alone[0].score("base", "combined", FOLLOWED).mean
+    )
+    table = table_of("demo", runs)
+    assert table.count("share of the gap |") == 3 and "Seeds 0, 1, 2, worldcompass 0.1.0" in table
+    short = table_of("demo", runs, short=True)
+    assert len(short.splitlines()) == 8 and "realism" not in short
+    assert f"| {100 * score.mean:.1f}% |" in table and f"| {100 * score.mean:.1f}% |" in short
+
+
+def test_a_page_keeps_its_prose_and_tables_without_results_say_so(tmp_path):
+    runs = [reduce_run(make_run(tmp_path / "run"))]
+    page = "a\n<!-- table: demo, short -->\nold\n<!-- /table -->\nb\n"
+    page += "<!-- table: longer -->\n1\n<!-- /table -->\nc\n"
+    new = with_tables(page, runs)
+    assert new.startswith("a\n<!-- table: demo, short -->\n\n| measure |") and new.endswith(
+        "<!-- /table -->\nc\n"
+    )
+    assert "There are no stored results of `longer` yet." in new and "\n<!-- /table -->\nb\n" in new
+    assert with_tables(new, runs) == new
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"seed": 1, "recipe": "longer"}, "runs of different recipe are not one result: demo, longer"),
+        ({"seed": 1, "hashed": "0000"}, "runs of different scenarios_hash"),
+        ({"seed": 0}, "each seed counts once, got 0, 0"),
+    ],
+)
+def test_runs_that_are_not_one_result_are_refused(second, words, tmp_path, capsys):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", **second)]
+    assert cli.main(["tables", *map(str, runs)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    (run / "evaluation_base.json").unlink()
+    page, kept = tmp_path / "page.md", tmp_path / "kept"
+    page.write_text("no table")
+    for arguments, words in (
+        ([str(run)], "is no finished run: evaluation_base.json is missing"),
+        ([str(tmp_path)], "is no finished run: results.json is missing"),
+        ([], "expected runs, or --write PAGE, or --check PAGE"),
+        (["--check", str(page)], "no stored results"),
+    ):
+        assert cli.main(["tables", *arguments, "--results", str(kept)]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1, said
+    kept.mkdir()
+    for text, words in (("no table", "has no table"), ("<!-- table: demo -->\n1\n", "does not close it")):
+        page.write_text(text)
+        with pytest.raises(UserError, match=words):
+            list(rewritten([page], kept))
+    (kept / "demo_seed0.json").write_text(json.dumps({"schema": 1, "recipe": "demo"}))
+    with pytest.raises(
+        UserError, match=r"demo_seed0.json is not a stored result: seed is missing or malformed"
+    ):
+        read_stored(kept)
