@@ -11,10 +11,9 @@ import time
 
 import torch
 
-from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
+from worldcompass.worlds.doom.world import SPEC, load_doom_world
 
 
 def main() -> None:
@@ -27,15 +26,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps (default: the world's own)")
     args = parser.parse_args()
     world = load_doom_world()
-    labels = parse_path("w-4, left-4, w+right-4, d-4, up-2, s+left-99")[: args.latents]
+    labels = SPEC.actions.parse("w-4, left-4, w+right-4, d-4, up-2, s+left-99")[: args.latents]
     image = torch.randint(0, 255, (3, 48, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     print(f"threads {torch.get_num_threads()}, {args.steps or SPEC.num_steps} denoising steps")
     print(f"{'chunk':>6} {'videos':>7} {'frames/s':>9}")
     for chunk in SPEC.chunk_lengths:
         for videos in (1, 12):
             scenarios = [
-                Scenario(str(i), commanded(labels, SPEC.motion, intrinsics()), image_3hw=image)
-                for i in range(videos)
+                Scenario(str(i), SPEC.actions.commanded(labels), image_3hw=image) for i in range(videos)
             ]
             rates = []
             for _ in range(3):  # the best of three: the machine may be busy

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from worldcompass.critic import Critic
-from worldcompass.geometry import commanded
 from worldcompass.media import video
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import BestOfThree
@@ -39,7 +38,7 @@ from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.types import Group, Truth
 from worldcompass.worlds.doom.critics.weights import load_judge
-from worldcompass.worlds.doom.engine.facts import FPS, FRAMES_PER_LATENT, INTRINSICS, MOTION, THRESHOLDS
+from worldcompass.worlds.doom.engine.facts import ACTIONS, FPS, FRAMES_PER_LATENT, MOTION, THRESHOLDS
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 from worldcompass.worlds.doom.rewards.cameras import DoomCameras
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
@@ -59,18 +58,16 @@ def engine_group(size: int) -> Group:
     frames = scenario.truth.frames_F3hw
     noise = NOISE * torch.randn(size, *frames[start:].shape, generator=torch.Generator().manual_seed(0))
     labels = torch.cat(
-        [scenario.actions.labels_K[:CHUNK], torch.tensor([1, 1, 2, 2])]
+        [scenario.actions.cameras.labels_K[:CHUNK], torch.tensor([1, 1, 2, 2])]
     )  # comes back, for cycles
-    actions = commanded(labels, MOTION, torch.tensor(INTRINSICS))
+    actions = ACTIONS.commanded(labels)
     return Group(
         (frames[start:] + noise).clamp(0, 255).to(torch.uint8),
         frames[:start],
         frames[0],
         actions.latents(CHUNK, 2 * CHUNK),
         FRAMES_PER_LATENT,
-        truth=Truth(
-            frames[start:], scenario.truth.labels_M[CHUNK:], scenario.truth.world_from_camera_M44[CHUNK:]
-        ),
+        truth=Truth(frames[start:], scenario.truth.actions.latents(CHUNK, len(scenario.truth.actions))),
         past_actions=actions.latents(0, CHUNK),
         instruction="pick up the health pack",
     )

@@ -13,17 +13,16 @@ import time
 
 import torch
 
-from worldcompass.geometry import commanded
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
+from worldcompass.worlds.doom.world import SPEC, load_doom_world
 
 
 def scenario(num_chunks: int) -> Scenario:
     labels = torch.randint(0, 81, (4 * num_chunks,), generator=torch.Generator().manual_seed(0))
     labels[0] = 0
     image = torch.randint(0, 255, (3, 48, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return Scenario("bench", commanded(labels, SPEC.motion, intrinsics()), image_3hw=image)
+    return Scenario("bench", SPEC.actions.commanded(labels), image_3hw=image)
 
 
 def main() -> None:

@@ -43,7 +43,8 @@ def test_imagine_is_the_rollout_along_the_path(world, picture):
 
 def test_a_video_of_the_path_scores_above_one_of_another(world):
     """The engine's own walk: the critic tells the command it carries out from one that it does not."""
-    from worldcompass.geometry import path_of
+    from camera_paths import path_of
+
     from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 
     scenario = replay_all([p for p in evaluation_plans(False) if p.kind == "basic"][:1], 12)[0]

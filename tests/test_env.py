@@ -15,8 +15,8 @@ from worldcompass.types import Group, Scores
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
 
-def brightness(frames, label):
-    return frames.float().mean().item() + label
+def brightness(frames, actions):
+    return frames.float().mean().item() + int(actions.labels_K[-1])
 
 
 def toy_env(**options) -> WorldEnv:

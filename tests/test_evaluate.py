@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from camera_paths import commanded
 
 from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, summarise
-from worldcompass.geometry import commanded
 from worldcompass.runs.results import ActionCounts
 from worldcompass.statistics import Estimate, resamples, share_closed
 from worldcompass.types import Scenario, Truth
@@ -37,10 +37,10 @@ class Reader:
 
 
 def scenario_with_truth(labels: list[int]) -> Scenario:
-    actions = commanded(torch.tensor(labels), SPEC.motion, intrinsics())
+    actions = commanded(torch.tensor(labels), SPEC.actions.motion, intrinsics())
     frames = torch.randint(0, 255, (4 * len(labels) - 3, 3, 48, 64), dtype=torch.uint8)
     frames[:, 0, 0, 0] = torch.tensor(labels).repeat_interleave(4)[3:]
-    truth = Truth(frames, torch.tensor(labels), actions.world_from_camera_K44)
+    truth = Truth(frames, actions)
     return Scenario("a", actions, frames[0], kind="combined", truth=truth)
 
 

@@ -18,6 +18,8 @@ LAYERS = (
     ("runs",),
     ("media",),
     ("geometry", "critic", "noise", "seeding"),
+    ("actions",),
+    ("controls",),
     ("world",),
     ("rollout",),
     ("toy", "testing", "walk", "evaluate"),

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from camera_paths import commanded
 from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, motion_signs, nominal_poses
+from worldcompass.geometry import motion_signs, nominal_poses
 from worldcompass.noise import euler_step
 from worldcompass.rollout import (
     RolloutRequest,
     chunk_noise,
     clip_level_passes,
     given_whole,
-    hold_last,
     imagine_chunk,
     imagine_groups,
     imagine_video,
@@ -213,7 +213,7 @@ def test_a_first_latent_of_three_frames_moves_what_follows_and_belongs_to_no_mot
     long, short = (imagine_video(each, scenarios, (3,)) for each in (world, plain))
     assert long.shape[1] == world.spec.num_frames(0, 8) == 3 + 2 * 7 and world.spec.num_frames(0, 0) == 0
     assert long[:, 2:].equal(short) and long[:, :2].equal(short[:, :1].expand(-1, 2, -1, -1, -1))
-    truth = Truth(long[0], scenarios[0].actions.labels_K, scenarios[0].actions.world_from_camera_K44)
+    truth = Truth(long[0], scenarios[0].actions)
     scenario = replace(scenarios[0], truth=truth)
     for chunk, first in ((0, 0), (1, 9)):
         request = RolloutRequest([scenario], chunk, 4, 2, (0,), world.spec.sigmas())
@@ -242,9 +242,9 @@ def test_a_video_has_the_frames_of_its_trajectory_whatever_the_chunks(num_latent
 def test_holding_the_last_action_goes_on_along_the_nominal_path():
     world = ToyWorld()
     labels = torch.tensor([0, 9, 12, 1, 28])
-    held = hold_last(world, commanded(labels, world.spec.motion, INTRINSICS), 3)
+    held = world.spec.actions.hold_last(commanded(labels, world.spec.actions.motion, INTRINSICS), 3)
     assert held.labels_K.tolist() == [0, 9, 12, 1, 28, 28, 28, 28]
-    plain = nominal_poses(held.labels_K, world.spec.motion)
+    plain = nominal_poses(held.labels_K, world.spec.actions.motion)
     torch.testing.assert_close(held.world_from_camera_K44, plain, atol=1e-5, rtol=0)
     assert held.intrinsics_K4.shape == (8, 4)
 
@@ -252,14 +252,14 @@ def test_holding_the_last_action_goes_on_along_the_nominal_path():
 def test_the_engines_part_of_a_chunk_is_handed_to_critics():
     world, plain = ToyWorld(), toy_scenarios(1)[0]
     frames = torch.arange(15, dtype=torch.uint8)[:, None, None, None].expand(15, 3, 4, 4)
-    truth = Truth(frames, torch.arange(8), plain.actions.world_from_camera_K44)
+    truth = Truth(frames, replace(plain.actions, labels_K=torch.arange(8)))
     scenario = Scenario("true", plain.actions, truth=truth)
     for chunk, first, last in ((0, 0, 6), (1, 7, 14)):
         group = imagine_groups(world, RolloutRequest([scenario], chunk, 4, 2, (0,), world.spec.sigmas()))[
             0
         ].groups[0]
         assert group.truth.frames_F3hw[[0, -1], 0, 0, 0].tolist() == [first, last]
-        assert group.truth.labels_M.tolist() == list(range(4 * chunk, 4 * chunk + 4))
+        assert group.truth.actions.labels_K.tolist() == list(range(4 * chunk, 4 * chunk + 4))
         assert group.truth.frames_F3hw.shape[0] == group.frames_GF3hw.shape[1]
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from camera_paths import commanded, parse_path
 from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
 
-from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.seeding import generator_for
 from worldcompass.toy import ToyWorld
@@ -19,7 +19,7 @@ PATH = "w-2, left-1, w+right-2"
 
 def along(world, path, count=2):
     """Scenarios from random images along a pose string."""
-    actions = commanded(parse_path(path), world.spec.motion, torch.tensor([1.0, 1, 0.5, 0.5]))
+    actions = commanded(parse_path(path), world.spec.actions.motion, torch.tensor([1.0, 1, 0.5, 0.5]))
     images = torch.randint(0, 255, (count, 3, 4, 4), generator=generator_for("images")).byte()
     return [Scenario(f"{i}", actions, image) for i, image in enumerate(images)]
 
@@ -31,19 +31,21 @@ def test_a_walk_is_the_video_of_its_actions(make):
     walk = start_walk(world, scenarios, seed=3)
     frames = [walk.frames_PF3hw]
     for label in parse_path(PATH)[1:]:
-        walk = walk.step(label.expand(2))
+        walk = walk.step(walk.of([int(label)] * 2))
         frames.append(walk.frames_PF3hw)
     expected = imagine_video(world, scenarios, (3,), chunk_length=1)
     assert torch.cat(frames, 1).equal(expected)
-    assert walk.labels_PM.equal(parse_path(PATH).expand(2, -1))
-    torch.testing.assert_close(walk.world_from_camera_PM44[0], scenarios[0].actions.world_from_camera_K44)
+    assert walk.actions.labels_K.equal(parse_path(PATH).expand(2, -1))
+    torch.testing.assert_close(
+        walk.actions.world_from_camera_K44[0], scenarios[0].actions.world_from_camera_K44
+    )
 
 
 def test_a_walk_begins_after_what_is_given_whole():
     world = Recorded(given=3)
     scenarios = along(world, PATH)
     walk = start_walk(world, scenarios, seed=3)
-    assert walk.labels_PM.equal(parse_path(PATH)[:3].expand(2, -1)) and walk.context.num_latents == 3
+    assert walk.actions.labels_K.equal(parse_path(PATH)[:3].expand(2, -1)) and walk.context.num_latents == 3
     frames = [walk.frames_PF3hw]
     for label in parse_path(PATH)[3:]:
         walk = walk.step(label.expand(2))
@@ -61,41 +63,44 @@ def test_a_world_of_long_chunks_holds_the_action():
     world = Slow()
     walk = start_walk(world, along(world, PATH, 1))
     assert walk.frames_PF3hw.shape[1] == 1
-    first = walk.step(torch.tensor([9]))
-    second = first.step(torch.tensor([1]))
-    assert first.labels_PM.tolist() == [[0, 9, 9, 9]] and first.frames_PF3hw.shape[1] == 7
-    assert second.labels_PM.tolist() == [[0, 9, 9, 9, 1, 1, 1, 1]] and second.frames_PF3hw.shape[1] == 8
+    first = walk.step(walk.of([9]))
+    second = first.step(first.of([1]))
+    assert first.actions.labels_K.tolist() == [[0, 9, 9, 9]] and first.frames_PF3hw.shape[1] == 7
+    assert (
+        second.actions.labels_K.tolist() == [[0, 9, 9, 9, 1, 1, 1, 1]] and second.frames_PF3hw.shape[1] == 8
+    )
     expected = imagine_video(world, along(world, "w-3, right-4", 1))
     assert torch.cat([first.frames_PF3hw, second.frames_PF3hw], 1).equal(expected)
 
 
 def test_another_way_from_an_older_place_does_not_disturb_the_first():
     world = ToyWorld()
-    here = start_walk(world, along(world, PATH)).step(torch.tensor([9, 9]))
-    left = here.step(torch.tensor([2, 2])).frames_PF3hw
-    here.step(torch.tensor([1, 1])).step(torch.tensor([1, 1]))
-    assert here.step(torch.tensor([2, 2])).frames_PF3hw.equal(left)
-    assert not here.step(torch.tensor([1, 2])).frames_PF3hw[0].equal(left[0])
+    start = start_walk(world, along(world, PATH))
+    here = start.step(start.of([9, 9]))
+    left = here.step(here.of([2, 2])).frames_PF3hw
+    here.step(here.of([1, 1])).step(here.of([1, 1]))
+    assert here.step(here.of([2, 2])).frames_PF3hw.equal(left)
+    assert not here.step(here.of([1, 2])).frames_PF3hw[0].equal(left[0])
 
 
 def test_looking_up_stops_where_the_world_knows_no_more():
     world = load_doom_world()
     image = torch.zeros(3, *SPEC.frame_size, dtype=torch.uint8)
-    start = Scenario("a", commanded(torch.tensor([0]), SPEC.motion, intrinsics()), image)
+    start = Scenario("a", commanded(torch.tensor([0]), SPEC.actions.motion, intrinsics()), image)
     walk = start_walk(world, [start], num_steps=1)
-    up, forward_up, forward = parse_path("up-1, w+up-1, w-1")[1:]
+    up, forward_up, forward = parse_path("up-1, w+up-1, w-1")[1:].tolist()
     for _ in range(4):
-        walk = walk.step(up[None])
-    assert walk.labels_PM[0, -1] == up  # 4 times 4.8 degrees are within 20
-    walk = walk.step(forward_up[None]).step(up[None])
-    assert walk.labels_PM[0, -2:].tolist() == [int(forward), 0]
+        walk = walk.step(walk.of([up]))
+    assert walk.actions.labels_K[0, -1] == up  # 4 times 4.8 degrees are within 20
+    walk = walk.step(walk.of([forward_up])).step(walk.of([up]))
+    assert walk.actions.labels_K[0, -2:].tolist() == [forward, 0]
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([81]), torch.tensor([-1]), torch.tensor([1, 2])])
-def test_what_is_no_action_is_refused(labels):
+@pytest.mark.parametrize("composites", [[81], [-1], [1, 2]])
+def test_what_is_no_action_is_refused(composites):
     walk = start_walk(ToyWorld(), along(ToyWorld(), PATH, 1))
     with pytest.raises(ValueError, match="expected 1 composite actions from 0 to 80"):
-        walk.step(labels)
+        walk.of(composites)
 
 
 def test_a_world_of_one_past_refuses_several_walks():

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, parse_path
 from worldcompass.media.video import check_aspect, fit, read_image
 from worldcompass.rewards.video_score import score_video
 from worldcompass.rollout import imagine_video
@@ -62,11 +60,11 @@ def imagine(
     Raises:
         UserError: for a path or an image that cannot be read.
     """
-    labels = parse(path)
+    composites = parse(world.spec, path)
     picture = read_image(Path(image)) if isinstance(image, str | Path) else image
     check_aspect(picture.shape[-1], picture.shape[-2])
     start = fit(picture[None], world.spec.frame_size)[0]
-    actions = commanded(labels, world.spec.motion, torch.tensor(world.spec.intrinsics))
+    actions = world.spec.actions.commanded(composites)
     return imagine_video(world, [Scenario("imagine", actions, start)], (seed,), chunk_length, num_steps)[0]
 
 
@@ -86,7 +84,8 @@ def score(
     Raises:
         UserError: when path and video do not have the same length, or a critic cannot score them.
     """
-    return score_video(frames_F3hw, parse(path), critics or _doom_critics(), spec or _doom_spec())
+    known = spec or _doom_spec()
+    return score_video(frames_F3hw, parse(known, path), critics or _doom_critics(), known)
 
 
 def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:
@@ -101,14 +100,14 @@ def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool =
     return Path(out)
 
 
-def parse(path: str) -> Tensor:
-    """``geometry.parse_path`` for what a user typed.
+def parse(spec: WorldSpec, path: str) -> Tensor:
+    """The composites of a path that a user typed; see ``ActionSpace.parse``.
 
     Raises:
         UserError: when it cannot be read or is too long.
     """
     try:
-        return parse_path(path, MAX_LATENTS)
+        return spec.actions.parse(path, MAX_LATENTS)
     except ValueError as why:
         raise UserError(str(why)) from None
 

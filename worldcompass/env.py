@@ -1,13 +1,14 @@
 """Gymnasium environments: a world model as the simulator that an agent acts in.
 
 ``gymnasium.make("worldcompass/Doom-v0")`` is the embedded world, ``WorldEnv`` and ``WorldVectorEnv`` take any.
-One step holds one composite action for one latent (4 frames in most worlds; worlds that know no chunks of 1 latent
-hold it for their shortest chunk). Episodes never terminate by themselves; they are truncated after ``max_steps``.
+One step holds one action for one latent (4 frames in most worlds; worlds that know no chunks of 1 latent hold it
+for their shortest chunk). What an action is derives from the world's ``spec.actions``, see ``gym_space``. Episodes
+never terminate by themselves; they are truncated after ``max_steps``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,14 +21,16 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from worldcompass.actions import ActionSpace, CameraActions
+from worldcompass.controls import Axis, Controls
 from worldcompass.critic import Critic
-from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS
+from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS, label
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.walk import Walk, start_walk
 from worldcompass.world import WorldModel
 
-Reward = Critic | Callable[[Tensor, int], float]
-"""A critic, or a function of a step's frames, uint8 (F, 3, h, w), and its composite action."""
+Reward = Critic | Callable[[Tensor, Actions], float]
+"""A critic, or a function of a step's frames, uint8 (F, 3, h, w), and its actions, K latents."""
 
 MAX_STEPS = 64
 WINDOW = 640  # pixels across of the window for people
@@ -42,9 +45,9 @@ class Episode:
     """uint8: all frames before the last step."""
     steps: int = 0
 
-    def step(self, labels_P: Tensor) -> Episode:
-        """After one more action each."""
-        walk = self.walk.step(labels_P)
+    def step(self, coming: Actions) -> Episode:
+        """After one more action each, (P, 1)."""
+        walk = self.walk.step(coming)
         return Episode(walk, torch.cat([self.past_PF3hw, self.walk.frames_PF3hw], 1), self.steps + 1)
 
     def observations(self, frames: int) -> np.ndarray:
@@ -66,27 +69,26 @@ class Episode:
                 valid[row] = bool(scores.valid_G[0])
                 values[row] = float(scores.values_G[0]) if valid[row] else 0.0
             else:
-                values[row] = float(reward(self.walk.frames_PF3hw[row], int(self.walk.labels_PM[row, -1])))
+                values[row] = float(reward(self.walk.frames_PF3hw[row], self._last(row)))
         return values, valid
 
+    def _last(self, row: int) -> Actions:
+        """Of the last step."""
+        done = len(self.walk.actions)
+        return self.walk.actions.select(row).latents(max(0, done - self.walk.chunk_length), done)
+
     def _group(self, row: int) -> Group:
-        length = min(self.walk.chunk_length, self.walk.labels_PM.shape[1])
-        actions = Actions(
-            self.walk.labels_PM[row, -length:],
-            self.walk.world_from_camera_PM44[row, -length:],
-            self.walk.intrinsics_P4[row].expand(length, 4),
-        )
-        past = self.past_PF3hw[row]
-        return Group(
-            self.walk.frames_PF3hw[row, None], past, past[0], actions, self.walk.world.spec.frames_per_latent
-        )
+        past, per_latent = self.past_PF3hw[row], self.walk.world.spec.frames_per_latent
+        return Group(self.walk.frames_PF3hw[row, None], past, past[0], self._last(row), per_latent)
 
     def infos(self) -> dict[str, np.ndarray]:
-        """What was carried out, and where it would have led: a row per episode."""
-        return {
-            "label": self.walk.labels_PM[:, -1].numpy(),
-            "world_from_camera": self.walk.world_from_camera_PM44[:, -1].numpy(),
-        }
+        """What was carried out, a row per episode; of a camera also where it would have led."""
+        last = self.walk.actions.latents(len(self.walk.actions) - 1, len(self.walk.actions))
+        if isinstance(self.walk.world.spec.actions, CameraActions):
+            moves = last.cameras
+            poses = moves.world_from_camera_K44[:, 0].numpy()
+            return {"label": moves.labels_K[:, 0].numpy(), "world_from_camera": poses}
+        return {"controls": last.controls.values_KTA[:, 0, -1].numpy()}
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,9 @@ class Simulator:
         return spaces.Box(0, 255, (self.frames, *self.world.spec.frame_size, 3), np.uint8)
 
     @property
-    def action_space(self) -> spaces.MultiDiscrete:
-        """Translation and rotation class; see ``worldcompass.geometry`` for their order."""
-        return spaces.MultiDiscrete([NUM_TRANSLATIONS, NUM_ROTATIONS])
+    def action_space(self) -> spaces.Space[Any]:
+        """See ``gym_space``."""
+        return gym_space(self.world.spec.actions)
 
     def begin(self, generators: Sequence[np.random.Generator], start: int | None = None) -> Episode:
         """An episode per generator, which draws the start, unless one is given, and the noise.
@@ -134,21 +136,78 @@ class Simulator:
         return Episode(walk, walk.frames_PF3hw[:, :0])
 
 
-def labels_of(actions: object, walks: int) -> Tensor:
-    """Composite actions (P,) of P (translation, rotation) pairs.
+def gym_space(space: ActionSpace) -> spaces.Space[Any]:
+    """What an agent's action is.
+
+    Of a camera: translation and rotation class, in the order of ``worldcompass.actions``. Of controls: a number for
+    each where all are continuous, a level where all have levels, 0 or 1 where all are buttons; where they differ, a
+    dictionary of such parts.
+    """
+    if not isinstance(space, Controls):
+        return spaces.MultiDiscrete([NUM_TRANSLATIONS, NUM_ROTATIONS])
+    parts: dict[str, spaces.Space[Any]] = {}
+    for name, axes in _parts(space).items():
+        if name == "continuous":
+            low, high = (
+                np.array([getattr(axis, end) for axis in axes], np.float32) for end in ("low", "high")
+            )
+            parts[name] = spaces.Box(low, high, dtype=np.float32)
+        elif name == "buttons":
+            parts[name] = spaces.MultiBinary(len(axes))
+        else:
+            parts[name] = spaces.MultiDiscrete([axis.levels or 0 for axis in axes])
+    return spaces.Dict(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+
+def actions_of(space: ActionSpace, given: Any, walk: Walk) -> Actions:
+    """The (P, 1) actions of P elements of ``gym_space``.
 
     Raises:
-        ValueError: when they are not one pair of the action space for every walk.
+        ValueError: when they are not one element for every walk.
     """
-    pairs_P2 = np.asarray(actions)
+    walks = len(walk.row_keys)
+    if not isinstance(space, Controls):
+        return walk.of(_labels_of(given, walks))
+    parts, values = _parts(space), {}
+    if len(parts) > 1 and not (isinstance(given, Mapping) and set(given) == set(parts)):
+        raise ValueError(f"expected a dictionary of {', '.join(parts)}, got {type(given).__name__}")
+    for name, axes in parts.items():
+        own = np.asarray(given[name] if len(parts) > 1 else given)
+        whole = name == "continuous" or own.dtype.kind in "iub"
+        if own.shape != (walks, len(axes)) or not whole or own.dtype.kind not in "iubf":
+            kind = "numbers" if name == "continuous" else "whole numbers"
+            raise ValueError(
+                f"expected {len(axes)} {kind} for each of {walks} walk{'s' * (walks > 1)}"
+                f" ({', '.join(axis.name for axis in axes)}), got {own.tolist()}"
+            )
+        for axis, column in zip(axes, own.T, strict=True):
+            scale = 1.0 if axis.levels is None else (axis.high - axis.low) / (axis.levels - 1)
+            values[axis.name] = (0.0 if axis.levels is None else axis.low) + scale * column.astype(np.float64)
+    columns = [torch.as_tensor(values[name]) for name in space.axes]
+    return space.hold(torch.stack(columns, -1)[:, None])
+
+
+def _parts(space: Controls) -> dict[str, list[Axis]]:
+    """The controls by what an agent gives for them, in their order."""
+    kinds = [
+        "continuous" if axis.levels is None else "buttons" if axis.levels == 2 else "levels"
+        for axis in space.controls
+    ]
+    return {
+        kind: [axis for axis, own in zip(space.controls, kinds, strict=True) if own == kind]
+        for kind in dict.fromkeys(kinds)
+    }
+
+
+def _labels_of(given: Any, walks: int) -> list[int]:
+    pairs_P2 = np.asarray(given)
     whole = pairs_P2.shape == (walks, 2) and pairs_P2.dtype.kind in "iu"
     if not (whole and (pairs_P2 >= 0).all() and (pairs_P2 < (NUM_TRANSLATIONS, NUM_ROTATIONS)).all()):
         raise ValueError(
             f"expected {walks} pair{'s' * (walks > 1)} of a translation, 0 to {NUM_TRANSLATIONS - 1}, and a"
             f" rotation, 0 to {NUM_ROTATIONS - 1}, in whole numbers; got {pairs_P2.tolist()}"
         )
-    pairs = torch.as_tensor(pairs_P2.astype(np.int64))
-    return pairs[:, 0] * NUM_ROTATIONS + pairs[:, 1]
+    return [label(int(translation), int(rotation)) for translation, rotation in pairs_P2]
 
 
 class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -197,12 +256,19 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._episode.observations(self.simulator.frames)[0], self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Hold a (translation, rotation) for one step.
+        """Hold an action for one step.
 
         Raises:
             ValueError: for an action outside of the action space.
         """
-        self._episode = self._running().step(labels_of(np.asarray(action)[None], 1))
+        episode = self._running()
+        one = (
+            {name: part[None] for name, part in action.items()}
+            if isinstance(action, dict)
+            else np.asarray(action)[None]
+        )
+        coming = actions_of(self.simulator.world.spec.actions, one, episode.walk)
+        self._episode = episode.step(coming)
         rewards, valid = self._episode.rewards(self.simulator.reward)
         if self.render_mode == "human":
             self.render()
@@ -294,14 +360,15 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Hold an action per row, (P, 2); after a truncation it is ignored and new episodes begin."""
+        """Hold an action per row; after a truncation it is ignored and new episodes begin."""
         if self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset() first: no episode has begun")
         over = np.zeros(self.num_envs, bool)
         if self._episode.steps >= self.simulator.max_steps:
             observations, infos = self.reset()
             return observations, np.zeros(self.num_envs), over, over.copy(), infos
-        self._episode = self._episode.step(labels_of(actions, self.num_envs))
+        coming = actions_of(self.simulator.world.spec.actions, actions, self._episode.walk)
+        self._episode = self._episode.step(coming)
         rewards, valid = self._episode.rewards(self.simulator.reward)
         infos = {**self._episode.infos(), "scored": valid}
         truncated = np.full(self.num_envs, self._episode.steps >= self.simulator.max_steps)

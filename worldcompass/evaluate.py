@@ -157,7 +157,7 @@ def measure(
     Raises:
         ValueError: when a scenario has no truth to compare with.
     """
-    labels_VM = torch.stack([s.actions.labels_K for s in scenarios])
+    labels_VM = torch.stack([s.actions.cameras.labels_K for s in scenarios])
     latents = labels_VM.shape[1]
     values: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
     read = []

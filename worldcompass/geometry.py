@@ -1,4 +1,4 @@
-"""Actions and camera motion: labels, pose strings, nominal trajectories; pure functions.
+"""Camera motion: labels, poses, nominal trajectories; pure functions.
 
 Conventions (docs/architecture.md): ``world_from_camera`` 4x4, OpenCV axes (x right, y down, z forward).
 Yaw + is to the right, pitch + is up, degrees. One label per latent, ``9 * translation + rotation``.
@@ -6,38 +6,21 @@ Yaw + is to the right, pitch + is up, degrees. One label per latent, ``9 * trans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from worldcompass.types import Actions
-
 NUM_TRANSLATIONS = NUM_ROTATIONS = 9
 NUM_ACTIONS = NUM_TRANSLATIONS * NUM_ROTATIONS
-TRANSLATIONS = (
-    "none", "forward", "backward", "right", "left",
-    "forward-right", "forward-left", "backward-right", "backward-left",
-)  # fmt: skip
-ROTATIONS = (
-    "none", "yaw right", "yaw left", "pitch up", "pitch down", "right-up", "right-down", "left-up", "left-down",
-)  # fmt: skip
-
+# Translations: none, forward, backward, right, left, forward-right, forward-left, backward-right, backward-left.
+# Rotations: none, yaw right, yaw left, pitch up, pitch down, right-up, right-down, left-up, left-down.
 # Signs of (right, forward) for each translation and of (yaw right, pitch up) for each rotation.
 _TRANSLATION_SIGNS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _ROTATION_SIGNS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 # Angle to an axis below which a motion counts as along it; WorldPlay's labelling, degrees.
 SECTOR_DEG = 60.0
-
-_KEYS = {
-    "w": (0, 1, 0, 0), "s": (0, -1, 0, 0), "d": (1, 0, 0, 0), "a": (-1, 0, 0, 0),
-    "right": (0, 0, 1, 0), "left": (0, 0, -1, 0), "up": (0, 0, 0, 1), "down": (0, 0, 0, -1),
-    "none": (0, 0, 0, 0),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,12 +56,6 @@ def split_label(labels: Tensor) -> tuple[Tensor, Tensor]:
     return labels // NUM_ROTATIONS, labels % NUM_ROTATIONS
 
 
-def action_name(index: int) -> str:
-    """Words for a composite action, such as ``forward + yaw left``."""
-    parts = [TRANSLATIONS[index // NUM_ROTATIONS], ROTATIONS[index % NUM_ROTATIONS]]
-    return " + ".join(p for p in parts if p != "none") or "none"
-
-
 def motion_signs(labels: Tensor) -> Tensor:
     """Signs of (right, forward, yaw right, pitch up) of each action; float32, (..., 4)."""
     translation, rotation = split_label(labels)
@@ -92,9 +69,14 @@ def label_from_signs(right: int, forward: int, yaw: int, pitch: int) -> int:
     return label(_TRANSLATION_SIGNS.index((right, forward)), _ROTATION_SIGNS.index((yaw, pitch)))
 
 
+def signs_of_label(index: int) -> tuple[int, int, int, int]:
+    """Signs of (right, forward, yaw right, pitch up) of one action."""
+    return (*_TRANSLATION_SIGNS[index // NUM_ROTATIONS], *_ROTATION_SIGNS[index % NUM_ROTATIONS])
+
+
 def opposite(index: int) -> int:
     """The composite action that undoes another one."""
-    return label_from_signs(*(-int(sign) for sign in motion_signs(torch.tensor(index))))
+    return label_from_signs(*(-sign for sign in signs_of_label(index)))
 
 
 def rotation_from_angles(yaw_deg: Tensor, pitch_deg: Tensor) -> Tensor:
@@ -232,12 +214,6 @@ def nominal_poses(labels_M: Tensor, motion: Motion) -> Tensor:
     return pose(rotation, position)[..., parts - 1 :: parts, :, :].float()
 
 
-def commanded(labels_M: Tensor, motion: Motion, intrinsics_4: Tensor) -> Actions:
-    """Actions of a list of labels with their nominal camera path."""
-    labels_M = labels_M.long()
-    return Actions(labels_M, nominal_poses(labels_M, motion), intrinsics_4.expand(len(labels_M), 4))
-
-
 def within_pitch(
     labels_PM: Tensor, labels_P: Tensor, motion: Motion, limit_deg: float | None, latents: int = 1
 ) -> Tensor:
@@ -254,71 +230,3 @@ def within_pitch(
     turns = motion.pitch_deg * latents * signs[:, 3]
     signs[:, 3] = torch.where((pitch + turns).abs() > limit_deg + 1e-6, 0, signs[:, 3])
     return torch.tensor([label_from_signs(*(int(s) for s in row)) for row in signs])
-
-
-def parse_path(text: str, longest: int | None = None) -> Tensor:
-    """Labels of a pose string such as ``w-3, right-1, w+left-4``: one per latent, the start's 0 first.
-
-    ``w s a d`` move, ``up down left right`` turn, ``none`` waits, the number counts latents; ``+`` combines.
-
-    Args:
-        longest: most latents that the path may last, its start aside; checked before anything is allocated.
-
-    Raises:
-        ValueError: one sentence naming the segment that cannot be read or carried out, or the length.
-    """
-    labels = [0]
-    for segment in (part.strip() for part in text.split(",")):
-        keys, _, count = segment.rpartition("-")
-        signs = [_KEYS.get(key.strip()) for key in keys.split("+")]
-        digits = count.strip()
-        if None in signs or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
-            raise ValueError(
-                f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as w-3 or w+left-4,"
-                f" with keys from {' '.join(_KEYS)}"
-            )
-        total = [sum(column) for column in zip(*(s for s in signs if s), strict=True)]
-        if any(abs(value) > 1 for value in total) or len({k.strip() for k in keys.split("+")}) != len(signs):
-            raise ValueError(f"{segment!r} in the path {text!r} names a key twice: name each key once")
-        if sum(map(bool, total)) < sum(any(s) for s in signs if s):
-            raise ValueError(
-                f"{segment!r} in the path {text!r} asks for opposite ways at once: leave one out"
-            )
-        if longest is not None and len(labels) - 1 + int(digits) > longest:
-            raise ValueError(f"the path lasts more than {longest} latents: shorten it")
-        labels += [label_from_signs(*total)] * int(digits)
-    return torch.tensor(labels)
-
-
-def path_of(labels_M: Sequence[int]) -> str:
-    """The pose string of labels, latent 0 being the start's: the inverse of ``parse_path``.
-
-    A walk without a step has the empty string.
-    """
-    held = [(keys_of(label), len(list(run))) for label, run in groupby(labels_M[1:])]
-    return ", ".join(f"{'+'.join(keys) or 'none'}-{count}" for keys, count in held)
-
-
-@cache
-def keys_of(index: int) -> tuple[str, ...]:
-    """The keys that give a composite action, such as ``("w", "left")``; none for standing still."""
-    signs = motion_signs(torch.tensor(index)).tolist()
-    return tuple(k for k, of in _KEYS.items() if any(a and a == b for a, b in zip(of, signs, strict=True)))
-
-
-def label_of_keys(keys: Iterable[str]) -> int:
-    """The composite action of keys held together; opposite ones cancel.
-
-    Raises:
-        ValueError: naming a key that does not exist.
-    """
-    held = set(keys)
-    if unknown := sorted(held - _KEYS.keys()):
-        raise ValueError(f"unknown key {unknown[0]!r}: expected keys from {' '.join(_KEYS)}")
-    return label_from_signs(*(sum(_KEYS[key][axis] for key in held) for axis in range(4)))
-
-
-def kind_of_action(index: int) -> str:
-    """``basic`` for the 8 single motions, ``none``, or ``combined`` for every other action."""
-    count = int(motion_signs(torch.tensor(index)).abs().sum())
-    return ("none", "basic")[count] if count < 2 else "combined"

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UnfitInputs
-from worldcompass.geometry import nominal_poses
 from worldcompass.noise import Noise
 from worldcompass.parallel.sharding import home_of
 from worldcompass.seeding import Key, generator_for
@@ -264,8 +263,10 @@ def imagine_video(
     num_latents = len(scenarios[0].actions)
     num_chunks = -(-num_latents // length)
     sigmas = world.spec.sigmas(num_steps)
+    missing = num_chunks * length - num_latents
     filled = [
-        replace(s, actions=hold_last(world, s.actions, num_chunks * length - num_latents)) for s in scenarios
+        replace(s, actions=world.spec.actions.hold_last(s.actions, missing)) if missing else s
+        for s in scenarios
     ]
     pasts = [
         imagine_past(world, batch, num_chunks, length, [(*keys, s.id) for s in batch], sigmas)
@@ -383,18 +384,6 @@ def chunk_actions(
     return Actions.stack([s.actions.latents(start, stop) for s in scenarios]).to(device_of(world))
 
 
-def hold_last(world: WorldModel[Any], actions: Actions, num_extra: int) -> Actions:
-    """A trajectory whose last action goes on, by its nominal motion, for ``num_extra`` latents more."""
-    if num_extra == 0:
-        return actions
-    labels = torch.cat([actions.labels_K, actions.labels_K[-1:].expand(num_extra)])
-    nominal = nominal_poses(labels, world.spec.motion).to(actions.world_from_camera_K44)
-    last = len(actions) - 1
-    extra = actions.world_from_camera_K44[last] @ torch.linalg.inv(nominal[last]) @ nominal[last + 1 :]
-    intrinsics = torch.cat([actions.intrinsics_K4, actions.intrinsics_K4[-1:].expand(num_extra, 4)])
-    return Actions(labels, torch.cat([actions.world_from_camera_K44, extra]), intrinsics)
-
-
 def make_group(
     world: WorldModel[Any], scenario: Scenario, frames_GF3hw: Tensor, past_F3hw: Tensor, start: int, stop: int
 ) -> Group:
@@ -404,7 +393,7 @@ def make_group(
     truth, spec = scenario.truth, world.spec
     if truth is not None:
         frames = truth.frames_F3hw[spec.num_frames(0, start) : spec.num_frames(0, stop)]
-        truth = Truth(frames, truth.labels_M[start:stop], truth.world_from_camera_M44[start:stop])
+        truth = Truth(frames, truth.actions.latents(start, stop))
     past = scenario.actions.latents(0, start).to(frames_GF3hw.device)
     return Group(
         frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent,

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldcompass.actions import CameraActions
 from worldcompass.critic import Critic
-from worldcompass.geometry import Motion, commanded
+from worldcompass.geometry import LabelThresholds, Motion
 from worldcompass.rollout import chunk_actions, chunk_noise, device_of, given_whole, past_generators
 from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario
@@ -110,8 +111,11 @@ def noise_group(size: int = 3, height: int = 48, width: int = 64) -> Group:
         return torch.randint(0, 256, (*shape, 3, height, width), generator=generator, dtype=torch.uint8)
 
     past = frames(5)
-    motion = Motion(move=1.0, yaw_deg=5.0, pitch_deg=5.0, level=True)
-    actions = commanded(torch.full((4,), 9), motion, torch.tensor([0.8, 1.0, 0.5, 0.5]))
+    space = CameraActions(
+        Motion(move=1.0, yaw_deg=5.0, pitch_deg=5.0, level=True), LabelThresholds(0.5, 2.5, 2.5),
+        intrinsics=(0.8, 1.0, 0.5, 0.5),
+    )  # fmt: skip
+    actions = space.commanded(torch.full((4,), 9))
     return Group(frames(size, 16), past, past[0], actions, frames_per_latent=4)
 
 
@@ -365,10 +369,9 @@ def _check_sensitivity(probe: _Probe) -> None:
         error < 0.1, "predict_clean at sigma 0.001", "the input itself", f"error {error:.2g}", "check sigma"
     )
     actions = probe.actions(chunk)
-    turned = commanded(
-        (actions.labels_K[0].cpu() + 20) % 81, world.spec.motion, actions.intrinsics_K4[0, 0].cpu()
-    )
-    turned = Actions.stack([turned]).to(device_of(world))
+    space = world.spec.actions
+    others = (space.composites(actions).cpu() + 20) % space.num_composites
+    turned = space.commanded(others, like=actions.to("cpu")).to(device_of(world))
     before = probe.predict(context, chunk, noisy)
     with torch.no_grad():
         attended = world.attend(context, turned, past_generators(probe.keys, chunk))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from worldcompass.geometry import LabelThresholds, Motion, commanded, motion_signs
+from worldcompass.actions import CameraActions
+from worldcompass.geometry import LabelThresholds, Motion, motion_signs
 from worldcompass.noise import ShiftedLevels
 from worldcompass.rollout import device_of
 from worldcompass.seeding import generator_for
@@ -22,6 +23,10 @@ SPREAD = 0.5  # standard deviation of the imagined latents
 OBEDIENCE = 0.25  # how much of a commanded motion the untrained world carries out
 GRAIN = 0.4  # what it adds to the channels that should stay dark
 LEVELS_PER_UNIT = 32  # of 255
+ACTIONS = CameraActions(
+    Motion(move=1.0, yaw_deg=10.0, pitch_deg=10.0, level=True),
+    LabelThresholds(move=0.5, yaw_deg=5.0, pitch_deg=5.0),
+)
 
 
 class ToyNet(nn.Module):
@@ -93,8 +98,7 @@ class ToyWorld:
             fps=8.0,
             frame_size=(4, 4),
             schedule=ShiftedLevels(shift=2.0, num_steps=6),
-            motion=Motion(move=1.0, yaw_deg=10.0, pitch_deg=10.0, level=True),
-            thresholds=LabelThresholds(move=0.5, yaw_deg=5.0, pitch_deg=5.0),
+            actions=ACTIONS,
             batches_pasts=batches_pasts,
         )
 
@@ -125,7 +129,7 @@ class ToyWorld:
         recorded = context.recording_PCMHW[:, :, context.num_latents : context.num_latents + len(given_K)]
         if all(given_K):
             return recorded.repeat_interleave(rows_per_past, 0)
-        response_PKC = self.net(motion_signs(actions.labels_K)).float()
+        response_PKC = self.net(motion_signs(actions.cameras.labels_K)).float()
         last, means = context.last_PCHW, []
         for k, given in enumerate(given_K):
             last = recorded[:, :, k] if given else CARRY * last + response_PKC[:, k, :, None, None]
@@ -164,7 +168,8 @@ class ToyObedience:
 
     def __call__(self, group: Group) -> Scores:
         """Minus the mean distance of the last frame of every latent to what was commanded."""
-        frames, labels_K = group.transitions()
+        frames, actions = group.transitions()
+        labels_K = actions.cameras.labels_K
         ends = latents_of_frames(frames[:, :: group.frames_per_latent])[:, :, :4].mean((-2, -1))
         motion_GK4 = ends[:, 1:] - CARRY * ends[:, :-1]
         values = -(motion_GK4 - motion_signs(labels_K).to(motion_GK4)).abs().mean((1, 2))
@@ -184,10 +189,9 @@ class ToyCleanliness:
 
 def toy_scenarios(count: int, num_latents: int = 8, seed: int = 0) -> list[Scenario]:
     """Scenarios of random actions, one change every latent."""
-    motion, result = ToyWorld().spec.motion, []
+    result = []
     for index in range(count):
         labels = torch.randint(0, 81, (num_latents,), generator=generator_for("toy scenario", seed, index))
         labels[0] = 0
-        actions = commanded(labels, motion, torch.tensor([1.0, 1.0, 0.5, 0.5]))
-        result.append(Scenario(f"toy-{seed}-{index}", actions))
+        result.append(Scenario(f"toy-{seed}-{index}", ACTIONS.commanded(labels)))
     return result

@@ -12,6 +12,8 @@ K      latents of one chunk (a chunk is what users call a clip)
 M      latents of a whole trajectory, latent 0 being the start image
 F      video frames
 S      denoising steps
+A      controls of a world without a camera
+T      settings of the controls within one latent
 C,H,W  channels, height and width of a latent
 h,w    height and width of a frame in pixels
 =====  ==========================================================================
@@ -19,8 +21,9 @@ h,w    height and width of a frame in pixels
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,8 +33,98 @@ from torch import Tensor
 class Actions:
     """What is commanded, one entry per latent; leading axes (``...``) are a batch of trajectories.
 
-    The pose of latent i is where the camera stands at that latent's last frame.
+    A value of the world's own action space, ``spec.actions``: ``CameraMoves`` or ``ControlValues``. Every field is
+    a tensor whose name ends with its axes: ``_K44`` has two after that of the latents.
     """
+
+    def __len__(self) -> int:
+        name = fields(self)[0].name
+        return getattr(self, name).shape[-1 - _axes_after(name)]
+
+    @property
+    def cameras(self) -> CameraMoves:
+        """These, as camera moves.
+
+        Raises:
+            ValueError: where the world's actions are something else.
+        """
+        raise ValueError("expected camera poses, got the values of controls: this world has no camera")
+
+    @property
+    def controls(self) -> ControlValues:
+        """These, as values of controls.
+
+        Raises:
+            ValueError: where the world's actions are something else.
+        """
+        raise ValueError("expected the values of controls, got camera poses: this world has no controls")
+
+    @property
+    def commanded_K(self) -> Tensor:
+        """bool (..., K): latents in which anything but zero is commanded."""
+        raise NotImplementedError
+
+    def latents(self, start: int, stop: int) -> Self:
+        """The latents ``start <= i < stop`` of every trajectory."""
+        return self._each(lambda tensor, after: tensor[(..., slice(start, stop), *[slice(None)] * after)])
+
+    def select(self, row: int) -> Self:
+        """One trajectory of a batch, without its batch axis."""
+        return self._each(lambda tensor, after: tensor[row])
+
+    def pick(self, index: Tensor) -> Self:
+        """Some latents of every trajectory, int64 (K,)."""
+        return self._each(lambda tensor, after: tensor[(..., index, *[slice(None)] * after)])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same actions on another device."""
+        return self._each(lambda tensor, after: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor, int], Tensor]) -> Self:
+        """A copy with every tensor changed; ``change`` also gets how many axes follow that of the latents."""
+        names = [f.name for f in fields(self)]
+        return replace(self, **{name: change(getattr(self, name), _axes_after(name)) for name in names})
+
+    @staticmethod
+    def stack(trajectories: Sequence[A]) -> A:
+        """A batch of equally long trajectories.
+
+        Raises:
+            ValueError: when they differ in length or kind.
+        """
+        lengths = sorted({len(t) for t in trajectories})
+        if len(lengths) != 1:
+            raise ValueError(f"trajectories of one batch need one length, got lengths {lengths}")
+        return _combined(trajectories, lambda tensors, after: torch.stack(tensors))
+
+    @staticmethod
+    def join(parts: Sequence[A]) -> A:
+        """Parts of the same trajectories, one after the other.
+
+        Raises:
+            ValueError: when they differ in kind.
+        """
+        return _combined(parts, lambda tensors, after: torch.cat(tensors, -1 - after))
+
+
+A = TypeVar("A", bound=Actions)
+
+
+def _combined(parts: Sequence[A], combine: Callable[[list[Tensor], int], Tensor]) -> A:
+    kinds = {type(part) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"expected actions of one kind, got {sorted(kind.__name__ for kind in kinds)}")
+    names = [f.name for f in fields(parts[0])]
+    return kinds.pop()(*(combine([getattr(p, name) for p in parts], _axes_after(name)) for name in names))
+
+
+def _axes_after(name: str) -> int:
+    return len(name.rpartition("_K")[2])
+
+
+@dataclass(frozen=True)
+class CameraMoves(Actions):
+    """Actions of a camera. The pose of latent i is where the camera stands at that latent's last frame."""
 
     labels_K: Tensor
     """int64, (..., K): composite action ``9 * translation + rotation`` in 0..80 (see geometry.py)."""
@@ -40,42 +133,38 @@ class Actions:
     intrinsics_K4: Tensor
     """float32, (..., K, 4): fx, fy, cx, cy divided by the image's width and height."""
 
-    def __len__(self) -> int:
-        return self.labels_K.shape[-1]
+    @property
+    def cameras(self) -> CameraMoves:
+        """See ``Actions``."""
+        return self
 
-    def latents(self, start: int, stop: int) -> Actions:
-        """The latents ``start <= i < stop`` of every trajectory."""
-        return Actions(
-            self.labels_K[..., start:stop],
-            self.world_from_camera_K44[..., start:stop, :, :],
-            self.intrinsics_K4[..., start:stop, :],
-        )
+    @property
+    def commanded_K(self) -> Tensor:
+        """See ``Actions``."""
+        return self.labels_K != 0
 
-    def select(self, row: int) -> Actions:
-        """One trajectory of a batch, without its batch axis."""
-        return Actions(self.labels_K[row], self.world_from_camera_K44[row], self.intrinsics_K4[row])
 
-    def to(self, device: torch.device | str) -> Actions:
-        """The same actions on another device."""
-        return Actions(
-            self.labels_K.to(device), self.world_from_camera_K44.to(device), self.intrinsics_K4.to(device)
-        )
+@dataclass(frozen=True)
+class ControlValues(Actions):
+    """Actions of controls."""
 
-    @staticmethod
-    def stack(trajectories: Sequence[Actions]) -> Actions:
-        """A batch of equally long trajectories.
+    values_KTA: Tensor
+    """float32, (..., K, T, A): the T settings of each latent, one after the other, in the order of the controls."""
 
-        Raises:
-            ValueError: when they differ in length.
-        """
-        lengths = sorted({len(t) for t in trajectories})
-        if len(lengths) != 1:
-            raise ValueError(f"trajectories of one batch need one length, got lengths {lengths}")
-        return Actions(
-            torch.stack([t.labels_K for t in trajectories]),
-            torch.stack([t.world_from_camera_K44 for t in trajectories]),
-            torch.stack([t.intrinsics_K4 for t in trajectories]),
-        )
+    @property
+    def controls(self) -> ControlValues:
+        """See ``Actions``."""
+        return self
+
+    @property
+    def commanded_K(self) -> Tensor:
+        """See ``Actions``."""
+        return (self.flat_KA != 0).any(-1)
+
+    @property
+    def flat_KA(self) -> Tensor:
+        """All numbers of a latent in one row, (..., K, T * A): what most networks take."""
+        return self.values_KTA.flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -84,16 +173,12 @@ class Truth:
 
     frames_F3hw: Tensor
     """uint8 sRGB, the first frame being the start image."""
-    labels_M: Tensor
-    """int64: labels measured from the engine's own motion, one per latent."""
-    world_from_camera_M44: Tensor
-    """float32: the engine's camera at each latent's last frame."""
+    actions: Actions
+    """What it carried out, M latents; labels of a camera are measured from its own motion."""
 
     def to(self, device: torch.device | str) -> Truth:
         """The same truth on another device."""
-        return Truth(
-            self.frames_F3hw.to(device), self.labels_M.to(device), self.world_from_camera_M44.to(device)
-        )
+        return Truth(self.frames_F3hw.to(device), self.actions.to(device))
 
 
 @dataclass(frozen=True)
@@ -103,7 +188,7 @@ class Scenario:
     id: str
     """Unique and stable: random numbers derive from it."""
     actions: Actions
-    """M latents; latent 0 is the start image and carries action 0."""
+    """M latents; latent 0 is the start image, where nothing is commanded."""
     image_3hw: Tensor | None = None
     """uint8 sRGB start image, or None when ``conditioning`` holds a prepared one."""
     conditioning: Mapping[str, Tensor] | None = None
@@ -148,20 +233,19 @@ class Group:
             past_actions=None if self.past_actions is None else self.past_actions.to(device),
         )
 
-    def transitions(self) -> tuple[Tensor, Tensor]:
-        """The frames with the one before them, and the labels they were meant to carry out.
+    def transitions(self) -> tuple[Tensor, Actions]:
+        """The frames with the one before them, and the actions they were meant to carry out.
 
         Returns:
             ``frames_GT3hw`` with T = 1 + frames_per_latent * K', the first being the last frame
-            before the motion, and ``labels_K`` of the K' latents that move (in a video's first
+            before the motion, and the actions of the K' latents that move (in a video's first
             chunk latent 0 is left out but for its last frame).
         """
-        labels_K = self.actions.labels_K
         if self.past_frames_F3hw.shape[0] == 0:
-            moving = self.frames_per_latent * (len(labels_K) - 1)
-            return self.frames_GF3hw[:, -1 - moving :], labels_K[1:]
+            actions = self.actions.latents(1, len(self.actions))
+            return self.frames_GF3hw[:, -1 - self.frames_per_latent * len(actions) :], actions
         lead = self.past_frames_F3hw[-1].expand(self.frames_GF3hw.shape[0], 1, -1, -1, -1)
-        return torch.cat([lead, self.frames_GF3hw], 1), labels_K
+        return torch.cat([lead, self.frames_GF3hw], 1), self.actions
 
 
 @dataclass(frozen=True)
@@ -184,5 +268,5 @@ class Samples:
     """float32 in [-1, 1]."""
     actions: Actions
     """(P, K): the commands of each past's chunk."""
-    context: object
+    context: Any
     """The world's own Context of P pasts, attended for this chunk."""

@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from worldcompass.geometry import nominal_poses, within_pitch
 from worldcompass.rollout import chunk_noise, device_of, given_whole, imagine_chunk, past_generators
 from worldcompass.seeding import Key
 from worldcompass.types import Actions, Scenario
@@ -31,9 +29,8 @@ class Walk:
     world: WorldModel[Any]
     context: Any
     """The world's own Context of P pasts, not attended."""
-    labels_PM: Tensor
-    """int64: what was carried out so far, latent 0 being the start image."""
-    intrinsics_P4: Tensor
+    actions: Actions
+    """(P, M): what was carried out so far, latent 0 being the start image."""
     row_keys: tuple[tuple[Key, ...], ...]
     sigmas: Tensor
     """The denoising schedule."""
@@ -45,54 +42,57 @@ class Walk:
         """Latents of one step: 1 where the world was trained for it, else its shortest chunk."""
         return min(self.world.spec.chunk_lengths)
 
-    @property
-    def world_from_camera_PM44(self) -> Tensor:
-        """Where the commands would have led: the nominal path, (P, M, 4, 4)."""
-        return nominal_poses(self.labels_PM, self.world.spec.motion)
-
-    def step(self, labels_P: Tensor) -> Walk:
+    def step(self, coming: Actions) -> Walk:
         """The walks after one more chunk in which each holds its action: ``imagine``, then ``remember``."""
-        return self.imagine(labels_P).remember()
+        return self.imagine(coming).remember()
 
     @torch.inference_mode()
-    def imagine(self, labels_P: Tensor) -> Imagined:
+    def imagine(self, coming: Actions) -> Imagined:
         """The pictures of one more chunk in which each walk holds its action.
 
-        An action loses its looking up or down where that would leave the pitch the world knows; see
-        ``labels_PM`` for what was carried out. Longer chunks begin with the start image the first time.
+        Args:
+            coming: (P, 1), kept within the limits of what the world knows; see ``actions`` for what was carried
+                out. Longer chunks begin with the start image the first time.
 
         Raises:
-            ValueError: when the labels are not one composite action (0..80) per walk.
+            ValueError: for actions that the world does not have, or not one for each walk.
         """
-        walks = len(self.row_keys)
-        if labels_P.shape != (walks,) or not ((labels_P >= 0) & (labels_P < 81)).all():
-            raise ValueError(f"expected {walks} composite actions from 0 to 80, got {labels_P.tolist()}")
-        motion, limit = self.world.spec.motion, self.world.spec.max_pitch_deg
-        labels = within_pitch(self.labels_PM, labels_P.long().cpu(), motion, limit, self.chunk_length)[
-            :, None
-        ]
-        started = self.context.num_latents > 0
-        history = self.labels_PM if started else self.labels_PM[:, :0]
-        new = labels.expand(-1, self.chunk_length).clone()
-        if not started:
-            new[:, 0] = 0
-        return self._chunk(torch.cat([history, new], 1))
+        space, walks = self.world.spec.actions, len(self.row_keys)
+        space.check(coming)
+        if len(coming) != 1 or coming.commanded_K.shape != (walks, 1):
+            raise ValueError(
+                f"expected one action for each of {walks} walks, got {tuple(coming.commanded_K.shape)}"
+            )
+        given = (
+            0 if self.context.num_latents else 1
+        )  # the start image, in a chunk that it does not fill alone
+        return self._chunk(space.follow(self.actions, coming.to("cpu"), self.chunk_length - given))
 
-    def _chunk(self, labels_PM: Tensor) -> Imagined:
-        actions, attended = self._attend(labels_PM)
+    def of(self, composites_P: Sequence[int]) -> Actions:
+        """One composite action for each walk, as ``step`` takes them.
+
+        Raises:
+            ValueError: when they are not one of the world's composites for each walk.
+        """
+        space, walks = self.world.spec.actions, len(self.row_keys)
+        if len(composites_P) != walks or not all(0 <= c < space.num_composites for c in composites_P):
+            raise ValueError(
+                f"expected {walks} composite actions from 0 to {space.num_composites - 1}, got {[*composites_P]}"
+            )
+        return space.commanded(torch.tensor(composites_P)[:, None], like=self.actions)
+
+    def _chunk(self, whole: Actions) -> Imagined:
+        chunk, attended = self._attend(whole)
         index = self.context.num_latents // self.chunk_length
         noise = chunk_noise(self.world, self.chunk_length, [(*keys, index) for keys in self.row_keys])
-        clean = imagine_chunk(self.world, attended, actions, noise, self.sigmas)
-        return Imagined(self, attended, actions, clean, labels_PM, self.world.decode(clean, attended))
+        clean = imagine_chunk(self.world, attended, chunk, noise, self.sigmas)
+        return Imagined(self, attended, chunk, clean, whole, self.world.decode(clean, attended))
 
-    def _attend(self, labels_PM: Tensor) -> tuple[Actions, Any]:
-        """The commands of the coming chunk, the last of the labels, and the context attended for it."""
-        length = self.chunk_length
-        poses = nominal_poses(labels_PM, self.world.spec.motion)[:, -length:]
-        intrinsics = self.intrinsics_P4[:, None].expand(-1, length, -1)
-        actions = Actions(labels_PM[:, -length:], poses, intrinsics).to(device_of(self.world))
-        generators = past_generators(self.row_keys, self.context.num_latents // length)
-        return actions, self.world.attend(self.context, actions, generators)
+    def _attend(self, whole: Actions) -> tuple[Actions, Any]:
+        """The commands of the coming chunk, the last of all, and the context attended for it."""
+        chunk = whole.latents(len(whole) - self.chunk_length, len(whole)).to(device_of(self.world))
+        generators = past_generators(self.row_keys, self.context.num_latents // self.chunk_length)
+        return chunk, self.world.attend(self.context, chunk, generators)
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,23 @@ class Imagined:
     before: Walk
     attended: Any
     """The world's own Context, attended for the chunk."""
-    actions: Actions
+    chunk: Actions
     clean_PCKHW: Tensor
-    labels_PM: Tensor
-    """The chunk's included."""
+    actions: Actions
+    """(P, M): what was carried out from the start, the chunk's included."""
     frames_PF3hw: Tensor
     """uint8: the chunk's frames."""
+
+    @property
+    def world(self) -> WorldModel[Any]:
+        """Where this is."""
+        return self.before.world
 
     @torch.inference_mode()
     def remember(self) -> Walk:
         """The walks after the chunk."""
-        context = self.before.world.remember(self.attended, self.clean_PCKHW, self.actions)
-        return replace(self.before, context=context, labels_PM=self.labels_PM, frames_PF3hw=self.frames_PF3hw)
+        context = self.before.world.remember(self.attended, self.clean_PCKHW, self.chunk)
+        return replace(self.before, context=context, actions=self.actions, frames_PF3hw=self.frames_PF3hw)
 
 
 @torch.no_grad()
@@ -143,28 +148,32 @@ def start_walk(
     if all(i is not None for i in image):
         frames = torch.stack([i for i in image if i is not None])[:, None]
     seeds = [seed] * len(scenarios) if isinstance(seed, int) else seed
+    first = Actions.stack([s.actions.latents(0, 1) for s in scenarios]).to("cpu")
+    still = world.spec.actions.commanded(torch.zeros(len(scenarios), 1, dtype=torch.long), like=first)
     walk = Walk(
         world,
         world.begin(scenarios),
-        torch.zeros(len(scenarios), 1, dtype=torch.long),
-        torch.stack([s.actions.intrinsics_K4[0] for s in scenarios]),
+        still,
         tuple((own, s.id) for own, s in zip(seeds, scenarios, strict=True)),
         world.spec.sigmas(num_steps),
         frames,
     )
     # The start image fills a chunk of 1 by itself; longer chunks wait for the first action.
     if walk.chunk_length == 1:
-        walk = walk._chunk(walk.labels_PM).remember()
+        walk = walk._chunk(still).remember()
     return _after_given(walk, scenarios)
 
 
 def _after_given(walk: Walk, scenarios: Sequence[Scenario]) -> Walk:
     """The walks after every chunk that is given whole, under the scenarios' own commands as far as they go."""
+    space, rest = walk.world.spec.actions, walk.of([0] * len(scenarios))
     while True:
         start = walk.context.num_latents
-        own = [s.actions.labels_K[start : start + walk.chunk_length] for s in scenarios]
-        own_PK = torch.stack([pad(labels, (0, walk.chunk_length - len(labels))) for labels in own])
-        labels_PM = torch.cat([walk.labels_PM[:, :start], own_PK], 1)
-        if not given_whole(walk._attend(labels_PM)[1]):
+        whole = walk.actions.latents(0, max(1, start))  # the start image's latent is there from the beginning
+        for latent in range(len(whole), start + walk.chunk_length):
+            own = [s.actions.latents(latent, latent + 1).to("cpu") for s in scenarios]
+            coming = [action if len(action) else rest.select(row) for row, action in enumerate(own)]
+            whole = space.follow(whole, Actions.stack(coming), 1)
+        if not given_whole(walk._attend(whole)[1]):
             return walk
-        walk = walk._chunk(labels_PM).remember()
+        walk = walk._chunk(whole).remember()

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from worldcompass.geometry import LabelThresholds, Motion
+from worldcompass.actions import ActionSpace
 from worldcompass.noise import Sampler, Schedule, euler_step
 from worldcompass.types import Actions, Scenario
 
@@ -33,16 +33,10 @@ class WorldSpec:
     """(height, width) in pixels."""
     schedule: Schedule
     """Noise levels of a rollout: ``ShiftedLevels`` for any number of steps, or ``ExplicitLevels``."""
-    motion: Motion
-    """Nominal motion of an action over one latent."""
-    thresholds: LabelThresholds
-    """What counts as moving when labels are read from poses."""
+    actions: ActionSpace
+    """What can be commanded: ``CameraActions`` (actions.py) or ``Controls`` (controls.py)."""
     batches_pasts: bool
     """Whether one call may hold several pasts (P > 1)."""
-    max_pitch_deg: float | None = None
-    """How far up or down the world was trained to look; None for no limit."""
-    intrinsics: tuple[float, float, float, float] = (1.0, 1.0, 0.5, 0.5)
-    """fx, fy, cx, cy over width and height of the camera to assume where nobody measured one."""
     sampler: Sampler = euler_step
     """How a rollout goes from one noise level to the next: ``euler_step``, or ``fresh_noise_step`` for students."""
     first_latent_frames: int = 1

@@ -24,14 +24,13 @@ from worldcompass.audit.page import render
 from worldcompass.audit.run import punished, run_audit
 from worldcompass.audit.tricks import NUM_GENES, TRICKS, replayed
 from worldcompass.commands.audit import print_audit
-from worldcompass.geometry import commanded
 from worldcompass.rewards.reference import TrueContinuation
 from worldcompass.rewards.reference import psnr as true_psnr
 from worldcompass.seeding import generator_for
 from worldcompass.testing import ContractError, check_critic, noise_group
 from worldcompass.types import Scores
 from worldcompass.worlds.doom.audits import KNOWN, LIKE_THE_TRUTH
-from worldcompass.worlds.doom.world import SPEC, intrinsics
+from worldcompass.worlds.doom.world import SPEC
 
 
 def make_clips(count: int = 6) -> list[Clip]:
@@ -45,8 +44,8 @@ def make_clips(count: int = 6) -> list[Clip]:
         step = 2 if label == 1 else -2
         video = torch.stack([wide[:, :, 60 + step * t : 92 + step * t] for t in range(29)])
         labels = torch.full((CHUNK,), label)
-        actions = commanded(torch.cat([torch.zeros(1, dtype=torch.long), labels]), SPEC.motion, intrinsics())
-        past = commanded(torch.tensor([0, label, label, label]), SPEC.motion, intrinsics())
+        actions = SPEC.actions.commanded(torch.cat([torch.zeros(1, dtype=torch.long), labels]))
+        past = SPEC.actions.commanded(torch.tensor([0, label, label, label]))
         own = actions.latents(1, CHUNK + 1)
         clips.append(Clip(video[13:], video[:13], video[0], own, past, f"video/{index}", 1))
     return clips

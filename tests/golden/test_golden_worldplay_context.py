@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from camera_paths import parse_path
 from safetensors.torch import load_file
 
-from worldcompass.geometry import LabelThresholds, parse_path, split_label
+from worldcompass.geometry import LabelThresholds, split_label
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
-from worldcompass.types import Actions, Group
+from worldcompass.types import CameraMoves, Group
 from worldcompass.worlds.worldplay.context import (
     MemoryRule,
     keep_in_view,
@@ -73,7 +74,7 @@ def test_labels_and_accuracy_of_the_released_reward():
         size, count = (1, 3, 1, 1), part["frames"]
         past = torch.zeros(0 if part["first_chunk"] else 1, *size[1:], dtype=torch.uint8)
         chunk = torch.zeros(1, count - len(past), *size[1:], dtype=torch.uint8)
-        actions = Actions(labels, torch.eye(4).expand(len(labels), 4, 4), torch.ones(len(labels), 4))
+        actions = CameraMoves(labels, torch.eye(4).expand(len(labels), 4, 4), torch.ones(len(labels), 4))
         frames, commands = Group(chunk, past, chunk[0, 0], actions, 4).transitions()
         commanded = commands.repeat_interleave(4)
         assert frames.shape[1] == count == 1 + len(commanded)
@@ -108,7 +109,9 @@ def test_picture_scores_of_the_released_reward():
         count = len(part["scored_frame_indices"])
         frames = torch.arange(1, 4 * count + 1, dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, -1, 3, 1, 1)
         first = torch.zeros(3, 1, 1, dtype=torch.uint8)
-        actions = Actions(torch.zeros(count).long(), torch.eye(4).expand(count, 4, 4), torch.ones(count, 4))
+        actions = CameraMoves(
+            torch.zeros(count).long(), torch.eye(4).expand(count, 4, 4), torch.ones(count, 4)
+        )
         group = Group(frames, first[None], first, actions, 4)
         scores = {
             name: torch.cat([inputs[f"{index}.hps_first_frame"], inputs[f"{index}.hps_{name}"]])

@@ -21,11 +21,11 @@ import torch
 
 pytest.importorskip("fastapi", reason="the player needs worldcompass[web]")
 
+from camera_paths import CAMERAS, path_of
 from player_server import Browser, ask, detail, png, running, toy_shared, toy_starts
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from worldcompass import cli
-from worldcompass.geometry import path_of
 from worldcompass.player import pace, session, sessions, starts
 from worldcompass.player.messages import Begin, encode_frame, read_message
 from worldcompass.player.panes import WorldPane
@@ -128,7 +128,7 @@ def test_the_link_of_the_longest_walk_is_not_too_long():
     )  # other keys in every latent, four at once
     message = json.dumps({"type": "start", "start": "own/" + "0" * 16, "seed": 2**31 - 1, "path": restless})
     begin = read_message(message)
-    assert isinstance(begin, Begin) and len(session.read_path(begin.path)) == session.MAX_LATENTS + 1
+    assert isinstance(begin, Begin) and len(session.read_path(CAMERAS, begin.path)) == session.MAX_LATENTS + 1
 
 
 def test_a_key_ends_a_replay():
@@ -229,7 +229,7 @@ def test_pictures_do_not_wait_for_the_world_to_remember_them():
     here = WorldPane("World", world, 2).begin(toy_starts().all()[0], 0)
     remembered.clear()
     seen = here.step(9)
-    assert not remembered and seen.labels_M == (0, 9)
+    assert not remembered and seen.composites_M == (0, 9)
     settled = seen.settle()
     assert len(remembered) == 1 and settled.frames_F3hw.equal(seen.frames_F3hw)
     assert settled.settle().step(1).frames_F3hw.equal(seen.step(1).frames_F3hw)  # and it is never forgotten
@@ -251,7 +251,7 @@ def test_a_browser_that_takes_nothing_stops_its_own_walk():
         walker.hear(Begin(type="start", start="toy/0", path="w-100"))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(walker.run(session.Send(AsyncMock(), take_one_step)), 1.0)
-        return len(walker.moments[-1].labels_M)
+        return len(walker.moments[-1].composites_M)
 
     assert asyncio.run(walk()) <= 5
 

@@ -8,16 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from camera_paths import commanded, parse_path
 
 from worldcompass import cli
 from worldcompass.geometry import (
     LabelThresholds,
     Motion,
     camera_motion,
-    commanded,
     label_from_signs,
     nominal_poses,
-    parse_path,
     pose,
     relative_pose,
     rotation_angle,

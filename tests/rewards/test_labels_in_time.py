@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldcompass.geometry import split_label
-from worldcompass.types import Actions, Group
+from worldcompass.types import CameraMoves, Group
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
@@ -32,7 +32,7 @@ def video(late=0):
 
 def actions():
     count = len(LABELS)
-    return Actions(torch.tensor(LABELS), torch.eye(4).expand(count, 4, 4), torch.ones(count, 4))
+    return CameraMoves(torch.tensor(LABELS), torch.eye(4).expand(count, 4, 4), torch.ones(count, 4))
 
 
 @pytest.mark.parametrize(("late", "right"), [(0, 1.0), (1, 0.0), (-1, 0.0)])

@@ -21,7 +21,7 @@ from worldcompass import api
 from worldcompass.errors import LostCritic, UserError
 from worldcompass.media.video import write_mp4
 from worldcompass.rewards.remote import RemoteCritic
-from worldcompass.rewards.wire import WireError, pack_group, pack_scores, unpack_group, unpack_scores
+from worldcompass.rewards.wire import VERSION, WireError, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.serving.scoring import Scorer, score_group
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.toy import ToyObedience, ToyWorld, toy_scenarios
@@ -38,7 +38,7 @@ SMALL = Config(
     learning=Learning(best=1, worst=1, noise_levels=1),
     keeping=Keeping(save_every=1),
 )
-HEALTHY = {"critic": "stub", "wire": 1}
+HEALTHY = {"critic": "stub", "wire": VERSION}
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_the_server_tells_a_refusal_from_a_failure(error, code):
 def test_a_server_that_is_down_or_another_is_refused_at_once():
     with pytest.raises(UserError, match="no critic answers at"):
         RemoteCritic("http://127.0.0.1:1")
-    with pytest.raises(UserError, match="is no critic of wire version 1"):
+    with pytest.raises(UserError, match="is no critic of wire version 2"):
         Stub(good(), health={"status": "ok"}).__enter__()
 
 
@@ -223,7 +223,7 @@ def test_a_critic_that_dies_keeps_what_was_saved_and_the_run_goes_on(tmp_path):
 def test_scoring_over_http_overlaps_imagining(tmp_path):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.reply({"critic": "obedience", "wire": 1})
+            self.reply({"critic": "obedience", "wire": VERSION})
 
         def do_POST(self):
             group = unpack_group(self.rfile.read(int(self.headers["Content-Length"])))

@@ -7,10 +7,11 @@ import types
 import numpy as np
 import pytest
 import torch
+from camera_paths import commanded, parse_path
 from optional import installed
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, nominal_poses, opposite, parse_path, pose, rotation_from_angles
+from worldcompass.geometry import nominal_poses, opposite, pose, rotation_from_angles
 from worldcompass.rewards.cycle import CycleClosure, returns
 from worldcompass.rewards.depth_anything import DepthAnything3
 from worldcompass.rewards.formulas import FormulaCritic, keeps_colours, keeps_exposure, keeps_sharpness
@@ -42,8 +43,7 @@ class Brightness:
 
 def with_truth(group):
     frames = group.frames_GF3hw[1]
-    poses = group.actions.world_from_camera_K44
-    return dataclasses.replace(group, truth=Truth(frames, group.actions.labels_K, poses))
+    return dataclasses.replace(group, truth=Truth(frames, group.actions))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def with_truth(group):
     [
         *(FormulaCritic(f) for f in (keeps_sharpness, keeps_colours, keeps_exposure, flicker_of)),
         FrameScore(Brightness()), ScoreDrift(Brightness()),
-        TrueContinuation(psnr, "psnr"), TrueContinuation(ssim, "ssim"), CycleClosure(TOY.thresholds),
+        TrueContinuation(psnr, "psnr"), TrueContinuation(ssim, "ssim"), CycleClosure(TOY.actions.thresholds),
     ],
     ids=lambda critic: critic.name,
 )  # fmt: skip
@@ -59,7 +59,9 @@ def test_critics_keep_the_contract(critic):
     check_critic(critic)
     check_critic(critic, with_truth(noise_group()))
     group = noise_group()
-    path = commanded(parse_path("right-2, left-2")[1:], TOY.motion, torch.tensor([1.0, 1.0, 0.5, 0.5]))
+    path = commanded(
+        parse_path("right-2, left-2")[1:], TOY.actions.motion, torch.tensor([1.0, 1.0, 0.5, 0.5])
+    )
     check_critic(critic, dataclasses.replace(group, actions=path))
 
 
@@ -113,24 +115,26 @@ def test_the_true_continuation_wins_and_nothing_is_said_without_one():
 def test_opposites_undo_each_action():
     for label in range(81):
         there_and_back = torch.tensor([0, label, opposite(label)])
-        poses = nominal_poses(there_and_back, dataclasses.replace(TOY.motion, yaw_deg=0.1, pitch_deg=0.1))
+        poses = nominal_poses(
+            there_and_back, dataclasses.replace(TOY.actions.motion, yaw_deg=0.1, pitch_deg=0.1)
+        )
         torch.testing.assert_close(poses[2], poses[0], atol=5e-3, rtol=0)
 
 
 def test_returns_are_found_where_the_path_comes_back():
-    poses = nominal_poses(parse_path("w-2, s-2, right-3, left-1"), TOY.motion)
+    poses = nominal_poses(parse_path("w-2, s-2, right-3, left-1"), TOY.actions.motion)
     # latents: 0 start, 1-2 away, 3-4 back, 5-7 turned, 8 one turn back
-    assert returns(poses, TOY.thresholds, 9) == [(3, 1), (4, 0), (8, 6)]
-    assert returns(poses, TOY.thresholds, 2) == [(8, 6)]
-    still = nominal_poses(torch.zeros(5, dtype=torch.long), TOY.motion)
-    assert returns(still, TOY.thresholds, 5) == []
+    assert returns(poses, TOY.actions.thresholds, 9) == [(3, 1), (4, 0), (8, 6)]
+    assert returns(poses, TOY.actions.thresholds, 2) == [(8, 6)]
+    still = nominal_poses(torch.zeros(5, dtype=torch.long), TOY.actions.motion)
+    assert returns(still, TOY.actions.thresholds, 5) == []
 
 
 def test_who_comes_back_to_the_same_view_scores_higher():
     scenario = toy_scenarios(1)[0]
     labels = parse_path("right-2, w-1, s-1, left-2, none-1")
     scenario = dataclasses.replace(
-        scenario, actions=commanded(labels, TOY.motion, torch.tensor([1.0, 1, 0.5, 0.5]))
+        scenario, actions=commanded(labels, TOY.actions.motion, torch.tensor([1.0, 1, 0.5, 0.5]))
     )
     spec = dataclasses.replace(TOY, frame_size=(16, 16))
     world = types.SimpleNamespace(spec=spec)
@@ -141,14 +145,15 @@ def test_who_comes_back_to_the_same_view_scores_higher():
         frames[1, frame] = past[before]
     group = make_group(world, scenario, frames, past, 4, 8)
     assert group.past_actions is not None and len(group.past_actions) == 4
-    scores = CycleClosure(TOY.thresholds)(group)
+    scores = CycleClosure(TOY.actions.thresholds)(group)
     assert scores.valid_G.all() and scores.values_G[0] < 0.2 and scores.values_G[1] == pytest.approx(1)
-    alone = CycleClosure(TOY.thresholds)(dataclasses.replace(group, past_actions=None))
+    alone = CycleClosure(TOY.actions.thresholds)(dataclasses.replace(group, past_actions=None))
     assert not alone.valid_G.any()
 
 
 # What the networks of others would say of 5 frames: walking forward and turning right.
-WALK = nominal_poses(parse_path("w-1, right-1, w+right-1, d-1"), dataclasses.replace(TOY.motion, level=False))
+FREE = dataclasses.replace(TOY.actions.motion, level=False)
+WALK = nominal_poses(parse_path("w-1, right-1, w+right-1, d-1"), FREE)
 MATRIX = torch.tensor([[60.0, 0, 35], [0, 70.0, 21], [0, 0, 1]])
 
 

@@ -3,8 +3,8 @@
 import json
 
 import torch
+from camera_paths import commanded, parse_path
 
-from worldcompass.geometry import commanded, parse_path
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder

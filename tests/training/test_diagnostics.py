@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from camera_paths import commanded
 from torch import nn
 
-from worldcompass.geometry import Motion, commanded
+from worldcompass.geometry import Motion
 from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.runs.metrics import RewardMetrics, Unreached
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios

@@ -5,9 +5,10 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
+from camera_paths import CAMERAS, parse_path
 
 from worldcompass import cli
-from worldcompass.geometry import label, parse_path
+from worldcompass.geometry import label
 from worldcompass.worlds.trajectories import (
     FAMILIES,
     HOLD_MAX,
@@ -40,7 +41,7 @@ def test_motions_are_held_as_in_the_method_after_a_still_start():
 
 
 def test_a_mix_of_families_and_keys_draws_nothing_else():
-    mix = parse_mix("yaw=1, w+left=3, pitch=0")
+    mix = parse_mix("yaw=1, w+left=3, pitch=0", CAMERAS)
     labels = set(random_labels(np.random.default_rng(0), 400, mix).tolist()) - {0}
     assert labels == {label(0, 1), label(0, 2), int(parse_path("w+left-1")[1])}
 
@@ -57,7 +58,7 @@ def test_a_mix_of_families_and_keys_draws_nothing_else():
 )
 def test_unreadable_mixes_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        parse_mix(text)
+        parse_mix(text, CAMERAS)
 
 
 def test_every_trajectory_has_a_seed_of_its_own():

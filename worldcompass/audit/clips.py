@@ -39,7 +39,7 @@ class Clip:
 
     def group(self, candidates: Sequence[Tensor], actions: Actions | None = None) -> Group:
         """Candidates for this chunk's commands, or for others, whose true continuation is not known."""
-        own = Truth(self.frames_F3hw, self.actions.labels_K, self.actions.world_from_camera_K44)
+        own = Truth(self.frames_F3hw, self.actions)
         return Group(
             torch.stack(list(candidates)), self.past_F3hw, self.first_3hw, actions or self.actions, PER_LATENT,
             truth=own if actions is None else None, past_actions=self.past_actions,
@@ -53,7 +53,7 @@ def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Cl
     for scenario, video in zip(scenarios, videos, strict=True):
         for chunk in (1, 2):
             actions = scenario.actions.latents(chunk * CHUNK, (chunk + 1) * CHUNK)
-            if not bool((actions.labels_K != 0).any()):
+            if not bool(actions.commanded_K.any()):
                 continue
             first = PER_LATENT * (chunk * CHUNK - 1) + 1
             frames, before = (
@@ -73,7 +73,7 @@ def partly_obeyed(clip: Clip, latents: int) -> Tensor:
 
 def share_obeyed(clip: Clip, latents: int) -> float:
     """True share of commands that ``partly_obeyed`` carries out; standing still obeys the command to stand."""
-    labels = clip.actions.labels_K
+    labels = clip.actions.cameras.labels_K
     followed = (torch.arange(len(labels)) < latents) | (labels == 0)
     return float(followed.float().mean())
 
@@ -83,6 +83,6 @@ def other_commands(clips: Sequence[Clip]) -> list[Actions]:
     chosen = []
     for index, clip in enumerate(clips):
         order = [clips[(index + step) % len(clips)].actions for step in range(1, len(clips))]
-        differing = [a for a in order if bool((a.labels_K != clip.actions.labels_K).all())]
+        differing = [a for a in order if bool((a.cameras.labels_K != clip.actions.cameras.labels_K).all())]
         chosen.append((differing or order)[0])
     return chosen

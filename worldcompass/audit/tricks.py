@@ -76,10 +76,10 @@ def replayed(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
     stands still.
     """
     video = torch.cat([clip.past_F3hw, clip.frames_F3hw])
-    labels = torch.cat([clip.past_actions.labels_K, clip.actions.labels_K]).tolist()
+    labels = torch.cat([clip.past_actions.cameras.labels_K, clip.actions.cameras.labels_K]).tolist()
     sources = [(k, False) for k in range(1, len(labels))] + [(k, True) for k in range(1, len(labels))]
     parts = []
-    for latent, commanded in enumerate(clip.actions.labels_K.tolist()):
+    for latent, commanded in enumerate(clip.actions.cameras.labels_K.tolist()):
         wrong = [s for s in sources if (opposite(labels[s[0]]) if s[1] else labels[s[0]]) != commanded]
         if not wrong:
             parts.append(clip.past_F3hw[-1:].expand(PER_LATENT, -1, -1, -1))
@@ -115,7 +115,9 @@ def _painted(genes: Tensor, cells: tuple[int, int], generator: torch.Generator) 
 
 def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
     """Shift right, shift down and zoom of every frame, (F, 3); genes say by how much and which way."""
-    right, forward, yaw, pitch = motion_signs(clip.actions.labels_K).repeat_interleave(PER_LATENT, 0).T
+    right, forward, yaw, pitch = (
+        motion_signs(clip.actions.cameras.labels_K).repeat_interleave(PER_LATENT, 0).T
+    )
     sideways, turn, tilt, walk = genes[6:10].clamp(-1, 1)
     return torch.stack(
         [SLIDE * (sideways * right + turn * yaw), SLIDE * tilt * pitch, ZOOM * walk * forward], 1

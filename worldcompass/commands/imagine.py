@@ -47,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass import api
     from worldcompass.media import video
 
-    api.parse(args.path)
     image = video.read_image(args.image)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     world = (

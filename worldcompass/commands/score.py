@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.commands.audit import critic_of
     from worldcompass.media import video
 
-    api.parse(args.path)
     critics = [critic_of(name)[0] for name in args.critic]
     scores = api.score(video.read_video(args.video), args.path, critics or None)
     if args.json:

@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from worldcompass.seeding import generator_for
-from worldcompass.types import Actions
 from worldcompass.world import Context, WorldModel
 
 SIGMA = 0.7  # any noise level: memory does not depend on it
@@ -118,11 +117,7 @@ def trace(world: WorldModel[Any], job: Job) -> Traced:
     """Run the calls of one training step on zeros and count what they keep and what they take."""
     length = world.spec.chunk_lengths[0]
     channels, height, width = world.spec.latent_shape
-    actions = Actions(
-        torch.zeros(job.pasts, length, dtype=torch.long),
-        torch.eye(4).expand(job.pasts, length, 4, 4).clone(),
-        torch.ones(job.pasts, length, 4) / 2,
-    )
+    actions = world.spec.actions.commanded(torch.zeros(job.pasts, length, dtype=torch.long))
 
     def zeros(rows: int) -> Tensor:
         return torch.zeros(rows, channels, length, height, width)

@@ -38,12 +38,12 @@ class ImagineRequest(BaseModel):
     pane: str | None = Field(None, max_length=40, description="Before or After; the last world when left out")
 
 
-async def imagine(pane: Pane, start: Start, labels_M: tuple[int, ...], seed: int) -> Tensor:
+async def imagine(pane: Pane, start: Start, composites_M: tuple[int, ...], seed: int) -> Tensor:
     """The frames of a walk, uint8 (F, 3, h, w); every step waits its turn behind those of the players."""
     place = await in_worker(pane, pane.begin, start, seed)
     frames = [place.frames_F3hw]
-    while len(place.labels_M) < len(labels_M):
-        place = await in_worker(pane, place.step, labels_M[len(place.labels_M)])
+    while len(place.composites_M) < len(composites_M):
+        place = await in_worker(pane, place.step, composites_M[len(place.composites_M)])
         frames.append(place.frames_F3hw)
     return torch.cat(frames)
 
@@ -64,12 +64,12 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
         responses={200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}},
     )
     async def post_imagine(asked: ImagineRequest) -> Response:
-        labels = read_path(asked.path, MAX_LATENTS)
+        wanted = read_path(shared.space, asked.path, MAX_LATENTS)
         pane = _pane_of(worlds, asked.pane)
         start = await asyncio.to_thread(_start_of, shared, asked, spec.frame_size)
         async with turn:
-            frames = await imagine(pane, start, labels, asked.seed)
-            mp4 = await asyncio.to_thread(_mp4_bytes, frames[: spec.num_frames(0, len(labels))], spec.fps)
+            frames = await imagine(pane, start, wanted, asked.seed)
+            mp4 = await asyncio.to_thread(_mp4_bytes, frames[: spec.num_frames(0, len(wanted))], spec.fps)
         return Response(mp4, media_type="video/mp4")
 
     router.include_router(

@@ -18,7 +18,6 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import keys_of, path_of
 from worldcompass.media.video import enlarge, to_array, write_mp4
 from worldcompass.player.api import imagine
 from worldcompass.player.panes import WorldPane
@@ -40,7 +39,7 @@ class Pair:
     token: str
     start: Start
     seed: int
-    labels_M: tuple[int, ...]
+    composites_M: tuple[int, ...]
     left: Side
 
 
@@ -81,8 +80,8 @@ class Ballot:
         return pair
 
     async def _prepare(self) -> Pair:
-        start = self._random.choice([s for s in self.shared.starts.all() if s.labels_M])
-        labels = start.labels_M[: self.latents + 1]
+        start = self._random.choice([s for s in self.shared.starts.all() if s.composites_M])
+        labels = start.composites_M[: self.latents + 1]
         side: Side = self._random.choice(("before", "after"))
         pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, side)
         clips = await asyncio.gather(
@@ -116,7 +115,7 @@ class Ballot:
             raise UserError("this pair was answered or is too old: look at the next one")
         right: Side = "after" if pair.left == "before" else "before"
         sides: dict[str, Verdict] = {"left": pair.left, "right": right, "tie": "tie"}
-        path = path_of(pair.labels_M)
+        path = self.shared.space.path(pair.composites_M)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         vote = Vote(
             now, *self.names, pair.start.id, pair.seed, path, pair.left, sides[answer.follows], sides[answer.looks]
@@ -137,7 +136,7 @@ class Ballot:
             "pair": pair.token,
             "left": f"/vote/{pair.token}/left.mp4",
             "right": f"/vote/{pair.token}/right.mp4",
-            "keys": [list(keys_of(label)) for label in pair.labels_M],
+            "keys": [list(self.shared.space.words(c)) for c in pair.composites_M],
             "frames_per_latent": spec.frames_per_latent,
             "first_latent_frames": spec.first_latent_frames,
             "fps": spec.fps,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.geometry import keys_of
+from worldcompass.actions import ActionSpace
 from worldcompass.player.panes import Place
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.serving.scoring import Reader
@@ -40,11 +40,11 @@ class Gauge:
         if reader is None:
             return replace(self, sharpness=relative)
         seen = reader(torch.cat([before.frames_F3hw[-1:], now.frames_F3hw])[None])[0, 1:].tolist()
-        obeyed = sum(a == b for a, b in zip(seen, now.labels_M[-len(seen) :], strict=True))
+        obeyed = sum(a == b for a, b in zip(seen, now.composites_M[-len(seen) :], strict=True))
         latents = self.latents + len(seen)
         return Gauge(self.start_image_3hw, relative, seen[-1], self.obeyed + obeyed, latents)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, space: ActionSpace) -> dict[str, Any]:
         """For the page."""
-        seen = None if self.estimated is None else list(keys_of(self.estimated))
+        seen = None if self.estimated is None else list(space.words(self.estimated))
         return {"sharpness": self.sharpness, "seen": seen, "obeyed": self.obeyed, "latents": self.latents}

@@ -23,7 +23,7 @@ MAX_MESSAGE_BYTES = 32_768
 LARGEST_SEED = 2**31 - 1
 JPEG_QUALITY = 95  # with full colour resolution: no difference can be seen
 
-KeyName = Literal["w", "a", "s", "d", "up", "down", "left", "right", "none"]
+MAX_HELD = 32  # keys at once: more than fingers and a gamepad have
 
 
 class _Message(BaseModel):
@@ -47,10 +47,10 @@ class Begin(_Message):
 
 
 class Keys(_Message):
-    """The keys that are held from now on; ``number`` counts such messages."""
+    """The keys that are held from now on, by their words; ``number`` counts such messages."""
 
     type: Literal["keys"]
-    held: list[KeyName] = Field(max_length=9)
+    held: list[Annotated[str, Field(max_length=40)]] = Field(max_length=MAX_HELD)
     number: int = Field(0, ge=0, le=2**53)
 
 

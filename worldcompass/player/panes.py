@@ -13,7 +13,6 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from worldcompass.geometry import commanded
 from worldcompass.player.starts import Start
 from worldcompass.types import Scenario
 from worldcompass.walk import Imagined, Walk, start_walk
@@ -29,11 +28,11 @@ class Place(Protocol):
         ...
 
     @property
-    def labels_M(self) -> tuple[int, ...]:
+    def composites_M(self) -> tuple[int, ...]:
         """What was carried out so far, the start's 0 first."""
         ...
 
-    def step(self, label: int) -> Self:
+    def step(self, composite: int) -> Self:
         """The place after one more step; its pictures are finished."""
         ...
 
@@ -81,13 +80,15 @@ class WorldPlace:
         return self.reached.frames_PF3hw[0]
 
     @property
-    def labels_M(self) -> tuple[int, ...]:
+    def composites_M(self) -> tuple[int, ...]:
         """See ``Place``."""
-        return tuple(self.reached.labels_PM[0].tolist())
+        space = self.reached.world.spec.actions
+        return tuple(space.composites(self.reached.actions)[0].tolist())
 
-    def step(self, label: int) -> WorldPlace:
+    def step(self, composite: int) -> WorldPlace:
         """See ``Place``."""
-        return WorldPlace(self._walk().imagine(torch.tensor([label])))
+        walk = self._walk()
+        return WorldPlace(walk.imagine(walk.of([composite])))
 
     def settle(self) -> WorldPlace:
         """See ``Place``."""
@@ -109,9 +110,7 @@ class WorldPane:
 
     def begin(self, start: Start, seed: int) -> WorldPlace:
         """See ``Pane``. The noise depends on the seed and the start's id, so it is the same in every pane."""
-        actions = commanded(
-            torch.tensor([0]), self.world.spec.motion, torch.tensor(self.world.spec.intrinsics)
-        )
+        actions = self.world.spec.actions.commanded(torch.zeros(1, dtype=torch.long))
         scenario = Scenario(start.id, actions, start.image_3hw)
         return WorldPlace(start_walk(self.world, [scenario], seed, self.num_steps))
 

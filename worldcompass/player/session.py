@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from worldcompass.actions import ActionSpace
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
-from worldcompass.geometry import keys_of, label_of_keys, parse_path, path_of
 from worldcompass.player.gauges import Gauge, Reader
 from worldcompass.player.messages import Begin, Keys, Message, Record, Rewind, encode_frame, pack_pictures
 from worldcompass.player.pace import Costs, Pace
-from worldcompass.player.panes import Pane, Place
+from worldcompass.player.panes import Pane, Place, WorldPane
 from worldcompass.player.recording import Recording, Shelf
 from worldcompass.player.starts import Start, Starts
 
@@ -40,9 +40,9 @@ class Moment:
     gauges: tuple[Gauge, ...]
 
     @property
-    def labels_M(self) -> tuple[int, ...]:
+    def composites_M(self) -> tuple[int, ...]:
         """What was carried out so far."""
-        return next(place.labels_M for place in self.places if place is not None)
+        return next(place.composites_M for place in self.places if place is not None)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Shared:
     fps: float
     critics: tuple[Critic, ...] = ()
     """Of ``/score``."""
+
+    @property
+    def space(self) -> ActionSpace:
+        """What can be done, the same in every pane."""
+        return next(pane.world.spec.actions for pane in self.panes if isinstance(pane, WorldPane))
 
 
 class Send:
@@ -118,10 +123,12 @@ class Session:
         """Take a message in; it is obeyed at the next step.
 
         Raises:
-            UserError: when commands come faster than they can be carried out.
+            UserError: for keys that the world does not know, or commands that come faster than they can be
+                carried out.
         """
         if isinstance(message, Keys):
             new = frozenset(message.held)
+            self._read(message.held)
             self.pressed |= new - self.held
             self.held, self.number = new, message.number
         elif len(self.commands) >= MAX_COMMANDS:
@@ -129,6 +136,12 @@ class Session:
         else:
             self.commands.append(message)
         self.wake.set()
+
+    def _read(self, keys: Iterable[str]) -> int:
+        try:
+            return self.shared.space.of_words(keys)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     async def run(self, send: Send, *others: Coroutine[Any, Any, None]) -> list[BaseException | None]:
         """Walk and show until cancelled, the browser is gone, or one of ``others`` ends; how all of them ended.
@@ -155,34 +168,34 @@ class Session:
             await asyncio.sleep(screen.pace.due - costs.ahead - time.monotonic())
             while self.commands:
                 await self._obey(self.commands.popleft(), send, screen)
-            label = self._next_label()
-            if label is None:
+            composite = self._next_composite()
+            if composite is None:
                 self.wake.clear()
                 await self.wake.wait()
                 continue
             begun, number = time.monotonic(), self.number
-            moment = await self._step(label)
+            moment = await self._step(composite)
             messages = self._pictures(moment, number)
             costs.add(time.monotonic() - begun)
             await screen.put(messages)
             await self._remember(moment, send)
 
-    def _next_label(self) -> int | None:
+    def _next_composite(self) -> int | None:
         """The action of the keys, which end a replay, or of the replayed path; None when the walk stands still."""
-        if not self.moments or len(self.moments[-1].labels_M) > MAX_LATENTS:
+        if not self.moments or len(self.moments[-1].composites_M) > MAX_LATENTS:
             return None
         keys, self.pressed = self.held | self.pressed, set()
         if keys:
             self.script = ()
-            return label_of_keys(keys)
-        done = len(self.moments[-1].labels_M)
+            return self._read(keys)
+        done = len(self.moments[-1].composites_M)
         return self.script[done] if done < len(self.script) else None
 
-    async def _step(self, label: int) -> Moment:
+    async def _step(self, composite: int) -> Moment:
         here = self.moments[-1]
         places = await asyncio.gather(
             *(
-                in_worker(pane, place.step, label) if place else _nothing()
+                in_worker(pane, place.step, composite) if place else _nothing()
                 for pane, place in zip(self.shared.panes, here.places, strict=True)
             )
         )
@@ -227,7 +240,7 @@ class Session:
 
     async def _begin(self, command: Begin) -> None:
         start = self.shared.starts.find(command.start)
-        script = read_path(command.path)
+        script = read_path(self.shared.space, command.path)
         places = await asyncio.gather(
             *(in_worker(pane, pane.begin, start, command.seed) for pane in self.shared.panes)
         )
@@ -238,9 +251,9 @@ class Session:
     def _rewind(self, latents: int) -> None:
         if not self.moments:
             raise UserError("there is nothing to rewind: choose a start first")
-        goal = max(1, len(self.moments[-1].labels_M) - latents)
+        goal = max(1, len(self.moments[-1].composites_M) - latents)
         self.script = ()
-        while len(self.moments) > 1 and len(self.moments[-1].labels_M) > goal:
+        while len(self.moments) > 1 and len(self.moments[-1].composites_M) > goal:
             self.moments.pop()
 
     async def _record(self, on: bool, send: Send) -> None:
@@ -268,7 +281,7 @@ class Session:
         """The messages of a moment's frames; panes without a place show nothing."""
         shown = [place.frames_F3hw if place else None for place in moment.places]
         count = max(len(frames) for frames in shown if frames is not None)
-        latent = len(moment.labels_M) - 1
+        latent = len(moment.composites_M) - 1
         jpegs = [_jpegs(frames, count) for frames in shown]
         return [pack_pictures(pictures, number, latent) for pictures in zip(*jpegs, strict=True)]
 
@@ -276,26 +289,26 @@ class Session:
         """Send the gauges and everything that makes the link."""
         assert self.start is not None
         moment = self.moments[-1]
-        done = len(moment.labels_M) - 1
+        done = len(moment.composites_M) - 1
         await send.text(
             {
                 "type": "state",
                 "start": self.start.id,
                 "seed": self.seed,
-                "path": path_of(moment.labels_M),
+                "path": self.shared.space.path(moment.composites_M),
                 "latents": done,
-                "rewindable": done + 1 - len(self.moments[0].labels_M),
+                "rewindable": done + 1 - len(self.moments[0].composites_M),
                 "full": done >= MAX_LATENTS,
                 "replaying": done + 1 < len(self.script),
-                "action": list(keys_of(moment.labels_M[-1])),
+                "action": list(self.shared.space.words(moment.composites_M[-1])),
                 "recorded": self.recording.seconds if self.recording else None,
-                "panes": [gauge.as_json() for gauge in moment.gauges],
+                "panes": [gauge.as_json(self.shared.space) for gauge in moment.gauges],
             }
         )
 
 
-def read_path(text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
-    """The labels of a walk's path, the start's 0 first; an empty path is a walk without a step.
+def read_path(space: ActionSpace, text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
+    """The composites of a walk's path, the start's 0 first; an empty path is a walk without a step.
 
     Raises:
         UserError: when it cannot be read or is too long.
@@ -303,7 +316,7 @@ def read_path(text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
     if not text.strip():
         return (0,)
     try:
-        return tuple(parse_path(text, longest).tolist())
+        return tuple(space.parse(text, longest).tolist())
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -35,7 +35,7 @@ class Start:
     """uint8 sRGB in the world's frame size."""
     plan: object | None = None
     """How the world's engine gets there, for its own pane; None for a picture."""
-    labels_M: tuple[int, ...] = ()
+    composites_M: tuple[int, ...] = ()
     """A walk from here that blind votes show, the start's 0 first; empty for a picture."""
 
 

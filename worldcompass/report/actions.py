@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS, ROTATIONS, TRANSLATIONS
+from worldcompass.actions import ROTATIONS, TRANSLATIONS
+from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS
 from worldcompass.media.html import script
 from worldcompass.runs.results import ActionCounts
 

@@ -112,11 +112,12 @@ def look(estimator: CameraEstimator, group: Group, least: float, every: int | No
         least: confidence from which a step is trusted.
         every: frames of a step; a whole latent when None. A latent's label holds for all of its steps.
     """
-    frames, labels_K = group.transitions()
+    frames, actions = group.transitions()
+    labels_K = actions.cameras.labels_K
     if len(labels_K) == 0:
         return None
     every = every or group.frames_per_latent
-    path = estimator(frames, group.actions.intrinsics_K4[0], every)
+    path = estimator(frames, group.actions.cameras.intrinsics_K4[0], every)
     labels_S = labels_K.cpu().repeat_interleave(group.frames_per_latent // every)
     return Seen(path, path.motion_VS4(), path.confidence_VS >= least, labels_S)
 

@@ -40,9 +40,9 @@ class CycleClosure:
         """Commanded poses (M, 4, 4) of all latents to the chunk's end, and each latent's last frame (G, M, ...)."""
         frames = group.frames_GF3hw
         past = group.past_frames_F3hw.to(frames.device).expand(len(frames), *group.past_frames_F3hw.shape)
-        video, poses = torch.cat([past, frames], 1), group.actions.world_from_camera_K44
+        video, poses = torch.cat([past, frames], 1), group.actions.cameras.world_from_camera_K44
         if group.past_actions is not None:
-            poses = torch.cat([group.past_actions.world_from_camera_K44, poses])
+            poses = torch.cat([group.past_actions.cameras.world_from_camera_K44, poses])
         first_end = video.shape[1] - 1 - group.frames_per_latent * (len(poses) - 1)
         return poses.cpu(), video[:, first_end :: group.frames_per_latent]
 

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded
 from worldcompass.media.video import fit
 from worldcompass.types import Group
 from worldcompass.world import WorldSpec
 
 
 def score_video(
-    frames_F3hw: Tensor, labels_M: Tensor, critics: Sequence[Critic], spec: WorldSpec
+    frames_F3hw: Tensor, composites_M: Tensor, critics: Sequence[Critic], spec: WorldSpec
 ) -> dict[str, float | None]:
     """Scores by critic of a video that should carry out these commands; None where a critic abstains.
 
     Args:
         frames_F3hw: uint8, the start image first; cropped and resized to the critics' world.
-        labels_M: int64, the start's 0 first.
+        composites_M: int64, the start's 0 first.
         spec: of the world that the critics know.
 
     Raises:
         UserError: when commands and video do not have the same length, or a critic cannot score them.
     """
-    needed = spec.num_frames(0, len(labels_M))
+    needed = spec.num_frames(0, len(composites_M))
     if len(frames_F3hw) != needed:
         raise UserError(
-            f"the path has {len(labels_M) - 1} moves of {spec.frames_per_latent} frames, which makes {needed}"
+            f"the path has {len(composites_M) - 1} moves of {spec.frames_per_latent} frames, which makes {needed}"
             f" frames with the start image, the video has {len(frames_F3hw)}: give the path it was made for"
         )
     frames = fit(frames_F3hw, spec.frame_size)
-    actions = commanded(labels_M, spec.motion, torch.tensor(spec.intrinsics))
+    actions = spec.actions.commanded(composites_M)
     group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)
     return {critic.name: _score_of(critic, group) for critic in critics}
 

@@ -12,11 +12,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from worldcompass.geometry import NUM_ACTIONS
-from worldcompass.types import Actions, Group, Scores, Truth
+from worldcompass.types import Actions, CameraMoves, ControlValues, Group, Scores, Truth
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 512 * 2**20  # of one group: 12 candidates of 16 frames at 480x832 are 230 MB
 _FACTS = "facts"
+_KINDS: dict[str, type[CameraMoves] | type[ControlValues]] = {
+    "cameras": CameraMoves,
+    "controls": ControlValues,
+}
 
 
 class WireError(ValueError):
@@ -27,6 +31,7 @@ def pack_group(group: Group) -> bytes:
     """Pixels, commands, those before them and the engine's truth where there are any."""
     facts = {
         "version": VERSION,
+        "actions": next(kind for kind, of in _KINDS.items() if isinstance(group.actions, of)),
         "frames_per_latent": group.frames_per_latent,
         "caption": group.caption,
         "instruction": group.instruction,
@@ -37,11 +42,11 @@ def pack_group(group: Group) -> bytes:
         "first_frame_3hw": group.first_frame_3hw,
         _FACTS: torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8),
     }
-    for part, held in (
-        ("actions", group.actions),
-        ("past_actions", group.past_actions),
-        ("truth", group.truth),
-    ):
+    parts = [("actions", group.actions), ("past_actions", group.past_actions)]
+    if group.truth is not None:
+        tensors["truth/frames_F3hw"] = group.truth.frames_F3hw
+        parts.append(("truth", group.truth.actions))
+    for part, held in parts:
         if held is not None:
             tensors |= {f"{part}/{name}": tensor for name, tensor in vars(held).items()}
     # Clones: safetensors refuses tensors that share memory, as a first frame does with its past.
@@ -63,10 +68,11 @@ def unpack_group(body: bytes) -> Group:
         for name, tensor in tensors.items():
             part, _, field = name.rpartition("/")
             parts.setdefault(part, {})[field] = tensor
+        kind, truth = _KINDS[facts["actions"]], parts.get("truth")
         group = Group(
-            actions=Actions(**parts["actions"]),
-            past_actions=Actions(**parts["past_actions"]) if "past_actions" in parts else None,
-            truth=Truth(**parts["truth"]) if "truth" in parts else None,
+            actions=kind(**parts["actions"]),
+            past_actions=kind(**parts["past_actions"]) if "past_actions" in parts else None,
+            truth=None if truth is None else Truth(truth.pop("frames_F3hw"), kind(**truth)),
             frames_per_latent=int(facts["frames_per_latent"]),
             caption=str(facts["caption"]),
             instruction=str(facts.get("instruction", "")),
@@ -121,12 +127,9 @@ def _check_shapes(group: Group) -> None:
         )
     if group.truth is not None:
         _check_pixels("truth/frames_F3hw", group.truth.frames_F3hw, 4, size)
-        if group.truth.labels_M.shape != (latents,) or group.truth.world_from_camera_M44.shape != (
-            latents,
-            4,
-            4,
-        ):
-            raise WireError(f"expected the truth of {latents} latents, got {len(group.truth.labels_M)}")
+        _check_actions("truth", group.truth.actions)
+        if len(group.truth.actions) != latents:
+            raise WireError(f"expected the truth of {latents} latents, got {len(group.truth.actions)}")
 
 
 def _check_pixels(name: str, frames: Tensor, axes: int, size: torch.Size) -> None:
@@ -137,8 +140,16 @@ def _check_pixels(name: str, frames: Tensor, axes: int, size: torch.Size) -> Non
 
 
 def _check_actions(name: str, actions: Actions) -> None:
-    labels, latents = actions.labels_K, actions.labels_K.numel()
-    shapes = (labels.shape, actions.world_from_camera_K44.shape, actions.intrinsics_K4.shape)
+    if isinstance(actions, ControlValues):
+        values = actions.values_KTA
+        if values.ndim != 3 or values.dtype != torch.float32 or not bool(values.isfinite().all()):
+            raise WireError(
+                f"{name} is {values.dtype} {tuple(values.shape)}, expected finite float32 (K, T, A)"
+            )
+        return
+    moves = actions.cameras
+    labels, latents = moves.labels_K, moves.labels_K.numel()
+    shapes = (labels.shape, moves.world_from_camera_K44.shape, moves.intrinsics_K4.shape)
     if shapes != ((latents,), (latents, 4, 4), (latents, 4)) or labels.dtype != torch.int64:
         raise WireError(f"{name} has the shapes {shapes}, expected those of {latents} latents")
     if latents and not 0 <= int(labels.min()) <= int(labels.max()) < NUM_ACTIONS:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
-from worldcompass.geometry import action_name, parse_path
 from worldcompass.media.video import fit, read_video
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.video_score import score_video
@@ -132,19 +131,20 @@ def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
     Raises:
         HTTPException: 400 when it is no video, or path and video do not have the same length.
     """
+    space = scorer.spec.actions
     try:
-        labels_M = parse_path(path, MAX_LATENTS)
-        needed = scorer.spec.num_frames(0, len(labels_M))  # frames past the path's end are left out
+        wanted_M = space.parse(path, MAX_LATENTS)
+        needed = scorer.spec.num_frames(0, len(wanted_M))  # frames past the path's end are left out
         frames = fit(read_video(data, needed, MAX_VIDEO_PIXELS), scorer.spec.frame_size)
-        scores = score_video(frames, labels_M, scorer.critics, scorer.spec)
+        scores = score_video(frames, wanted_M, scorer.critics, scorer.spec)
     except (UserError, ValueError) as why:
         raise HTTPException(400, str(why)) from why
     sharpness = relative_sharpness(frames[-1], frames[0])
     if scorer.reader is None:
         return VideoScores(scores=scores, sharpness=sharpness, accuracy=None, latents=[])
     seen_M = scorer.reader(frames[None])[0].tolist()
-    pairs = list(zip(labels_M.tolist(), seen_M, strict=True))[1:]  # the start image carries nothing out
-    latents = [LatentScore(commanded=action_name(a), seen=action_name(b), obeyed=a == b) for a, b in pairs]
+    pairs = list(zip(wanted_M.tolist(), seen_M, strict=True))[1:]  # the start image carries nothing out
+    latents = [LatentScore(commanded=space.name(a), seen=space.name(b), obeyed=a == b) for a, b in pairs]
     accuracy = sum(latent.obeyed for latent in latents) / max(1, len(latents))
     return VideoScores(scores=scores, sharpness=sharpness, accuracy=accuracy, latents=latents)
 

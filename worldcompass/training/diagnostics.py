@@ -128,12 +128,12 @@ def behaviour_lag(policy: Policy) -> float:
 
 
 def _of_group(group: Group) -> Pictures:
-    frames, labels_K = group.transitions()
+    frames, actions = group.transitions()
     ends = frames[:, :: group.frames_per_latent].float() / WHITE
     first = group.first_frame_3hw[None, None].float() / WHITE
-    commanded = labels_K != 0
+    commanded = actions.commanded_K
     steps_GK = ends.diff(dim=1).abs().mean((-3, -2, -1))
-    imagined = ends[:, 1:] if len(labels_K) else ends
+    imagined = ends[:, 1:] if len(actions) else ends
     return Pictures(
         brightness=float(imagined.mean() - first.mean()),
         saturation=float(_saturation(imagined) - _saturation(first)),

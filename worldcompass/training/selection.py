@@ -153,7 +153,7 @@ def share_out(
     """
     updates: list[list[Rows]] = [[] for _ in range(num_updates)]
     for part in chosen:
-        samples, num_pasts = part.samples, part.samples.actions.labels_K.shape[0]
+        samples, num_pasts = part.samples, part.samples.context.num_pasts
         drawn = [draw_levels(samples.clean_BCKHW[0], keys, num_levels, sigmas) for keys in part.row_keys]
         sigma_PQ = _past_by_row(torch.stack([sigma for sigma, _ in drawn]), num_pasts)
         noise_PQ = _past_by_row(torch.stack([noise for _, noise in drawn]), num_pasts)

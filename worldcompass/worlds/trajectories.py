@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.geometry import label, parse_path
+from worldcompass.actions import ActionSpace
+from worldcompass.geometry import label
 
 HOLD_MIN, HOLD_MAX = 2, 16  # latents, WorldCompass's trajectory generator
 
@@ -34,13 +35,13 @@ Mix = Sequence[tuple[float, tuple[int, ...]]]
 METHOD_MIX: Mix = tuple(zip((4.0, 4.0, 2.0, 6.0, 2.0, 6.0, 1.0), FAMILIES.values(), strict=True))
 
 
-def parse_mix(text: str) -> Mix:
+def parse_mix(text: str, space: ActionSpace) -> Mix:
     """A mix such as ``move=4, yaw=2, w+left=1``: names of families, or keys as in a path, with weights.
 
     Raises:
         ValueError: one sentence naming the part that cannot be read.
     """
-    mix = [_weighted(part.strip()) for part in text.split(",")]
+    mix = [_weighted(part.strip(), space) for part in text.split(",")]
     if not sum(weight for weight, _ in mix) > 0:
         raise ValueError(f"the mix {text!r} gives every motion a weight of 0: nothing could be drawn")
     return tuple(mix)
@@ -73,7 +74,7 @@ def random_labels(
     return torch.tensor(labels[:num_latents])
 
 
-def _weighted(part: str) -> tuple[float, tuple[int, ...]]:
+def _weighted(part: str, space: ActionSpace) -> tuple[float, tuple[int, ...]]:
     name, equals, number = (piece.strip() for piece in part.partition("="))
     try:
         weight = float(number) if equals else -1.0
@@ -81,12 +82,12 @@ def _weighted(part: str) -> tuple[float, tuple[int, ...]]:
         weight = -1.0
     if not 0 <= weight < float("inf"):
         raise ValueError(f"cannot read {part!r} in the mix: expected NAME=WEIGHT with a weight of 0 or more")
-    return weight, FAMILIES.get(name) or (_action_of_keys(name),)
+    return weight, FAMILIES.get(name) or (_action_of_keys(name, space),)
 
 
-def _action_of_keys(keys: str) -> int:
+def _action_of_keys(keys: str, space: ActionSpace) -> int:
     try:
-        return int(parse_path(f"{keys}-1")[1])
+        return int(space.parse(f"{keys}-1")[1])
     except ValueError as why:
         raise ValueError(
             f"there is no motion {keys!r}: expected one of {', '.join(FAMILIES)}, or keys such as w+left"

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from camera_paths import commanded
 from safetensors.torch import save_file
 
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, motion_signs
+from worldcompass.geometry import motion_signs
 from worldcompass.rewards.quality import drift, flicker, sharpness, sharpness_loss
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group

@@ -13,18 +13,12 @@ import pytest
 import torch
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import (
-    kind_of_action,
-    label_from_motion,
-    labels_from_poses,
-    level_motion,
-    motion_signs,
-)
+from worldcompass.geometry import label_from_motion, labels_from_poses, level_motion, motion_signs
 from worldcompass.recipes.demo import demo
 from worldcompass.rewards.cycle import returns
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.engine import Engine, poses_from_cameras
-from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
+from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAMES_PER_LATENT, MOTION, THRESHOLDS
 from worldcompass.worlds.doom.engine.feasible import MOTIONS, distance_to_walls, feasible_latents
 from worldcompass.worlds.doom.engine.maps import ALL, CRITIC, TRAINING, UNSEEN, find_map
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, training_scenarios
@@ -152,12 +146,12 @@ def test_a_dataset_of_another_kind_is_refused(dataset, tmp_path):
 def test_evaluation_scenarios_are_frozen_and_the_engine_carries_them_out():
     plans = evaluation_plans()
     assert {p.kind for p in plans} == {"basic", "combined"}
-    assert all(kind_of_action(a) == p.kind for p in plans for a in p.labels[1:])
+    assert all(ACTIONS.kind(a) == p.kind for p in plans for a in p.labels[1:])
     chosen = [p for p in plans if p.map_name in ("my_way_home", "multi_deathmatch")][:4]
     for scenario in replay_all(chosen, 12):
         assert scenario.truth is not None
         assert scenario.truth.frames_F3hw.shape[0] == 1 + 11 * FRAMES_PER_LATENT
-        assert scenario.truth.labels_M.equal(scenario.actions.labels_K)
+        assert scenario.truth.actions.labels_K.equal(scenario.actions.labels_K)
         assert labels_from_poses(scenario.actions.world_from_camera_K44, THRESHOLDS).equal(
             scenario.actions.labels_K
         )

@@ -17,7 +17,7 @@ from worldcompass.cli import main
 from worldcompass.errors import UserError
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import adamw
-from worldcompass.types import Actions
+from worldcompass.types import CameraMoves
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.network.autoencoder import LATENT_CHANNELS, LATENT_SHAPE, Autoencoder
 from worldcompass.worlds.doom.network.transformer import DoomTransformer
@@ -87,7 +87,7 @@ def test_one_pass_over_a_sequence_equals_the_chunk_after_its_past(latents):
         batch = draw_batch(latents, np.random.default_rng(4), 2)
     clean = batch.clean_BMCHW.transpose(1, 2)
     poses = batch.poses_BM44
-    actions = Actions(batch.labels_BM, poses, torch.ones(*poses.shape[:2], 4))
+    actions = CameraMoves(batch.labels_BM, poses, torch.ones(*poses.shape[:2], 4))
     layout = Layout.of(CHUNKS, 0)
     sigma = torch.full((2, 4), 0.6)
     noisy = torch.randn_like(clean[:, :, :4])

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from camera_paths import parse_path
 from torch.nn.functional import interpolate
 
-from worldcompass.geometry import label_from_motion, level_motion, parse_path, rotation_from_angles
+from worldcompass.geometry import label_from_motion, level_motion, rotation_from_angles
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.engine import Engine
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, NEARNESS_SHAPE, NOMINAL
@@ -86,7 +87,7 @@ def test_a_view_from_the_same_place_is_the_same_picture():
 
 def test_nominal_motions_read_as_their_actions():
     motion = nominal_motions() * torch.tensor(NOMINAL)
-    assert label_from_motion(motion, SPEC.thresholds).tolist() == list(range(81))
+    assert label_from_motion(motion, SPEC.actions.thresholds).tolist() == list(range(81))
 
 
 def test_a_known_motion_is_measured_and_puts_the_frames_between_in_their_places():
@@ -118,7 +119,7 @@ def test_the_engines_depth_and_motion_explain_its_frames():
     errors = [((x - frames[1:]).square().mean(1) * seen[:, 0, 0]).sum() for x in (shown[:, 0], frames[:-1])]
     assert errors[0] < 0.25 * errors[1]
     pairs = [torch.stack([x[:-1], x[1:]], 1) for x in (frames, near, pitch)]
-    read = label_from_motion(measured_motion(*pairs) * torch.tensor(NOMINAL), SPEC.thresholds)
+    read = label_from_motion(measured_motion(*pairs) * torch.tensor(NOMINAL), SPEC.actions.thresholds)
     truth = collect.true_labels(np.repeat(cameras, FRAMES_PER_LATENT, 0)[FRAMES_PER_LATENT - 1 :])[1:]
     assert (read == truth).float().mean() > 0.9
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from camera_paths import commanded, parse_path
 from safetensors.torch import save_file
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, parse_path
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.types import Actions, Scenario
@@ -34,7 +34,7 @@ def scenarios() -> list[Scenario]:
     return [
         Scenario(
             f"s{i}",
-            commanded(parse_path(path), SPEC.motion, intrinsics()),
+            commanded(parse_path(path), SPEC.actions.motion, intrinsics()),
             image_3hw=torch.randint(0, 255, (3, 48, 64), generator=generator, dtype=torch.uint8),
         )
         for i, path in enumerate(paths)
@@ -58,7 +58,7 @@ def test_the_embedded_world_keeps_the_contract(world):
 
 def test_nominal_motion_is_one_in_its_own_units():
     """w+left: forward 1 with the heading turned half-way, yaw -1; the start image stands still."""
-    actions = commanded(parse_path("w-1, left-1"), SPEC.motion, intrinsics())
+    actions = commanded(parse_path("w-1, left-1"), SPEC.actions.motion, intrinsics())
     poses = actions.world_from_camera_K44[None]
     motion = camera_motion(poses[:, 0], poses)[0]
     expected = [[0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, -1, 0, 0]]
@@ -69,7 +69,7 @@ def test_history_is_bounded_and_the_first_chunk_is_kept(world):
     """The memory does not grow with the length of the video."""
     scenario = scenarios()[0]
     labels = torch.cat([parse_path("w-3"), torch.full((92,), 9)])
-    actions = commanded(labels, SPEC.motion, intrinsics())
+    actions = commanded(labels, SPEC.actions.motion, intrinsics())
     context = world.begin([scenario])
     for chunk in range(24):
         part = actions.latents(4 * chunk, 4 * chunk + 4)

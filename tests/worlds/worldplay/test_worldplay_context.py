@@ -6,15 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from camera_paths import parse_path
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import (
-    LabelThresholds,
-    label_from_signs,
-    motion_signs,
-    parse_path,
-    rotation_from_angles,
-)
+from worldcompass.geometry import LabelThresholds, label_from_signs, motion_signs, rotation_from_angles
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from camera_paths import parse_path
 from safetensors.torch import load_file, save_file
 from worldplay_tiny import (
     CONFIG_5B,
@@ -18,7 +19,6 @@ from worldplay_tiny import (
 
 from worldcompass import cli
 from worldcompass.errors import UserError
-from worldcompass.geometry import parse_path
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B

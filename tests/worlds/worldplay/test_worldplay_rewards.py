@@ -9,19 +9,20 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from camera_paths import commanded, parse_path
 from test_cameras import CAMERA, drawn_video
 from test_worldplay_recipes import prepare
 from worldplay_tiny import random_network, write_vae
 
 from worldcompass import cli
 from worldcompass.errors import UserError
-from worldcompass.geometry import Motion, commanded, nominal_poses, parse_path
+from worldcompass.geometry import Motion, nominal_poses
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE
 from worldcompass.rewards.paper import GIB, PaperRewards
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
-from worldcompass.rewards.wire import pack_scores, unpack_group
+from worldcompass.rewards.wire import VERSION, pack_scores, unpack_group
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
@@ -153,7 +154,7 @@ def test_critics_elsewhere_need_nothing_here_and_score_alike(monkeypatch):
 
     def ask(self, path, body, timeout):
         if path == "/health":
-            return {"critic": "whoever", "wire": 1}
+            return {"critic": "whoever", "wire": VERSION}
         sizes.append(len(body))
         return pack_scores("whoever", there[self.address[-1]](unpack_group(body)))
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from camera_paths import parse_path
 from worldplay_tiny import CONFIG_5B, CONFIG_8B, HEIGHT, WIDTH, random_decoder, random_network
 
-from worldcompass.geometry import parse_path
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_video
 from worldcompass.testing import check_world_model
 from worldcompass.training.config import Config

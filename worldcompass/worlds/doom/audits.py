@@ -23,6 +23,7 @@ from worldcompass.rewards.quality import flicker_of
 from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.types import Scenario
+from worldcompass.worlds.doom.engine.facts import MOTION, THRESHOLDS
 from worldcompass.worlds.doom.engine.maps import CRITIC
 from worldcompass.worlds.doom.engine.scenarios import draw_all
 from worldcompass.worlds.doom.rewards.cameras import DoomCameras
@@ -57,10 +58,10 @@ def latency_by_odometry() -> ResponseLatency:
     paths, labels = [], []
     for _, scenario in draw_all(CRITIC, ("mixed",), 1, CALIBRATION_LATENTS, 0, "calibration"):
         assert scenario.truth is not None
-        frames, intrinsics = scenario.truth.frames_F3hw[None], scenario.actions.intrinsics_K4[0]
+        frames, intrinsics = scenario.truth.frames_F3hw[None], scenario.actions.cameras.intrinsics_K4[0]
         paths.append(estimator(frames, intrinsics, SPEC.frames_per_latent))
-        labels.append(scenario.truth.labels_M[1:])
-    return ResponseLatency(estimator, calibrated_thresholds(paths, labels, SPEC.thresholds))
+        labels.append(scenario.truth.actions.cameras.labels_K[1:])
+    return ResponseLatency(estimator, calibrated_thresholds(paths, labels, THRESHOLDS))
 
 
 def best_of_three_in_map_units() -> BestOfThree:
@@ -68,7 +69,7 @@ def best_of_three_in_map_units() -> BestOfThree:
 
     Released thresholds belong to single frames and to another length unit; ``benchmarks/optimism.py`` has them.
     """
-    middle = SPEC.thresholds.move / MOVES[1]
+    middle = THRESHOLDS.move / MOVES[1]
     turn_deg = TURN_DEG * SPEC.frames_per_latent
     return BestOfThree(
         DoomCameras(), tuple(middle * move for move in MOVES), turn_deg, every=SPEC.frames_per_latent
@@ -77,9 +78,9 @@ def best_of_three_in_map_units() -> BestOfThree:
 
 KNOWN: dict[str, Known] = {
     "interaction": Known(InteractionFollowing, "motion"),
-    "actions": Known(lambda: ActionAccuracy(DoomCameras(), SPEC.thresholds), "motion"),
-    "purity": Known(lambda: DirectionPurity(DoomCameras(), SPEC.thresholds), "motion"),
-    "pose_error": Known(lambda: PoseError(DoomCameras(), SPEC.motion), "motion"),
+    "actions": Known(lambda: ActionAccuracy(DoomCameras(), THRESHOLDS), "motion"),
+    "purity": Known(lambda: DirectionPurity(DoomCameras(), THRESHOLDS), "motion"),
+    "pose_error": Known(lambda: PoseError(DoomCameras(), MOTION), "motion"),
     "latency": Known(latency_by_odometry, "motion"),
     "best_of_three": Known(best_of_three_in_map_units, "motion"),
     "quality": Known(VisualQuality, "pictures"),
@@ -92,7 +93,7 @@ KNOWN: dict[str, Known] = {
     "realism_drift": Known(lambda: ScoreDrift(EmbeddedRealism()), "blurred,noisy,tinted"),
     "psnr": Known(lambda: TrueContinuation(psnr, "psnr"), LIKE_THE_TRUTH),
     "ssim": Known(lambda: TrueContinuation(ssim, "ssim"), LIKE_THE_TRUTH),
-    "cycle": Known(lambda: CycleClosure(SPEC.thresholds), "both", "out and back"),
+    "cycle": Known(lambda: CycleClosure(THRESHOLDS), "both", "out and back"),
     "pickup": Known(PickupFollowing, ",".join(("frozen", *ITEM_LIES)), "pickups"),
 }
 

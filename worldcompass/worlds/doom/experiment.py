@@ -223,7 +223,7 @@ def _held_out(judge: Judge, seed: int) -> HeldOut:
     """
 
     def followed(videos_VF3hw: Tensor, scenarios: Sequence[Scenario]) -> Tensor:
-        wanted_VM = torch.stack([s.actions.labels_K for s in scenarios])
+        wanted_VM = torch.stack([s.actions.cameras.labels_K for s in scenarios])
         return (judge.labels(videos_VF3hw.cpu()) == wanted_VM)[:, 1:].double().mean(1)
 
     drawn = draw_all(TRAINING, KINDS, PROBES_PER_MAP_AND_KIND, PROBE_LATENTS, seed, "probe")

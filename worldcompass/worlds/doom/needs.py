@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from worldcompass.cost.plan import Needs
-from worldcompass.geometry import commanded
 from worldcompass.runs.requirements import NeededFile
 from worldcompass.seeding import generator_for
 from worldcompass.training.config import Config
@@ -24,7 +23,6 @@ from worldcompass.worlds.doom.world import (
     WORLD_FILE,
     DoomContext,
     DoomWorld,
-    intrinsics,
     shipped_weights,
 )
 
@@ -70,7 +68,7 @@ def _world(config: Config, depth: int) -> tuple[DoomWorld, list[nn.Module]]:
 
 
 def _begin(world: WorldModel[Any], pasts: int) -> DoomContext:
-    still = commanded(torch.zeros(1), SPEC.motion, intrinsics())
+    still = SPEC.actions.commanded(torch.zeros(1))
     black = torch.zeros(3, *SPEC.frame_size, dtype=torch.uint8)
     return world.begin([Scenario(f"{i}", still, image_3hw=black) for i in range(pasts)])
 

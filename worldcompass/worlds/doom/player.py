@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worldcompass.geometry import within_pitch
 from worldcompass.player.panes import one_thread
 from worldcompass.player.starts import Start
 from worldcompass.worlds.doom.engine.engine import Engine, Steps
-from worldcompass.worlds.doom.engine.facts import FRAME_HEIGHT, FRAME_WIDTH, MAX_PITCH_DEG, MOTION
+from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAME_HEIGHT, FRAME_WIDTH
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, find_map
 from worldcompass.worlds.doom.engine.scenarios import Plan, evaluation_plans
 
@@ -53,20 +52,20 @@ class _Game:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.engine = plan, Engine(find_map(plan.map_name))
         self.close = weakref.finalize(self, self.engine.__exit__, None, None, None)
-        self.labels_M: tuple[int, ...] = ()
+        self.composites_M: tuple[int, ...] = ()
         self.frames_F3hw = torch.zeros(1, 3, FRAME_HEIGHT, FRAME_WIDTH, dtype=torch.uint8)
 
-    def go(self, labels_M: tuple[int, ...]) -> Tensor:
+    def go(self, composites_M: tuple[int, ...]) -> Tensor:
         """Frames of the last of these actions; after a rewind the game is played again from its start."""
-        follows = bool(self.labels_M) and self.labels_M == labels_M[:-1]
+        follows = bool(self.composites_M) and self.composites_M == composites_M[:-1]
         if not follows:
             self.frames_F3hw = _pixels(self.engine.reset(self.plan.seed, self.plan.place))
-        for label in labels_M[-1:] if follows else labels_M[1:]:
+        for label in composites_M[-1:] if follows else composites_M[1:]:
             steps = self.engine.act(label)
             if steps is None:  # the map's script ended the episode: the last picture stays
                 break
             self.frames_F3hw = _pixels(steps)
-        self.labels_M = labels_M
+        self.composites_M = composites_M
         return self.frames_F3hw
 
 
@@ -79,13 +78,13 @@ class EnginePlace:
     """A place in the real engine."""
 
     game: _Game
-    labels_M: tuple[int, ...]
+    composites_M: tuple[int, ...]
     frames_F3hw: Tensor
 
-    def step(self, label: int) -> EnginePlace:
+    def step(self, composite: int) -> EnginePlace:
         """See ``Place``. Looks up and down no further than the world models do."""
-        past, coming = torch.tensor([self.labels_M]), torch.tensor([label])
-        labels = (*self.labels_M, int(within_pitch(past, coming, MOTION, MAX_PITCH_DEG)))
+        past, coming = torch.tensor([self.composites_M]), torch.tensor([composite])
+        labels = (*self.composites_M, int(ACTIONS.within(past, coming)))
         return EnginePlace(self.game, labels, self.game.go(labels))
 
     def settle(self) -> EnginePlace:

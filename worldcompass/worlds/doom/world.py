@@ -17,6 +17,7 @@ from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.doom.engine.facts import (
+    ACTIONS,
     FPS,
     FRAME_HEIGHT,
     FRAME_WIDTH,
@@ -25,7 +26,6 @@ from worldcompass.worlds.doom.engine.facts import (
     MAX_PITCH_DEG,
     MOTION,
     NOMINAL,
-    THRESHOLDS,
 )
 from worldcompass.worlds.doom.network.autoencoder import LATENT_SHAPE, Autoencoder, Look
 from worldcompass.worlds.doom.network.transformer import (
@@ -57,11 +57,8 @@ SPEC = WorldSpec(
     fps=FPS,
     frame_size=(FRAME_HEIGHT, FRAME_WIDTH),
     schedule=SCHEDULE,
-    motion=MOTION,
-    thresholds=THRESHOLDS,
+    actions=ACTIONS,
     batches_pasts=True,
-    max_pitch_deg=MAX_PITCH_DEG,
-    intrinsics=INTRINSICS,
 )
 
 
@@ -174,7 +171,7 @@ class DoomWorld:
                 )
         images = torch.stack([s.image_3hw for s in scenarios if s.image_3hw is not None]).to(self._device)
         latent = self.autoencoder.encode_video(images[:, None].float() / 255)[:, :, 0]
-        pose = torch.stack([s.actions.world_from_camera_K44[0] for s in scenarios]).to(self._device)
+        pose = torch.stack([s.actions.cameras.world_from_camera_K44[0] for s in scenarios]).to(self._device)
         return DoomContext(latent, pose)
 
     @torch.no_grad()
@@ -185,8 +182,8 @@ class DoomWorld:
         count, start = len(actions), context.num_latents
         given = torch.zeros(count, dtype=torch.bool, device=self._device)
         given[0] = start == 0
-        motion = camera_motion(context.last_pose_P44, actions.world_from_camera_K44)
-        poses = actions.world_from_camera_K44
+        poses, labels = actions.cameras.world_from_camera_K44, actions.cameras.labels_K
+        motion = camera_motion(context.last_pose_P44, poses)
         look = self._look(context.last_PCHW)
         older = context.older()
         seen = carried_along(self.autoencoder, look, context.last_pose_P44, older, poses)
@@ -195,7 +192,7 @@ class DoomWorld:
         positions = torch.arange(before + count, device=self._device).float().expand(len(poses), -1)
         rotary = rotary_table(positions[:, before:], poses)
         prefix = _gather(context, chosen, positions[:, :before]) if before else None
-        attended = _Attended(given, actions.labels_K, motion, look, seen, rotary, prefix)
+        attended = _Attended(given, labels, motion, look, seen, rotary, prefix)
         return replace(context, attended=attended)
 
     def predict_clean(
@@ -256,10 +253,10 @@ class DoomWorld:
             rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
         kept = [(k.clone(), v.clone()) for k, v in keys]  # views would keep the queries too
-        history = (*context.history, _Remembered(kept, actions.world_from_camera_K44, clean_PCKHW))
+        history = (*context.history, _Remembered(kept, actions.cameras.world_from_camera_K44, clean_PCKHW))
         return DoomContext(
             clean_PCKHW[:, :, -1],
-            actions.world_from_camera_K44[:, -1],
+            actions.cameras.world_from_camera_K44[:, -1],
             context.num_latents + len(actions),
             _bounded(history),
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
-from worldcompass.types import Actions
+from worldcompass.types import CameraMoves
 from worldcompass.worlds.worldplay.poses import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
@@ -23,7 +23,7 @@ CHUNK = 4  # latents; a trajectory is made of whole chunks
 RIGID = 1e-3  # how far a rotation may be from one, per entry of its product with its transpose
 
 
-def read_poses(path: Path) -> Actions:
+def read_poses(path: Path) -> CameraMoves:
     """A trajectory with the labels of its motion; poses are taken as they are, neither moved nor scaled.
 
     Raises:
@@ -53,10 +53,12 @@ def read_poses(path: Path) -> Actions:
             raise UserError(
                 f"{path}: K of pose {i} needs a focal length and a principal point above 0, in pixels"
             )
-    return Actions(labels_from_cameras(poses), poses.float(), normalised_intrinsics(pixels).float())
+    return CameraMoves(labels_from_cameras(poses), poses.float(), normalised_intrinsics(pixels).float())
 
 
-def write_poses(actions: Actions, path: Path, width: int = IMAGE_WIDTH, height: int = IMAGE_HEIGHT) -> None:
+def write_poses(
+    actions: CameraMoves, path: Path, width: int = IMAGE_WIDTH, height: int = IMAGE_HEIGHT
+) -> None:
     """Write one trajectory for an image of this size; the file appears only when it is complete."""
     size = torch.tensor([width, height], dtype=torch.float64)
     entries: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from worldcompass.geometry import (
     pose,
     rotation_from_angles,
 )
-from worldcompass.types import Actions
+from worldcompass.types import CameraMoves
 
 # Of the released pose strings, and of the trajectories that WorldCompass trained on; scene units, degrees.
 MOTION = Motion(move=0.08, yaw_deg=3.0, pitch_deg=3.0, level=False)
@@ -61,11 +61,11 @@ def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:
 
 def commanded(
     labels_M: Tensor, motion: Motion = MOTION, intrinsics: tuple[float, float, float, float] = INTRINSICS
-) -> Actions:
+) -> CameraMoves:
     """Actions of a list of labels with the camera path they stand for."""
     labels_M = labels_M.long()
     path = camera_path(labels_M, motion).float()
-    return Actions(labels_M, path, path.new_tensor(intrinsics).expand(len(labels_M), 4))
+    return CameraMoves(labels_M, path, path.new_tensor(intrinsics).expand(len(labels_M), 4))
 
 
 def labels_from_cameras(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldcompass.errors import UserError
 from worldcompass.runs.requirements import NeededFile, visible
 from worldcompass.seeding import generator_for
-from worldcompass.types import Actions, Scenario
+from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
@@ -138,7 +138,7 @@ class OfficialFiles:
             ),
         )
 
-    def _trajectories(self, names: list[str], num_latents: int, seed: int) -> list[Actions]:
+    def _trajectories(self, names: list[str], num_latents: int, seed: int) -> list[CameraMoves]:
         if self.poses is None:
             seeds = [generator_for(seed, "trajectory", name).initial_seed() for name in names]
             try:

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from worldcompass.geometry import Motion, parse_path
-from worldcompass.types import Actions
+from worldcompass.actions import CameraActions
+from worldcompass.geometry import Motion
+from worldcompass.types import CameraMoves
 from worldcompass.worlds.trajectories import METHOD_MIX, parse_mix, random_labels
 from worldcompass.worlds.worldplay.pose_files import CHUNK
-from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION, commanded
+from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, TRAINING_MOTION, commanded
 
 
 def random_trajectory(
     num_latents: int, seed: tuple[int, ...], motion: Motion = TRAINING_MOTION, mix: str | None = None
-) -> Actions:
+) -> CameraMoves:
     """Motions drawn from a mix, by default the method's, each held for a while.
 
     Args:
@@ -28,24 +29,24 @@ def random_trajectory(
         ValueError: for a length that is not made of whole chunks, or a mix that cannot be read.
     """
     _check_length(num_latents, "the trajectory")
-    families = METHOD_MIX if mix is None else parse_mix(mix)
+    families = METHOD_MIX if mix is None else parse_mix(mix, CameraActions(motion, THRESHOLDS))
     return commanded(random_labels(np.random.default_rng(seed), num_latents, families), motion)
 
 
 def random_trajectories(
     count: int, num_latents: int, seed: int, motion: Motion = TRAINING_MOTION, mix: str | None = None
-) -> list[Actions]:
+) -> list[CameraMoves]:
     """``count`` of them, number i from the seed (seed, i) alone; see ``random_trajectory``."""
     return [random_trajectory(num_latents, (seed, i), motion, mix) for i in range(count)]
 
 
-def along_path(path: str, motion: Motion = MOTION) -> Actions:
+def along_path(path: str, motion: Motion = MOTION) -> CameraMoves:
     """The trajectory of a pose string such as ``w-15, right-8, w+left-8``.
 
     Raises:
         ValueError: for an unknown key, or a length that is not made of whole chunks.
     """
-    labels = parse_path(path)
+    labels = CameraActions(motion, THRESHOLDS).parse(path)
     _check_length(len(labels), f"the path {path!r} with its start")
     return commanded(labels, motion)
 

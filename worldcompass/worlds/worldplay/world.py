@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from worldcompass.actions import CameraActions
 from worldcompass.geometry import Motion
 from worldcompass.noise import ShiftedLevels
-from worldcompass.types import Actions, Scenario
+from worldcompass.types import Actions, CameraMoves, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.worldplay.attention import rows_per_past
 from worldcompass.worlds.worldplay.branches import Latents
@@ -97,7 +98,7 @@ class _Past:
     texts: tuple[Any, ...]
     """The network's past of the prompt, and of the negative prompt where there is guidance."""
     start_CHW: Tensor
-    chunks: tuple[tuple[Tensor, Actions], ...] = ()
+    chunks: tuple[tuple[Tensor, CameraMoves], ...] = ()
     """Finished latents, (C, K, H, W) float32, and their commands."""
     decoder: Any = None
     """The decoder's memory."""
@@ -106,7 +107,7 @@ class _Past:
 @dataclass(frozen=True)
 class _Attended:
     given_K: Tensor
-    actions: Actions
+    actions: CameraMoves
     """(P, K)."""
     pasts: tuple[tuple[Any, ...], ...]
     """Text and remembered latents of every past, for the prompt and perhaps the negative prompt."""
@@ -182,8 +183,7 @@ class WorldPlay:
             fps=FPS,
             frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
             schedule=ShiftedLevels(family.shift, NUM_STEPS),
-            motion=motion,
-            thresholds=THRESHOLDS,
+            actions=CameraActions(motion, THRESHOLDS),
             batches_pasts=True,
         )
 
@@ -223,7 +223,7 @@ class WorldPlay:
             memory = self._memory(context, actions)
             count = memory.latents_BCKHW.shape[2]
             pasts = tuple(tuple(self.net(memory, texts, keep_keys=True)) for texts in pasts)
-        return replace(context, attended=_Attended(given, actions, pasts, count))
+        return replace(context, attended=_Attended(given, actions.cameras, pasts, count))
 
     def predict_clean(
         self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: WorldPlayContext
@@ -261,7 +261,7 @@ class WorldPlay:
         pasts = []
         for row, past in enumerate(context.pasts):
             clean = clean_PCKHW[row].float()
-            chunks = (*past.chunks, (clean, actions.select(row)))
+            chunks = (*past.chunks, (clean, actions.cameras.select(row)))
             decoder = self.decoder.advance(clean[None], past.decoder)
             pasts.append(replace(past, chunks=chunks, decoder=decoder))
         return WorldPlayContext(tuple(pasts), context.num_latents + len(actions))
@@ -304,13 +304,13 @@ class WorldPlay:
         start, latents, commands, places = context.num_latents, [], [], []
         for row, past in enumerate(context.pasts):
             poses = torch.cat([a.world_from_camera_K44 for _, a in past.chunks])
-            coming = actions.world_from_camera_K44[row]
+            coming = actions.cameras.world_from_camera_K44[row]
             chosen = select_memory(
                 torch.cat([poses, coming]), start, self.points_N3.to(poses.device), self.family.memory
             )
             index = torch.tensor(chosen, device=poses.device)
             latents.append(torch.cat([clean for clean, _ in past.chunks], 1)[:, index])
-            commands.append(_pick([a for _, a in past.chunks], index))
+            commands.append(CameraMoves.join([a for _, a in past.chunks]).pick(index))
             places.append(index)
         stacked, batch = torch.stack(latents), Actions.stack(commands)
         is_start_PK = torch.stack(places) == 0
@@ -355,15 +355,6 @@ def _pixels(frames_BF3hw: Tensor) -> Tensor:
 
 def _starts(context: WorldPlayContext) -> Tensor:
     return torch.stack([past.start_CHW for past in context.pasts])
-
-
-def _pick(chunks: Sequence[Actions], index: Tensor) -> Actions:
-    """Some latents of one trajectory."""
-    return Actions(
-        torch.cat([a.labels_K for a in chunks])[index],
-        torch.cat([a.world_from_camera_K44 for a in chunks])[index],
-        torch.cat([a.intrinsics_K4 for a in chunks])[index],
-    )
 
 
 def _read_8b(conditioning: Mapping[str, Tensor]) -> TextStates:

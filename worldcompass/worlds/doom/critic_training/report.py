@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldcompass.geometry import NUM_ROTATIONS, ROTATIONS, TRANSLATIONS, kind_of_action, split_label
+from worldcompass.actions import ROTATIONS, TRANSLATIONS
+from worldcompass.geometry import NUM_ROTATIONS, split_label
 from worldcompass.worlds.doom.critic_training.data import cached_features, load_clips, read_clips
 from worldcompass.worlds.doom.critics.judge import Judge, match_volumes, mirror_volumes
 from worldcompass.worlds.doom.critics.motion import (
@@ -22,7 +23,7 @@ from worldcompass.worlds.doom.critics.motion import (
 )
 from worldcompass.worlds.doom.critics.realism import ALL_KINDS, STILL_KINDS, degrade
 from worldcompass.worlds.doom.critics.weights import Critics
-from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT
+from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAMES_PER_LATENT
 
 READERS = ("critic", "judge")
 STRENGTHS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of degradations in the report
@@ -111,7 +112,7 @@ def accuracy(found_N: Tensor, true_N: Tensor, maps: list[str]) -> dict[str, Any]
     """Shares of right labels in percent, overall and by part, kind and map, with confusion counts (true, found)."""
     exact = (found_N == true_N).double()
     found, true = split_label(found_N), split_label(true_N)
-    kinds = np.array([kind_of_action(int(label)) for label in true_N])
+    kinds = np.array([ACTIONS.kind(int(label)) for label in true_N])
     names = np.array(maps)
 
     def percent(right: Tensor, rows: np.ndarray | None = None) -> float:

@@ -30,11 +30,12 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import NUM_ACTIONS, action_name, labels_from_poses
+from worldcompass.geometry import NUM_ACTIONS, labels_from_poses
 from worldcompass.runs.atomic import write_text, writing
 from worldcompass.runs.folder import claim
 from worldcompass.worlds.doom.engine.engine import Engine, Steps, poses_from_cameras
 from worldcompass.worlds.doom.engine.facts import (
+    ACTIONS,
     DEPTH_UNIT,
     FRAME_HEIGHT,
     FRAME_WIDTH,
@@ -274,5 +275,5 @@ def write_card(root: Path) -> Path:
         ]
         lines += ["| map | frames |", "|---|---|", *(f"| {k} | {v} |" for k, v in frames.items()), ""]
         lines += ["| action (what happened) | latents |", "|---|---|"]
-        lines += [f"| {action_name(i)} | {counts[i]} |" for i in np.argsort(-counts) if counts[i]] + [""]
+        lines += [f"| {ACTIONS.name(i)} | {counts[i]} |" for i in np.argsort(-counts) if counts[i]] + [""]
     return write_text(root / "card.md", "\n".join(lines))

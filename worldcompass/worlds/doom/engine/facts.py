@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from worldcompass.actions import CameraActions
 from worldcompass.geometry import LabelThresholds, Motion
 
 FRAME_HEIGHT, FRAME_WIDTH = 48, 64
@@ -17,6 +18,7 @@ THRESHOLDS = LabelThresholds(move=8.0, yaw_deg=3.0, pitch_deg=1.8)
 MAX_PITCH_DEG = 20.0
 # Horizontal field of view 90 degrees, 4:3: fx, fy, cx, cy over width and height.
 INTRINSICS = (0.5, 2 / 3, 0.5, 0.5)
+ACTIONS = CameraActions(MOTION, THRESHOLDS, MAX_PITCH_DEG, INTRINSICS)
 # Map units per level of the engine's depth buffer: where frames warped by depth and motion agree best (log 12).
 DEPTH_UNIT = 8.25
 NEARNESS_SHAPE = (24, 32)  # the resolution at which depth is kept and used

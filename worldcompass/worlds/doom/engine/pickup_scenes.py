@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, motion_signs, parse_path
+from worldcompass.geometry import motion_signs
 from worldcompass.types import Group
 from worldcompass.worlds.doom.engine.collect import true_labels
 from worldcompass.worlds.doom.engine.engine import FRAME_SIZE, SUMMON_DISTANCE, Engine
-from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, INTRINSICS, MOTION
+from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAMES_PER_LATENT, MOTION
 from worldcompass.worlds.doom.engine.feasible import CLEARANCE, distance_to_walls, next_segment
 from worldcompass.worlds.doom.engine.items import ITEMS, Item
 from worldcompass.worlds.doom.engine.maps import DoomMap, find_map
@@ -86,7 +86,7 @@ class Played:
 
     def group(self, word: str) -> Group:
         """The clips as candidates for the instruction to take one item."""
-        actions = commanded(torch.tensor(self.scene.labels), MOTION, torch.tensor(INTRINSICS))
+        actions = ACTIONS.commanded(torch.tensor(self.scene.labels))
         frames = self.frames_GF3hw
         return Group(
             frames, frames[0, :0], frames[0, 0], actions, FRAMES_PER_LATENT, instruction=instruction(word)
@@ -232,7 +232,7 @@ def _draw(
     """Try one scene; None when walls, the view or the engine are in its way."""
     spot = places[rng.integers(len(places))]
     place = (round(float(spot[0]), 2), round(float(spot[2]), 2), round(float(rng.uniform(-180, 180)), 2))
-    moves = parse_path(_PATHS[path](rng)).tolist()  # begins with the start image's own 0
+    moves = ACTIONS.parse(_PATHS[path](rng)).tolist()  # begins with the start image's own 0
     labels = tuple((moves + [0] * LATENTS)[:LATENTS])
     track, walls_L4 = _track(place, labels), engine.walls_L4
     assert walls_L4 is not None

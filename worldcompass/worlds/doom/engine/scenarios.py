@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from worldcompass.errors import UserError
-from worldcompass.geometry import commanded, kind_of_action, opposite
-from worldcompass.types import Scenario, Truth
+from worldcompass.geometry import opposite
+from worldcompass.types import CameraMoves, Scenario, Truth
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.engine import Engine, Steps, poses_from_cameras
-from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, INTRINSICS, MOTION
+from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAMES_PER_LATENT
 from worldcompass.worlds.doom.engine.feasible import MIX, feasible_latents
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, DoomMap, find_map
 from worldcompass.worlds.trajectories import HOLD_MAX, HOLD_MIN, draw_motion
@@ -62,9 +62,9 @@ def replay(engine: Engine, plan: Plan, latents: int) -> Scenario | None:
 def _scenario(plan: Plan, seen: list[Steps], latents: int) -> Scenario:
     frames = torch.from_numpy(np.concatenate([s.frames_Fhw3 for s in seen])).movedim(-1, -3).contiguous()
     cameras = np.concatenate([s.cameras_F5 for s in seen])
-    truth = Truth(frames, collect.true_labels(cameras), poses_from_cameras(cameras[::FRAMES_PER_LATENT]))
-    labels = torch.tensor(plan.labels[:latents])
-    actions = commanded(labels, MOTION, torch.tensor(INTRINSICS))
+    actions = ACTIONS.commanded(torch.tensor(plan.labels[:latents]))
+    poses = poses_from_cameras(cameras[::FRAMES_PER_LATENT])
+    truth = Truth(frames, CameraMoves(collect.true_labels(cameras), poses, actions.intrinsics_K4))
     return Scenario(plan.id, actions, image_3hw=frames[0], kind=plan.kind, truth=truth)
 
 
@@ -108,7 +108,8 @@ def draw(
         hold -= 1
     plan = Plan(name, engine.map.name, kind, seed, place, tuple(labels))
     scenario = _scenario(plan, seen, latents)
-    carried_out = scenario.truth is not None and scenario.truth.labels_M.equal(scenario.actions.labels_K)
+    wanted = scenario.actions.cameras.labels_K
+    carried_out = scenario.truth is not None and scenario.truth.actions.cameras.labels_K.equal(wanted)
     return (plan, scenario) if carried_out else None
 
 
@@ -118,7 +119,7 @@ def _segment(
     """A motion of the kind that fits, held as in the method; (0, 0) when none is found."""
     for _ in range(200):
         action = draw_motion(rng, MIX)
-        if kind == "mixed" or kind_of_action(action) == kind:
+        if kind == "mixed" or ACTIONS.kind(action) == kind:
             hold = feasible_latents(action, int(rng.integers(HOLD_MIN, HOLD_MAX + 1)), camera_5, walls_L4)
             if hold >= HOLD_MIN:
                 return action, hold
@@ -192,7 +193,7 @@ def scenarios_hash(scenarios: Sequence[Scenario]) -> str:
     for scenario in scenarios:
         assert scenario.image_3hw is not None
         digest.update(scenario.id.encode())
-        digest.update(scenario.actions.labels_K.numpy().tobytes())
+        digest.update(scenario.actions.cameras.labels_K.numpy().tobytes())
         digest.update(scenario.image_3hw.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

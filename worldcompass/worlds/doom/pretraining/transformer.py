@@ -20,13 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from worldcompass.geometry import commanded
 from worldcompass.rollout import computes_bf16, imagine_chunk
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
-from worldcompass.types import Actions, Scenario
+from worldcompass.types import Actions, CameraMoves, Scenario
 from worldcompass.worlds.doom.engine import collect
-from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, INTRINSICS
 from worldcompass.worlds.doom.network.autoencoder import Autoencoder, Look
 from worldcompass.worlds.doom.network.transformer import TOKENS, Attend, DoomTransformer, Rotary, rotary_table
 from worldcompass.worlds.doom.pretraining.autoencoder import to_unit
@@ -38,7 +37,6 @@ from worldcompass.worlds.doom.world import (
     DoomWorld,
     camera_motion,
     carried_along,
-    intrinsics,
 )
 
 CHUNK = 4
@@ -393,8 +391,8 @@ def _heldout_videos(data: Path, count: int) -> tuple[list[Tensor], list[Actions]
         if (labels[2 * CHUNK :] == 0).any():
             continue
         frames.append(torch.from_numpy(np.array(shard.frames_EFhw3[row, begin:stop])).movedim(-1, -3))
-        nominal = commanded(labels, SPEC.motion, intrinsics())
-        actions.append(Actions(labels, collect.latent_poses(cameras), nominal.intrinsics_K4))
+        lens = torch.tensor(INTRINSICS).expand(len(labels), 4)
+        actions.append(CameraMoves(labels, collect.latent_poses(cameras), lens))
     return frames, actions
 
 

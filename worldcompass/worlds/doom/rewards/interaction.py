@@ -44,7 +44,8 @@ class InteractionFollowing:
             raise ValueError(
                 f"the critic reads latents of 4 frames, this group has {group.frames_per_latent}"
             )
-        frames, labels_K = group.transitions()
+        frames, actions = group.transitions()
+        labels_K = actions.cameras.labels_K
         size, moving = frames.shape[0], len(labels_K)
         if moving == 0:
             return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))

@@ -1,0 +1,46 @@
+"""The words of a path, the numbers of composites and the limits of both kinds of action spaces."""
+
+import pytest
+from camera_paths import CAMERAS
+
+from worldcompass.geometry import NUM_ACTIONS, label, motion_signs
+
+
+def test_the_number_of_basic_and_combined_actions():
+    kinds = [CAMERAS.kind(i) for i in range(NUM_ACTIONS)]
+    assert (kinds.count("none"), kinds.count("basic"), kinds.count("combined")) == (1, 8, 72)
+
+
+def test_paths_are_read_and_mistakes_named():
+    assert CAMERAS.parse("w-2, right-1, w+left-1").tolist() == [0, 9, 9, 1, label(1, 2)]
+    for wrong in ("x-2", "w", "w-0", "w+w-1", "w+s+w-1", ""):
+        with pytest.raises(ValueError, match="path"):
+            CAMERAS.parse(wrong)
+    for impossible in ("w+s-1", "w-1, a+d+left-2", "up+down-3"):
+        with pytest.raises(ValueError, match="opposite ways at once: leave one out"):
+            CAMERAS.parse(impossible)
+
+
+def test_every_path_can_be_written_and_read_again():
+    labels = [0, *range(NUM_ACTIONS), 80, 80]
+    assert CAMERAS.parse(CAMERAS.path(labels)).tolist() == labels
+    assert CAMERAS.path([0, 9, 9, 0, label(1, 2)]) == "w-2, none-1, w+left-1" and CAMERAS.path([0]) == ""
+    assert all(CAMERAS.of_words(CAMERAS.words(index)) == index for index in range(NUM_ACTIONS))
+    assert CAMERAS.of_words(["w", "s", "left"]) == 2  # opposite keys cancel
+    with pytest.raises(ValueError, match="unknown key 'jump'"):
+        CAMERAS.of_words(["w", "jump"])
+
+
+@pytest.mark.parametrize("text", ["w-11", "w-6, a-5", "w-999999999"])
+def test_a_long_path_is_refused_before_it_is_made(text):
+    assert len(CAMERAS.parse("w-6, a-4", longest=10)) == 11
+    with pytest.raises(ValueError, match="more than 10 latents"):
+        CAMERAS.parse(text, longest=10)
+    with pytest.raises(ValueError, match="cannot read 'w-9999999999'"):
+        CAMERAS.parse("w-9999999999")
+
+
+def test_commanded_actions_are_sliceable():
+    actions = CAMERAS.along("w-7")
+    assert len(actions) == 8 and len(actions.latents(4, 8)) == 4
+    assert motion_signs(actions.latents(4, 8).labels_K).tolist() == [[0, 1, 0, 0]] * 4

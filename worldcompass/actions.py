@@ -1,0 +1,335 @@
+"""What a world's actions are: ``CameraActions`` here, or ``Controls``; all else about actions derives from them.
+
+Both number their **composites**: the commands that words can say, such as ``w+left`` or ``reach+close``; composite
+0 rests. A path is a list of composites, each held for some latents: ``w-3, right-1`` · ``reach-2, close+up-3``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from worldcompass.geometry import (
+    NUM_ACTIONS,
+    NUM_ROTATIONS,
+    LabelThresholds,
+    Motion,
+    label_from_signs,
+    nominal_poses,
+    signs_of_label,
+    within_pitch,
+)
+from worldcompass.types import Actions, CameraMoves
+
+REST = "none"  # the word for composite 0
+
+TRANSLATIONS = (
+    "none", "forward", "backward", "right", "left",
+    "forward-right", "forward-left", "backward-right", "backward-left",
+)  # fmt: skip
+ROTATIONS = (
+    "none", "yaw right", "yaw left", "pitch up", "pitch down", "right-up", "right-down", "left-up", "left-down",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Key:
+    """One word of a path, and key of the player: one way along one axis."""
+
+    word: str
+    axis: int
+    """Index into ``ActionSpace.axes``."""
+    sign: int
+    """1 towards the axis's upper end, -1 towards its lower one."""
+    code: str
+    """Its place on a keyboard, as the browser's ``KeyboardEvent.code``; empty for none."""
+    says: str
+    """What it does, for people."""
+
+
+class ActionSpace(ABC):
+    """What both kinds of action spaces know."""
+
+    @property
+    @abstractmethod
+    def axes(self) -> tuple[str, ...]:
+        """Names of what can be commanded independently."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> tuple[Key, ...]:
+        """The words of a path, in the order in which they are printed."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> tuple[str, ...]:
+        """Names of the composites as a table: composite ``len(columns) * row + column``."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """See ``rows``."""
+
+    @property
+    @abstractmethod
+    def num_composites(self) -> int:
+        """``len(rows) * len(columns)``."""
+
+    @abstractmethod
+    def signs(self, composite: int) -> tuple[int, ...]:
+        """Which way a composite goes along each axis: -1, 0 or 1."""
+
+    @abstractmethod
+    def composite(self, signs: Sequence[int]) -> int:
+        """The composite with these signs."""
+
+    @abstractmethod
+    def commanded(self, composites_M: Tensor, like: Actions | None = None) -> Actions:
+        """The actions that composites stand for.
+
+        Args:
+            composites_M: int64, (..., M), the start's 0 first.
+            like: actions of the same trajectories, for what a composite does not say, such as the camera's lens.
+        """
+
+    @abstractmethod
+    def composites(self, actions: Actions) -> Tensor:
+        """The composite next to each latent's action; int64 (..., K)."""
+
+    @abstractmethod
+    def hold_last(self, actions: Actions, num_extra: int) -> Actions:
+        """One trajectory whose last action goes on for ``num_extra`` latents more."""
+
+    @abstractmethod
+    def follow(self, past: Actions, coming: Actions, latents: int) -> Actions:
+        """P trajectories from their start, with one more action each.
+
+        Args:
+            past: (P, M), M at least 1.
+            coming: (P, 1); kept within the limits of what the world knows.
+            latents: how long it is held.
+        """
+
+    @abstractmethod
+    def check(self, actions: Actions) -> None:
+        """Refuse actions that this world does not have.
+
+        Raises:
+            ValueError: one sentence with what was expected and what came.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The space in some words, such as ``81 camera motions``."""
+
+    def words(self, composite: int) -> tuple[str, ...]:
+        """The words of a composite, such as ``("w", "left")``; none for rest."""
+        return _words(self, composite)
+
+    def of_words(self, words: Iterable[str]) -> int:
+        """The composite of words held together, as a player holds keys; opposite ones cancel.
+
+        Raises:
+            ValueError: naming a word that the world does not know, and those that it does.
+        """
+        known = {key.word: key for key in self.keys}
+        total = [0] * len(self.axes)
+        for word in set(words) - {REST}:
+            if word not in known:
+                raise ValueError(f"unknown key {word!r}: expected keys from {self._vocabulary}")
+            total[known[word].axis] += known[word].sign
+        return self.composite(total)
+
+    def name(self, composite: int) -> str:
+        """A composite for people, such as ``reach + close``."""
+        return " + ".join(self.words(composite)) or REST
+
+    def kind(self, composite: int) -> str:
+        """``none``, ``basic`` for one axis alone, or ``combined``: the kinds by which evaluation groups."""
+        return ("none", "basic", "combined")[min(2, sum(map(abs, self.signs(composite))))]
+
+    def parse(self, text: str, longest: int | None = None) -> Tensor:
+        """Composites of a path such as ``w-3, w+left-4``: int64 (M,), one per latent, the start's 0 first.
+
+        A number counts latents, ``+`` combines, ``none`` rests.
+
+        Args:
+            text: the path.
+            longest: most latents that the path may last, its start aside; checked before anything is allocated.
+
+        Raises:
+            ValueError: one sentence naming the segment that cannot be read or carried out, or the length.
+        """
+        found, known = [0], {key.word: key for key in self.keys}
+        for segment in (part.strip() for part in text.split(",")):
+            head, _, count = segment.rpartition("-")
+            words, digits = [word.strip() for word in head.split("+")], count.strip()
+            unread = [word for word in words if word not in known and word != REST]
+            if unread or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
+                raise ValueError(
+                    f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as {self._example},"
+                    f" with keys from {self._vocabulary}"
+                )
+            if len(set(words)) < len(words):
+                raise ValueError(f"{segment!r} in the path {text!r} names a key twice: name each key once")
+            held = [known[word] for word in words if word != REST]
+            if len({key.axis for key in held}) < len(held):
+                raise ValueError(
+                    f"{segment!r} in the path {text!r} asks for opposite ways at once: leave one out"
+                )
+            if longest is not None and len(found) - 1 + int(digits) > longest:
+                raise ValueError(f"the path lasts more than {longest} latents: shorten it")
+            found += [self.of_words(words)] * int(digits)
+        return torch.tensor(found)
+
+    def path(self, composites_M: Sequence[int]) -> str:
+        """The path of composites, the first being the start's: the inverse of ``parse``; empty without a step."""
+        held = [(self.words(composite), len(list(run))) for composite, run in groupby(composites_M[1:])]
+        return ", ".join(f"{'+'.join(words) or REST}-{count}" for words, count in held)
+
+    def along(self, path: str) -> Actions:
+        """The actions of a path from the start: ``commanded(parse(path))``.
+
+        Raises:
+            ValueError: see ``parse``.
+        """
+        return self.commanded(self.parse(path))
+
+    @property
+    def _vocabulary(self) -> str:
+        return " ".join([*(key.word for key in self.keys), REST])
+
+    @property
+    def _example(self) -> str:
+        first, *others = self.keys
+        other = [key.word for key in others[len(others) // 2 + 1 :] + others if key.axis != first.axis]
+        return f"{first.word}-3" + (f" or {first.word}+{other[0]}-4" if other else "")
+
+
+@cache
+def _words(space: ActionSpace, composite: int) -> tuple[str, ...]:
+    signs = space.signs(composite)
+    return tuple(key.word for key in space.keys if signs[key.axis] == key.sign)
+
+
+_CAMERA_KEYS = (
+    Key("w", 1, 1, "KeyW", "forward"),
+    Key("s", 1, -1, "KeyS", "backward"),
+    Key("d", 0, 1, "KeyD", "step right"),
+    Key("a", 0, -1, "KeyA", "step left"),
+    Key("right", 2, 1, "ArrowRight", "turn right"),
+    Key("left", 2, -1, "ArrowLeft", "turn left"),
+    Key("up", 3, 1, "ArrowUp", "look up"),
+    Key("down", 3, -1, "ArrowDown", "look down"),
+)
+
+
+@dataclass(frozen=True)
+class CameraActions(ActionSpace):
+    """81 motions of a camera: 9 translations x 9 rotations, one per latent, with the poses that they lead to."""
+
+    motion: Motion
+    """Nominal motion of an action over one latent."""
+    thresholds: LabelThresholds
+    """What counts as moving when labels are read from poses."""
+    max_pitch_deg: float | None = None
+    """How far up or down the world was trained to look; None for no limit."""
+    intrinsics: tuple[float, float, float, float] = (1.0, 1.0, 0.5, 0.5)
+    """fx, fy, cx, cy over width and height of the camera to assume where nobody measured one."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """See ``ActionSpace``."""
+        return "right", "forward", "yaw", "pitch"
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """See ``ActionSpace``."""
+        return _CAMERA_KEYS
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """See ``ActionSpace``: the translations."""
+        return TRANSLATIONS
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See ``ActionSpace``: the rotations."""
+        return ROTATIONS
+
+    @property
+    def num_composites(self) -> int:
+        """81."""
+        return NUM_ACTIONS
+
+    def signs(self, composite: int) -> tuple[int, ...]:
+        """See ``ActionSpace``."""
+        return signs_of_label(composite)
+
+    def composite(self, signs: Sequence[int]) -> int:
+        """See ``ActionSpace``."""
+        return label_from_signs(*signs)
+
+    def name(self, composite: int) -> str:
+        """Words for a composite, such as ``forward + yaw left``."""
+        parts = (TRANSLATIONS[composite // NUM_ROTATIONS], ROTATIONS[composite % NUM_ROTATIONS])
+        return " + ".join(part for part in parts if part != REST) or REST
+
+    def commanded(self, composites_M: Tensor, like: Actions | None = None) -> CameraMoves:
+        """See ``ActionSpace``: labels with their nominal camera path from the identity."""
+        labels = composites_M.long()
+        lens = torch.tensor(self.intrinsics) if like is None else like.cameras.intrinsics_K4[..., :1, :]
+        return CameraMoves(labels, nominal_poses(labels, self.motion), lens.expand(*labels.shape, 4))
+
+    def composites(self, actions: Actions) -> Tensor:
+        """See ``ActionSpace``: the labels."""
+        return actions.cameras.labels_K
+
+    def hold_last(self, actions: Actions, num_extra: int) -> CameraMoves:
+        """See ``ActionSpace``: by the action's nominal motion, from wherever the camera stands."""
+        own = actions.cameras
+        labels = torch.cat([own.labels_K, own.labels_K[-1:].expand(num_extra)])
+        nominal = nominal_poses(labels, self.motion).to(own.world_from_camera_K44)
+        last = len(own) - 1
+        extra = own.world_from_camera_K44[last] @ torch.linalg.inv(nominal[last]) @ nominal[last + 1 :]
+        lens = torch.cat([own.intrinsics_K4, own.intrinsics_K4[-1:].expand(num_extra, 4)])
+        return CameraMoves(labels, torch.cat([own.world_from_camera_K44, extra]), lens)
+
+    def follow(self, past: Actions, coming: Actions, latents: int) -> CameraMoves:
+        """See ``ActionSpace``. Of ``coming`` the labels count: poses follow by the nominal motion.
+
+        An action loses its looking up or down where that would leave the pitch that the world knows.
+        """
+        labels_PM, labels_P = past.cameras.labels_K, coming.cameras.labels_K[:, 0]
+        held = self.within(labels_PM, labels_P, latents)[:, None].expand(-1, latents)
+        return self.commanded(torch.cat([labels_PM, held], 1), like=past)
+
+    def within(self, labels_PM: Tensor, labels_P: Tensor, latents: int = 1) -> Tensor:
+        """The coming labels without a pitch that would pass the limit; int64 (P,). See ``within_pitch``."""
+        return within_pitch(labels_PM, labels_P, self.motion, self.max_pitch_deg, latents)
+
+    def check(self, actions: Actions) -> None:
+        """See ``ActionSpace``."""
+        own = actions.cameras
+        shape, labels = own.labels_K.shape, own.labels_K
+        shapes = (own.world_from_camera_K44.shape, own.intrinsics_K4.shape)
+        if shapes != ((*shape, 4, 4), (*shape, 4)) or labels.dtype != torch.int64:
+            raise ValueError(
+                f"expected int64 labels with a pose (4, 4) and a lens (4,) each, got {labels.dtype} {tuple(shape)}"
+                f" with {tuple(shapes[0])} and {tuple(shapes[1])}"
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < NUM_ACTIONS:
+            raise ValueError(
+                f"expected composite actions from 0 to {NUM_ACTIONS - 1}, got {int(labels.min())} to"
+                f" {int(labels.max())}"
+            )
+
+    def describe(self) -> str:
+        """See ``ActionSpace``."""
+        return f"{NUM_ACTIONS} camera motions"
