@@ -48,7 +48,7 @@ def test_a_walk_begins_after_what_is_given_whole():
     assert walk.actions.labels_K.equal(parse_path(PATH)[:3].expand(2, -1)) and walk.context.num_latents == 3
     frames = [walk.frames_PF3hw]
     for label in parse_path(PATH)[3:]:
-        walk = walk.step(label.expand(2))
+        walk = walk.step(walk.of([int(label)] * 2))
         frames.append(walk.frames_PF3hw)
     expected = imagine_video(world, scenarios, (3,), chunk_length=1)
     assert torch.cat(frames, 1).equal(expected[:, world.spec.num_frames(0, 2) :])

@@ -46,6 +46,15 @@ class Walk:
         """The walks after one more chunk in which each holds its action: ``imagine``, then ``remember``."""
         return self.imagine(coming).remember()
 
+    def press(self, keys: str) -> Walk:
+        """The walks after a step in which all of them hold the same keys, such as ``w+left``.
+
+        Raises:
+            ValueError: for a key that the world does not know.
+        """
+        composite = self.world.spec.actions.of_words(keys.split("+"))
+        return self.step(self.of([composite] * len(self.row_keys)))
+
     @torch.inference_mode()
     def imagine(self, coming: Actions) -> Imagined:
         """The pictures of one more chunk in which each walk holds its action.

@@ -53,7 +53,7 @@ def toy_study(file, latents):
     from worldcompass.player.starts import Start, Starts
 
     image = toy_shared().starts.first().image_3hw
-    shared = toy_shared(starts=Starts((Start("toy/0", "toy", "Toys", image, labels_M=(0, *[9] * 20)),)))
+    shared = toy_shared(starts=Starts((Start("toy/0", "toy", "Toys", image, composites_M=(0, *[9] * 20)),)))
     return shared, Ballot(shared, shared.panes, ("base", "trained"), file, latents=latents)
 
 
