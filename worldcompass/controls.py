@@ -28,7 +28,7 @@ _SINGLES = tuple(f"Digit{n}" for n in (*range(1, 10), 0))
 
 @dataclass(frozen=True)
 class Axis:
-    """One control: a number between two bounds.
+    """One control: a number between two bounds that rests at 0.
 
     Of two words the first goes towards ``low`` and the second towards ``high``; one alone goes towards ``high``;
     without any the control can only be set by value.
@@ -40,8 +40,6 @@ class Axis:
     words: tuple[str, ...] = ()
     levels: int | None = None
     """How many evenly spaced values it takes, bounds included; None for any value between. A button has 2."""
-    rest: float = 0.0
-    """Its value when nothing is commanded."""
     codes: tuple[str, ...] = ()
     """Keys of the words, as the browser's ``KeyboardEvent.code``; chosen for you when empty."""
 
@@ -53,18 +51,15 @@ class Axis:
     def _wrong(self) -> str:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             return f"goes from {self.low:g} to {self.high:g}: expected finite bounds, the lower one first"
-        if not self.low <= self.rest <= self.high:
-            return f"rests at {self.rest:g}, outside of {self.low:g} to {self.high:g}: set rest"
-        if len(self.words) > 2 or (self.words and self.rest == self.high) or (
-            len(self.words) == 2 and self.rest == self.low
-        ):  # fmt: skip
-            return (
-                f"has the words {self.words} and rests at {self.rest:g}: expected one for each way from there"
-            )
+        if not self.low <= 0 <= self.high:
+            return f"goes from {self.low:g} to {self.high:g}: expected 0, where a control rests, between them"
+        ways = (self.low < 0) + (self.high > 0)
+        if len(self.words) > ways or (len(self.words) == 1 and self.high == 0):
+            return f"has the words {self.words} for {self.low:g} to {self.high:g}: expected one for each way from 0"
         if unread := [w for w in self.words if not _WORD.fullmatch(w) or w == REST]:
             return f"has the word {unread[0]!r}: expected small letters, digits and _, and not {REST}"
-        if self.levels is not None and (self.levels < 2 or not self.is_level(torch.tensor(self.rest)).all()):
-            return f"has {self.levels} levels and rests at {self.rest:g}: expected 2 or more, rest among them"
+        if self.levels is not None and (self.levels < 2 or not self.is_level(torch.zeros(())).all()):
+            return f"has {self.levels} levels from {self.low:g} to {self.high:g}: expected 2 or more, 0 among them"
         if self.codes and len(self.codes) != len(self.words):
             return f"has {len(self.codes)} keys for {len(self.words)} words: name one for each, or none"
         return ""
@@ -78,7 +73,7 @@ class Axis:
 
     def toward(self, sign: int) -> float:
         """The value that a composite with this sign gives it."""
-        return (self.rest, self.high, self.low)[sign]
+        return (0.0, self.high, self.low)[sign]
 
     @property
     def signs(self) -> tuple[int, ...]:
@@ -166,7 +161,7 @@ class Controls(ActionSpace):
         return total
 
     def commanded(self, composites_M: Tensor, like: Actions | None = None) -> ControlValues:
-        """See ``ActionSpace``: every control at its bound or at rest."""
+        """See ``ActionSpace``: every control at a bound or at 0."""
         rest, columns = composites_M.long(), []
         for axis in reversed(self.controls):
             table = torch.tensor([axis.toward(sign) for sign in axis.signs])
@@ -184,10 +179,9 @@ class Controls(ActionSpace):
         values_KA = actions.controls.values_KTA.mean(-2)
         total = torch.zeros(values_KA.shape[:-1], dtype=torch.long, device=values_KA.device)
         for index, axis in enumerate(self.controls):
-            way, digit = values_KA[..., index] - axis.rest, torch.zeros_like(total)
+            digit = torch.zeros_like(total)
             for place, sign in enumerate(axis.signs[1:], 1):
-                full = axis.toward(sign) - axis.rest
-                digit = torch.where(way / full >= 0.5, place, digit)
+                digit = torch.where(values_KA[..., index] / axis.toward(sign) >= 0.5, place, digit)
             total = total * len(axis.signs) + digit
         return total
 
