@@ -15,6 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Critic, Need, needs_of
 from worldcompass.geometry import (
     NUM_ACTIONS,
     NUM_ROTATIONS,
@@ -55,6 +56,11 @@ class Key:
 
 class ActionSpace(ABC):
     """What both kinds of action spaces know."""
+
+    @property
+    @abstractmethod
+    def gives(self) -> Need:
+        """What critics can read of these actions."""
 
     @property
     @abstractmethod
@@ -115,6 +121,10 @@ class ActionSpace(ABC):
             coming: (P, 1); kept within the limits of what the world knows.
             latents: how long it is held.
         """
+
+    @abstractmethod
+    def changed(self, actions: Actions, axis: int) -> Actions:
+        """The same actions but for one axis, which is another in every latent."""
 
     @abstractmethod
     def check(self, actions: Actions) -> None:
@@ -212,6 +222,13 @@ class ActionSpace(ABC):
         return f"{first.word}-3" + (f" or {first.word}+{other[0]}-4" if other else "")
 
 
+def misfit(critic: Critic, space: ActionSpace) -> str:
+    """Why a critic cannot score a world of these actions, as the end of a sentence; empty where it can."""
+    words = {"cameras": "camera poses", "controls": "the values of controls"}
+    lacking = [words[need] for need in sorted(needs_of(critic) - {space.gives, "truth"})]
+    return f"needs {lacking[0]}, but this world's actions are {space.describe()}" if lacking else ""
+
+
 @cache
 def _words(space: ActionSpace, composite: int) -> tuple[str, ...]:
     signs = space.signs(composite)
@@ -242,6 +259,11 @@ class CameraActions(ActionSpace):
     """How far up or down the world was trained to look; None for no limit."""
     intrinsics: tuple[float, float, float, float] = (1.0, 1.0, 0.5, 0.5)
     """fx, fy, cx, cy over width and height of the camera to assume where nobody measured one."""
+
+    @property
+    def gives(self) -> Need:
+        """Cameras."""
+        return "cameras"
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -309,6 +331,15 @@ class CameraActions(ActionSpace):
         labels_PM, labels_P = past.cameras.labels_K, coming.cameras.labels_K[:, 0]
         held = self.within(labels_PM, labels_P, latents)[:, None].expand(-1, latents)
         return self.commanded(torch.cat([labels_PM, held], 1), like=past)
+
+    def changed(self, actions: Actions, axis: int) -> CameraMoves:
+        """See ``ActionSpace``: an axis that rests goes up, another one rests; poses are nominal."""
+        own = actions.cameras.to("cpu")
+        signs = [[*self.signs(label)] for label in own.labels_K.flatten().tolist()]
+        others = [self.composite([*s[:axis], int(not s[axis]), *s[axis + 1 :]]) for s in signs]
+        return self.commanded(torch.tensor(others).view(own.labels_K.shape), like=own).to(
+            actions.cameras.labels_K.device
+        )
 
     def within(self, labels_PM: Tensor, labels_P: Tensor, latents: int = 1) -> Tensor:
         """The coming labels without a pitch that would pass the limit; int64 (P,). See ``within_pitch``."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.actions import REST, ActionSpace, Key
+from worldcompass.critic import Need
 from worldcompass.types import Actions, ControlValues
 
 MOST_COMPOSITES = 2**62  # their numbers are int64
@@ -109,6 +110,11 @@ class Controls(ActionSpace):
             )
 
     @property
+    def gives(self) -> Need:
+        """Controls."""
+        return "controls"
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """See ``ActionSpace``."""
         return tuple(axis.name for axis in self.controls)
@@ -200,6 +206,13 @@ class Controls(ActionSpace):
         self.check(coming)
         held = coming.controls.values_KTA.expand(-1, latents, -1, -1)
         return ControlValues(torch.cat([past.controls.values_KTA, held], 1))
+
+    def changed(self, actions: Actions, axis: int) -> ControlValues:
+        """See ``ActionSpace``: the axis goes to the bound that is further away."""
+        values, own = actions.controls.values_KTA.clone(), self.controls[axis]
+        middle = (own.low + own.high) / 2
+        values[..., axis] = torch.where(values[..., axis] > middle, own.low, own.high)
+        return ControlValues(values)
 
     def check(self, actions: Actions) -> None:
         """See ``ActionSpace``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from worldcompass.errors import UserError
 from worldcompass.types import Group, Scores
@@ -24,7 +24,8 @@ class FailedCritic(ValueError):
 class Critic(Protocol):
     """Scores the candidates of a group; ``worldcompass.testing.check_critic`` is its executable form.
 
-    A candidate's score must not depend on its place in the group, and the group must be left as it is.
+    A candidate's score must not depend on its place in the group, and the group must be left as it is. A critic
+    that reads more than pixels and words says what in ``needs``, see ``Need``; a run that lacks it is refused.
     """
 
     @property
@@ -55,6 +56,15 @@ class Retrying(Critic, Protocol):
     def tries(self) -> tuple[int, int]:
         """Tries made so far, and those of them that failed."""
         ...
+
+
+Need = Literal["cameras", "controls", "truth"]
+"""What a critic may read of a group besides pixels and words: labels and poses, controls, the engine's own part."""
+
+
+def needs_of(critic: Critic) -> frozenset[Need]:
+    """What a critic says it needs; nothing when it says nothing."""
+    return frozenset(getattr(critic, "needs", ()))
 
 
 def ask(critic: Critic, group: Group) -> Scores:

@@ -21,7 +21,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from worldcompass.actions import ActionSpace, CameraActions
+from worldcompass.actions import ActionSpace, CameraActions, misfit
 from worldcompass.controls import Axis, Controls
 from worldcompass.critic import Critic
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS, label
@@ -106,6 +106,8 @@ class Simulator:
             raise ValueError(f"max_steps is {self.max_steps}, expected 1 or more")
         if not self.starts:
             raise ValueError("an environment needs at least one scenario to start from, got none")
+        if isinstance(self.reward, Critic) and (why := misfit(self.reward, self.world.spec.actions)):
+            raise ValueError(f"the critic {self.reward.name} {why}: take another reward")
 
     @property
     def frames(self) -> int:

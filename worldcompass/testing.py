@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldcompass.actions import CameraActions
+from worldcompass.actions import ActionSpace, CameraActions
 from worldcompass.critic import Critic
 from worldcompass.geometry import LabelThresholds, Motion
-from worldcompass.rollout import chunk_actions, chunk_noise, device_of, given_whole, past_generators
+from worldcompass.rollout import chunk_actions, chunk_noise, given_whole, past_generators
 from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.world import WorldModel, WorldSpec
@@ -53,6 +53,7 @@ def check_world_model(
     tolerance = tolerance or TOLERANCE[torch.float32 if dtypes == {torch.float32} else torch.bfloat16]
     _check_spec(world.spec)
     _check_sampler(world.spec)
+    _check_actions(world, scenarios)
     for length in world.spec.chunk_lengths:
         probe = _Probe(world, scenarios[:1], length, tolerance)
         _check_start(probe)
@@ -219,6 +220,30 @@ def _check_sampler(spec: WorldSpec) -> None:
         _expect(close, words, f"noise of size {next_sigma:.3g}", f"{size:.3g}", "see worldcompass.noise")
 
 
+def _check_actions(world: WorldModel[Any], scenarios: Sequence[Scenario]) -> None:
+    space = world.spec.actions
+    known = isinstance(space, ActionSpace)
+    _expect(
+        known, "spec.actions", "CameraActions or Controls", type(space).__name__, "say what can be commanded"
+    )
+    for scenario in scenarios:
+        try:
+            space.check(scenario.actions)
+        except ValueError as why:
+            _expect(
+                False,
+                f"actions of scenario {scenario.id}",
+                space.describe(),
+                why,
+                "make them with spec.actions",
+            )
+    probe = _Probe(world, scenarios[:1], world.spec.chunk_lengths[0], 1.0)
+    try:
+        world.attend(world.begin(probe.scenarios), probe.actions(0), past_generators(probe.keys, 0))
+    except ValueError as why:
+        _expect(False, "attend", f"a context for {space.describe()}", why, "read what spec.actions declares")
+
+
 def _check_start(probe: _Probe) -> None:
     world, noisy = probe.world, probe.noise(1)
     names = list(signature(world.attend).parameters)
@@ -369,15 +394,14 @@ def _check_sensitivity(probe: _Probe) -> None:
         error < 0.1, "predict_clean at sigma 0.001", "the input itself", f"error {error:.2g}", "check sigma"
     )
     actions = probe.actions(chunk)
-    space = world.spec.actions
-    others = (space.composites(actions).cpu() + 20) % space.num_composites
-    turned = space.commanded(others, like=actions.to("cpu")).to(device_of(world))
     before = probe.predict(context, chunk, noisy)
-    with torch.no_grad():
-        attended = world.attend(context, turned, past_generators(probe.keys, chunk))
-        after = world.predict_clean(noisy, noisy.new_full((1,), 0.7), turned, attended)
-    change = float((before - after).abs().max())
-    _expect(change > 1e-7, "other actions", "another prediction", "the same", "condition on the actions")
+    for index, axis in enumerate(world.spec.actions.axes):
+        changed = world.spec.actions.changed(actions, index)
+        with torch.no_grad():
+            attended = world.attend(context, changed, past_generators(probe.keys, chunk))
+            after = world.predict_clean(noisy, noisy.new_full((1,), 0.7), changed, attended)
+        what, change = f"other actions along {axis}", float((before - after).abs().max())
+        _expect(change > 1e-7, what, "another prediction", "the same", "condition on every axis")
 
 
 def _check_gradients(probe: _Probe) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from worldcompass.actions import CameraActions
+from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, Motion, motion_signs
 from worldcompass.noise import ShiftedLevels
 from worldcompass.rollout import device_of
@@ -165,6 +166,7 @@ class ToyObedience:
     """How close the motion comes to the commanded one, read from pixels."""
 
     name = "obedience"
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __call__(self, group: Group) -> Scores:
         """Minus the mean distance of the last frame of every latent to what was commanded."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, split_label
 from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look, seen_labels
@@ -33,6 +34,8 @@ class ActionAccuracy:
     One threshold per world and estimator, calibrated beforehand (``calibrated_thresholds``), never chosen with
     knowledge of the command: the released reward takes the best of three (``BestOfThree``).
     """
+
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(
         self,

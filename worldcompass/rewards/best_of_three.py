@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.actions import mean_of_both
@@ -27,6 +28,8 @@ class BestOfThree:
     Each latent's command holds for each of its steps. Between 0 and 1; no confidence, no abstention but on a
     start image alone, as released.
     """
+
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(
         self,

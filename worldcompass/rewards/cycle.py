@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, camera_motion
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.reference import Likeness, ssim
@@ -21,6 +22,8 @@ class CycleClosure:
     Range of the likeness (``ssim``: -1 to 1). A frozen video closes every cycle: weigh it beside a critic of
     interaction, never alone.
     """
+
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(self, thresholds: LabelThresholds, likeness: Likeness = ssim, name: str = "cycle") -> None:
         self.thresholds, self.likeness, self.name = thresholds, likeness, name

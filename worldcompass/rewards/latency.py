@@ -7,6 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, motion_signs
 from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
@@ -21,6 +22,8 @@ class ResponseLatency:
     that never shows takes as long as it lasts. The command that goes on from before the chunk counts as well: a
     candidate that stops carrying it out is late.
     """
+
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Need
 from worldcompass.geometry import Motion, nominal_poses, pose, relative_pose, rotation_angle, umeyama
 from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
@@ -21,6 +22,8 @@ class PoseError:
     paths start at one pose), so that an arbitrary unit does not matter. The price: too slow and too fast
     look alike where the whole chunk is so.
     """
+
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(
         self,

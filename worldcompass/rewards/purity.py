@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, motion_signs
 from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
@@ -20,6 +21,8 @@ class DirectionPurity:
     the estimator's scale. What was asked to stand still is left to ``ActionAccuracy``. Motion below the
     thresholds has no direction and counts 0.
     """
+
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from worldcompass.critic import Need
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.quality import luma
 from worldcompass.types import Group, Scores
@@ -57,6 +58,8 @@ class TrueContinuation:
 
     A world is free to imagine what nobody has seen: trust it near the start, or behind a turn that comes back.
     """
+
+    needs: tuple[Need, ...] = ("truth",)
 
     def __init__(self, likeness: Likeness, name: str) -> None:
         """``likeness``: ``psnr``, ``ssim``, an ``Lpips``, or another function of that form."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from worldcompass.actions import misfit
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.media.video import fit
@@ -32,6 +33,9 @@ def score_video(
             f"the path has {len(composites_M) - 1} moves of {spec.frames_per_latent} frames, which makes {needed}"
             f" frames with the start image, the video has {len(frames_F3hw)}: give the path it was made for"
         )
+    for critic in critics:
+        if why := misfit(critic, spec.actions):
+            raise UserError(f"the critic {critic.name} {why}: leave it out")
     frames = fit(frames_F3hw, spec.frame_size)
     actions = spec.actions.commanded(composites_M)
     group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from worldcompass.critic import Critic, Elsewhere, FailedCritic, ask
+from worldcompass.actions import misfit
+from worldcompass.critic import Critic, Elsewhere, FailedCritic, ask, needs_of
 from worldcompass.errors import UnfitInputs
 from worldcompass.parallel.sharding import shard
 from worldcompass.parallel.team import Team
@@ -76,6 +77,20 @@ def check_inputs(parts: Parts) -> None:
         raise UnfitInputs(
             f"{world.spec.name} was trained for chunks of {world.spec.chunk_lengths}, not {length}"
         )
+    for critic in critics:
+        if why := misfit(critic, world.spec.actions):
+            raise UnfitInputs(f"the critic {critic.name} {why}: leave it out")
+        if "truth" in needs_of(critic) and all(s.truth is None for s in scenarios):
+            raise UnfitInputs(
+                f"the critic {critic.name} needs the engine's own continuation, which no scenario has: leave it out"
+            )
+    for scenario in scenarios:
+        try:
+            world.spec.actions.check(scenario.actions)
+        except ValueError as why:
+            raise UnfitInputs(
+                f"the actions of scenario {scenario.id} are none of {world.spec.name}'s: {why}"
+            ) from why
     if len({s.id for s in scenarios}) < len(scenarios):
         raise UnfitInputs("scenario ids must differ: noise derives from them")
     if sampling.prompts_per_step > len(scenarios):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from worldcompass.critic import Need
 from worldcompass.geometry import split_label
 from worldcompass.types import Group, Scores
 
@@ -23,6 +24,7 @@ class InteractionFollowing:
     """
 
     name = "interaction"
+    needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(self, critic: MotionCritic | None = None) -> None:
         """Use ``critic``, by default the one with the package's own weights."""
