@@ -239,7 +239,7 @@ def _check_actions(world: WorldModel[Any], scenarios: Sequence[Scenario]) -> Non
             )
     probe = _Probe(world, scenarios[:1], world.spec.chunk_lengths[0], 1.0)
     try:
-        world.attend(world.begin(probe.scenarios), probe.actions(0), past_generators(probe.keys, 0))
+        world.attend(world.begin(probe.scenarios), probe.actions(0))
     except ValueError as why:
         _expect(False, "attend", f"a context for {space.describe()}", why, "read what spec.actions declares")
 

@@ -16,7 +16,7 @@ from worldcompass.worlds.trajectories import (
     METHOD_MIX,
     draw_motion,
     parse_mix,
-    random_labels,
+    random_composites,
 )
 from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
 from worldcompass.worlds.worldplay.poses import TRAINING_MOTION, camera_path
@@ -33,7 +33,7 @@ def test_motions_are_those_of_the_method_by_their_families_weights():
 
 
 def test_motions_are_held_as_in_the_method_after_a_still_start():
-    labels = random_labels(np.random.default_rng(1), 2000)
+    labels = random_composites(np.random.default_rng(1), 2000)
     assert labels.shape == (2000,) and labels[0] == 0 and labels[1] != 0
     runs = [len(list(run)) for _, run in groupby(labels[1:-HOLD_MAX].tolist())]
     assert min(runs[:-1]) >= HOLD_MIN
@@ -42,7 +42,7 @@ def test_motions_are_held_as_in_the_method_after_a_still_start():
 
 def test_a_mix_of_families_and_keys_draws_nothing_else():
     mix = parse_mix("yaw=1, w+left=3, pitch=0", CAMERAS)
-    labels = set(random_labels(np.random.default_rng(0), 400, mix).tolist()) - {0}
+    labels = set(random_composites(np.random.default_rng(0), 400, mix).tolist()) - {0}
     assert labels == {label(0, 1), label(0, 2), int(parse_path("w+left-1")[1])}
 
 

@@ -7,12 +7,13 @@ Source: the trajectory generator of WorldCompass (arXiv 2602.09022): 32 motions 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.actions import ActionSpace
+from worldcompass.actions import ActionSpace, CameraActions
 from worldcompass.geometry import label
 
 HOLD_MIN, HOLD_MAX = 2, 16  # latents, WorldCompass's trajectory generator
@@ -35,6 +36,16 @@ Mix = Sequence[tuple[float, tuple[int, ...]]]
 METHOD_MIX: Mix = tuple(zip((4.0, 4.0, 2.0, 6.0, 2.0, 6.0, 1.0), FAMILIES.values(), strict=True))
 
 
+def mix_of(space: ActionSpace) -> Mix:
+    """The method's mix for a camera; for controls each way of each alone, and as often two of them together."""
+    if isinstance(space, CameraActions):
+        return METHOD_MIX
+    alone = tuple(space.of_words([key.word]) for key in space.keys)
+    pairs = [(a, b) for a, b in combinations(space.keys, 2) if a.axis != b.axis]
+    together = tuple(space.of_words([a.word, b.word]) for a, b in pairs)
+    return ((1.0, alone), (1.0, together)) if together else ((1.0, alone),)
+
+
 def parse_mix(text: str, space: ActionSpace) -> Mix:
     """A mix such as ``move=4, yaw=2, w+left=1``: names of families, or keys as in a path, with weights.
 
@@ -54,7 +65,7 @@ def draw_motion(rng: np.random.Generator, mix: Mix = METHOD_MIX) -> int:
     return int(rng.choice(family))
 
 
-def random_labels(
+def random_composites(
     rng: np.random.Generator,
     num_latents: int,
     mix: Mix = METHOD_MIX,

@@ -9,7 +9,7 @@ import numpy as np
 from worldcompass.actions import CameraActions
 from worldcompass.geometry import Motion
 from worldcompass.types import CameraMoves
-from worldcompass.worlds.trajectories import METHOD_MIX, parse_mix, random_labels
+from worldcompass.worlds.trajectories import METHOD_MIX, parse_mix, random_composites
 from worldcompass.worlds.worldplay.pose_files import CHUNK
 from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, TRAINING_MOTION, commanded
 
@@ -30,7 +30,7 @@ def random_trajectory(
     """
     _check_length(num_latents, "the trajectory")
     families = METHOD_MIX if mix is None else parse_mix(mix, CameraActions(motion, THRESHOLDS))
-    return commanded(random_labels(np.random.default_rng(seed), num_latents, families), motion)
+    return commanded(random_composites(np.random.default_rng(seed), num_latents, families), motion)
 
 
 def random_trajectories(
