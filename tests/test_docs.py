@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 from pages import ROOT, commands, follow, python_blocks
 
 from worldcompass import cli
@@ -39,8 +40,14 @@ def reader(tmp_path_factory):
     return folder
 
 
-def test_worked_adapter_runs(one_thread):
-    assert "PocketWorld" in follow(DOCS / "your_own_world.md")
+def test_the_worked_adapters_run(reader, monkeypatch, one_thread):
+    monkeypatch.chdir(reader)
+    monkeypatch.syspath_prepend(str(reader))
+    space = follow(DOCS / "your_own_world.md")
+    assert space["frames"].shape == (12, 4, 3, 16, 16) and Path("lamp.mp4").exists()
+    assert space["means"][-1] > 0.6 * space["means"][0]
+    assert space["reward"] < 0 and space["info"]["controls"].tolist() == [0.5, 0, 0, -1]
+    check_env(space["env"], skip_render_check=True)
 
 
 def test_the_python_page_runs(reader, monkeypatch, one_thread):

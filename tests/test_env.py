@@ -7,9 +7,14 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from camera_paths import CAMERAS
+from controls_of_a_gripper import GRIPPER, MOUSE
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from lamp_page import Brightness, LampWorld, MixedLamp, mixed_walks, walks
 
-from worldcompass.env import WorldEnv, WorldVectorEnv
+from worldcompass.controls import Axis, Controls, button
+from worldcompass.env import WorldEnv, WorldVectorEnv, gym_space
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Group, Scores
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
@@ -144,3 +149,46 @@ def test_mistakes_are_named():
             env.step(np.array(action))
         with pytest.raises(ValueError, match="expected 2 pairs of a translation"):
             vector.step(np.array([action, action]))
+
+
+def test_the_action_space_is_that_of_the_worlds_actions():
+    assert gym_space(CAMERAS) == spaces.MultiDiscrete([9, 9])
+    low, high = np.array([-1, -1, -1, -0.5], np.float32), np.array([1, 1, 1, 0.5], np.float32)
+    assert gym_space(GRIPPER) == spaces.Box(low, high)
+    assert gym_space(Controls((button("a"), button("b")))) == spaces.MultiBinary(2)
+    assert gym_space(Controls((Axis("a", levels=3, words=("b", "c")), Axis("d", 0, 4, levels=5)))) == (
+        spaces.MultiDiscrete([3, 5])
+    )
+    assert set(gym_space(MOUSE)) == {"continuous", "levels", "buttons"}
+
+
+def test_controls_of_several_kinds_are_a_dictionary_that_gymnasium_checks():
+    env = WorldEnv(MixedLamp(), mixed_walks(), reward=Brightness())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    given = {"buttons": np.array([0, 1]), "levels": np.array([4]), "continuous": np.array([-0.5])}
+    assert env.step(given)[4]["controls"].tolist() == [0, 2, -0.5, 1]
+    for wrong in (given["buttons"], {"buttons": given["buttons"]}):
+        with pytest.raises(ValueError, match="expected a dictionary of buttons, levels, continuous"):
+            env.step(wrong)
+    with pytest.raises(ValueError, match=r"expected 1 whole numbers for each of 1 walk \(hue\), got"):
+        env.step({**given, "levels": np.array([1.5])})
+    with pytest.raises(ValueError, match="the control hue is 3: expected -2 to 2 in 5 even levels"):
+        env.step({**given, "levels": np.array([5])})
+
+
+def test_rows_of_a_batch_of_controls_are_single_episodes():
+    batch, alone = WorldVectorEnv(LampWorld(), walks(3), 2), WorldEnv(LampWorld(), walks(3))
+    actions = np.array([[0.5, 0, 0, 0], [0, -1, 0.25, 0]])
+    batch.reset(seed=3)
+    alone.reset(seed=4)
+    np.testing.assert_array_equal(batch.step(actions)[0][1], alone.step(actions[1])[0])
+
+
+def test_a_critic_that_cannot_score_the_worlds_actions_is_refused():
+    with pytest.raises(
+        ValueError, match="the critic interaction needs camera poses, but this world's actions are"
+    ):
+        WorldEnv(LampWorld(), walks(2), reward=InteractionFollowing())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from controls_of_a_gripper import MOUSE
 from fastapi import HTTPException
 from overlap import SECONDS, check_overlap
 
@@ -30,6 +31,7 @@ from worldcompass.training.curriculum import Sampling
 from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
 from worldcompass.training.selection import Learning
+from worldcompass.types import Truth
 
 GROUP = noise_group(3)
 SMALL = Config(
@@ -255,6 +257,19 @@ def test_bodies_that_are_no_groups_are_refused(body):
 def test_pixels_of_another_kind_are_refused():
     with pytest.raises(WireError, match="first_frame_3hw"):
         unpack_group(pack_group(replace(GROUP, first_frame_3hw=GROUP.first_frame_3hw[..., :5])))
+
+
+def test_a_group_of_controls_and_its_truth_arrive_as_they_were_sent():
+    actions = MOUSE.along("jump-2, turn_left+forth-1")
+    truth = Truth(GROUP.frames_GF3hw[0], actions)
+    sent = replace(GROUP, actions=actions, past_actions=actions, truth=truth)
+    got = unpack_group(pack_group(sent))
+    for found in (got.actions, got.past_actions, got.truth.actions):
+        assert found.controls.values_KTA.equal(actions.values_KTA)
+    assert got.truth.frames_F3hw.equal(truth.frames_F3hw)
+    beyond = replace(actions, values_KTA=actions.values_KTA / 0)
+    with pytest.raises(WireError, match=r"actions is .* expected finite float32 \(K, T, A\)"):
+        unpack_group(pack_group(replace(sent, actions=beyond)))
 
 
 def test_commands_that_do_not_fit_the_pixels_are_refused():

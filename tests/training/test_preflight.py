@@ -5,6 +5,7 @@ import torch
 from toy_runs import TINY, critics
 from toy_worlds import FewSteps
 
+from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
@@ -119,3 +120,58 @@ def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):
     config = TINY.changed(chunk_length=1, last_chunk=0)
     with pytest.raises(UserError, match=r"chunk 0 is given whole to toy.*first_chunk=1"):
         train(ToyWorld(), [ToyCleanliness()], toy_scenarios(5), config, tmp_path)
+
+
+class Reads(ToyCleanliness):
+    def __init__(self, *needs):
+        self.needs = needs
+
+
+@pytest.mark.parametrize(
+    ("critic", "words"),
+    [
+        (
+            ToyObedience(),
+            r"the critic obedience needs camera poses, but .* 4 controls \(power, .*leave it out",
+        ),
+        (Reads("truth"), "the critic cleanliness needs the engine's own continuation, which no scenario has"),
+    ],
+)
+def test_a_critic_that_needs_what_the_world_lacks_is_refused_before_anything_runs(critic, words, tmp_path):
+    from lamp_page import LampWorld, walks
+
+    with pytest.raises(UserError, match=words):
+        train(LampWorld(), [critic], walks(5), TINY, tmp_path)
+    with pytest.raises(
+        UserError, match="needs the values of controls, but this world's actions are 81 camera"
+    ):
+        train(ToyWorld(), [Reads("controls")], toy_scenarios(5), TINY, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_actions_outside_of_the_worlds_space_are_refused_before_anything_runs(tmp_path):
+    from lamp_page import Brightness, LampWorld, walks
+
+    *fitting, far = walks(5)
+    scenarios = [
+        *fitting,
+        dataclasses.replace(far, actions=LampWorld.spec.actions.hold(torch.full((8, 4), 1.5))),
+    ]
+    with pytest.raises(
+        UserError, match=r"scenario lamp-4 are none of lamp's: the control power is 1.5: expected"
+    ):
+        train(LampWorld(), [Brightness()], scenarios, TINY, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_the_shell_the_refusal_is_one_sentence_and_code_2(tmp_path, capsys):
+    from lamp_page import FOLDER
+
+    (FOLDER / "unfit.py").write_text(
+        "import lamp\nfrom worldcompass.toy import ToyObedience\n\n\n"
+        "class Unfit(lamp.Lamp):\n    def run(self, out, device, resume):\n"
+        "        lamp.train(lamp.make(), [ToyObedience()], lamp.walks(8), self.config, out)\n"
+    )
+    assert cli.main(["train", f"{FOLDER / 'unfit.py'}:Unfit", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the critic obedience needs camera poses") and said.count("\n") == 1

@@ -53,6 +53,8 @@ def _load_file(path: Path) -> ModuleType:
         raise UserError(f"there is no recipe file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
+    if (beside := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(beside)  # as for a script: the file may import its neighbours
     try:
         spec.loader.exec_module(module)
     except (*FAILURES, SyntaxError) as error:
