@@ -230,18 +230,8 @@ def _check_actions(world: WorldModel[Any], scenarios: Sequence[Scenario]) -> Non
         try:
             space.check(scenario.actions)
         except ValueError as why:
-            _expect(
-                False,
-                f"actions of scenario {scenario.id}",
-                space.describe(),
-                why,
-                "make them with spec.actions",
-            )
-    probe = _Probe(world, scenarios[:1], world.spec.chunk_lengths[0], 1.0)
-    try:
-        world.attend(world.begin(probe.scenarios), probe.actions(0))
-    except ValueError as why:
-        _expect(False, "attend", f"a context for {space.describe()}", why, "read what spec.actions declares")
+            what = f"actions of scenario {scenario.id}"
+            raise _broken(what, space.describe(), why, "make them with spec.actions") from why
 
 
 def _check_start(probe: _Probe) -> None:
@@ -259,7 +249,11 @@ def _check_start(probe: _Probe) -> None:
         pass
     else:
         _expect(False, "predict_clean", "ValueError without attend", "a prediction", "refuse such a context")
-    first = probe.predict(probe.attend(context, 0), 0, noisy)
+    try:
+        first = probe.predict(probe.attend(context, 0), 0, noisy)
+    except ValueError as why:
+        wanted = f"a prediction for {world.spec.actions.describe()}"
+        raise _broken("attend and predict_clean", wanted, why, "read what spec.actions declares") from why
     again = probe.predict(probe.attend(world.begin(probe.scenarios), 0), 0, noisy)
     _expect(
         torch.equal(first, again), "begin twice", "equal predictions", "others", "use no global randomness"
