@@ -1,5 +1,7 @@
 """What cannot work is refused in words, before anything runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toy_runs import TINY, critics
@@ -155,7 +157,7 @@ def test_actions_outside_of_the_worlds_space_are_refused_before_anything_runs(tm
     *fitting, far = walks(5)
     scenarios = [
         *fitting,
-        dataclasses.replace(far, actions=LampWorld.spec.actions.hold(torch.full((8, 4), 1.5))),
+        replace(far, actions=LampWorld.spec.actions.hold(torch.full((8, 4), 1.5))),
     ]
     with pytest.raises(
         UserError, match=r"scenario lamp-4 are none of lamp's: the control power is 1.5: expected"
@@ -169,9 +171,10 @@ def test_from_the_shell_the_refusal_is_one_sentence_and_code_2(tmp_path, capsys)
 
     (FOLDER / "unfit.py").write_text(
         "import lamp\nfrom worldcompass.toy import ToyObedience\n\n\n"
-        "class Unfit(lamp.Lamp):\n    def run(self, out, device, resume):\n"
-        "        lamp.train(lamp.make(), [ToyObedience()], lamp.walks(8), self.config, out)\n"
+        "class Unfit(lamp.LampRun):\n    def run(self, out, device, resume):\n"
+        "        lamp.train(lamp.make(), [ToyObedience()], lamp.walks(8), self.config, out)\n\n\n"
+        "def unfit():\n    return Unfit(lamp.bright().config)\n"
     )
-    assert cli.main(["train", f"{FOLDER / 'unfit.py'}:Unfit", "--out", str(tmp_path / "run")]) == 2
+    assert cli.main(["train", f"{FOLDER / 'unfit.py'}:unfit", "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: the critic obedience needs camera poses") and said.count("\n") == 1
