@@ -12,6 +12,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import FOLLOWED, MEASURES, Measured, evaluation_of
 from worldcompass.report.tables import pooled, read_stored, reduce_run, rewritten, table_of, with_tables
 from worldcompass.runs.results import Results, write_results
+from worldcompass.training.config import Config
 
 ROOT = Path(__file__).parents[2]
 PAGES, STORED = [ROOT / "README.md", ROOT / "docs" / "results.md"], ROOT / "docs" / "results"
@@ -39,7 +40,8 @@ def make_run(folder, seed=0, recipe="demo", hashed="5f3c"):
         (folder / f"evaluation_{side}.json").write_text(json.dumps(values.to_json()))
     results = Results(evaluation_of(sides["engine"], sides["base"], sides["trained"]), hashed, seconds=60.0)
     write_results(folder / "results.json", results)
-    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "seed": seed}))
+    config = Config.from_flat(recipe=recipe, seed=seed)
+    (folder / "config.json").write_text(json.dumps(config.described()))
     made = {
         "command": f"worldcompass {recipe} --seed {seed} --out /tmp/mine",
         "version": "0.1.0",

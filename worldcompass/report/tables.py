@@ -20,6 +20,7 @@ from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
 from worldcompass.runs.results import SIDES, Evaluation, read_results
+from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import Estimate
 
 SCHEMA = 1  # of a stored result
@@ -82,16 +83,16 @@ def reduce_run(run_dir: Path) -> Stored:
     if not folder.results.is_file():
         raise UserError(f"{run_dir} is no finished run: {folder.results.name} is missing")
     results = read_results(folder.results)
-    config = read_object(folder.config, "a run's configuration")
+    settings = read_settings(folder.config)
     made = read_object(folder.record, "a run's command and environment")
     engine, base, trained = (_over_depth(folder.evaluation(side)) for side in ("engine", "base", "trained"))
-    if "recipe" not in config or not {"command", "version", "weights"} <= made.keys():
+    if not settings.get("recipe") or not {"command", "version", "weights"} <= made.keys():
         raise UserError(
             f"{run_dir} is no run of a recipe: config.json or run.json does not say how it was made"
         )
     return Stored(
-        recipe=str(config["recipe"]),
-        seed=int(config.get("seed", 0)),
+        recipe=str(settings["recipe"]),
+        seed=int(settings.get("seed", 0)),
         command=_without_folder(str(made["command"])),
         version=str(made["version"]),
         weights=str(made["weights"]),
