@@ -170,5 +170,5 @@ def test_a_run_of_version_1_is_read_and_resumed(tmp_path):
     before = (out / "metrics.jsonl").read_text()
     run(config_of_version_1(), out, resume=True)
     assert (out / "metrics.jsonl").read_text().startswith(before)
-    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [row.step for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "config.json").read_text())["version"] == 2
