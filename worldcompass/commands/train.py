@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="doom_full, MODULE:FUNCTION or FILE.py:FUNCTION"
     )
-    text = "change one setting; may be given many times"
+    text = "change one setting, with or without its group: config.optimiser.lr or config.lr; may be repeated"
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
     )

@@ -212,7 +212,7 @@ def tiny_decoder(folder, device, dtype):
 def tiny(official, rewards, **config):
     """The LoRA recipe in all but sizes and lengths."""
     recipe, smoke = worldplay_8b.lora(), worldplay_8b.smoke()
-    sizes = dataclasses.asdict(smoke.config)
+    sizes = smoke.config.flat()
     shorter = {
         name: sizes[name] for name in ("last_chunk", "denoising_steps", "noise_levels", "updates_per_rollout")
     }
