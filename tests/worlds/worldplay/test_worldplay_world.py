@@ -103,7 +103,7 @@ def test_finished_latents_stay_what_the_decoder_was_given():
     """The released training divides the shared past by the autoencoder's scale and goes on with the quotient."""
     world, batch = world_of("8b"), scenarios("8b")[:1]
     world.decoder = random_decoder("8b")
-    assert world.decoder.net.config.rewards.scale != 1
+    assert world.decoder.net.config.scale != 1
     clean = noise(1)
     kept, context = clean.clone(), world.begin(batch)
     world.decode(clean, context)
