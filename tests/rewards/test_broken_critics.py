@@ -210,6 +210,6 @@ def test_everything_about_one_critic(capsys):
     told = capsys.readouterr().out
     assert "from worldcompass.rewards.cycle import CycleClosure" in told
     assert "CycleClosure(thresholds: LabelThresholds, likeness: Likeness = ssim, name: str = 'cycle')" in told
-    assert "weigh it beside a critic of" in told and "20 GiB GPU" in told
+    assert "combine it with a critic of interaction" in told and "20 GiB GPU" in told
     assert cli.main(["rewards", "cycle", "--json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["cycle"]

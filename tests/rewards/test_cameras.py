@@ -24,7 +24,7 @@ from worldcompass.geometry import (
     umeyama,
 )
 from worldcompass.rewards import catalogue
-from worldcompass.rewards.abstain import over_trusted
+from worldcompass.rewards.abstain import mean_over_trusted
 from worldcompass.rewards.actions import ActionAccuracy, exact
 from worldcompass.rewards.best_of_three import BestOfThree
 from worldcompass.rewards.cameras import CameraPath, Remembering, calibrated_thresholds
@@ -267,7 +267,7 @@ def test_untrusted_steps_are_left_out_and_candidates_without_trust_abstain():
     confidence = torch.tensor([[0.1, 1, 1, 1], [0.1, 0.1, 0.1, 1]])
     scores = ActionAccuracy(Told(wrong_once, confidence=confidence), LIMITS, exact)(group)
     assert scores.values_G.tolist() == [1, 0] and scores.valid_G.tolist() == [True, False]
-    none = over_trusted(
+    none = mean_over_trusted(
         torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
     )
     assert not none.valid_G.any()

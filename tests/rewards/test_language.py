@@ -132,7 +132,7 @@ def test_nonsense_makes_a_candidate_abstain_and_is_counted():
         judge = model(server, workers=1)
         scores = InstructionScore(judge)(group_of(1, 2, 3, 4))
         assert scores.valid_G.tolist() == [True, False, False, False]
-        assert scores.values_G.tolist() == [0.5, 0, 0, 0] and judge.tally.nonsense == 3
+        assert scores.values_G.tolist() == [0.5, 0, 0, 0] and judge.tally.unreadable == 3
         # Without a word about tokens they are estimated: 8 pictures and the words.
         assert judge.tally.tokens > 300 + 8 * 300
     with JudgeServer("perhaps") as server:
@@ -203,7 +203,7 @@ def test_the_same_is_asked_once_in_all_processes(tmp_path):
         assert len(server.questions) == 2
         again = model(server, cache=tmp_path)
         assert torch.equal(InstructionScore(again)(group_of(10, 200)).values_G, first.values_G)
-        assert len(server.questions) == 2 and again.tally == Tally(remembered=2)
+        assert len(server.questions) == 2 and again.tally == Tally(cached=2)
         other = dataclasses.replace(group_of(10, 200), instruction="make it dark")
         InstructionScore(again)(other)
         assert len(server.questions) == 4, "another instruction is another question"
@@ -221,7 +221,7 @@ def test_a_budget_that_is_used_up_means_abstaining_and_is_said_once(budget):
         with pytest.warns(UserWarning, match="budget of the judge stub is used up") as told:
             scores = InstructionScore(judge)(group_of(1, 2, 3, 4))
         assert scores.valid_G.tolist() == [True, True, False, False] and len(told) == 1
-        assert judge.tally.unasked == 2 and len(server.questions) == 2
+        assert judge.tally.over_budget == 2 and len(server.questions) == 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert InstructionScore(judge)(group_of(1, 2, 5)).valid_G.tolist() == [True, True, False]

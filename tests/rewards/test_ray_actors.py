@@ -191,7 +191,7 @@ def test_a_failed_try_is_made_again(critic, plan, failure, words):
 def test_when_no_try_is_left_one_sentence_says_why_and_the_next_group_is_scored(
     critic, plan, failure, words, monkeypatch
 ):
-    monkeypatch.setattr(critic._tries, "most", 1)
+    monkeypatch.setattr(critic._tries, "limit", 1)
     plan.write_text(failure)
     with pytest.raises(
         LostCritic, match=f"critic obedience in Ray failed 1 times, the last time: .*{words}"
@@ -305,7 +305,7 @@ def test_scoring_in_ray_overlaps_imagining(tmp_path):
     [
         (
             {"resources": {"cryogenic": 1}},
-            r"no node of Ray has what an actor of the critic needs \(CPU 0.1, cryogenic 1\)",
+            r"no node of Ray has the resources of an actor of the critic \(CPU 0.1, cryogenic 1\)",
         ),
         ({"num_gpus": 1000}, "GPU 1000"),
         ({"python": "python3", "pip": ["hpsv3"]}, "give one of them"),

@@ -21,7 +21,7 @@ from toy_runs import QUICK
 
 from worldcompass.doctor import Diagnosis, diagnose, read_record
 from worldcompass.errors import StoppedRun
-from worldcompass.rewards.retry import FailedTry, Tries, insist
+from worldcompass.rewards.retry import FailedTry, Tries, score_with_retries
 from worldcompass.toy import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
@@ -109,7 +109,7 @@ class Unsteady(ToyCleanliness):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return insist("the critic", attempt, self._tries)
+            return score_with_retries("the critic", attempt, self._tries)
 
 
 class Failing:

@@ -1,4 +1,4 @@
-"""Critics: one file each. Only the contract is imported here: no critic's needs become everybody's."""
+"""Critics, one file each. Only the contract is imported here, so no critic's packages are needed by all."""
 
 from worldcompass.critic import Critic, Elsewhere
 

@@ -1,7 +1,8 @@
-"""Abstaining: what critics do with steps and candidates of which they cannot be sure.
+"""Abstention: how critics treat steps and candidates that they cannot score reliably.
 
-An abstention is no score. It enters no mean and no deviation (see ``training.advantages``), the candidate keeps
-what the other critics say, and the run counts it (``valid`` of each reward in metrics.jsonl).
+An abstention is not a score. It enters no mean and no deviation (see ``training.advantages``). The candidate keeps
+the scores of the other critics, and the run logs the share of valid scores (``valid`` of each reward in
+metrics.jsonl).
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from torch import Tensor
 
 from worldcompass.types import Group, Scores
 
-LEAST_CONFIDENCE = (
-    0.3  # of a step's motion: odometry's share of inliers on engine videos falls below it in 1%
-)
-NEEDED_SHARE = 0.5  # of the steps that count: with fewer trusted ones a candidate gets no score
+# Of a step's motion. On engine videos, odometry's share of inliers is lower in only 1% of steps.
+LEAST_CONFIDENCE = 0.3
+NEEDED_SHARE = 0.5  # share of the relevant steps that must be trusted for a candidate to get a score
 
 
 def abstain(group: Group) -> Scores:
@@ -23,11 +23,13 @@ def abstain(group: Group) -> Scores:
     return Scores(torch.zeros(size), torch.zeros(size, dtype=torch.bool))
 
 
-def over_trusted(values_GS: Tensor, trusted_GS: Tensor, counts_GS: Tensor | None = None) -> Scores:
-    """Mean over the trusted steps; no score for candidates with fewer than half of them, or none that counts.
+def mean_over_trusted(values_GS: Tensor, trusted_GS: Tensor, counts_GS: Tensor | None = None) -> Scores:
+    """Mean over the trusted relevant steps; abstains where fewer than half of the relevant steps are trusted.
 
     Args:
-        counts_GS: bool, steps at which there is something to measure; all when None.
+        values_GS: value of each step.
+        trusted_GS: bool, steps whose measurement is reliable.
+        counts_GS: bool, relevant steps, where there is something to measure; all when None.
     """
     counts_GS = torch.ones_like(trusted_GS) if counts_GS is None else counts_GS.expand_as(trusted_GS)
     used_GS = trusted_GS & counts_GS

@@ -1,4 +1,4 @@
-"""Share of commands that a camera estimator sees carried out, with one calibrated threshold."""
+"""Share of commands that the estimated camera motion follows, with one calibrated threshold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, split_label
-from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
+from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, mean_over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look, seen_labels
 from worldcompass.types import Group, Scores
 
@@ -29,10 +29,10 @@ def mean_of_both(seen: Tensor, commanded: Tensor) -> Tensor:
 
 
 class ActionAccuracy:
-    """Mean agreement of seen and commanded actions over the moving latents; between 0 and 1.
+    """Mean agreement of estimated and commanded actions over the moving latents; between 0 and 1.
 
-    One threshold per world and estimator, calibrated beforehand (``calibrated_thresholds``), never chosen with
-    knowledge of the command: the released reward takes the best of three (``BestOfThree``).
+    Each world and estimator has one threshold, calibrated in advance (``calibrated_thresholds``) and independent of
+    the command. The released reward takes the best of three instead (``BestOfThree``).
     """
 
     needs: tuple[Need, ...] = ("cameras",)
@@ -54,4 +54,4 @@ class ActionAccuracy:
         if seen is None:
             return abstain(group)
         agreed_GS = self.agreement(seen_labels(seen, self.thresholds), seen.labels_S)
-        return over_trusted(agreed_GS, seen.trusted_GS)
+        return mean_over_trusted(agreed_GS, seen.trusted_GS)

@@ -1,8 +1,7 @@
 """The released action reward, best of three thresholds: for comparison only.
 
 WorldCompass's published code scores a chunk at three move thresholds and keeps the one that agrees best with the
-command. Knowing the answer makes it optimistic, and the policy can exploit it: ``ActionAccuracy`` is what to train
-on.
+command. This choice makes the reward optimistic, and a policy can exploit it. Train on ``ActionAccuracy`` instead.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ TURN_DEG = 0.2  # degrees per frame, yaw and pitch; the same source
 
 
 class BestOfThree:
-    """Mean of translation and rotation accuracy per step, at the threshold where exact accuracy is best.
+    """Mean of translation and rotation accuracy per step, at the threshold where exact accuracy is best; 0 to 1.
 
-    Each latent's command holds for each of its steps. Between 0 and 1; no confidence, no abstention but on a
-    start image alone, as released.
+    Each latent's command holds for each of its steps. As in the released code, confidence is ignored, and only a
+    lone start image gets no score.
     """
 
     needs: tuple[Need, ...] = ("cameras",)
@@ -39,7 +38,7 @@ class BestOfThree:
         every: int = 1,
         name: str = "best_of_three",
     ) -> None:
-        """Thresholds of one step of ``every`` frames; the released ones belong to single frames."""
+        """Use thresholds for steps of ``every`` frames; the released ones are for single frames."""
         self.estimator, self.every, self.name = estimator, every, name
         base = LabelThresholds(0.0, turn_deg, turn_deg)
         self.thresholds = tuple(replace(base, move=move) for move in moves)

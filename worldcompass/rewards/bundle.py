@@ -1,4 +1,4 @@
-"""Where a recipe's critics come from, and what they need before anything is loaded."""
+"""Sources of a recipe's critics, with the files and packages to check before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from worldcompass.runs.requirements import NeededFile, NeededModule
 
 
 class Rewards(Protocol):
-    """Makes a run's critics, and says what they need before anything is loaded."""
+    """Makes a run's critics and lists their requirements before anything is loaded."""
 
     def critics(self, device: str) -> Sequence[Critic]:
-        """Named as in ``config.weights``."""
+        """The critics, with the names of ``config.weights``."""
         ...
 
     def files(self) -> tuple[NeededFile, ...]:
-        """Their weights."""
+        """Files with the critics' weights."""
         ...
 
     def modules(self) -> tuple[NeededModule, ...]:
-        """Their packages."""
+        """Packages that the critics import."""
         ...
 
     def gpu_bytes(self) -> int:
-        """Assumed memory of their networks in this process."""
+        """Assumed GPU memory of the critics' networks in this process, bytes."""
         ...
 
 
 @dataclass(frozen=True)
 class OwnRewards:
-    """Critics of your own, by a function that makes them; what they need is theirs to check."""
+    """A user's own critics, made by a function. Their requirements are unknown here; the critics check them."""
 
     make: Callable[[], Sequence[Critic]]
 
     def critics(self, device: str) -> Sequence[Critic]:
-        """What the function makes."""
+        """The critics that the function returns."""
         return self.make()
 
     def files(self) -> tuple[NeededFile, ...]:
-        """None that are known."""
+        """No known files."""
         return ()
 
     def modules(self) -> tuple[NeededModule, ...]:
-        """None that are known."""
+        """No known packages."""
         return ()
 
     def gpu_bytes(self) -> int:
-        """None that are known."""
+        """No known GPU memory."""
         return 0

@@ -1,7 +1,7 @@
-"""Where was the camera? What every estimator of camera paths returns, and what the critics read from it.
+"""Camera paths estimated from frames, and how critics read them.
 
-An estimator looks at frames and nothing else; its length unit may be arbitrary, so that lengths are compared after
-``aligned_scale`` or against a threshold calibrated for that estimator (``calibrated_thresholds``).
+An estimator sees only frames, so its length unit may be arbitrary. Compare lengths after ``umeyama`` alignment, or
+with a threshold calibrated for that estimator (``calibrated_thresholds``).
 """
 
 from __future__ import annotations
@@ -26,27 +26,29 @@ class CameraPath:
     intrinsics_VS4: Tensor
     """float32, (V, S + 1, 4): fx, fy, cx, cy divided by the image's width and height."""
     confidence_VS: Tensor
-    """float32, (V, S) in [0, 1]: how much each step's motion is to be trusted; 0 is a guess."""
+    """float32, (V, S) in [0, 1]: confidence in each step's motion; 0 is a guess."""
 
     def motion_VS4(self) -> Tensor:
-        """Motion of every step in the camera's frame before it: (right, forward, yaw deg, pitch deg)."""
+        """Motion of every step in the frame of the camera before it: (right, forward, yaw deg, pitch deg)."""
         return camera_motion(self.world_from_camera_VS44[:, :-1], self.world_from_camera_VS44[:, 1:])
 
 
 @runtime_checkable
 class CameraEstimator(Protocol):
-    """Reads camera paths from pixels, each video by itself."""
+    """Estimates camera paths from pixels, each video independently."""
 
     @property
     def name(self) -> str:
-        """Word for tables, such as ``odometry``."""
+        """Name in tables, such as ``odometry``."""
         ...
 
     def __call__(self, frames_VF3hw: Tensor, intrinsics_4: Tensor, every: int) -> CameraPath:
         """The path of V videos of F = 1 + ``every`` * S uint8 frames, at every ``every``-th frame.
 
         Args:
-            intrinsics_4: fx, fy, cx, cy over width and height, for estimators that find none themselves.
+            frames_VF3hw: the videos.
+            intrinsics_4: fx, fy, cx, cy over width and height, for estimators that do not estimate them.
+            every: frames per step.
 
         Raises:
             ValueError: when F does not fit ``every``.
@@ -55,7 +57,7 @@ class CameraEstimator(Protocol):
 
 
 class Remembering:
-    """An estimator that does not look twice: critics that share one estimate a group's cameras once."""
+    """Caches an estimator's last path, so critics that share it estimate a group's cameras only once."""
 
     def __init__(self, estimator: CameraEstimator) -> None:
         self.estimator = estimator
@@ -64,11 +66,11 @@ class Remembering:
 
     @property
     def name(self) -> str:
-        """That of the estimator."""
+        """Name of the wrapped estimator."""
         return self.estimator.name
 
     def __call__(self, frames_VF3hw: Tensor, intrinsics_4: Tensor, every: int) -> CameraPath:
-        """The path found before when everything is the same, else a new one."""
+        """The cached path when all arguments are equal to the last call's, else a new one."""
         seen = (frames_VF3hw, intrinsics_4, every)
         if self._path is None or self._seen is None or not _same(self._seen, seen):
             self._path = self.estimator(*seen)
@@ -94,23 +96,25 @@ def steps_of(frames_VF3hw: Tensor, every: int) -> int:
 
 @dataclass(frozen=True)
 class Seen:
-    """What an estimator saw of a group's moving latents, and what was commanded there."""
+    """Estimated and commanded motion of a group's moving latents."""
 
     path: CameraPath
     motion_GS4: Tensor
     """float32: right, forward, yaw deg, pitch deg of every step."""
     trusted_GS: Tensor
-    """bool: steps whose confidence reaches the critic's least."""
+    """bool: steps whose confidence reaches the critic's minimum."""
     labels_S: Tensor
     """int64: the commanded action of every step."""
 
 
 def look(estimator: CameraEstimator, group: Group, least: float, every: int | None = None) -> Seen | None:
-    """Estimate the cameras of a group's candidates; None where no latent moves (a start image alone).
+    """Estimate the cameras of a group's candidates; None when no latent moves (a lone start image).
 
     Args:
-        least: confidence from which a step is trusted.
-        every: frames of a step; a whole latent when None. A latent's label holds for all of its steps.
+        estimator: of camera paths.
+        group: the candidates.
+        least: smallest confidence of a trusted step.
+        every: frames per step; a whole latent when None. A latent's label holds for all of its steps.
     """
     frames, actions = group.transitions()
     labels_K = actions.cameras.labels_K
@@ -125,17 +129,18 @@ def look(estimator: CameraEstimator, group: Group, least: float, every: int | No
 def calibrated_thresholds(
     paths: Sequence[CameraPath], labels: Sequence[Tensor], world: LabelThresholds
 ) -> LabelThresholds:
-    """The world's thresholds with ``move`` in the estimator's own unit: ONE number, fitted once on known videos.
+    """The world's thresholds with ``move`` in the estimator's unit: one number, fitted once on known videos.
 
-    It is the length that best tells steps with a commanded translation from those without, half way between the
-    two lengths it lies between. Angles need no calibration: degrees are degrees.
+    It is the length that best separates steps with a translation from steps without. It is the midpoint of the two
+    neighbouring measured lengths. Angles need no calibration, as every estimator measures them in degrees.
 
     Args:
-        paths: of videos whose motion is known (engine videos, recordings), one video each (V = 1).
-        labels: int64 (S,) for each video, what really happened.
+        paths: of videos with known motion (engine videos, recordings), one video each (V = 1).
+        labels: int64 (S,) for each video, the actual motion.
+        world: thresholds of the world.
 
     Raises:
-        ValueError: when the videos do not show both moving and standing.
+        ValueError: when the videos lack either steps that move or steps that do not.
     """
     length = torch.cat([p.motion_VS4()[0, :, :2].norm(dim=-1) for p in paths])
     moving = torch.cat([split_label(label)[0] > 0 for label in labels])
@@ -143,13 +148,13 @@ def calibrated_thresholds(
         raise ValueError("calibration needs steps that move and steps that do not")
     order = length.argsort()
     length, moving = length[order], moving[order]
-    # Right when the first n are taken as standing: standing among them, moving after them; balanced.
-    standing_share = (~moving).double().cumsum(0) / (~moving).sum()
+    # Balanced accuracy of calling the n shortest steps still and all others moving.
+    still_share = (~moving).double().cumsum(0) / (~moving).sum()
     moving_share = 1 - moving.double().cumsum(0) / moving.sum()
-    best = int((standing_share + moving_share)[:-1].argmax())
+    best = int((still_share + moving_share)[:-1].argmax())
     return replace(world, move=float((length[best] + length[best + 1]) / 2))
 
 
 def seen_labels(seen: Seen, thresholds: LabelThresholds) -> Tensor:
-    """Composite actions of every step, int64 (G, S)."""
+    """Composite action of every step, int64 (G, S)."""
     return label_from_motion(seen.motion_GS4, thresholds)

@@ -1,4 +1,4 @@
-"""What critics and camera estimators there are, and what each needs; for people, nothing is built from it."""
+"""The list of critics and camera estimators with their requirements, for display only."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Entry:
     summary: str
     weights: str = NO_WEIGHTS
     gpu_gib: float = 0.0
-    """GPU memory that makes it practical, GiB; 0 where a CPU will do."""
+    """Practical GPU memory, GiB; 0 when a CPU is enough."""
     license: str = OWN
-    """Of code and weights that are not this project's."""
+    """License of third-party code and weights."""
     module: str = ""
-    """Python module that must be there; empty when the core install is enough."""
+    """Python module to install; empty when the core install is enough."""
     install: str = ""
-    """How to get it."""
+    """How to install it."""
 
     @property
     def installed(self) -> bool:
-        """Whether its code is there; weights are looked for when it is built."""
+        """Whether its code is installed; weights are checked when it is built."""
         try:
             return not self.module or importlib.util.find_spec(self.module) is not None
-        except ModuleNotFoundError:  # of a package around it
+        except ModuleNotFoundError:  # its parent package is missing
             return False
 
 
@@ -53,14 +53,14 @@ ENTRIES = (
         "actions",
         INTERACTION,
         "rewards.actions:ActionAccuracy",
-        "share of commands seen by any camera estimator, one calibrated threshold",
+        "share of commands followed by the estimated camera, one calibrated threshold",
         weights=OF_ESTIMATOR,
     ),
     Entry(
         "best_of_three",
         INTERACTION,
         "rewards.best_of_three:BestOfThree",
-        "the released action reward, optimistic: for comparison only",
+        "the released, optimistic action reward; for comparison only",
         weights=OF_ESTIMATOR,
     ),
     Entry(
@@ -74,14 +74,14 @@ ENTRIES = (
         "purity",
         INTERACTION,
         "rewards.purity:DirectionPurity",
-        "cosine between seen and commanded direction",
+        "cosine between estimated and commanded direction",
         weights=OF_ESTIMATOR,
     ),
     Entry(
         "latency",
         INTERACTION,
         "rewards.latency:ResponseLatency",
-        "frames until the commanded motion shows",
+        "frames until the commanded motion begins",
         weights=OF_ESTIMATOR,
     ),
     Entry(
@@ -114,7 +114,7 @@ ENTRIES = (
         "stability",
         QUALITY,
         "rewards.stability:PictureStability",
-        "sharpness, flicker and drift by formulas alone",
+        "sharpness, flicker and drift, formulas only",
     ),
     Entry(
         "formula",
@@ -158,13 +158,13 @@ ENTRIES = (
         "truth",
         QUALITY,
         "rewards.reference:TrueContinuation",
-        "PSNR, SSIM or LPIPS to the engine's own frames",
+        "PSNR, SSIM or LPIPS to the engine's true frames",
     ),
     Entry(
         "lpips",
         QUALITY,
         "rewards.lpips:Lpips",
-        "perceptual likeness, for truth and cycle",
+        "perceptual similarity, for truth and cycle",
         weights="torchvision's AlexNet as a file",
         license="BSD-2-Clause, backbone BSD-3-Clause",
         module="lpips",
@@ -174,13 +174,13 @@ ENTRIES = (
         "cycle",
         CONSISTENCY,
         "rewards.cycle:CycleClosure",
-        "likeness of views at poses the camera comes back to",
+        "similarity of views at poses to which the camera returns",
     ),
     Entry(
         "instruction",
         LANGUAGE,
         "rewards.language:InstructionScore",
-        "a judge model's score of how well a clip carries out an instruction",
+        "a judge model's score of how well a clip follows an instruction",
         weights=JUDGE,
         license=JUDGES,
     ),
@@ -188,7 +188,7 @@ ENTRIES = (
         "instruction_rank",
         LANGUAGE,
         "rewards.language:InstructionRank",
-        "the same by comparison of pairs (Bradley-Terry)",
+        "the same from comparisons of pairs (Bradley-Terry)",
         weights=JUDGE,
         license=JUDGES,
     ),
@@ -196,7 +196,7 @@ ENTRIES = (
         "pickup",
         LANGUAGE,
         "worlds.doom.rewards.pickup:PickupFollowing",
-        "is the item picked up that the instruction names; items of the engine",
+        "whether the named item is picked up; items of the engine",
         weights=PACKAGED,
     ),
 )

@@ -1,4 +1,4 @@
-"""Cycle closure: who goes away and comes back must see the same again. No labels, no pose network."""
+"""Cycle closure: a camera that returns to a pose must see the same view. Needs no labels and no pose network."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.reference import Likeness, ssim
 from worldcompass.types import Group, Scores
 
-CLOSE = 0.5  # of the thresholds of a label: commanded poses no further apart count as one
+CLOSE = 0.5  # in units of a label's thresholds: closer commanded poses count as the same
 
 
 class CycleClosure:
-    """Mean likeness of the views at which the commanded camera returns to what it showed there before.
+    """Mean likeness of each view to the earlier view from the same commanded pose.
 
-    A latent of the chunk counts when its commanded pose is within half a label's threshold of an earlier latent's
-    and the camera was commanded further away than that threshold in between; the latest such latent is compared.
-    Range of the likeness (``ssim``: -1 to 1). A frozen video closes every cycle: weigh it beside a critic of
-    interaction, never alone.
+    A latent counts when its commanded pose is within half a label's threshold of an earlier latent's, and the
+    commanded camera left that pose in between by more than the threshold. It is compared with the latest such
+    latent. Scores have the range of the likeness (``ssim``: -1 to 1). A frozen video closes every cycle: always
+    combine it with a critic of interaction.
     """
 
     needs: tuple[Need, ...] = ("cameras",)
@@ -29,7 +29,7 @@ class CycleClosure:
         self.thresholds, self.likeness, self.name = thresholds, likeness, name
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains unless the chunk returns to a pose, or when past commands are unknown."""
+        """Score the candidates; abstains when the chunk returns to no pose or past commands are unknown."""
         poses_M44, shown = self._trajectory(group)
         pairs = returns(poses_M44, self.thresholds, len(group.actions))
         if not pairs:
@@ -40,7 +40,7 @@ class CycleClosure:
         return Scores(values.float().cpu(), torch.ones(len(values), dtype=torch.bool))
 
     def _trajectory(self, group: Group) -> tuple[Tensor, Tensor]:
-        """Commanded poses (M, 4, 4) of all latents to the chunk's end, and each latent's last frame (G, M, ...)."""
+        """Commanded poses (M, 4, 4) of all latents up to the chunk's end, and their last frames (G, M, ...)."""
         frames = group.frames_GF3hw
         past = group.past_frames_F3hw.to(frames.device).expand(len(frames), *group.past_frames_F3hw.shape)
         video, poses = torch.cat([past, frames], 1), group.actions.cameras.world_from_camera_K44
@@ -51,7 +51,7 @@ class CycleClosure:
 
 
 def returns(poses_M44: Tensor, thresholds: LabelThresholds, last: int) -> list[tuple[int, int]]:
-    """Pairs (latent, the latest earlier one at its pose after having been away) for the ``last`` latents."""
+    """Pairs (latent, latest earlier latent at its pose before the camera left) for the ``last`` latents."""
     unit = torch.tensor([thresholds.move, thresholds.move, thresholds.yaw_deg, thresholds.pitch_deg])
     pairs = []
     for now in range(len(poses_M44) - last, len(poses_M44)):

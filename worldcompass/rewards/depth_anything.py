@@ -1,4 +1,4 @@
-"""Camera paths by Depth-Anything-3 (arXiv 2511.10647), from local weights.
+"""Camera paths from Depth-Anything-3 (arXiv 2511.10647) with local weights.
 
 Code: package ``depth-anything-3``, Apache-2.0. Weights: ``DA3-SMALL`` and ``DA3-BASE`` Apache-2.0; ``DA3-LARGE``
 and ``DA3-GIANT``, which the released WorldCompass uses, CC BY-NC 4.0. The scale of its poses is arbitrary.
@@ -15,18 +15,20 @@ from torch import Tensor
 from worldcompass.rewards.cameras import CameraPath, steps_of
 from worldcompass.rewards.external import as_path, loading, need_module, need_weights, whole_matrix
 
-WIDTH = 504  # pixels of the longer side, the package's own default
-INSTALL = "give it an environment of its own with 'pip install depth-anything-3' (it wants numpy<2, xformers)"
+WIDTH = 504  # pixels of the longer side, the package's default
+INSTALL = (
+    "install it in a separate environment with 'pip install depth-anything-3' (it needs numpy<2, xformers)"
+)
 GET = "download the repository depth-anything/DA3-BASE and give its folder"
 
 
 class DepthAnything3:
-    """All frames of a video at once, one video after another."""
+    """A camera estimator that reads all frames of a video at once, one video after another."""
 
     name = "depth-anything-3"
 
     def __init__(self, weights: str | Path, device: str = "cuda", width: int = WIDTH) -> None:
-        """Load a folder with ``config.json`` and ``model.safetensors``; the configuration names the size.
+        """Load a folder with ``config.json`` and ``model.safetensors``; the configuration sets the model's size.
 
         Raises:
             UserError: when the package or the weights are missing, or the weights do not fit.
@@ -40,22 +42,22 @@ class DepthAnything3:
 
     @torch.no_grad()
     def __call__(self, frames_VF3hw: Tensor, intrinsics_4: Tensor, every: int) -> CameraPath:
-        """See ``CameraEstimator``; finds the intrinsics itself.
+        """See ``CameraEstimator``; the network estimates the intrinsics.
 
         Raises:
             ValueError: when F is not 1 + every * S.
         """
         steps_of(frames_VF3hw, every)
         found = [self._video(video) for video in frames_VF3hw]
-        camera_from_world, matrices, sure, sizes = zip(*found, strict=True)
+        camera_from_world, matrices, confidence, sizes = zip(*found, strict=True)
         poses = torch.linalg.inv(whole_matrix(torch.stack(camera_from_world)))
-        return as_path(poses, torch.stack(matrices), sizes[0], torch.stack(sure), every)
+        return as_path(poses, torch.stack(matrices), sizes[0], torch.stack(confidence), every)
 
     def _video(self, frames_F3hw: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """``camera_from_world`` rows, camera matrices, mean confidence of every frame, and the pictures' size."""
+        """``camera_from_world`` rows, camera matrices and mean confidence per frame, and the size of the frames."""
         pictures = list(frames_F3hw.permute(0, 2, 3, 1).contiguous().cpu().numpy())
         seen = self.model.inference(pictures, process_res=self.width)
-        poses, matrices, sure = (
+        poses, matrices, confidence = (
             torch.as_tensor(a).float() for a in (seen.extrinsics, seen.intrinsics, np.asarray(seen.conf))
         )
-        return poses, matrices, sure.mean((1, 2)), tuple(seen.depth.shape[-2:])
+        return poses, matrices, confidence.mean((1, 2)), tuple(seen.depth.shape[-2:])

@@ -1,4 +1,4 @@
-"""What every adapter of somebody else's network needs: a hint when it is missing, and its cameras as a path."""
+"""Shared parts of adapters to third-party networks: clear errors when they are missing, and their camera paths."""
 
 from __future__ import annotations
 
@@ -20,17 +20,29 @@ from worldcompass.rewards.cameras import CameraPath, steps_of
 
 PATCH = 14  # pixels: frames of these networks are whole patches
 
-# What loaders raise on files that are damaged or belong to something else.
+# Errors of loaders on damaged or unrelated files.
 WRONG_WEIGHTS = (
-    SafetensorError, pickle.UnpicklingError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
+    SafetensorError,
+    pickle.UnpicklingError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def need_module(name: str, what: str, install: str) -> ModuleType:
-    """Import somebody else's module.
+    """Import a third-party module.
+
+    Args:
+        name: of the module.
+        what: the part of this project that needs it, for the message.
+        install: how to install it, for the message.
 
     Raises:
-        UserError: when it is not installed, with how to get it.
+        UserError: when it is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -39,10 +51,15 @@ def need_module(name: str, what: str, install: str) -> ModuleType:
 
 
 def need_weights(path: str | Path, what: str, get: str) -> Path:
-    """A file or folder of weights that must be there.
+    """The path of a file or folder of weights.
+
+    Args:
+        path: to check.
+        what: the network, for the message.
+        get: how to get the weights, for the message.
 
     Raises:
-        UserError: when it is not.
+        UserError: when it does not exist.
     """
     if not Path(path).exists():
         raise UserError(f"{what} found no weights at {path}: {get}")
@@ -51,10 +68,10 @@ def need_weights(path: str | Path, what: str, get: str) -> Path:
 
 @contextmanager
 def loading(what: str, path: Path, get: str) -> Iterator[None]:
-    """Inside, what goes wrong with somebody else's weights becomes one sentence.
+    """Turn a loader's errors inside the block into one sentence for the user.
 
     Raises:
-        UserError: when they are damaged, incomplete or of another network.
+        UserError: when weights are damaged, incomplete or for another network.
     """
     try:
         yield
@@ -71,14 +88,21 @@ def fitted(frames_F3hw: Tensor, width: int) -> Tensor:
 
 
 def as_path(
-    world_from_camera_VF44: Tensor, matrices_VF33: Tensor, size: tuple[int, int], sure_VF: Tensor, every: int
+    world_from_camera_VF44: Tensor,
+    matrices_VF33: Tensor,
+    size: tuple[int, int],
+    confidence_VF: Tensor,
+    every: int,
 ) -> CameraPath:
-    """The cameras of V videos of F frames as a path with the first pose as identity.
+    """The cameras of V videos of F frames as a path that starts at the identity.
 
     Args:
-        matrices_VF33: camera matrices in pixels of pictures of ``size`` (height, width).
-        sure_VF: mean per-pixel confidence of each frame as these networks give it, 1 (a guess) to infinity; a
-            step gets ``1 - 1 / c`` of the less certain of its two frames. Not calibrated.
+        world_from_camera_VF44: poses of all frames.
+        matrices_VF33: camera matrices in pixels of frames of ``size`` (height, width).
+        size: of the frames that the network saw.
+        confidence_VF: the network's mean per-pixel confidence of each frame, 1 (a guess) to infinity. A step gets
+            ``1 - 1 / c`` of the less certain of its two frames, without calibration.
+        every: frames per step.
     """
     steps_of(world_from_camera_VF44[..., 0], every)
     poses = world_from_camera_VF44[:, ::every].float().cpu()
@@ -86,15 +110,15 @@ def as_path(
     height, width = size
     parts = [(0, 0, width), (1, 1, height), (0, 2, width), (1, 2, height)]
     intrinsics = torch.stack([matrices[..., row, column] / length for row, column, length in parts], -1)
-    sure = 1 - 1 / sure_VF[:, ::every].float().cpu().clamp_min(1)
+    confidence = 1 - 1 / confidence_VF[:, ::every].float().cpu().clamp_min(1)
     return CameraPath(
         relative_pose(poses[:, :1].expand_as(poses), poses),
         intrinsics,
-        torch.minimum(sure[:, :-1], sure[:, 1:]),
+        torch.minimum(confidence[:, :-1], confidence[:, 1:]),
     )
 
 
 def whole_matrix(rows_34: Tensor) -> Tensor:
-    """(..., 3, 4) or (..., 4, 4) as (..., 4, 4)."""
+    """Poses of shape (..., 3, 4) or (..., 4, 4) as (..., 4, 4)."""
     bottom = torch.tensor([0.0, 0, 0, 1], device=rows_34.device).expand(*rows_34.shape[:-2], 1, 4)
     return torch.cat([rows_34[..., :3, :].float(), bottom], -2)

@@ -1,4 +1,4 @@
-"""One formula of picture quality as a critic of its own, to be weighed by the run instead of inside of a sum."""
+"""Single formulas of picture quality as separate critics, so that the run sets their weights."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Formula = Callable[[Group], Tensor]
 
 
 def keeps_sharpness(group: Group) -> Tensor:
-    """Minus the mean difference of log sharpness to the first frame: blur and invented grain alike; at most 0."""
+    """Minus the mean difference of log sharpness from the first frame, for blur and added grain; at most 0."""
     return sharpness_loss(group.frames_GF3hw, group.first_frame_3hw)
 
 
 def keeps_colours(group: Group) -> Tensor:
-    """Minus the mean difference of colour means and deviations to the first frame; at most 0, at least -1."""
+    """Minus the mean difference of colour means and deviations from the first frame; -1 to 0."""
     return drift(group.frames_GF3hw, group.first_frame_3hw)
 
 
 def keeps_exposure(group: Group) -> Tensor:
-    """Minus the mean difference of brightness to the first frame; at most 0, at least -1."""
+    """Minus the mean difference of brightness from the first frame; -1 to 0."""
     return exposure_drift(group.frames_GF3hw, group.first_frame_3hw)
 
 
 class FormulaCritic:
-    """``keeps_sharpness``, ``keeps_colours``, ``keeps_exposure``, ``flicker_of`` of quality.py, or your own."""
+    """A critic from one formula: one of this module's, ``flicker_of`` of quality.py, or your own."""
 
     def __init__(self, formula: Formula, name: str | None = None) -> None:
         self.formula, self.name = formula, name or formula.__name__
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        """Score the candidates; abstains when the chunk shows only the given start image."""
         if (none := abstention(group)) is not None:
             return none
         values = self.formula(group).float().cpu()

@@ -1,4 +1,4 @@
-"""Critics made of a score of single frames: its mean over the chunk, and its drift from the video's first frame."""
+"""Critics from a score of single frames: its mean over the chunk, and its drift from the video's first frame."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from worldcompass.types import Group, Scores
 
 
 class FrameScorer(Protocol):
-    """Judges single pictures."""
+    """Scores single frames."""
 
     @property
     def name(self) -> str:
-        """Word under which scores are logged."""
+        """Name of the scores in the log."""
         ...
 
     def __call__(self, frames_F3hw: Tensor, caption: str) -> Tensor:
-        """How good each of F uint8 frames is, higher is better; float32 (F,)."""
+        """Scores of F uint8 frames, higher is better; float32 (F,)."""
         ...
 
 
@@ -31,21 +31,21 @@ class FrameScore:
         self.scorer, self.name = scorer, name or scorer.name
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        """Score the candidates; abstains when the chunk shows only the given start image."""
         return abstention(group) or _valid(scores_of(self.scorer, group).mean(1))
 
 
 class ScoreDrift:
-    """Minus the mean absolute difference of a frame score to that of the video's first frame; at most 0.
+    """Minus the mean absolute difference of a frame score from that of the video's first frame; at most 0.
 
-    The paper's drift reward with HPSv3 and a fixed sentence as the score.
+    With HPSv3 and a fixed sentence as the score, this is the paper's drift reward.
     """
 
     def __init__(self, scorer: FrameScorer, name: str | None = None) -> None:
         self.scorer, self.name = scorer, name or f"{scorer.name}_drift"
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        """Score the candidates; abstains when the chunk shows only the given start image."""
         if (none := abstention(group)) is not None:
             return none
         first = self.scorer(group.first_frame_3hw[None], group.caption).cpu()

@@ -1,7 +1,8 @@
-"""HPSv3 (arXiv 2508.03789) as a scorer of frames, from local weights; meant for a process of its own.
+"""HPSv3 (arXiv 2508.03789) as a scorer of frames with local weights; meant to run in a separate process.
 
-Package ``hpsv3`` 1.0.0, MIT; weights MIT on a Qwen2-VL-7B (Apache-2.0). It pins ``transformers==4.45.2``, which
-cannot live beside current versions: give it its own environment and reach it over HTTP or Ray.
+Package ``hpsv3`` 1.0.0, MIT; weights MIT, on a Qwen2-VL-7B (Apache-2.0). The package pins
+``transformers==4.45.2``, which conflicts with current versions. Install it in a separate environment and reach it
+over HTTP or Ray.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from worldcompass.rewards.external import loading, need_module, need_weights
 
 # WorldCompass reward_function.py: the sentence of its quality and drift rewards.
 QUALITY_SENTENCE = "A high-quality, ultra-detailed and well-structured image."
-BATCH = 8  # pictures of one forward pass
-INSTALL = "give it an environment of its own with 'pip install hpsv3'"
+BATCH = 8  # frames of one forward pass
+INSTALL = "install it in a separate environment with 'pip install hpsv3'"
 GET = "download HPSv3.safetensors from MizzenAI/HPSv3 and give its path"
 GET_CONFIG = "copy the package's HPSv3_7B.yaml and name a local folder of Qwen2-VL-7B-Instruct in it"
 
 
 class Hpsv3:
-    """Human preference score of a frame for the caption, or for one fixed sentence; about -10 to 15."""
+    """Human preference score of a frame for the caption or a fixed sentence; about -10 to 15."""
 
     def __init__(
         self,
@@ -35,9 +36,11 @@ class Hpsv3:
         """Load the scorer once.
 
         Args:
-            sentence: judge for this sentence (``QUALITY_SENTENCE``) instead of the group's caption.
-            config: a copy of the package's HPSv3_7B.yaml that names a local folder of Qwen2-VL-7B-Instruct; the
-                package downloads it otherwise.
+            checkpoint: file of the weights.
+            sentence: score for this sentence (``QUALITY_SENTENCE``) instead of the group's caption.
+            config: a copy of the package's HPSv3_7B.yaml that names a local folder of Qwen2-VL-7B-Instruct.
+                Without it, the package downloads that model.
+            device: of the network.
 
         Raises:
             UserError: when the package or the weights are missing, or the weights do not fit.
@@ -52,7 +55,7 @@ class Hpsv3:
 
     @torch.no_grad()
     def __call__(self, frames_F3hw: Tensor, caption: str) -> Tensor:
-        """The mean of the score that the network predicts (it also predicts a deviation); float32 (F,)."""
+        """The predicted mean of the score (the network also predicts a deviation); float32 (F,)."""
         pillow = need_module("PIL.Image", "HPSv3", INSTALL)
         pictures = [pillow.fromarray(f) for f in frames_F3hw.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
         words = self.sentence if self.sentence is not None else caption

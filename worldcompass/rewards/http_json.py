@@ -1,4 +1,4 @@
-"""JSON over plain HTTP with the standard library alone; what every critic that is asked over a network shares."""
+"""JSON over plain HTTP, from the standard library; shared by all critics that are reached over a network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Any
 PAUSE = 0.5  # seconds before the second try, doubled before each further one
 LONGEST_PAUSE = 30.0  # seconds
 MAX_ANSWER = 16 * 2**20  # bytes
-_PART = 2**16  # bytes read at once
-_AGAIN = (
-    408,
-    429,
-)  # of the user's errors, those that pass with time; so may all of the server's (500 and above)
+_PART = 2**16  # bytes per read
+# Client errors that may pass with time. All server errors (500 and above) may.
+_TRANSIENT = (408, 429)
 
 
 class NotJson(ValueError):
-    """What came back is not JSON, or is longer than any answer should be."""
+    """The answer is not JSON, or is too long."""
 
 
 def ask_json(
@@ -32,17 +30,20 @@ def ask_json(
     key: str = "",
     proxies: bool = False,
 ) -> Any:
-    """GET, or POST where there is a body, and read the JSON that comes back.
+    """Send a GET, or a POST when there is a body, and parse the JSON answer.
 
     Args:
-        timeout: seconds for all of it, however slowly it trickles in.
-        key: bearer token; not sent on to where a server redirects to.
-        proxies: go through the proxies of the environment. Not between processes of one run: loopback would be
-            asked of them too.
+        address: of the resource.
+        body: of the POST.
+        timeout: seconds for the whole exchange, also when the answer arrives slowly.
+        headers: of the request.
+        key: bearer token; not sent to the target of a redirect.
+        proxies: use the proxies of the environment. Leave it off between processes of one run: proxies cannot
+            reach their loopback addresses.
 
     Raises:
-        OSError: no connection, too slow, or an HTTP error.
-        NotJson: when the answer is no JSON.
+        OSError: when there is no connection, a timeout, or an HTTP error.
+        NotJson: when the answer is not JSON.
     """
     request = urllib.request.Request(address, data=body, headers=dict(headers or {}))
     if key:
@@ -57,8 +58,8 @@ def ask_json(
                     raise TimeoutError
                 if len(content) > MAX_ANSWER:
                     raise NotJson(f"the answer has more than {MAX_ANSWER >> 20} MiB")
-    except http.client.HTTPException as error:  # what answers does not speak HTTP, or breaks off
-        raise OSError(f"the answer is no whole HTTP ({type(error).__name__})") from error
+    except http.client.HTTPException as error:  # the other end does not speak HTTP, or stops early
+        raise OSError(f"the answer is not complete HTTP ({type(error).__name__})") from error
     try:
         return json.loads(content)
     except ValueError as error:
@@ -66,7 +67,7 @@ def ask_json(
 
 
 def reason(error: Exception) -> str:
-    """A failure of ``ask_json`` in a few words."""
+    """A short description of an error of ``ask_json``."""
     if isinstance(error, urllib.error.HTTPError):
         detail = error.read(500).decode(errors="replace")
         return f"HTTP {error.code} {detail}".strip()
@@ -75,20 +76,21 @@ def reason(error: Exception) -> str:
     return "it took too long" if isinstance(error, TimeoutError) else str(error)
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether asking again can help: not where the server refuses what it is asked."""
-    refused = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in _AGAIN
-    return not refused
+def is_transient(error: Exception) -> bool:
+    """Whether a retry can help; it cannot when the server rejects the request."""
+    if not isinstance(error, urllib.error.HTTPError):
+        return True
+    return error.code >= 500 or error.code in _TRANSIENT
 
 
 def pauses(tries: int) -> Iterator[float]:
-    """Seconds to wait before each try: none before the first, then doubling."""
+    """Seconds to wait before each try: 0 before the first, then doubling up to a limit."""
     yield 0.0
     for attempt in range(tries - 1):
         yield min(LONGEST_PAUSE, PAUSE * 2**attempt)
 
 
-def asked_pause(error: Exception) -> float:
-    """Seconds that a busy server asks to be left alone (``Retry-After``), within reason; 0 when silent."""
-    told = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
-    return min(LONGEST_PAUSE, float(told)) if str(told).isdigit() else 0.0
+def retry_after(error: Exception) -> float:
+    """Seconds that a busy server requests before the next try (``Retry-After``), up to a limit; else 0."""
+    seconds = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    return min(LONGEST_PAUSE, float(seconds)) if str(seconds).isdigit() else 0.0

@@ -1,8 +1,8 @@
-"""A judge model behind an OpenAI-compatible endpoint: asked once, remembered on disk, within a budget.
+"""A judge model behind an OpenAI-compatible endpoint, with a cache on disk and a budget.
 
-An answer is kept under the SHA-256 of the whole question (model, words, pictures, settings): asking the same
-again costs nothing and gives the same, also in another process. The key to the endpoint comes from an environment
-variable and is written nowhere.
+The cache stores an answer under the SHA-256 of the whole question (model, text, images, settings). A repeated
+question costs nothing and gets the same answer, also in another process. The endpoint's key comes from an
+environment variable and is never written.
 """
 
 from __future__ import annotations
@@ -22,54 +22,58 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from worldcompass.errors import LostCritic, UserError
-from worldcompass.rewards.http_json import NotJson, ask_json, asked_pause, may_pass, pauses, reason
+from worldcompass.rewards.http_json import NotJson, ask_json, is_transient, pauses, reason, retry_after
 from worldcompass.runs.atomic import write_json
 
 KEY_VARIABLE = "WORLDCOMPASS_JUDGE_KEY"
-PATIENCE = 10.0  # seconds for a first answer
-CHARACTERS_PER_TOKEN = 4  # where a server does not report its use
-TOKENS_PER_PICTURE = 300  # the same
+PATIENCE = 10.0  # seconds for the first answer
+# Estimates for servers that do not report their usage.
+CHARACTERS_PER_TOKEN = 4
+TOKENS_PER_PICTURE = 300
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _REFUSED = (401, 403)
 
 Message = dict[str, Any]
-"""One message of a chat: ``role`` and ``content``, as the protocol has them."""
+"""One message of a chat: ``role`` and ``content``, as in the protocol."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one process may spend."""
+    """Spending limits of one process."""
 
     requests: int = 10_000
-    """Tries count each."""
+    """Every try counts."""
     tokens: int = 20_000_000
-    """In and out, as the server reports them; estimated where it does not."""
+    """Input and output, as the server reports them; estimated when it does not."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of the questions, and what they cost."""
+    """Counts of questions and their cost."""
 
     answered: int = 0
-    remembered: int = 0
-    """Answers that were known already."""
-    nonsense: int = 0
-    """Answers from which no score could be read."""
-    unasked: int = 0
-    """Questions for which the budget had nothing left."""
+    """Questions that the server answered."""
+    cached: int = 0
+    """Questions that the cache answered."""
+    unreadable: int = 0
+    """Answers without a readable score."""
+    over_budget: int = 0
+    """Questions skipped because the budget was used up."""
     retries: int = 0
+    """Tries after a failed one."""
     failed: int = 0
     """Tries without an answer."""
     requests: int = 0
-    """Tries."""
+    """All tries."""
     tokens: int = 0
+    """Input and output."""
 
 
 class JudgeModel:
-    """Asks questions; safe to share between threads and between critics, which then share one budget.
+    """Client of a judge model; threads and critics can share one, and then share its budget.
 
-    A try that fails (no connection, too slow, HTTP 408, 429 or 5xx, an answer outside of the protocol) is made
-    again after a pause; when all have failed, or the server refuses the question, the run ends with one sentence.
+    A failed try (no connection, timeout, HTTP 408, 429 or 5xx, an answer outside the protocol) is repeated after a
+    pause. When all tries fail, or the server rejects the question, the run stops with a one-line error.
     """
 
     def __init__(
@@ -84,19 +88,21 @@ class JudgeModel:
         key_variable: str = KEY_VARIABLE,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Ask the server whether it is there.
+        """Check that the server answers.
 
         Args:
             address: up to the version, such as ``http://127.0.0.1:8000/v1``.
-            model: as the server calls it.
-            cache: folder of the answers, shared by processes; answers last as long as the process when None.
+            model: its name on the server.
+            cache: folder of the answers, shared by processes; when None, answers last as long as the process.
             budget: the default one when None.
             timeout: seconds for one answer.
-            workers: questions asked at a time.
-            key_variable: environment variable that holds the key, where the server needs one.
+            tries: per question.
+            workers: questions in flight at the same time.
+            key_variable: environment variable with the key, for servers that need one.
+            sleep: waits between two tries.
 
         Raises:
-            UserError: for settings that make no sense, when nobody answers, or when the key is refused.
+            UserError: for invalid settings, when no server answers, or when it rejects the key.
         """
         self.address, self.model, self.cache = address.rstrip("/"), model, cache
         self.budget = budget or Budget()
@@ -104,8 +110,8 @@ class JudgeModel:
         parts = urlsplit(self.address)
         if parts.scheme not in ("http", "https") or not parts.hostname or not model:
             raise UserError(
-                f"a judge needs an address such as http://127.0.0.1:8000/v1 and a model's name, not {address!r}"
-                f" and {model!r}"
+                "a judge needs an address such as http://127.0.0.1:8000/v1 and the name of a model, got "
+                f"{address!r} and {model!r}"
             )
         if min(self.budget.requests, self.budget.tokens, tries, workers) < 1 or not timeout > 0:
             raise UserError("a judge's budget, timeout, tries and workers must be above 0")
@@ -113,13 +119,13 @@ class JudgeModel:
         self._proxies = parts.hostname not in LOOPBACK
         if self._key and parts.scheme == "http" and self._proxies:
             raise UserError(
-                f"{self.address} would get the key in plain text: use https, or unset {key_variable}"
+                f"the key would go to {self.address} in plain text: use https, or unset {key_variable}"
             )
         self._known: dict[str, str] = {}
         self._tally, self._lock, self._warned = Tally(), threading.Lock(), False
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
-        self._greet()
+        self._check_server()
 
     @property
     def tally(self) -> Tally:
@@ -127,23 +133,23 @@ class JudgeModel:
         with self._lock:
             return self._tally
 
-    def count_nonsense(self) -> None:
-        """Told by whoever reads an answer and finds nothing in it."""
-        self._count(nonsense=1)
+    def count_unreadable(self) -> None:
+        """Count an answer without a readable score."""
+        self._count(unreadable=1)
 
     def ask(self, questions: Sequence[Sequence[Message]]) -> list[str | None]:
-        """The answers in the order of the questions; None where the budget had nothing left for one.
+        """Answers in the order of the questions; None for those that the budget does not cover.
 
         Equal questions are asked once.
 
         Raises:
-            LostCritic: when all tries of a question have failed, or the server refuses it.
+            LostCritic: when all tries of a question fail, or the server rejects it.
         """
         bodies = [self._body(messages) for messages in questions]
         distinct, lost = list(dict.fromkeys(bodies)), threading.Event()
 
         def answer(body: bytes) -> str | None:
-            if lost.is_set():  # after a failure those that have not begun are not asked any more
+            if lost.is_set():  # one failure ends the run: do not start further questions
                 return None
             try:
                 return self._answer(body)
@@ -163,8 +169,8 @@ class JudgeModel:
 
     def _answer(self, body: bytes) -> str | None:
         name = hashlib.sha256(body).hexdigest()
-        if (known := self._remembered(name)) is not None:
-            self._count(remembered=1)
+        if (known := self._cached(name)) is not None:
+            self._count(cached=1)
             return known
         why = ""
         for pause in pauses(self.tries):
@@ -176,23 +182,23 @@ class JudgeModel:
             try:
                 text, tokens = self._read(self._send("/chat/completions", body, self.timeout), body)
             except (OSError, NotJson) as error:
-                asked, passing, why = asked_pause(error), may_pass(error), self._words(error)
+                requested, transient, why = retry_after(error), is_transient(error), self._words(error)
                 self._count(failed=1)
-                if not passing:
+                if not transient:
                     raise LostCritic(f"the judge {self.model} at {self.address} refuses: {why}") from None
-                if asked:
-                    self.sleep(asked)
+                if requested:
+                    self.sleep(requested)
                 continue
             self._count(answered=1, tokens=tokens)
-            self._remember(name, text)
+            self._store(name, text)
             return text
         raise LostCritic(
-            f"the judge {self.model} at {self.address} failed {self.tries} times, the last time: {why}. Mend it "
-            "and go on with --resume: what was saved and answered is kept"
+            f"the judge {self.model} at {self.address} failed {self.tries} times, the last time: {why}. Fix it and "
+            "resume with --resume: saved steps and answers are kept"
         )
 
     def _read(self, answer: Any, body: bytes) -> tuple[str, int]:
-        """Text and tokens of an answer in the protocol's shape; a refusal has no text."""
+        """Text and tokens of an answer; a refusal of the model has no text."""
         try:
             text = answer["choices"][0]["message"]["content"] or ""
             if not isinstance(text, str):
@@ -214,18 +220,18 @@ class JudgeModel:
         return text, tokens
 
     def _spend(self) -> bool:
-        """Take one request out of the budget; False, and a warning once, when there is nothing left."""
+        """Take one request from the budget; False, with one warning, when it is used up."""
         with self._lock:
             used_up = self._tally.requests >= self.budget.requests or self._tally.tokens >= self.budget.tokens
             if not used_up:
                 self._tally = replace(self._tally, requests=self._tally.requests + 1)
                 return True
-            self._tally = replace(self._tally, unasked=self._tally.unasked + 1)
-            tell, self._warned = not self._warned, True
-        if tell:
+            self._tally = replace(self._tally, over_budget=self._tally.over_budget + 1)
+            warn, self._warned = not self._warned, True
+        if warn:
             warnings.warn(
                 f"the budget of the judge {self.model} is used up ({self.tally.requests} of {self.budget.requests} "
-                f"requests, {self.tally.tokens} of {self.budget.tokens} tokens): it abstains from now on",
+                f"requests, {self.tally.tokens} of {self.budget.tokens} tokens): from here on it abstains",
                 stacklevel=2,
             )
         return False
@@ -234,17 +240,17 @@ class JudgeModel:
         with self._lock:
             self._tally = replace(self._tally, **{n: getattr(self._tally, n) + k for n, k in more.items()})
 
-    def _remembered(self, name: str) -> str | None:
+    def _cached(self, name: str) -> str | None:
         if name in self._known or self.cache is None:
             return self._known.get(name)
         try:
-            held = json.loads((self.cache / f"{name}.json").read_text())
-        except (OSError, ValueError):  # none yet, or damaged: it is asked again
+            entry = json.loads((self.cache / f"{name}.json").read_text())
+        except (OSError, ValueError):  # missing or damaged: ask again
             return None
-        text = held.get("answer") if isinstance(held, dict) else None
+        text = entry.get("answer") if isinstance(entry, dict) else None
         return text if isinstance(text, str) else None
 
-    def _remember(self, name: str, text: str) -> None:
+    def _store(self, name: str, text: str) -> None:
         self._known[name] = text
         if self.cache is not None:
             write_json(self.cache / f"{name}.json", {"answer": text}, shared=True)
@@ -254,18 +260,18 @@ class JudgeModel:
         return ask_json(self.address + path, body, timeout, headers, self._key, self._proxies)
 
     def _words(self, error: Exception) -> str:
-        """A failure in words, without the key that a server may repeat in them."""
+        """Text of an error, without the key, which a server may repeat in it."""
         words = reason(error)
         return words.replace(self._key, "***") if self._key else words
 
-    def _greet(self) -> None:
-        """Any HTTP answer will do but one that refuses the key: not every server lists its models."""
+    def _check_server(self) -> None:
+        """Accept every HTTP answer that does not reject the key, as not every server lists its models."""
         try:
             self._send("/models", None, PATIENCE)
         except urllib.error.HTTPError as error:
             if error.code in _REFUSED:
                 raise UserError(
-                    f"the judge at {self.address} refuses the key ({self._words(error)}): put the right one into "
+                    f"the judge at {self.address} rejects the key ({self._words(error)}): put the right one into "
                     f"the environment variable {self._key_variable}"
                 ) from None
         except NotJson:

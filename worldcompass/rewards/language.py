@@ -1,7 +1,7 @@
-"""Does a clip carry out an instruction in words? A judge model is shown some of its frames and asked.
+"""Scores of how well a clip follows an instruction in words: a judge model sees some of its frames.
 
-``InstructionScore`` asks of every candidate by itself (0 to 1). ``InstructionRank`` asks which of two does it
-better, in both orders, and turns the answers into strengths (Bradley and Terry, Biometrika 39, 1952).
+``InstructionScore`` asks about each candidate separately (0 to 1). ``InstructionRank`` asks which of two follows it
+better, in both orders, and converts the answers to strengths (Bradley and Terry, Biometrika 39, 1952).
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.judge_model import JudgeModel, Message
 from worldcompass.types import Group, Scores
 
-PICTURES = 8  # of a clip, evenly spaced, the first being what was there before it
-LEAST_WIDTH = 320  # pixels: smaller pictures are enlarged, since judge models see little in them
-BEST = 10  # of the scale on which a clip is scored
-PRIOR = (
-    0.5  # ties against an imagined candidate of strength 0: strengths stay finite and uncertain ones small
-)
-BALANCED = 1e-9  # change of a strength at which the fit ends
+PICTURES = 8  # frames of a clip, evenly spaced; the first is the last frame before it
+LEAST_WIDTH = 320  # pixels: smaller frames are enlarged, as judge models see little in them
+BEST = 10  # top of the judge's scale
+# Ties against a virtual candidate of strength 0, which keep strengths finite and uncertain ones small.
+PRIOR = 0.5
+TOLERANCE = 1e-9  # largest change of a log strength at which the fit stops
 
 _TASK = (
     "You see frames of a first-person video in the order of time. The player was asked to do one thing. Judge only "
@@ -44,19 +43,19 @@ _OBJECT = re.compile(r"\{[^{}]*\}")
 
 
 class InstructionScore:
-    """The judge model's score of each candidate, divided by the best; 0 to 1.
+    """The judge model's score of each candidate on a scale of 0 to 1.
 
-    Abstains without an instruction, where the answer holds no score, and when the budget is used up.
+    Abstains without an instruction, when the answer has no score, and when the budget is used up.
     """
 
-    at_once = 1  # the model is elsewhere: it is asked while the next groups are imagined
+    at_once = 1  # the model runs elsewhere, so it scores while the next groups are imagined
 
     def __init__(self, judge: JudgeModel, pictures: int = PICTURES, name: str = "instruction") -> None:
         self.judge, self.pictures, self.name = judge, pictures, name
 
     @property
     def tries(self) -> tuple[int, int]:
-        """Of the judge's questions: tries made so far, and those of them that failed."""
+        """Tries of the judge's questions so far, and how many of them failed."""
         return _tries(self.judge)
 
     def __call__(self, group: Group) -> Scores:
@@ -64,12 +63,12 @@ class InstructionScore:
         frames = group.transitions()[0]
         if not group.instruction or frames.shape[1] < 2:
             return abstain(group)
-        asked = _asked(group)
+        instruction = _instruction(group)
         answers = self.judge.ask(
-            [_chat(SCORE_TASK, [asked, *_shown(clip, self.pictures)]) for clip in frames]
+            [_chat(SCORE_TASK, [instruction, *_images(clip, self.pictures)]) for clip in frames]
         )
         found = [None if answer is None else read_score(answer) for answer in answers]
-        _count_nonsense(self.judge, answers, found)
+        _count_unreadable(self.judge, answers, found)
         valid = torch.tensor([value is not None for value in found])
         return Scores(torch.tensor([value or 0.0 for value in found], dtype=torch.float32), valid)
 
@@ -77,7 +76,7 @@ class InstructionScore:
 class InstructionRank:
     """Strengths of the candidates from comparisons of pairs; 0 is average, larger is better.
 
-    A candidate that met nobody abstains, and so does the only one of a group.
+    A candidate without any comparison gets no score, such as the only one of a group.
     """
 
     at_once = 1
@@ -92,15 +91,17 @@ class InstructionRank:
         """Compare with ``judge``.
 
         Args:
-            opponents: how many others each candidate meets, about; all when None. They are chosen by what the
-                candidates show, so that their order does not matter.
-            pictures: of each clip.
+            judge: the model.
+            opponents: approximate number of others that each candidate is compared with; all when None. They are
+                chosen by content, so the order of the candidates does not matter.
+            pictures: frames of each clip.
+            name: of the scores.
         """
         self.judge, self.opponents, self.pictures, self.name = judge, opponents, pictures, name
 
     @property
     def tries(self) -> tuple[int, int]:
-        """Of the judge's questions: tries made so far, and those of them that failed."""
+        """Tries of the judge's questions so far, and how many of them failed."""
         return _tries(self.judge)
 
     def __call__(self, group: Group) -> Scores:
@@ -109,14 +110,16 @@ class InstructionRank:
         size = len(frames)
         if not group.instruction or frames.shape[1] < 2:
             return abstain(group)
-        shown = [_shown(clip, self.pictures) for clip in frames]
+        images = [_images(clip, self.pictures) for clip in frames]
         matches = [(a, b) for pair in pairs_of(frames, self.opponents) for a, b in (pair, pair[::-1])]
-        asked, named = _asked(group), ({"type": "text", "text": f"Video {name}:"} for name in "AB")
-        first, second = named
-        questions = [_chat(RANK_TASK, [asked, first, *shown[a], second, *shown[b]]) for a, b in matches]
+        instruction = _instruction(group)
+        first, second = ({"type": "text", "text": f"Video {name}:"} for name in "AB")
+        questions = [
+            _chat(RANK_TASK, [instruction, first, *images[a], second, *images[b]]) for a, b in matches
+        ]
         answers = self.judge.ask(questions)
         found = [None if answer is None else read_better(answer) for answer in answers]
-        _count_nonsense(self.judge, answers, found)
+        _count_unreadable(self.judge, answers, found)
         wins_GG = torch.zeros(size, size, dtype=torch.float64)
         for (a, b), share in zip(matches, found, strict=True):
             if share is not None:
@@ -127,7 +130,7 @@ class InstructionRank:
 
 
 def pairs_of(frames_GF3hw: Tensor, opponents: int | None) -> list[tuple[int, int]]:
-    """Pairs (a, b) of different candidates: all, or each with its next neighbours in a ring sorted by content."""
+    """Pairs (a, b) of candidates: all pairs, or each candidate with its neighbours in a ring sorted by content."""
     size = len(frames_GF3hw)
     if opponents is None or opponents >= size - 1:
         return list(itertools.combinations(range(size), 2))
@@ -140,26 +143,26 @@ def pairs_of(frames_GF3hw: Tensor, opponents: int | None) -> list[tuple[int, int
 
 
 def bradley_terry(wins_GG: Tensor) -> Tensor:
-    """Log strengths (G,), mean 0 but for the prior's pull, of a table of wins (row over column); ties count half.
+    """Log strengths (G,) from a table of wins (row over column); ties count half. Their mean is about 0.
 
-    The maximum of the likelihood with ``PRIOR`` ties of everybody against strength 0, by the minorisation of Hunter
-    (Annals of Statistics 32, 2004, equation 3).
+    They maximise the likelihood with ``PRIOR`` ties of each candidate against strength 0, by the minorisation of
+    Hunter (Annals of Statistics 32, 2004, equation 3).
     """
     wins = wins_GG.double()
-    met = wins + wins.T
+    matches = wins + wins.T
     strength = torch.ones(len(wins), dtype=torch.float64)
     for _ in range(10_000):
-        against = met / (strength[:, None] + strength[None]) + torch.diag(2 * PRIOR / (strength + 1))
-        changed = (wins.sum(1) + PRIOR) / against.sum(1)
-        done = (changed.log() - strength.log()).abs().max() < BALANCED
-        strength = changed
+        expected = matches / (strength[:, None] + strength[None]) + torch.diag(2 * PRIOR / (strength + 1))
+        updated = (wins.sum(1) + PRIOR) / expected.sum(1)
+        done = (updated.log() - strength.log()).abs().max() < TOLERANCE
+        strength = updated
         if done:
             break
     return strength.log()
 
 
 def read_score(answer: str) -> float | None:
-    """The score in an answer, divided by the best; None where there is none."""
+    """The score in an answer on a scale of 0 to 1; None when it has none."""
     value = _last_object(answer, "score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= BEST:
         return None
@@ -167,24 +170,24 @@ def read_score(answer: str) -> float | None:
 
 
 def read_better(answer: str) -> float | None:
-    """1 where A is better, 0 where B is, one half for a tie; None where the answer says nothing of the kind."""
+    """1 when A is better, 0 when B is, one half for a tie; None when the answer has no verdict."""
     value = _last_object(answer, "better")
     return {"a": 1.0, "b": 0.0, "tie": 0.5}.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def _last_object(answer: str, field: str) -> object:
-    """The field's value in the last JSON object that has it: models think aloud before they answer."""
+    """The field's value in the last JSON object that has it, as models reason in text before they answer."""
     for text in reversed(_OBJECT.findall(answer)):
         try:
-            held = json.loads(text)
+            parsed = json.loads(text)
         except ValueError:
             continue
-        if field in held:
-            return held[field]
+        if field in parsed:
+            return parsed[field]
     return None
 
 
-def _asked(group: Group) -> Message:
+def _instruction(group: Group) -> Message:
     return {"type": "text", "text": f"The player was asked to: {group.instruction}"}
 
 
@@ -192,13 +195,13 @@ def _chat(task: str, content: Sequence[Message]) -> list[Message]:
     return [{"role": "system", "content": task}, {"role": "user", "content": list(content)}]
 
 
-def _shown(clip_F3hw: Tensor, count: int) -> list[Message]:
-    """Evenly spaced frames of a clip, first and last among them, as image parts."""
+def _images(clip_F3hw: Tensor, count: int) -> list[Message]:
+    """Evenly spaced frames of a clip, including the first and the last, as image parts."""
     chosen = torch.linspace(0, len(clip_F3hw) - 1, min(count, len(clip_F3hw))).round().long()
-    return [_picture(clip_F3hw[index]) for index in chosen]
+    return [_image(clip_F3hw[index]) for index in chosen]
 
 
-def _picture(frame_3hw: Tensor) -> Message:
+def _image(frame_3hw: Tensor) -> Message:
     scale = -(-LEAST_WIDTH // frame_3hw.shape[-1])
     frame = frame_3hw.cpu()
     if scale > 1:
@@ -214,7 +217,9 @@ def _tries(judge: JudgeModel) -> tuple[int, int]:
     return tally.requests, tally.failed
 
 
-def _count_nonsense(judge: JudgeModel, answers: Sequence[str | None], found: Sequence[float | None]) -> None:
+def _count_unreadable(
+    judge: JudgeModel, answers: Sequence[str | None], found: Sequence[float | None]
+) -> None:
     for answer, value in zip(answers, found, strict=True):
         if answer is not None and value is None:
-            judge.count_nonsense()
+            judge.count_unreadable()

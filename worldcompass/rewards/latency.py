@@ -1,4 +1,4 @@
-"""How soon does the camera do what it is told?"""
+"""Delay between a command and the camera's response."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from worldcompass.critic import Need
 from worldcompass.geometry import LabelThresholds, motion_signs
-from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, over_trusted
+from worldcompass.rewards.abstain import LEAST_CONFIDENCE, abstain, mean_over_trusted
 from worldcompass.rewards.cameras import CameraEstimator, look
 from worldcompass.types import Group, Scores
 
 
 class ResponseLatency:
-    """Minus the frames until a commanded motion shows, averaged over the chunk's commands; 0 is at once.
+    """Minus the number of frames until the commanded motion begins, averaged over the chunk's commands; at most 0.
 
-    A command is a run of latents with one action. It shows at the first frame whose own motion has, along every
-    commanded axis, the right sign and more than a latent's threshold shared among its frames. A command
-    that never shows takes as long as it lasts. The command that goes on from before the chunk counts as well: a
-    candidate that stops carrying it out is late.
+    A command is a run of latents with one action. Its motion begins at the first frame that moves along every
+    commanded axis with the right sign and by more than a latent's threshold divided by its number of frames. A
+    motion that never begins counts the whole length of the command. A command that continues from before the chunk
+    counts too, so a candidate that stops following it is late.
     """
 
     needs: tuple[Need, ...] = ("cameras",)
@@ -36,7 +36,7 @@ class ResponseLatency:
         self.least_confidence, self.name = least_confidence, name
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where nothing is commanded or too few frames can be trusted."""
+        """Score the candidates; abstains when nothing is commanded or too few frames are trusted."""
         seen = look(self.estimator, group, self.least_confidence, every=1)
         if seen is None:
             return abstain(group)
@@ -47,10 +47,10 @@ class ResponseLatency:
         late_GC = torch.stack([frames_until(shows_GS[:, a:b]) for a, b in spans], 1)
         trust = seen.trusted_GS.cpu().float()
         trusted_GC = torch.stack([trust[:, a:b].mean(1) >= 0.5 for a, b in spans], 1)
-        return over_trusted(-late_GC, trusted_GC)
+        return mean_over_trusted(-late_GC, trusted_GC)
 
     def _shows(self, motion_GS4: Tensor, labels_S: Tensor, frames_per_latent: int) -> Tensor:
-        """Frames in which every commanded component is seen, bool (G, S)."""
+        """Frames with motion in every commanded component, bool (G, S)."""
         limits = self.thresholds
         least_4 = (
             torch.tensor([limits.move, limits.move, limits.yaw_deg, limits.pitch_deg]) / frames_per_latent
@@ -63,7 +63,7 @@ class ResponseLatency:
 
 
 def commands(labels_S: Tensor) -> list[tuple[int, int]]:
-    """Start and end of every run of one action other than none."""
+    """Start and end of every run of one action, without runs of no action."""
     spans, start = [], 0
     for label, run in groupby(labels_S.tolist()):
         stop = start + len(list(run))
@@ -74,5 +74,5 @@ def commands(labels_S: Tensor) -> list[tuple[int, int]]:
 
 
 def frames_until(shows_GS: Tensor) -> Tensor:
-    """Frames before the first True of every row, float32 (G,); S where there is none."""
+    """Number of frames before the first True of every row, float32 (G,); S for rows without any."""
     return (shows_GS.cumsum(1) == 0).sum(1).float()

@@ -1,7 +1,7 @@
 """LPIPS (arXiv 1801.03924) as a likeness to reference frames; extra ``rewards``.
 
-Code and linear layers: package ``lpips``, BSD-2-Clause. The AlexNet backbone is torchvision's (BSD-3-Clause,
-trained on ImageNet) and must be there as a file, as nothing is downloaded.
+Code and linear layers come from the package ``lpips``, BSD-2-Clause. The AlexNet backbone is torchvision's
+(BSD-3-Clause, trained on ImageNet). It must exist as a file, as nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from worldcompass.errors import UserError
 from worldcompass.rewards.external import loading, need_module, need_weights
 
-SMALLEST = 64  # pixels: AlexNet's pooling leaves nothing of smaller pictures
+SMALLEST = 64  # pixels: AlexNet's pooling needs frames of at least this size
 BATCH = 64  # frames of one forward pass
 INSTALL = "install it with pip install 'worldcompass[rewards]'"
 GET = "save torchvision's alexnet-owt state dict there (.pth or .safetensors)"
@@ -28,7 +28,7 @@ class Lpips:
         """Load the linear layers from the package and the backbone's ``features`` from a file.
 
         Raises:
-            UserError: when the package or the file is missing, or the file holds another network.
+            UserError: when the package or the file is missing, or the file is of another network.
         """
         package = need_module("lpips", "LPIPS", INSTALL)
         path = need_weights(backbone, "LPIPS", GET)
@@ -36,10 +36,12 @@ class Lpips:
         own = self.net.net.state_dict()
         with loading("LPIPS", path, GET):
             features = _features(path)
-        # The package cuts the layers into slices and keeps their numbers: slice2.3.weight is features.3.weight.
+        # The package groups the layers into slices but keeps their numbers: slice2.3.weight is features.3.weight.
         wanted = {name: name.split(".", 1)[1] for name in own}
         if missing := [name for name in wanted.values() if name not in features]:
-            raise UserError(f"{path} is no AlexNet of torchvision: features.{missing[0]} is missing; {GET}")
+            raise UserError(
+                f"{path} is no AlexNet of torchvision, as features.{missing[0]} is missing: {GET}"
+            )
         with loading("LPIPS", path, GET):
             self.net.net.load_state_dict({name: features[number] for name, number in wanted.items()})
         self.net = self.net.to(device).eval().requires_grad_(False)
@@ -54,14 +56,14 @@ class Lpips:
         )
 
     def _input(self, frames_N3hw: Tensor) -> Tensor:
-        """In [-1, 1], enlarged where too small."""
+        """Frames in [-1, 1], enlarged when they are too small."""
         pixels = frames_N3hw.to(self.device).float() / 127.5 - 1
         scale = SMALLEST / min(pixels.shape[-2:])
         return interpolate(pixels, scale_factor=scale, mode="bilinear") if scale > 1 else pixels
 
 
 def _features(path: Path) -> dict[str, Tensor]:
-    """The state dict of ``features``, without that word."""
+    """The state dict of ``features``, with names relative to it."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

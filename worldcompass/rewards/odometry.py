@@ -1,10 +1,10 @@
 """Visual odometry with OpenCV: no weights, no training, any video; the length unit is arbitrary.
 
-Corners are tracked from frame to frame over one step (Lucas-Kanade from where DIS flow leads, there and back).
-Rotation and direction of translation minimise the Sampson distance of the epipolar constraint under a Cauchy loss
-(Levenberg-Marquardt) from several starts, the best of which wins: RANSAC's five-point solution alone confuses a
-small turn with a small sidestep. Where a turn alone explains the tracks, there was no translation. Points that live
-on into the next step carry the scale along; the unit is the median depth of the first view that moved.
+Corners are tracked from frame to frame over one step, by Lucas-Kanade in both directions from a start that DIS flow
+predicts. Rotation and direction of translation minimise the Sampson distance of the epipolar constraint under a
+Cauchy loss (Levenberg-Marquardt). The best of several starts wins, as RANSAC's five-point solution alone confuses
+a small turn with a small sidestep. When a rotation alone explains the tracks, the translation is zero. Points that
+survive into the next step transfer the scale. The unit is the median depth of the first view that moved.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ MAX_POINTS = 400
 POINT_QUALITY, POINT_DISTANCE = 0.005, 6  # of cv2.goodFeaturesToTrack; pixels
 WINDOW, LEVELS = (15, 15), 1  # of the tracker: pixels, halvings
 STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.02)  # iterations, pixels
-ROUND_TRIP = 0.7  # pixels that a track may miss its start by after going there and back
-FEWEST_POINTS = 12  # below it nothing is estimated
-ENOUGH_INLIERS = 40  # from here on their number no longer lowers the confidence
+ROUND_TRIP = 0.7  # pixels: largest error of a track after forward and backward tracking
+FEWEST_POINTS = 12  # with fewer points nothing is estimated
+ENOUGH_INLIERS = 40  # with fewer inliers the confidence is lower
 NOISE = 0.5  # pixels: scale of the Cauchy loss
 INLIER = 1.0  # pixels to the epipolar line
-TURN_INLIER = 1.5  # pixels to the point itself, which errors of tracking miss by more than a line
-STILL = 0.8  # nothing was translated when a turn alone explains this share of the points that both explain
-RISING = (
-    0.8  # sine of a translation's elevation above which it is taken for a change of pitch: no action rises
+TURN_INLIER = (
+    1.5  # pixels to the predicted point; larger, as a point has one more direction of error than a line
 )
+# Share of the inliers of the full motion that a rotation alone must explain for a translation of zero.
+STILL = 0.8
+# Sine of a translation's elevation above which it counts as a change of pitch, as no action moves the camera up.
+RISING = 0.8
 SHEARED = 3.0  # pixels: inliers of a change of pitch, which game engines may draw as a shift of the picture
-FEWEST_COMMON = 8  # points that must live on to carry the scale
-# Directions of translation to start from (camera axes); the five-point solution is one more.
+FEWEST_COMMON = 8  # points that must survive to transfer the scale
+# Initial directions of translation (camera axes); the five-point solution is one more.
 STARTS = ((0, 0, 1), (1, 0, 0), (1, 0, 1), (-1, 0, 1), (0, 1, 0))
 ITERATIONS = 10
 
@@ -51,29 +53,29 @@ class TwoView:
     direction_3: Array
     """Unit translation; zeros when there was none."""
     nearness_N: Array
-    """Length of the translation over each point's depth in the first view."""
+    """Length of the translation divided by each point's depth in the first view."""
     inlier_N: Array
-    """bool."""
+    """bool: points that the motion explains."""
     confidence: float
-    """Share of inliers, less when they are few; in [0, 1]."""
+    """Share of inliers, lower when they are few; in [0, 1]."""
 
 
 @dataclass
 class _Map:
-    """Points followed across steps, in pixels of the current frame, with 1 / depth where known (else nan)."""
+    """Points tracked across steps, in pixels of the current frame, with 1 / depth where known (else NaN)."""
 
     pixels_N2: Array = field(default_factory=lambda: np.zeros((0, 2)))
     inverse_depth_N: Array = field(default_factory=lambda: np.zeros(0))
     median_depth: float | None = None
-    """Of the last view that moved; None before the first."""
+    """Median depth of the last view that moved; None before the first."""
 
 
 class Odometry:
     """A camera estimator without weights; needs the camera's intrinsics.
 
-    With ``per_view`` every step's length is in units of the median depth of what it sees, instead of one unit for
-    the video: what moves at all then shows alike in every scene, which a threshold needs. Paths that are compared
-    with others need the one unit.
+    With ``per_view`` every step's length is in units of the median depth of its view, instead of one unit for the
+    whole video. A motion then has a similar length in every scene, as a threshold needs. Comparisons of whole paths
+    need the one unit.
     """
 
     name = "odometry"
@@ -82,7 +84,7 @@ class Odometry:
         self.per_view = per_view
 
     def __call__(self, frames_VF3hw: Tensor, intrinsics_4: Tensor, every: int) -> CameraPath:
-        """See ``CameraEstimator``; on the CPU, about 0.1 s a step.
+        """See ``CameraEstimator``; runs on the CPU in about 0.1 s per step.
 
         Raises:
             ValueError: when F is not 1 + every * S.
@@ -113,12 +115,12 @@ class Odometry:
 
 
 def two_view(first_N2: Array, second_N2: Array, focal: float) -> TwoView:
-    """Motion between two views from where N points are seen.
+    """Motion between two views from the positions of N points.
 
     Args:
-        first_N2: on the plane at depth 1 (pixels minus centre, over focal length).
-        second_N2: the same points in the second view.
-        focal: focal length in pixels: thresholds are in pixels.
+        first_N2: positions on the plane at depth 1 (pixels minus centre, over focal length).
+        second_N2: positions of the same points in the second view.
+        focal: focal length in pixels, as thresholds are in pixels.
     """
     if len(first_N2) < FEWEST_POINTS:
         empty = np.zeros(len(first_N2))
@@ -135,16 +137,15 @@ def two_view(first_N2: Array, second_N2: Array, focal: float) -> TwoView:
     if pitching or turned.sum() >= STILL * inlier.sum():
         return TwoView(turn, np.zeros(3), np.zeros(len(a)), turned, _confidence(turned))
     nearness = _nearness(rotation, direction, a, b)
-    if (
-        np.median(nearness[inlier] if inlier.any() else nearness) < 0
-    ):  # seen points lie in front of the camera
+    # Visible points are in front of the camera.
+    if np.median(nearness[inlier] if inlier.any() else nearness) < 0:
         direction, nearness = -direction, -nearness
     inlier &= nearness > -NOISE / focal
     return TwoView(rotation, direction, nearness, inlier, _confidence(inlier))
 
 
 def _step(grey_Fhw: Array, camera_33: Array, points: _Map, per_view: bool) -> tuple[Array, float]:
-    """``previous_from_current`` pose (4, 4) over one step and its confidence; ``points`` moves on with it."""
+    """``previous_from_current`` pose (4, 4) of one step and its confidence; updates ``points``."""
     _top_up(points, grey_Fhw[0])
     arrived_N2, alive = _track(grey_Fhw, points.pixels_N2)
     first, second, known = points.pixels_N2[alive], arrived_N2[alive], points.inverse_depth_N[alive]
@@ -172,7 +173,7 @@ def _step(grey_Fhw: Array, camera_33: Array, points: _Map, per_view: bool) -> tu
 
 
 def _length(seen: TwoView, known_N: Array, median_depth: float | None) -> float:
-    """Length of the translation in the unit of known inverse depths, else of the median depth (1 when None)."""
+    """Length of the translation in the unit of known inverse depths, or else of the median depth (1 when None)."""
     if not seen.direction_3.any() or not seen.inlier_N.any():
         return 0.0
     common = seen.inlier_N & np.isfinite(known_N) & (known_N > 0)
@@ -182,7 +183,7 @@ def _length(seen: TwoView, known_N: Array, median_depth: float | None) -> float:
 
 
 def _grey(frames_F3hw: Tensor) -> Array:
-    """uint8 (F, h, w) at the working width, with even local contrast so that dark rooms have corners too."""
+    """uint8 (F, h, w) at the working width, with equalised local contrast to find corners in dark rooms."""
     height, width = frames_F3hw.shape[-2:]
     size = (WORKING_WIDTH, round(height * WORKING_WIDTH / width))
     method = cv2.INTER_AREA if width > WORKING_WIDTH else cv2.INTER_CUBIC
@@ -203,7 +204,7 @@ def _camera_matrix(intrinsics_4: Tensor, size: tuple[int, ...]) -> Array:
 
 
 def _top_up(points: _Map, grey_hw: Array) -> None:
-    """Add corners where none is followed."""
+    """Add corners where none is tracked."""
     free = np.full(grey_hw.shape, 255, np.uint8)
     for x, y in points.pixels_N2.round().astype(int):
         cv2.circle(free, (int(x), int(y)), POINT_DISTANCE, 0, -1)
@@ -217,7 +218,7 @@ def _top_up(points: _Map, grey_hw: Array) -> None:
 
 
 def _track(grey_Fhw: Array, pixels_N2: Array) -> tuple[Array, Array]:
-    """Where points of the first frame are in the last, and which of them were followed all the way."""
+    """Positions in the last frame of points of the first, and which of them were tracked throughout."""
     alive = np.ones(len(pixels_N2), bool)
     if not len(pixels_N2):
         return pixels_N2, alive
@@ -237,11 +238,11 @@ def _track(grey_Fhw: Array, pixels_N2: Array) -> tuple[Array, Array]:
 def _follow(
     before_hw: Array, after_hw: Array, pixels_N12: Array, dense: cv2.DISOpticalFlow
 ) -> tuple[Array, Array]:
-    """Where points of one frame are in the next, and whether they were found.
+    """Positions in the next frame of points of one frame, and whether they were found.
 
-    Dense flow says where to look: points on repeated texture alone would settle on their neighbour.
+    Tracking starts from dense flow, as points on repeated texture would otherwise match their neighbours.
     """
-    # None, not zeros: an array, even of zeros, is taken as a starting flow and changes the result.
+    # None, not zeros: OpenCV uses any array as an initial flow, which changes the result.
     flow_hw2 = dense.calc(before_hw, after_hw, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
     x, y = np.clip(pixels_N12[:, 0].round().astype(int), 0, np.array(before_hw.shape[::-1]) - 1).T
     start = (pixels_N12 + flow_hw2[y, x][:, None]).astype(np.float32)
@@ -252,7 +253,7 @@ def _follow(
 
 
 def _best_turn(a_N3: Array, b_N3: Array, focal: float) -> Array:
-    """The rotation alone that best takes rays to rays (Kabsch, iteratively reweighted)."""
+    """The rotation that best maps rays to rays (Kabsch, iteratively reweighted)."""
     from_N3, to_N3 = (p / np.linalg.norm(p, axis=1, keepdims=True) for p in (a_N3, b_N3))
     weight, rotation = np.ones(len(a_N3)), np.eye(3)
     for _ in range(ITERATIONS):
@@ -264,7 +265,7 @@ def _best_turn(a_N3: Array, b_N3: Array, focal: float) -> Array:
 
 
 def _five_point(a_N3: Array, b_N3: Array, focal: float) -> list[tuple[Array, Array]]:
-    """RANSAC's five-point solution as one more start; empty when it finds none."""
+    """RANSAC's five-point solution as one more start; empty when it has none."""
     matrix, _ = cv2.findEssentialMat(
         a_N3[:, :2].copy(), b_N3[:, :2].copy(), np.eye(3), cv2.RANSAC, 0.99, INLIER / focal, maxIters=200
     )
@@ -308,7 +309,7 @@ def _jacobian(
     error: Array,
     size: float = 1e-5,
 ) -> Array:
-    """Derivatives (N, 5) of the Sampson distances by the five degrees of freedom, by differences."""
+    """Finite differences (N, 5) of the Sampson distances along the five degrees of freedom."""
     columns = []
     for change in size * np.eye(5):
         moved = _moved(rotation, direction, change)
@@ -337,7 +338,7 @@ def _cauchy(error_N: Array) -> float:
 
 
 def _nearness(rotation: Array, direction: Array, a_N3: Array, b_N3: Array) -> Array:
-    """Length of the translation over depth for every point, by least squares of its displacement."""
+    """Length of the translation over depth for every point, from a least-squares fit of its displacement."""
     ray = a_N3 @ rotation.T
     along = b_N3[:, :2] * direction[2] - direction[:2]
     off = ray[:, :2] - b_N3[:, :2] * ray[:, 2:]

@@ -1,4 +1,4 @@
-"""Likeness to the engine's true continuation, where the group has one."""
+"""Likeness to the engine's true continuation, for groups that have one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PSNR_CEILING = 60.0  # dB, for equal pictures
 
 
 def psnr(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, at most 60."""
+    """Peak signal-to-noise ratio in dB, at most 60; (N,)."""
     error = (frames_N3hw.float() - references_N3hw.float()).square().mean((-3, -2, -1))
     return (10 * torch.log10(255**2 / error.clamp_min(1e-3))).clamp_max(PSNR_CEILING)
 
 
 def ssim(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
-    """Structural similarity of the brightness with an 11 x 11 Gaussian window; between -1 and 1.
+    """Structural similarity of the brightness with an 11 x 11 Gaussian window; (N,) between -1 and 1.
 
-    Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
-    similarity", IEEE TIP 13 (2004), equation 13; places where the window fits wholly.
+    Only positions with a complete window count. Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality
+    assessment: from error visibility to structural similarity", IEEE TIP 13 (2004), equation 13.
 
     Raises:
         ValueError: when the frames are smaller than the window.
@@ -54,15 +54,16 @@ def _gaussian() -> Tensor:
 
 
 class TrueContinuation:
-    """Mean likeness of the chunk's frames to the engine's own, frame by frame.
+    """Mean likeness of the chunk's frames to the engine's true frames, frame by frame.
 
-    A world is free to imagine what nobody has seen: trust it near the start, or behind a turn that comes back.
+    Places that the video has not shown yet may rightly differ from the engine's. The score is meaningful near the
+    start, and after the camera returns to a known view.
     """
 
     needs: tuple[Need, ...] = ("truth",)
 
     def __init__(self, likeness: Likeness, name: str) -> None:
-        """``likeness``: ``psnr``, ``ssim``, an ``Lpips``, or another function of that form."""
+        """Compare by ``likeness``: ``psnr``, ``ssim``, an ``Lpips``, or another function of that form."""
         self.likeness, self.name = likeness, name
 
     def __call__(self, group: Group) -> Scores:

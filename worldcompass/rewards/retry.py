@@ -1,4 +1,4 @@
-"""Asking again: tries, patience, and how often a critic failed."""
+"""Retries of critics in other processes, and counts of their failures."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ from worldcompass.rewards.http_json import pauses
 from worldcompass.rewards.wire import WireError
 from worldcompass.types import Scores
 
-PATIENCE = 5.0  # seconds for a first answer
+PATIENCE = 5.0  # seconds for the first answer
 
 
 class FailedTry(Exception):
-    """A critic was asked and gave no usable answer; it may be asked again."""
+    """A try gave no usable answer; a retry is allowed."""
 
 
 @dataclass
 class Tries:
-    """How often a critic was asked, and how often in vain; counted by several threads."""
+    """Limit and counts of a critic's tries; safe to share between threads."""
 
-    most: int
-    """Of one group."""
+    limit: int
+    """Tries per group."""
     sleep: Callable[[float], None]
-    """Between two."""
+    """Waits between two tries."""
     made: int = 0
     failed: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, failed: bool) -> None:
-        """One more."""
+        """Count one try."""
         with self.lock:
             self.made, self.failed = self.made + 1, self.failed + failed
 
 
-def insist(who: str, ask: Callable[[], Scores], tries: Tries) -> Scores:
-    """Ask until there is an answer; count every try, warn of each that failed and is made again.
+def score_with_retries(who: str, ask: Callable[[], Scores], tries: Tries) -> Scores:
+    """Call ``ask`` until it succeeds; counts every try and warns before each retry.
+
+    Args:
+        who: the critic, for messages.
+        ask: one try; raises ``FailedTry`` or ``WireError`` when it fails.
+        tries: limit and counts.
 
     Raises:
-        LostCritic: when every try has failed.
+        LostCritic: when every try fails.
     """
     why = ""
-    for pause in pauses(tries.most):
+    for pause in pauses(tries.limit):
         if pause:
             warnings.warn(f"{who} failed and is asked again: {why}", stacklevel=3)
             tries.sleep(pause)
@@ -57,6 +62,6 @@ def insist(who: str, ask: Callable[[], Scores], tries: Tries) -> Scores:
             tries.count(failed=False)
             return scores
     raise LostCritic(
-        f"{who} failed {tries.most} times, the last time: {why}. Mend it and go on with --resume: what was learned "
-        "is kept"
+        f"{who} failed {tries.limit} times, the last time: {why}. Fix it and resume with --resume: saved steps "
+        "are kept"
     )

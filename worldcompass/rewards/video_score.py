@@ -1,4 +1,4 @@
-"""What critics say of a whole video: one group of one candidate."""
+"""Critics' scores of a whole video, as a group of one candidate."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from worldcompass.world import WorldSpec
 def score_video(
     frames_F3hw: Tensor, composites_M: Tensor, critics: Sequence[Critic], spec: WorldSpec
 ) -> dict[str, float | None]:
-    """Scores by critic of a video that should carry out these commands; None where a critic abstains.
+    """Scores by critic of a video that should follow these commands; None for a critic that abstains.
 
     Args:
         frames_F3hw: uint8, the start image first; cropped and resized to the critics' world.
-        composites_M: int64, the start's 0 first.
+        composites_M: int64, starting with 0 for the start image.
+        critics: to ask.
         spec: of the world that the critics know.
 
     Raises:
-        UserError: when commands and video do not have the same length, or a critic cannot score them.
+        UserError: when commands and video differ in length, or a critic cannot score them.
     """
     needed = spec.num_frames(0, len(composites_M))
     if len(frames_F3hw) != needed:
         raise UserError(
             f"the path has {len(composites_M) - 1} moves of {spec.frames_per_latent} frames, which makes {needed}"
-            f" frames with the start image, the video has {len(frames_F3hw)}: give the path it was made for"
+            f" frames with the start image, but the video has {len(frames_F3hw)}: give the path of this video"
         )
     for critic in critics:
         if why := misfit(critic, spec.actions):

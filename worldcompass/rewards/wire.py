@@ -1,4 +1,4 @@
-"""How a group travels to a critic in another process: one safetensors body there, one JSON object back."""
+"""The format between a trainer and a critic in another process: a safetensors body out, a JSON object back."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _KINDS: dict[str, type[CameraMoves] | type[ControlValues]] = {
 
 
 class WireError(ValueError):
-    """What came over the wire is not what was agreed."""
+    """A received body does not follow the format."""
 
 
 def pack_group(group: Group) -> bytes:
-    """Pixels, commands, those before them and the engine's truth where there are any."""
+    """The group as safetensors: frames and commands, with past commands and the engine's truth if it has them."""
     facts = {
         "version": VERSION,
         "actions": next(kind for kind, of in _KINDS.items() if isinstance(group.actions, of)),
@@ -57,7 +57,7 @@ def unpack_group(body: bytes) -> Group:
     """The inverse of ``pack_group``.
 
     Raises:
-        WireError: when the body is no group of this version.
+        WireError: when the body is not a group of this version.
     """
     try:
         tensors = load(body)
@@ -95,14 +95,14 @@ def unpack_scores(answer: Any, count: int) -> Scores:
     """The inverse of ``pack_scores``, for a group of ``count`` candidates.
 
     Raises:
-        WireError: for another number of scores, or scores that are not finite.
+        WireError: for a wrong number of scores, or scores that are not finite.
     """
     try:
         values, valid = answer["values"], answer["valid"]
         if not len(values) == len(valid) == count:
             raise WireError(f"expected {count} scores, got {len(values)} with {len(valid)} marks of validity")
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-            raise WireError("a score is not finite: a critic that cannot tell must abstain")
+            raise WireError("a score is not finite: a critic that cannot score a candidate must abstain")
         return Scores(torch.tensor(values, dtype=torch.float32), torch.tensor(valid, dtype=torch.bool))
     except (KeyError, TypeError) as error:
         raise WireError(f"expected values and valid, got {str(answer)[:200]}") from error
