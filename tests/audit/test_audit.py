@@ -143,7 +143,8 @@ def test_a_critic_of_pictures_may_love_stillness_but_the_audit_says_so(capsys):
             return Scores(-gone, torch.ones(len(gone), dtype=torch.bool))
 
     audit = run_audit(Still(), CLIPS, expected("noisy"), seed=0, searched=2)
-    assert audit.cheated_beside()[-2:] == ["frozen picture", "replayed latents"] and audit.faults == ()
+    assert audit.fooled_by_other_tricks()[-2:] == ["frozen picture", "replayed latents"]
+    assert audit.faults == ()
     print_audit(audit)
     assert "never use it alone" in capsys.readouterr().out
     assert "Never use it alone" in render(audit, "x")
@@ -185,7 +186,7 @@ def test_a_critic_that_scores_nothing_but_the_truth_is_told_so_in_words(capsys):
 
     audit = run_audit(OnlyTrue(), CLIPS, expected("motion"), seed=0, searched=1)
     assert audit.faults[:2] == ("abstains from every clip of frozen", "abstains from every clip of mirrored")
-    assert audit.faults[-1].startswith("rank correlation with share obeyed is not known")
+    assert audit.faults[-1].startswith("rank correlation with the share obeyed is unknown")
     print_audit(audit)
     said = capsys.readouterr().out + json.dumps(audit.to_json(), allow_nan=False)
     assert "nan" not in said.lower() and "a full lie costs an unknown number of times the spread" in said

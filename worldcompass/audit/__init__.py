@@ -1,6 +1,6 @@
-"""The reward lab: what does a critic know of the truth, what does it overlook, and how can it be cheated?"""
+"""The reward lab: how well a critic agrees with the truth, which errors it misses, and how it can be exploited."""
 
 from typing import Literal
 
 ClipKind = Literal["mixed", "out and back", "pickups"]
-"""Any motion; motion that comes back to where the camera has been; walks that take an item."""
+"""Any motion; motion that returns to earlier views; paths on which an item is picked up."""

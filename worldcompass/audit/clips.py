@@ -1,4 +1,4 @@
-"""Clips with engine truth that no critic was trained on, and groups of one true clip with its degraded copies."""
+"""Clips with engine truth, held out from the training of all critics, and groups of their degraded copies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHER_ITEM, NO_ITEM = "other item", "no item"
 
 @dataclass(frozen=True)
 class Clip:
-    """One chunk of a video, after at least one other chunk; its commands were carried out exactly."""
+    """One chunk of a video, after at least one other chunk; it follows its commands exactly."""
 
     frames_F3hw: Tensor
     past_F3hw: Tensor
@@ -25,30 +25,35 @@ class Clip:
     actions: Actions
     past_actions: Actions
     video: str
-    """The video that it was cut from: clips of one video are no independent witnesses."""
+    """The source video; clips of one video are not independent samples."""
     chunk: int
     instruction: str = ""
-    """What else it does; empty where there are commands alone."""
+    """What the clip does apart from its commands; empty when there is nothing else."""
     denied: Mapping[str, Clip] = field(default_factory=dict)
-    """Lie -> the same chunk of a video that does not carry the instruction out."""
+    """Lie -> the same chunk of a video that does not follow the instruction."""
 
     @property
     def name(self) -> str:
-        """Unique."""
+        """A unique name."""
         return "/".join([self.video, str(self.chunk), *filter(None, [self.instruction])])
 
     def group(self, candidates: Sequence[Tensor], actions: Actions | None = None) -> Group:
-        """Candidates for this chunk's commands, or for others, whose true continuation is not known."""
+        """Candidates for this chunk's commands, or for other ones, which have no true continuation."""
         own = Truth(self.frames_F3hw, self.actions)
         return Group(
-            torch.stack(list(candidates)), self.past_F3hw, self.first_3hw, actions or self.actions, PER_LATENT,
-            truth=own if actions is None else None, past_actions=self.past_actions,
+            torch.stack(list(candidates)),
+            self.past_F3hw,
+            self.first_3hw,
+            actions or self.actions,
+            PER_LATENT,
+            truth=own if actions is None else None,
+            past_actions=self.past_actions,
             instruction=self.instruction,
-        )  # fmt: skip
+        )
 
 
 def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Clip]:
-    """The second and third chunk of every video, where something is commanded."""
+    """The second and third chunk of every video, without chunks that have no command."""
     clips = []
     for scenario, video in zip(scenarios, videos, strict=True):
         for chunk in (1, 2):
@@ -65,21 +70,21 @@ def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Cl
 
 
 def partly_obeyed(clip: Clip, latents: int) -> Tensor:
-    """Frames that carry out the first ``latents`` commands and then stand still."""
+    """Frames that follow the first ``latents`` commands and then freeze."""
     moving = latents * PER_LATENT
     still = clip.frames_F3hw[moving - 1] if moving else clip.past_F3hw[-1]
     return torch.cat([clip.frames_F3hw[:moving], still.expand(len(clip.frames_F3hw) - moving, -1, -1, -1)])
 
 
 def share_obeyed(clip: Clip, latents: int) -> float:
-    """True share of commands that ``partly_obeyed`` carries out; standing still obeys the command to stand."""
+    """True share of commands that ``partly_obeyed`` follows; frozen frames follow the command not to move."""
     labels = clip.actions.cameras.labels_K
     followed = (torch.arange(len(labels)) < latents) | (labels == 0)
     return float(followed.float().mean())
 
 
 def other_commands(clips: Sequence[Clip]) -> list[Actions]:
-    """For every clip the commands of another one that agree with its own in no latent where they can."""
+    """For every clip, another clip's commands; they differ from its own in every latent if such a clip exists."""
     chosen = []
     for index, clip in enumerate(clips):
         order = [clips[(index + step) % len(clips)].actions for step in range(1, len(clips))]

@@ -1,8 +1,7 @@
-"""What can be wrong with a clip, as pure functions on its frames; engine truth makes each a known lie.
+"""Degradations of a clip, as pure functions on its frames; engine truth makes each result a known lie.
 
 Each takes the clip's frames, the frames before it and a strength in (0, 1], and returns as many uint8 frames.
-``MOTION`` are lies about what the camera did: pictures are perfect, commands were not followed. ``PICTURE`` are the
-reverse.
+``MOTION`` lie about the camera: pictures are perfect, but commands are not followed. ``PICTURE`` do the reverse.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ def _uint8(frames: Tensor) -> Tensor:
 
 
 def frozen(frames: Tensor, past: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    """The last share of the clip stands still."""
+    """The last part of the clip is frozen."""
     moving = round((1 - strength) * len(frames))
     still = frames[moving - 1] if moving else (past[-1] if len(past) else frames[0])
     return torch.cat([frames[:moving], still.expand(len(frames) - moving, -1, -1, -1)])
 
 
 def mirrored(frames: Tensor, past: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    """Left and right swapped: right becomes left."""
+    """Left and right are swapped."""
     return frames.flip(-1)
 
 
 def backwards(frames: Tensor, past: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    """Played from the end."""
+    """Played in reverse."""
     return frames.flip(0)
 
 
 def hurried(frames: Tensor, past: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    """Played up to three times as fast, then standing still."""
+    """Played up to three times as fast, then frozen."""
     index = (torch.arange(len(frames)) * (1 + 2 * strength)).long().clamp_max(len(frames) - 1)
     return frames[index]
 
 
 def dropped(frames: Tensor, past: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Frames are lost, the one before is shown instead."""
+    """Some frames are replaced by the frame before."""
     lost = torch.rand(len(frames), generator=generator) < 0.8 * strength
     lost[0] = False
     index = torch.where(lost, 0, torch.arange(len(frames))).cummax(0).values
@@ -57,7 +56,7 @@ def dropped(frames: Tensor, past: Tensor, strength: float, generator: torch.Gene
 
 
 def blurred(frames: Tensor, past: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    """Two passes of a box."""
+    """Blurred by two passes of a box filter."""
     size = max(2, round(BLUR * strength))
     result = frames.float()
     for _pass in range(2):
@@ -72,7 +71,7 @@ def noisy(frames: Tensor, past: Tensor, strength: float, generator: torch.Genera
 
 
 def tinted(frames: Tensor, past: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """A colour comes over the picture from frame to frame."""
+    """A colour cast grows from frame to frame."""
     shift = torch.randn(3, generator=generator)
     rising = torch.linspace(0, 1, len(frames)).view(-1, 1, 1, 1)
     return _uint8(frames + COLOUR_SHIFT * strength * rising * (shift / shift.abs().max()).view(3, 1, 1))
@@ -85,10 +84,17 @@ def flickering(frames: Tensor, past: Tensor, strength: float, generator: torch.G
 
 
 MOTION: dict[str, Degrade] = {
-    "frozen": frozen, "mirrored": mirrored, "backwards": backwards, "hurried": hurried,
-}  # fmt: skip
+    "frozen": frozen,
+    "mirrored": mirrored,
+    "backwards": backwards,
+    "hurried": hurried,
+}
 PICTURE: dict[str, Degrade] = {
-    "blurred": blurred, "noisy": noisy, "tinted": tinted, "flickering": flickering, "dropped": dropped,
-}  # fmt: skip
+    "blurred": blurred,
+    "noisy": noisy,
+    "tinted": tinted,
+    "flickering": flickering,
+    "dropped": dropped,
+}
 STRENGTHS = (0.25, 0.5, 1.0)
 WITHOUT_STRENGTH = ("mirrored", "backwards")

@@ -1,4 +1,4 @@
-"""What a critic must notice to be called sound."""
+"""The lies that a critic must notice to be sound."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from worldcompass.audit.tricks import Trick
 MOTION_LIES = (*MOTION, "wrong commands")
 PICTURE_LIES = tuple(name for name in PICTURE if name != "dropped")
 ITEM_LIES = (OTHER_ITEM, NO_ITEM)
-"""Told on clips of pick-ups alone."""
+"""Only for clips of pick-ups."""
 SINGLE_LIES = ("dropped", "cut")
-"""Asked of nobody unless they are named: neither pictures nor, for the most part, motion are wrong."""
+"""Required only by name, as the pictures are right and most of the motion is too."""
 KINDS = {"motion": MOTION_LIES, "pictures": PICTURE_LIES, "both": (*MOTION_LIES, *PICTURE_LIES)}
 
 
@@ -27,16 +27,16 @@ class Expected:
 
     @property
     def motion(self) -> bool:
-        """Whether it must notice that commands are not carried out."""
+        """Whether it must notice that commands are not followed."""
         return set(MOTION_LIES) <= set(self.lies)
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """The lies about pictures among them."""
+        """Those of the lies that are about pictures."""
         return tuple(lie for lie in PICTURE_LIES if lie in self.lies)
 
     def counts(self, trick: Trick) -> bool:
-        """Whether a trick lies about what must be noticed."""
+        """Whether a trick lies about something that the critic must notice."""
         whole = set(PICTURE_LIES) <= set(self.lies)
         return (
             (self.motion and trick.lies_about_motion)
@@ -46,10 +46,10 @@ class Expected:
 
 
 def expected(words: str) -> Expected:
-    """What ``words`` name: kinds of critics or lies, separated by commas.
+    """Parse kinds of critics or lies, separated by commas.
 
     Raises:
-        ValueError: for a word that is neither.
+        ValueError: for a word that is neither a kind nor a lie.
     """
     named = [word.strip() for word in words.split(",")]
     lies = tuple(dict.fromkeys(lie for word in named for lie in KINDS.get(word, (word,))))

@@ -1,4 +1,4 @@
-"""The audit of one critic: what it scores, what that says, whether it is sound."""
+"""The audit of one critic: its scores, their agreement with the truth, and whether it is sound."""
 
 from __future__ import annotations
 
@@ -21,62 +21,65 @@ from worldcompass.seeding import generator_for
 from worldcompass.statistics import Estimate, calibration_error, rank_correlation, share
 from worldcompass.testing import check_critic
 
-TREMORS, TREMOR = 4, 2.0  # copies under grain that nobody sees, and its levels of 255
+TREMORS, TREMOR = 4, 2.0  # copies with invisible grain, and its standard deviation in levels of 255
 LEAST_CORRELATION = 0.5  # with the truth
 MOST_CHEATED = 0.2  # share of clips for which rubbish scores as high as the truth
-LEAST_SCORED = 0.5  # share of true clips that a critic must score to be judged at all
+LEAST_SCORED = 0.5  # share of true clips that a sound critic must score
+LEAST_SIGNAL = 2.0  # drop under a full lie over the spread under invisible grain
 SCHEMA = 3  # of audit.json; 2 wrote shares as mean, low, high, n, videos
-LEAST_SIGNAL = 2.0  # drop under a full lie over the spread under unseen grain
+CORRELATED_WITH = {"share obeyed": "the share obeyed", "pictures spoilt": "how little is degraded"}
+"""Keys of ``Audit.correlation`` and their words in messages."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything that was found, as json can hold it but for the pictures."""
+    """All results; everything but the pictures can be written as JSON."""
 
     critic: str
     expects: Expected
     clips: int
     videos: int
-    """That they were cut from."""
+    """Source videos of the clips."""
     abstained: float
-    """Share of scores that the critic did not give."""
+    """Share of clips, true and degraded, from which the critic abstained."""
     unscored: float
-    """Share of the true clips among them."""
+    """Share of true clips from which the critic abstained."""
     punished: dict[str, Estimate]
     """``name@strength`` -> how often the lie scores below the truth."""
     accuracy: Estimate
-    """The same over all full lies that must be noticed."""
+    """The same over all full lies that the critic must notice."""
     correlation: dict[str, float]
-    """Spearman among the copies of a clip, with the share of commands obeyed and with how little is spoilt."""
+    """Spearman's rank correlation among the copies of a clip; for the keys see ``CORRELATED_WITH``."""
     calibration: float | None
-    """Mean distance of score and share obeyed; None for a critic whose scores leave [0, 1]."""
+    """Mean distance between score and share obeyed; None for a critic whose scores leave [0, 1]."""
     tremor: float
-    """Mean standard deviation of the score under grain that nobody sees."""
+    """Mean standard deviation of the score under invisible grain."""
     signal: float
-    """Mean drop under the full expected lies, in such deviations."""
+    """Mean drop under the full expected lies, in units of ``tremor``."""
     cheated: dict[str, Estimate]
     """Trick -> how often its best rubbish scores at least as high as the true clip."""
     faults: tuple[str, ...]
-    """Why it is not sound; empty when it is."""
+    """Why the critic is not sound; empty when it is."""
     examples: list[tuple[Clip, float, Found]] = field(default_factory=list)
-    """Clip, the critic's score of the truth, best rubbish of one trick."""
+    """Clip, the critic's score of the true clip, and the best rubbish of one trick."""
 
     def overlooked(self) -> list[str]:
-        """Full lies of any kind that do not score below the truth more often than not."""
+        """Full lies of any kind that do not reliably score below the truth."""
         full = {n.partition("@")[0]: s for n, s in self.punished.items() if n.endswith("@1") or "@" not in n}
         return [name for name, value in full.items() if value.n and not value.low > 0.5]
 
-    def cheated_beside(self) -> list[str]:
-        """Tricks that it falls for and need not notice: what a critic weighed beside it must."""
+    def fooled_by_other_tricks(self) -> list[str]:
+        """Tricks that fool it although it need not notice them; another critic of the run must."""
         return [
             trick.name
             for trick in TRICKS
-            if not self.expects.counts(trick) and self.cheated[trick.name].n
+            if not self.expects.counts(trick)
+            and self.cheated[trick.name].n
             and self.cheated[trick.name].mean > MOST_CHEATED
-        ]  # fmt: skip
+        ]
 
     def to_json(self) -> dict[str, Any]:
-        """audit.json."""
+        """The content of audit.json."""
         found = [
             {"clip": c.name, "trick": f.trick.name, "true": t, "rubbish": f.score, "psnr": f.psnr}
             for c, t, f in self.examples
@@ -88,12 +91,12 @@ class Audit:
         }
         plain = {k: v for k, v in vars(self).items() if k not in ("examples", "expects", *shares)}
         parts = {**plain, **shares, "expects": self.expects.words, "overlooked": self.overlooked()}
-        parts["cheated_beside"] = self.cheated_beside()
+        parts["cheated_beside"] = self.fooled_by_other_tricks()
         return {"schema": SCHEMA, **finite({**parts, "examples": found})}
 
 
 def shown(value: Estimate, none: str = "never scored") -> str:
-    """A share in whole percent with its interval, ``none`` where there is nothing to share."""
+    """A share in whole percent with its interval; ``none`` without any sample."""
     return value.in_percent(digits=0, none=none)
 
 
@@ -109,14 +112,17 @@ def run_audit(
     """Audit a critic.
 
     Args:
-        clips: with engine truth; scores of the critic must mean the same for all.
-        expects: what the critic must notice.
-        imagined: the same chunks by a world model, in the same order, or none.
-        searched: clips for which rubbish is searched.
+        critic: to audit.
+        clips: with engine truth; the critic's scores must be comparable between them.
+        expects: the lies that the critic must notice.
+        seed: of degradations and search.
+        imagined: the same chunks from a world model, in the same order, or none.
+        searched: number of clips for which the search makes rubbish.
+        on_clip: called after each clip.
 
     Raises:
         ContractError: when the critic breaks the contract of critics.
-        ValueError: when it gives no score at all.
+        ValueError: when it scores none of the true clips.
     """
     check_critic(critic, clips[0].group([clips[0].frames_F3hw, clips[0].frames_F3hw.flip(-1)]))
     table: dict[str, list[float]] = {}
@@ -137,11 +143,11 @@ def run_audit(
     if np.isnan(true).all():
         raise ValueError(
             f"critic {critic.name} abstains from all of the {len(clips)} true clips, so that there is nothing to "
-            "audit; one that reads instructions has clips of its own (pickup, or worldcompass doom pickups)"
+            "audit: if it reads instructions, audit it on pick-ups (pickup, or worldcompass doom pickups)"
         )
     scored = [(clip, float(value)) for clip, value in zip(clips, true, strict=True) if np.isfinite(value)]
-    apart = max(1, len(scored) // max(1, searched))  # clips of different videos where there are enough
-    examples = _search_all(critic, scored[::apart][:searched], seed, on_clip)
+    stride = max(1, len(scored) // max(1, searched))  # take clips of different videos if there are enough
+    examples = _search_all(critic, scored[::stride][:searched], seed, on_clip)
     return _conclude(critic.name, expects, clips, columns, examples)
 
 
@@ -163,7 +169,7 @@ def _candidates(clip: Clip, other: Clip, seed: int) -> dict[str, Tensor]:
 
 
 def _score(critic: Critic, clip: Clip, candidates: list[Tensor], actions: Any = None) -> list[float]:
-    """One score for each candidate, NaN where the critic abstains."""
+    """One score per candidate, NaN where the critic abstains."""
     scores = ask(critic, clip.group(candidates, actions))
     values = torch.where(scores.valid_G, scores.values_G, torch.nan)
     return values.tolist()
@@ -187,23 +193,28 @@ def _search_all(
 
 
 def _conclude(
-    name: str, expects: Expected, clips: Sequence[Clip], columns: dict[str, np.ndarray],
+    name: str,
+    expects: Expected,
+    clips: Sequence[Clip],
+    columns: dict[str, np.ndarray],
     examples: list[tuple[Clip, float, Found]],
-) -> Audit:  # fmt: skip
+) -> Audit:
     true, videos = columns["true"], np.array([clip.video for clip in clips])
     lies = {n: v for n, v in columns.items() if "@" in n or n == "imagined"}
     shares = {n: punished(true, v, videos) for n, v in lies.items()}
     full = [lies[f"{lie}@1"] for lie in expects.lies]
-    obeyed = [(v, np.array([share_obeyed(c, k) for c in clips])) for k in range(CHUNK)
-              for v in [columns[f"obeyed {k}"]]] + [(true, np.ones(len(clips)))]  # fmt: skip
-    # Strengths of different lies have no common unit: each is ranked by itself.
-    spoilt = [
+    obeyed = [
+        (columns[f"obeyed {k}"], np.array([share_obeyed(clip, k) for clip in clips])) for k in range(CHUNK)
+    ]
+    obeyed.append((true, np.ones(len(clips))))
+    # Strengths of different lies have no common unit, so each lie is ranked separately.
+    degraded = [
         [(true, np.zeros(len(clips)))] + [(lies[f"{n}@{s:g}"], np.full(len(clips), -s)) for s in STRENGTHS]
         for n in expects.pictures or PICTURE_LIES
     ]
     correlation = {
         "share obeyed": _correlate(obeyed),
-        "pictures spoilt": float(np.mean([_correlate(lie) for lie in spoilt])),
+        "pictures spoilt": float(np.mean([_correlate(lie) for lie in degraded])),
     }
     tremors = np.stack([columns[f"tremor {c}"] for c in range(TREMORS)])
     tremor = _mean(tremors.std(0))
@@ -211,35 +222,44 @@ def _conclude(
     signal = _in_spreads(drops, tremor)
     every = np.concatenate(list(columns.values()))
     audit = Audit(
-        name, expects, len(clips), len(set(videos)),
-        float(np.isnan(every).mean()), float(np.isnan(true).mean()), shares,
-        punished(np.tile(true, len(full)), np.concatenate(full), np.tile(videos, len(full))),
-        correlation, _calibration(obeyed), tremor, signal,
-        {trick.name: _cheated(trick.name, examples) for trick in TRICKS}, (), examples,
-    )  # fmt: skip
+        critic=name,
+        expects=expects,
+        clips=len(clips),
+        videos=len(set(videos)),
+        abstained=float(np.isnan(every).mean()),
+        unscored=float(np.isnan(true).mean()),
+        punished=shares,
+        accuracy=punished(np.tile(true, len(full)), np.concatenate(full), np.tile(videos, len(full))),
+        correlation=correlation,
+        calibration=_calibration(obeyed),
+        tremor=tremor,
+        signal=signal,
+        cheated={trick.name: _cheated(trick.name, examples) for trick in TRICKS},
+        faults=(),
+        examples=examples,
+    )
     return replace(audit, faults=faults_of(audit))
 
 
 def faults_of(audit: Audit) -> tuple[str, ...]:
-    """The stated criteria that a critic fails, in words."""
+    """The criteria that a critic fails, in words."""
     lies = {lie: audit.punished[f"{lie}@1"] for lie in audit.expects.lies}
     faults = [
         f"does not punish {lie}: {shown(value)} of clips" if value.n else f"abstains from every clip of {lie}"
         for lie, value in lies.items()
         if not value.low > 0.5
     ]
-    for what, needed in (
-        ("share obeyed", audit.expects.motion), ("pictures spoilt", bool(audit.expects.pictures)),
-    ):  # fmt: skip
-        if needed and not audit.correlation[what] >= LEAST_CORRELATION:
-            value = audit.correlation[what]
+    needed = {"share obeyed": audit.expects.motion, "pictures spoilt": bool(audit.expects.pictures)}
+    for key in [key for key, is_needed in needed.items() if is_needed]:
+        value, words = audit.correlation[key], CORRELATED_WITH[key]
+        if not value >= LEAST_CORRELATION:
             faults.append(
-                f"rank correlation with {what} is not known: it abstains from some copy of every clip"
+                f"rank correlation with {words} is unknown: it abstains from some copy of every clip"
                 if np.isnan(value)
-                else f"rank correlation with {what} is {value:.2f}, below {LEAST_CORRELATION}"
+                else f"rank correlation with {words} is {value:.2f}, below {LEAST_CORRELATION}"
             )
     if not audit.unscored <= 1 - LEAST_SCORED:
-        faults.append(f"abstains from {audit.unscored:.0%} of the true clips: the rest says little")
+        faults.append(f"abstains from {audit.unscored:.0%} of the true clips: too few are left to judge it")
     for trick in TRICKS:
         cheated = audit.cheated[trick.name]
         if audit.expects.counts(trick) and cheated.n and not cheated.mean <= MOST_CHEATED:
@@ -248,7 +268,7 @@ def faults_of(audit: Audit) -> tuple[str, ...]:
             )
     if not audit.signal >= LEAST_SIGNAL and not np.isnan(audit.signal):
         faults.append(
-            f"is drowned by grain that nobody sees: a full lie costs {audit.signal:.1f} of its deviations"
+            f"reacts to invisible grain: a full lie costs only {audit.signal:.1f} times the spread under grain"
         )
     return tuple(faults)
 
@@ -261,14 +281,14 @@ def _cheated(trick: str, examples: list[tuple[Clip, float, Found]]) -> Estimate:
 
 
 def punished(true: np.ndarray, lie: np.ndarray, videos: np.ndarray) -> Estimate:
-    """How often the lie scores below the truth; a tie counts half, a clip without one of the scores not at all."""
+    """How often the lie scores below the truth; a tie counts half, and a clip without both scores is ignored."""
     both = ~(np.isnan(true) | np.isnan(lie))
     below = np.where(lie < true, 1.0, np.where(lie == true, 0.5, 0.0))
     return share(below[both], videos[both].tolist())
 
 
 def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Mean over clips of the rank correlation among each clip's copies: siblings are what training compares."""
+    """Mean over clips of the rank correlation among each clip's copies, as training compares such siblings."""
     scores, truth = (np.stack(part) for part in zip(*pairs, strict=True))
     given = ~np.isnan(scores).any(0)
     return _mean(
@@ -277,16 +297,16 @@ def _correlate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def _in_spreads(drop: float, spread: float) -> float:
-    """NaN where either is; without any spread a drop is infinitely many of them."""
+    """The drop in units of the spread: NaN when either is, infinite for a drop without spread."""
     if spread == 0 and not np.isnan(drop):
         return float("inf") if drop > 0 else 0.0
     return drop / spread if spread else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of the numbers among them; NaN where there are none."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
+    """Mean of the values that are not NaN; NaN when there are none."""
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if len(numbers) else float("nan")
 
 
 def _calibration(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:

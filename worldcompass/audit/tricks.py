@@ -1,7 +1,7 @@
-"""Rubbish that might score high: what a policy could paint instead of what was asked for, steered by genes.
+"""Tricks: ways in which a policy could get high scores from rubbish, each controlled by genes.
 
-A trick lies about the motion (commands are not carried out), about the pictures (nothing of the world is shown), or
-about both; a critic of one is not to blame for overlooking a lie about the other.
+A trick lies about the motion (commands are not followed), about the pictures (they do not show the world), or about
+both. A critic of one need not notice a lie about the other.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from worldcompass.audit.clips import PER_LATENT, Clip
 from worldcompass.geometry import motion_signs, opposite
 
 NUM_GENES = 10
-"""Each about [-1, 1]: coarseness, contrast, brightness and three of colour of what is painted, four of motion."""
+"""Each about in [-1, 1]: coarseness, contrast, brightness and colour (three) of a painting, and motion (four)."""
 SLIDE = 0.25  # largest shift per frame, in half widths
 ZOOM = 0.06  # largest change of size per frame
-CANVAS = 96  # pixels of a painted texture; a frame shows half of it
-TEXTURE_CELLS, FIELD_CELLS = (4, 24), (2, 4)  # coarsest and finest painting, in spots across
+CANVAS = 96  # pixels along a side of a painted texture; a frame shows half of it
+TEXTURE_CELLS, FIELD_CELLS = (4, 24), (2, 4)  # spots along a side of the coarsest and the finest painting
 
 Paint = Callable[[Tensor, Clip, torch.Generator], Tensor]
 """(genes (NUM_GENES,), clip, generator) -> frames (F, 3, h, w) uint8."""
@@ -36,11 +36,11 @@ class Trick:
     lies_about_motion: bool
     lies_about_pictures: bool
     may_hit: bool = True
-    """Whether it can come out as the truth by luck, so that what lies near the engine's frames must not count."""
+    """Whether it can match the truth by chance, so that clips close to the engine's frames do not count."""
 
 
 def sliding_texture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
-    """A texture that slides and zooms as it likes."""
+    """A texture that slides and zooms independently of the commands."""
     steady = torch.stack([SLIDE * genes[6], SLIDE * genes[7], ZOOM * genes[8]]).clamp(-SLIDE, SLIDE)
     window = (0.5, 0.4)
     return _moved(
@@ -59,21 +59,20 @@ def obedient_colours(genes: Tensor, clip: Clip, generator: torch.Generator) -> T
 
 
 def panned_picture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
-    """The last picture before the clip, shifted and zoomed as commanded: no depth, mirrored where it ends."""
+    """The last frame before the clip, shifted and zoomed as commanded; without depth, and mirrored at its edges."""
     return _moved(clip.past_F3hw[-1:].float(), _as_commanded(genes, clip), clip, (1.0, 1.0))
 
 
 def frozen_picture(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
-    """One of the pictures before the clip, standing still."""
+    """One of the frames before the clip, frozen."""
     index = round((1 - float(genes[6].abs().clamp_max(1))) * (len(clip.past_F3hw) - 1))
     return clip.past_F3hw[index].expand(len(clip.frames_F3hw), -1, -1, -1)
 
 
 def replayed(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
-    """True latents of this video in another order, forwards or backwards, none of which does what is commanded.
+    """True latents of this video in another order, forwards or backwards, none of which follows its command.
 
-    A loop is one of them again and again. Where every latent of the video does what is commanded, the last picture
-    stands still.
+    One latent may repeat in a loop. When every latent of the video follows the command, the last frame freezes.
     """
     video = torch.cat([clip.past_F3hw, clip.frames_F3hw])
     labels = torch.cat([clip.past_actions.cameras.labels_K, clip.actions.cameras.labels_K]).tolist()
@@ -114,7 +113,7 @@ def _painted(genes: Tensor, cells: tuple[int, int], generator: torch.Generator) 
 
 
 def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
-    """Shift right, shift down and zoom of every frame, (F, 3); genes say by how much and which way."""
+    """Shift right, shift down and zoom of every frame, (F, 3); genes set their sizes and signs."""
     right, forward, yaw, pitch = (
         motion_signs(clip.actions.cameras.labels_K).repeat_interleave(PER_LATENT, 0).T
     )
@@ -125,7 +124,7 @@ def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
 
 
 def _moved(picture_13hw: Tensor, steps_F3: Tensor, clip: Clip, window: tuple[float, float]) -> Tensor:
-    """A picture under a motion, seen through a window of its half width and half height; it repeats in mirrors."""
+    """Frames of a moving picture through a window with the given half width and half height; edges are mirrored."""
     height, width = clip.frames_F3hw.shape[-2:]
     y, x = torch.meshgrid(
         torch.linspace(-window[1], window[1], height),

@@ -202,7 +202,7 @@ def print_audit(audit: Audit) -> None:
     from rich.table import Table
 
     from worldcompass.audit.exploit import NEVER_FAR
-    from worldcompass.audit.run import shown
+    from worldcompass.audit.run import CORRELATED_WITH, shown
 
     console = Console()
     words = f"{audit.clips} clips of {audit.videos} videos [95%]"
@@ -219,8 +219,9 @@ def print_audit(audit: Audit) -> None:
         console.print(table)
     print(f"full lies that it must notice and that score below the truth: {shown(audit.accuracy)}")
     print(f"full lies of any kind that it overlooks: {', '.join(audit.overlooked()) or 'none'}")
-    for what, value in audit.correlation.items():
-        print(f"rank correlation with {what}: {'not known' if math.isnan(value) else f'{value:.2f}'}")
+    for key, value in audit.correlation.items():
+        known = "unknown" if math.isnan(value) else f"{value:.2f}"
+        print(f"rank correlation with {CORRELATED_WITH[key]}: {known}")
     if audit.calibration is not None:
         print(f"distance of score and share obeyed: {audit.calibration:.3f}")
     times = "an unknown number of" if math.isnan(audit.signal) else f"{audit.signal:.1f}"
@@ -228,5 +229,5 @@ def print_audit(audit: Audit) -> None:
     print(f"a full lie costs {times} times the spread under grain that nobody sees{spread}")
     print(f"abstains from {audit.abstained:.0%} of all clips and {audit.unscored:.0%} of the true ones")
     print("sound" if not audit.faults else "NOT SOUND: " + "; ".join(audit.faults))
-    if beside := audit.cheated_beside():
-        print(f"never use it alone: {', '.join(beside)} scores as high as the truth")
+    if tricks := audit.fooled_by_other_tricks():
+        print(f"never use it alone: {', '.join(tricks)} scores as high as the truth")
