@@ -26,7 +26,7 @@ from worldcompass.errors import EXIT_LOST_RANK, LostCritic, UserError
 from worldcompass.parallel.launch import launch, number_of_ranks
 from worldcompass.parallel.sharding import home_of, shard, whole
 from worldcompass.parallel.signals import notices_raise
-from worldcompass.parallel.team import Team, _same_everywhere, joined
+from worldcompass.parallel.team import Team, check_same_versions, joined
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.toy import ToyCleanliness, ToyObedience, toy_scenarios
@@ -212,7 +212,7 @@ def the_users_mistakes_are_known_to_all(out: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"rank 1 runs .*0\.0\.1"):
         if team.rank == 1:
             patch.setattr("worldcompass.parallel.team.__version__", "0.0.1")
-        _same_everywhere(team)
+        check_same_versions(team)
 
 
 def ranks_of_a_group_share_one_past() -> None:
@@ -414,7 +414,7 @@ def test_a_launcher_that_was_told_to_stop_says_so_whatever_its_ranks_lost(monkey
     monkeypatch.setattr("worldcompass.parallel.launch._start", start)
     with notices_raise():
         assert launch(["train"], 2) == 143
-    assert capsys.readouterr().err == "stopped by signal 15; what was saved is kept\n"
+    assert capsys.readouterr().err == "stopped by signal 15; saved steps are kept\n"
 
 
 def lose(out: Path) -> None:

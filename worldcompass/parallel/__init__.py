@@ -1,1 +1,1 @@
-"""Several processes as one trainer."""
+"""One training run in several processes."""

@@ -1,4 +1,4 @@
-"""Start the ranks of one machine, watch them, end all when one ends badly; torchrun does so for many machines."""
+"""Start the ranks of one machine, monitor them, and stop all when one fails; for several machines use torchrun."""
 
 from __future__ import annotations
 
@@ -23,21 +23,17 @@ from worldcompass.parallel.team import port_taken
 
 LAST_PORT = 65535
 PR_SET_PDEATHSIG = 1  # of Linux, see prctl(2)
-LOOK_EVERY = 0.1  # seconds
-SAID = (
-    2,
-    128 + signal.SIGINT,
-    128 + signal.SIGTERM,
-    128 + signal.SIGUSR1,
-)  # exit codes of ranks that said why
-GRACE = 10.0  # seconds in which ranks may end by themselves once one has, before they are ended
+POLL_INTERVAL = 0.1  # seconds
+# Exit codes of ranks that have printed their reason.
+EXPLAINED = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
+GRACE = 10.0  # seconds for the other ranks to stop after one has, before they are killed
 
 
 def number_of_ranks(wanted: str, device: str) -> int:
-    """``auto`` is one rank for each GPU, and one on a CPU, whose cores a single process uses already.
+    """The number of processes to start; ``auto`` is one per GPU, or one on a CPU, where one process uses all cores.
 
     Raises:
-        UserError: when ``wanted`` is no number of processes, or more than there are GPUs.
+        UserError: when ``wanted`` is not a number of processes, or exceeds the number of GPUs.
     """
     gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
     if wanted == "auto":
@@ -55,99 +51,114 @@ def is_rank() -> bool:
 
 
 def end_with_launcher() -> None:
-    """Have the kernel ask this rank to stop once its launcher is gone; it saves then, and none is left behind."""
+    """Have the kernel send SIGTERM to this rank when its launcher dies, so that it saves and stops."""
     if LAUNCHED not in os.environ or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(os.environ[LAUNCHED]):  # it was gone before
+    if os.getppid() != int(os.environ[LAUNCHED]):  # the launcher is already gone
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def launch(words: Sequence[str], ranks: int) -> int:
-    """Run ``worldcompass WORDS`` in so many processes of this machine.
+    """Run ``worldcompass WORDS`` in several processes of this machine.
 
-    The first speaks for all. When one ends badly the others are ended too, within ``GRACE`` seconds and the time
-    that a step takes to react, and one sentence names it.
+    The first prints for all. When one fails, the others are stopped too, within ``GRACE`` seconds plus the time of
+    a step, and one sentence names it.
+
+    Args:
+        words: the command's arguments.
+        ranks: number of processes.
 
     Returns:
-        0 when all ended well, 2 when a user's mistake ended them, 128 + signal when one asked them to stop, else 1.
+        The exit code: 0 on success, 2 for a user's mistake, 128 + signal after a signal to stop, else 1.
     """
     port = str(_free_port(os.environ.get("MASTER_PORT") or "0"))
     with ExitStack() as files:
-        said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        errors = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
         processes: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(ranks):
-                processes.append(_start(words, rank, ranks, port, said[rank]))
-            failed, asked = _watch_and_pass_on(processes)
+                processes.append(_start(words, rank, ranks, port, errors[rank]))
+            failed, stop_signal = _wait_and_forward_signals(processes)
         finally:
-            _end(processes)
+            _kill(processes)
         if failed is None:
             return 0
-        if asked is not None and processes[0].returncode not in SAID:
-            print(f"stopped by signal {asked}; what was saved is kept", file=sys.stderr)
-            return 128 + asked
-        return _explain(failed, [process.returncode for process in processes], said[failed], words)
+        if stop_signal is not None and processes[0].returncode not in EXPLAINED:
+            print(f"stopped by signal {stop_signal}; saved steps are kept", file=sys.stderr)
+            return 128 + stop_signal
+        return _explain(failed, [process.returncode for process in processes], errors[failed], words)
 
 
-def _start(words: Sequence[str], rank: int, ranks: int, port: str, said: IO[str]) -> subprocess.Popen[bytes]:
+def _start(
+    words: Sequence[str], rank: int, ranks: int, port: str, errors: IO[str]
+) -> subprocess.Popen[bytes]:
     environment = os.environ | {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: str(os.getpid()),
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        LAUNCHED: str(os.getpid()),
+    }
     threads = max(1, (os.cpu_count() or 1) // ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     command = [sys.executable, "-m", "worldcompass", *words]
     if rank == 0:
         return subprocess.Popen(command, env=environment)
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; the rank that ended badly by itself, the first of them, None when all ended well."""
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all; returns the rank that most likely failed first, None when all succeeded."""
     while True:
         codes = [process.poll() for process in processes]
-        if bad := [rank for rank, code in enumerate(codes) if code]:
-            _grace(processes)
-            bad += [rank for rank, process in enumerate(processes) if process.returncode and rank not in bad]
-            return min(bad, key=lambda rank: _comes_after(processes[rank].returncode))
+        if failed := [rank for rank, code in enumerate(codes) if code]:
+            _wait_for_others(processes)
+            failed += [
+                rank for rank, process in enumerate(processes) if process.returncode and rank not in failed
+            ]
+            return min(failed, key=lambda rank: _likely_a_consequence(processes[rank].returncode))
         if all(code == 0 for code in codes):
             return None
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
 
 
-def _comes_after(code: int | None) -> int:
-    """How likely a rank that ended so ended because of another."""
-    return 2 if code == EXIT_LOST_RANK else 0 if code == -signal.SIGKILL else 1
+def _likely_a_consequence(code: int | None) -> int:
+    """How likely a rank with this exit code failed because of another one, as an order."""
+    if code == EXIT_LOST_RANK:
+        return 2
+    return 0 if code == -signal.SIGKILL else 1
 
 
-def _watch_and_pass_on(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, int | None]:
-    """``_watch``, with every notice to this process passed on to the ranks, which finish their step and save.
+def _wait_and_forward_signals(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, int | None]:
+    """``_wait``, with every signal to this process forwarded to the ranks, which finish their step and save.
 
     Returns:
-        The rank that ended badly, and the last notice.
+        The rank that failed, and the last signal.
     """
-    asked = None
+    stop_signal = None
     while True:
         try:
-            return _watch(processes), asked
+            return _wait(processes), stop_signal
         except Interrupted as notice:
-            asked = notice.number
+            stop_signal = notice.number
             if notice.number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
                 continue  # the terminal sent it to all of them
             for process in processes:
                 process.send_signal(notice.number)
 
 
-def _grace(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Time for the others to end by the same mistake, or to save what an interruption asks for."""
+def _wait_for_others(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Give the other ranks time to fail by the same mistake, or to save after a signal."""
     until = time.monotonic() + GRACE
     while time.monotonic() < until and any(process.poll() is None for process in processes):
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End our own ranks that still run: a rank that waits for a dead one hears nothing else."""
+def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill our ranks that still run, as a rank that waits for a dead one handles no other signal."""
     for process in processes:
         if process.poll() is None:
             process.kill()
@@ -155,27 +166,30 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _explain(failed: int, codes: Sequence[int], said: IO[str], words: Sequence[str]) -> int:
-    """Say which rank failed and why, where the main one has not said it for all; the exit code of the whole.
+def _explain(failed: int, codes: Sequence[int], errors: IO[str], words: Sequence[str]) -> int:
+    """Print which rank failed and why, unless the main one has; returns the exit code of the whole.
 
     Args:
-        said: what the rank that failed wrote; the main one's stands on the screen already.
+        failed: the rank that failed.
+        codes: exit codes of all ranks.
+        errors: standard error of the failed rank; the main one writes to the terminal.
+        words: the command's arguments.
     """
     code = codes[failed]
     alike = len(set(codes)) == 1 and code > 0 and code != EXIT_LOST_RANK
-    if codes[0] in SAID or alike:
+    if codes[0] in EXPLAINED or alike:
         return codes[0]
-    said.seek(0)
-    lines = said.read().strip().splitlines()
+    errors.seek(0)
+    lines = errors.read().strip().splitlines()
     why = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     if code == EXIT_LOST_RANK:
         why = "lost the connection to another one"
     elif code > 0:
         why += f" ({lines[-1].removeprefix('error: ') if lines else 'see above'})"
-    if lines and code not in SAID:  # a traceback
+    if lines and code not in EXPLAINED:  # a traceback
         print("\n".join(lines), file=sys.stderr)
     print(
-        f"error: rank {failed} of {len(codes)} {why}; the others were ended. What was saved is kept: "
+        f"error: rank {failed} of {len(codes)} {why}; the others were stopped. Resume from the last saved step: "
         f"worldcompass {shlex.join(words)}{'' if '--resume' in words else ' --resume'}",
         file=sys.stderr,
     )
@@ -183,9 +197,9 @@ def _explain(failed: int, codes: Sequence[int], said: IO[str], words: Sequence[s
 
 
 def _free_port(wanted: str) -> int:
-    """The port that is wanted, any for 0; where a rank would only wait for it, this one asks at once."""
+    """The wanted port, or any free one for 0; checked here, as ranks would only wait for a taken port."""
     if not wanted.isdigit() or int(wanted) > LAST_PORT:
-        raise UserError(f"MASTER_PORT is {wanted}: expected a port's number, or leave it unset")
+        raise UserError(f"MASTER_PORT is {wanted}: expected a port's number; set one, or leave it unset")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

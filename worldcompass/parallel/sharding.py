@@ -1,4 +1,4 @@
-"""Parameters split over processes (FSDP2)."""
+"""Parameters sharded over processes (FSDP2)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from worldcompass.settings import Rule, enforce
 
 @runtime_checkable
 class InUnits(Protocol):
-    """A network that says which of its modules are gathered together."""
+    """A network that lists its units of sharding, whose modules are gathered together."""
 
     def units(self) -> Iterator[tuple[nn.Module, ...]]:
-        """Groups of modules, inner ones first; what is in none is gathered with the whole network."""
+        """Groups of modules, inner ones first; all other modules are gathered with the whole network."""
         ...
 
 
@@ -63,21 +63,23 @@ def shard(
 ) -> nn.Module:
     """Shard a network's parameters over all ranks with FSDP2, in place.
 
-    Each of its units (see ``InUnits``) is gathered by itself when it is called, and let go after it. Every use of a
-    parameter must go through such a call: FSDP2's hooks run only there. Master weights, the reduction of gradients
-    and the optimiser's state stay in the parameters' own type (float32).
+    Each of its units (see ``InUnits``) is gathered separately for its call and released afterwards. Every use of a
+    parameter must go through such a call, as FSDP2's hooks run only there. Master weights, the reduction of
+    gradients and the optimiser's state keep the parameters' type (float32).
 
     Args:
+        net: the network.
+        device: of its computation.
         per_node: processes of one node for hybrid sharding (shards within a node, copies across nodes); 0 shards
             over all.
         offload: keep shards in the CPU's memory between uses.
-        bf16: gather and compute in bfloat16, reduce in float32; calls must be made under autocast, which leaves
-            noise levels and times as exact as they are.
+        bf16: gather and compute in bfloat16, reduce in float32. Calls must run under autocast, which keeps noise
+            levels and times in float32.
 
     Raises:
         UserError: when the processes do not fill whole nodes.
     """
-    # Imported here: a run of one process does without.
+    # Imported here, as runs of one process do not need it.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
@@ -94,34 +96,34 @@ def shard(
     placed = CPUOffloadPolicy(pin_memory=kind == "cuda") if offload else OffloadPolicy()
     units = [list(unit) for unit in net.units()] if isinstance(net, InUnits) else []
     for unit in [*units, [net]]:
-        # The whole network lets go as well: else a swap of weights would not reach what stayed gathered.
+        # Also release the whole network's own parameters, or a swap of weights would not reach the gathered copies.
         fully_shard(unit, mesh=mesh, mp_policy=precision, offload_policy=placed, reshard_after_forward=True)
     return net
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds a part only."""
+    """Whether this rank holds only a shard of the tensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor's full values, any other as it is; all ranks must call it alike."""
+    """Full values of a sharded tensor; other tensors are returned unchanged. All ranks must call it together."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def like(full: Tensor, pattern: Tensor) -> Tensor:
-    """Values in the form of ``pattern``: this rank's shard where that is sharded, without communication."""
+    """Values in the form of ``pattern``: this rank's shard if that is sharded, without communication."""
     if not is_sharded(pattern) or is_sharded(full):
         return full
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = pattern.device_mesh, pattern.placements  # type: ignore[attr-defined]
     own = distribute_tensor(full.detach().to(pattern.device), mesh, placements, src_data_rank=None)
-    return own.to(pattern.device)  # an offloaded one came back to the GPU
+    return own.to(pattern.device)  # distribute_tensor moves offloaded shards to the GPU
 
 
 def home_of(parameter: Tensor) -> torch.device:
-    """Where a parameter is computed with; one that is offloaded rests on the CPU meanwhile."""
+    """The device that computes with a parameter; an offloaded one is stored on the CPU between uses."""
     mesh = getattr(parameter, "device_mesh", None)
     if mesh is None or mesh.device_type == parameter.device.type:
         return parameter.device

@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before it preempts or times out.
+"""Signals to stop a run: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before preemption or a time limit.
 
-While a run trains, the first notice waits for the step to end. A second Ctrl-C, or a second SIGTERM, stops at once;
-that harms nothing, as every file of a run is replaced whole or is cut back to the last whole line.
+While a run trains, the first signal takes effect at the end of the step. A second Ctrl-C or SIGTERM stops at once.
+This is safe, as files of a run are replaced atomically or truncated to their last complete line.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Seconds after the first of a kind from which another one means "at once". A scheduler and a launcher may both pass
-# on one SIGTERM; SIGUSR1 only announces what will follow.
+# Seconds after which a second signal of the same kind means "stop at once". A scheduler and a launcher may both
+# forward one SIGTERM, and SIGUSR1 only announces a later signal.
 PATIENCE = {signal.SIGINT: 0.0, signal.SIGTERM: 1.0, signal.SIGUSR1: math.inf}
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop by a signal; its words say what is saved. The CLI exits with 128 + ``number``."""
+    """A signal stops the run; the message reports what is saved. The CLI exits with 128 + ``number``."""
 
     def __init__(self, number: int, words: str = "") -> None:
         super().__init__(words)
@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def notices_raise() -> Iterator[None]:
-    """Inside, a notice raises ``Interrupted`` wherever the program is, as Ctrl-C does by itself."""
+    """Make every signal raise ``Interrupted`` at once inside the block, as Ctrl-C raises ``KeyboardInterrupt``."""
 
     def stop(number: int, _frame: object) -> None:
         raise Interrupted(number)
@@ -40,28 +40,28 @@ def notices_raise() -> Iterator[None]:
 
 @contextmanager
 def finishing_the_step() -> Iterator[Callable[[], int | None]]:
-    """Hold back the first notice; yields a function that returns its number, None as long as none came.
+    """Defer the first signal; yields a function that returns its number, or None before one arrives.
 
-    Only the main thread of a process hears signals: in another one nothing is held back.
+    Only the main thread of a process receives signals; in other threads this does nothing.
     """
-    came: dict[int, float] = {}
+    received: dict[int, float] = {}
 
     def remember(number: int, _frame: object) -> None:
         now = time.monotonic()
-        if number not in came:
-            came[number] = now
-        elif now - came[number] >= PATIENCE[signal.Signals(number)]:
-            raise Interrupted(number, "stopped at once: steps since the last checkpoint will be done again")
+        if number not in received:
+            received[number] = now
+        elif now - received[number] >= PATIENCE[signal.Signals(number)]:
+            raise Interrupted(number, "stopped at once: steps since the last checkpoint will be repeated")
 
     with _handling(remember):
-        yield lambda: next(iter(came), None)
-    if came:  # too late for the last step to see it
-        raise Interrupted(next(iter(came)))
+        yield lambda: next(iter(received), None)
+    if received:  # after the last step checked for one
+        raise Interrupted(next(iter(received)))
 
 
 @contextmanager
 def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Inside, ``handler`` takes all notices; those of before return afterwards."""
+    """Use ``handler`` for all these signals inside the block, and restore the previous handlers afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,9 +1,9 @@
-"""Several processes as one trainer: torchrun's process group, gathering, FSDP2; one process takes the same path.
+"""The processes of one training run: torchrun's process group and gathering; one process takes the same path.
 
-Every rank imagines, scores and trains on its part of a step's scenarios. Noise derives from scenario and step,
-scores are gathered before advantages are taken, and all ranks have equally many rows, so the mean of their
-gradients is the gradient of all rows: a run does not depend on how many processes it has, up to the order of
-additions.
+Every rank imagines, scores and trains on its share of a step's scenarios. Noise derives from scenario and step,
+and scores are gathered before advantages are computed. All ranks have the same number of rows, so the mean of their
+gradients is the gradient of all rows. Therefore a run's result does not depend on the number of processes, up to
+the order of additions.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from worldcompass.errors import LostCritic, LostRank, UserError
 from worldcompass.parallel.sharding import is_sharded
 from worldcompass.version import __version__
 
-WAIT = timedelta(hours=2)  # for a rank that evaluates alone; a rank that died is noticed by the launcher
-# In the errors of gloo, and of the store that the first rank keeps.
+WAIT = timedelta(hours=2)  # long enough for a rank that evaluates alone; the launcher detects dead ranks
+# Parts of the error messages of gloo and of the first rank's store after a connection is lost.
 LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -40,49 +40,49 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train together; ``Team()`` is one process alone."""
+    """The processes that train together; ``Team()`` is a single process."""
 
     rank: int = 0
     size: int = 1
     per_group: int = 1
-    """Neighbouring ranks that share the candidates of the same groups, and the past they begin from."""
+    """Number of neighbouring ranks that share the candidates, and the past, of the same groups."""
 
     @staticmethod
     def current(per_group: int = 1) -> Team:
-        """The processes that this one has joined; one alone has all candidates whatever ``per_group``."""
+        """The team that this process has joined; a single process has all candidates for any ``per_group``."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return Team()
         return Team(dist.get_rank(), dist.get_world_size(), per_group)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of a step's groups, in their order; all parts have one length."""
+        """This rank's share of a step's groups, in their order; all shares have the same length."""
         teams, team = self.size // self.per_group, self.rank // self.per_group
         return list(items[team * len(items) // teams : (team + 1) * len(items) // teams])
 
     def candidates(self, group_size: int) -> range:
-        """Those of every group of this rank's that it imagines itself."""
+        """Indices of the candidates that this rank imagines in each of its groups."""
         part, size = self.rank % self.per_group, group_size // self.per_group
         return range(part * size, (part + 1) * size)
 
     def rows_of_group(self) -> slice:
-        """This rank's part of what is chosen from a group: every ``per_group``-th, as updates take them in turn."""
+        """This rank's share of a group's chosen rows: every ``per_group``-th one, for balanced updates."""
         return slice(self.rank % self.per_group, None, self.per_group)
 
     def check_divides(self, prompts_per_step: int) -> None:
-        """Refuse sizes that cannot be shared out evenly.
+        """Refuse sizes that do not divide evenly among the ranks.
 
         Raises:
-            UserError: naming numbers of processes that would do.
+            UserError: naming numbers of processes that fit.
         """
         if self.size % self.per_group:
             fits = [n for n in range(1, self.size + 1) if self.size % n == 0]
             raise UserError(
-                f"ranks_per_group is {self.per_group}, which {self.size} processes are no multiple of: use "
+                f"ranks_per_group is {self.per_group}, which does not divide {self.size} processes: use "
                 f"ranks_per_group {', '.join(map(str, fits))} or a multiple of {self.per_group} processes"
             )
         teams = self.size // self.per_group
@@ -94,7 +94,7 @@ class Team:
             )
 
     def gather(self, part_NG: Tensor) -> Tensor:
-        """All groups with all their candidates, (N, G, ...), on the CPU; a rank has its groups' own candidates."""
+        """All groups with all their candidates, (N, G, ...), on the CPU, from each rank's own candidates."""
         part_NG = part_NG.cpu()
         if self.size == 1:
             return part_NG
@@ -102,7 +102,7 @@ class Team:
         return parts.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
     def with_siblings(self, part_B: Tensor, num_groups: int) -> Tensor:
-        """Rows of this rank's groups with the candidates that other ranks imagined, (num_groups * G, ...)."""
+        """Rows of this rank's groups, including candidates that other ranks imagined; (num_groups * G, ...)."""
         if self.per_group == 1:
             return part_B
         all_NG = self.gather(part_B.unflatten(0, (num_groups, -1)))
@@ -116,29 +116,29 @@ class Team:
         return every
 
     def mean(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Means over ranks of the numbers in a nested mapping; words and lists are the main rank's.
+        """Means over ranks of the numbers in a nested mapping; strings and lists are the main rank's.
 
-        A number that some ranks lack (None) is the mean of the others'.
+        A number that is None on some ranks is the mean of the others.
         """
         return dict(values) if self.size == 1 else _mean(self.gather_objects(dict(values)))
 
     def most(self, number: int) -> int:
-        """The largest of all ranks' numbers."""
+        """The largest number of any rank."""
         return max(self.gather_objects(number))
 
     def agree(self, value: T) -> T:
-        """The main rank's value, everywhere."""
+        """The main rank's value, on every rank."""
         if self.size == 1:
             return value
-        held = [value]
-        dist.broadcast_object_list(held)
-        return held[0]
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns on the main rank, everywhere; what the user must mend ends all ranks alike.
+        """Run ``work`` on the main rank; every rank gets its result, or its error if the user can fix it.
 
         Raises:
-            UserError, OSError: what ``work`` raised.
+            UserError, OSError: the error of ``work``.
         """
         if self.size == 1:
             return work()
@@ -155,7 +155,7 @@ class Team:
         return result  # type: ignore[return-value]
 
     def all_or_none(self, act: Callable[[], T]) -> T:
-        """``act()``, which every rank calls alike; where one loses its critic, all end with its words.
+        """Call ``act`` on every rank; if one loses its critic, every rank raises its error.
 
         Raises:
             LostCritic: on every rank.
@@ -164,20 +164,20 @@ class Team:
             result, lost = act(), None
         except LostCritic as error:
             result, lost = None, str(error)
-        for words in self.gather_objects(lost):
-            if words is not None:
-                raise LostCritic(words)
+        for message in self.gather_objects(lost):
+            if message is not None:
+                raise LostCritic(message)
         return cast(T, result)
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks call this."""
         if self.size > 1:
             dist.barrier()
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Mean of the gradients over ranks, in float32; sharded parameters have it already.
+        """Average the gradients over ranks in float32; FSDP2 has already averaged those of sharded parameters.
 
-        Every rank has a gradient for the same parameters.
+        Every rank must have gradients for the same parameters.
         """
         grads = [p.grad for p in parameters if p.grad is not None and not is_sharded(p.grad)]
         if self.size == 1 or not grads:
@@ -190,15 +190,15 @@ class Team:
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[Team]:
-    """Join the processes that torchrun or ``launch`` started with this one; leave at the end.
+    """Join the processes that torchrun or ``launch`` started, and leave at the end.
 
-    Who leaves by an exception leaves alone: others may wait for it in the middle of what they do together, so the
-    group cannot be taken down in order, and its threads would abort an orderly end of the process. Say what there
-    is to say, then ``end_at_once``, as the command does; an exception that nobody catches does so by itself.
+    After an exception only this rank leaves. Others may be waiting for it in a collective, so the group cannot be
+    destroyed in order, and its threads would abort a normal exit. Print the message, then call ``end_at_once``, as
+    the commands do. An uncaught exception does the same.
 
     Raises:
         UserError: when ranks run different versions of the packages that results depend on.
-        LostRank: when another rank is gone.
+        LostRank: when the connection to another rank is lost.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -206,15 +206,15 @@ def joined(device: str = "cpu") -> Iterator[Team]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # Shards that rest in the CPU's memory, and objects, travel by gloo.
-    _meet("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
-    before, sys.excepthook = sys.excepthook, _show_and_end
+    # Offloaded shards and Python objects use gloo.
+    _init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+    before, sys.excepthook = sys.excepthook, _print_and_exit
     try:
         team = Team.current()
-        _same_everywhere(team)
+        check_same_versions(team)
         yield team
     except RuntimeError as error:
-        if any(sign in str(error) for sign in LOST):
+        if any(text in str(error) for text in LOST):
             raise LostRank(f"rank {os.environ['RANK']} lost the connection to another rank") from None
         raise
     sys.excepthook = before
@@ -222,18 +222,18 @@ def joined(device: str = "cpu") -> Iterator[Team]:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End this process, one of several, without waiting for anything that it shares with them."""
+    """Exit this process without waiting for other ranks."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _show_and_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+def _print_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
     traceback.print_exception(kind, error, trace)
     end_at_once(1)
 
 
-def _meet(backend: str) -> None:
+def _init_process_group(backend: str) -> None:
     try:
         dist.init_process_group(backend, timeout=WAIT)
     except RuntimeError as error:
@@ -243,11 +243,16 @@ def _meet(backend: str) -> None:
 
 
 def port_taken(port: str) -> str:
-    """What to do about it, in words."""
+    """The message for a port that is already in use."""
     return f"port {port} is taken: set MASTER_PORT to a free one, or leave it unset"
 
 
-def _same_everywhere(team: Team) -> None:
+def check_same_versions(team: Team) -> None:
+    """Refuse ranks with different versions of the packages that results depend on.
+
+    Raises:
+        UserError: naming a rank that differs from the first one.
+    """
     own = {
         "worldcompass": __version__,
         "torch": torch.__version__,
