@@ -43,7 +43,7 @@ def test_what_is_inside_another_part_counts_for_itself():
     meter.enter("decode")
     meter.leave()
     meter.leave()
-    meter.share_out()
+    meter.record()
     assert meter.spent == {REST: 1 + 5, "rollout": 2 + 4, "decode": 3}
 
 
@@ -53,7 +53,7 @@ def test_what_follows_the_objective_is_the_backward_pass():
     for part in ("objective", "optimiser"):
         meter.enter(part)
         meter.leave()
-    meter.share_out()
+    meter.record()
     assert meter.spent == {REST: 2, "objective": 1, "backward, clipping": 1, "optimiser": 1}
 
 

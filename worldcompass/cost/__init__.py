@@ -1,1 +1,1 @@
-"""What a run will need, and where its time goes."""
+"""Memory that a run will need, and a profile of its time."""

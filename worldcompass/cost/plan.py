@@ -1,7 +1,7 @@
-"""What a run will need: bytes per GPU and files, known before anything is loaded.
+"""The plan of a run: bytes per GPU and files, computed before anything is loaded.
 
-Sizes of weights, averages and optimiser come from the classes that a run uses, made on the meta device; sizes of
-activations and prefix from ``worldcompass.cost.trace``. What is left are sums, and they are here.
+Sizes of weights, averages and optimiser come from the run's own classes on the meta device. Sizes of activations
+and prefix come from ``worldcompass.cost.trace``. This module adds them up.
 """
 
 from __future__ import annotations
@@ -19,59 +19,58 @@ from worldcompass.training.config import Config
 from worldcompass.training.policy import Policy
 from worldcompass.world import Context, WorldModel, WorldSpec
 
-# Assumed, not measured: what the CUDA context takes, and the share by which an allocator's blocks and kernels' work
-# space exceed the tensors that are alive.
+# Assumed, not measured: memory of the CUDA context, and the share by which the allocator's blocks and the kernels'
+# work space exceed the live tensors.
 CONTEXT_BYTES = 1 << 30
 SLACK = 0.1
 GIB = 1 << 30
-SHALLOW = (
-    2  # blocks of the network that is traced; a second one with one block more tells what each block adds
-)
-LATENTS_PER_ROW = 4  # kept of a training row: clean, noisy, noise, behaviour's prediction
+SHALLOW = 2  # blocks of the traced network; a second one with one more block shows the memory per block
+LATENTS_PER_ROW = 4  # latents stored per training row: clean, noisy, noise, behaviour's prediction
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe says about itself; the network may be of any size."""
+    """A recipe's description of itself; the network may have any size."""
 
     config: Config
     spec: WorldSpec
     net: nn.Module
-    """Whole, on the meta device, in the dtypes of a run; what is trained requires a gradient."""
+    """The whole network on the meta device, in the dtypes of a run; trained parameters require a gradient."""
     other_bytes: int
-    """Of modules that are held but not trained, such as the decoder."""
+    """Bytes of other loaded modules, such as the decoder."""
     num_blocks: int
     world_of_depth: Callable[[int], tuple[WorldModel[Any], Sequence[nn.Module]]]
-    """A world whose network has that many blocks, and its modules, on the meta device."""
+    """Makes a world whose network has the given number of blocks; returns it and its modules on the meta device."""
     begin: Callable[[WorldModel[Any], int], Context]
-    """Starts that many pasts on zeros."""
+    """Starts the given number of pasts on zeros."""
     num_chunks: int
-    """Finished chunks that fill the memory which is attended to."""
+    """Number of finished chunks that fill the attended memory."""
     files: tuple[NeededFile, ...] = ()
     modules: tuple[NeededModule, ...] = ()
     critic_bytes: int = 0
-    """Of critics' networks, which are not traced: what their authors' hardware suggests."""
+    """Bytes of the critics' networks; not traced, but estimated from their authors' hardware."""
 
 
 @dataclass(frozen=True)
 class States:
-    """Bytes that live as long as the run, or as long as an update."""
+    """Bytes that are held for the whole run or for an update."""
 
     parameters: int
-    """Numbers, not bytes; so is ``trainable``."""
+    """Number of parameters, not bytes."""
     trainable: int
+    """Number of trained parameters, not bytes."""
     weights: int
     other: int
     averages: int
-    """Behaviour, checkpoint and reference copies of what is trained."""
+    """Behaviour, checkpoint and reference copies of the trained weights."""
     swap: int
-    """The trained weights set aside while others are swapped in."""
+    """Copy of the trained weights while other weights are swapped in."""
     gradients: int
     optimizer: int
     optimizer_step: int
-    """Peak of an optimiser's step over its state."""
+    """Peak of an optimiser's step above its state."""
     block: int
-    """The largest block's weights, which sharding gathers to compute."""
+    """Weights of the largest block, which sharding gathers for its computation."""
     critics: int = 0
     """Assumed, not traced."""
 
@@ -82,25 +81,25 @@ class Plan:
 
     gpus: int
     pasts: int
-    """Prompts of a step that one GPU imagines."""
+    """Prompts per step and GPU."""
     states: States
     traced: Traced
     past_frames: int
     futures: int
-    """Frames of the candidates, and the training rows' latents."""
+    """The candidates' frames and the training rows' latents."""
     sharded: bool = True
-    """Whether the GPUs split what is trained, or each holds all of it."""
+    """Whether the GPUs split the trained state, or each holds all of it."""
 
     @property
     def shards(self) -> int:
-        """Parts in which weights, averages, gradients and optimiser are held."""
+        """Number of shards of weights, averages, gradients and optimiser."""
         return self.gpus if self.sharded else 1
 
     @property
     def phases(self) -> dict[str, int]:
-        """The peak of each part of a training step."""
+        """The peak of each part of a training step, bytes."""
         s, t = self.states, self.traced
-        gathered = 2 * s.block if self.shards > 1 else 0  # one computes while the next arrives
+        gathered = 2 * s.block if self.shards > 1 else 0  # the next block arrives while one computes
         held = s.other + s.critics + gathered + _share(s.weights + s.averages + s.optimizer, self.shards)
         held += self.past_frames + t.prefix
         swap, gradients = _share(s.swap, self.shards), _share(s.gradients, self.shards)
@@ -120,16 +119,16 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes of live tensors at the worst moment."""
+        """Largest total of live tensors, bytes."""
         return max(self.phases.values())
 
     def fits(self, memory: float) -> bool:
-        """Whether a GPU with so many bytes is enough, with the assumed slack."""
+        """Whether a GPU with ``memory`` bytes is enough, including the assumed slack."""
         return self.peak * (1 + SLACK) + CONTEXT_BYTES <= memory
 
 
 def make_plan(needs: Needs, gpus: int = 1) -> Plan:
-    """The plan of a run whose prompts, and with ``config.shard`` whose weights, are shared out among GPUs."""
+    """The plan of a run that divides its prompts, and with ``config.shard`` its weights, among ``gpus`` GPUs."""
     config = needs.config
     pasts = -(-config.sampling.prompts_per_step // gpus)
     job = Job(
@@ -144,7 +143,7 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
     worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
     if gpus > 1 and config.parallel.shard and config.optimiser.autocast_bf16:
         for world, _ in worlds:
-            world.net.bfloat16()  # as gathered: then no second copy is made of weights
+            world.net.bfloat16()  # the dtype of gathered weights, so that autocast makes no second copy
     shallow, deeper = (
         trace_without_data(world, modules, job) for (world, modules), job in zip(worlds, jobs, strict=True)
     )
@@ -154,7 +153,7 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
 
 
 def share_of(needs: Needs, ranks: int) -> Needs:
-    """The needs of one of several processes that are not sharded: its prompts alone; sharded ones as they are."""
+    """The needs of one of several unsharded processes, which has fewer prompts; sharded needs are unchanged."""
     if needs.config.parallel.shard or ranks == 1:
         return needs
     prompts = -(-needs.config.sampling.prompts_per_step * needs.config.parallel.ranks_per_group // ranks)
@@ -162,7 +161,7 @@ def share_of(needs: Needs, ranks: int) -> Needs:
 
 
 def what_to_lower(plan: Plan, config: Config) -> str:
-    """Which settings make the largest phase smaller, in words."""
+    """Advice on the settings that reduce the largest phase."""
     phase = plan.worst_phase
     pasts = f"config.prompts_per_step (now {config.sampling.prompts_per_step})"
     candidates = f"config.group_size (now {config.sampling.group_size})"
@@ -178,13 +177,13 @@ def what_to_lower(plan: Plan, config: Config) -> str:
     if 2 * kept < plan.peak and phase != "optimiser step":
         return lower
     return (
-        f"{lower}; {kept / GIB:.2f} GiB of it are weights, averages and optimiser, which more GPUs share with"
-        " config.shard=true, adapters make small, and config.offload=true keeps in the CPU's memory"
+        f"{lower}; {kept / GIB:.2f} GiB of it are weights, averages and optimiser: split them over more GPUs with"
+        " config.shard=true, train adapters, or keep them in the CPU's memory with config.offload=true"
     )
 
 
 def measure_states(needs: Needs) -> States:
-    """Sizes of everything but activations, from the run's own classes on the meta device."""
+    """All sizes except those of activations, from the run's own classes on the meta device."""
     net, optimiser = needs.net, needs.config.optimiser
     trained = [p for p in net.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
@@ -216,7 +215,7 @@ def measure_states(needs: Needs) -> States:
 
 
 def largest_micro_batch(config: Config, pasts: int) -> int:
-    """Rows of one forward and backward pass, see ``selection.share_out``: as many of every past."""
+    """Rows of one forward and backward pass, the same number of every past; see ``training.selection``."""
     learning = config.learning
     of_an_update = -(
         -(learning.best + learning.worst) * learning.noise_levels // learning.updates_per_rollout
@@ -225,13 +224,13 @@ def largest_micro_batch(config: Config, pasts: int) -> int:
 
 
 def past_bytes(config: Config, spec: WorldSpec) -> int:
-    """Frames of the longest past, uint8."""
+    """Bytes of the longest past's uint8 frames."""
     start = config.sampling.last_chunk * _length(config, spec)
     return _frame_bytes(spec) * spec.num_frames(0, start)
 
 
 def futures_bytes(config: Config, spec: WorldSpec) -> int:
-    """Of one past: the candidates' uint8 frames and the training rows' float32 latents."""
+    """Bytes of one past's uint8 candidate frames and float32 latents of training rows."""
     length = _length(config, spec)
     start = config.sampling.last_chunk * length
     frames = config.sampling.group_size * spec.num_frames(start, start + length)
@@ -254,7 +253,7 @@ def _share(size: int, gpus: int) -> int:
 
 
 def _bytes_by_block(net: nn.Module) -> dict[str, int]:
-    """Bytes of each numbered block, and of all that is in none."""
+    """Bytes of each numbered block, and under ``""`` of all other parameters."""
     sizes: dict[str, int] = {}
     for name, parameter in net.named_parameters():
         parts = name.split(".")

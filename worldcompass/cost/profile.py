@@ -1,8 +1,8 @@
-"""Where the time of a training step goes, and how near it comes to the machine's own matrix products.
+"""A profile of a training step: time per part, compared with the machine's rate for matrix products.
 
-The step is ``train.train_step``, unchanged: what it is given (world, critics, objective, optimiser, averages) is
-metered. Floating-point operations are counted in one run of the step and seconds taken in others, as counting takes
-time; every run begins from the start weights, so all do the same.
+The step is ``training.step.train_step``, unchanged. Its inputs (world, critics, objective, optimiser, averages) are
+metered. One run of the step counts floating-point operations and others measure seconds, as counting takes time.
+Every run starts from the initial weights, so all do the same work.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from worldcompass.world import Context
 
 Shape = Sequence[int]
 
-REST = "advantages, choice, vitals"  # what lies outside of all parts
-# What lies between the end of one part and the beginning of the next, where it is not the rest.
+REST = "advantages, choice, vitals"  # time outside of all metered parts
+# Part of the time between the end of a metered part and the beginning of the next one.
 AFTERWARDS = {"objective": "backward, clipping", "optimiser": REST, "averages": REST}
-MATRIX_SIZE = 1536  # of the square matrices whose product tells the machine's rate
-MATRIX_SECONDS = 0.5  # for which it is measured, before and after the steps
+MATRIX_SIZE = 1536  # of the square matrices that measure the machine's rate
+MATRIX_SECONDS = 0.5  # duration of this measurement, before and after the steps
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
@@ -49,7 +49,7 @@ def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
     return 2 * math.prod(x) * weight[0]
 
 
-# PyTorch knows such formulas for the kernels of GPUs alone. oneDNN's linear layer is not in every build.
+# PyTorch has such formulas only for the kernels of GPUs. oneDNN's linear layer is not in every build.
 CPU_KERNELS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -63,7 +63,7 @@ CPU_KERNELS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part of a step costs."""
+    """The cost of one part of a step."""
 
     seconds: float
     """Median over the timed steps."""
@@ -73,7 +73,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """One step, part by part; the parts add up to the step."""
+    """The parts of one step, which add up to the step."""
 
     step: int
     chunk: int
@@ -81,21 +81,21 @@ class Profile:
     threads: int
     steps_timed: int
     seconds: float
-    """Median of a whole step, without saving and logging."""
+    """Median duration of a whole step, without saving and logging."""
     slowest: float
-    """Seconds of the slowest of the timed steps."""
+    """Duration of the slowest timed step, seconds."""
     matrix_flops_per_second: float
-    """The machine's own rate for square matrix products, in the type that the network computes in."""
+    """The machine's rate for square matrix products in the network's dtype."""
     parts: dict[str, Cost]
 
     def share_of_matrix_rate(self, part: str) -> float:
-        """How near a part comes to the machine's own matrix products, 0 to 1."""
+        """A part's rate of operations as a share of the machine's rate for matrix products, 0 to 1."""
         cost = self.parts[part]
         return cost.flops / cost.seconds / self.matrix_flops_per_second if cost.seconds else 0.0
 
 
 class Meter:
-    """Shares a growing reading (seconds, operations) out to parts; what is inside of another counts for itself."""
+    """Divides a growing reading (seconds, operations) among parts; a nested part counts only for itself."""
 
     def __init__(self, read: Callable[[], float]) -> None:
         self.read = read
@@ -105,24 +105,24 @@ class Meter:
         self._last = read()
 
     def enter(self, part: str) -> None:
-        """From here on it is spent on ``part``."""
-        self.share_out()
+        """Begin a part."""
+        self.record()
         self.open.append(part)
 
     def leave(self) -> None:
-        """Go back to the part around this one."""
-        self.share_out()
+        """End the current part and return to the outer one."""
+        self.record()
         self.outside = AFTERWARDS.get(self.open.pop(), self.outside)
 
-    def share_out(self) -> None:
-        """Put down what has been spent so far."""
+    def record(self) -> None:
+        """Add the reading since the last call to the current part."""
         now = self.read()
         self.spent[self.open[-1] if self.open else self.outside] += now - self._last
         self._last = now
 
 
 class _Metered:
-    """A run whose parts tell a meter when they begin and end; the meter can be exchanged between steps."""
+    """A run whose parts report their beginning and end to a meter, which can be replaced between steps."""
 
     def __init__(self, parts: Parts) -> None:
         self.meter = Meter(time.perf_counter)
@@ -164,12 +164,12 @@ class _Metered:
         return "candidates" if len(noisy) > context.num_pasts else "past"
 
     def measure(self, step: int, read: Callable[[], float]) -> dict[str, float]:
-        """What each part of a step from the start weights spends."""
+        """Run a step from the initial weights; returns the reading of each part."""
         self.run.policy.start_over()
         self.run.optimizer.state.clear()
         self.meter = Meter(read)
         train_step(self.run, step)
-        self.meter.share_out()
+        self.meter.record()
         return self.meter.spent
 
 
@@ -183,11 +183,12 @@ class _MeteredCritic:
 
 
 def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
-    """Profile one step of a run from its start weights.
+    """Profile one step of a run from its initial weights.
 
     Args:
-        step: its number, counted from 1, which tells the chunk; the middle of the curriculum when None.
-        repeats: how often the step is timed; the counted run before warms up.
+        parts: of the run.
+        step: number of the step, counted from 1, which sets the chunk; the middle of the curriculum when None.
+        repeats: number of timed runs of the step, after one that counts operations and warms up.
 
     Raises:
         ValueError: when configuration, scenarios and critics do not fit together.
@@ -219,7 +220,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
 
 
 def matrix_rate(device: torch.device, config: Config) -> float:
-    """Operations per second of square matrix products, in the type that the network computes in."""
+    """Operations per second of square matrix products in the network's dtype."""
     dtype = torch.bfloat16 if config.optimiser.autocast_bf16 else torch.float32
     a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)  # warms up
@@ -231,7 +232,7 @@ def matrix_rate(device: torch.device, config: Config) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """The clock once the device has done all that it was asked to."""
+    """The time in seconds after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

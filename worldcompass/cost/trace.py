@@ -1,7 +1,7 @@
-"""How much memory a world's calls take, traced with or without data.
+"""Memory of a world's calls, traced with or without data.
 
-Nothing is guessed from formulas: the adapter's own code runs on tensors that have shapes and storages but no data,
-and every storage that is made is counted while it lives.
+No formulas are involved. The adapter's own code runs on tensors with shapes and storages but no data, and every new
+storage counts while it is alive.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SIGMA = 0.7  # any noise level: memory does not depend on it
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages that are made inside and still alive; what was there before counts nothing.
+    """Counts the live bytes of storages made inside the block; older storages do not count.
 
-    Work space inside a kernel is not seen, nor is what an allocator rounds up or keeps.
+    It cannot see the work space inside a kernel, or memory that an allocator adds or caches.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation, then count what it made."""
+        """Run the operation, then count its new storages."""
         self._notice((args, kwargs), made=False)
         result = func(*args, **(kwargs or {}))
         self._notice(result, made=True)
         return result
 
     def above(self) -> int:
-        """The peak since the last call, over what is alive now; the next peak starts from here."""
+        """The peak since the last call, above the bytes alive now; starts a new peak."""
         above, self.peak = self.peak - self.now, self.now
         return above
 
@@ -65,22 +65,23 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes of the calls of one training step; every peak is over what stays alive after it."""
+    """Bytes of the calls of one training step; every peak is measured above the bytes that stay alive after it."""
 
     prefix: int
-    """Kept of the pasts while their chunk is imagined and trained: keys, values, finished latents."""
+    """State of the pasts while their chunk is imagined and trained: keys, values, finished latents."""
     attend: int
-    """Peak of making that."""
+    """Peak while the prefix is made."""
     imagine: int
     """Peak of one denoising step of all candidates."""
     decode: int
+    """Peak of decoding all candidates."""
     update: int
-    """Peak of the forward and backward pass of one micro-batch, gradients of weights left out."""
+    """Peak of the forward and backward pass of one micro-batch, without gradients of weights."""
 
     def extended(self, deeper: Traced, blocks: int) -> Traced:
-        """The same with ``blocks`` blocks more, of which each adds as much as the one that ``deeper`` has more.
+        """The bytes with ``blocks`` more blocks, by extrapolation from ``deeper``, which has one more block.
 
-        Decoding, which knows no blocks, is taken from this one and need not be traced for the other.
+        Decoding does not depend on the number of blocks: its bytes are those of this trace; ``deeper`` can skip it.
         """
         pairs = zip(astuple(self), astuple(deeper), strict=True)
         whole = Traced(*(shallow + blocks * (deep - shallow) for shallow, deep in pairs))
@@ -89,24 +90,24 @@ class Traced:
 
 @dataclass(frozen=True)
 class Job:
-    """What of a training step is traced."""
+    """Sizes of the traced training step."""
 
     begin: Callable[[WorldModel[Any], int], Context]
-    """Starts that many pasts."""
+    """Starts the given number of pasts."""
     num_chunks: int
-    """Finished before the chunk of interest."""
+    """Finished chunks before the trained one."""
     pasts: int
     candidates: int
-    """Of all pasts together."""
+    """Total over all pasts."""
     micro_rows: int
     """Rows of one forward and backward pass."""
     autocast_bf16: bool = False
     decodes: bool = True
-    """Whether the candidates are decoded, the slowest part to trace."""
+    """Whether to decode the candidates, which is the slowest part of a trace."""
 
 
 def trace_without_data(world: WorldModel[Any], modules: Sequence[nn.Module], job: Job) -> Traced:
-    """``trace`` of a world whose ``modules`` were made on the meta device; nothing is allocated."""
+    """``trace`` a world whose ``modules`` are on the meta device, without allocating any memory."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in modules:
             _without_data(module)
@@ -114,7 +115,7 @@ def trace_without_data(world: WorldModel[Any], modules: Sequence[nn.Module], job
 
 
 def trace(world: WorldModel[Any], job: Job) -> Traced:
-    """Run the calls of one training step on zeros and count what they keep and what they take."""
+    """Run the calls of one training step on zeros and count the bytes that they use."""
     length = world.spec.chunk_lengths[0]
     channels, height, width = world.spec.latent_shape
     actions = world.spec.actions.commanded(torch.zeros(job.pasts, length, dtype=torch.long))
@@ -141,14 +142,14 @@ def trace(world: WorldModel[Any], job: Job) -> Traced:
             if job.decodes:
                 world.decode(clean, context)
         decode = live.above()
-        for _ in range(2):  # the second finds the gradients of the first, as most micro-batches do
+        for _ in range(2):  # gradients already exist in the second pass, as in most micro-batches
             predict(job.micro_rows).square().sum().backward()
         update = live.above()
     return Traced(prefix, attend, imagine, decode, update)
 
 
 def _without_data(module: nn.Module) -> None:
-    """Replace parameters and buffers of the meta device by ones that pass for those of a CPU."""
+    """Replace parameters and buffers on the meta device by ones that appear to be on the CPU."""
     for part in module.modules():
         for name, p in list(part._parameters.items()):
             if p is not None:
