@@ -102,5 +102,5 @@ def test_ctrl_c_while_a_pair_is_imagined_is_a_sentence_and_no_traceback(tmp_path
         voter.start()
         assert begun.wait(60)
     voter.join(60)
-    assert replies == [(503, "the server has ended: start it again, then reload")]
+    assert replies == [(503, "the server has stopped: start it again, then reload")]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

@@ -1,6 +1,6 @@
-"""What is checked before a request is looked at: the host it names, the page that sent it, its rate.
+"""Checks of a request before its content is read: its host, its origin and its rate.
 
-The player and ``worldcompass serve-reward`` both stand behind ``Guard``.
+``Guard`` protects both the player and ``worldcompass serve-reward``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-# The page carries its own style and script; pictures and clips come from the server or from memory.
+# Style and script are inline in the page; pictures and clips come from the server or from memory.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
     " img-src 'self' data: blob:; media-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -28,11 +28,11 @@ _HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that refuses other sites' requests and foreign host names.
+    """ASGI middleware that refuses requests from other sites and, on loopback, foreign host names.
 
-    A page of another site may reach a server on loopback. Browsers say where a WebSocket or a POST comes from
-    (``Origin``), which must be this server; and on loopback the ``Host`` must be a loopback name, so that no
-    foreign name that resolves to this machine gets in.
+    Pages of other sites can reach a server on loopback. Browsers send the origin of a WebSocket or a POST
+    (``Origin``), which must be this server. On loopback the ``Host`` must be a loopback name, as a foreign name may
+    resolve to this machine.
     """
 
     def __init__(self, app: ASGIApp, loopback_only: bool) -> None:
@@ -53,7 +53,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})  # before accepting: answered with 403
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request that the server's end cuts short gets a sentence, and the terminal no traceback."""
+        """Answer requests that a shutdown interrupts with one sentence, without a traceback in the terminal."""
         begun = False
 
         async def note(message: Message) -> None:
@@ -65,15 +65,15 @@ class Guard:
             await self.app(scope, receive, _with_headers(note))
         except asyncio.CancelledError:
             if scope["type"] == "http" and not begun:
-                answer = JSONResponse({"detail": "the server has ended: start it again, then reload"}, 503)
+                answer = JSONResponse({"detail": "the server has stopped: start it again, then reload"}, 503)
                 await answer(scope, receive, send)
 
 
 def refusal(headers: Headers, loopback_only: bool) -> str | None:
-    """Why a request is refused, in one sentence; None when it is welcome."""
+    """The reason to refuse a request, in one sentence; None for an allowed one."""
     host = headers.get("host", "")
     if loopback_only and _hostname(host) not in LOOPBACK:
-        return "this server answers to localhost only: use the address that was printed"
+        return "this server answers to localhost only: use the address that it printed"
     origin = headers.get("origin")
     if origin is not None and _netloc(origin) != host:
         return "this request comes from another site's page: open this server's own address"
@@ -104,14 +104,14 @@ def _with_headers(send: Send) -> Send:
 
 
 class Rate:
-    """A bucket of messages that refills steadily."""
+    """A token bucket that limits the rate of messages."""
 
     def __init__(self, per_second: float, burst: float) -> None:
         self.per_second, self.burst, self.left = per_second, burst, burst
         self.at = time.monotonic()
 
     def take(self) -> bool:
-        """Whether one more message is within the rate."""
+        """Take one message from the bucket; False when the rate is exceeded."""
         now = time.monotonic()
         self.left = min(self.burst, self.left + (now - self.at) * self.per_second)
         self.at = now

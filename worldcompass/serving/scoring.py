@@ -1,7 +1,7 @@
-"""``POST /score``: one handler for the player and for ``worldcompass serve-reward``.
+"""The handler of ``POST /score`` for the player and for ``worldcompass serve-reward``.
 
-With ``?path=`` the body is a video that should follow the path; without, it is a group as a trainer's
-``RemoteCritic`` sends it.
+With ``?path=`` the body is a video that should follow the path. Without it, the body is a group from a trainer's
+``RemoteCritic``.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from worldcompass.version import __version__
 from worldcompass.world import WorldSpec
 
 MAX_LATENTS = 256  # of one video
-MAX_PATH_CHARACTERS = 18 * MAX_LATENTS  # another action in every one: "w+d+right+down-1, "
+MAX_PATH_CHARACTERS = 18 * MAX_LATENTS  # one entry per latent, such as "w+d+right+down-1, "
 MAX_VIDEO_BYTES = 64 * 2**20
 MAX_VIDEO_PIXELS = 1920 * 1088  # of one frame
 BODY_SECONDS = 60.0  # for a request's body to arrive
 
 Reader = Callable[[Tensor], Tensor]
-"""Composite actions (P, M) seen in P videos of frames, such as ``LabelReader.labels``."""
+"""Reads the composite actions (P, M) of P videos from their frames, such as ``LabelReader.labels``."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """What scores here."""
+    """The critics of this server."""
 
     critics: tuple[Critic, ...]
-    """All score a video; the first alone scores a trainer's groups."""
+    """All score videos; the first also scores a trainer's groups."""
     spec: WorldSpec
     """Of the world that the critics know."""
     reader: Reader | None = None
-    """Says what every latent of a video shows."""
+    """Reads the action of every latent of a video."""
     max_group_bytes: int = MAX_BYTES
 
 
 class LatentScore(BaseModel):
-    """One latent: what was commanded and what the pictures show."""
+    """The commanded action of one latent, and the action that its frames show."""
 
     commanded: str
     seen: str
@@ -60,15 +60,17 @@ class VideoScores(BaseModel):
     """How well a video follows a path."""
 
     scores: dict[str, float | None] = Field(
-        description="by critic, as worldcompass score prints them; null: abstains"
+        description="by critic, as printed by worldcompass score; null when a critic abstains"
     )
     sharpness: float = Field(description="of the last frame, relative to the first")
-    accuracy: float | None = Field(description="share of latents whose whole action is seen; null: not read")
+    accuracy: float | None = Field(
+        description="share of latents that show the whole commanded action; null without a reader"
+    )
     latents: list[LatentScore]
 
 
 class GroupScores(BaseModel):
-    """One critic's scores of a group's candidates; where ``valid`` is false it abstains."""
+    """One critic's scores of a group's candidates; ``valid`` is false where it abstains."""
 
     critic: str
     values: list[float]
@@ -76,14 +78,18 @@ class GroupScores(BaseModel):
 
 
 class Turn:
-    """Requests that compute go one after another; when too many wait, more are told to come back."""
+    """A lock for requests that compute, one at a time, with a limited queue.
 
-    def __init__(self, most_waiting: int | None = None) -> None:
-        self._lock, self._waiting, self._most = asyncio.Lock(), 0, most_waiting
+    Args:
+        max_waiting: length of the queue; further requests get a 503. Unlimited when None.
+    """
+
+    def __init__(self, max_waiting: int | None = None) -> None:
+        self._lock, self._waiting, self._max_waiting = asyncio.Lock(), 0, max_waiting
 
     async def __aenter__(self) -> None:
-        if self._most is not None and self._waiting >= self._most:
-            raise HTTPException(503, "too many requests are waiting: come back in a minute")
+        if self._max_waiting is not None and self._waiting >= self._max_waiting:
+            raise HTTPException(503, "too many requests are waiting: try again in a minute")
         self._waiting += 1
         try:
             await self._lock.acquire()
@@ -95,14 +101,14 @@ class Turn:
 
 
 def score_route(scorer: Scorer, turn: Turn) -> APIRouter:
-    """The handler."""
+    """A router with the handler of ``POST /score``."""
     router = APIRouter()
     binary = {"schema": {"type": "string", "format": "binary"}}
 
     @router.post(
         "/score",
-        summary="How well a video follows a path, the body being the MP4 file; or, without a path, a critic's"
-        " scores of a group, sent as safetensors",
+        summary="Score how well a video follows a path (the body is the MP4 file), or, without a path, a group (the"
+        " body is safetensors)",
         response_model=VideoScores | GroupScores,
         openapi_extra={
             "requestBody": {
@@ -115,8 +121,8 @@ def score_route(scorer: Scorer, turn: Turn) -> APIRouter:
         request: Request,
         path: str | None = Query(None, max_length=MAX_PATH_CHARACTERS, examples=["w-3, right-1"]),
     ) -> Any:
-        most, what = (scorer.max_group_bytes, "group") if path is None else (MAX_VIDEO_BYTES, "video")
-        data = await body_of(request, most, what)
+        limit, what = (scorer.max_group_bytes, "group") if path is None else (MAX_VIDEO_BYTES, "video")
+        data = await body_of(request, limit, what)
         async with turn:
             if path is None:
                 return await asyncio.to_thread(score_group, data, scorer)
@@ -126,15 +132,15 @@ def score_route(scorer: Scorer, turn: Turn) -> APIRouter:
 
 
 def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
-    """``worldcompass.score`` of a video file, and what is seen in every latent.
+    """``worldcompass.score`` of a video file, and the action that every latent shows.
 
     Raises:
-        HTTPException: 400 when it is no video, or path and video do not have the same length.
+        HTTPException: 400 when the body is not a video, or path and video differ in length.
     """
     space = scorer.spec.actions
     try:
         wanted_M = space.parse(path, MAX_LATENTS)
-        needed = scorer.spec.num_frames(0, len(wanted_M))  # frames past the path's end are left out
+        needed = scorer.spec.num_frames(0, len(wanted_M))  # later frames are not read
         frames = fit(read_video(data, needed, MAX_VIDEO_PIXELS), scorer.spec.frame_size)
         scores = score_video(frames, wanted_M, scorer.critics, scorer.spec)
     except (UserError, ValueError) as why:
@@ -143,7 +149,7 @@ def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
     if scorer.reader is None:
         return VideoScores(scores=scores, sharpness=sharpness, accuracy=None, latents=[])
     seen_M = scorer.reader(frames[None])[0].tolist()
-    pairs = list(zip(wanted_M.tolist(), seen_M, strict=True))[1:]  # the start image carries nothing out
+    pairs = list(zip(wanted_M.tolist(), seen_M, strict=True))[1:]  # the start image has no command
     latents = [LatentScore(commanded=space.name(a), seen=space.name(b), obeyed=a == b) for a, b in pairs]
     accuracy = sum(latent.obeyed for latent in latents) / max(1, len(latents))
     return VideoScores(scores=scores, sharpness=sharpness, accuracy=accuracy, latents=latents)
@@ -153,38 +159,40 @@ def score_group(body: bytes, scorer: Scorer) -> GroupScores:
     """The first critic's scores of a group.
 
     Raises:
-        HTTPException: 422 when the body is no group, or one that the critic cannot score; 500 when it fails.
+        HTTPException: 422 when the body is not a group, or the critic cannot score this group; 500 when it fails.
     """
     if not scorer.critics:
-        raise HTTPException(422, "no critic scores here")
+        raise HTTPException(422, "this server has no critic: start it with one")
     critic = scorer.critics[0]
     try:
         return GroupScores(**pack_scores(critic.name, ask(critic, unpack_group(body))))
     except WireError as why:
-        raise HTTPException(422, f"{why}; to score a video, say with ?path= what it should do") from why
+        raise HTTPException(422, f"{why}; to score a video, give its path with ?path=") from why
     except FailedCritic as why:
-        refused = isinstance(why.__cause__, ValueError | None)  # the rest may pass, such as a full device
+        refused = isinstance(why.__cause__, ValueError | None)  # other errors may pass, such as a full device
         raise HTTPException(422 if refused else 500, f"the critic {critic.name} {why}") from why
     except UserError as why:
         raise HTTPException(500, str(why)) from why
 
 
-async def body_of(request: Request, most: int, what: str = "body") -> bytes:
-    """A request's body, never more than ``most`` bytes of it in memory.
+async def body_of(request: Request, limit: int, what: str = "body") -> bytes:
+    """A request's body; at most ``limit`` bytes of it are held in memory.
 
     Args:
-        what: the word for it in what the user is told.
+        request: whose body is read.
+        limit: in bytes.
+        what: its name in error messages.
 
     Raises:
-        HTTPException: 413 when it is larger, 408 when it takes too long.
+        HTTPException: 413 when the body is larger, 408 when it takes too long.
     """
 
     async def chunks() -> AsyncIterator[bytes]:
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
-            if size > most:
-                raise HTTPException(413, f"the {what} has more than {most >> 20} MiB: send a smaller one")
+            if size > limit:
+                raise HTTPException(413, f"the {what} has more than {limit >> 20} MiB: send a smaller one")
             yield chunk
 
     try:
@@ -195,20 +203,20 @@ async def body_of(request: Request, most: int, what: str = "body") -> bytes:
 
 
 def identity(critics: Sequence[Critic]) -> dict[str, Any]:
-    """What ``/health`` says so that a ``RemoteCritic`` knows whom it asks."""
+    """The answer of ``/health``, by which a ``RemoteCritic`` identifies its server."""
     return {"version": __version__, "critic": critics[0].name if critics else None, "wire": VERSION}
 
 
 def application(critic: Critic, spec: WorldSpec, loopback_only: bool = True) -> FastAPI:
     """The server of ``worldcompass serve-reward``: ``GET /health`` and ``POST /score``.
 
-    Pages of other sites are refused; with ``loopback_only`` also whoever calls this machine by a foreign name.
+    It refuses pages of other sites, and with ``loopback_only`` also requests to a foreign host name.
     """
     title = f"WorldCompass critic {critic.name}"
     app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, loopback_only=loopback_only)
 
-    @app.get("/health", summary="Which critic answers here")
+    @app.get("/health", summary="The critic of this server")
     async def health() -> dict[str, Any]:
         return identity((critic,))
 
