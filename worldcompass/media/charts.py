@@ -1,4 +1,4 @@
-"""Small inline SVG charts, made by hand; colours come from the page's CSS variables."""
+"""Small inline SVG charts without a plotting library; colours come from the page's CSS variables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from html import escape
 from worldcompass.statistics import Estimate, number
 
 WIDTH, HEIGHT = 320, 150
-LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 22  # left of the axis fits "−0.00116"
+LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 22  # margins; the left one fits the label "−0.00116"
 Scale = Callable[[float], float]
 
-NAME_LEFT, LETTER = 66, 7.2  # left of the bars: at least so much, and the width of a letter of a name
+NAME_LEFT, LETTER = 66, 7.2  # smallest margin to the left of bars, and the width of a letter of a name
 MAX_POINTS = 400  # longer series are averaged in buckets
 
 
@@ -33,7 +33,7 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]]
-    """(step, value), NaN where there is none."""
+    """(step, value), with NaN for missing values."""
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -47,7 +47,7 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def line_chart(name: str, steps: Sequence[float], values: Sequence[float]) -> str:
-    """One series over steps: the raw line faint, the smoothed one strong, ends of both axes labelled."""
+    """One series over steps: the raw line faint, the smoothed line strong, the ends of both axes labelled."""
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         return f'<p class="muted">{escape(name)}: no finite value yet</p>'
@@ -56,7 +56,7 @@ def line_chart(name: str, steps: Sequence[float], values: Sequence[float]) -> st
     pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
     scale_x = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     scale_y = _scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
-    said = (
+    description = (
         f"{name}: from {number(finite[0])} to {number(finite[-1])}, between {number(low)} and {number(high)}"
     )
     marks = [
@@ -68,7 +68,7 @@ def line_chart(name: str, steps: Sequence[float], values: Sequence[float]) -> st
         _text(LEFT, HEIGHT - 6, number(min(steps)), "start"),
         _text(WIDTH - RIGHT, HEIGHT - 6, f"step {number(max(steps))}", "end"),
     ]
-    return _svg(WIDTH, HEIGHT, said, marks)
+    return _svg(WIDTH, HEIGHT, description, marks)
 
 
 def curves_chart(title: str, series: Sequence[Series]) -> str:
@@ -116,11 +116,11 @@ def interval_chart(title: str, rows: Sequence[Bar]) -> str:
         ]
     for index, row in enumerate(rows):
         marks.append(_interval_row(row, scale, 22 + 34 * index, left))
-    spoken = ((row.name, row.share.times(100)) for row in rows)
-    said = f"{title}: " + ", ".join(
-        f"{name} {v.mean:.1f}% ({v.low:.1f} to {v.high:.1f})" for name, v in spoken
+    shares = ((row.name, row.share.times(100)) for row in rows)
+    description = f"{title}: " + ", ".join(
+        f"{name} {v.mean:.1f}% ({v.low:.1f} to {v.high:.1f})" for name, v in shares
     )
-    return _svg(width, height, said, marks)
+    return _svg(width, height, description, marks)
 
 
 def _interval_row(row: Bar, scale: Scale, y: float, left: float) -> str:
@@ -176,8 +176,8 @@ def _text(x: float, y: float, text: str, anchor: str, style: str = "") -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(width: int, height: int, said: str, marks: Sequence[str]) -> str:
+def _svg(width: int, height: int, description: str, marks: Sequence[str]) -> str:
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said, quote=True)}">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description, quote=True)}">'
         f"{''.join(marks)}</svg>"
     )

@@ -1,4 +1,4 @@
-"""The frame of every page: one document that asks nothing of the network."""
+"""Building blocks of self-contained HTML pages, which load nothing from the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldcompass.media.style import CSS
 
 
 def document(title: str, parts: Sequence[str]) -> str:
-    """A whole page of finished parts."""
+    """A whole page from finished parts."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -23,11 +23,11 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def data_address(kind: str, content: bytes) -> str:
-    """``data:`` address of a file's content, such as ``image/png``."""
+    """A ``data:`` address with a file's content; ``kind`` is its type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def script(code: str, data: Any) -> str:
-    """Code that finds ``data`` in a constant of that name; nothing in the data can end the element."""
-    held = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
-    return f"<script>(() => {{ const data = {held};\n{code}\n}})()</script>"
+    """A script element whose code reads ``data`` from a constant of that name; the data cannot end the element."""
+    literal = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
+    return f"<script>(() => {{ const data = {literal};\n{code}\n}})()</script>"

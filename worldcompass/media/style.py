@@ -1,4 +1,4 @@
-"""The style sheet of ``report.html``: light and dark, wide and narrow."""
+"""The style sheet of all HTML pages, for light and dark, wide and narrow screens."""
 
 CSS = """
 :root{--paper:#fbfbf9;--card:#fff;--ink:#1d2126;--muted:#5d6670;--line:#d9dcd8;--accent:#0b6e75;

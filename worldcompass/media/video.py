@@ -1,7 +1,7 @@
-"""Pictures and videos of frames: H.264 files that browsers play, columns side by side, filmstrips.
+"""Images and videos from frames: H.264 files for browsers, columns side by side, filmstrips.
 
-Frames are uint8 sRGB ``(F, 3, h, w)``, tensors or arrays; pictures for people come back as NumPy arrays, what was
-read from a file as tensors.
+Frames are uint8 sRGB ``(F, 3, h, w)``, tensors or arrays. Functions that compose frames return NumPy arrays, and
+functions that read files return tensors.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def to_array(frames: Frames) -> np.ndarray:
 
 
 def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
-    """Write an H.264 file that plays in a browser (yuv420p, even sizes, index in front).
+    """Write an H.264 file that plays in a browser (yuv420p, even sizes, index at the front).
 
-    A file that was there before is replaced only when the new one is complete.
+    An existing file is replaced only when the new one is complete.
     """
     frames = _even(to_array(frames_F3hw)).transpose(0, 2, 3, 1)
     options = {"movflags": "+faststart"}
@@ -73,12 +73,12 @@ def read_video(source: Path | bytes, max_frames: int | None = None, max_pixels: 
     """Frames of a video, uint8 (F, 3, h, w).
 
     Args:
-        source: a file, or what is in one.
-        max_frames: frames after these are not read; all when None.
-        max_pixels: largest size of a frame; any when None.
+        source: a file, or its content.
+        max_frames: number of frames to read; all when None.
+        max_pixels: largest number of pixels per frame; unlimited when None.
 
     Raises:
-        UserError: when the file is not there, holds no video, or its frames are too large.
+        UserError: when the file does not exist, is not a video, or its frames are too large.
     """
     name = "this file" if isinstance(source, bytes) else str(source)
     if isinstance(source, Path) and not source.is_file():
@@ -91,9 +91,7 @@ def read_video(source: Path | bytes, max_frames: int | None = None, max_pixels: 
             pictures = itertools.islice(container.decode(video=0), max_frames)
             frames = [picture.to_ndarray(format="rgb24") for picture in pictures]
     except (av.error.FFmpegError, IndexError) as why:
-        raise UserError(
-            f"{name} is not a video that can be read ({why}): expected one such as an MP4"
-        ) from why
+        raise UserError(f"{name} is not a readable video ({why}): expected one such as an MP4") from why
     if not frames:
         raise UserError(f"{name} holds no frames: expected a video such as an MP4")
     return torch.from_numpy(np.stack(frames)).movedim(-1, 1)
@@ -103,7 +101,7 @@ def read_image(path: Path) -> Tensor:
     """A picture file, uint8 (3, h, w).
 
     Raises:
-        UserError: when there is no such file, it is not an image, or one too large for OpenCV.
+        UserError: when there is no such file, or it is not an image or too large for OpenCV.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}: expected a PNG or JPEG file")
@@ -111,24 +109,24 @@ def read_image(path: Path) -> Tensor:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as why:
-        raise UserError(f"{path} is larger than any picture that OpenCV reads: scale it down") from why
+        raise UserError(f"{path} is too large for OpenCV: scale it down") from why
     if image is None:
         raise UserError(f"{path} is not an image that OpenCV reads: expected a PNG or JPEG file")
     return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()
 
 
 def check_aspect(width: int, height: int) -> None:
-    """Refuse a user's picture of which cropping to a world's aspect would leave little.
+    """Refuse a user's picture that would lose most of its area when cropped to a world's aspect.
 
     Raises:
-        UserError: saying what to do.
+        UserError: for a picture that is too long or too wide.
     """
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(f"the picture is {width} x {height}: crop it to no more than {MAX_ASPECT:.0f} : 1")
 
 
 def fit(frames_F3hw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Frames cropped about their centre to the shape of ``size`` (height, width) and resized to it; uint8."""
+    """Frames cropped around their centre to the aspect of ``size`` (height, width) and resized to it; uint8."""
     height, width = frames_F3hw.shape[-2:]
     crop_w = max(1, min(width, height * size[1] // size[0]))
     crop_h = max(1, min(height, width * size[0] // size[1]))
@@ -139,7 +137,7 @@ def fit(frames_F3hw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def side_by_side(columns: Sequence[Frames], labels: Sequence[str], scale: int = 4) -> np.ndarray:
-    """Videos beside each other, each under its label; a shorter one holds its last frame."""
+    """Videos next to each other, each under its label; shorter ones repeat their last frame."""
     if len(columns) != len(labels) or not columns:
         raise ValueError(
             f"expected one label for each column, got {len(columns)} columns, {len(labels)} labels"
@@ -147,28 +145,28 @@ def side_by_side(columns: Sequence[Frames], labels: Sequence[str], scale: int = 
     arrays = [to_array(column) for column in columns]
     length = max(len(array) for array in arrays)
     labelled = [
-        _under_label(enlarge(_hold(array, length), scale), label)
+        _under_label(enlarge(_repeat_last(array, length), scale), label)
         for array, label in zip(arrays, labels, strict=True)
     ]
     return _join(labelled, axis=3)
 
 
 def stack_rows(rows: Sequence[Frames]) -> np.ndarray:
-    """Videos of equal width under each other; a shorter one holds its last frame."""
+    """Videos of equal width below each other; shorter ones repeat their last frame."""
     arrays = [to_array(row) for row in rows]
     length = max(len(array) for array in arrays)
-    return _join([_hold(array, length) for array in arrays], axis=2)
+    return _join([_repeat_last(array, length) for array in arrays], axis=2)
 
 
 def filmstrip(frames_F3hw: Frames, every: int, scale: int = 1) -> np.ndarray:
-    """Every ``every``-th frame from left to right as one picture, uint8 (3, h, w)."""
+    """Every ``every``-th frame from left to right as one image, uint8 (3, h, w)."""
     if every < 1:
         raise ValueError(f"every must be 1 or more, got {every}")
     return _join([f[None] for f in enlarge(to_array(frames_F3hw)[::every], scale)], axis=3)[0]
 
 
 def filmstrips(rows: Sequence[Frames], labels: Sequence[str], every: int, scale: int = 2) -> np.ndarray:
-    """Filmstrips of several videos under each other, each with its label, as one picture (3, h, w)."""
+    """Filmstrips of several videos below each other, each with its label, as one image (3, h, w)."""
     strips = [
         _under_label(filmstrip(row, every, scale)[None], label)
         for row, label in zip(rows, labels, strict=True)
@@ -178,14 +176,14 @@ def filmstrips(rows: Sequence[Frames], labels: Sequence[str], every: int, scale:
 
 
 def save_png(path: Path, image_3hw: Frames) -> Path:
-    """Write one picture as PNG."""
+    """Write one image as a PNG file."""
     with writing(path) as unfinished:
         unfinished.write_bytes(png(image_3hw))
     return path
 
 
 def png(image_3hw: Frames) -> bytes:
-    """One picture as PNG."""
+    """One image in PNG format."""
     picture = np.ascontiguousarray(to_array(image_3hw[None])[0].transpose(1, 2, 0)[:, :, ::-1])
     ok, encoded = cv2.imencode(".png", picture)
     assert ok, f"PNG encoder refused a picture of {picture.shape}"
@@ -193,11 +191,11 @@ def png(image_3hw: Frames) -> bytes:
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
-    """Frames ``scale`` times as large, every pixel a square: nothing is invented."""
+    """Frames ``scale`` times as large, without interpolation: every pixel becomes a square."""
     return frames.repeat(scale, axis=2).repeat(scale, axis=3)
 
 
-def _hold(frames: np.ndarray, length: int) -> np.ndarray:
+def _repeat_last(frames: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([frames, frames[-1:].repeat(length - len(frames), axis=0)])
 
 
@@ -212,7 +210,7 @@ def _even(frames: np.ndarray) -> np.ndarray:
 
 
 def _under_label(frames: np.ndarray, label: str) -> np.ndarray:
-    """The frames with a bar above that carries the label, shrunk to fit."""
+    """The frames below a bar with the label, whose text is shrunk to fit."""
     width = frames.shape[3]
     (needed, _), _ = cv2.getTextSize(label, FONT, 0.5, 1)
     size = 0.5 * min(1.0, (width - 8) / max(needed, 1))
@@ -223,7 +221,7 @@ def _under_label(frames: np.ndarray, label: str) -> np.ndarray:
 
 
 def _join(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Pictures next to each other along one axis with a gap between; other axes must agree."""
+    """Frames next to each other along one axis with gaps between them; other axes must agree."""
     shape = list(parts[0].shape)
     shape[axis] = GAP
     gap = np.full(shape, BACKGROUND, np.uint8)
