@@ -183,8 +183,8 @@ class ActionSpace(ABC):
             unread = [word for word in words if word not in known and word != REST]
             if unread or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
                 raise ValueError(
-                    f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as {self._example},"
-                    f" with keys from {self._vocabulary}"
+                    f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as"
+                    f" {' or '.join(self.examples)}, with keys from {self._vocabulary}"
                 )
             if len(set(words)) < len(words):
                 raise ValueError(f"{segment!r} in the path {text!r} names a key twice: name each key once")
@@ -212,14 +212,15 @@ class ActionSpace(ABC):
         return self.commanded(self.parse(path))
 
     @property
-    def _vocabulary(self) -> str:
-        return " ".join([*(key.word for key in self.keys), REST])
-
-    @property
-    def _example(self) -> str:
+    def examples(self) -> tuple[str, ...]:
+        """Segments of a path that this world knows, such as ``w-3`` and ``w+left-4``."""
         first, *others = self.keys
         other = [key.word for key in others[len(others) // 2 + 1 :] + others if key.axis != first.axis]
-        return f"{first.word}-3" + (f" or {first.word}+{other[0]}-4" if other else "")
+        return (f"{first.word}-3", f"{first.word}+{other[0]}-4") if other else (f"{first.word}-3",)
+
+    @property
+    def _vocabulary(self) -> str:
+        return " ".join([*(key.word for key in self.keys), REST])
 
 
 def misfit(critic: Critic, space: ActionSpace) -> str:

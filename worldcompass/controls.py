@@ -249,5 +249,5 @@ def _keys_of_controls(controls: tuple[Axis, ...]) -> tuple[Key, ...]:
         both = len(axis.words) == 2
         codes = axis.codes or (next(pairs, ("", "")) if both else (next(singles, ""),))
         for word, sign, code in zip(axis.words, (-1, 1) if both else (1,), codes, strict=True):
-            found.append(Key(word, index, sign, code, word))
+            found.append(Key(word, index, sign, code, word.replace("_", " ")))
     return tuple(found)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from worldcompass.errors import UserError
 from worldcompass.media.video import enlarge, to_array, write_mp4
 from worldcompass.player.api import imagine
+from worldcompass.player.messages import key_cards
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import Shared
 from worldcompass.player.starts import Start
@@ -136,6 +137,7 @@ class Ballot:
             "pair": pair.token,
             "left": f"/vote/{pair.token}/left.mp4",
             "right": f"/vote/{pair.token}/right.mp4",
+            "words": key_cards(self.shared.space),
             "keys": [list(self.shared.space.words(c)) for c in pair.composites_M],
             "frames_per_latent": spec.frames_per_latent,
             "first_latent_frames": spec.first_latent_frames,

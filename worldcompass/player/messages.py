@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
 
 MAX_PATH_CHARACTERS = 27_000  # the longest walk, with another action in every latent: "w+d+right+down-1, "
@@ -86,6 +87,11 @@ def read_message(text: str) -> Message:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "message"
         raise UserError(f"cannot read {place}: {first['msg']}") from error
+
+
+def key_cards(space: ActionSpace) -> list[dict[str, str]]:
+    """What the pages know of a world's keys."""
+    return [{"word": key.word, "code": key.code, "says": key.says} for key in space.keys]
 
 
 def encode_frame(frame_3hw: Tensor) -> bytes:

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from worldcompass.errors import UserError
 from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
-from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, read_message
+from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, key_cards, read_message
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
@@ -200,7 +200,13 @@ async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settin
         return
     try:
         panes = [pane.name for pane in shared.panes]
+        spec, space = shared.world.spec, shared.space
         facts = {"panes": panes, "fps": shared.fps, "about": settings.about, "longest": MAX_LATENTS}
+        facts |= {
+            "keys": key_cards(space),
+            "example": ", ".join(space.examples),
+            "size": list(spec.frame_size),
+        }
         known = session.start is not None
         await socket.send_json({"type": "welcome", "token": token, "known": known, **facts})
         await _converse(socket, session)

@@ -25,6 +25,7 @@ from worldcompass.player.pace import Costs, Pace
 from worldcompass.player.panes import Pane, Place, WorldPane
 from worldcompass.player.recording import Recording, Shelf
 from worldcompass.player.starts import Start, Starts
+from worldcompass.world import WorldModel
 
 MAX_LATENTS = 1500  # of one walk: about 4 minutes
 KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips
@@ -59,9 +60,14 @@ class Shared:
     """Of ``/score``."""
 
     @property
+    def world(self) -> WorldModel[Any]:
+        """The first pane's that shows one; all panes have the same actions and size."""
+        return next(pane.world for pane in self.panes if isinstance(pane, WorldPane))
+
+    @property
     def space(self) -> ActionSpace:
-        """What can be done, the same in every pane."""
-        return next(pane.world.spec.actions for pane in self.panes if isinstance(pane, WorldPane))
+        """What can be done."""
+        return self.world.spec.actions
 
 
 class Send:
