@@ -29,6 +29,7 @@ TOLERANCE = {
     torch.float32: 1e-5,
     torch.bfloat16: 2e-2,
 }  # largest difference relative to max(1, largest value)
+OTHER_PIXELS = 0.005  # share of a decoder's values that rounding may change by more than one level
 
 
 class ContractError(AssertionError):
@@ -437,10 +438,12 @@ def _check_pasts(world: WorldModel[Any], scenarios: Sequence[Scenario], toleranc
         both.same(alone, together[rows], "a past alone against the batch of pasts", change)
     frames = world.decode(together, context)
     alone = world.decode(together[2:], context.select(1))
-    difference = int((frames[2:].int() - alone.int()).abs().max())
+    # Rounding may cross a decision of the decoder, such as which way to warp, in single pixels.
+    share = float(((frames[2:].int() - alone.int()).abs() > 1).float().mean())
     _expect(
-        difference <= 1, "decode of 2 pasts", "frames as of one", difference, "rows belong to b // (B // P)"
-    )
+        share <= OTHER_PIXELS, "decode of 2 pasts", "frames as of one", f"{share:.1%} other pixels",
+        "rows belong to b // (B // P)",
+    )  # fmt: skip
 
 
 @contextmanager

@@ -60,8 +60,8 @@ class Slide:
     name = "slide"
 
     def __call__(self, group):
-        frames, labels = group.transitions()
-        step = 2 if labels[0] == 1 else -2
+        frames, actions = group.transitions()
+        step = 2 if actions.cameras.labels_K[0] == 1 else -2
         moved = torch.roll(frames[:, :-1].float(), -step, -1)[..., 4:-4]
         right = (moved - frames[:, 1:, ..., 4:-4].float()).abs().mean((-3, -2, -1)) < 8
         return Scores(right.float().mean(1), torch.ones(len(frames), dtype=torch.bool))

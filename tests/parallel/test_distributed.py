@@ -66,7 +66,7 @@ RUNS = {
 
 def train_all(root: Path, runs: list[tuple[str, str]]) -> None:
     for variant, spread in runs:
-        post_train(root / variant / spread, replace(VARIANTS[variant], **SPREAD[spread]))
+        post_train(root / variant / spread, VARIANTS[variant].changed(**SPREAD[spread]))
 
 
 def agree(got: Path, expected: Path, tolerance: float = TOLERANCE, but: tuple[str, ...] = ()) -> None:

@@ -99,10 +99,10 @@ def test_the_same_address_scores_a_trainers_groups(port):
 def test_what_cannot_be_scored_is_answered_with_a_sentence(port, tmp_path):
     clip = write_mp4(tmp_path / "a.mp4", np.zeros((3, 3, 16, 16), np.uint8), 8).read_bytes()
     assert (
-        "makes 7 frames with the start image, the video has 3"
+        "makes 7 frames with the start image, but the video has 3"
         in detail(ask(port, "/score?path=w-3", clip))[1]
     )
-    assert "not a video" in detail(ask(port, "/score?path=w-3", b"nonsense"))[1]
+    assert "not a readable video" in detail(ask(port, "/score?path=w-3", b"nonsense"))[1]
     assert detail(ask(port, "/score?path=hop-1", clip))[0] == 400
     large = write_mp4(tmp_path / "b.mp4", np.zeros((1, 3, 2000, 2000), np.uint8), 8).read_bytes()
     with pytest.raises(UserError, match="2000 x 2000"):

@@ -148,18 +148,18 @@ def test_live_play_looks_at_every_latent_once(world, monkeypatch):
     forgetful = start_walk(DoomWorld(world.autoencoder, world.net), scenarios(), num_steps=1)
     looks.clear()
     for label in (9, 2, 1):
-        walk = walk.step(torch.tensor([label, label]))
+        walk = walk.step(walk.of([label, label]))
     assert len(looks) == 1 + 3 + 2  # the start's own, once more, and an older latent from the second step on
     for label in (9, 2, 1):
         forgetful.world._looked = None
-        forgetful = forgetful.step(torch.tensor([label, label]))
+        forgetful = forgetful.step(forgetful.of([label, label]))
     assert len(looks) == 6 + 8 and forgetful.frames_PF3hw.equal(walk.frames_PF3hw)
 
 
 def test_only_chunks_with_a_chosen_latent_are_gathered(world):
     walk = start_walk(world, scenarios(), num_steps=1)
     for label in (9, 2, 1, 2, 9, 2):
-        walk = walk.step(torch.tensor([label, label + 9]))
+        walk = walk.step(walk.of([label, label + 9]))
     context = walk.context
     chosen = torch.tensor([[0, 5, 6], [2, 5, 6]])
     kept, index = _needed(context.history, chosen)
