@@ -340,4 +340,4 @@ def test_the_page_about_it_runs(tmp_path, monkeypatch):
     (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     space: dict = {"__name__": "docs"}
     exec(compile(block, str(page), "exec"), space)
-    assert [set(row["rewards"]) for row in space["rows"]] == [{"obedience", "cleanliness"}] * 2
+    assert [set(row.rewards) for row in space["rows"]] == [{"obedience", "cleanliness"}] * 2
