@@ -205,7 +205,7 @@ def saving_of_frozen_text(
 
     def train(read: Callable[[], Any], whole: bool) -> Tensor:
         for name, parameter in net.named_parameters():
-            parameter.requires_grad_(whole or not net.serves_text_alone(name))
+            parameter.requires_grad_(whole or not net.is_text_only(name))
         velocity = net(row, [read()])
         velocity.float().square().mean().backward()
         net.zero_grad(set_to_none=True)

@@ -188,7 +188,7 @@ def test_camera_transforms(close):
         close(ours.queries(inputs[f"{i}.q"]), outputs[f"{i}.q_t"])
         close(ours.keys(inputs[f"{i}.k"]), outputs[f"{i}.k_t"])
         close(ours.keys(inputs[f"{i}.v"]), outputs[f"{i}.v_t"])
-        close(ours.seen(outputs[f"{i}.attn"]), outputs[f"{i}.out"])
+        close(ours.outputs(outputs[f"{i}.attn"]), outputs[f"{i}.out"])
 
 
 def test_5b_first_chunk(close):

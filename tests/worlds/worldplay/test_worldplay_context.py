@@ -252,7 +252,7 @@ def test_cameras_are_exact_under_autocast():
 
     def found():
         ours = cameras(path, intrinsics)
-        return [ours.queries(x), ours.keys(x), ours.seen(x), overlap(path[0, 5], path[0], points())]
+        return [ours.queries(x), ours.keys(x), ours.outputs(x), overlap(path[0, 5], path[0], points())]
 
     expected = found()
     with torch.autocast("cpu", torch.bfloat16):

@@ -170,7 +170,7 @@ def test_damaged_and_incomplete_weights_are_refused(checkpoints, tmp_path):
     weights = root / "text_encoder" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"text_encoder can't be read .*: fetch it again"):
+    with pytest.raises(UserError, match=r"text_encoder cannot be read .*: fetch it again"):
         Encoder5B(root)
     tensors = load(whole)
     tensors.pop("encoder.final_layer_norm.weight")

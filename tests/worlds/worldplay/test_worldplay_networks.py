@@ -178,7 +178,7 @@ def test_the_plain_kernel_and_its_gradient_equal_autograd():
 
 def test_rows_that_pasts_do_not_divide_are_refused():
     own, pasts = attention_inputs(torch.float32)
-    with pytest.raises(ValueError, match="5 rows cannot be shared out among 2 pasts"):
+    with pytest.raises(ValueError, match="5 rows cannot be divided among 2 pasts"):
         attend_after(*(t[:, :5] for t in own), pasts)
 
 
@@ -238,7 +238,7 @@ def test_gradients_reach_all_that_serves_video_and_nothing_else(kind, recompute)
     net.recompute = recompute
     net(random_latents(kind, 4, first_position=2), two_pasts(kind, net)).square().mean().backward()
     reached = {name for name, p in net.named_parameters() if p.grad is not None}
-    assert reached == {name for name, _ in net.named_parameters() if not net.serves_text_alone(name)}
+    assert reached == {name for name, _ in net.named_parameters() if not net.is_text_only(name)}
     assert all(bool(p.grad.any()) for p in net.parameters() if p.grad is not None)
 
 
@@ -258,7 +258,7 @@ def test_recomputed_activations_give_the_same_gradients(kind):
 def text_unit(net, unit):
     """Whether a unit's parameters serve text alone; no unit may mix."""
     names = {id(p): name for name, p in net.named_parameters()}
-    served = [net.serves_text_alone(names[id(p)]) for module in unit for p in module.parameters()]
+    served = [net.is_text_only(names[id(p)]) for module in unit for p in module.parameters()]
     return all(served)
 
 
@@ -288,10 +288,10 @@ def test_units_hold_all_that_serves_text_and_every_block(kind):
     for unit in net.units():
         own = {id(p) for module in unit for p in module.parameters()} - held
         names = [name for name, p in whole.items() if id(p) in own]
-        assert names and len({net.serves_text_alone(name) for name in names}) == 1
+        assert names and len({net.is_text_only(name) for name in names}) == 1
         held |= own
     rest = [name for name, p in whole.items() if id(p) not in held]
-    assert rest and not any("blocks." in name or net.serves_text_alone(name) for name in rest)
+    assert rest and not any("blocks." in name or net.is_text_only(name) for name in rest)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,7 +302,7 @@ def test_a_pass_over_latents_reads_no_parameter_of_text(kind):
         past = net(text_states(kind))
         expected = net(latents, [past])
         for name, p in list(net.named_parameters()):
-            if net.serves_text_alone(name):
+            if net.is_text_only(name):
                 owner, _, own = name.rpartition(".")
                 setattr(net.get_submodule(owner), own, torch.nn.Parameter(p.to("meta")))
         assert torch.equal(net(latents, [past]), expected)
@@ -324,7 +324,7 @@ def test_a_sharded_network_is_the_same_network(kind, one_rank):
     for each in (plain, net):
         each.recompute = True
         for name, p in each.named_parameters():
-            p.requires_grad_(not each.serves_text_alone(name))
+            p.requires_grad_(not each.is_text_only(name))
     for unit in net.units():
         fully_shard(list(unit), mesh=one_rank)
     fully_shard(net, mesh=one_rank)

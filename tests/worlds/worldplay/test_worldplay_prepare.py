@@ -22,7 +22,7 @@ from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.encoders import PARTS_5B, PARTS_8B, check_parts, spoken_quotes
+from worldcompass.worlds.worldplay.encoders import PARTS_5B, PARTS_8B, check_parts, quotes_for_byt5
 from worldcompass.worlds.worldplay.poses import commanded
 from worldcompass.worlds.worldplay.prepare import prepare, read_requests
 from worldcompass.worlds.worldplay.prepared import expected_shapes, load_prepared, save_prepared
@@ -252,4 +252,4 @@ def test_shapes_of_the_published_models():
     ],
 )
 def test_quoted_text_is_read_out(caption, spoken):
-    assert spoken_quotes(caption) == spoken
+    assert quotes_for_byt5(caption) == spoken

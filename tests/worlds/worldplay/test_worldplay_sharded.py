@@ -167,9 +167,9 @@ def watch(net) -> set[tuple[str, str]]:
     The ends of the video half (patches, timesteps, actions, last layer) belong to the root and serve both.
     """
     in_units = [
-        (name, "text" if net.serves_text_alone(name) else "video")
+        (name, "text" if net.is_text_only(name) else "video")
         for name, _ in net.named_parameters()
-        if "blocks." in name or net.serves_text_alone(name)
+        if "blocks." in name or net.is_text_only(name)
     ]
     looked = set()
 

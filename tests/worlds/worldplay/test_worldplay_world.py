@@ -143,9 +143,7 @@ def test_candidates_share_long_pasts_whose_memory_is_chosen(kind):
 def test_only_what_serves_video_is_trained(kind):
     world = world_of(kind)
     policy = Policy(world.net)
-    assert policy.live.keys() == {
-        n for n, _ in world.net.named_parameters() if not world.net.serves_text_alone(n)
-    }
+    assert policy.live.keys() == {n for n, _ in world.net.named_parameters() if not world.net.is_text_only(n)}
     batch = scenarios(kind)[:1]
     clean = world.predict_clean(
         noise(2), torch.tensor([0.7, 0.3]), chunk_of(batch, 1), far_along(world, batch, 1)

@@ -1,8 +1,8 @@
-"""Attention of many candidates to one shared past and to themselves, without copying the past.
+"""Attention of many candidates to one shared past and to themselves, without copies of the past.
 
-The softmax over past and own keys is computed in two parts, each by a fused kernel that also returns the log of its
-normaliser, and the parts are merged by it. The kernels' backward needs only the merged output and normaliser:
-``P = exp(qk - lse)`` is then the joint softmax, as in ring attention (arXiv 2310.01889).
+Two fused kernels compute the softmax over past keys and over own keys. Each also returns the log of its normaliser,
+by which the two results are merged. The kernels' backward pass needs only the merged output and normaliser, as
+``P = exp(qk - lse)`` is then the joint softmax. Ring attention does the same (arXiv 2310.01889).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ aten = torch.ops.aten
 
 
 def attend_after(q_RBhNd: Tensor, k_RBhNd: Tensor, v_RBhNd: Tensor, pasts: Sequence[KeyValues]) -> Tensor:
-    """What every row sees of its past and of itself; (R, B, heads, N, head).
+    """Attention of every row to its past and to itself; (R, B, heads, N, head).
 
     Args:
         q_RBhNd: queries of all rows.
         k_RBhNd: the rows' own keys.
         v_RBhNd: the rows' own values.
-        pasts: P of them, of any lengths; row b belongs to past ``b // (B // P)``. None: rows see only themselves.
+        pasts: P pasts of any lengths; row b belongs to past ``b // (B // P)``. Without any, rows attend only to
+            themselves.
 
     Raises:
         ValueError: when the pasts do not divide the rows.
@@ -41,7 +42,7 @@ def attend_after(q_RBhNd: Tensor, k_RBhNd: Tensor, v_RBhNd: Tensor, pasts: Seque
 
 
 def attend_to(q_BhNd: Tensor, pasts: Sequence[KeyValues]) -> Tensor:
-    """What every row sees of its past's text alone, keys (1, heads, L, head); (B, heads, N, head)."""
+    """Attention of every row to its past's text only, with keys (1, heads, L, head); (B, heads, N, head)."""
     rows = rows_per_past(len(q_BhNd), len(pasts))
     seen = [
         _unfold(functional.scaled_dot_product_attention(_fold(q[None]), k, v), rows)[0]
@@ -51,27 +52,27 @@ def attend_to(q_BhNd: Tensor, pasts: Sequence[KeyValues]) -> Tensor:
 
 
 def rows_per_past(num_rows: int, num_pasts: int) -> int:
-    """How many candidates each past has.
+    """Number of candidates of each past.
 
     Raises:
         ValueError: when the pasts do not divide the rows.
     """
     if num_pasts == 0 or num_rows % num_pasts:
         raise ValueError(
-            f"{num_rows} rows cannot be shared out among {num_pasts} pasts: give each past as many rows"
+            f"{num_rows} rows cannot be divided among {num_pasts} pasts: give each past the same number of rows"
         )
     return num_rows // num_pasts
 
 
 def merge(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """One softmax from its two parts: outputs (..., N, d) weighted by their normalisers (..., N), and both's."""
+    """Merge two parts of a softmax: outputs (..., N, d), weighted by log normalisers (..., N); returns both."""
     lse = torch.logaddexp(a_lse, b_lse)
     out = a * (a_lse - lse).exp()[..., None] + b * (b_lse - lse).exp()[..., None]
     return out.to(a.dtype), lse
 
 
 class _AfterPast(torch.autograd.Function):
-    """Attention of the G rows of one past; gradients reach queries, keys and values of both parts."""
+    """Attention of the G rows of one past, with gradients for queries, keys and values of both parts."""
 
     @staticmethod
     def forward(
@@ -118,7 +119,7 @@ def _on_flash(q: Tensor) -> bool:
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-    """Attention (B, h, N, d), the log of its normaliser (B, h, N), and what the backward kernel wants besides."""
+    """Attention (B, h, N, d), its log normaliser (B, h, N), and further inputs of the backward kernel."""
     if _on_flash(q):
         out, lse, *rest = aten._scaled_dot_product_flash_attention.default(q, k, v)
         return out, lse, tuple(rest[:6])
@@ -143,7 +144,7 @@ def _kernel_backward(saved: Sequence[Tensor], rest: tuple[Any, ...]) -> tuple[Te
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """The kernel spelled out, for devices and dtypes without one (float32 on CUDA): memory grows with N × S."""
+    """Attention in plain PyTorch for devices and dtypes without a kernel (float32 on CUDA), with N × S memory."""
     scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5
     lse = scores.logsumexp(-1)
     return ((scores - lse[..., None]).exp() @ v.float()).to(q.dtype), lse

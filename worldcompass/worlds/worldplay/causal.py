@@ -1,4 +1,4 @@
-"""What the two causal video autoencoders share: a pass over a stretch of video that goes on from an earlier one.
+"""Shared parts of the two causal video autoencoders: passes over a segment of video that continue an earlier one.
 
 Tensors are (B, C, F, H, W): frames or latents along F, pixels or cells along H and W.
 """
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FRAMES_PER_LATENT = 4  # of every latent but a video's first, which is one frame
+FRAMES_PER_LATENT = 4  # of every latent except a video's first, which is one frame
 
 Memory = tuple[Tensor, ...]
-"""The last frames that each causal layer saw, in the order in which the layers run. Never changed in place."""
+"""The last input frames of each causal layer, in the order in which the layers run. Never changed in place."""
 
 
 class Stream:
-    """One pass over one stretch of video: layers take their memory from it and leave their new one with it.
+    """One pass over one segment of video, from which layers read their memory and to which they write a new one.
 
     Args:
-        memory: of the stretch before, (1, ...) for all rows or (B, ...); None at the beginning of a video.
+        memory: of the previous segment, (1, ...) for all rows or (B, ...); None at the beginning of a video.
     """
 
     def __init__(self, memory: Memory | None) -> None:
@@ -30,18 +30,18 @@ class Stream:
         self._kept: list[Tensor] = []
 
     def prepend(self, x: Tensor, start: Callable[[Tensor], Tensor]) -> Tensor:
-        """The stretch with the frames before it; at the beginning of a video those that ``start`` makes of it."""
+        """The segment with the frames before it; at the beginning of a video, ``start`` makes them."""
         before = start(x) if self.begins else self._before.pop()
         whole = torch.cat([before.expand(len(x), -1, -1, -1, -1), x], 2)
         self.keep(whole[:, :, -before.shape[2] :])
         return whole
 
     def keep(self, x: Tensor) -> None:
-        """Leave frames for the same layer in the next stretch, apart from the larger tensor they were cut from."""
+        """Store frames for the same layer in the next segment, as a copy, to free the larger tensor."""
         self._kept.append(x.clone())
 
     def memory(self) -> Memory:
-        """What the next stretch goes on from."""
+        """The memory for the next segment."""
         return tuple(self._kept)
 
 
@@ -53,7 +53,7 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * num_axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Normalised values of the same shape."""
         gamma = self.gamma.view(-1, 1, 1, 1)
         return functional.normalize(x, dim=1) * len(gamma) ** 0.5 * gamma
 
@@ -66,7 +66,7 @@ def attend_within_frames(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fold(x: Tensor, time: int, space: int) -> Tensor:
-    """Neighbours along time, height and width as axes of their own: (B, C, t, s, s, F/t, H/s, W/s)."""
+    """Neighbours along time, height and width as separate axes: (B, C, t, s, s, F/t, H/s, W/s)."""
     parts = x.unflatten(4, (-1, space)).unflatten(3, (-1, space)).unflatten(2, (-1, time))
     return parts.permute(0, 1, 3, 5, 7, 2, 4, 6)
 
@@ -77,17 +77,17 @@ def unfold(x: Tensor) -> Tensor:
 
 
 def average_channels(x: Tensor, channels: int) -> Tensor:
-    """Means of consecutive channels, so that ``channels`` remain."""
+    """Means of consecutive channels; ``channels`` of them."""
     return x.unflatten(1, (channels, -1)).mean(2)
 
 
 def repeat_channels(x: Tensor, channels: int) -> Tensor:
-    """Every channel as often in a row as makes ``channels`` of them."""
+    """Every channel repeated in place, so that there are ``channels`` of them."""
     return x.repeat_interleave(channels // x.shape[1], 1)
 
 
 def encode_stretches(run: Callable[[Tensor, Stream], Tensor], video: Tensor) -> Tensor:
-    """Encode a video from its beginning: its first frame, then each four.
+    """Encode a video from its beginning: its first frame, then four frames at a time.
 
     Args:
         run: the encoder.
@@ -99,25 +99,25 @@ def encode_stretches(run: Callable[[Tensor, Stream], Tensor], video: Tensor) -> 
     if video.shape[2] % FRAMES_PER_LATENT != 1:
         raise ValueError(f"a video has 1, 5, 9, ... frames, not {video.shape[2]}")
     first, rest = video[:, :, :1], video[:, :, 1:]
-    stretches = (first, *(rest.split(FRAMES_PER_LATENT, 2) if rest.shape[2] else ()))
-    return _run_on(run, stretches, None)[0]
+    segments = (first, *(rest.split(FRAMES_PER_LATENT, 2) if rest.shape[2] else ()))
+    return _run(run, segments, None)[0]
 
 
 def decode_stretches(
     run: Callable[[Tensor, Stream], Tensor], latents: Tensor, memory: Memory | None
 ) -> tuple[Tensor, Memory]:
-    """Decode latents one after the other, going on from ``memory``, and what the next ones go on from."""
-    return _run_on(run, latents.split(1, 2), memory)
+    """Decode latents one after another, continuing from ``memory``; returns the frames and the new memory."""
+    return _run(run, latents.split(1, 2), memory)
 
 
-def _run_on(
-    run: Callable[[Tensor, Stream], Tensor], stretches: tuple[Tensor, ...], memory: Memory | None
+def _run(
+    run: Callable[[Tensor, Stream], Tensor], segments: tuple[Tensor, ...], memory: Memory | None
 ) -> tuple[Tensor, Memory]:
     results = []
-    for stretch in stretches:
+    for segment in segments:
         stream = Stream(memory)
-        memory = None  # what a layer has taken is freed while the next ones run: there are GiB of it
-        results.append(run(stretch, stream))
+        memory = None  # frees each layer's memory after its use, as it takes GiB in total
+        results.append(run(segment, stream))
         memory = stream.memory()
-    assert memory is not None, "no stretch to run on"
+    assert memory is not None, "expected at least one segment"
     return torch.cat(results, 2), memory

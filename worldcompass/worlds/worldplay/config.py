@@ -1,4 +1,4 @@
-"""Sizes of the two WorldPlay transformers and of their video autoencoders, and their official ``config.json``."""
+"""Sizes of the two WorldPlay transformers and their video autoencoders, and readers of their ``config.json``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from worldcompass.errors import UserError
 
-# What the code takes for granted of a configuration file; another value means another architecture.
-_GRANTED_8B = {
+# Values of a configuration file that this code requires; another value means another architecture.
+_REQUIRED_8B = {
     "patch_size": [1, 1, 1],
     "concat_condition": True,
     "mm_single_blocks_depth": 0,
@@ -27,19 +27,19 @@ _GRANTED_8B = {
     "guidance_embed": False,
     "use_meanflow": False,
 }
-_GRANTED_5B = {
+_REQUIRED_5B = {
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
     "image_dim": None,
     "added_kv_proj_dim": None,
 }
-_GRANTED_VAE_8B = {
+_REQUIRED_VAE_8B = {
     "in_channels": 3,
     "downsample_match_channel": True,
     "upsample_match_channel": True,
     "shift_factor": None,
 }
-_GRANTED_VAE_5B = {"attn_scales": [], "is_residual": True}
+_REQUIRED_VAE_5B = {"attn_scales": [], "is_residual": True}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Config8B:
     """The defaults are the real model's (HunyuanVideo-1.5 480p image-to-video): 8.558 B parameters."""
 
     latent_channels: int = 32
-    """Of a latent and of the condition latent beside it; one channel more is the mask."""
+    """Of a latent, and of the condition latent that the network also reads; the mask is one more channel."""
     width: int = 2048
     num_heads: int = 16
     num_blocks: int = 54
@@ -60,7 +60,7 @@ class Config8B:
     vision_width: int = 1152
     """Of the start image's states (SigLIP)."""
     byt5_widths: tuple[int, int, int] = (1472, 2048, 2048)
-    """Of the quoted text's states (byT5) and of the two hidden layers of their mapper."""
+    """Of the quoted text's states (byT5) and the two hidden layers of their mapper."""
 
     def __post_init__(self) -> None:
         if sum(self.rope_dims) * self.num_heads != self.width:
@@ -75,12 +75,12 @@ class Config8B:
 
     @classmethod
     def from_json(cls, path: Path) -> Config8B:
-        """The configuration of an official ``config.json``; keys that do not concern the network are ignored.
+        """Read an official ``config.json``; keys that do not concern the network are ignored.
 
         Raises:
             UserError: when the file cannot be read, describes another architecture or lacks a size.
         """
-        raw = _read(path, _GRANTED_8B, "WorldPlay 8B")
+        raw = _read(path, _REQUIRED_8B, "WorldPlay 8B")
         byt5 = raw.get("byt5_dims", {"in_dim": 1472, "hidden_dim": 2048, "out_dim": 2048})
         try:
             return cls(
@@ -121,7 +121,7 @@ class Config5B:
         if self.patch[0] != 1:
             raise ValueError(f"a token must hold one latent in time, patch is {self.patch}")
         if self.head % 4:
-            raise ValueError(f"cameras turn groups of four dimensions, a head has {self.head}")
+            raise ValueError(f"a head's dimensions must be a multiple of 4 for cameras, got {self.head}")
 
     @property
     def width(self) -> int:
@@ -136,12 +136,12 @@ class Config5B:
 
     @classmethod
     def from_json(cls, path: Path) -> Config5B:
-        """The configuration of an official ``config.json``; keys that do not concern the network are ignored.
+        """Read an official ``config.json``; keys that do not concern the network are ignored.
 
         Raises:
             UserError: when the file cannot be read, describes another architecture or lacks a size.
         """
-        raw = _read(path, _GRANTED_5B, "WorldPlay 5B")
+        raw = _read(path, _REQUIRED_5B, "WorldPlay 5B")
         try:
             return cls(
                 latent_channels=raw["in_channels"],
@@ -170,7 +170,7 @@ class VaeConfig8B:
     temporal: int = 4
     """Frames of a latent."""
     scale: float = 1.03682
-    """What a latent is multiplied by before the transformer sees it."""
+    """Factor of a latent before the transformer reads it."""
 
     def __post_init__(self) -> None:
         if self.temporal != 4:
@@ -180,22 +180,22 @@ class VaeConfig8B:
 
     @property
     def spatial(self) -> int:
-        """Pixels, along each side, of a latent's cell."""
+        """Pixels along each side of a latent's cell."""
         return 2 ** (len(self.widths) - 1)
 
     def time_factor(self, level: int, down: bool) -> int:
-        """By how much the change after a level alters the number of frames: the two nearest the latent halve it."""
+        """Factor between the frames before and after the change at a level: 2 at the two nearest to the latent."""
         from_latent = len(self.widths) - 2 - level if down else level
         return 2 if from_latent < 2 else 1
 
     @classmethod
     def from_json(cls, path: Path) -> VaeConfig8B:
-        """The configuration of an official ``config.json`` of the autoencoder.
+        """Read an official ``config.json`` of the autoencoder.
 
         Raises:
             UserError: when the file cannot be read, describes another architecture or lacks a size.
         """
-        raw = _read(path, _GRANTED_VAE_8B, "HunyuanVideo-1.5's autoencoder")
+        raw = _read(path, _REQUIRED_VAE_8B, "HunyuanVideo-1.5's autoencoder")
         try:
             config = cls(
                 latent_channels=raw["latent_channels"],
@@ -218,20 +218,21 @@ class VaeConfig5B:
     """Sizes of Wan2.2-TI2V-5B's autoencoder; the defaults are the real model's, 0.705 B parameters."""
 
     mean: tuple[float, ...] = (0.0,) * 48
-    """Of every channel of a latent over the data it was trained on. The real numbers are in its ``config.json``."""
+    """Mean of every channel of a latent over the training data. The real numbers are in its ``config.json``."""
     std: tuple[float, ...] = (1.0,) * 48
-    """Standard deviation, likewise."""
+    """Standard deviation of every channel, from the same file."""
     width: int = 160
     """Of the encoder at full resolution."""
     decoder_width: int = 256
+    """Of the decoder at full resolution."""
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    """Of the width at each resolution, from the picture's to the latent's."""
+    """Multiples of the width at each resolution, from the picture's to the latent's."""
     num_blocks: int = 2
     """At each resolution of the encoder; the decoder has one more."""
     halves_time: tuple[bool, ...] = (False, True, True)
-    """Whether each change of resolution, seen from the picture, also halves the frames."""
+    """Whether each change of resolution also halves the frames, from the picture to the latent."""
     patch: int = 2
-    """Pixels along each side that enter the network as one."""
+    """Pixels along each side of a patch that enters the network as one cell."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -252,17 +253,17 @@ class VaeConfig5B:
 
     @property
     def spatial(self) -> int:
-        """Pixels, along each side, of a latent's cell."""
+        """Pixels along each side of a latent's cell."""
         return self.patch * 2 ** len(self.halves_time)
 
     @classmethod
     def from_json(cls, path: Path) -> VaeConfig5B:
-        """The configuration of the ``config.json`` in the ``vae`` folder of Wan2.2-TI2V-5B for ``diffusers``.
+        """Read the ``config.json`` in the ``vae`` folder of Wan2.2-TI2V-5B for ``diffusers``.
 
         Raises:
             UserError: when the file cannot be read, describes another architecture or lacks a size.
         """
-        raw = _read(path, _GRANTED_VAE_5B, "Wan2.2's autoencoder")
+        raw = _read(path, _REQUIRED_VAE_5B, "Wan2.2's autoencoder")
         try:
             config = cls(
                 mean=tuple(raw["latents_mean"]),
@@ -283,22 +284,24 @@ class VaeConfig5B:
         return config
 
 
-def _read(path: Path, granted: Mapping[str, object], model: str) -> dict[str, Any]:
+def _read(path: Path, required: Mapping[str, object], model: str) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as why:
-        raise UserError(f"{path} is not a readable config.json of {model} ({why})") from why
+        raise UserError(f"{path} is not a readable config.json of {model} ({why}): fetch it again") from why
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no object: expected the config.json of {model}")
-    wrong = [f"{k} is {raw[k]!r} instead of {v!r}" for k, v in granted.items() if raw.get(k, v) != v]
+    wrong = [f"{k} is {raw[k]!r} instead of {v!r}" for k, v in required.items() if raw.get(k, v) != v]
     if raw.get("out_channels") != raw.get("in_channels"):
         wrong.append("out_channels differ from in_channels")
     if wrong:
-        raise UserError(f"{path} describes another network than {model}: {'; '.join(wrong)}")
+        raise UserError(
+            f"{path} describes another network than {model} ({'; '.join(wrong)}): give the file of this model"
+        )
     return raw
 
 
 def _unusable(path: Path, why: KeyError | ValueError) -> UserError:
     if isinstance(why, KeyError):
         return UserError(f"{path} lacks {why}: expected the config.json of the network's own folder")
-    return UserError(f"{path} holds sizes that do not fit: {why}")
+    return UserError(f"{path} holds sizes that do not fit ({why}): give the file of this model")

@@ -1,4 +1,4 @@
-"""The video autoencoders behind what a WorldPlay world asks of its decoder, and their official files."""
+"""The video autoencoders as the ``Decoder`` of a WorldPlay world, and loaders of their official files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldcompass.worlds.worldplay.causal import Memory
 from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
-from worldcompass.worlds.worldplay.poses import exactly
+from worldcompass.worlds.worldplay.poses import without_autocast
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 from worldcompass.worlds.worldplay.weights import load_weights
@@ -20,11 +20,11 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 
 class VideoDecoder:
-    """Implements ``Decoder``: scale and normalisation of latents are undone here and nowhere else.
+    """Implements ``Decoder``. It undoes the scale and normalisation of latents.
 
-    Candidates are decoded one by one, as a single one fills a GPU and all together would not fit; they read the
-    memory of their past where it lies. Arithmetic is in the dtype of the weights, also where the transformer runs
-    under autocast. A memory is what the convolutions saw last, 2 frames at every resolution.
+    It decodes candidates one by one, as a single one fills a GPU and all together would not fit. They share the
+    memory of their past without copies. The dtype of the weights is also that of the arithmetic, even when the
+    transformer runs under autocast. A memory holds the last 2 input frames of the convolutions at every resolution.
     """
 
     def __init__(self, net: Autoencoder) -> None:
@@ -37,23 +37,23 @@ class VideoDecoder:
 
     @torch.no_grad()
     def decode(self, latents_BCKHW: Tensor, memory: Memory | None) -> Tensor:
-        """Frames (B, F, 3, h, w) from 0 to 1 that go on from one past, which all rows share."""
+        """Frames (B, F, 3, h, w) from 0 to 1 that continue one past, shared by all rows."""
         return torch.cat([self._run(row, memory)[0] for row in latents_BCKHW.split(1)])
 
     @torch.no_grad()
     def advance(self, latents_1CKHW: Tensor, memory: Memory | None) -> Memory:
-        """The memory after these latents; the older one stays as it was."""
+        """The memory after these latents; the old memory is not changed."""
         return self._run(latents_1CKHW, memory)[1]
 
     @torch.no_grad()
     def encode(self, frames_BF3hw: Tensor) -> Tensor:
-        """Latents (B, C, K, H, W) of 4K - 3 frames from 0 to 1, as the transformer sees them; float32."""
+        """Latents (B, C, K, H, W) of 4K - 3 frames from 0 to 1, in the transformer's scale; float32."""
         video = 2 * frames_BF3hw.transpose(1, 2) - 1
         return self.net.encode(video.to(_like(self.net))).float()
 
     def _run(self, latents_1CKHW: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         latents = latents_1CKHW.to(_like(self.net))
-        with exactly(latents):
+        with without_autocast(latents):
             video, memory = self.net.decode(latents, memory)
         return (video.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2), memory
 
@@ -64,12 +64,12 @@ def load_decoder_8b(
     """HunyuanVideo-1.5's autoencoder from its official ``vae`` folder.
 
     Args:
-        folder: holds ``config.json`` and ``diffusion_pytorch_model.safetensors``.
-        device: where its weights go.
-        dtype: of weights and arithmetic; float32 as in WorldCompass's training.
+        folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``.
+        device: of the weights.
+        dtype: of weights and arithmetic; WorldCompass's training uses float32.
 
     Raises:
-        UserError: when a file is missing, damaged, or another network's.
+        UserError: when a file is missing, damaged, or of another network.
     """
     config = VaeConfig8B.from_json(folder / "config.json")
     with torch.device("meta"):

@@ -1,6 +1,6 @@
 """The encoders of WorldPlay's conditioning, from ``transformers`` (the extra ``hf``).
 
-They run without padding: in the official code masked tokens change nothing either, and are dropped afterwards.
+They run without padding. This is equivalent to the official code, which masks padding and drops it afterwards.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from worldcompass.worlds.worldplay.weights import FILE_NAME
 SIZE_8B, SIZE_5B = (480, 832), (704, 1280)  # height and width in pixels of the published models
 MAX_TEXT_TOKENS = 1000  # of a caption, 8B
 MAX_QUOTED_TOKENS = 256  # of the text that it quotes, 8B
-NUM_CAPTION_STATES = 512  # 5B; zeros follow the caption's own, and the network reads them
-SKIPPED_LAYERS = 2  # of the language model, counted from its end: states are taken before them
+NUM_CAPTION_STATES = 512  # 5B; the caption's states are padded with zeros, which the network reads
+SKIPPED_LAYERS = 2  # last layers of the language model whose outputs are not used
 
-# The 8B model was trained on states of captions under this instruction; the runs of spaces belong to it.
+# The 8B model was trained on states of captions with this instruction, including its runs of spaces.
 INSTRUCTION = " ".join(
     [
         "You are a helpful assistant. Describe the video by detailing the following aspects:",
@@ -39,18 +39,20 @@ INSTRUCTION = " ".join(
     ]
 )
 _QUOTED = re.compile(r'"(.*?)"|“(.*?)”')
-_CAPTION = "<<caption>>"  # stands for the caption while the chat's other parts are found
+_CAPTION = (
+    "<<caption>>"  # placeholder that splits the chat template into the parts before and after the caption
+)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A folder of the checkpoints that the encoders read."""
+    """One folder of the encoders' checkpoints."""
 
     folder: str
     files: tuple[str, ...]
-    """What it holds at least."""
+    """Patterns of files that it must contain."""
     what: str
-    """And where it comes from."""
+    """Its content and origin, for messages."""
 
 
 _NET, _WORDS = ("config.json", "*.safetensors"), ("tokenizer_config.json",)
@@ -73,10 +75,10 @@ PARTS_5B = (
 
 
 def check_parts(checkpoints: Path, parts: tuple[Part, ...]) -> None:
-    """See that every folder is there with its files.
+    """Check that every folder exists with its files.
 
     Raises:
-        UserError: naming all that is missing and where it comes from.
+        UserError: listing all missing files and their origin.
     """
     missing = [
         f"{part.folder}/{file} ({part.what})"
@@ -85,7 +87,7 @@ def check_parts(checkpoints: Path, parts: tuple[Part, ...]) -> None:
         if not any((checkpoints / part.folder).glob(file))
     ]
     if missing:
-        raise UserError(f"{checkpoints} lacks {'; '.join(missing)}")
+        raise UserError(f"{checkpoints} lacks {'; '.join(missing)}: download the missing files")
 
 
 def need_transformers() -> Any:
@@ -109,12 +111,12 @@ class Encoder8B:
 
     Args:
         checkpoints: folder with ``PARTS_8B``.
-        device: where everything runs.
-        dtype: of the encoders and of the stored states; the autoencoder stays in float32.
-        size: height and width in pixels that images are cropped to.
+        device: of all networks.
+        dtype: of the encoders and the stored states; the autoencoder stays in float32.
+        size: height and width in pixels to which images are cropped.
 
     Raises:
-        UserError: when the extra is not installed, or when a file is missing, damaged or another network's.
+        UserError: when the extra is not installed, or when a file is missing, damaged or of another network.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class Encoder8B:
 
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
-        """The start image's latent, and the states of the caption, of what it quotes and of the image."""
+        """The start image's latent, and the states of the caption, its quoted text and the image."""
         cropped = crop(image_3hw, self.size)
         text, quoted = self._caption(caption), self._quoted(caption)
         return {
@@ -154,7 +156,7 @@ class Encoder8B:
         }
 
     def _caption(self, caption: str) -> Tensor:
-        """States (L, E) of the caption and the end of its chat, without the instruction before it."""
+        """States (L, E) of the caption and the end of the chat, without the instruction before it."""
         chat = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _CAPTION}]
         text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         before, after = text.split(_CAPTION)
@@ -165,8 +167,8 @@ class Encoder8B:
         return states[-1 - SKIPPED_LAYERS][0, count:]
 
     def _quoted(self, caption: str) -> Tensor:
-        """States (L, E) of the quoted text; none when nothing is quoted."""
-        text = spoken_quotes(caption)
+        """States (L, E) of the quoted text, with L = 0 when nothing is quoted."""
+        text = quotes_for_byt5(caption)
         if not text:
             return torch.zeros(0, self.quoted.config.d_model)
         tokens = self.quoted_tokenizer(
@@ -180,7 +182,7 @@ class Encoder8B:
 
 
 class Encoder5B:
-    """Conditioning of the 5B model: autoencoder and UMT5; arguments and errors as of ``Encoder8B``."""
+    """Conditioning of the 5B model: autoencoder and UMT5; arguments and errors as in ``Encoder8B``."""
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class Encoder5B:
 
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
-        """The start image's latent and the caption's states, followed by zeros up to their full number."""
+        """The start image's latent and the caption's states, padded with zeros to their full number."""
         text = " ".join(html.unescape(html.unescape(caption)).split())
         tokens = self.tokenizer(
             text, truncation=True, max_length=NUM_CAPTION_STATES, return_tensors="pt"
@@ -209,16 +211,16 @@ class Encoder5B:
         return {"latent": _latent(crop(image_3hw, self.size), self.decoder), "text_states": padded}
 
 
-def spoken_quotes(caption: str) -> str:
-    """What a caption quotes, each quotation once, in the form that byT5 was trained on; empty without quotes."""
+def quotes_for_byt5(caption: str) -> str:
+    """A caption's quotations without repetitions, in the form on which byT5 was trained; empty without any."""
     quotes = dict.fromkeys(straight or curly for straight, curly in _QUOTED.findall(caption))
     return "".join(f'Text "{quote}". ' for quote in quotes)
 
 
 def crop(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize an image until it covers (height, width), keeping its proportions, and cut out the middle; uint8.
+    """Resize an image to cover (height, width), keeping its aspect, and crop the centre; uint8.
 
-    As in WorldPlay's inference: Lanczos, sides and offsets rounded.
+    The method is that of WorldPlay's inference: Lanczos, with rounded sides and offsets.
     """
     from PIL import Image  # pyright: ignore[reportMissingImports]
 
@@ -233,17 +235,17 @@ def crop(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _latent(cropped_3hw: Tensor, decoder: VideoDecoder) -> Tensor:
-    """The latent (C, H, W) of a start image, as the transformer sees it."""
+    """The latent (C, H, W) of a start image, in the transformer's scale."""
     frames_11F3hw = cropped_3hw[None, None].float() / 255
     device = next(decoder.net.parameters()).device
     return decoder.encode(frames_11F3hw.to(device))[0, :, 0]
 
 
 def _network(kind: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """A network with weights that are all in a folder.
+    """A network with all its weights from a folder.
 
     Raises:
-        UserError: when a file is damaged, or when weights are missing.
+        UserError: when a file is damaged, or weights are missing.
     """
     net, report = _read(
         lambda path, **options: kind.from_pretrained(
@@ -253,7 +255,7 @@ def _network(kind: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
     )
     if report["missing_keys"]:
         examples = ", ".join(sorted(report["missing_keys"])[:3])
-        raise UserError(f"{folder} holds other weights than a {kind.__name__} needs: {examples} missing")
+        raise UserError(f"{folder} lacks weights of a {kind.__name__}, {examples} missing: fetch it again")
     return net.to(device).eval().requires_grad_(False)
 
 
@@ -262,4 +264,4 @@ def _read(load: Callable[..., Any], folder: Path) -> Any:
         return load(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as why:
         first_line = str(why).partition("\n")[0]
-        raise UserError(f"{folder} can't be read ({first_line}): fetch it again") from why
+        raise UserError(f"{folder} cannot be read ({first_line}): fetch it again") from why

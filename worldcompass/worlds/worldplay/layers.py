@@ -1,4 +1,4 @@
-"""Layers that the text and the vision stream share; parameter names are the official ones."""
+"""Layers of both the text and the vision stream; parameter names are the official ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 
 SINUSOID = 256  # dimensions of a number's sinusoidal embedding
 MAX_PERIOD = 10_000
-EPS = 1e-6  # of every norm unless said otherwise
+EPS = 1e-6  # default of all norms
 
 
 def sinusoid(values: Tensor, dim: int = SINUSOID) -> Tensor:
-    """Cosines, then sines, of a number at falling frequencies; float32 (..., dim)."""
+    """Cosines, then sines, of a number at decreasing frequencies; float32 (..., dim)."""
     half = dim // 2
     rates = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=values.device).float() / half)
     angle = values.float()[..., None] * rates
@@ -61,12 +61,12 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(width, num_parts * width)
 
     def forward(self, condition_BKD: Tensor) -> tuple[Tensor, ...]:
-        """``num_parts`` tensors (B, K, 1, D), to be spread over the tokens of each latent."""
+        """``num_parts`` tensors (B, K, 1, D), which broadcast over the tokens of each latent."""
         return self.linear(functional.silu(condition_BKD))[..., None, :].chunk(self.num_parts, -1)
 
 
 def modulate(x_BKTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters of its own, shifted and scaled."""
+    """Layer norm without parameters, shifted and scaled."""
     return functional.layer_norm(x_BKTD, x_BKTD.shape[-1:], eps=EPS) * (1 + scale) + shift
 
 

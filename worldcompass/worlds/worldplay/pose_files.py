@@ -20,11 +20,11 @@ from worldcompass.worlds.worldplay.poses import (
 )
 
 CHUNK = 4  # latents; a trajectory is made of whole chunks
-RIGID = 1e-3  # how far a rotation may be from one, per entry of its product with its transpose
+RIGID = 1e-3  # largest error of a rotation, per entry of its product with its transpose
 
 
 def read_poses(path: Path) -> CameraMoves:
-    """A trajectory with the labels of its motion; poses are taken as they are, neither moved nor scaled.
+    """A trajectory with the labels of its motion; poses are neither moved nor scaled.
 
     Raises:
         UserError: when the file cannot be read, a pose is missing or not rigid, or the length is no multiple of 4.
@@ -32,7 +32,9 @@ def read_poses(path: Path) -> CameraMoves:
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as why:
-        raise UserError(f"{path} is not a readable pose file ({why})") from why
+        raise UserError(
+            f"{path} is not a readable pose file ({why}): make one with 'worldcompass trajectories'"
+        ) from why
     if not isinstance(raw, dict) or not raw or set(raw) != {str(i) for i in range(len(raw))}:
         raise UserError(f'{path} is no pose file: expected an object with keys "0", "1", ..., one per latent')
     if len(raw) % CHUNK:
@@ -46,8 +48,8 @@ def read_poses(path: Path) -> CameraMoves:
     for i, (pose, camera) in enumerate(zip(poses, pixels, strict=True)):
         if not _is_rigid(pose):
             raise UserError(
-                f"{path}: pose {i} is not rigid: expected a rotation and a translation, camera to world; scaled or"
-                " sheared axes have no place in it"
+                f"{path}: pose {i} is not rigid: expected a rotation and a translation, camera to world, without"
+                " scale or shear"
             )
         if not bool((camera.diagonal()[:2] > 0).all() and (camera[:2, 2] > 0).all()):
             raise UserError(

@@ -1,7 +1,7 @@
-"""Camera poses as WorldPlay reads and writes them; pure functions.
+"""Camera poses by WorldPlay's conventions; pure functions.
 
-It differs from ``geometry`` in two ways: turns add up in the camera's own frame, so that yaw after pitch rolls the
-camera, and labels are read from the motion in the previous camera's frame, whichever way is up.
+They differ from ``geometry`` in two ways. Turns accumulate in the camera's own frame, so that yaw after pitch rolls
+the camera. Labels derive from the motion in the previous camera's frame, independent of the vertical.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from worldcompass.geometry import (
 )
 from worldcompass.types import CameraMoves
 
-# Of the released pose strings, and of the trajectories that WorldCompass trained on; scene units, degrees.
+# Motion of the released pose strings, and of the trajectories of WorldCompass's training; scene units, degrees.
 MOTION = Motion(move=0.08, yaw_deg=3.0, pitch_deg=3.0, level=False)
 TRAINING_MOTION = Motion(move=0.1, yaw_deg=2.0, pitch_deg=2.0, level=False)
-# Of the labels that the network is conditioned on: poses are exact, so almost any motion counts.
+# For the labels that condition the network: poses are exact, so almost any motion counts.
 THRESHOLDS = LabelThresholds(move=1e-4, yaw_deg=0.05, pitch_deg=0.05)
-# Of pose strings: focal length and size in pixels of the camera that WorldPlay's inference assumes.
+# Camera of pose strings in WorldPlay's inference: focal length and size in pixels.
 FOCAL, IMAGE_WIDTH, IMAGE_HEIGHT = 969.6969696969696, 1920, 1080
 INTRINSICS = (FOCAL / IMAGE_WIDTH, FOCAL / IMAGE_HEIGHT, 0.5, 0.5)
-_LOCKED = 1e-6  # cosine of a yaw in one step of a right angle, where pitch and roll turn about one axis
+_LOCKED = 1e-6  # cosine of the yaw below which pitch and roll share an axis (gimbal lock)
 
 
-def exactly(like: Tensor) -> torch.autocast:
-    """Matrix products in the dtype of their factors, also where the network runs under autocast."""
+def without_autocast(like: Tensor) -> torch.autocast:
+    """A context in which matrix products keep the dtype of their factors, even inside autocast."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def rigid_inverse(pose_44: Tensor) -> Tensor:
     """The inverse of a rotation and translation; (..., 4, 4)."""
     back = pose_44[..., :3, :3].mT
-    with exactly(back):
+    with without_autocast(back):
         return pose(back, -(back @ pose_44[..., :3, 3:])[..., 0])
 
 
 def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:
-    """``world_from_camera`` of commands: each turns the camera in its own frame, then moves it in the new one.
+    """``world_from_camera`` of commands: each turns the camera in its current frame, then moves it in the new one.
 
     Latent 0 is the identity, whatever its label; float64 (M, 4, 4).
     """
@@ -62,7 +62,7 @@ def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:
 def commanded(
     labels_M: Tensor, motion: Motion = MOTION, intrinsics: tuple[float, float, float, float] = INTRINSICS
 ) -> CameraMoves:
-    """Actions of a list of labels with the camera path they stand for."""
+    """Actions of a list of labels, with the camera path that they command."""
     labels_M = labels_M.long()
     path = camera_path(labels_M, motion).float()
     return CameraMoves(labels_M, path, path.new_tensor(intrinsics).expand(len(labels_M), 4))
@@ -71,14 +71,14 @@ def commanded(
 def labels_from_cameras(
     world_from_camera_M44: Tensor, thresholds: LabelThresholds = THRESHOLDS, third_person: bool = False
 ) -> Tensor:
-    """Action labels of a trajectory, from each camera's motion in the frame of the one before; int64 (..., M).
+    """Action labels of a trajectory, from each camera's motion in the previous camera's frame; int64 (..., M).
 
-    A translation longer than the threshold counts along each axis within 60 degrees of it. Latent 0 gets action 0.
+    A translation longer than the threshold counts along every axis within 60 degrees of it. Latent 0 gets action 0.
 
     Args:
         world_from_camera_M44: poses, (..., M, 4, 4).
-        thresholds: what counts, strictly greater.
-        third_person: no translation while the camera turns, as it then circles around its subject.
+        thresholds: motion must be strictly greater.
+        third_person: ignore translations while the camera turns, as it then orbits its subject.
     """
     before, after = world_from_camera_M44[..., :-1, :, :], world_from_camera_M44[..., 1:, :, :]
     motion = rigid_inverse(before) @ after
@@ -102,7 +102,7 @@ def labels_from_cameras(
 
 
 def normalised_intrinsics(pixels_33: Tensor) -> Tensor:
-    """fx, fy, cx, cy over the image's size, taken as twice the principal point; (..., 4)."""
+    """fx, fy, cx, cy over the image's size, which is twice the principal point; (..., 4)."""
     width, height = 2 * pixels_33[..., 0, 2], 2 * pixels_33[..., 1, 2]
     fx, fy = pixels_33[..., 0, 0] / width, pixels_33[..., 1, 1] / height
     return torch.stack([fx, fy, torch.full_like(fx, 0.5), torch.full_like(fx, 0.5)], -1)

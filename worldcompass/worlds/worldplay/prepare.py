@@ -1,4 +1,4 @@
-"""Images and captions become a dataset of conditioning, one file each; what is done already is not done again."""
+"""Conversion of images and captions to a dataset of conditioning, one file each; finished files are skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class Encoder(Protocol):
-    """What turns an image and its caption into conditioning."""
+    """Computes conditioning from an image and its caption."""
 
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
         """The conditioning of a uint8 sRGB image of any size."""
@@ -36,7 +36,7 @@ class Request:
     caption: str
 
     def source(self, model: str) -> dict[str, str]:
-        """What the result depends on, stored with it: a file made from something else is made again."""
+        """The inputs of the result, stored in its file; a file with other inputs is made again."""
         digest = hashlib.sha256(self.image.read_bytes()).hexdigest()
         return {"model": model, "caption": self.caption, "image_sha256": digest}
 
@@ -45,11 +45,11 @@ def read_requests(images: Path) -> list[Request]:
     """Images with their captions, in the order of their names or of the list.
 
     Args:
-        images: a folder of pictures, each with its caption beside it (``lake.png``, ``lake.txt``), or a JSON
-            list of objects with ``image`` (a path, relative to the list), ``caption`` and perhaps ``id``.
+        images: a folder of pictures, each with a caption file next to it (``lake.png``, ``lake.txt``), or a JSON
+            list of objects with ``image`` (a path, relative to the list), ``caption`` and optionally ``id``.
 
     Raises:
-        UserError: when there is none, when a caption or image is missing or unreadable, or when names repeat.
+        UserError: when there are no images, a caption or image is missing or unreadable, or names repeat.
     """
     requests = _from_folder(images) if images.is_dir() else _from_list(images)
     if not requests:
@@ -59,11 +59,13 @@ def read_requests(images: Path) -> list[Request]:
     seen: dict[str, Path] = {}
     for request in requests:
         if request.id in seen:
-            raise UserError(f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}")
+            raise UserError(
+                f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}: rename one"
+            )
         seen[request.id] = request.image
         height, width = read_image(request.image).shape[-2:]
         try:
-            check_aspect(width, height)  # a strip would be scaled to GiB before its middle is cut out
+            check_aspect(width, height)  # a narrow strip would take GiB when scaled before the crop
         except UserError as why:
             raise UserError(f"{request.image}: {why}") from why
     return requests
@@ -76,17 +78,17 @@ def prepare(
     shapes: Mapping[str, Shape],
     out: Path,
 ) -> Iterator[Request]:
-    """Encode what is not in ``out`` yet; yields each image when its file is there.
+    """Encode images without a finished file in ``out``; yields each image once its file is finished.
 
     Args:
         requests: see ``read_requests``.
-        make_encoder: called only when there is something to encode, as loading takes minutes.
+        make_encoder: called only if an image needs encoding, as loading takes minutes.
         model: name of the model, stored in the files.
-        shapes: what a file holds, see ``expected_shapes``.
+        shapes: of a file's tensors, see ``expected_shapes``.
         out: folder of the files.
 
     Raises:
-        UserError: when an encoder returns something else than ``shapes`` says.
+        UserError: when an encoder's result differs from ``shapes``.
     """
     out.mkdir(parents=True, exist_ok=True)
     encoder: Encoder | None = None
@@ -100,7 +102,7 @@ def prepare(
 
 
 def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape]) -> bool:
-    """Whether a readable file made from just this image and caption is there."""
+    """Whether there is a readable file made from exactly this image and caption."""
     try:
         load_prepared(path, shapes)
         return read_metadata(path) == source
@@ -111,13 +113,13 @@ def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape])
 def _from_folder(folder: Path) -> list[Request]:
     requests = []
     for image in (p for p in visible(folder, "*") if p.suffix.lower() in PICTURES):
-        beside = image.with_suffix(".txt")
-        if not beside.is_file():
-            raise UserError(f"{image} has no caption: expected one in {beside}, which may be empty")
+        file = image.with_suffix(".txt")
+        if not file.is_file():
+            raise UserError(f"{image} has no caption: expected one in {file}, which may be empty")
         try:
-            caption = beside.read_text(encoding="utf-8").strip()
+            caption = file.read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as why:
-            raise UserError(f"{beside} is not text in UTF-8 ({why.reason}): save it as such") from why
+            raise UserError(f"{file} is not UTF-8 text ({why.reason}): save it as UTF-8") from why
         requests.append(Request(image.stem, image, caption))
     return requests
 
@@ -127,7 +129,7 @@ def _from_list(path: Path) -> list[Request]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as why:
         raise UserError(
-            f"{path} is neither a folder of images nor a readable JSON list of them ({why})"
+            f"{path} is neither a folder of images nor a readable JSON list of them ({why}): give one of the two"
         ) from why
     if not isinstance(raw, list):
         raise UserError(
@@ -144,7 +146,7 @@ def _from_entry(path: Path, index: int, entry: Any) -> Request:
             f"{path}: entry {index} has unknown keys {', '.join(unknown)}: expected image, caption, id"
         )
     if not all(isinstance(values.get(key), str) for key in ("image", "caption")):
-        raise UserError(f"{path}: entry {index} needs an image and a caption, both text")
+        raise UserError(f"{path}: entry {index} needs an image and a caption, both strings")
     image = path.parent / values["image"]
     name = values.get("id", image.stem)
     if not isinstance(name, str) or not name or name != Path(name).name or name.startswith("."):

@@ -1,4 +1,4 @@
-"""A dataset of conditioning: one safetensors file per image, with its caption, complete or not there at all."""
+"""A dataset of conditioning: one safetensors file per image, with its caption, written atomically."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a scenario starts from, all but its trajectory."""
+    """Everything but the trajectory that a scenario starts from."""
 
     id: str
     """The file's name."""
     caption: str
     conditioning: Mapping[str, Tensor]
-    """As ``Scenario.conditioning`` wants it."""
+    """For ``Scenario.conditioning``."""
 
 
 def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -> dict[str, Shape]:
@@ -50,7 +50,7 @@ def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -
 def save_prepared(
     path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], metadata: Mapping[str, str]
 ) -> None:
-    """Write one file, unless it would be refused when it is read; it appears only when it is complete.
+    """Check and write one file atomically.
 
     Raises:
         UserError: when names or shapes differ from ``shapes``, or when a number is not finite.
@@ -64,7 +64,7 @@ def load_prepared(path: Path, shapes: Mapping[str, Shape]) -> Prepared:
 
     Args:
         path: the file.
-        shapes: what it must hold, see ``expected_shapes``.
+        shapes: expected names and shapes, see ``expected_shapes``.
 
     Raises:
         UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
@@ -77,7 +77,7 @@ def load_prepared(path: Path, shapes: Mapping[str, Shape]) -> Prepared:
 
 
 def check_header(path: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """The file's metadata, after a look at names and shapes alone.
+    """The file's metadata, after a check of names and shapes only.
 
     Raises:
         UserError: when it is missing or damaged, or when names or shapes differ.
@@ -102,7 +102,7 @@ def read_tensor(path: Path, name: str) -> Tensor:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The file's caption, and what it was made from.
+    """The file's caption and the inputs that it was made from.
 
     Raises:
         UserError: when it is missing or damaged.
@@ -133,22 +133,23 @@ def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], shapes: Mapp
     wrong = sorted(n for n in shapes.keys() | found.keys() if not _fits(found.get(n), shapes.get(n, ())))
     if wrong:
         differences = "; ".join(
-            f"{name} is {found.get(name, 'missing')}, expected {_spoken(shapes.get(name))}" for name in wrong
+            f"{name} is {found.get(name, 'missing')}, expected {_described(shapes.get(name))}"
+            for name in wrong
         )
         raise UserError(
-            f"{path} does not hold what this model needs: {differences}; make it with 'worldcompass prepare'"
+            f"{path} does not fit this model ({differences}): make it with 'worldcompass prepare'"
         )
     for states, mask in (("text_states", "text_mask"), ("byt5_states", "byt5_mask")):
         if mask in found and found[states][0] != found[mask][0]:
             raise UserError(
-                f"{path}: {found[states][0]} {states} and a mask of {found[mask][0]}: prepare it again"
+                f"{path} has {found[states][0]} {states} but a mask of {found[mask][0]}: prepare this image again"
             )
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     broken = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
     if broken:
-        raise UserError(f"{path}: {', '.join(broken)} not finite: prepare this image again")
+        raise UserError(f"{path}: {', '.join(broken)} is not finite: prepare this image again")
 
 
 def _fits(found: tuple[int, ...] | None, shape: Shape) -> bool:
@@ -159,7 +160,7 @@ def _fits(found: tuple[int, ...] | None, shape: Shape) -> bool:
     )
 
 
-def _spoken(shape: Shape | None) -> str:
+def _described(shape: Shape | None) -> str:
     if shape is None:
         return "no such tensor"
     return f"({', '.join('any' if n is None else str(n) for n in shape)})"

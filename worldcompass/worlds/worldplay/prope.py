@@ -1,8 +1,8 @@
 """Projective positional encoding of cameras (PRoPE, arXiv 2507.10496), in float32.
 
-The dimensions of a head are read as groups of four, homogeneous coordinates. With the projection P of a token's
-camera, queries become Pᵀq, keys and values P⁻¹k and P⁻¹v, and what a query has seen is turned back by P: attention
-knows only the relative projection ``P_i P_j⁻¹`` of two cameras.
+Each group of four dimensions of a head is a vector of homogeneous coordinates. With the projection P of a token's
+camera, queries become Pᵀq, keys and values P⁻¹k and P⁻¹v, and the output of attention is multiplied by P. Therefore
+attention depends only on the relative projection ``P_i P_j⁻¹`` of two cameras.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.worlds.worldplay.poses import exactly, rigid_inverse
+from worldcompass.worlds.worldplay.poses import rigid_inverse, without_autocast
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Cameras:
     world_from_image_BK44: Tensor
 
     def queries(self, q_BhNd: Tensor) -> Tensor:
-        """Pᵀq."""
+        """Queries Pᵀq."""
         return _apply(self.image_from_world_BK44.mT, q_BhNd)
 
     def keys(self, k_BhNd: Tensor) -> Tensor:
-        """P⁻¹k; values are treated alike."""
+        """Keys P⁻¹k; also used for values."""
         return _apply(self.world_from_image_BK44, k_BhNd)
 
-    def seen(self, o_BhNd: Tensor) -> Tensor:
-        """P o: what was attended to, back in the frame of the query's camera."""
+    def outputs(self, o_BhNd: Tensor) -> Tensor:
+        """Outputs P o of attention, in the frame of the query's camera."""
         return _apply(self.image_from_world_BK44, o_BhNd)
 
 
@@ -40,8 +40,8 @@ def cameras(world_from_camera_BK44: Tensor, intrinsics_BK4: Tensor | None) -> Ca
 
     Args:
         world_from_camera_BK44: rigid poses.
-        intrinsics_BK4: fx, fy over the image's width and height; the principal point is left out, as in WorldPlay.
-            None projects with the pose alone.
+        intrinsics_BK4: fx, fy over the image's width and height; the principal point is ignored, as in WorldPlay.
+            None projects with the pose only.
     """
     world_from_camera = world_from_camera_BK44.float()
     camera_from_world = rigid_inverse(world_from_camera)
@@ -56,6 +56,6 @@ def _apply(matrix_BK44: Tensor, x_BhNd: Tensor) -> Tensor:
     """Multiply each group of four dimensions by the matrix of its token's latent."""
     count = matrix_BK44.shape[1]
     groups = x_BhNd.float().unflatten(-1, (-1, 4)).unflatten(2, (count, -1)).flatten(3, 4)
-    with exactly(groups):
-        turned = groups @ matrix_BK44.mT[:, None]
-    return turned.reshape(x_BhNd.shape).to(x_BhNd.dtype)
+    with without_autocast(groups):
+        transformed = groups @ matrix_BK44.mT[:, None]
+    return transformed.reshape(x_BhNd.shape).to(x_BhNd.dtype)

@@ -1,4 +1,4 @@
-"""What every WorldPlay recipe has in common: where its parts come from, and what a run leaves behind."""
+"""The base of all WorldPlay recipes: loading, post-training and export."""
 
 from __future__ import annotations
 
@@ -54,28 +54,28 @@ Source = OfficialFiles | StandIns
 
 @dataclass(frozen=True)
 class WorldPlayRecipe:
-    """Load, post-train, export."""
+    """Loads a world, post-trains it and exports its weights."""
 
     config: Config
     network: Network
     latent_size: tuple[int, int]
     """Cells of a latent, (height, width); 16 pixels each in the official models."""
     source: Source
-    """Where weights, decoder, conditioning and trajectories come from."""
+    """Source of weights, decoder, conditioning and trajectories."""
     half_weights: bool = True
-    """Keep what is not trained in bfloat16. What is trained stays float32 in either case."""
+    """Keep frozen weights in bfloat16. Trained weights are always float32."""
     recompute: bool = True
-    """Make each block's activations again in the backward pass instead of keeping them."""
+    """Recompute each block's activations in the backward pass instead of storing them."""
     whole_timesteps: bool = False
-    """Tell the network timesteps cut to whole numbers, as the released training does."""
+    """Truncate the network's timesteps to whole numbers, as the released training does."""
     rewards: Rewards = field(default_factory=PaperRewards)
-    """Where critics come from."""
+    """Source of the critics."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
-        """Post-train and write ``out/weights``: the official file, and the adapters alone where there are any.
+        """Post-train and write ``out/weights``: a file in the official form, and adapters if there are any.
 
         Raises:
-            UserError: before anything is loaded, when a file or a package is missing or a checkpoint differs.
+            UserError: before anything is loaded, when a file or a package is missing or a checkpoint does not fit.
         """
         self.check()
         parts = self.parts(device)
@@ -92,15 +92,15 @@ class WorldPlayRecipe:
             print(f"wrote {folder.weights / FILE_NAME}; curves: worldcompass report {out}")
 
     def check(self) -> None:
-        """Look for all that the run reads; only headers are read.
+        """Check all inputs of the run; reads only headers.
 
         Raises:
-            UserError: naming what is missing, or the first tensors that differ.
+            UserError: naming the missing files and packages, or the first tensor that differs.
         """
         if lacks := lacking(self._files(), self.rewards.modules()):
             raise UserError(
-                f"this run lacks {'; '.join(lacks)}: put it there or say with --set where it is; 'worldcompass"
-                " plan' with the same settings lists it"
+                f"this run lacks {'; '.join(lacks)}: put it there or give its path with --set; 'worldcompass plan'"
+                " with the same settings lists all inputs"
             )
         for file in self._files(self._blank()):
             if wrong := differences(file):
@@ -112,7 +112,7 @@ class WorldPlayRecipe:
                 )
 
     def parts(self, device: str) -> Parts:
-        """What is trained with, weights loaded."""
+        """The parts of a training run, with loaded weights."""
         scenarios, critics = self.scenarios(), self.rewards.critics(device)
         world = self.world(
             partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
@@ -120,19 +120,19 @@ class WorldPlayRecipe:
         return Parts(world, critics, scenarios, self.config)
 
     def scenarios(self) -> list[Scenario]:
-        """What is trained on, long enough for the curriculum's last chunk."""
+        """Scenarios of the training, long enough for the curriculum's last chunk."""
         num_latents = (self.config.sampling.last_chunk + 1) * CHUNK
         return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
 
     def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
-        """The world; ``fill`` gives weights to a network on the meta device."""
+        """The world; ``fill`` sets the weights of a network on the meta device."""
         kind = Transformer8B if isinstance(self.network, Config8B) else Transformer5B
         family = FAMILY_8B if isinstance(self.network, Config8B) else FAMILY_5B
         with torch.device("meta"):
             net = kind(self.network, self.recompute)  # type: ignore[arg-type]
         fill(net)
-        told = whole_timesteps if self.whole_timesteps else timesteps
-        world = WorldPlay(family, net, decoder, self.latent_size, TRAINING_MOTION, told)
+        timestep_of = whole_timesteps if self.whole_timesteps else timesteps
+        world = WorldPlay(family, net, decoder, self.latent_size, TRAINING_MOTION, timestep_of)
         if self.half_weights:
             for parameter in net.parameters():
                 if not parameter.requires_grad:
@@ -140,7 +140,7 @@ class WorldPlayRecipe:
         return world
 
     def needs(self) -> Needs:
-        """For ``worldcompass plan``; nothing is loaded."""
+        """The needs for ``worldcompass plan``; loads nothing."""
         from worldcompass.cost.plan import Needs
 
         world = self._blank()
@@ -162,7 +162,7 @@ class WorldPlayRecipe:
         )
 
     def _files(self, blank: WorldPlay | None = None) -> tuple[NeededFile, ...]:
-        """All that is read; with the tensors of ``blank``, where what a file holds matters."""
+        """All files that the run reads, with the expected tensors of ``blank`` if it is given."""
         network, decoder = ([blank.net], _modules(blank.decoder)) if blank else ([], [])
         return (*self.source.files(_shapes(network), _shapes(decoder)), *self.rewards.files())
 
@@ -178,7 +178,7 @@ class WorldPlayRecipe:
 
     @property
     def _loaded_as(self) -> torch.dtype:
-        """With adapters the network itself is not trained."""
+        """Dtype of the loaded network: bfloat16 for a frozen one with adapters, unless ``half_weights`` is off."""
         return (
             torch.bfloat16 if self.half_weights and self.config.optimiser.lora is not None else torch.float32
         )
@@ -192,16 +192,16 @@ def _modules(decoder: Decoder) -> list[nn.Module]:
     return [decoder.net] if isinstance(decoder, VideoDecoder) else []
 
 
-# The paper's settings (arXiv 2602.09022), as in WorldCompass's released training script for the 8B: behind each
-# value its name there, or where else it comes from. The 5B's training was not released.
+# The paper's settings (arXiv 2602.09022), as in WorldCompass's released training script for the 8B. The comment
+# after each value gives its name there, or another source. The 5B's training was not released.
 PAPER = Config(
     steps=100,  # max_train_steps; the paper's curve shows about 48
     seed=42,  # seed
     sampling=Sampling(
-        prompts_per_step=8,  # one for each of the 8 GPUs of its node
+        prompts_per_step=8,  # one per GPU of its node
         group_size=12,  # grpo_generation_num
         first_chunk=0,  # min_chunk_id 1, counted from 1
-        last_chunk=15,  # max_chunk_id 16; min2max: one clip longer with every step, then again from the shortest
+        last_chunk=15,  # max_chunk_id 16; min2max: clips grow by one chunk per step, then restart at the shortest
         denoising_steps=40,  # sampling_steps
     ),
     rewards=Weighing(
@@ -214,13 +214,13 @@ PAPER = Config(
         worst=3,  # and half the worst
         noise_levels=20,  # train_timestep_fraction 0.5 of them
         updates_per_rollout=3,  # gradient_accumulation_steps 2 of 6 chosen candidates
-        micro_rows=8,  # ours: changes memory alone
+        micro_rows=8,  # this project's choice; it affects only memory
         objective=nft_loss,  # the paper's; the script computes advantage_weighted_loss, see docs/worldplay.md
         beta=1.0,  # in its loss the negative velocity is 2 v_old - v
         kl_weight=0.0,  # no reference in its loss
     ),
     optimiser=Optimiser(
-        make_optimizer=muon,  # Muon, AdamW for what has one dimension
+        make_optimizer=muon,  # Muon, with AdamW for one-dimensional parameters
         lr=1e-5,  # learning_rate
         weight_decay=1e-4,  # weight_decay
         max_grad_norm=2.0,  # max_grad_norm
@@ -234,10 +234,10 @@ PAPER = Config(
 
 
 def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
-    """One GPU: one prompt at a time, adapters of the video half, AdamW.
+    """The recipe for one GPU: one prompt at a time, adapters of the video half, AdamW.
 
-    The paper trains the whole network; rank, optimiser and a learning rate ten times higher, as is usual for
-    adapters, are this project's choice and have not been tried on real weights.
+    The paper trains the whole network. Rank, optimiser and learning rate are this project's choice, not tested on
+    real weights. The learning rate is ten times higher, as is usual for adapters.
     """
     config = recipe.config.changed(
         prompts_per_step=1,
@@ -251,7 +251,7 @@ def with_lora(recipe: WorldPlayRecipe, targets: str) -> WorldPlayRecipe:
 
 
 def tiny(recipe: WorldPlayRecipe, network: Network, critics: Callable[[], list[Critic]]) -> WorldPlayRecipe:
-    """The same loop with random weights of a few thousand numbers, in seconds on a CPU; it learns nothing."""
+    """The same loop with a tiny random network, which runs on a CPU in seconds and learns nothing."""
     config = recipe.config.changed(
         steps=2,
         prompts_per_step=2,

@@ -1,7 +1,7 @@
 """Rotary embedding over time, height and width (RoPE, arXiv 2104.09864), in float32.
 
-Positions in time are consecutive inside the attention window, not the latents' places in the video: remembered
-latents take 0 .. n - 1 in the order of time, whichever were selected, and the coming chunk goes on from n.
+Positions in time count within the attention window, not within the video: the selected past latents have positions
+0 to n - 1 in order of time, and the next chunk starts at n.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def rotary_table(
         shape: (K, H, W).
         dims: dimensions of a head for time, height and width.
         theta: base of the frequencies.
-        device: where the table is made.
+        device: of the table.
     """
     places = [torch.arange(size, device=device).float() for size in shape]
     places[0] = places[0] + first

@@ -1,4 +1,4 @@
-"""Where a WorldPlay recipe's parts come from: the official files and a prepared dataset, or random stand-ins."""
+"""Sources of a WorldPlay recipe's parts: official files with a prepared dataset, or random stand-ins."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
 from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights, shapes_in_file
-from worldcompass.worlds.worldplay.world import Decoder, WorldPlay, WorldPlayContext, begun
+from worldcompass.worlds.worldplay.world import Decoder, WorldPlay, WorldPlayContext, begun_context
 
-# Tokens of the 8B's image, quoted text and caption with no padding among them, and of the 5B's caption.
+# Largest numbers of tokens: the 8B's image, quoted text and caption without padding, and the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Of tensors, by their official names."""
+"""Shapes of tensors by their official names."""
 
 
 @dataclass(frozen=True)
 class OfficialFiles:
-    """Official checkpoints, a dataset of ``worldcompass prepare``, and trajectories."""
+    """Official checkpoints, a dataset from ``worldcompass prepare``, and trajectories."""
 
     checkpoints: Path
     """Folder with ``transformer/`` and ``vae/``, each holding a ``diffusion_pytorch_model.safetensors``."""
@@ -46,15 +46,15 @@ class OfficialFiles:
     poses: Path | None = None
     """Folder of pose files, one per scenario in the order of their names; random trajectories when None."""
     mix: str | None = None
-    """Motions of random trajectories, see ``worlds.trajectories.parse_mix``; the method's when None."""
+    """Motions of random trajectories, see ``worlds.trajectories.parse_mix``; the method's mix when None."""
     trajectories_per_image: int = 1
-    """Scenarios made of each image."""
+    """Number of scenarios per image."""
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
-    """The video decoder from its folder, on a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
+    """Loads the video decoder from its folder to a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
     transformer: Path | None = None
-    """The transformer's file, or its folder, where it is another, such as a ``.pt`` of WorldPlay's training."""
+    """Another file or folder of the transformer, such as a ``.pt`` of WorldPlay's training."""
     half_decoder: bool = False
-    """Decode in bfloat16 instead of float32: half the memory, slightly other pictures."""
+    """Decode in bfloat16 instead of float32, for half the memory and slightly different pictures."""
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_weights``."""
@@ -65,10 +65,10 @@ class OfficialFiles:
         return self.load_decoder(self.checkpoints / "vae", device, self._decoder_dtype)
 
     def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
-        """The official video decoder on the meta device, also where ``load_decoder`` brings another.
+        """The official video decoder on the meta device, even if ``load_decoder`` loads another one.
 
         Raises:
-            UserError: when there is a configuration already, and it is another one's.
+            UserError: when its configuration file is of another decoder.
         """
         file = self.checkpoints / "vae" / "config.json"
         known = self._decoder_is_official and file.is_file()
@@ -95,10 +95,10 @@ class OfficialFiles:
     def scenarios(
         self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
     ) -> list[Scenario]:
-        """One scenario for every image and trajectory.
+        """One scenario per image and trajectory.
 
         Raises:
-            UserError: when the dataset is missing, lacks a tensor or holds latents of another size, or when pose
+            UserError: when the dataset is missing, lacks a tensor or has latents of another size, or when pose
                 files are too few or too short.
         """
         files = visible(self.data, "*.safetensors")
@@ -118,11 +118,11 @@ class OfficialFiles:
         ]
 
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
-        """Pasts with the longest text there may be."""
+        """Pasts with text of the maximum length."""
         return _begin_on_zeros(world, pasts, LONGEST_TEXT)
 
     def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
-        """What must be there before a run begins, with the tensors of transformer and autoencoder."""
+        """Files that must exist before a run begins, with the expected tensors of transformer and autoencoder."""
         vae = "the base model's video autoencoder"
         return (
             NeededFile(self._transformer, "WorldPlay's transformer", network, shapes_in_file),
@@ -148,8 +148,8 @@ class OfficialFiles:
         files = visible(self.poses, "*.json")
         if len(files) < len(names):
             raise UserError(
-                f"{self.poses} holds {len(files)} pose files, {len(names)} scenarios need one each: make as many"
-                " with 'worldcompass trajectories --count', or lower source.trajectories_per_image"
+                f"{self.poses} holds {len(files)} pose files, {len(names)} scenarios need one each: make more with"
+                " 'worldcompass trajectories --count', or lower source.trajectories_per_image"
             )
         found = [read_poses(file) for file in files[: len(names)]]
         for file, actions in zip(files, found, strict=False):
@@ -163,13 +163,13 @@ class OfficialFiles:
 
 @dataclass(frozen=True)
 class StandIns:
-    """Random weights, conditioning and trajectories, and ``Blend`` for a decoder."""
+    """Random weights, conditioning and trajectories, with ``Blend`` as the decoder."""
 
     num_scenarios: int = 4
     pixels_per_cell: int = 8
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
-        """Random weights, the same on every device."""
+        """Set random weights, the same on every device."""
         net.to_empty(device=device).to(dtype)
         randomise(net, generator_for("stand-in weights"))
 
@@ -178,13 +178,13 @@ class StandIns:
         return Blend(self.pixels_per_cell)
 
     def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
-        """The same."""
+        """The same decoder."""
         return Blend(self.pixels_per_cell)
 
     def scenarios(
         self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
     ) -> list[Scenario]:
-        """Random starts, each with its own trajectory."""
+        """Random starts with one random trajectory each."""
         result = []
         for i in range(self.num_scenarios):
             generator = generator_for(seed, "stand-in", i)
@@ -196,20 +196,20 @@ class StandIns:
         return result
 
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
-        """Pasts with as much text as the scenarios have."""
+        """Pasts with text of the scenarios' length."""
         return _begin_on_zeros(world, pasts, (10, 6))
 
     def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
-        """Nothing is read."""
+        """No files."""
         return ()
 
 
 class PreparedFile(Mapping[str, Tensor]):
-    """Conditioning of one image, read from its file whenever it is asked for: a dataset is larger than memory.
+    """Conditioning of one image, read from its file on every access, as a dataset may exceed memory.
 
     Args:
-        path: the safetensors file; its header is checked at once, its numbers when they are read.
-        shapes: what it must hold, see ``expected_shapes``.
+        path: the safetensors file. Its header is checked at once, its numbers when they are read.
+        shapes: expected names and shapes, see ``expected_shapes``.
 
     Raises:
         UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
@@ -232,7 +232,7 @@ class PreparedFile(Mapping[str, Tensor]):
 
 
 def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, int]) -> WorldPlayContext:
-    """Pasts of blank text; the 8B's keys are made directly, as dropping padding would have to look at the mask."""
+    """Pasts of blank text; the 8B's keys are made directly, as dropping padding would need the mask's values."""
     assert isinstance(world, WorldPlay)
     net = world.net
     if isinstance(net, Transformer8B):
@@ -248,4 +248,4 @@ def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, i
     else:
         texts = [net(Caption(torch.zeros(num_tokens[1], net.config.text_width))) for _ in range(pasts)]
     starts = [torch.zeros(world.spec.latent_shape) for _ in range(pasts)]
-    return begun([(text,) for text in texts], starts)
+    return begun_context([(text,) for text in texts], starts)

@@ -1,4 +1,4 @@
-"""The text branch's way in: caption, quoted text and start image become one row of tokens."""
+"""Input layers of the text branch, which turn caption, quoted text and start image into tokens."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.layers import EPS, Mlp, ScalarEmbedder, merge_heads, split_heads
 
 REFINER_BLOCKS = 2
-TEXT, BYT5, VISION = range(3)  # rows of the embedding that tells the kinds of token apart
+TEXT, BYT5, VISION = range(3)  # rows of the embedding of a token's kind
 
 
 @dataclass(frozen=True)
 class TextStates:
-    """What the encoders say about one scenario. Padding is dropped before anything is computed."""
+    """The encoders' outputs for one scenario. Padding is dropped before any computation."""
 
     text_LE: Tensor
     """States of the caption, padded at the end."""
     text_mask_L: Tensor
-    """Which of them are tokens; bool or int."""
+    """Marks states that are not padding; bool or int."""
     byt5_LE: Tensor
-    """States of the text that the caption quotes; may be all padding."""
+    """States of the caption's quoted text; may be all padding."""
     byt5_mask_L: Tensor
+    """Marks states that are not padding; bool or int."""
     vision_LE: Tensor | None
-    """States of the start image; None generates from text alone."""
+    """States of the start image; None generates from text only."""
 
 
 class _CaptionEmbedder(nn.Module):
@@ -40,7 +41,7 @@ class _CaptionEmbedder(nn.Module):
 
 
 class _RefinerBlock(nn.Module):
-    """Attention among the caption's tokens; only the gates are modulated."""
+    """Attention among the caption's tokens, with modulated gates."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class _RefinerBlock(nn.Module):
 
 
 class TextRefiner(nn.Module):
-    """The caption's states in the width of the network."""
+    """Maps the caption's states to the width of the network."""
 
     def __init__(self, config: Config8B) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class TextRefiner(nn.Module):
         self.individual_token_refiner = nn.ModuleDict({"blocks": blocks})
 
     def forward(self, states_BLE: Tensor, timestep_B: Tensor) -> Tensor:
-        """(B, L, D) of L tokens, none of them padding."""
+        """(B, L, D) for L tokens without padding."""
         mean = states_BLE.float().mean(1).to(states_BLE.dtype)
         condition = self.t_embedder(timestep_B) + self.c_embedder(mean)
         x = self.input_embedder(states_BLE)
@@ -81,7 +82,7 @@ class TextRefiner(nn.Module):
 
 
 class Byt5Mapper(nn.Module):
-    """The quoted text's states in the width of the network."""
+    """Maps the quoted text's states to the width of the network."""
 
     def __init__(self, config: Config8B) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Byt5Mapper(nn.Module):
 
 
 class VisionProjection(nn.Module):
-    """The start image's states in the width of the network."""
+    """Maps the start image's states to the width of the network."""
 
     def __init__(self, config: Config8B) -> None:
         super().__init__()
@@ -116,5 +117,5 @@ class VisionProjection(nn.Module):
 
 
 def drop_padding(states_LE: Tensor, mask_L: Tensor, dtype: torch.dtype) -> Tensor:
-    """The states that are tokens."""
+    """The states that are not padding, in ``dtype``."""
     return states_LE[mask_L.bool()].to(dtype)

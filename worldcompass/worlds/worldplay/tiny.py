@@ -1,6 +1,6 @@
-"""Tiny random stand-ins for everything that comes from outside: networks, decoder, conditioning.
+"""Tiny random stand-ins for networks, decoder and conditioning.
 
-They run the whole training loop on a CPU in seconds and prove nothing about quality.
+With them the whole training loop runs on a CPU in seconds. They show nothing about quality.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TINY_5B = Config5B(
 
 @torch.no_grad()
 def randomise(net: nn.Module, generator: torch.Generator) -> None:
-    """Random weights that keep activations near 1, whatever was there; none is zero, so that every path matters."""
+    """Set random weights that keep activations near 1; none is zero, so that every path has an effect."""
     norms = (m for m in net.modules() if isinstance(m, nn.RMSNorm | nn.LayerNorm))
     scales = {id(norm.weight) for norm in norms}
     for parameter in net.parameters():
@@ -45,7 +45,7 @@ def randomise(net: nn.Module, generator: torch.Generator) -> None:
 def conditioning_8b(
     config: Config8B, generator: torch.Generator, num_tokens: int = 5, num_quoted: int = 2
 ) -> dict[str, Tensor]:
-    """Random states in the form that ``worldcompass prepare`` stores, all but the start image's latent."""
+    """Random states in the form of ``worldcompass prepare``, without the start image's latent."""
     return {
         "text_states": torch.randn(8, config.text_width, generator=generator),
         "text_mask": (torch.arange(8) < num_tokens).long(),
@@ -56,21 +56,21 @@ def conditioning_8b(
 
 
 def conditioning_5b(config: Config5B, generator: torch.Generator) -> dict[str, Tensor]:
-    """As ``conditioning_8b``, for the 5B model."""
+    """The same as ``conditioning_8b`` for the 5B model."""
     return {"text_states": torch.randn(6, config.text_width, generator=generator)}
 
 
 @dataclass(frozen=True)
 class Blend:
-    """A stand-in for the video decoder: latents of 3 channels shown as colours, each fading into the next.
+    """A stand-in for the video decoder that shows latents of 3 channels as colours, each fading into the next.
 
-    Like a causal decoder it goes on from all that was before: its memory is the fading sum of all latents.
+    Like a causal decoder it depends on all earlier latents: its memory is their exponentially weighted sum.
     """
 
     pixels_per_cell: int = 2
 
     def decode(self, latents_BCKHW: Tensor, memory: Tensor | None) -> Tensor:
-        """Each of a latent's 4 frames lies between the memory and the latent; a start image is one frame."""
+        """Frames between the memory and each latent, 4 per latent; a start image is one frame."""
         frames, share = [], torch.arange(1, 5, device=latents_BCKHW.device).view(4, 1, 1, 1, 1) / 4
         for latent in latents_BCKHW.unbind(2):
             own = latent[None] if memory is None else memory.lerp(latent, share)

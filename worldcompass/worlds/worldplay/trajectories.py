@@ -1,4 +1,4 @@
-"""Trajectories to train and play on, as WorldPlay's cameras carry them out."""
+"""Trajectories for training and play, in WorldPlay's camera conventions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, TRAINING_MOT
 def random_trajectory(
     num_latents: int, seed: tuple[int, ...], motion: Motion = TRAINING_MOTION, mix: str | None = None
 ) -> CameraMoves:
-    """Motions drawn from a mix, by default the method's, each held for a while.
+    """Random motions from a mix, by default the method's, each lasting several latents.
 
     Args:
-        num_latents: of the whole trajectory, the start image's included.
-        seed: what the randomness derives from, such as the run's seed and the scenario's number.
-        motion: how far an action moves and turns the camera.
+        num_latents: of the whole trajectory, including the start image's.
+        seed: of all randomness, such as the run's seed and the scenario's number.
+        motion: distances and angles of an action.
         mix: see ``worldcompass.worlds.trajectories.parse_mix``.
 
     Raises:
-        ValueError: for a length that is not made of whole chunks, or a mix that cannot be read.
+        ValueError: for a length that is not a multiple of a chunk, or an invalid mix.
     """
     _check_length(num_latents, "the trajectory")
     families = METHOD_MIX if mix is None else parse_mix(mix, CameraActions(motion, THRESHOLDS))
@@ -36,7 +36,7 @@ def random_trajectory(
 def random_trajectories(
     count: int, num_latents: int, seed: int, motion: Motion = TRAINING_MOTION, mix: str | None = None
 ) -> list[CameraMoves]:
-    """``count`` of them, number i from the seed (seed, i) alone; see ``random_trajectory``."""
+    """``count`` trajectories; number i depends only on (seed, i). See ``random_trajectory``."""
     return [random_trajectory(num_latents, (seed, i), motion, mix) for i in range(count)]
 
 
@@ -44,7 +44,7 @@ def along_path(path: str, motion: Motion = MOTION) -> CameraMoves:
     """The trajectory of a pose string such as ``w-15, right-8, w+left-8``.
 
     Raises:
-        ValueError: for an unknown key, or a length that is not made of whole chunks.
+        ValueError: for an unknown key, or a length that is not a multiple of a chunk.
     """
     labels = CameraActions(motion, THRESHOLDS).parse(path)
     _check_length(len(labels), f"the path {path!r} with its start")
@@ -52,10 +52,10 @@ def along_path(path: str, motion: Motion = MOTION) -> CameraMoves:
 
 
 def scaled(motion: Motion, move: float | None, turn_deg: float | None) -> Motion:
-    """The motion with another length or angle per latent, where one is given.
+    """The motion with another length or angle per latent; None leaves it unchanged.
 
     Raises:
-        ValueError: when it is not above 0.
+        ValueError: when one is not above 0.
     """
     given = {"move": move, "turn": turn_deg}
     if wrong := [
@@ -70,6 +70,6 @@ def _check_length(num_latents: int, what: str) -> None:
     if num_latents < CHUNK or num_latents % CHUNK:
         more = CHUNK - num_latents % CHUNK
         raise ValueError(
-            f"{what} has {num_latents} latents: expected a multiple of {CHUNK}, add {more} or take away"
+            f"{what} has {num_latents} latents: expected a multiple of {CHUNK}, add {more} or remove"
             f" {num_latents % CHUNK}"
         )

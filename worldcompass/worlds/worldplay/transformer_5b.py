@@ -1,8 +1,8 @@
 """The WorldPlay 5B transformer: velocity of a chunk after a past (Wan2.2-TI2V-5B with actions and cameras).
 
-Text is read by cross-attention, so the keys and values of a scenario's text are made once. Finished latents run
-once per chunk and leave keys and values for self-attention. The noisy chunk runs at every denoising step and
-reads both. Parameter names are those of the official state dict; modulation and norms are computed in float32.
+The network reads text by cross-attention, so the keys and values of a scenario's text are computed once. Finished
+latents run once per chunk and store keys and values for self-attention. The noisy chunk runs at every denoising
+step and reads both. Parameter names are those of the official state dict. Modulation and norms are in float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldcompass.worlds.worldplay.attention import KeyValues, attend_to
-from worldcompass.worlds.worldplay.branches import Latents, Prefix, See, extend, run_block, turned_as
+from worldcompass.worlds.worldplay.branches import Attend, Latents, Prefix, attention_for, extend, run_block
 from worldcompass.worlds.worldplay.config import Config5B
 from worldcompass.worlds.worldplay.layers import gelu_tanh, merge_heads, sinusoid, split_heads
 
@@ -25,24 +25,24 @@ ROPE_THETA = 10_000.0
 
 @dataclass(frozen=True)
 class Caption:
-    """What the encoder says about one scenario."""
+    """The encoder's output for one scenario."""
 
     text_LE: Tensor
-    """All of its states, the zeros behind the last token included: the network was trained to read them too."""
+    """All states, including the zeros after the last token, as the network was trained with them."""
 
 
 @dataclass(frozen=True)
 class Past5B:
-    """What one past leaves for the coming chunk."""
+    """Stored keys and values of one past for the next chunk."""
 
     text: Prefix
-    """Keys and values of the caption, (1, heads, L, head) per block."""
+    """Those of the caption, (1, heads, L, head) per block."""
     memory: Prefix | None = None
-    """Of the remembered latents, (2 branches, heads, tokens, head) per block."""
+    """Those of the remembered latents, (2 branches, heads, tokens, head) per block."""
 
 
 class _Attention(nn.Module):
-    """Queries, keys and values, normed over all heads together."""
+    """Queries, keys and values; norms cover all heads together."""
 
     def __init__(self, config: Config5B, by_camera: bool) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _FirstMlpLayer(nn.Module):
 class _FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        # The official names count a layer without parameters between the two.
+        # The official names include a layer without parameters between the two.
         self.net = nn.Sequential(_FirstMlpLayer(width, hidden), nn.Identity(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ class _FeedForward(nn.Module):
 class _Block(nn.Module):
     """Self-attention with the past, cross-attention to text, feed-forward.
 
-    Calling it runs the video's part; ``text`` calls the text's layers one by one, so that where weights are sharded
-    neither gathers the other's.
+    A call runs the video's part. ``text`` calls the text's layers one by one, so that with sharded weights neither
+    part gathers the other's.
     """
 
     def __init__(self, config: Config5B) -> None:
@@ -104,21 +104,20 @@ class _Block(nn.Module):
 
     @property
     def text_layers(self) -> tuple[nn.Module, ...]:
-        """All that ``text`` calls, each once."""
+        """The layers of ``text``, each of which it calls once."""
         return self.attn2.to_k, self.attn2.to_v, self.attn2.norm_k
 
     def forward(
-        self, x: Tensor, condition_BK6D: Tensor, see: See, texts: Sequence[KeyValues]
+        self, x: Tensor, condition_BK6D: Tensor, attend: Attend, texts: Sequence[KeyValues]
     ) -> tuple[Tensor, KeyValues]:
-        """Tokens (B, K, T, D) of latents after the block, and their keys and values that ``see`` keeps."""
+        """Tokens (B, K, T, D) of latents after the block, and their keys and values to store."""
         parts = (self.scale_shift_table.float() + condition_BK6D.float())[..., None, :].unbind(2)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
         normed = modulate(x, shift_1, scale_1, self.eps).flatten(1, 2)
-        (by_place, by_camera), kept = see(self.attn1.queries(normed), *self.attn1.keys(normed))
-        seen = self.attn1.to_out[0](merge_heads(by_place)) + self.attn1.to_out_prope[0](
-            merge_heads(by_camera)
-        )
-        x = _gated(x, seen.view_as(x), gate_1)
+        (by_position, by_camera), kept = attend(self.attn1.queries(normed), *self.attn1.keys(normed))
+        by_position = self.attn1.to_out[0](merge_heads(by_position))
+        by_camera = self.attn1.to_out_prope[0](merge_heads(by_camera))
+        x = _gated(x, (by_position + by_camera).view_as(x), gate_1)
         read = attend_to(self.attn2.queries(_norm(x, self.norm2).flatten(1, 2)), texts)
         x = x + self.attn2.to_out[0](merge_heads(read)).view_as(x)
         return _gated(x, self.ffn(modulate(x, shift_2, scale_2, self.eps)), gate_2), kept
@@ -136,7 +135,7 @@ class _TwoLayers(nn.Module):
 
 
 class _ConditionEmbedder(nn.Module):
-    """Timesteps, actions and text in the width of the network."""
+    """Maps timesteps, actions and text to the width of the network."""
 
     def __init__(self, config: Config5B) -> None:
         super().__init__()
@@ -159,23 +158,23 @@ class Transformer5B(nn.Module):
     def __init__(self, config: Config5B | None = None, recompute: bool = False) -> None:
         super().__init__()
         self.config = config = config or Config5B()
-        self.recompute = recompute  # each block's activations in the backward pass, instead of keeping them
+        self.recompute = recompute  # recompute activations in the backward pass instead of storing them
         width, patch = config.width, config.patch
         self.patch_embedding = nn.Conv3d(config.latent_channels, width, patch, patch)
         self.condition_embedder = _ConditionEmbedder(config)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_blocks))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
         self.proj_out = nn.Linear(width, config.latent_channels * patch[1] * patch[2])
-        self._silence_actions_and_cameras()
+        self._zero_actions_and_cameras()
 
     @staticmethod
-    def serves_text_alone(name: str) -> bool:
-        """Whether a pass over latents leaves this parameter without a gradient."""
+    def is_text_only(name: str) -> bool:
+        """Whether a pass over latents gives this parameter no gradient."""
         text = (".attn2.to_k.", ".attn2.to_v.", ".attn2.norm_k.")
         return name.startswith("condition_embedder.text_embedder.") or any(part in name for part in text)
 
     def units(self) -> Iterator[tuple[nn.Module, ...]]:
-        """Modules whose parameters are gathered together where weights are sharded; see ``Transformer8B.units``."""
+        """Modules whose parameters are gathered together when weights are sharded; see ``Transformer8B.units``."""
         yield (self.condition_embedder.text_embedder,)
         for block in self.blocks:
             assert isinstance(block, _Block)
@@ -189,8 +188,8 @@ class Transformer5B(nn.Module):
 
         Args:
             inputs: states of one scenario's caption, or latents of B rows.
-            pasts: for latents: P of them; row b belongs to past ``b // (B // P)``.
-            keep_keys: for finished latents: one row per past, returned as P pasts that remember them.
+            pasts: P pasts, for latents; row b belongs to past ``b // (B // P)``.
+            keep_keys: return P longer pasts instead of velocity; for finished latents, one row per past.
 
         Returns:
             A ``Past5B`` for a caption, a list of P of them with ``keep_keys``, otherwise velocity
@@ -207,7 +206,7 @@ class Transformer5B(nn.Module):
                 f"{len(inputs.latents_BCKHW)} rows cannot extend {len(pasts)} pasts: give one row to each"
             )
         if not pasts or len({past.memory is None for past in pasts}) > 1:
-            raise ValueError("latents need pasts that hold text, with memory in all of them or in none")
+            raise ValueError("latents need pasts with text, and with memory in all of them or in none")
         return self._latents(inputs, pasts, keep_keys)
 
     def _latents(self, inputs: Latents, pasts: Sequence[Past5B], keep_keys: bool) -> Tensor | list[Past5B]:
@@ -215,27 +214,27 @@ class Transformer5B(nn.Module):
         _, patch_height, patch_width = self.config.patch
         if height % patch_height or width % patch_width:
             raise ValueError(
-                f"latents of {height}x{width} cells do not divide into patches {self.config.patch}"
+                f"latents of {height}x{width} cells cannot be split into patches {self.config.patch}"
             )
         grid = (count, height // patch_height, width // patch_width)
         tokens = self.patch_embedding(inputs.latents_BCKHW.to(self.patch_embedding.weight.dtype))
         x = tokens.flatten(3).permute(0, 2, 3, 1)
         condition, parts = self.condition_embedder(inputs.timesteps_BK, inputs.labels_BK)
-        see_after = turned_as(inputs, grid, self.config.rope_dims, ROPE_THETA)
+        attend_after = attention_for(inputs, grid, self.config.rope_dims, ROPE_THETA)
         longer = []
         for index, block in enumerate(self.blocks):
             memories = [past.memory[index] for past in pasts if past.memory is not None]
             texts = [past.text[index] for past in pasts]
-            x, own = run_block(self.recompute, block, x, parts, see_after(memories), texts)
+            x, own = run_block(self.recompute, block, x, parts, attend_after(memories), texts)
             if keep_keys:
-                # Block by block, so that a long memory is never held twice.
+                # Extend block by block, so that a long memory never exists twice.
                 longer.append([extend(m, own, row) for row, m in enumerate(memories or [None] * len(pasts))])
         if keep_keys:
             memories = zip(*longer, strict=True)
             return [Past5B(past.text, list(m)) for past, m in zip(pasts, memories, strict=True)]
         shift, scale = (self.scale_shift_table.float() + condition.float()[:, :, None]).unbind(2)
         velocity = self.proj_out(modulate(x, shift[:, :, None], scale[:, :, None], self.config.eps))
-        # No view: where weights are sharded, the backward pass begins at this tensor.
+        # A copy, not a view: with sharded weights the backward pass begins at this tensor.
         return self._cells(velocity, grid).clone()
 
     def _cells(self, x_BKTE: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -244,8 +243,8 @@ class Transformer5B(nn.Module):
         cells = x_BKTE.unflatten(2, grid[1:]).unflatten(-1, (height, width, -1))
         return cells.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _silence_actions_and_cameras(self) -> None:
-        """What WorldPlay added to Wan2.2 starts at zero, so that the video model is unchanged at first."""
+    def _zero_actions_and_cameras(self) -> None:
+        """Set WorldPlay's additions to Wan2.2 to zero, so that a new network equals the video model."""
         cameras = (block.get_submodule("attn1.to_out_prope.0") for block in self.blocks)
         for layer in (self.condition_embedder.action_embedder.linear_2, *cameras):
             for parameter in layer.parameters():
@@ -253,7 +252,7 @@ class Transformer5B(nn.Module):
 
 
 def modulate(x_BKTD: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Layer norm without parameters of its own, shifted and scaled in float32, in the dtype of ``x``."""
+    """Layer norm without parameters, shifted and scaled in float32, returned in the dtype of ``x``."""
     normed = functional.layer_norm(x_BKTD.float(), x_BKTD.shape[-1:], eps=eps)
     return (normed * (1 + scale) + shift).to(x_BKTD.dtype)
 

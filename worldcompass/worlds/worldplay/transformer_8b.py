@@ -1,8 +1,8 @@
 """The WorldPlay 8B transformer: velocity of a chunk after a past (HunyuanVideo-1.5 with actions and cameras).
 
-Text never sees video, so it runs once per scenario and leaves keys and values, a ``Prefix``. Finished latents
-run once per chunk after it and leave a longer one. The noisy chunk runs at every denoising step after the
-longest. Parameter names are those of the official state dict.
+Text never attends to video, so it runs once per scenario and stores its keys and values, a ``Prefix``. Finished
+latents run once per chunk after this prefix and extend it. The noisy chunk runs at every denoising step after the
+extended prefix. Parameter names are those of the official state dict.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldcompass.worlds.worldplay.attention import KeyValues
-from worldcompass.worlds.worldplay.branches import Latents, Prefix, See, extend, run_block, turned_as
+from worldcompass.worlds.worldplay.branches import Attend, Latents, Prefix, attention_for, extend, run_block
 from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.layers import (
     EPS,
@@ -46,10 +46,10 @@ _PROJECTIONS = {"img": ("attn_proj", "attn_prope_proj"), "txt": ("attn_proj",)}
 
 
 class DoubleBlock(nn.Module):
-    """One block of both streams: each has its own weights and they run at different times.
+    """One block of both streams, which have separate weights and run at different times.
 
-    Calling it runs the video's; ``text`` runs the other, whose layers are called one by one, so that where weights
-    are sharded neither stream gathers the other's.
+    A call runs the video's stream. ``text`` runs the text's layers one by one, so that with sharded weights neither
+    stream gathers the other's.
     """
 
     def __init__(self, config: Config8B) -> None:
@@ -63,21 +63,21 @@ class DoubleBlock(nn.Module):
                 self.add_module(f"{stream}_{name}", nn.RMSNorm(config.head, EPS))
             self.add_module(f"{stream}_mlp", Mlp(width, int(config.mlp_ratio * width), gelu_tanh))
 
-    def forward(self, x_BKTD: Tensor, condition_BKD: Tensor, see: See) -> tuple[Tensor, KeyValues]:
-        """The video's tokens after the block, and the keys and values that ``see`` keeps of them."""
-        return self._run("img", x_BKTD, condition_BKD, see)
+    def forward(self, x_BKTD: Tensor, condition_BKD: Tensor, attend: Attend) -> tuple[Tensor, KeyValues]:
+        """The video's tokens after the block, and their keys and values to store."""
+        return self._run("img", x_BKTD, condition_BKD, attend)
 
     def text(self, x_BKTD: Tensor, condition_BKD: Tensor) -> tuple[Tensor, KeyValues]:
         """The text's tokens after the block, and their keys and values."""
-        return self._run("txt", x_BKTD, condition_BKD, _see_text)
+        return self._run("txt", x_BKTD, condition_BKD, _attend_within_text)
 
     @property
     def text_layers(self) -> tuple[nn.Module, ...]:
-        """All that ``text`` calls, each once."""
+        """The layers of ``text``, each of which it calls once."""
         return tuple(layer for name, layer in self.named_children() if name.startswith("txt_"))
 
     def _run(
-        self, stream: Stream, x_BKTD: Tensor, condition_BKD: Tensor, see: See
+        self, stream: Stream, x_BKTD: Tensor, condition_BKD: Tensor, attend: Attend
     ) -> tuple[Tensor, KeyValues]:
 
         def part(name: str, x: Tensor) -> Any:
@@ -86,9 +86,9 @@ class DoubleBlock(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = part("mod", condition_BKD)
         normed = modulate(x_BKTD, shift_1, scale_1).flatten(1, 2)
         q, k, v = (split_heads(part(f"attn_{name}", normed), self.num_heads) for name in "qkv")
-        branches, kept = see(part("attn_q_norm", q), part("attn_k_norm", k), v)
+        branches, kept = attend(part("attn_q_norm", q), part("attn_k_norm", k), v)
         projections = zip(_PROJECTIONS[stream], branches, strict=True)
-        mixed = reduce(torch.add, (part(name, merge_heads(seen)) for name, seen in projections))
+        mixed = reduce(torch.add, (part(name, merge_heads(output)) for name, output in projections))
         x = x_BKTD + gate_1 * mixed.view_as(x_BKTD)
         return x + gate_2 * part("mlp", modulate(x, shift_2, scale_2)), kept
 
@@ -99,7 +99,7 @@ class Transformer8B(nn.Module):
     def __init__(self, config: Config8B | None = None, recompute: bool = False) -> None:
         super().__init__()
         self.config = config = config or Config8B()
-        self.recompute = recompute  # each block's activations in the backward pass, instead of keeping them
+        self.recompute = recompute  # recompute activations in the backward pass instead of storing them
         width = config.width
         self.img_in = PatchEmbed(2 * config.latent_channels + 1, width)
         self.time_in, self.action_in = ScalarEmbedder(width), ScalarEmbedder(width)
@@ -108,24 +108,24 @@ class Transformer8B(nn.Module):
         self.cond_type_embedding = nn.Embedding(3, width)
         self.double_blocks = nn.ModuleList(DoubleBlock(config) for _ in range(config.num_blocks))
         self.final_layer = FinalLayer(width, config.latent_channels)
-        self._silence_actions_and_cameras()
+        self._zero_actions_and_cameras()
 
     @staticmethod
-    def serves_text_alone(name: str) -> bool:
-        """Whether a pass over latents leaves this parameter without a gradient.
+    def is_text_only(name: str) -> bool:
+        """Whether a pass over latents gives this parameter no gradient.
 
-        ``time_in`` serves both streams: video trains it, and text, whose keys are made anew for every rollout,
-        follows without a gradient of its own.
+        ``time_in`` is part of both streams. Only video trains it; text uses the trained weights, as its keys are
+        recomputed for every rollout.
         """
         return (
             name.startswith(("txt_in.", "byt5_in.", "vision_in.", "cond_type_embedding.")) or ".txt_" in name
         )
 
     def units(self) -> Iterator[tuple[nn.Module, ...]]:
-        """Modules whose parameters are gathered together where weights are sharded, inner ones first.
+        """Modules whose parameters are gathered together when weights are sharded, inner ones first.
 
-        A unit's parameters are those that no earlier unit holds; what is in none belongs to the whole network. Each
-        module is called at most once in a pass, and a pass over latents calls no unit that serves text.
+        A unit has the parameters that no earlier unit has. The remaining parameters belong to the whole network.
+        Each module is called at most once in a pass, and a pass over latents calls no unit of text.
         """
         yield from ((end,) for end in (self.txt_in, self.byt5_in, self.vision_in, self.cond_type_embedding))
         for block in self.double_blocks:
@@ -140,8 +140,8 @@ class Transformer8B(nn.Module):
 
         Args:
             inputs: states of one scenario's text, or latents of B rows.
-            pasts: for latents: P prefixes that begin with text; row b belongs to past ``b // (B // P)``.
-            keep_keys: for finished latents: one row per past, returned as P longer prefixes.
+            pasts: P prefixes that begin with text, for latents; row b belongs to past ``b // (B // P)``.
+            keep_keys: return P longer prefixes instead of velocity; for finished latents, one row per past.
 
         Returns:
             A ``Prefix`` for text, a list of P of them with ``keep_keys``, otherwise velocity (B, C, K, H, W),
@@ -157,11 +157,11 @@ class Transformer8B(nn.Module):
                 f"{len(inputs.latents_BCKHW)} rows cannot extend {len(pasts)} pasts: give one row to each"
             )
         if not pasts:
-            raise ValueError("latents need a past that holds at least the text: call net(text_states) first")
+            raise ValueError("latents need a past with at least the text: call net(text_states) first")
         return self._vision(inputs, pasts, keep_keys)
 
     def _text(self, states: TextStates) -> Prefix:
-        """Both branches see the same text, so its keys are a view over the axis of branches."""
+        """Both branches have the same text keys, so these are a view over the axis of branches."""
         x_BKTD = self._text_tokens(states)[None, None]
         # Text is never noisy: its timestep is 0.
         condition = self.time_in(torch.zeros(1, 1, device=x_BKTD.device))
@@ -172,7 +172,7 @@ class Transformer8B(nn.Module):
         return prefix
 
     def _text_tokens(self, states: TextStates) -> Tensor:
-        """Image, quoted text, caption: (S, D)."""
+        """Tokens of image, quoted text and caption, (S, D)."""
         kinds = self.cond_type_embedding(torch.arange(3, device=states.text_LE.device))
         text = drop_padding(states.text_LE, states.text_mask_L, kinds.dtype)
         byt5 = drop_padding(states.byt5_LE, states.byt5_mask_L, kinds.dtype)
@@ -186,26 +186,27 @@ class Transformer8B(nn.Module):
         count, height, width = inputs.latents_BCKHW.shape[2:]
         x = self.img_in(inputs.latents_BCKHW.to(self.img_in.proj.weight.dtype))
         condition = self.time_in(inputs.timesteps_BK) + self.action_in(inputs.labels_BK)
-        see_after = turned_as(inputs, (count, height, width), self.config.rope_dims, self.config.rope_theta)
+        grid = (count, height, width)
+        attend_after = attention_for(inputs, grid, self.config.rope_dims, self.config.rope_theta)
         longer = []
         for index, block in enumerate(self.double_blocks):
             past_keys = [past[index] for past in pasts]
-            x, own = run_block(self.recompute, block, x, condition, see_after(past_keys))
+            x, own = run_block(self.recompute, block, x, condition, attend_after(past_keys))
             if keep_keys:
-                # Block by block, so that a long memory is never held twice.
+                # Extend block by block, so that a long memory never exists twice.
                 longer.append([extend(past, own, row) for row, past in enumerate(past_keys)])
         if keep_keys:
             return [list(blocks) for blocks in zip(*longer, strict=True)]
         velocity = self.final_layer(x, condition).permute(0, 3, 1, 2).unflatten(-1, (height, width))
-        return velocity.clone()  # no view: where weights are sharded, the backward pass begins at this tensor
+        return velocity.clone()  # not a view: with sharded weights the backward pass begins at this tensor
 
-    def _silence_actions_and_cameras(self) -> None:
-        """What WorldPlay added to HunyuanVideo starts at zero, so that the video model is unchanged at first."""
+    def _zero_actions_and_cameras(self) -> None:
+        """Set WorldPlay's additions to HunyuanVideo to zero, so that a new network equals the video model."""
         cameras = (block.get_submodule("img_attn_prope_proj") for block in self.double_blocks)
         for layer in (self.action_in.mlp[2], *cameras):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
 
-def _see_text(q: Tensor, k: Tensor, v: Tensor) -> tuple[tuple[Tensor, ...], KeyValues]:
+def _attend_within_text(q: Tensor, k: Tensor, v: Tensor) -> tuple[tuple[Tensor, ...], KeyValues]:
     return (functional.scaled_dot_product_attention(q, k, v),), (k, v)

@@ -1,7 +1,7 @@
-"""The video autoencoder of Wan2.2-TI2V-5B, under which the 5B model works; parameter names are those of its files.
+"""The video autoencoder of Wan2.2-TI2V-5B, which the 5B model uses; parameter names are those of its files.
 
-The files are those of the ``diffusers`` form, as the 5B transformer's. Like the 8B model's (see ``vae_8b``) it
-works latent by latent from what its layers saw last, with zeros beyond every edge.
+The files have the ``diffusers`` form, as those of the 5B transformer. Like the 8B model's autoencoder (``vae_8b``)
+it works latent by latent, with a memory of its layers' last inputs. Values beyond every edge are zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worldcompass.worlds.worldplay.config import VaeConfig5B
 
 
 class Autoencoder5B(nn.Module):
-    """Between frames and latents as the 5B transformer sees them: each channel with mean 0 and variance 1."""
+    """Converts between frames and the 5B transformer's latents, whose channels have mean 0 and variance 1."""
 
     def __init__(self, config: VaeConfig5B | None = None) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class Autoencoder5B(nn.Module):
         return (mean - _per_channel(self.config.mean, mean)) / _per_channel(self.config.std, mean)
 
     def posterior(self, video_B3Fhw: Tensor) -> Tensor:
-        """Mean and logarithm of the variance that the encoder gives, (B, 2C, K, H, W), not normalised."""
+        """The encoder's mean and logarithm of the variance, (B, 2C, K, H, W), not normalised."""
         patches = fold(video_B3Fhw, 1, self.config.patch).transpose(3, 4).flatten(1, 4)
         return self.quant_conv(encode_stretches(self.encoder, patches))
 
     def decode(self, latents_BCKHW: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Frames (B, 3, F, h, w) about -1 to 1 that go on from a past, and the memory of it all.
+        """Frames (B, 3, F, h, w) in about -1 to 1 that continue a past, and the memory after them.
 
         Args:
             latents_BCKHW: normalised.
@@ -70,7 +70,7 @@ class Autoencoder5B(nn.Module):
 
 
 class _Conv(nn.Conv3d):
-    """Causal; zeros lie beyond the edges of the picture and before the video."""
+    """A causal convolution with zeros beyond the edges of the picture and before the video."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, padding=(0, 1, 1))
@@ -113,7 +113,7 @@ class _Middle(nn.Module):
 
 
 class _Downsampler(nn.Module):
-    """Halves the picture, then perhaps the frames; a video's first frame is left alone in time."""
+    """Halves the picture and optionally the frames; a video's first frame has no change in time."""
 
     def __init__(self, channels: int, time: int) -> None:
         super().__init__()
@@ -130,11 +130,11 @@ class _Downsampler(nn.Module):
         if stream.begins:
             stream.keep(x)
             return x
-        return self.time_conv(stream.prepend(x, _never))
+        return self.time_conv(stream.prepend(x, _not_at_beginning))
 
 
 class _Upsampler(nn.Module):
-    """Perhaps doubles the frames, then the picture; a video's first frame is left alone and not remembered."""
+    """Optionally doubles the frames, then the picture; a video's first frame is not doubled and not stored."""
 
     def __init__(self, channels: int, time: int) -> None:
         super().__init__()
@@ -148,13 +148,13 @@ class _Upsampler(nn.Module):
         if self.time > 1 and stream.begins:
             stream.keep(_two_blank(x))
         elif self.time > 1:
-            halves = self.time_conv(stream.prepend(x, _never)).unflatten(1, (2, -1))
+            halves = self.time_conv(stream.prepend(x, _not_at_beginning)).unflatten(1, (2, -1))
             x = halves.movedim(1, 3).flatten(2, 3)
         return _per_frame(self.resample, x)
 
 
 class _DownBlock(nn.Module):
-    """Blocks and a change of resolution, with averages of what came in beside them."""
+    """Blocks and a change of resolution, with a shortcut of averages of the input."""
 
     def __init__(self, channels: int, out: int, num_blocks: int, time: int, space: int) -> None:
         super().__init__()
@@ -165,16 +165,16 @@ class _DownBlock(nn.Module):
         self.downsampler = _Downsampler(out, time) if space > 1 else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        # A first frame has nothing before it to be averaged with but black.
+        # A video's first frame is averaged with a black frame before it.
         whole = functional.pad(x, (0, 0, 0, 0, x.shape[2] % self.time, 0))
-        beside = average_channels(fold(whole, self.time, self.space).flatten(1, 4), self.out)
+        shortcut = average_channels(fold(whole, self.time, self.space).flatten(1, 4), self.out)
         for block in self.resnets:
             x = block(x, stream)
-        return beside + (x if self.downsampler is None else self.downsampler(x, stream))
+        return shortcut + (x if self.downsampler is None else self.downsampler(x, stream))
 
 
 class _UpBlock(nn.Module):
-    """Blocks and a change of resolution, with copies of what came in beside them."""
+    """Blocks and a change of resolution, with a shortcut of copies of the input."""
 
     def __init__(self, channels: int, out: int, num_blocks: int, time: int, space: int) -> None:
         super().__init__()
@@ -243,8 +243,8 @@ def _two_blank(x: Tensor) -> Tensor:
     return torch.zeros_like(x[:, :, :1]).expand(-1, -1, 2, -1, -1)
 
 
-def _never(x: Tensor) -> Tensor:
-    raise AssertionError("a layer in time is left out at the beginning of a video")
+def _not_at_beginning(x: Tensor) -> Tensor:
+    raise AssertionError("layers in time do not run at the beginning of a video")
 
 
 def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:

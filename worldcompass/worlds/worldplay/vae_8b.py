@@ -1,7 +1,7 @@
-"""The video autoencoder of HunyuanVideo-1.5, under which the 8B model works; parameter names are the official ones.
+"""The video autoencoder of HunyuanVideo-1.5, which the 8B model uses; parameter names are the official ones.
 
-Every convolution in time sees the present and the past alone, and attention stays within a frame, so a video can be
-decoded latent by latent from what the layers saw last. See ``causal`` for the shapes.
+Every convolution in time is causal, and attention stays within a frame. Therefore a video can be decoded latent by
+latent, with a memory of the layers' last inputs. See ``causal`` for the shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worldcompass.worlds.worldplay.config import VaeConfig8B
 
 
 class Autoencoder8B(nn.Module):
-    """Between frames and latents, as the 8B transformer sees them: the official encoder's mean times its scale."""
+    """Converts between frames and the 8B transformer's latents: the official encoder's mean times its scale."""
 
     def __init__(self, config: VaeConfig8B | None = None) -> None:
         super().__init__()
@@ -48,11 +48,11 @@ class Autoencoder8B(nn.Module):
         return mean * self.config.scale
 
     def posterior(self, video_B3Fhw: Tensor) -> Tensor:
-        """Mean and logarithm of the variance that the encoder gives, (B, 2C, K, H, W), not scaled."""
+        """The encoder's mean and logarithm of the variance, (B, 2C, K, H, W), not scaled."""
         return encode_stretches(self.encoder, video_B3Fhw)
 
     def decode(self, latents_BCKHW: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Frames (B, 3, F, h, w) about -1 to 1 that go on from a past, and the memory of it all.
+        """Frames (B, 3, F, h, w) in about -1 to 1 that continue a past, and the memory after them.
 
         Args:
             latents_BCKHW: scaled.
@@ -62,7 +62,7 @@ class Autoencoder8B(nn.Module):
 
 
 class _Conv(nn.Module):
-    """Causal; what lies beyond an edge of the picture or before the video equals the nearest pixel."""
+    """A causal convolution; values beyond an edge of the picture or before the video equal the nearest pixel."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -107,9 +107,9 @@ class _Middle(nn.Module):
 
 
 class _Downsample(nn.Module):
-    """Halves the picture, perhaps also the frames: a convolution and a path of averages beside it.
+    """Halves the picture and optionally the frames, by a convolution with a shortcut of averages.
 
-    A video's first frame has no partner in time: its channels, already as many as half the target, are doubled.
+    A video's first frame has no partner in time. Its convolution gives half of the channels, which are repeated.
     """
 
     def __init__(self, channels: int, out: int, time: int) -> None:
@@ -125,9 +125,9 @@ class _Downsample(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """Doubles the picture, perhaps also the frames: a convolution and a path of copies beside it.
+    """Doubles the picture and optionally the frames, by a convolution with a shortcut of copies.
 
-    A video's first frame stays one frame: of the convolution's channels the first half is used.
+    A video's first frame stays one frame and uses only the first half of the convolution's channels.
     """
 
     def __init__(self, channels: int, out: int, time: int) -> None:
@@ -144,7 +144,7 @@ class _Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """Blocks at one resolution, with a change of it after them under the name ``downsample`` or ``upsample``."""
+    """Blocks at one resolution, followed by a change of resolution named ``downsample`` or ``upsample``."""
 
     def __init__(
         self, channels: int, num_blocks: int, name: str = "", change: nn.Module | None = None
@@ -205,7 +205,7 @@ class _Decoder(nn.Module):
 
 
 def _to_channels(x: Tensor, time: int) -> Tensor:
-    """Neighbours in time and space become channels, the channels' own axis last."""
+    """Turn neighbours in time and space into channels, with the original channels as the innermost axis."""
     return torch.movedim(fold(x, time, 2), 1, 4).flatten(1, 4)
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing the official weights."""
+"""Reading and writing of weights in the official form."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 
 FILE_NAME = "diffusion_pytorch_model.safetensors"
 _PICKLED = (".pt", ".pth", ".bin")
-_WRAPPER = "_fsdp_wrapped_module."  # of sharding in names, anywhere
-_NAMED = 3  # of the tensors that are wrong, how many a message names
+_WRAPPER = "_fsdp_wrapped_module."  # added anywhere in names by sharding
+_NUM_NAMED = 3  # wrong tensors that a message names
 
 
 def load_8b(
@@ -55,20 +55,20 @@ def load_5b(
 
 
 def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
-    """Fill a network, best made on the meta device, with exactly the tensors of a file.
+    """Replace a network's parameters by the tensors of a file. A network on the meta device saves memory.
 
-    From a safetensors file tensors go straight to the device, one after the other. A ``.pt`` file is read as plain
-    data, never as code; its weights may lie under ``generator`` and their names may carry prefixes of training.
+    Tensors of a safetensors file go directly to the device, one after another. A ``.pt`` file is read as plain
+    data, never as code. Its weights may be under the key ``generator``, and names may have prefixes of training.
 
     Args:
-        net: its parameters are replaced.
-        path: the file, or a folder that holds one named ``diffusion_pytorch_model.safetensors``. Several files with
-            an index, ``diffusion_pytorch_model.safetensors.index.json``, stand for one.
+        net: the network.
+        path: the file, or a folder with ``diffusion_pytorch_model.safetensors``. Several files with an index,
+            ``diffusion_pytorch_model.safetensors.index.json``, count as one.
         dtype: of the parameters.
-        device: where they go.
+        device: of the parameters.
 
     Raises:
-        UserError: when the file is missing, damaged, or not exactly this network's.
+        UserError: when the file is missing, damaged, or does not fit this network exactly.
     """
     path = path / FILE_NAME if path.is_dir() else path
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
@@ -77,11 +77,11 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
 
 
 def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that ``load_weights`` would find; their numbers are not read.
+    """Names and shapes of the tensors that ``load_weights`` would read, without their numbers.
 
     Raises:
         ValueError: when a safetensors file is damaged.
-        UserError: when a ``.pt`` file is, or holds something else.
+        UserError: when a ``.pt`` file is damaged or has other content.
     """
     if path.suffix in _PICKLED:
         return {name: tuple(tensor.shape) for name, tensor in _pickled(path).items()}
@@ -89,22 +89,22 @@ def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a network's weights under the official names; the file appears only when it is complete.
+    """Write a network's weights under the official names, atomically.
 
-    Where they are sharded all ranks must call it; the main one writes.
+    With sharded weights all ranks must call it; the main one writes.
 
     Args:
-        net: plain, or with its adapters merged.
+        net: without adapters, or with merged ones.
         path: the safetensors file to write.
-        dtype: of the tensors in the file; the network's own when None.
+        dtype: of the tensors in the file; the network's when None.
 
     Raises:
-        ValueError: when the network still carries adapters.
+        ValueError: when the network still has adapters.
     """
     state, tensors = net.state_dict(), {}
     if any(name.endswith(".lora_A") for name in state):
         raise ValueError(
-            "the network carries adapters: merge them first, see worldcompass.training.lora.merge_lora"
+            "the network has adapters: merge them first with worldcompass.training.lora.merge_lora"
         )
     for name, tensor in state.items():
         full = whole(tensor.detach())
@@ -127,14 +127,14 @@ def _read_safetensors(
 
 
 def _opened(path: Path, device: str | torch.device) -> Any:
-    _need(path)
+    _check_exists(path)
     try:
         return safe_open(path, "pt", device=str(device))
     except SafetensorError as why:
         raise UserError(f"{path} is damaged or no safetensors file ({why}): fetch it again") from why
 
 
-def _need(path: Path) -> None:
+def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"no weights at {path}: expected {FILE_NAME} of the network")
 
@@ -148,19 +148,19 @@ def _read_pickled(
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
-    """A ``.pt`` file's tensors by their official names; where its form allows, numbers stay on disk until used.
+    """A ``.pt`` file's tensors by their official names, memory-mapped if its form allows.
 
     Raises:
-        UserError: when it is missing, damaged, or holds something else.
+        UserError: when it is missing, damaged, or has other content.
     """
-    _need(path)
+    _check_exists(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as why:
         first_line = str(why).partition("\n")[0]
         raise UserError(
-            f"{path} is damaged or holds more than tensors, which is not read ({first_line}):"
-            " use the safetensors file"
+            f"{path} is damaged or holds more than tensors ({first_line}): use the safetensors file, as code in"
+            " files is never run"
         ) from why
     raw = raw.get("generator", raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
@@ -169,15 +169,19 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Strict agreement of names and shapes."""
+    """Check that names and shapes agree exactly.
+
+    Raises:
+        UserError: naming the first tensors that differ.
+    """
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if not wrong:
         return
     examples = "; ".join(
         f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
-        for name in wrong[:_NAMED]
+        for name in wrong[:_NUM_NAMED]
     )
     raise UserError(
-        f"{path} belongs to another network: of {len(expected)} expected tensors and {len(found)} found"
-        f" {len(wrong)} disagree, such as {examples}: give the file of this model"
+        f"{path} belongs to another network: of {len(expected)} expected tensors and {len(found)} found ones"
+        f" {len(wrong)} disagree ({examples}): give the file of this model"
     )

@@ -1,4 +1,4 @@
-"""The WorldPlay models behind the contract of ``world.py``: one class, and what the two families do differently."""
+"""The WorldPlay models as a ``WorldModel``: one class, and the differences between the two families."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ CHUNK = 4  # latents
 FRAMES_PER_LATENT = 4
 FPS = 24.0
 NUM_STEPS = 40  # denoising steps of WorldCompass's rollouts
-VIEW_SEED = 0  # of the points by which fields of view are compared
+VIEW_SEED = 0  # of the random points for the comparison of fields of view
 
-# Layers that a LoRA run adapts: those of the vision half, see ``Lora.targets``.
+# Layers with adapters in a LoRA run: those of the vision half, see ``Lora.targets``.
 LORA_TARGETS_8B = r"double_blocks\.\d+\.img_(attn_(q|k|v|proj|prope_proj)|mlp\.fc[12])"
 LORA_TARGETS_5B = (
     r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0|to_out_prope\.0)"
@@ -45,7 +45,7 @@ LORA_TARGETS_5B = (
 
 
 class Decoder(Protocol):
-    """A causal video decoder. It takes latents as the network sees them and undoes their scale itself."""
+    """A causal video decoder. It reads latents in the network's scale."""
 
     @property
     def pixels_per_cell(self) -> int:
@@ -53,50 +53,50 @@ class Decoder(Protocol):
         ...
 
     def decode(self, latents_BCKHW: Tensor, memory: Any) -> Tensor:
-        """Frames (B, F, 3, h, w) from 0 to 1 that go on from one past, which all rows share.
+        """Frames (B, F, 3, h, w) from 0 to 1 that continue one past, shared by all rows.
 
         Args:
             latents_BCKHW: float32.
-            memory: what ``advance`` returned for that past; None when the first latent is the start image.
+            memory: of this past, from ``advance``; None when the first latent is the start image.
         """
         ...
 
     def advance(self, latents_1CKHW: Tensor, memory: Any) -> Any:
-        """The memory after these latents; the older one stays as it was."""
+        """The memory after these latents; the old memory is not changed."""
         ...
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance, for play alone: ``v = v_negative + scale (v - v_negative)``."""
+    """Classifier-free guidance, only for play: ``v = v_negative + scale (v - v_negative)``."""
 
     scale: float
     negative: Mapping[str, Tensor]
-    """Conditioning of the negative prompt; what it lacks is taken from the scenario's own."""
+    """Conditioning of the negative prompt; missing entries are the scenario's."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What one of the two models does differently from the other."""
+    """The properties in which the two models differ."""
 
     name: str
     memory: MemoryRule
     shift: float
     """Of the noise levels, see ``ShiftedLevels``."""
     gives_start: bool
-    """Whether the start image's latent is given; otherwise it is a condition beside the latents."""
+    """Whether the start image is the given first latent; otherwise it is a separate condition."""
     keys: tuple[str, ...]
-    """What a scenario's conditioning holds; ``latent`` (C, H, W) is the start image's, as the network sees it."""
+    """Keys of a scenario's conditioning; ``latent`` (C, H, W) is the start image's, in the network's scale."""
     read: Callable[[Mapping[str, Tensor]], TextStates | Caption]
-    """The text branch's input."""
+    """Makes the text branch's input."""
     channels: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """What the network reads of latents (B, C, K, H, W), start images (B, C, H, W), and which latents these are."""
+    """Makes the network's input from latents (B, C, K, H, W), start images (B, C, H, W) and their mask (B, K)."""
 
 
 @dataclass(frozen=True)
 class _Past:
     texts: tuple[Any, ...]
-    """The network's past of the prompt, and of the negative prompt where there is guidance."""
+    """The network's past of the prompt, and with guidance also of the negative prompt."""
     start_CHW: Tensor
     chunks: tuple[tuple[Tensor, CameraMoves], ...] = ()
     """Finished latents, (C, K, H, W) float32, and their commands."""
@@ -110,13 +110,13 @@ class _Attended:
     actions: CameraMoves
     """(P, K)."""
     pasts: tuple[tuple[Any, ...], ...]
-    """Text and remembered latents of every past, for the prompt and perhaps the negative prompt."""
+    """Text and remembered latents of every past, for the prompt and with guidance also the negative prompt."""
     first_position: int
 
 
 @dataclass(frozen=True)
 class WorldPlayContext:
-    """P pasts: text, finished latents with their commands, the decoder's memory."""
+    """P pasts with their text, finished latents, commands and decoder memory."""
 
     pasts: tuple[_Past, ...]
     num_latents: int = 0
@@ -129,11 +129,11 @@ class WorldPlayContext:
 
     @property
     def given_K(self) -> Tensor | None:
-        """Which latents of the coming chunk are given; None before ``attend``."""
+        """Mask of the given latents of the next chunk; None before ``attend``."""
         return self.attended.given_K if self.attended else None
 
     def select(self, row: int) -> WorldPlayContext:
-        """The context of one past alone."""
+        """The context of a single past."""
         attended = self.attended and replace(
             self.attended,
             actions=Actions.stack([self.attended.actions.select(row)]),
@@ -145,8 +145,8 @@ class WorldPlayContext:
 class WorldPlay:
     """Implements ``WorldModel[WorldPlayContext]``; see there for shapes and meaning.
 
-    Parameters that serve text alone are frozen: its keys and values are made once per scenario, so no gradient
-    ever reaches them.
+    Parameters that only text uses are frozen: keys and values of text are computed once per scenario, so these
+    parameters never get a gradient.
 
     Args:
         family: ``FAMILY_8B`` or ``FAMILY_5B``.
@@ -154,8 +154,8 @@ class WorldPlay:
         decoder: turns latents into frames.
         latent_size: cells of a latent, (height, width).
         motion: nominal motion of an action.
-        timestep_of: what the network is told of a noise level; ``whole_timesteps`` as in the released training.
-        guidance: refused where gradients are asked for.
+        timestep_of: the network's timestep for a noise level; the released training uses ``whole_timesteps``.
+        guidance: for play; with gradients it raises an error.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class WorldPlay:
         guidance: Guidance | None = None,
     ) -> None:
         for name, parameter in net.named_parameters():
-            if net.serves_text_alone(name):
+            if net.is_text_only(name):
                 parameter.requires_grad_(False)
         self.net, self.decoder, self.family = net, decoder, family
         self.timestep_of, self.guidance = timestep_of, guidance
@@ -196,7 +196,7 @@ class WorldPlay:
         """Run the text branch on prepared conditioning.
 
         Raises:
-            ValueError: when it is missing or of the wrong shape.
+            ValueError: when conditioning is missing or has a wrong shape.
         """
         return WorldPlayContext(tuple(self._begin(scenario) for scenario in scenarios))
 
@@ -207,10 +207,10 @@ class WorldPlay:
         actions: Actions,
         generators: Sequence[torch.Generator] | None = None,
     ) -> WorldPlayContext:
-        """Choose the finished latents that the coming poses look at, and make their keys.
+        """Choose the finished latents whose views overlap with the next poses, and compute their keys.
 
         Raises:
-            ValueError: for a chunk of another length than the models know.
+            ValueError: for a chunk of another length than the models'.
         """
         if len(actions) != CHUNK:
             raise ValueError(f"{self.spec.name} imagines chunks of {CHUNK} latents, not {len(actions)}")
@@ -228,10 +228,10 @@ class WorldPlay:
     def predict_clean(
         self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: WorldPlayContext
     ) -> Tensor:
-        """See ``WorldModel.predict_clean``; the commands are those that the context was attended for.
+        """See ``WorldModel.predict_clean``; uses the commands that ``attend`` got.
 
         Raises:
-            ValueError: without ``attend`` for this length, or when guidance and gradients are asked for at once.
+            ValueError: without ``attend`` for this length, or with both guidance and gradients.
         """
         attended = _attended_for(context, noisy_BCKHW.shape[2])
         rows = rows_per_past(len(noisy_BCKHW), context.num_pasts)
@@ -257,7 +257,7 @@ class WorldPlay:
 
     @torch.no_grad()
     def remember(self, context: WorldPlayContext, clean_PCKHW: Tensor, actions: Actions) -> WorldPlayContext:
-        """Append a finished chunk; the decoder goes on from it."""
+        """Append a finished chunk and update the decoder's memory."""
         pasts = []
         for row, past in enumerate(context.pasts):
             clean = clean_PCKHW[row].float()
@@ -270,7 +270,7 @@ class WorldPlay:
     def decode(self, clean_BCKHW: Tensor, context: WorldPlayContext) -> Tensor:
         """Frames of a chunk; candidates of one past share the decoder's memory of it.
 
-        One after the other, so that only one candidate's frames are held in float32.
+        They are decoded one after another, so that only one candidate's frames exist in float32.
         """
         rows = rows_per_past(len(clean_BCKHW), context.num_pasts)
         frames = [
@@ -285,7 +285,7 @@ class WorldPlay:
         if missing:
             raise ValueError(
                 f"scenario {scenario.id}: {self.spec.name} starts from prepared conditioning with"
-                f" {', '.join(self.family.keys)}; {', '.join(missing)} missing"
+                f" {', '.join(self.family.keys)}, {', '.join(missing)} missing: make it with 'worldcompass prepare'"
             )
         if tuple(conditioning["latent"].shape) != self.spec.latent_shape:
             raise ValueError(
@@ -300,7 +300,7 @@ class WorldPlay:
         return _Past(texts, moved[0]["latent"].float())
 
     def _memory(self, context: WorldPlayContext, actions: Actions) -> Latents:
-        """The finished latents that each past looks back at, as the network reads them; always equally many."""
+        """The chosen finished latents of each past as inputs of the network; all pasts have the same number."""
         start, latents, commands, places = context.num_latents, [], [], []
         for row, past in enumerate(context.pasts):
             poses = torch.cat([a.world_from_camera_K44 for _, a in past.chunks])
@@ -328,13 +328,13 @@ class WorldPlay:
         if self.guidance is None:
             return velocity
         if torch.is_grad_enabled():
-            raise ValueError("guidance is for play: leave it out of training, or ask for no gradient")
+            raise ValueError("guidance is for play: train without it, or disable gradients")
         negative = self.net(latents, pasts[1]).float()
         return negative + self.guidance.scale * (velocity - negative)
 
 
-def begun(texts: Sequence[tuple[Any, ...]], starts_CHW: Sequence[Tensor]) -> WorldPlayContext:
-    """What ``begin`` returns, for texts that the network has read already and the start images' latents."""
+def begun_context(texts: Sequence[tuple[Any, ...]], starts_CHW: Sequence[Tensor]) -> WorldPlayContext:
+    """A context as from ``begin``, for given outputs of the text branch and latents of the start images."""
     return WorldPlayContext(tuple(_Past(text, start) for text, start in zip(texts, starts_CHW, strict=True)))
 
 
@@ -358,7 +358,7 @@ def _starts(context: WorldPlayContext) -> Tensor:
 
 
 def _read_8b(conditioning: Mapping[str, Tensor]) -> TextStates:
-    """All states of the image being zero means that there is none (text to video)."""
+    """Make the 8B's text input; image states that are all zero mean no image (text to video)."""
     vision = conditioning["vision_states"]
     return TextStates(
         conditioning["text_states"],
@@ -369,13 +369,13 @@ def _read_8b(conditioning: Mapping[str, Tensor]) -> TextStates:
     )
 
 
-def _beside_start(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Tensor:
-    """Latents, the start image's latent where it belongs and zeros elsewhere, and a mask of where it is."""
+def _with_start(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Tensor:
+    """Latents, the start image's latent at its position with zeros elsewhere, and a mask of its position."""
     mask = is_start_BK[:, None, :, None, None].to(latents_BCKHW).expand_as(latents_BCKHW[:, :1])
     return torch.cat([latents_BCKHW, start_BCHW[:, :, None] * mask, mask], 1)
 
 
-def _alone(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Tensor:
+def _latents_only(latents_BCKHW: Tensor, start_BCHW: Tensor, is_start_BK: Tensor) -> Tensor:
     return latents_BCKHW
 
 
@@ -386,7 +386,7 @@ FAMILY_8B = Family(
     gives_start=False,
     keys=("latent", "text_states", "text_mask", "byt5_states", "byt5_mask", "vision_states"),
     read=_read_8b,
-    channels=_beside_start,
+    channels=_with_start,
 )
 FAMILY_5B = Family(
     name="worldplay-5b",
@@ -395,5 +395,5 @@ FAMILY_5B = Family(
     gives_start=True,
     keys=("latent", "text_states"),
     read=lambda conditioning: Caption(conditioning["text_states"]),
-    channels=_alone,
+    channels=_latents_only,
 )
