@@ -101,7 +101,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--after", type=Path, help="a run for the second pane; one pane without")
-    parser.add_argument("--engine", action="store_true", help="the real engine as one more pane")
+    parser.add_argument("--engine", action="store_true", help="add a pane with the real engine")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--warm-up", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--fps", type=float, default=24.0)

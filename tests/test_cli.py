@@ -71,7 +71,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         (["demo", "--sed", "1"], "unrecognized arguments: --sed 1 (see worldcompass demo --help)"),
         (["demo", "--seed", "x"], "invalid int value: 'x'"),
         (["demo", "--device", "tpu"], "unknown device 'tpu'"),
-        (["demo", "--device", "cuda:99"], "device cuda:99 was asked for"),
+        (["demo", "--device", "cuda:99"], "device cuda:99 is not available"),
         (["doom", "collect", "--frames", "0"], "whole number of 1 or more"),
         (["doom", "pretrain", "--minutes-world", "-1"], "number of minutes above 0"),
         (["doom", "critics", "--data", "absent"], "absent is not a folder"),

@@ -281,11 +281,11 @@ def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, cap
     monkeypatch.setattr(plan, "make_plan", lambda needs, gpus: Plan(gpus, 1, STATES, TRACED, 7, 9))
     assert cli.main(["plan", "worldplay_8b:smoke", "--memory", "80"]) == 0
     out = capsys.readouterr().out
-    assert "fits into 80 GiB" in out and "files: all there" in out
+    assert "fits into 80 GiB" in out and "files: all present" in out
     assert cli.main(["plan", "worldplay_8b:smoke", "--memory", "0.5"]) == 1
     out = capsys.readouterr().out
     assert "DOES NOT FIT into" in out
-    assert "the phase update takes most: lower config.micro_rows (now 4)" in out
+    assert "the phase update needs the most memory: lower config.micro_rows (now 4)" in out
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(3)}, file)
     lines = command._file_lines(
@@ -295,7 +295,7 @@ def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, cap
     assert lines == [
         f"missing: {tmp_path / 'b'} (poses)",
         "missing: Python package no_such_package (pip install it)",
-        f"{file} is not what this recipe needs:",
+        f"{file} does not match this recipe:",
         "  a is (3,), expected (2,)",
     ]
 

@@ -310,7 +310,7 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     restarted = subprocess.run(torchrun, env=environment, capture_output=True, text=True, timeout=400)
     assert restarted.returncode == 0, restarted.stderr
     assert (tmp_path / "run" / "died_at_2").exists()
-    assert f"{tmp_path / 'run'} holds a run: going on after step 2" in restarted.stdout
+    assert f"{tmp_path / 'run'} holds a run: resuming after step 2" in restarted.stdout
     agree(tmp_path / "run", alone["full"])
 
 

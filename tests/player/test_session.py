@@ -463,10 +463,10 @@ def test_frames_survive_the_way_to_the_browser():
     ("words", "sentence"),
     [
         (["--after", "absent"], "absent holds no trained weights"),
-        (["--single", "--after", "x"], "leave one of them out"),
+        (["--single", "--after", "x"], "leave out one of the two"),
         (["--fps", "0"], "--fps 0 is out of range"),
         (["--port", "70000"], "--port 70000 is out of range"),
-        (["--single", "--vote"], "a study compares two sets of weights"),
+        (["--single", "--vote"], "--vote compares two sets of weights"),
         (["--single", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1 port 8765"),
     ],
 )
@@ -496,10 +496,10 @@ def test_a_world_of_ones_own_is_played_from_the_shell(monkeypatch, tmp_path, cap
     before, after = (pane.begin(start, 0).step(9).frames_F3hw for pane in shared.panes)
     assert before.shape == (2, 3, 4, 4) and not before.equal(after)
     for more, said in {
-        (): "name a picture to begin from with --start FILE",
+        (): "name a picture to start from with --start FILE",
         ("--start", str(own)): "own.py: this file is not a picture that can be read",
         ("--start", "absent.png"): "there is no file absent.png",
-        ("--start", str(picture), "--engine"): "need the embedded world",
+        ("--start", str(picture), "--engine"): "work with the embedded world alone",
         ("--start", str(picture), "--after", "absent"): "there are no weights at absent",
     }.items():
         assert cli.main([*words, *more]) == 2

@@ -53,7 +53,7 @@ def make_run(folder, seed=0, recipe="demo", hashed="5f3c"):
 
 def test_the_tables_of_the_pages_are_those_of_the_stored_results():
     stale = [page.name for page, _ in rewritten(PAGES, STORED)]
-    assert not stale, f"write them with worldcompass tables --write {' '.join(stale)}"
+    assert not stale, f"update them with worldcompass tables --write {' '.join(stale)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

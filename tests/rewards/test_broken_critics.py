@@ -195,7 +195,7 @@ def test_mistakes_of_the_command_line_are_known_before_anything_is_played(tmp_pa
     (tmp_path / "file").write_text("")
     for words, sentence in (
         (["audit", "interaction", "--out", f"{tmp_path}/file"], "cannot write to"),
-        (["audit", "hpsv3"], "hpsv3 needs weights, a server or a part that only you can name"),
+        (["audit", "hpsv3"], "hpsv3 needs weights, a server or a part of your choice"),
         (["audit", "interactoin"], "there is no critic 'interactoin': expected interaction"),
         (["serve-reward", "quality", "--port", "99999"], "--port 99999 is out of range"),
         (["rewards", "hpv3"], "there is no critic or estimator 'hpv3': nearest hpsv3"),

@@ -79,7 +79,7 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
     out = tmp_path / "run"
     train_toy(out, TINY)
     assert command(out) == 0
-    assert f"{out} holds a run: going on after step 2" in capsys.readouterr().out
+    assert f"{out} holds a run: resuming after step 2" in capsys.readouterr().out
     assert [row.step for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
     changed = (
         "--set",
@@ -172,11 +172,19 @@ def test_too_little_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypatch)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "(Tried to allocate 2.00 GiB): lower config.micro_rows" in said
 
-    lower_decode = "lower config.group_size (now 4) or config.prompts_per_step (now 2). Every"
+    lower_decode = "lower config.group_size (now 4) or config.prompts_per_step (now 2). For every"
     shared = "; 8.00 GiB of it are weights, averages and optimiser: split them over more GPUs with config.shard=true"
     for weights, traced, told in (
-        (1, Traced(0, 0, 0, 0, 9 * GIB), "a step needs 10.00 GiB of live tensors in its phase update; lower"),
-        (1, Traced(0, 0, 0, 0, 9 * GIB), "lower config.micro_rows (now 64). Every part: worldcompass plan"),
+        (
+            1,
+            Traced(0, 0, 0, 0, 9 * GIB),
+            "a step needs about 10.00 GiB of live tensors in its phase update; lower",
+        ),
+        (
+            1,
+            Traced(0, 0, 0, 0, 9 * GIB),
+            "lower config.micro_rows (now 64). For every part: worldcompass plan",
+        ),
         (1, Traced(0, 0, 0, 9 * GIB, 0), f"in its phase decode; {lower_decode}"),
         (8, Traced(0, 0, 0, 0, GIB), shared),
     ):

@@ -121,7 +121,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, tmp_path, 
 def test_files_that_are_there_are_kept(tmp_path, capsys):
     (tmp_path / "00001.json").write_text("mine")
     assert cli.main(["trajectories", "--count", "3", "--out", str(tmp_path)]) == 2
-    assert "00001.json is already there" in capsys.readouterr().err
+    assert "00001.json already exists" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["00001.json"]
 
 

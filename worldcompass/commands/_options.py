@@ -23,43 +23,43 @@ def add_out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
 
 def add_resume(parser: argparse.ArgumentParser) -> None:
     """``--resume``."""
-    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder exactly")
+    parser.add_argument("--resume", action="store_true", help="resume the run in the output folder exactly")
 
 
-def add_going_on(parser: argparse.ArgumentParser) -> None:
-    """``--resume``, which needs no saying, and ``--accept-changes``."""
-    text = "go on with the run in the output folder, bit by bit; done by itself where the folder holds one"
+def add_automatic_resume(parser: argparse.ArgumentParser) -> None:
+    """``--resume``, which is the default, and ``--accept-changes``."""
+    text = "resume the run in the output folder exactly; optional, as an existing run is always resumed"
     parser.add_argument("--resume", action="store_true", help=text)
-    text = "go on though its settings were others, which are shown and refused without this"
+    text = "resume with changed settings; without this, changed settings are listed and refused"
     parser.add_argument("--accept-changes", action="store_true", help=text)
 
 
 def announce(out: Path) -> None:
-    """Say that a run is gone on with, where the folder holds one."""
+    """Print a notice when the folder already holds a run."""
     from worldcompass.runs.checkpoint import latest_checkpoint, step_of
     from worldcompass.runs.folder import RunFolder
 
     if (saved := latest_checkpoint(RunFolder(out).checkpoints)) is not None:
         print(
-            f"{out} holds a run: going on after step {step_of(saved)}; begin anew with another --out",
+            f"{out} holds a run: resuming after step {step_of(saved)}; for a new run choose another --out",
             flush=True,
         )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
-    text = "cpu, cuda, cuda:1 or auto (default: %(default)s, a GPU where there is one)"
+    text = "cpu, cuda, cuda:1 or auto (default: %(default)s, a GPU if there is one)"
     parser.add_argument("--device", default="auto", metavar="NAME", help=text)
 
 
 def check_port(port: int, lowest: int = 1) -> None:
-    """Refuse what is no port.
+    """Refuse port numbers out of range.
 
     Raises:
-        UserError: with the range.
+        UserError: names the range.
     """
     if not lowest <= port < 2**16:
-        free = " (0 takes a free one)" if lowest == 0 else ""
+        free = " (0 picks a free one)" if lowest == 0 else ""
         raise UserError(f"--port {port} is out of range: expected {lowest} to 65535{free}")
 
 
@@ -85,7 +85,7 @@ def check_device(name: str) -> str:
     """The device to use.
 
     Raises:
-        UserError: when it is unknown or this machine has none.
+        UserError: for an unknown name, or a device that this machine lacks.
     """
     import torch
 
@@ -96,15 +96,15 @@ def check_device(name: str) -> str:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise UserError(f"unknown device {name!r}: expected cpu, cuda, cuda:1 or auto")
     if kind == "cuda" and int(index or 0) >= gpus:
-        raise UserError(f"device {name} was asked for, but PyTorch sees {gpus} GPU(s): use --device cpu")
+        raise UserError(f"device {name} is not available, PyTorch sees {gpus} GPU(s): use --device cpu")
     return name
 
 
 def need_folder(path: Path, what: str) -> Path:
-    """``path`` when it is a folder.
+    """``path``, which must be a folder.
 
     Raises:
-        UserError: when it is not.
+        UserError: when it is none; ``what`` says what was expected.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: expected {what}")

@@ -1,4 +1,4 @@
-"""The worlds that commands show: the embedded one, or what a function of the user's makes."""
+"""The worlds of ``--world``: the embedded one, or the world that a function of the user returns."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from worldcompass.errors import UserError
 
 EMBEDDED = "doom"
-HELP = "doom, or FILE.py:FUNCTION of yours, which gets a folder of weights (or None) and a device"
+HELP = "doom, or your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device"
 
 
 def world_maker(source: str) -> Callable[[Path | None, str], Any]:
-    """What makes the ``WorldModel`` named by ``--world``, of a folder of weights, or None, and a device.
+    """The function that makes the ``WorldModel`` of ``--world`` from a folder of weights, or None, and a device.
 
     Raises:
-        UserError: when it is neither; and, from what is returned, when the user's function makes no world.
+        UserError: for another name; the returned function raises it when the user's function returns no world.
     """
     if source == EMBEDDED:
         from worldcompass.worlds.doom.world import load_doom_world
@@ -35,12 +35,12 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
             world = make(weights, device)
         except FAILURES as error:
             raise UserError(
-                f"{source} failed to make a world ({said(error)}): it gets a folder of weights, or None, and a"
-                " device"
+                f"{source} failed to make a world ({said(error)}): it must accept a folder of weights, or None, and"
+                " a device"
             ) from error
         if not isinstance(getattr(world, "spec", None), WorldSpec):
             raise UserError(
-                f"{source} returned {type(world).__name__}: expected what check_world_model accepts"
+                f"{source} returned {type(world).__name__}: expected a world that check_world_model accepts"
             )
         return world
 

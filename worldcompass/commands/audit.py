@@ -1,10 +1,10 @@
 """Audit a critic against engine truth, before a run trusts it.
 
-Clips come from maps that nothing was trained on. Their spoilt copies say what the critic overlooks, a short search
-looks for rubbish that scores high. Exit code 0: sound; 1: not, and why; 2: a mistake of yours.
+The clips come from maps that no network was trained on. Degraded copies of them show what the critic overlooks. A
+short search looks for rubbish that scores high. Exit code 0: sound; 1: not sound, with reasons; 2: a usage error.
 
-CRITIC is one that needs no weights but the package's (`worldcompass audit --list`), or FILE.py:FUNCTION of yours
-that returns one.
+CRITIC is a critic that runs with the package's own weights (`worldcompass audit --list`), or your own
+FILE.py:FUNCTION that returns one.
 """
 
 from __future__ import annotations
@@ -37,30 +37,32 @@ EXAMPLES = """\
   worldcompass audit my_critic.py:sharp --expects blurred,noisy
   worldcompass audit my_judge.py:make --clips pickups --expects "frozen,other item,no item"
 """
-# Videos of each map, and clips for which rubbish is searched.
+# Videos of each map, and clips for which the search makes rubbish.
 SIZES = {"quick": (1, 1), "small": (4, 4), "full": (24, 16)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass audit``."""
-    text = "interaction, ... or FILE.py:FUNCTION; several share clips, each gets a folder below --out"
+    text = "interaction, ... or FILE.py:FUNCTION; several share the clips and get a folder each below --out"
     parser.add_argument("critics", nargs="*", metavar="CRITIC", help=text)
-    parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and stop")
-    text = "motion, pictures, both, or lies such as blurred,frozen (default: the critic's; both for your own)"
+    parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and exit")
+    text = (
+        "motion, pictures, both, or lies such as blurred,frozen (default: the critic's own; both for yours)"
+    )
     parser.add_argument("--expects", metavar="LIES", help=text)
     text = (
-        "any motion; motion that comes back; walks that take an item, for critics of instructions (default: the "
-        "critic's; mixed for your own)"
+        "mixed: any motion; out and back: motion that returns; pickups: paths over an item, for critics of "
+        "instructions (default: the critic's own; mixed for yours)"
     )
     parser.add_argument("--clips", choices=get_args(ClipKind), help=text)
-    text = "small takes a minute or two for most critics, full has narrow intervals (default: %(default)s)"
+    text = "number of clips: small takes a minute or two, full gives narrow intervals (default: %(default)s)"
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help=text)
     add_out(parser, "runs/audit", "where audit.json and audit.html go")
     add_seed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Audit, write, print."""
+    """Audit the critics, write the results and print them."""
     from worldcompass.audit.expected import ITEM_LIES, expected
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
         return 0
     if not args.critics:
-        raise UserError(f"name a critic to audit: {', '.join(KNOWN)} or FILE.py:FUNCTION")
+        raise UserError(f"expected a critic to audit: {', '.join(KNOWN)} or FILE.py:FUNCTION")
     known = {name: known_critic(name) for name in args.critics}
     if args.clips:
         known = {name: replace(entry, clips=args.clips) for name, entry in known.items()}
@@ -82,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, entry in known.items():
-        if entry.clips != "pickups" and (told := set(ITEM_LIES) & set(expects[name].lies)):
+        if entry.clips != "pickups" and (item_lies := set(ITEM_LIES) & set(expects[name].lies)):
             raise UserError(
-                f"{name} is shown no pick-ups: it cannot be expected to notice {sorted(told)[0]!r}; choose --clips"
+                f"{name} scores clips without pick-ups and cannot notice {sorted(item_lies)[0]!r}: choose --clips"
                 " pickups for a critic of instructions"
             )
     writable(args.out)
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             ask(made[name], noise_group())
             check_critic(made[name])
         except FAILURES as error:
-            raise UserError(f"{name} breaks the contract of critics: {_words(error)}") from error
+            raise UserError(f"{name} breaks the contract of critics: {_description(error)}") from error
     per_map, searched = SIZES[args.size]
     unsound = False
     kinds: list[ClipKind] = list(dict.fromkeys(entry.clips for entry in known.values()))
@@ -107,14 +109,14 @@ def run(args: argparse.Namespace) -> int:
                         made[name], clips, expects[name], args.seed, imagined, searched, advance
                     )
                 except FAILURES as error:
-                    raise UserError(f"{name} cannot be audited: {_words(error)}") from error
+                    raise UserError(f"{name} cannot be audited: {_description(error)}") from error
             _write(audit, args.out if len(known) == 1 else args.out / audit.critic)
             unsound |= bool(audit.faults)
     return int(unsound)
 
 
-def _words(error: Exception) -> str:
-    """What a critic did wrong: the contract's words, or those of its own error."""
+def _description(error: Exception) -> str:
+    """A critic's failure in words: the contract's own message, or type and text of another error."""
     from worldcompass.critic import said
     from worldcompass.testing import ContractError
 
@@ -122,7 +124,7 @@ def _words(error: Exception) -> str:
 
 
 def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
-    """Clips of the engine, and the same by the embedded base, which knows no items."""
+    """Clips of the engine, and the same clips by the embedded base model (none for pick-ups)."""
     from worldcompass.audit.clips import clips_of
     from worldcompass.evaluate import imagine_all
     from worldcompass.media.progress import progress
@@ -140,7 +142,7 @@ def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Cl
 
 
 def _write(audit: Audit, out: Path) -> None:
-    """audit.json, audit.html, and everything on the terminal."""
+    """Write audit.json and audit.html, and print the audit."""
     from worldcompass.audit.page import render
     from worldcompass.runs.atomic import write_json, write_text
 
@@ -151,20 +153,20 @@ def _write(audit: Audit, out: Path) -> None:
 
 
 def critic_of(name: str) -> tuple[Critic, str]:
-    """A critic and what it must notice.
+    """A critic and the lies that it must notice.
 
     Raises:
-        UserError: when there is none of that name that runs without weights of its own.
+        UserError: for an unknown name, and for a critic that needs weights of its own.
     """
     known = known_critic(name)
     return known.make(), known.expects
 
 
 def known_critic(name: str) -> Known:
-    """A critic by its name, or by the user's own function.
+    """A critic by its name or from the user's own function, with the facts that an audit needs.
 
     Raises:
-        UserError: when there is none of that name that runs without weights of its own.
+        UserError: for an unknown name, for a critic that needs weights of its own, and for a function that fails.
     """
     from worldcompass.rewards.catalogue import ENTRIES
     from worldcompass.worlds.doom.audits import KNOWN, Known
@@ -175,8 +177,8 @@ def known_critic(name: str) -> Known:
     if not source.endswith(".py"):
         if any(entry.name == name for entry in ENTRIES):
             raise UserError(
-                f"{name} needs weights, a server or a part that only you can name: write a function that makes the "
-                f"critic and give FILE.py:FUNCTION; `worldcompass rewards {name}` tells what it takes"
+                f"{name} needs weights, a server or a part of your choice: write a function that returns it and "
+                f"name that as FILE.py:FUNCTION; `worldcompass rewards {name}` lists the arguments"
             )
         near = difflib.get_close_matches(name, KNOWN) or KNOWN
         raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
@@ -189,14 +191,12 @@ def known_critic(name: str) -> Known:
     except FAILURES as error:
         raise UserError(f"{name} failed to make a critic ({said(error)})") from error
     if not isinstance(critic, Critic):
-        raise UserError(
-            f"{name} returned {type(critic).__name__}: expected a critic, which is callable and has a name"
-        )
+        raise UserError(f"{name} returned {type(critic).__name__}: expected a critic, a callable with a name")
     return Known(lambda: critic, "both")
 
 
 def print_audit(audit: Audit) -> None:
-    """The table, and the verdict in words."""
+    """Print the tables, the other measures and the verdict."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -217,16 +217,16 @@ def print_audit(audit: Audit) -> None:
             none = NEVER_FAR if rows is audit.cheated else "never scored"
             table.add_row(name.replace("@", ", strength "), shown(value, none))
         console.print(table)
-    print(f"full lies that it must notice and that score below the truth: {shown(audit.accuracy)}")
-    print(f"full lies of any kind that it overlooks: {', '.join(audit.overlooked()) or 'none'}")
+    print(f"full lies it must notice that score below the truth: {shown(audit.accuracy)}")
+    print(f"full lies it overlooks: {', '.join(audit.overlooked()) or 'none'}")
     for key, value in audit.correlation.items():
         known = "unknown" if math.isnan(value) else f"{value:.2f}"
         print(f"rank correlation with {CORRELATED_WITH[key]}: {known}")
     if audit.calibration is not None:
-        print(f"distance of score and share obeyed: {audit.calibration:.3f}")
+        print(f"distance between score and share obeyed: {audit.calibration:.3f}")
     times = "an unknown number of" if math.isnan(audit.signal) else f"{audit.signal:.1f}"
     spread = "" if math.isnan(audit.tremor) else f" ({audit.tremor:.4f})"
-    print(f"a full lie costs {times} times the spread under grain that nobody sees{spread}")
+    print(f"a full lie costs {times} times the spread under invisible grain{spread}")
     print(f"abstains from {audit.abstained:.0%} of all clips and {audit.unscored:.0%} of the true ones")
     print("sound" if not audit.faults else "NOT SOUND: " + "; ".join(audit.faults))
     if tricks := audit.fooled_by_other_tricks():

@@ -1,7 +1,7 @@
 """Watch the embedded world learn to obey.
 
-Evaluates the shipped world model, post-trains it for a fixed number of steps, evaluates it again, and
-writes a table, videos beside the engine's own, and report.html. At most ten minutes on 2 cores.
+Evaluates the shipped world model, post-trains it for a fixed number of steps and evaluates it again. Writes a
+table, videos next to the engine's, and report.html. Takes at most ten minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from worldcompass.commands._options import add_device, add_going_on, add_out, add_seed, announce, check_device
+from worldcompass.commands._options import (
+    add_automatic_resume,
+    add_device,
+    add_out,
+    add_seed,
+    announce,
+    check_device,
+)
 
 EXAMPLES = """\
   worldcompass demo
   worldcompass demo --seed 1 --out runs/seed1
-  worldcompass demo                       # the same again goes on, after Ctrl-C for example
-  worldcompass demo --dry-run             # say what would be done and how long it takes
+  worldcompass demo                       # the same command resumes, for example after Ctrl-C
+  worldcompass demo --dry-run             # print the plan and its duration
 """
 
 
@@ -25,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "runs/demo", "where results, checkpoints and the page go")
     add_seed(parser)
     add_device(parser)
-    add_going_on(parser)
+    add_automatic_resume(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_demo(out: Path, seed: int, device: str, accept_changes: bool, dry_run: bool) -> None:
-    """Run the demo or resume it, or say what it would do."""
+    """Run or resume the demo, or print its plan."""
     from worldcompass.recipes.demo import demo
 
     recipe = demo()

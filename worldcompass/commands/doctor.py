@@ -1,4 +1,4 @@
-"""Is a run learning, and if not, what ails it? Reads what the run has written so far, finished or not.
+"""Say whether a run is learning, and if not, what is wrong. Reads the metrics of a finished or a running run.
 
 Exit code 0: healthy; 1: at least one disease; 2: not a run.
 """
@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-SCHEMA = 2  # of --json; 1 had no number and wrote an interval as value, low, high
+# Version of --json. Version 1 carried no number and wrote an interval as value, low, high.
+SCHEMA = 2
 
 EXAMPLES = """\
   worldcompass doctor runs/demo
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdict, the findings, and what could not be checked."""
+    """Print the verdict, the findings and the checks that lack numbers."""
     from worldcompass.doctor import diagnose, read_record
     from worldcompass.doctor.events import to_json
     from worldcompass.errors import EXIT_DISEASED

@@ -1,6 +1,6 @@
-"""Record training data in the engine: frames, commands, and what really happened.
+"""Record training data in the engine: frames, commands, and the motion that really happened.
 
-The same seed gives the same data. A collection that was stopped goes on where it was.
+The same seed gives the same data. The same command resumes a stopped collection.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
     text = "frames to record over all maps (default: %(default)s)"
     parser.add_argument("--frames", type=positive, default=DEFAULT_FRAMES, metavar="N", help=text)
-    text = "engines that run side by side (default: %(default)s)"
+    text = "engines that run in parallel (default: %(default)s)"
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help=text)
-    text = "maps to record instead of the written split"
+    text = "maps to record instead of the standard training and held-out maps"
     parser.add_argument("--maps", nargs="+", default=None, metavar="MAP", help=text)
 
 

@@ -1,4 +1,4 @@
-"""Train the critics and the held-out judge on engine data, and test both against the engine's truth."""
+"""Train the critics and the held-out judge on engine data, and test them against the engine's truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train critics and judge."""
+    """Train the critics and the judge."""
     data = need_folder(args.data, "a data set made by `worldcompass doom collect`")
     from worldcompass.worlds.doom.critic_training.fit import train_critics
 

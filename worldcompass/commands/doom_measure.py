@@ -1,4 +1,4 @@
-"""Measure an embedded world's weights on held-out episodes: its autoencoder, and one chunk from a true past."""
+"""Measure an embedded world's weights on held-out episodes: the autoencoder, and one chunk from a true past."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass doom measure``."""
     text = "data set made by `worldcompass doom collect` (default: %(default)s)"
     parser.add_argument("--data", type=Path, default=Path("data/doom"), metavar="FOLDER", help=text)
-    text = "folder of weights made by `worldcompass doom pretrain` (default: the package's own)"
+    text = "folder of weights made by `worldcompass doom pretrain` (default: the shipped weights)"
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what pretraining logs while it trains, for finished weights."""
+    """Print the measures that pretraining logs, for finished weights."""
     data = need_folder(args.data, "a data set made by `worldcompass doom collect`")
     weights = args.weights and need_folder(args.weights, "weights made by `worldcompass doom pretrain`")
     from worldcompass.worlds.doom.pretraining.pretrain import measure

@@ -1,6 +1,6 @@
-"""Train the detector of pick-ups on engine scenes, and test it on scenes and maps that it never saw.
+"""Train the detector of pick-ups on engine scenes, and test it on unseen scenes and maps.
 
-Scenes that are there are not drawn again, weights that are there are not trained again.
+Existing scenes and weights are reused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect, train, test, print."""
+    """Collect scenes, train, test and print the scores."""
     from worldcompass.commands.doom_pickups import print_verdict
     from worldcompass.media.progress import progress
     from worldcompass.worlds.doom.critic_training.pickup_data import SPLITS

@@ -1,11 +1,11 @@
-"""Pick-up scenes in the engine, and how well a critic tells which clips pick up what was asked for.
+"""Play pick-up scenes in the engine, and measure how well a critic recognises clips that take the requested item.
 
-Every scene is one walk three times: over one thing, over another, past both. The maps are those that nothing was
-trained on, and the engine's own counters are the truth. Written are the scenes (scenes.json, which the engine
-replays frame by frame), pictures of them, and the critic's scores and what they are worth (scores.json).
+Every scene is one path in three layouts: over one item, over another, past both. No network was trained on these
+maps, and the engine's own counters are the truth. Writes the scenes (scenes.json, which the engine replays frame by
+frame), pictures of them, and the critic's scores with their accuracy (scores.json).
 
-The critic is the embedded one; a judge model with --judge and --model (its key, where it needs one, in the
-environment variable WORLDCOMPASS_JUDGE_KEY); or FILE.py:FUNCTION of yours that returns one.
+The critic is the embedded one, a judge model (--judge and --model), or your own FILE.py:FUNCTION that returns one.
+A judge model's key goes into the environment variable WORLDCOMPASS_JUDGE_KEY.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ EXAMPLES = """\
 """
 LARGE = (240, 320)  # height and width of frames for judge models
 LAYOUTS = 3  # clips of a scene
-SHOWN_PER_MAP = 5  # scenes on a map's picture: one of every kind of walk
+SHOWN_PER_MAP = 5  # scenes on a map's picture: one of every kind of path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass doom pickups``."""
     parser.add_argument(
-        "--critic", metavar="FILE.py:FUNCTION", help="a critic of yours (default: the embedded one)"
+        "--critic", metavar="FILE.py:FUNCTION", help="your own critic (default: the embedded one)"
     )
     parser.add_argument(
-        "--judge", metavar="ADDRESS", help="a judge model's server, such as http://127.0.0.1:8000/v1"
+        "--judge", metavar="ADDRESS", help="server of a judge model, such as http://127.0.0.1:8000/v1"
     )
-    parser.add_argument("--model", metavar="NAME", help="the judge model as its server calls it")
+    parser.add_argument("--model", metavar="NAME", help="name of the judge model on its server")
     parser.add_argument("--pairs", action="store_true", help="let the judge model compare pairs of clips")
-    text = "requests that the judge model may be sent (default: %(default)s)"
+    text = "most requests to the judge model (default: %(default)s)"
     parser.add_argument("--requests", type=positive, default=2000, metavar="N", help=text)
     text = "scenes of each of the four maps (default: %(default)s)"
     parser.add_argument("--per-map", type=positive, default=16, metavar="N", help=text)
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, write, score, print."""
+    """Draw scenes, write them, score them and print the scores."""
     critic, judge = _critic_of(args)
     from worldcompass.media.progress import progress
     from worldcompass.worlds.doom.critic_training.pickup_data import prefix_of
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         scenes = draw_scenes(UNSEEN, args.per_map, args.seed, prefix_of("unseen"), advance)
     save_scenes(args.out / "scenes.json", [played.scene for played in scenes])
     if judge is not None:
-        with progress("playing them again in larger pictures", len(scenes)) as advance:
+        with progress("replaying the scenes at a larger size", len(scenes)) as advance:
             scenes = replay_scenes([played.scene for played in scenes], LARGE, advance)
     with progress("scoring", len(scenes)) as advance:
         try:
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{critic.name} cannot be measured: it {error}") from error
     verdict = judge_marks(marks)
     _write_pictures(args.out, scenes, marks)
-    held = {"critic": critic.name, "seed": args.seed, **verdict.to_json(), "values": _listed(scenes, marks)}
-    write_json(args.out / "scores.json", held, indent=1)
+    scores = {"critic": critic.name, "seed": args.seed, **verdict.to_json(), "values": _listed(scenes, marks)}
+    write_json(args.out / "scores.json", scores, indent=1)
     print_verdict(critic.name, verdict)
     if judge is not None:
         print(f"judge model: {judge.tally}")
@@ -86,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _critic_of(args: argparse.Namespace) -> tuple[Critic, JudgeModel | None]:
-    """The critic, and the judge model whose costs are to be told."""
+    """The critic, and its judge model, whose cost is printed; None for other critics."""
     if args.judge is None:
         if args.model or args.pairs:
-            raise UserError("--model and --pairs are about a judge model: name its server with --judge")
+            raise UserError("--model and --pairs belong to a judge model: name its server with --judge")
         if args.critic is not None:
             from worldcompass.commands.audit import critic_of
 
@@ -98,7 +98,7 @@ def _critic_of(args: argparse.Namespace) -> tuple[Critic, JudgeModel | None]:
 
         return PickupFollowing(), None
     if args.critic is not None or not args.model:
-        raise UserError("--judge needs the --model that its server shall use, and no --critic beside it")
+        raise UserError("--judge needs the --model on its server and excludes --critic: name the model alone")
     from worldcompass.rewards.judge_model import Budget, JudgeModel
     from worldcompass.rewards.language import InstructionRank, InstructionScore
 
@@ -108,7 +108,7 @@ def _critic_of(args: argparse.Namespace) -> tuple[Critic, JudgeModel | None]:
 
 
 def print_verdict(name: str, verdict: Verdict) -> None:
-    """The table."""
+    """Print the table and the other measures."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -119,7 +119,7 @@ def print_verdict(name: str, verdict: Verdict) -> None:
     table = Table(title=title, box=SIMPLE)
     table.add_column("measure")
     table.add_column("percent [95%]", justify="right")
-    table.add_row("right answers, yes and no weighing the same", shown(verdict.accuracy))
+    table.add_row("right answers (balanced over yes and no)", shown(verdict.accuracy))
     for outcome, value in verdict.right.items():
         table.add_row(f"right where the clip {outcome}", shown(value))
     for outcome, value in verdict.ranked.items():
@@ -130,21 +130,21 @@ def print_verdict(name: str, verdict: Verdict) -> None:
     rho = verdict.correlation
     print(f"rank correlation with the truth: {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}]")
     if verdict.calibration is not None:
-        print(f"distance of score and truth: {verdict.calibration:.3f}")
-    print(f"abstained from {verdict.abstained:.1%} of the questions; an abstention counts as a toss")
+        print(f"distance between score and truth: {verdict.calibration:.3f}")
+    print(f"abstained from {verdict.abstained:.1%} of the questions; an abstention counts as half right")
 
 
 def _listed(scenes: list[Played], marks: Marks) -> list[dict]:
-    """Scores by scene and asked item, in the order: takes it, takes the other, takes nothing."""
+    """Scores by scene and requested item, in the order: takes it, takes the other, takes nothing."""
     rows = []
     for played, values in zip(scenes, marks.values_SWO, strict=True):
-        told = [[None if v != v else round(float(v), 6) for v in line] for line in values]
-        rows.append({"scene": played.scene.id, **dict(zip(played.scene.words, told, strict=True))})
+        scores = [[None if v != v else round(float(v), 6) for v in line] for line in values]
+        rows.append({"scene": played.scene.id, **dict(zip(played.scene.words, scores, strict=True))})
     return rows
 
 
 def _write_pictures(out: Path, scenes: list[Played], marks: Marks) -> None:
-    """Filmstrips of the first scenes of every map, with what happened and the scores."""
+    """Write filmstrips of the first scenes of every map, labelled with the taken item and the scores."""
     from worldcompass.media.video import filmstrips, save_png
     from worldcompass.worlds.doom.critic_training.pickup_score import outcome_of
 
@@ -152,12 +152,12 @@ def _write_pictures(out: Path, scenes: list[Played], marks: Marks) -> None:
     for played, values in zip(scenes, marks.values_SWO, strict=True):
         rows = strips.setdefault(played.scene.map_name, [])
         for clip, taken in enumerate(played.scene.taken):
-            told = [
+            scores = [
                 f"{word} {values[w, outcome_of(played, clip, word)]:.2f}"
                 for w, word in enumerate(played.scene.words)
             ]
             words = (
-                f"{played.scene.path}: takes {taken[0] if taken else 'nothing'}; scores: {', '.join(told)}"
+                f"{played.scene.path}: takes {taken[0] if taken else 'nothing'}; scores: {', '.join(scores)}"
             )
             rows.append((played.frames_GF3hw[clip], words))
     for map_name, rows in strips.items():

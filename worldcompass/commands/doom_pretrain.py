@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
     add_device(parser)
     add_resume(parser)
-    text = "time for the autoencoder, turned into steps once (default: %(default)s)"
+    text = "minutes for the autoencoder, converted into steps at the start (default: %(default)s)"
     parser.add_argument("--minutes-autoencoder", type=minutes, default=20.0, metavar="M", help=text)
-    text = "time for the transformer, turned into steps once (default: %(default)s)"
+    text = "minutes for the transformer, converted into steps at the start (default: %(default)s)"
     parser.add_argument("--minutes-world", type=minutes, default=120.0, metavar="M", help=text)
 
 

@@ -1,7 +1,7 @@
-"""Score a world model on the fixed scenarios with the held-out judge, beside the base and the engine itself.
+"""Score a world model on the fixed scenarios with the held-out judge, next to the base model and the engine.
 
-With --checkpoint the weights are compared with the shipped base, scenario by scenario; several are taken together
-(seeds of one recipe). What was stopped goes on with the same command.
+With --checkpoint the weights are compared with the shipped base, scenario by scenario. Several checkpoints, the
+seeds of one recipe, give one result. The same command resumes a stopped evaluation.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "run folders or folders of weights (default: the shipped weights alone)"
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="PATH", help=text)
     add_out(parser, "runs/evaluate", "where results.json, video and filmstrips go")
-    text = "length of the rollouts; shorter ones are reported beside it (default: %(default)s)"
+    text = "length of the rollouts; shorter ones are reported too (default: %(default)s)"
     parser.add_argument("--frames", type=int, choices=FRAMES, default=FRAMES[0], help=text)
     add_seed(parser)
     add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate weights."""
+    """Evaluate the weights, print and write the results."""
     for path in args.checkpoint:
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     results = compare(args.checkpoint, args.out, args.frames, args.seed, device)
     for frames, found in results.horizons.items():
-        print(f"{frames} frames, actions followed by the held-out judge")
-        for title, part in (("held-out starts", found), ("maps never seen", found.unseen)):
+        print(f"{frames} frames, actions followed (held-out judge)")
+        for title, part in (("held-out starts", found), ("unseen maps", found.unseen)):
             for line in _lines(part) if part else ():
                 print(f"  {title:15} {line}")
     print(f"wrote {args.out / 'results.json'}")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(found: Evaluation) -> list[str]:
-    """One line for each kind of actions: every side in percent, then the share of the gap that is closed."""
+    """One line for each kind of actions: every side in percent, then the closed share of the gap."""
     from worldcompass.evaluate import FOLLOWED
 
     lines = []

@@ -1,7 +1,7 @@
-"""Export the final weights of a run: safetensors and a model card, to keep, to load, or to push to a hub.
+"""Export the final weights of a run as safetensors with a model card.
 
-The card names recipe, seeds, steps, results and licenses as the run's folder holds them. Nothing needs an account
-but --push, which uploads to the Hugging Face hub as whoever is logged in there.
+The card takes recipe, seeds, steps, results and licenses from the run's folder. Only --push needs an account: it
+uploads to the Hugging Face hub with your login there.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass export``."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run that has saved a checkpoint")
-    text = "new folder for weights and card"
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with a saved checkpoint")
+    text = "new folder for the weights and the card"
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
-    text = "license of the weights, as the hub spells it (default: known for the embedded world, else other)"
+    text = "license of the weights, as the hub spells it (default: the embedded world's own, else other)"
     parser.add_argument("--license", default=None, metavar="NAME", help=text)
-    text = "what was post-trained, such as a repository of the hub"
+    text = "base model, such as a repository of the hub"
     parser.add_argument("--base", default=None, metavar="NAME", help=text)
     text = "upload to this repository of the Hugging Face hub (needs the extra hub)"
     parser.add_argument("--push", default=None, metavar="OWNER/NAME", help=text)
-    parser.add_argument("--public", action="store_true", help="make the repository public when it is made")
+    parser.add_argument("--public", action="store_true", help="create the repository as public")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and push where asked to."""
+    """Export, and push with --push."""
     from worldcompass.report.export import export_run, push
 
     step = export_run(args.run, args.out, args.license, args.base)

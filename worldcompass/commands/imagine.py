@@ -1,7 +1,7 @@
 """Imagine a video from a picture along a path.
 
-The path says which keys are held for how many latents (4 frames each): w s a d move, up down left right turn,
-+ combines: "w-3, right-1, w+left-4".
+A path lists keys, each with a number of latents of 4 frames. w s a d move, up down left right turn, + combines:
+"w-3, right-1, w+left-4".
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", default=EMBEDDED, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
     text = "run folder or folder of weights (default: the shipped weights)"
     parser.add_argument("--weights", type=Path, default=None, metavar="PATH", help=text)
-    text = "denoising steps; fewer are faster and blurrier (default: the world's own)"
+    text = "denoising steps; fewer are faster and blurrier (default: the world's)"
     parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
-    text = "enlarge the pictures this many times; 1 keeps them as 'worldcompass score' likes them best"
+    text = "enlarge the frames by this factor; 1 suits 'worldcompass score' best (default: %(default)s)"
     parser.add_argument("--scale", type=positive, default=1, metavar="N", help=text)
     add_seed(parser)
     add_device(parser)

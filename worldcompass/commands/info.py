@@ -1,4 +1,4 @@
-"""Versions, devices and weights: paste the output into a bug report."""
+"""Print versions, devices and weights: paste the output into a bug report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one fact a line."""
+    """Print one fact per line."""
     for name, value in facts():
         print(f"{name:<24}{value}")
     return 0
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """Names and values of everything a bug report needs."""
+    """Name and value of every fact that a bug report needs."""
     from worldcompass.version import __version__
 
     yield "worldcompass", f"{__version__}{_checkout()}"
@@ -69,7 +69,7 @@ def _weight_facts() -> Iterator[tuple[str, str]]:
 
 
 def _checkout() -> str:
-    """The commit when this is a source checkout, else nothing."""
+    """The commit of a source checkout in brackets; empty for an installed package."""
     root = Path(__file__).parent.parent.parent
     if not (root / ".git").exists():
         return ""

@@ -1,7 +1,7 @@
-"""What a recipe will need, before anything is loaded: memory per GPU, files, matching checkpoints.
+"""Estimate what a recipe needs before anything is loaded: memory per GPU, files, matching checkpoints.
 
-The memory is that of live tensors, traced on the recipe's own code without data; whether it fits allows for 10%
-more and 1 GiB. With --gpus the prompts of a step are shared out, and with config.shard the weights.
+The estimate counts live tensors, traced on the recipe's own code without data. The verdict adds a slack of 10% and
+1 GiB. --gpus splits the prompts of a step over GPUs, and config.shard the weights too.
 """
 
 from __future__ import annotations
@@ -26,50 +26,49 @@ EXAMPLES = """\
 """
 
 GIB, MIB = 1 << 30, 1 << 20
-MOST_DIFFERENCES = 20
+MOST_DIFFERENCES = 20  # printed for one file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass plan``."""
     parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
-    text = "change one setting; may be given many times"
+    text = "change one setting; may be repeated"
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
     )
     text = "GPUs that share the work (default: %(default)s)"
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help=text)
-    text = "memory of each in GiB (default: that of the GPU here, else 80)"
+    text = "memory of each GPU in GiB (default: this machine's GPU, else 80)"
     parser.add_argument("--memory", type=float, default=None, metavar="GIB", help=text)
-    text = "folder of the official files, instead of the recipe's"
+    text = "folder of the official files (default: the recipe's)"
     parser.add_argument("--checkpoints", type=Path, default=None, metavar="FOLDER", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan; 0 when it fits and every file is there and matches, else 1."""
+    """Print the plan; exit code 0 when it fits and every file is present and matches, else 1."""
     from worldcompass.cost.plan import make_plan, what_to_lower
     from worldcompass.recipes.load import load_recipe
     from worldcompass.recipes.overrides import override
 
-    moved = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]
-    recipe = override(load_recipe(args.recipe)(), [*args.assignments, *moved])
+    source = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]
+    recipe = override(load_recipe(args.recipe)(), [*args.assignments, *source])
     if not hasattr(recipe, "needs"):
         raise UserError(
-            f"{args.recipe} does not say what it needs: give it a method needs() -> worldcompass.cost.plan.Needs"
+            f"{args.recipe} declares no needs: give it a method needs() -> worldcompass.cost.plan.Needs"
         )
     memory = (args.memory or _memory_here()) * GIB
     needs = recipe.needs()
-    # Files first: what is wrong with them is known at once, the trace of a large network takes a minute or two.
+    # Files first: their problems show at once, while tracing a large network takes a minute or two.
     problems = _file_lines(needs.files, needs.modules)
-    print("\n".join([*(problems or ["files: all there"]), ""]), flush=True)
+    print("\n".join([*(problems or ["files: all present"]), ""]), flush=True)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # what PyTorch says about kernels concerns nobody: nothing is computed
+        # PyTorch's warnings about kernels do not apply, as the trace computes nothing.
+        warnings.simplefilter("ignore")
         plan = make_plan(needs, args.gpus)
     print("\n".join(_memory_lines(plan, memory)))
     if plan.fits(memory):
         return 1 if problems else 0
-    print(f"the phase {plan.worst_phase} takes most: {what_to_lower(plan, needs.config)}")
+    print(f"the phase {plan.worst_phase} needs the most memory: {what_to_lower(plan, needs.config)}")
     return 1
 
 
@@ -86,7 +85,7 @@ def _memory_lines(plan: Plan, memory: float) -> list[str]:
         "other modules (decoder)": states.other,
         "critics' networks (assumed)": states.critics,
         "averages (behaviour, checkpoint, reference)": states.averages / plan.shards,
-        "weights set aside while averages are in use": states.swap / plan.shards,
+        "copy of the weights while averages are in use": states.swap / plan.shards,
         "optimiser state": states.optimizer / plan.shards,
         "optimiser step": states.optimizer_step / plan.shards,
         "gradients": states.gradients / plan.shards,
@@ -120,6 +119,6 @@ def _file_lines(files: Sequence[NeededFile], modules: Sequence[NeededModule] = (
     lines = [f"missing: {thing}" for thing in lacking(files, modules)]
     for file in files:
         wrong = differences(file)
-        lines += [f"{file.path} is not what this recipe needs:"] if wrong else []
+        lines += [f"{file.path} does not match this recipe:"] if wrong else []
         lines += [f"  {line}" for line in wrong[:MOST_DIFFERENCES]]
     return lines

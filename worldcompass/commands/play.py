@@ -1,6 +1,6 @@
-"""Walk through the embedded world in the browser, live, before and after post-training side by side.
+"""Walk through the embedded world live in the browser, before and after post-training, in two panes.
 
-Hold W A S D and the arrow keys. Both panes get the same keys and the same noise; a third can be the real engine.
+Hold W A S D and the arrow keys. Both panes get the same keys and the same noise; --engine adds the real engine.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from worldcompass.commands._worlds import EMBEDDED, HELP, world_maker
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
-  worldcompass play                          # beside the newest finished run, if there is one
+  worldcompass play                          # compares with the newest finished run, if any
   worldcompass play --after runs/demo --engine
   worldcompass play --single                 # the shipped weights alone
-  worldcompass play --after runs/demo --vote # a blind study; worldcompass votes adds it up
+  worldcompass play --after runs/demo --vote # a blind study; worldcompass votes counts it
   worldcompass play --world my_world.py:make --start my.png --after my_weights
 """
 
@@ -37,25 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "run folder or folder of weights on the left (default: the shipped weights)"
     parser.add_argument("--before", type=Path, default=None, metavar="RUN", help=text)
     parser.add_argument("--world", default=EMBEDDED, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
-    text = "picture in the gallery to begin from; repeat it for more (another world than doom needs one)"
+    text = "picture for the gallery of starts; may be repeated (worlds other than doom need one)"
     parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
     parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
-    parser.add_argument("--engine", action="store_true", help="the real engine as one more pane")
-    parser.add_argument("--vote", action="store_true", help="a blind preference study in place of the player")
-    text = "where votes are stored (default: %(default)s)"
+    parser.add_argument("--engine", action="store_true", help="add a pane with the real engine")
+    parser.add_argument(
+        "--vote", action="store_true", help="show a blind preference study instead of the player"
+    )
+    text = "file that stores the votes (default: %(default)s)"
     parser.add_argument("--votes", type=Path, default=RUNS / "votes.jsonl", metavar="FILE", help=text)
     text = "frames per second of every pane; the engine's own speed is 17.5 (default: %(default)s)"
     parser.add_argument("--fps", type=float, default=FPS, metavar="N", help=text)
-    text = (
-        f"denoising steps of a latent: more are sharper and slower (default: {STEPS}; of your world its own)"
-    )
+    text = f"denoising steps of a latent; more are sharper and slower (default: {STEPS}, or your world's own)"
     parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
-    text = "browsers at a time (default: %(default)s)"
+    text = "most browsers at the same time (default: %(default)s)"
     parser.add_argument("--sessions", type=positive, default=4, metavar="N", help=text)
-    text = "address to listen on; other machines can reach any but the default (default: %(default)s)"
+    text = "address to listen on; other machines can reach all but the default (default: %(default)s)"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
     parser.add_argument("--port", type=int, default=8765, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address without opening a browser"
+    )
     add_device(parser)
 
 
@@ -68,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     before = None if args.before is None else weights(args.before)
     after = None if args.single or not (embedded or args.after) else _after(args.after, weights)
     if args.vote and after is None:
-        raise UserError("a study compares two sets of weights: name the trained ones with --after RUN")
+        raise UserError("--vote compares two sets of weights: name the trained ones with --after RUN")
     listener = _listen(args.host, args.port)
     import torch
 
-    torch.set_num_threads(1)  # every pane computes in a thread of its own
+    torch.set_num_threads(1)  # every pane has its own thread
     from worldcompass.player.ballot import Ballot
     from worldcompass.player.panes import Pane, WorldPane
     from worldcompass.player.recording import Shelf
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     given = [start_from_file(file, worlds[0].world.spec.frame_size) for file in args.start]
     starts = Starts((*(doom_starts() if embedded else ()), *given))
     shared = Shared(tuple(panes), starts, Shelf(), None, args.fps)
-    if embedded:  # the only world whose motions and looks the critics know
+    if embedded:  # the critics know only its motions and pictures
         nets = load_critics()
         critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
         shared = replace(shared, reader=LabelReader(nets.motion).labels, critics=critics)
@@ -110,12 +112,12 @@ def run(args: argparse.Namespace) -> int:
     app = create_app(shared, Settings(about, args.sessions, local), study)
     print(about)
     if not local:
-        print(f"warning: {args.host} lets other machines in; there is no password. Stop with Ctrl-C.")
+        print(f"warning: {args.host} admits other machines without a password. Stop with Ctrl-C.")
     address = f"http://{'localhost' if local else args.host}:{listener.getsockname()[1]}"
-    print(f"playing at {address} (Ctrl-C ends)", flush=True)
+    print(f"playing at {address} (stop with Ctrl-C)", flush=True)
     if not args.no_browser:
         _open_browser(address)
-    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         web_server(app).run(sockets=[listener])
     return 0
 
@@ -125,13 +127,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--fps {args.fps:g} is out of range: expected 1 to 120")
     check_port(args.port, 0)
     if args.single and args.after is not None:
-        raise UserError("--single shows one pane, --after asks for a second: leave one of them out")
+        raise UserError("--single shows one pane and --after a second one: leave out one of the two")
     if args.world != EMBEDDED and (args.engine or args.vote):
-        raise UserError(
-            "--engine and --vote need the embedded world, whose maps they know: leave out --world"
-        )
+        raise UserError("--engine and --vote work with the embedded world alone: leave out --world")
     if args.world != EMBEDDED and not args.start:
-        raise UserError(f"{args.world} has no gallery: name a picture to begin from with --start FILE")
+        raise UserError(f"{args.world} has no gallery: name a picture to start from with --start FILE")
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -143,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _weights(path: Path) -> Path:
-    """The folder of weights of a run of the embedded world, or the folder itself."""
+    """The folder of weights inside a run of the embedded world, or ``path`` itself."""
     from worldcompass.runs.folder import weights_folder
     from worldcompass.worlds.doom.world import WORLD_FILE
 
@@ -151,24 +151,24 @@ def _weights(path: Path) -> Path:
 
 
 def _any_weights(path: Path) -> Path:
-    """What is given to the user's own function."""
+    """The path for the user's own function."""
     if not path.exists():
         raise UserError(f"there are no weights at {path}: name the folder or file that your world reads")
     return path
 
 
 def _after(path: Path | None, weights: Callable[[Path], Path] = _weights) -> Path | None:
-    """The weights on the right: those named, or those of the newest finished run, or none."""
+    """The weights on the right: the named ones, else those of the newest finished run; None without a run."""
     if path is not None:
         return weights(path)
     from worldcompass.runs.folder import RunFolder
 
     finished = [run for run in map(RunFolder, RUNS.glob("*")) if run.finished]
     if not finished:
-        print("no finished run in runs/: one pane (worldcompass demo trains one to compare with)")
+        print("no finished run in runs/: showing one pane (worldcompass demo trains a run to compare with)")
         return None
     newest = max(finished, key=lambda run: run.results.stat().st_mtime).path
-    print(f"comparing with the newest finished run, {newest} (--after RUN takes another, --single none)")
+    print(f"comparing with the newest finished run, {newest} (--after RUN picks another, --single none)")
     return _weights(newest)
 
 
@@ -179,7 +179,7 @@ def _title(folder: Path | None) -> str:
 
 
 def _fingerprint(folder: Path | None) -> str:
-    """Name and content of weights, so that votes on different weights are never added up."""
+    """Name and digest of weights, so that votes on different weights are never added up."""
     import hashlib
 
     from worldcompass.worlds.doom.world import WORLD_FILE, shipped_weights
@@ -189,7 +189,7 @@ def _fingerprint(folder: Path | None) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a busy port is known before anything is loaded."""
+    """A listening socket, opened first so that a busy port is reported before anything is loaded."""
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
@@ -205,4 +205,4 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _open_browser(address: str) -> None:
     if not webbrowser.open(address):
-        print("no browser was found here: open the address in one")
+        print("no browser found: open the address in a browser")

@@ -1,7 +1,7 @@
-"""Encode images and captions for WorldPlay, once, into a dataset of one safetensors file per image.
+"""Encode images and captions for WorldPlay, once, into a data set of one safetensors file per image.
 
-Images are a folder of pictures, each with its caption beside it (lake.png, lake.txt), or a JSON list:
-[{"image": "lake.png", "caption": "A lake in the mountains."}]. What is done already is not done again.
+Images are a folder of pictures, each with its caption next to it (lake.png, lake.txt), or a JSON list:
+[{"image": "lake.png", "caption": "A lake in the mountains."}]. Finished images are skipped.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MODELS = ("worldplay-8b", "worldplay-5b")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass prepare``."""
-    parser.add_argument("--model", choices=MODELS, required=True, help="which model the data set is for")
+    parser.add_argument("--model", choices=MODELS, required=True, help="model that the data set is for")
     text = "folder of pictures with .txt captions, or a JSON list"
     parser.add_argument("--images", type=Path, required=True, metavar="PATH", help=text)
-    text = "folder with the encoders; what is missing in it is named"
+    text = "folder with the encoders; missing parts are listed"
     parser.add_argument("--checkpoints", type=Path, required=True, metavar="FOLDER", help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the data set goes")
     add_device(parser)

@@ -1,7 +1,7 @@
-"""Where the time of one training step goes, part by part.
+"""Show where the time of one training step goes, part by part.
 
-Beside each part stand its floating-point operations and the share of the machine's own matrix-product rate that it
-reaches, measured before and after. Nothing is saved; the recipe's weights must be there.
+Each part lists its floating-point operations and the share of this machine's matrix-product rate that it reaches.
+The rate is measured before and after. Nothing is saved; the recipe's weights must be present.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass profile``."""
     parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
-    text = "change one setting; may be given many times"
+    text = "change one setting; may be repeated"
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
     )
-    text = "number of the step, which tells its chunk (default: the middle of the curriculum)"
+    text = "number of the step, which selects the chunk (default: the middle of the curriculum)"
     parser.add_argument("--step", type=positive, default=None, metavar="N", help=text)
-    text = "how often the step is timed (default: %(default)s)"
+    text = "how many times the step is timed (default: %(default)s)"
     parser.add_argument("--repeats", type=positive, default=3, metavar="N", help=text)
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def described(found: Profile) -> dict[str, object]:
-    """A profile as json can hold it."""
+    """A profile as JSON."""
     shares = {part: found.share_of_matrix_rate(part) for part in found.parts}
     return {**dataclasses.asdict(found), "share_of_matrix_rate": shares}
 

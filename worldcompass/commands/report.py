@@ -1,6 +1,6 @@
-"""Write the self-contained HTML page of a run, finished or not, or of several runs beside each other.
+"""Write the self-contained HTML page of a run, finished or not, or a page that compares several runs.
 
-The page holds everything (table, curves, filmstrips, video, configuration), so that it can be mailed.
+The page holds table, curves, filmstrips, video and configuration in one file that can be mailed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass report``."""
     text = "folder of a run, such as runs/demo; several are compared"
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
-    text = "where the page goes (default: report.html in the run's folder, comparison.html for several)"
+    text = "file of the page (default: report.html in the run's folder; comparison.html for several runs)"
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
+    """Write the page and print its path."""
     from worldcompass.report import write_comparison, write_report
 
     if len(args.runs) > 1:

@@ -1,6 +1,6 @@
-"""What critics and camera estimators there are, what each needs, and whether it is installed here.
+"""List critics and camera estimators, what each needs, and whether it is installed.
 
-docs/rewards.md says what each measures, and how to use it in a recipe.
+docs/rewards.md explains what each measures, and how to use it in a recipe.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   worldcompass rewards
-  worldcompass rewards cycle                  # what to import, and everything else about one
+  worldcompass rewards cycle                  # all facts about one, with its import
   worldcompass rewards --json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass rewards``."""
-    text = "a critic or estimator to tell more of (default: all, briefly)"
+    text = "critic or estimator to describe in full (default: a short list of all)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=text)
     parser.add_argument("--json", action="store_true", help="print everything as one JSON list")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list, or all that is known of some."""
+    """Print the list, or all facts about the named entries."""
     from worldcompass.rewards.catalogue import ENTRIES
 
     entries = [_named(name) for name in args.names] or list(ENTRIES)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         rows = [dataclasses.asdict(entry) | {"installed": entry.installed} for entry in entries]
         print(json.dumps(rows, indent=1))
     elif args.names:
-        print("\n\n".join(_told(entry) for entry in entries))
+        print("\n\n".join(_description(entry) for entry in entries))
     else:
         for kind in dict.fromkeys(entry.kind for entry in entries):
             print(f"{kind}:")
@@ -59,7 +59,7 @@ def _named(name: str) -> Entry:
     """The catalogue's entry of that name.
 
     Raises:
-        UserError: when there is none.
+        UserError: for an unknown name; it lists the nearest ones.
     """
     from worldcompass.rewards.catalogue import ENTRIES
 
@@ -70,10 +70,10 @@ def _named(name: str) -> Entry:
     return by_name[name]
 
 
-def _told(entry: Entry) -> str:
-    """Everything about one, for a terminal; what its class says of itself where its needs can be imported."""
+def _description(entry: Entry) -> str:
+    """All facts about an entry for a terminal, with its signature and docstring."""
     module, _, kind = entry.where.partition(":")
-    made = getattr(importlib.import_module(f"worldcompass.{module}"), kind)
+    factory = getattr(importlib.import_module(f"worldcompass.{module}"), kind)
     rows = {
         "is": entry.kind,
         "weights": entry.weights,
@@ -81,15 +81,15 @@ def _told(entry: Entry) -> str:
         "licence": entry.license,
         "here": _state(entry),
         "import": f"from worldcompass.{module} import {kind}",
-        "make": kind + _signature(made),
+        "make": kind + _signature(factory),
     }
     facts = "\n".join(f"  {word:<9}{text}" for word, text in rows.items())
-    return f"{entry.name}: {entry.summary}\n{facts}\n\n{textwrap.indent(inspect.getdoc(made) or '', '  ')}"
+    return f"{entry.name}: {entry.summary}\n{facts}\n\n{textwrap.indent(inspect.getdoc(factory) or '', '  ')}"
 
 
-def _signature(made: Callable[..., object]) -> str:
-    """What it is made of, as one would type it: annotations without quotes, functions by their names."""
-    words = str(inspect.signature(made).replace(return_annotation=inspect.Signature.empty))
+def _signature(factory: Callable[..., object]) -> str:
+    """The arguments as in source code: annotations without quotes, functions by their names."""
+    words = str(inspect.signature(factory).replace(return_annotation=inspect.Signature.empty))
     return re.sub(r"<function (\w+) at \w+>", r"\1", re.sub(r": '([^']*)'", r": \1", words))
 
 

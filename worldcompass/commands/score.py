@@ -1,8 +1,7 @@
-"""Score a video: does it carry out the path, and does it look good?
+"""Score a video: does it follow the path, and does it look good?
 
-The video needs the path's own length: 4 frames for every latent and one for the start image. Its frames are
-cropped and resized to the critics' world, whose motions (22 map units, 8 degrees a latent) are what counts as
-obeying.
+The video must have the path's length: 4 frames for every latent and one for the start image. Its frames are cropped
+and resized to the critics' world. The critics expect that world's motions: 22 map units or 8 degrees per latent.
 """
 
 from __future__ import annotations
@@ -22,15 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass score``."""
     parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="video such as an MP4")
     parser.add_argument(
-        "--path", required=True, metavar="PATH", help='what it should do, such as "w-3, right-1"'
+        "--path",
+        required=True,
+        metavar="PATH",
+        help='path that the video should follow, such as "w-3, right-1"',
     )
-    text = "interaction, quality, ... or FILE.py:FUNCTION; repeat it for more (default: the first two)"
+    text = "interaction, quality, ... or FILE.py:FUNCTION; may be repeated (default: interaction and quality)"
     parser.add_argument("--critic", action="append", default=[], metavar="CRITIC", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score and print."""
+    """Score the video and print the scores."""
     from worldcompass import api
     from worldcompass.commands.audit import critic_of
     from worldcompass.media import video

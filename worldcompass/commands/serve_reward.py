@@ -1,7 +1,7 @@
-"""Serve a critic over HTTP, so that trainers with other packages or on other machines can ask it.
+"""Serve a critic over HTTP to trainers with other packages or on other machines.
 
-CRITIC is one that `worldcompass audit` knows by name, or FILE.py:FUNCTION of yours that returns one. In a recipe,
-`RemoteCritic("http://127.0.0.1:8770")` stands for it; `POST /score?path=w-3` scores a video file.
+CRITIC is a name from `worldcompass audit --list`, or your own FILE.py:FUNCTION that returns a critic. A recipe uses
+it as `RemoteCritic("http://127.0.0.1:8770")`; `POST /score?path=w-3` scores a video file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass serve-reward``."""
     parser.add_argument("critic", metavar="CRITIC", help="interaction, quality, ... or FILE.py:FUNCTION")
     text = (
-        "address to listen on; other machines can reach any but the default, without a password (%(default)s)"
+        "address to listen on; other machines can reach all but the default, without a password (default: "
+        "%(default)s)"
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
     parser.add_argument("--port", type=int, default=8770, metavar="N", help="(default: %(default)s)")
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 f"cannot listen on {args.host}:{args.port} ({error.strerror}): choose another --port"
             ) from None
     critic, _ = critic_of(args.critic)
-    print(f"critic {critic.name} answers at http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    print(f"critic {critic.name} answers at http://{args.host}:{args.port} (stop with Ctrl-C)", flush=True)
     app = application(critic, SPEC, loopback_only=args.host in LOOPBACK)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
     return 0

@@ -1,7 +1,7 @@
-"""Take seeds of one recipe as one result, keep it, and write the tables of pages from what is kept.
+"""Combine the seeds of one recipe into one result, store it, and write the tables of pages from stored results.
 
-With runs: one table of all of them, with intervals over scenarios and seeds. Exit code 1: --check found a page
-whose tables are stale.
+With runs, it prints one table of all of them, with intervals over scenarios and seeds. Exit code 1: --check found a
+page with stale tables.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass tables``."""
     text = "folders of finished runs of one recipe, of different seeds"
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help=text)
-    text = "keep what tables need of the runs as FOLDER/RECIPE_seedN.json"
+    text = "store the runs' results as FOLDER/RECIPE_seedN.json"
     parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)
-    text = "write the tables between <!-- table: NAME --> and <!-- /table --> anew"
+    text = "rewrite the tables between <!-- table: NAME --> and <!-- /table -->"
     parser.add_argument("--write", type=Path, nargs="+", default=[], metavar="PAGE", help=text)
-    text = "say which pages have stale tables, and write nothing"
+    text = "list pages with stale tables, and write nothing"
     parser.add_argument("--check", type=Path, nargs="+", default=[], metavar="PAGE", help=text)
     text = "stored results that --write and --check use (default: %(default)s)"
     parser.add_argument("--results", type=Path, default=Path("docs/results"), metavar="FOLDER", help=text)
@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {page}")
     stale = [page for page, _ in rewritten(args.check, args.results)] if args.check else []
     for page in stale:
-        print(f"{page} has stale tables: write them with worldcompass tables --write {page}")
+        print(f"{page} has stale tables: update them with worldcompass tables --write {page}")
     return EXIT_DISEASED if stale else 0

@@ -2,8 +2,8 @@
 
 A recipe is a Python function that returns a frozen dataclass with a method ``run(out, device, resume)``.
 
-RECIPE is a shipped one (doom_full), a function of a shipped module (MODULE:FUNCTION), or a function of
-your own file (my_recipe.py:FUNCTION). --set changes single settings; --list shows what there is.
+RECIPE is a shipped recipe (doom_full), a function of a shipped module (MODULE:FUNCTION), or a function of your own
+file (my_recipe.py:FUNCTION). --set changes a setting; --list shows the recipes, or the settings of RECIPE.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 
-from worldcompass.commands._options import add_device, add_going_on, add_out, announce, check_device
+from worldcompass.commands._options import add_automatic_resume, add_device, add_out, announce, check_device
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
@@ -42,30 +42,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="doom_full, MODULE:FUNCTION or FILE.py:FUNCTION"
     )
-    text = "change one setting, with or without its group: config.optimiser.lr or config.lr; may be repeated"
+    text = "change one setting, with or without its group (config.optimiser.lr or config.lr); may be repeated"
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
     )
-    text = "when the doctor finds a disease (default: the recipe's config.on_disease)"
+    text = "action when the doctor finds a disease (default: the recipe's config.on_disease)"
     parser.add_argument("--on-disease", choices=get_args(OnDisease), help=text)
-    text = "where metrics go besides metrics.jsonl, offline and without an account"
+    text = "write metrics to this tracker too, offline and without an account"
     parser.add_argument("--track", choices=get_args(Track), help=text)
     add_out(parser, "runs/train", "where metrics, checkpoints and the page go")
     add_device(parser)
-    add_going_on(parser)
-    text = "processes on this machine that share every step; auto is one for each GPU (default: 1)"
+    add_automatic_resume(parser)
+    text = "processes on this machine that share every step; auto starts one per GPU (default: 1)"
     parser.add_argument("--nproc", default="1", metavar="N", help=text)
     parser.add_argument(
-        "--list", action="store_true", help="list recipes, or the settings of RECIPE, and stop"
+        "--list", action="store_true", help="list recipes, or the settings of RECIPE, and exit"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train with a recipe, or list what there is."""
+    """Train with a recipe, or list recipes or settings."""
     if args.recipe is None:
         if not args.list:
             known = ", ".join(shipped_recipes()) or "none shipped"
-            raise UserError(f"name a recipe ({known}) or FILE.py:FUNCTION")
+            raise UserError(f"expected a recipe: name a recipe ({known}) or FILE.py:FUNCTION")
         print("\n".join(shipped_recipes()))
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
@@ -92,18 +92,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def out_of_memory(recipe: Any, name: str, ranks: int, said: str) -> str:
-    """What to lower, by the estimate where the recipe makes one."""
+def out_of_memory(recipe: Any, name: str, ranks: int, error: str) -> str:
+    """The error for exhausted GPU memory: the settings to lower, from the recipe's estimate if it has one."""
     from worldcompass.cost.plan import GIB, make_plan, share_of, what_to_lower
 
-    begun = f"out of GPU memory ({said.split('. ')[1] if '. ' in said else said})"
+    cause = f"out of GPU memory ({error.split('. ')[1] if '. ' in error else error})"
     if not hasattr(recipe, "needs"):
         return (
-            f"{begun}: lower config.micro_rows, config.group_size or config.prompts_per_step, or spread the run"
+            f"{cause}: lower config.micro_rows, config.group_size or config.prompts_per_step, or spread the run"
             " over more GPUs with config.shard=true"
         )
     plan = make_plan(share_of(recipe.needs(), ranks), ranks if recipe.config.parallel.shard else 1)
     return (
-        f"{begun}: by the estimate a step needs {plan.peak / GIB:.2f} GiB of live tensors in its phase"
-        f" {plan.worst_phase}; {what_to_lower(plan, recipe.config)}. Every part: worldcompass plan {name}"
+        f"{cause}: a step needs about {plan.peak / GIB:.2f} GiB of live tensors in its phase {plan.worst_phase};"
+        f" {what_to_lower(plan, recipe.config)}. For every part: worldcompass plan {name}"
     )

@@ -1,7 +1,7 @@
 """Write camera trajectories as WorldPlay's pose files: JSON, one pose per latent.
 
-Without --path they are random: motions drawn from a mix, each held for 2 to 16 latents, as the method trains on.
-Every file is drawn from its own seed, made of --seed and its number, so that more files leave the first ones alone.
+Without --path they are random, as in the method's training: motions from a mix, each held for 2 to 16 latents.
+Every file has its own seed, made of --seed and its number, so a larger --count keeps the first files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass trajectories``."""
     add_out(parser, "poses", "where the files go")
     add_seed(parser)
-    text = "how many random ones (default: %(default)s)"
+    text = "number of random trajectories (default: %(default)s)"
     parser.add_argument("--count", type=positive, default=100, metavar="N", help=text)
-    text = "length of random ones, the start included; a multiple of 4 (default: %(default)s)"
+    text = "latents of a random trajectory with its start, a multiple of 4 (default: %(default)s)"
     parser.add_argument("--latents", type=positive, default=64, metavar="M", help=text)
-    text = "weights of motions: families (move, yaw, pitch, diagonal, turn, move+yaw, move+pitch) or keys"
+    text = (
+        "weights of motions: families (move, yaw, pitch, diagonal, turn, move+yaw, move+pitch) or single keys"
+    )
     parser.add_argument(
         "--mix", default=None, metavar="NAME=WEIGHT,...", help=f"{text} (default: the method's)"
     )
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files and say where they are."""
+    """Write the files and print their folder."""
     from worldcompass.worlds.worldplay import trajectories
     from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION
 
@@ -65,9 +67,9 @@ def _write(trajectories: list, files: list[Path]) -> None:
     from worldcompass.worlds.worldplay.pose_files import write_poses
 
     if taken := next((file for file in files if file.exists()), None):
-        raise UserError(f"{taken} is already there: choose another --out")
+        raise UserError(f"{taken} already exists: choose another --out")
     writable(files[0].parent)
-    with ExitStack() as undo:  # after a full disk or Ctrl-C the same command begins again
+    with ExitStack() as undo:  # after a full disk or Ctrl-C the same command starts afresh
         for actions, file in zip(trajectories, files, strict=True):
             undo.callback(file.unlink, missing_ok=True)
             write_poses(actions, file)

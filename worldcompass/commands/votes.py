@@ -1,6 +1,6 @@
-"""Add up the blind votes of ``worldcompass play --vote``: how often the trained weights win, with an interval.
+"""Count the blind votes of ``worldcompass play --vote``: how often the trained weights win, with an interval.
 
-Ties are counted but left out of the win rate. The interval is Wilson's, 95%; p is the exact two-sided sign test.
+The win rate leaves out ties. The interval is Wilson's, 95%; p is the exact two-sided sign test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line for each pair of weights and question."""
+    """Print one line for each question, grouped by pair of weights."""
     from worldcompass.player.votes import QUESTIONS, Vote, read_votes, tally
     from worldcompass.statistics import sign_test
 
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
         for question, words in QUESTIONS.items():
             count = tally(votes, question)
             rate = count.win_rate
-            said = f"wins {100 * rate.mean:.1f}%" if rate.known else "no decided vote"
+            result = f"wins {100 * rate.mean:.1f}%" if rate.known else "no decided vote"
             print(
-                f"  {words:<28}{said} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+                f"  {words:<28}{result} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
                 f"  {count.wins} won, {count.losses} lost, {count.ties} tied"
                 f"  p = {sign_test(count.wins, count.losses):.3g}"
             )
