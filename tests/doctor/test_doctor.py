@@ -152,7 +152,7 @@ def test_a_run_that_got_better_and_has_nothing_left_to_prefer_is_not_called_lear
     assert diagnose(Record(steps(rows[:12]), (), 24)).state == "learning"
     stuck = diagnose(Record(steps(rows), (), 24))
     assert stuck.state == "stuck" and stuck.answer.startswith(
-        "No, it learns nothing now: most groups have no spread"
+        "No, the model is learning nothing: most groups have no spread"
     )
 
 
@@ -246,7 +246,7 @@ def test_metrics_of_older_versions_are_read_and_what_they_lack_is_named():
     diagnosis = diagnose(Record(steps(rows_of({"a": 0.02})), (), 24))
     assert diagnosis.healthy
     assert {"no gradient", "motion dying", "behaviour far", "reward hacking"} <= set(diagnosis.not_measured)
-    assert "reward hacking (that needs a held-out judge: config.probe_every)" in diagnosis.unmeasured()
+    assert "reward hacking (needs a held-out judge: set config.probe_every)" in diagnosis.unmeasured()
 
 
 # ---------------------------------------------------------------- diseases planted for real
@@ -321,7 +321,8 @@ def test_the_command_prints_and_its_exit_code_tells(runs, capsys):
     assert cli.main(["doctor", str(runs / "sick")]) == cli.EXIT_DISEASED
     out = capsys.readouterr().out
     assert (
-        out.startswith("No, it is being spoilt: the updates are so large") and "First of all: lower lr" in out
+        out.startswith("No, training is damaging the model: the updates are so large")
+        and "First: lower lr" in out
     )
     assert "UPDATE TOO LARGE (harmful, since step 1)" in out and "evidence: " in out and "advice: " in out
 
@@ -333,7 +334,7 @@ def test_json_holds_everything_and_only_finite_numbers(runs, capsys):
     cli.main(["doctor", str(runs / "sick"), "--json"])
     said = json.loads(capsys.readouterr().out, parse_constant=strict)
     assert said["healthy"] is False and said["findings"][0]["name"] == "update too large"
-    assert said["answer"].startswith("No, it is being spoilt")
+    assert said["answer"].startswith("No, training is damaging the model")
     assert {"state", "rewards", "evaluation", "judge", "not_measured", "events", "steps"} <= set(said)
 
 
@@ -384,7 +385,7 @@ def test_a_file_instead_of_the_folder_and_bytes_that_are_no_text_are_one_sentenc
     path = tmp_path / "metrics.jsonl"
     path.write_text(ROW)
     assert cli.main(["doctor", str(path)]) == cli.EXIT_USER_ERROR
-    assert f"give the folder of a run, such as {tmp_path}" in capsys.readouterr().err
+    assert f"expected the folder of a run, such as {tmp_path}" in capsys.readouterr().err
     path.write_bytes(b"\xff\x00\n" + ROW.encode())
     assert cli.main(["doctor", str(tmp_path)]) == cli.EXIT_USER_ERROR
     assert "line 1 is damaged" in capsys.readouterr().err

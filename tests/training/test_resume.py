@@ -105,7 +105,7 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
     )
     assert state["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
     (deed,) = diagnose(read_record(out)).history
-    assert deed == "Gone on with other settings after step 3: behaviour_decay.lowest, lr."
+    assert deed == "Resumed with changed settings after step 3: behaviour_decay.lowest, lr."
     with pytest.raises(UserError, match="make_optimizer") as refused:
         train_toy(out, TINY.changed(make_optimizer=adamw, accept_changes=True), resume=True)
     assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"

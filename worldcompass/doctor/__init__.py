@@ -1,4 +1,4 @@
-"""Is this run learning, and if not, what ails it? Findings and a verdict from a run's own metrics."""
+"""Whether a run is learning, and if not, what is wrong: findings and a verdict from its metrics."""
 
 from worldcompass.doctor.reading import evaluated, read_record
 from worldcompass.doctor.record import Finding, Record

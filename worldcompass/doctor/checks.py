@@ -1,7 +1,7 @@
-"""Every check is a pure function of a run's record: what it found, or None where its numbers were not measured.
+"""The checks: pure functions from a run's record to findings, or to None where their numbers were not measured.
 
-A limit is either a size that nobody would call a detail (half of the motion gone) or was set on the toy world's
-healthy and diseased runs with seeds 0 to 2; ``benchmarks/doctor.py`` tries other seeds and strengths.
+Some limits are large by any standard (half of the motion gone). The others were set on the toy world's healthy and
+diseased runs with seeds 0 to 2; ``benchmarks/doctor.py`` tries other seeds and strengths.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from worldcompass.doctor.update_checks import behaviour_far, no_gradient, not_fi
 
 Check = Callable[[Record], list[Finding] | None]
 
-# Harmful ones first, then what gets a run stuck, then warnings.
+# Harmful findings first, then stuck runs, then warnings.
 CHECKS: tuple[Check, ...] = (
     not_finite, too_large, reward_hacking, getting_worse, motion_dying, picture_drift, diversity_collapse,
     no_gradient, no_spread, too_small,

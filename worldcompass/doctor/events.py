@@ -1,4 +1,4 @@
-"""What happened to a run besides its steps, and its file: events.jsonl."""
+"""Events of a run: refused updates, stops, rollbacks and changed settings, and their file events.jsonl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worldcompass.runs.metrics import read_rows, write_rows
 
 @dataclass(frozen=True)
 class Refused:
-    """An update that was not made because something was not finite."""
+    """An update that was skipped because a number was not finite."""
 
     step: int
     why: str
@@ -21,7 +21,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The doctor ended the run."""
+    """The doctor stopped the run."""
 
     step: int
     finding: str
@@ -30,23 +30,23 @@ class Stopped:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """The doctor went back to an earlier step."""
+    """The doctor returned the run to an earlier step."""
 
     step: int
     to: int
     finding: str
     evidence: str
     lr: float
-    """Learning rate since."""
+    """Learning rate after the rollback."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """The run was resumed with other settings."""
+    """The run was resumed with changed settings."""
 
     step: int
     settings: Mapping[str, Sequence[Any]]
-    """Before and now, by name."""
+    """Name -> the old and the new value."""
 
 
 Event = Refused | Stopped | RolledBack | Changed
@@ -59,7 +59,7 @@ _WORDS: dict[str, type[Event]] = {
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """The row as the file holds it."""
+    """The event as a row of the file."""
     word = next(word for word, kind in _WORDS.items() if isinstance(event, kind))
     return {"event": word, **vars(event)}
 
@@ -68,7 +68,7 @@ def from_json(row: object) -> Event:
     """The inverse of ``to_json``.
 
     Raises:
-        ValueError: when it is no event.
+        ValueError: when the row is no event; it names the reason.
     """
     if not isinstance(row, Mapping):
         raise ValueError("expected one JSON object on each line")
@@ -85,10 +85,10 @@ def from_json(row: object) -> Event:
 
 
 def read_events(path: Path) -> list[Event]:
-    """The events of a file; none when there is no file, and an end cut off by a kill is left out.
+    """The events of a file, without a last line that a kill cut off; none without a file.
 
     Raises:
-        UserError: naming the line that is no event, or is damaged while whole ones follow it.
+        UserError: names the line that is no event, or that is damaged and not the last.
     """
     events = []
     for number, row in read_rows(path):
@@ -100,5 +100,5 @@ def read_events(path: Path) -> list[Event]:
 
 
 def write_events(path: Path, events: Iterable[Event]) -> None:
-    """Replace a file of events, at once."""
+    """Replace a file of events atomically."""
     write_rows(path, map(to_json, events))

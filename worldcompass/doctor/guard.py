@@ -1,4 +1,4 @@
-"""The doctor at work while a run trains: he looks after every step, and acts when he was asked to."""
+"""The doctor during training: it examines the run after every step and acts as ``on_disease`` says."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics, append_row, read_metrics, write_metrics
 
 OnDisease = Literal["warn", "stop", "rollback"]
-MAX_ROLLBACKS = 3  # of one run; the next disease stops it
+MAX_ROLLBACKS = 3  # of one run; the next harmful finding stops it
 LOOK_BACK = 30  # steps whose checkpoints are kept for a rollback
-LR_AFTER_ROLLBACK = 0.5  # of the learning rate before
+LR_AFTER_ROLLBACK = 0.5  # factor of the learning rate
 
 
 class Guard:
@@ -39,14 +39,14 @@ class Guard:
         on_disease: OnDisease,
         writes: bool = True,
     ) -> None:
-        """Take up a run where its metrics end; of several processes, which see the same, one ``writes``."""
+        """Read the metrics and events of the run so far; of several processes, one ``writes`` the files."""
         self.writes = writes
         self.folder, self.planned, self.weights, self.on_disease = folder, planned, weights, on_disease
         self.rows = read_metrics(folder.metrics)
         self.events = read_events(folder.events)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as json can hold it: everything that the doctor knows."""
+        """The state for a checkpoint as JSON: all rows and events."""
         return {
             "rows": [row.to_json() for row in self.rows],
             "events": [to_json(event) for event in self.events],
@@ -54,7 +54,7 @@ class Guard:
 
     @property
     def num_rollbacks(self) -> int:
-        """Rollbacks so far, those before a resume included."""
+        """Rollbacks so far, including those before a resume."""
         return sum(isinstance(event, RolledBack) for event in self.events)
 
     def examine(self, metrics: StepMetrics) -> Diagnosis:
@@ -63,14 +63,14 @@ class Guard:
         return self._diagnose()
 
     def refused(self, step: int, why: Exception) -> Finding:
-        """Note an update that was refused because something was not finite."""
+        """Record an update that was refused because a number was not finite."""
         self._note(Refused(step, str(why)))
         return self._diagnose().findings[0]
 
     def disease(self, diagnosis: Diagnosis) -> Finding | None:
-        """The finding that must be acted on: none when the doctor may only warn.
+        """The finding that requires action; None when the doctor may only warn.
 
-        It is dated back to where the first of all harmful ones began: only what was before is healthy.
+        Its ``since`` is the start of the earliest harmful finding, as only the steps before that are healthy.
         """
         grave = [f for f in diagnosis.findings if f.severity != "warning"]
         if self.on_disease == "warn" or not grave:
@@ -79,7 +79,7 @@ class Guard:
         return replace(grave[0], since=began)
 
     def may_roll_back(self, finding: Finding) -> bool:
-        """Whether going back can help and has not been tried too often."""
+        """Whether a rollback can help and some are left."""
         return (
             self.on_disease == "rollback"
             and finding.severity == "harmful"
@@ -87,16 +87,16 @@ class Guard:
         )
 
     def stop(self, step: int, finding: Finding) -> StoppedRun:
-        """Note that the run is stopped; to be raised once the step is saved."""
+        """Record that the run stops, and return the error to raise after the step is saved."""
         self._note(Stopped(step, finding.name, finding.evidence))
-        tried = f" after {self.num_rollbacks} rollbacks" if self.num_rollbacks else ""
+        after = f" after {self.num_rollbacks} rollbacks" if self.num_rollbacks else ""
         return StoppedRun(
-            f"stopped by the doctor{tried} at step {step}, saved in {self.folder.path}: {finding.cause} "
+            f"stopped by the doctor{after} at step {step}, saved in {self.folder.path}: {finding.cause} "
             f"({finding.evidence}); {finding.advice}"
         )
 
     def rolled_back(self, step: int, to: int, finding: Finding, lr: float) -> None:
-        """Note a rollback, and put the rows that it undoes aside."""
+        """Record a rollback, and move the undone rows into a file of their own."""
         undone = [row for row in self.rows if row.step > to]
         if self.writes:
             write_metrics(self.folder.rolled_back(self.num_rollbacks + 1), undone)
@@ -113,7 +113,7 @@ class Guard:
 
 
 def put_back(folder: RunFolder, state: Mapping[str, Any], step: int) -> None:
-    """Write what a checkpoint of ``step`` knows and the folder has lost; an event cut off by a kill is mended.
+    """Restore rows and events that a checkpoint of ``step`` holds and the folder has lost; repair a cut-off event.
 
     Args:
         state: see ``Guard.state``; empty for checkpoints of older versions.

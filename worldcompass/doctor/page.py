@@ -10,15 +10,15 @@ from worldcompass.statistics import LEVEL
 
 WORDS = {
     "warning": "warning",
-    "stuck": "stuck: nothing is learned",
+    "stuck": "stuck: the model learns nothing",
     "harmful": "harmful: the weights get worse",
 }
 
 
 def section(diagnosis: Diagnosis) -> str:
-    """Verdict, trends, findings, what was done about them and what could not be checked."""
+    """Verdict, trends, findings, the doctor's actions and the skipped checks, as HTML."""
     answer, *trends = diagnosis.sentences()
-    note = f"Changes with {LEVEL:.0%} intervals, every chunk of the curriculum compared with itself."
+    note = f"Changes with {LEVEL:.0%} intervals; each chunk of the curriculum is compared with itself."
     findings = "".join(_finding(finding) for finding in diagnosis.findings)
     unmeasured = f'<p class="muted">{escape(diagnosis.unmeasured())}</p>' if diagnosis.not_measured else ""
     return (

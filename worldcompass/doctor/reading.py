@@ -1,4 +1,4 @@
-"""A run's folder as the doctor sees it; whatever is malformed is named in one sentence."""
+"""Reads a run's folder into a ``Record``; malformed files give one sentence."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import Estimate
 
 CONFIG = "a run's configuration"
-# Key in results.json -> words.
+# Key in results.json -> its name in a record.
 JUDGED = {"judge_accuracy": FOLLOWED, "quality": "realism"}
 
 
 def read_record(run_dir: Path) -> Record:
-    """A run's folder as the doctor sees it; rows of older versions lack some measurements.
+    """The record of a run's folder, without a last line that a kill cut off.
 
-    A last line that a kill cut off is left out.
+    Rows of older versions lack some measurements.
 
     Raises:
-        UserError: when the folder holds no metrics, or they are no metrics of a training run.
+        UserError: when the folder holds no metrics, or those of something else than a training run.
     """
     if run_dir.is_file():
-        raise UserError(f"{run_dir} is a file: give the folder of a run, such as {run_dir.parent}")
+        raise UserError(f"{run_dir} is a file: expected the folder of a run, such as {run_dir.parent}")
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: there is no such folder")
     folder = RunFolder(run_dir)
@@ -38,8 +38,8 @@ def read_record(run_dir: Path) -> Record:
     rows, events = read_metrics(path), read_events(folder.events)
     if not rows and not events:
         raise UserError(
-            f"{run_dir} holds no metrics: expected {path.name} with at least one finished step; is this the --out "
-            f"of a training run, and has its first step ended?{training_member(folder)}"
+            f"{run_dir} holds no metrics: expected {path.name} with at least one finished step; name the --out of "
+            f"a training run whose first step is finished{training_member(folder)}"
         )
     _check_order(path, rows)
     planned, weights = _configured(folder.config)
@@ -50,23 +50,23 @@ def _check_order(path: Path, rows: Sequence[StepMetrics]) -> None:
     for before, row in pairwise(rows):
         if row.step <= before.step:
             raise UserError(
-                f"{path} has step {row.step} after step {before.step}: are these two runs in one file?"
+                f"{path} has step {row.step} after step {before.step}: expected one run, not two runs in one file"
             )
 
 
 def _configured(path: Path) -> tuple[int, dict[str, float]]:
-    """Planned steps and weights of the rewards, as far as the run's configuration tells."""
+    """Planned steps and weights of the rewards from the run's configuration, with defaults."""
     config = read_settings(path)
     steps, weights = config.get("steps", USUAL_STEPS), config.get("weights", {})
     if not isinstance(steps, int) or steps < 1:
-        raise UserError(f"{path} is not a run's configuration: steps is {steps!r}, not a number above 0")
+        raise UserError(f"{path} is not a run's configuration: steps is {steps!r}, expected a number above 0")
     if not isinstance(weights, dict) or not all(_is_number(w) for w in weights.values()):
         raise UserError(f"{path} is not a run's configuration: weights are not numbers by name")
     return steps, weights
 
 
 def evaluated(results: Results) -> dict[str, Estimate]:
-    """Change from the base to the trained model by the held-out judge; 95% intervals."""
+    """Changes from the base to the trained model by the held-out judge, by name; 95% intervals."""
     return {
         f"{words}, {kind}": scores[measure]
         for measure, words in JUDGED.items()

@@ -1,4 +1,4 @@
-"""What the doctor reads: the rows of a run's metrics, and what he says: findings."""
+"""The doctor's input, a run's metrics and events, and its output, findings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from worldcompass.doctor.trends import Trend, trend, within
 from worldcompass.runs.metrics import Pictures, RewardMetrics, StepMetrics
 from worldcompass.statistics import Estimate
 
-BASELINE = 5  # first steps that later ones are compared with, more where the curriculum is longer
-PERSISTENT = 5  # steps in a row that must show the same before it is a finding
-ALARM = 0.999  # level of intervals that raise an alarm: they are looked at after every step
-FOLLOWED = "actions followed"  # what an evaluation measures of obedience, as its name begins in a record
-USUAL_STEPS = 100  # taken as a run's length where its configuration is not known; the paper's
+BASELINE = 5  # first steps as the reference for later ones; more for longer curricula
+PERSISTENT = 5  # consecutive steps that make a finding
+ALARM = 0.999  # level of intervals that raise an alarm; high, as they are tested after every step
+FOLLOWED = "actions followed"  # prefix of an evaluation's measures of obedience in a record
+USUAL_STEPS = 100  # the paper's length of a run, for runs without a configuration
 
 Severity = Literal["warning", "stuck", "harmful"]
-"""``warning``: costs time or clarity. ``stuck``: nothing is learned. ``harmful``: the weights get worse."""
+"""``warning``: costs time or clarity. ``stuck``: the model learns nothing. ``harmful``: the weights get worse."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Finding:
     name: str
     severity: Severity
     since: int
-    """Step at which it began, as far as the metrics tell."""
+    """First affected step, as far as the metrics show."""
     cause: str
-    """What is wrong, in a sentence."""
+    """The problem, in a sentence."""
     evidence: str
-    """The numbers that say so, with their limit."""
+    """The measured numbers with their limit."""
     advice: str
 
     def lines(self) -> list[str]:
@@ -65,15 +65,15 @@ class Record:
     events: Sequence[Event] = ()
     """Refused updates, stops, rollbacks and changed settings."""
     planned: int = USUAL_STEPS
-    """Steps that the run was meant to take."""
+    """Planned length of the run in steps."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Weights of rewards by name; 1 where not named."""
+    """Weights of rewards by name; 1 for the others."""
     evaluation: Mapping[str, Estimate] = field(default_factory=dict)
-    """Change from the base to the trained model by the held-out judge, 95% intervals; empty before it is made."""
+    """Change from base to trained model by the held-out judge, 95% intervals; empty without an evaluation."""
 
     @property
     def refused(self) -> list[Refused]:
-        """Refused updates that the run has not got past yet, by going back or by being resumed."""
+        """Refused updates after the last step, except those that a rollback or a resume has passed."""
         last = self.rows[-1].step if self.rows else 0
         backs = [i for i, event in enumerate(self.events) if isinstance(event, RolledBack)]
         fresh = self.events[backs[-1] + 1 :] if backs else self.events
@@ -81,12 +81,12 @@ class Record:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of the curriculum that were visited."""
+        """Number of visited chunks of the curriculum."""
         return len({row.chunk for row in self.rows})
 
     @property
     def window(self) -> int:
-        """Steps, at least ``PERSISTENT``, whose average is looked at: every chunk is among them equally often."""
+        """Steps of an average: at least ``PERSISTENT``, and a multiple of the visited chunks."""
         return math.ceil(PERSISTENT / max(self.num_chunks, 1)) * max(self.num_chunks, 1)
 
     @property
@@ -96,11 +96,11 @@ class Record:
 
     @property
     def trained(self) -> list[str]:
-        """Names of the critics whose rewards count; the others are only looked at."""
+        """Names of the critics whose rewards train the model; the others are only monitored."""
         return [name for name in self.rewards if self.weights.get(name, 1.0) > 0]
 
     def series(self, of: Callable[[StepMetrics], float | None]) -> list[Point]:
-        """Every finite number of a kind, such as ``lambda step: step.clipped``."""
+        """The finite values of a measurement, such as ``lambda step: step.clipped``."""
         found = [(row, of(row)) for row in self.rows]
         return [
             Point(row.step, row.chunk, float(value))
@@ -109,11 +109,11 @@ class Record:
         ]
 
     def reward(self, name: str, of: Callable[[RewardMetrics], float | None]) -> list[Point]:
-        """Every finite number of a kind of one critic."""
+        """The finite values of a measurement of one critic."""
         return self.series(lambda row: of(row.rewards[name]) if name in row.rewards else None)
 
     def pictures(self, of: Callable[[Pictures], float | None]) -> list[Point]:
-        """Every finite number of a kind of the pictures."""
+        """The finite values of a measurement of the pictures."""
         return self.series(lambda row: None if row.pictures is None else of(row.pictures))
 
     def trend(self, reward: str, level: float) -> Trend | None:
@@ -122,7 +122,7 @@ class Record:
         return trend([p.step for p in points], [p.chunk for p in points], [p.value for p in points], level)
 
     def moved(self, of: Callable[[StepMetrics], float | None]) -> list[Point]:
-        """The root of a mean square over that of the error: how large a change is beside the size of an error."""
+        """The root of a mean square over that of the prediction error: a change in sizes of the error."""
         errors = self.series(lambda row: row.objective.get("error"))
         tops, bottoms = self.series(of), {point.step: point.value for point in errors}
         return [
@@ -132,7 +132,7 @@ class Record:
         ]
 
     def since_baseline(self, series: Sequence[Point], change: Callable[[float, float], float]) -> list[Point]:
-        """``change(value, baseline)`` of every point after the first ones, whose mean is its chunk's baseline."""
+        """``change(value, baseline)`` of every later point; the baseline is the first points' mean on its chunk."""
         size = max(BASELINE, self.num_chunks)
         baseline: dict[int, list[float]] = {}
         for point in series[:size]:
@@ -145,7 +145,7 @@ class Record:
 
 
 def streak(series: Sequence[Point], ill: Callable[[float], bool]) -> list[Point]:
-    """The unbroken run of ill points at the end."""
+    """The consecutive ill points at the end."""
     length = 0
     while length < len(series) and ill(series[-1 - length].value):
         length += 1
@@ -153,7 +153,7 @@ def streak(series: Sequence[Point], ill: Callable[[float], bool]) -> list[Point]
 
 
 def lasting(series: Sequence[Point], size: int, ill: Callable[[float], bool]) -> list[Point]:
-    """The last points of which any ``size`` in a row are ill on average: one good step among them excuses none."""
+    """The last points of which any ``size`` in a row are ill on average, so that one good step changes nothing."""
     windows = [series[end - size : end] for end in range(size, len(series) + 1)]
     means = [Point(window[-1].step, window[-1].chunk, average(window)) for window in windows]
     length = len(streak(means, ill))
@@ -163,21 +163,21 @@ def lasting(series: Sequence[Point], size: int, ill: Callable[[float], bool]) ->
 def slope_of(record: Record, reward: str, level: float = ALARM) -> Estimate | None:
     """Change of a reward's mean per step, compared chunk by chunk; None with too few steps."""
     found = record.trend(reward, level)
-    return found and found.slope
+    return None if found is None else found.slope
 
 
 def peak(record: Record, reward: str) -> int:
-    """The step around which a reward was best, on the average of five steps and with chunks made comparable."""
+    """The step with the best reward, averaged over ``PERSISTENT`` steps with the levels of chunks removed."""
     points = record.reward(reward, lambda r: r.mean)
     levels = within([p.chunk for p in points], [p.value for p in points])
     windows = range(len(levels) - PERSISTENT + 1)
     means = [round(fmean(levels[start : start + PERSISTENT]), 9) for start in windows]
-    best = max(windows, key=lambda start: (means[start], start))  # the last of equals: from there on it fell
+    best = max(windows, key=lambda start: (means[start], start))  # the last of equals, where the fall starts
     return points[best + PERSISTENT // 2].step
 
 
 def deepest_fall(record: Record, reward: str) -> tuple[int, float] | None:
-    """The chunk whose reward fell most from its first two visits to its last two, and by how much it changed."""
+    """The chunk whose reward fell most from its first two visits to its last two, with the change."""
     visits: dict[int, list[float]] = {}
     for point in record.reward(reward, lambda r: r.mean):
         visits.setdefault(point.chunk, []).append(point.value)
@@ -192,5 +192,5 @@ def average(points: Sequence[Point]) -> float:
 
 
 def percent(points: Sequence[Point]) -> str:
-    """Their mean in percent."""
+    """The mean of the values in percent."""
     return f"{average(points):.0%}"

@@ -1,4 +1,4 @@
-"""Checks of the signal: is there anything in the scores to learn from, and what does it cost?"""
+"""Checks of the signal: whether the scores hold anything to learn from, and what they cost."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from worldcompass.doctor.trends import mean
 from worldcompass.runs.metrics import StepMetrics
 from worldcompass.statistics import number
 
-FLAT = 0.5  # share of groups without any spread
-FLAT_REWARD = 0.8  # share of groups in which one reward has none
+FLAT = 0.5  # share of groups without spread
+FLAT_REWARD = 0.8  # share of groups in which one reward has no spread
 CLIPPED = 0.8  # share of advantages at the clip
 APART = -0.3  # correlation of two rewards' advantages
-VALID = 0.25  # share of candidates on which a critic gives a score
-FAILING = 0.3  # share of a critic's tries that fail
+VALID = 0.25  # share of candidates with a score by a critic
+FAILING = 0.3  # share of failed tries of a critic
 SLOW = 0.5  # share of a step's time
 
 
 def no_spread(record: Record) -> list[Finding] | None:
-    """Groups whose candidates all score the same: there is nothing to prefer."""
+    """Groups whose candidates all score the same, so that no candidate is preferred."""
     if not (flat := record.series(lambda row: row.flat_groups)):
         return None
     if ill := lasting(flat, record.window, lambda share: share > FLAT):
         return [
             Finding(
                 "no spread", "stuck", ill[0].step,
-                "most groups have no spread: all candidates get the same score, so nothing is preferred",
+                "most groups have no spread: all candidates get the same score, so none is preferred",
                 f"{percent(ill)} of the groups are flat over the last {len(ill)} steps (limit {FLAT:.0%})",
-                "let candidates differ (explore, a larger group_size), or use a critic that grades more finely",
+                "make candidates differ (explore, a larger group_size), or use a critic with finer scores",
             )
         ]  # fmt: skip
     findings = []
@@ -42,14 +42,14 @@ def no_spread(record: Record) -> list[Finding] | None:
                     "no spread", "warning", ill[0].step,
                     f"{name} gives all candidates of a group the same score and teaches nothing",
                     f"{percent(ill)} of its groups flat over the last {len(ill)} steps (limit {FLAT_REWARD:.0%})",
-                    "use a finer score, or drop the critic and save its time",
+                    "use a finer score, or remove the critic to save time",
                 )
             )  # fmt: skip
     return findings
 
 
 def all_clipped(record: Record) -> list[Finding] | None:
-    """Advantages that are nearly all at the clip: only their signs are left."""
+    """Advantages that are nearly all at the clip, so that only their signs count."""
     if not (clipped := record.series(lambda row: row.clipped)):
         return None
     if not (ill := lasting(clipped, record.window, lambda share: share > CLIPPED)):
@@ -59,22 +59,22 @@ def all_clipped(record: Record) -> list[Finding] | None:
             "advantages clipped", "warning", ill[0].step,
             "nearly all advantages are clipped: slightly better and far better futures count the same",
             f"{percent(ill)} at the clip over the last {len(ill)} steps (limit {CLIPPED:.0%})",
-            "raise advantage_clip; 2 deviations is usual",
+            "raise advantage_clip; the usual value is 2 deviations",
         )
     ]  # fmt: skip
 
 
 def pulling_apart(record: Record) -> list[Finding] | None:
-    """Two rewards that want opposite things."""
+    """Rewards that work against each other."""
     trends = {name: slope_of(record, name) for name in record.trained}
     up = [name for name, found in trends.items() if found and found.rises]
     down = [name for name, found in trends.items() if found and found.falls]
     findings = [
         Finding(
             "rewards pull apart", "warning", record.rows[0].step,
-            f"{up[0]} rises while {down[0]} falls: one is paid for with the other",
+            f"{up[0]} rises while {down[0]} falls: one gains at the cost of the other",
             f"per step {trends[up[0]]} against {trends[down[0]]}",
-            f"raise the weight of {down[0]}, or look whether {up[0]} can be earned by ruining the picture",
+            f"raise the weight of {down[0]}, or check whether a worse picture can raise {up[0]}",
         )
     ] if up and down else []  # fmt: skip
     pairs = sorted({pair for row in record.rows for pair in row.agreement})
@@ -87,30 +87,30 @@ def pulling_apart(record: Record) -> list[Finding] | None:
                     "rewards pull apart", "warning", recent[0].step,
                     f"{pair} prefer opposite candidates: their advantages cancel",
                     f"correlation {found} over the last {len(recent)} steps (limit {APART})",
-                    "decide which of them matters more by weights, or correct the one that should not mind",
+                    "set weights by importance, or correct the critic that should not object",
                 )
             )  # fmt: skip
     return findings
 
 
 def abstaining(record: Record) -> list[Finding] | None:
-    """Critics that give hardly any scores."""
+    """Critics that give few scores."""
     findings = []
     for name in record.trained:
         if ill := _abstention(record, name):
             findings.append(
                 Finding(
                     "critic abstains", "warning", ill[0].step,
-                    f"{name} abstains or fails on most candidates, so it hardly takes part",
+                    f"{name} abstains or fails on most candidates, so it has little effect",
                     f"a score for {percent(ill)} of them over the last {len(ill)} steps (limit {VALID:.0%})",
-                    "look at its own log; a critic that may only judge rare paths needs scenarios that have them",
+                    "read its own log; a critic of rare paths needs scenarios with such paths",
                 )
             )  # fmt: skip
     return findings
 
 
 def failing(record: Record) -> list[Finding] | None:
-    """Critics in other processes that have to be asked again and again; none where there are none."""
+    """Critics in other processes that often need a retry."""
     findings = []
     for name in record.rewards:
         ill = lasting(record.series(partial(_failed, name)), record.window, lambda share: share > FAILING)
@@ -118,16 +118,16 @@ def failing(record: Record) -> list[Finding] | None:
             findings.append(
                 Finding(
                     "critic fails", "warning", ill[0].step,
-                    f"{name} often fails and is asked again: the run waits, and ends where no try is left",
+                    f"{name} often fails and is retried: the run waits, and stops when no try is left",
                     f"{percent(ill)} of the tries failed over the last {len(ill)} steps (limit {FAILING:.0%})",
-                    "the warnings say why it fails: raise its timeout, give it more memory or a machine of its own",
+                    "the warnings name the cause: raise its timeout, or give it more memory or its own machine",
                 )
             )  # fmt: skip
     return findings
 
 
 def slow_critic(record: Record) -> list[Finding] | None:
-    """Time that is mostly spent on waiting for scores."""
+    """Steps that mostly wait for scores."""
     timed = [row for row in record.rows if "score" in row.seconds]
     if not timed:
         return None
@@ -141,9 +141,9 @@ def slow_critic(record: Record) -> list[Finding] | None:
     return [
         Finding(
             "slow critic", "warning", ill[0].step,
-            "most of the time goes into waiting for critics",
+            "the run spends most of its time waiting for critics",
             f"{percent(ill)} of a step, {number(lost)} s each, over the last {len(ill)} steps (limit {SLOW:.0%})",
-            "score a whole group in one batch, use a smaller critic, or give it a device of its own",
+            "score a whole group in one batch, use a smaller critic, or give it its own device",
         )
     ]  # fmt: skip
 

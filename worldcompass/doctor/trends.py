@@ -1,7 +1,7 @@
-"""The doctor's arithmetic: trends that compare like with like, intervals, and how many steps a trend needs.
+"""The doctor's statistics: trends within chunks, intervals, and the number of steps that a trend needs.
 
-Rewards and pictures differ from chunk to chunk of the curriculum, so every chunk has its own level here and
-only what changes within a chunk from pass to pass counts.
+Rewards and pictures differ between chunks of the curriculum. Every chunk therefore has its own level, and only
+changes within a chunk from pass to pass count.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from statistics import NormalDist, fmean
 
 from worldcompass.statistics import LEVEL, MIN_FREEDOM, Estimate, student
 
-POWER = 0.8  # probability with which a trend that is there should be seen
+POWER = 0.8  # probability of detecting a real trend
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A slope per step, and the deviation of a single step around it."""
+    """A slope per step, and the standard deviation of a single step around it."""
 
     slope: Estimate
     noise: float
@@ -31,7 +31,7 @@ def trend(
     """Least squares with one common slope and a level for every chunk; the interval is Student's.
 
     Returns:
-        None with too few steps: ``n - chunks - 1`` must be at least 3, and chunks must have come again.
+        None with too few steps: ``n - chunks - 1`` must be at least 3, and a chunk must have been visited twice.
     """
     freedom = len(values) - len(set(chunks)) - 1
     x, y = within(chunks, steps), within(chunks, values)
@@ -56,7 +56,7 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Estimate | None:
 
 
 def steps_needed(noise: float, slope: float) -> float:
-    """Steps after which a slope is told from zero with probability 0.8 at ``LEVEL``; inf for slope 0.
+    """Steps until a slope differs from zero with probability 0.8 at ``LEVEL``; inf for slope 0.
 
     The slope's error after n steps is ``noise sqrt(12 / n^3)``, which ``slope / (2.58 + 0.84)`` must reach.
     """
@@ -66,7 +66,7 @@ def steps_needed(noise: float, slope: float) -> float:
 
 
 def within(chunks: Sequence[Hashable], values: Sequence[float]) -> list[float]:
-    """Values minus the mean of their chunk: what is left to compare from chunk to chunk."""
+    """Values minus the mean of their chunk, which makes chunks comparable."""
     of_chunk: dict[Hashable, list[float]] = defaultdict(list)
     for chunk, value in zip(chunks, values, strict=True):
         of_chunk[chunk].append(value)

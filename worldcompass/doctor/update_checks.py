@@ -1,4 +1,4 @@
-"""Checks of the updates: do they reach the weights, and do they move the predictions by a sane amount?"""
+"""Checks of the updates: whether they reach the weights and move the predictions by a sane amount."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MIN_MOVE = 0.02  # of the predictions over the whole run, in sizes of their own 
 MAX_MOVE = 0.3  # of the predictions from the behaviour's within a step, in sizes of their own error
 MAX_MOVE_STEPS = 3  # in a row
 UNREACHED = 0.1  # share of trainable parameters without a gradient
-LAG = 0.6  # share of the whole way that the behaviour has yet to follow
-LAG_STEPS = 10  # before which there is hardly a way
+LAG = 0.6  # distance from behaviour to trained weights as a share of the distance from the start
+LAG_STEPS = 10  # before that, the distance from the start is too small
 
 
 def not_finite(record: Record) -> list[Finding] | None:
-    """Numbers that are not finite, and steps that were refused for them."""
+    """Numbers that are not finite, and updates refused because of them."""
     failures = record.refused
     bad = [(row.step, name) for row in record.rows if (name := _first_not_finite(row))]
     if not failures and not bad:
@@ -30,18 +30,18 @@ def not_finite(record: Record) -> list[Finding] | None:
             "not finite", "harmful", first,
             "a loss, a gradient, a score or a measurement is not finite",
             why,
-            "lower lr or max_grad_norm, try without autocast_bf16, and run check_critic on the critics",
+            "lower lr or max_grad_norm, switch off autocast_bf16, and run check_critic on the critics",
         )
     ]  # fmt: skip
 
 
 def too_small(record: Record) -> list[Finding] | None:
-    """Updates that will not have moved the predictions by the planned end."""
+    """Updates too small to move the predictions by the planned end."""
     moved = record.moved(lambda row: row.kl_to_start)
     if not moved:
         return None
     if no_gradient(record):
-        return []  # that is the reason
+        return []  # the cause, which has its own finding
     if len(moved) < PERSISTENT or not any(
         p.value for p in record.series(lambda row: row.applied)[-PERSISTENT:]
     ):
@@ -53,16 +53,16 @@ def too_small(record: Record) -> list[Finding] | None:
         Finding(
             "update too small", "stuck", moved[0].step,
             "the updates are too small to move the model",
-            f"at this pace the predictions will have moved by {number(100 * reached)}% of their own error by step "
+            f"at this rate the predictions move by {number(100 * reached)}% of their own error until step "
             f"{max(record.planned, moved[-1].step)} (limit {MIN_MOVE:.0%})",
-            "raise lr, by a factor of ten at first; with bfloat16 weights, keep float32 copies: small updates are "
-            "rounded away",
+            "raise lr, by a factor of ten at first; keep float32 copies of bfloat16 weights, which round small "
+            "updates away",
         )
     ]  # fmt: skip
 
 
 def too_large(record: Record) -> list[Finding] | None:
-    """Updates that throw the predictions far from those of the weights that imagined the data."""
+    """Updates that move the predictions far from those of the behaviour weights."""
     moved = record.moved(lambda row: row.objective.get("deviation"))
     if not moved:
         return None
@@ -81,7 +81,7 @@ def too_large(record: Record) -> list[Finding] | None:
 
 
 def no_gradient(record: Record) -> list[Finding] | None:
-    """Trainable parameters that no update reached: an adapter bound to nothing."""
+    """Trainable parameters that no update reached, such as an unused adapter."""
     measured = [(row, row.no_gradient) for row in record.rows if row.no_gradient is not None]
     if not measured:
         return None
@@ -96,17 +96,17 @@ def no_gradient(record: Record) -> list[Finding] | None:
     return [
         Finding(
             "no gradient", "stuck" if share == 1 else "warning", missed[0][0],
-            "trainable parameters receive no gradient: an adapter or a layer takes no part in the prediction",
+            "trainable parameters receive no gradient: the prediction does not use an adapter or a layer",
             f"{share:.0%} of the trainable parameters in {len(missed)} steps (limit {UNREACHED:.0%}), "
             f"among them {', '.join(never[:3]) or 'changing ones'}",
-            "check lora.targets against the layers that predict_clean calls, and that nothing reads a copy of "
-            "their weights",
+            "check lora.targets against the layers that predict_clean calls, and that no layer uses a copy of its "
+            "weights",
         )
     ]  # fmt: skip
 
 
 def behaviour_far(record: Record) -> list[Finding] | None:
-    """Behaviour weights that hardly follow: the data come from a model long gone."""
+    """Behaviour weights that lag behind, so that the data come from an outdated model."""
     if not (lag := record.series(lambda row: row.behaviour_lag)):
         return None
     ill = streak([p for p in lag if p.step >= LAG_STEPS], lambda share: share > LAG)
@@ -115,9 +115,9 @@ def behaviour_far(record: Record) -> list[Finding] | None:
     return [
         Finding(
             "behaviour too far", "warning", ill[0].step,
-            "the weights that imagine the data do not follow the trained ones",
-            f"they have yet to follow {percent(ill)} of the whole way from the start (limit {LAG:.0%})",
-            "lower behaviour_decay: 0.2 at first, rising to 0.9, is the paper's",
+            "the behaviour weights, which imagine the data, lag far behind the trained ones",
+            f"they are behind by {percent(ill)} of the trained weights' distance from the start (limit {LAG:.0%})",
+            "lower behaviour_decay; the paper raises it from 0.2 to 0.9",
         )
     ]  # fmt: skip
 

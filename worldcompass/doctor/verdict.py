@@ -1,4 +1,4 @@
-"""Is the run learning? A plain answer with error bars, or how many more steps an answer needs."""
+"""The verdict on a run: whether it is learning, with intervals, or how many more steps an answer needs."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ State = Literal[
     "worse", "hacked", "harmed", "stuck",
 ]  # fmt: skip
 ANSWERS: dict[State, str] = {
-    "learning": "Yes, it is learning: the held-out judge, which is no reward, finds the videos better than before.",
+    "learning": "Yes, it is learning: the held-out judge, which is not a reward, finds the videos better.",
     "unconfirmed": "Not shown: the rewards rise, but the held-out judge does not find the videos better.",
     "unjudged": "Perhaps: the rewards rise, but no held-out judge has compared the videos.",
-    "undecided": "Not shown: before and after, the held-out judge finds no difference that chance could not make.",
+    "undecided": "Not shown: the held-out judge finds no clear difference between before and after.",
     "mixed": "In part: something got better and something else got worse.",
-    "no change": "No: nothing changes, although there were steps enough to see it.",
+    "no change": "No: nothing changes, although the run was long enough to show it.",
     "too early": "Too early to tell.",
     "worse": "No, it is getting worse.",
     "hacked": "No, it is being fooled: the rewards rise, and the held-out judge finds the videos worse.",
-    "harmed": "No, it is being spoilt: {cause}.",
-    "stuck": "No, it learns nothing now: {cause}.",
+    "harmed": "No, training is damaging the model: {cause}.",
+    "stuck": "No, the model is learning nothing: {cause}.",
 }
-DOWNFALLS: dict[State, Severity] = {"harmed": "harmful", "stuck": "stuck"}  # whose cause is the answer
+CAUSES: dict[State, Severity] = {"harmed": "harmful", "stuck": "stuck"}  # of the finding that names the cause
 TOO_SHORT = "This run was too short to tell."
-NEEDS = {"reward hacking": "that needs a held-out judge: config.probe_every"}
+NEEDS = {"reward hacking": "needs a held-out judge: set config.probe_every"}
 HINTS: dict[State, str] = {
-    "unconfirmed": "More steps or more held-out videos would show a smaller gain; until then the critics alone are "
-    "pleased, and perhaps fooled.",
-    "unjudged": "Rewards rise in a run that fools its critics too. To know, set config.probe_every, or evaluate "
+    "unconfirmed": "More steps or more held-out videos would show a smaller gain. So far only the critics see one, "
+    "and they may be fooled.",
+    "unjudged": "Rewards also rise when a run fools its critics. To find out, set config.probe_every, or evaluate "
     "before and after.",
     "undecided": "More steps, or more scenarios in the evaluation, would show a smaller gain.",
-    "mixed": "Decide whether the gain is worth the loss; weights say which reward matters more.",
-    "too early": "Nothing rises or falls by more than chance so far; below stands how many more steps would tell.",
-    "no change": "Look whether candidates differ and scores tell them apart; raise lr, or explore.",
+    "mixed": "Decide whether the gain is worth the loss, and set the rewards' weights accordingly.",
+    "too early": "No reward has a clear trend so far; the lines below estimate how many more steps are needed.",
+    "no change": "Check that candidates differ and that scores distinguish them; raise lr or explore.",
     "worse": "Do not use these weights; earlier checkpoints are better.",
     "hacked": "Do not use these weights, whatever the rewards say.",
 }
@@ -51,29 +51,29 @@ HINTS: dict[State, str] = {
 
 @dataclass(frozen=True)
 class RewardTrend:
-    """Where one reward goes, compared chunk by chunk."""
+    """The trend of one reward, compared chunk by chunk."""
 
     name: str
     trend: Trend | None
-    """None when the curriculum has hardly come round."""
+    """None before chunks are visited twice."""
     steps: int
-    """Steps seen."""
+    """Steps with a score."""
     spread: float
-    """Mean deviation between the candidates of a group: what one selection has to work with."""
+    """Mean standard deviation between the candidates of a group, the range that a selection can use."""
     needed: float
-    """Steps after which a rise would be seen with probability 0.8: one as large as the measured one, or one
-    spread by the planned end of the run, whichever is larger."""
+    """Steps until a rise is detected with probability 0.8. The rise is the larger of the measured one and one
+    spread by the planned end of the run."""
 
     @property
-    def state(self) -> Literal["rises", "falls", "stands", "open"]:
-        """``open``: too few steps to tell."""
+    def state(self) -> Literal["rises", "falls", "flat", "open"]:
+        """``open``: too few steps for an answer."""
         if self.trend is not None and (self.trend.slope.rises or self.trend.slope.falls):
             return "rises" if self.trend.slope.rises else "falls"
-        return "stands" if self.trend is not None and self.steps >= self.needed else "open"
+        return "flat" if self.trend is not None and self.steps >= self.needed else "open"
 
     @property
     def rise(self) -> Estimate | None:
-        """What the slope amounts to over the steps seen."""
+        """The slope times the number of steps; None without a trend."""
         if self.trend is None:
             return None
         slope, length = self.trend.slope, self.steps - 1
@@ -82,25 +82,25 @@ class RewardTrend:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor says of a run."""
+    """The doctor's verdict and findings on a run."""
 
     state: State
     rewards: tuple[RewardTrend, ...]
     judge: Estimate | None
     """Change of the held-out judge since its first look during training; None without two looks."""
     evaluation: Mapping[str, Estimate]
-    """Change by the held-out judge from before the run to after it, 95% intervals; empty where none was made."""
+    """Change by the held-out judge from before the run to after it, 95% intervals; empty without an evaluation."""
     findings: tuple[Finding, ...]
     not_measured: tuple[str, ...]
-    """Checks whose numbers the run's metrics lack."""
+    """Checks that lack numbers in the run's metrics."""
     history: tuple[str, ...]
-    """What the doctor did to the run, a sentence each."""
+    """Stops, rollbacks and changed settings, a sentence each."""
     steps: int
     planned: int
 
     @property
     def healthy(self) -> bool:
-        """No finding at all."""
+        """Whether there is no finding."""
         return not self.findings
 
     def warnings(self) -> dict[str, str]:
@@ -112,49 +112,51 @@ class Diagnosis:
 
     @property
     def answer(self) -> str:
-        """Is it learning? One sentence."""
+        """The answer to "is it learning", in one sentence."""
         if self.state == "too early" and self.steps >= self.planned:
             return TOO_SHORT
-        worst = self._downfall
+        worst = self._decisive
         return ANSWERS[self.state].format(cause=worst.cause if worst else "")
 
     @property
-    def _downfall(self) -> Finding | None:
-        """The finding that is the answer."""
-        severity = DOWNFALLS.get(self.state)
+    def _decisive(self) -> Finding | None:
+        """The finding whose cause is the answer."""
+        severity = CAUSES.get(self.state)
         return next((f for f in self.findings if f.severity == severity), None)
 
     @property
     def hint(self) -> str:
-        """What follows from the answer; empty where nothing does."""
-        worst = self._downfall
-        return f"First of all: {worst.advice}." if worst else HINTS.get(self.state, "")
+        """What to do after the answer; empty without advice."""
+        worst = self._decisive
+        return f"First: {worst.advice}." if worst else HINTS.get(self.state, "")
 
     def sentences(self) -> list[str]:
-        """The answer and what follows from it, then one sentence for each reward and each opinion of the judge."""
+        """The answer, the hint, then one sentence for each reward and each result of the judge."""
         lines = [self.answer, *([self.hint] if self.hint else [])]
         lines += [_sentence(reward, self.planned) for reward in self.rewards]
         if self.judge is not None:
             lines.append(
-                f"Held-out judge, same videos since its first look: {self.judge}; {_opinion(self.judge)}."
+                f"Held-out judge, same videos since its first look: {self.judge}; {_comparison(self.judge)}."
             )
         lines += [
-            f"Held-out judge, before and after, {name}: {change} (95% interval); {_opinion(change)}."
+            f"Held-out judge, before and after, {name}: {change} (95% interval); {_comparison(change)}."
             for name, change in self.evaluation.items()
         ]
         return lines
 
     def unmeasured(self) -> str:
-        """What could not be checked, as a sentence; empty when everything was."""
+        """The skipped checks as a sentence; empty when all ran."""
         if not self.not_measured:
             return ""
         names = [f"{name} ({NEEDS[name]})" if name in NEEDS else name for name in self.not_measured]
-        return f"Not measured in this run, so not checked: {', '.join(names)}."
+        return f"Not checked, as this run lacks the numbers: {', '.join(names)}."
 
     def lines(self) -> list[str]:
         """Everything, for a terminal."""
         answer, *trends = self.sentences()
-        trends += [f"Changes with {LEVEL:.0%} intervals, every chunk compared with itself."] if trends else []
+        trends += (
+            [f"Changes with {LEVEL:.0%} intervals; each chunk is compared with itself."] if trends else []
+        )
         lines = [f"{answer} ({self.steps} of {self.planned} steps)", *[f"  {line}" for line in trends], ""]
         lines += [line for finding in self.findings for line in finding.lines()] or ["No disease found.", ""]
         lines += list(self.history)
@@ -163,7 +165,7 @@ class Diagnosis:
 
 
 def diagnose(record: Record) -> Diagnosis:
-    """Every check and the verdict."""
+    """Run every check and give the verdict."""
     results = [(check.__name__.replace("_", " "), check(record)) for check in CHECKS]
     rewards = tuple(reward_trend(record, name) for name in record.rewards)
     looks = judged_changes(record, LEVEL)
@@ -181,23 +183,23 @@ def diagnose(record: Record) -> Diagnosis:
         evaluation=record.evaluation,
         findings=findings,
         not_measured=tuple(name for name, found in results if found is None),
-        history=tuple(_deed(event) for event in record.events if not isinstance(event, Refused)),
+        history=tuple(_history_of(event) for event in record.events if not isinstance(event, Refused)),
         steps=len(record.rows),
         planned=record.planned,
     )
 
 
-def _deed(event: Stopped | RolledBack | Changed) -> str:
+def _history_of(event: Stopped | RolledBack | Changed) -> str:
     if isinstance(event, Changed):
-        return f"Gone on with other settings after step {event.step}: {', '.join(event.settings)}."
+        return f"Resumed with changed settings after step {event.step}: {', '.join(event.settings)}."
     why = f"{event.finding} ({event.evidence})"
     if isinstance(event, Stopped):
         return f"Stopped at step {event.step}: {why}."
-    return f"Rolled back from step {event.step} to {event.to}, learning rate now {event.lr:g}: {why}."
+    return f"Rolled back from step {event.step} to {event.to}, new learning rate {event.lr:g}: {why}."
 
 
 def reward_trend(record: Record, name: str) -> RewardTrend:
-    """The trend of one reward and the steps that telling it needs."""
+    """The trend of one reward, and the steps needed to detect it."""
     seen, found = len(record.reward(name, lambda r: r.mean)), record.trend(name, LEVEL)
     spreads = record.reward(name, lambda r: r.std)
     spread = fmean(p.value for p in spreads) if spreads else 0.0
@@ -215,10 +217,10 @@ def _state(
     evaluation: Mapping[str, Estimate],
     findings: Sequence[Finding],
 ) -> State:
-    """Findings that forbid learning first, then the judge, then the rewards, which alone prove nothing.
+    """Findings that exclude learning come first, then the judge, then the rewards, which alone prove nothing.
 
-    An evaluation before and after outweighs the few videos that the judge looks at during training. What counts as
-    a gain there is that actions are followed; realism may only be lost.
+    An evaluation before and after outweighs the few videos that the judge scores during training. There only
+    actions followed count as a gain; realism counts when it is lost.
     """
     states = [reward.state for reward in rewards]
     opinions = [judge] if judge is not None and not evaluation else []
@@ -227,14 +229,13 @@ def _state(
     lost = any(change.falls for change in (*evaluation.values(), *opinions))
     rises, falls = "rises" in states, "falls" in states
     names, severities = {f.name for f in findings}, {f.severity for f in findings}
-    spoilt = {f.name for f in findings if f.severity == "harmful"} - {"getting worse"}
+    damage = {f.name for f in findings if f.severity == "harmful"} - {"getting worse"}
     if "reward hacking" in names or (rises and lost and not better):
         return "hacked"
-    if spoilt and not better:
+    if damage and not better:
         return "harmed"
-    if "stuck" in severities and not (
-        better and evaluation
-    ):  # what the looks saw rise may have been long ago
+    # Without an evaluation, the judge's gain during training may be old.
+    if "stuck" in severities and not (better and evaluation):
         return "stuck"
     if better:
         return "mixed" if lost or falls or "harmful" in severities else "learning"
@@ -242,29 +243,29 @@ def _state(
         return "mixed" if rises else "worse"
     if rises:
         return "unconfirmed" if gains else "unjudged"
-    if states and all(state == "stands" for state in states):
+    if states and all(state == "flat" for state in states):
         return "no change"
     return "undecided" if evaluation else "too early"
 
 
-def _opinion(change: Estimate) -> str:
+def _comparison(change: Estimate) -> str:
     if change.rises or change.falls:
         return "better" if change.rises else "worse"
-    return "no difference that chance could not make"
+    return "no clear difference"
 
 
 def _sentence(reward: RewardTrend, planned: int) -> str:
     name, more = reward.name, max(1, math.ceil(min(reward.needed, 1e9)) - reward.steps)
     if reward.rise is None:
-        return f"{name}: the curriculum has hardly come round; a trend needs about {more} more steps."
-    said = f"{reward.rise} over {reward.steps} steps"
+        return f"{name}: no chunk repeats often enough; a trend needs about {more} more steps."
+    change = f"{reward.rise} over {reward.steps} steps"
     if reward.spread > 0:
-        said += f", {number(abs(reward.rise.mean) / reward.spread)} times the spread of a group"
+        change += f", {number(abs(reward.rise.mean) / reward.spread)} times the spread of a group"
     if reward.state in ("rises", "falls"):
-        return f"{name} {reward.state}: {said}."
-    if reward.state == "stands":
-        return f"{name} stands still: {said}."
+        return f"{name} {reward.state}: {change}."
+    if reward.state == "flat":
+        return f"{name} does not change: {change}."
     if not math.isfinite(reward.needed):
-        return f"{name}: {said}; it does not vary within groups, so no number of steps will tell."
+        return f"{name}: {change}; it does not vary within groups, so more steps will not help."
     beyond = f", beyond the {planned} planned" if reward.steps + more > planned else ""
-    return f"{name}, no telling yet: {said}; about {more} more steps needed{beyond}."
+    return f"{name}, no clear trend yet: {change}; about {more} more steps needed{beyond}."
