@@ -59,7 +59,7 @@ def test_a_runs_average_and_card_are_written(run, tmp_path, capsys):
     assert all(torch.equal(tensors[name], policy.checkpoint_weights[name]) for name in tensors)
     ToyWorld().net.load_state_dict(tensors)
     card = (tmp_path / "given" / "README.md").read_text()
-    assert card.startswith("---\nlicense: other\n") and "did not state it" in card and "Apache-2.0" in card
+    assert card.startswith("---\nlicense: other\n") and "does not state it" in card and "Apache-2.0" in card
     rewards = [json.loads(line)["rewards"]["obedience"]["mean"] for line in (out / "metrics.jsonl").open()]
     mean = sum(rewards) / len(rewards)
     for told in ("Recipe: toy.py:tiny. Seed 7; critics: obedience, cleanliness.", "after 2 training steps",
@@ -188,7 +188,7 @@ def test_a_push_is_private_unless_asked_and_says_what_the_hub_minds(run, tmp_pat
     hub(FakeHub(refuses=True))
     assert export(run[0], "--out", tmp_path / "kept", "--push", "me/toy") == 2
     said = capsys.readouterr().err
-    assert "did not take me/toy (401 Client Error): log in" in said and said.count("\n") == 1
+    assert "refused me/toy (401 Client Error): log in" in said and said.count("\n") == 1
     assert (tmp_path / "kept" / "README.md").exists()
     hub(None)
     with pytest.raises(UserError, match=r"worldcompass\[hub\]"):

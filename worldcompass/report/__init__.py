@@ -1,4 +1,4 @@
-"""Pages about runs that hold everything they show: one run (``page``), several beside each other (``compare``)."""
+"""Self-contained pages about runs: one run (``page``), or several in comparison (``compare``)."""
 
 from worldcompass.report.compare import write_comparison
 from worldcompass.report.page import write_report

@@ -1,4 +1,4 @@
-"""Which of the 81 actions are followed, and how long: maps of 9 translations by 9 rotations for every chunk."""
+"""Heat maps of followed actions: 9 translations by 9 rotations for every chunk."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from worldcompass.media.html import script
 from worldcompass.runs.results import ActionCounts
 
 Counts = Sequence[tuple[int, int]]
-"""(asked, followed) of each of the 81 actions."""
+"""(commanded, followed) latents of each of the 81 actions."""
 
-# Shows the counts of one chunk, or of all, in every map; without scripts the page shows all chunks.
+# The slider selects one chunk or all of them; without scripts the page shows all chunks.
 _CODE = """
 const slider = document.getElementById("horizon"), said = document.getElementById("horizon-said");
 slider.closest("p").hidden = false;
@@ -26,7 +26,7 @@ slider.addEventListener("input", () => {
       const sum = part => chosen.reduce((total, counts) => total + counts[action][part], 0);
       const asked = sum(0), share = sum(1) / asked;
       cell.textContent = asked ? Math.round(100 * share) : "";
-      cell.title = asked ? `${sum(1)} of ${asked} latents` : "never asked";
+      cell.title = asked ? `${sum(1)} of ${asked} latents` : "never commanded";
       cell.style.setProperty("--share", asked ? share : 0);
     });
   });
@@ -35,7 +35,7 @@ slider.addEventListener("input", () => {
 
 
 def heat_maps(entries: Mapping[str, ActionCounts]) -> str:
-    """The section: a map for every name whose entry holds counts; empty without."""
+    """The section with a map for every name whose entry holds counts; empty without counts."""
     sides = {name: chunks for name, entry in entries.items() if (chunks := by_chunk(entry))}
     if not sides:
         return ""
@@ -43,7 +43,8 @@ def heat_maps(entries: Mapping[str, ActionCounts]) -> str:
     maps = "".join(_map(i, name, over_chunks(counts)) for i, (name, counts) in enumerate(sides.items()))
     return (
         '<section><h2>Which actions are followed</h2><p class="muted">Percent of the latents of each commanded '
-        "action in which the held-out judge reads it; rows move, columns turn, empty where none was asked.</p>"
+        "action in which the held-out judge reads that action. Rows move, columns turn; commands that never "
+        "occurred are empty.</p>"
         f'<p hidden><label for="horizon">How far into the video: </label><input type="range" id="horizon" min="0" '
         f'max="{chunks}" value="0"> <output id="horizon-said" for="horizon">all chunks</output></p>'
         f'<div class="maps">{maps}</div>{script(_CODE, list(sides.values()))}</section>'
@@ -80,5 +81,5 @@ def _map(index: int, name: str, counts: Counts) -> str:
 
 def _cell(asked: int, followed: int) -> str:
     share = followed / asked if asked else 0.0
-    said = f"{followed} of {asked} latents" if asked else "never asked"
-    return f'<td title="{said}" style="--share:{share:.3f}">{round(100 * share) if asked else ""}</td>'
+    title = f"{followed} of {asked} latents" if asked else "never commanded"
+    return f'<td title="{title}" style="--share:{share:.3f}">{round(100 * share) if asked else ""}</td>'

@@ -1,4 +1,4 @@
-"""Two or more runs beside each other on one page: scores, curves on common axes, settings that differ."""
+"""A page that compares runs: scores, curves on common axes, settings that differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from worldcompass.report.runs import (
 from worldcompass.runs.atomic import write_text
 from worldcompass.statistics import percent
 
-MAX_RUNS = 8  # as many colours can be told apart
+MAX_RUNS = 8  # the number of distinct colours
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -39,18 +39,24 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
             different scenarios.
     """
     if not 2 <= len(folders) <= MAX_RUNS:
-        raise UserError(f"a comparison needs 2 to {MAX_RUNS} runs, got {len(folders)}")
+        raise UserError(
+            f"a comparison needs 2 to {MAX_RUNS} runs, got {len(folders)}: name that many folders"
+        )
     runs = [load_run(folder) for folder in folders]
     hashes = {run.results.scenarios_hash for run in runs if run.results.scenarios_hash}
     if len(hashes) > 1:
         raise UserError(
-            f"{', '.join(map(str, folders))} were evaluated on different scenarios: their scores do not compare"
+            f"{', '.join(map(str, folders))} were evaluated on different scenarios: name runs of the same ones"
         )
     return write_text(out, render(runs, names_of(folders)))
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many parents as it takes to tell them apart."""
+    """The folders' names, with as many parents as it takes to distinguish them.
+
+    Raises:
+        UserError: when a folder is named twice.
+    """
     paths = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]
@@ -113,7 +119,7 @@ def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
 
 
 def _actions(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Which actions are followed: by the first run's base, and by every run."""
+    """Heat maps of followed actions: the first run's base, then every run."""
     counts = [run.results.per_action for run in runs]
     shown = [("base", counts[0].get("base"))]
     shown += [(name, one.get("trained")) for name, one in zip(names, counts, strict=True)]
@@ -121,7 +127,7 @@ def _actions(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _together(pictures: Sequence[Mapping[Any, bytes]], names: Sequence[str]) -> dict[Any, dict[str, bytes]]:
-    """Pictures of several runs by what they show, then by run."""
+    """Pictures of several runs, grouped by their key, then by run."""
     shown = list(dict.fromkeys(key for one in pictures for key in one))
     return {
         key: {
@@ -134,7 +140,7 @@ def _together(pictures: Sequence[Mapping[Any, bytes]], names: Sequence[str]) -> 
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Rewards and losses that at least two runs have, those that never change left out."""
+    """Curves of rewards, losses and the judge that at least two runs share; constant ones are left out."""
     rows = [[(row.step, row.numbers()) for row in run.metrics] for run in runs]
     counts = Counter(name for one in rows for name in {key for _, row in one for key in row})
     figures = []
@@ -157,7 +163,7 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Settings in which the runs differ."""
+    """The table of settings that differ between the runs."""
     settings = [flatten(run.config) for run in runs]
     keys = sorted({key for one in settings for key in one})
     shown = [[json.dumps(one[key]) if key in one else "not set" for one in settings] for key in keys]

@@ -1,4 +1,4 @@
-"""What a run has learned as a folder to give away: safetensors, a model card; pushed to a hub where asked for."""
+"""Exports a run's weights as safetensors with a model card, and pushes them to a hub."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from worldcompass.statistics import percent
 from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
-EMBEDDED = "doom"  # the world whose license is known: its weights are in this package
+EMBEDDED = "doom"  # the world whose license is known, as this package ships its weights
 EMBEDDED_LICENSE = "apache-2.0"
-UNSTATED = "other"  # the hub's word for a license that is none of its list
-FEW = 5  # rows at the start and the end of a run whose means the card tells
+UNSTATED = "other"  # the hub's word for a license outside its list
+FEW = 5  # rows at the start and at the end of a run for the means on the card
 AVERAGE = "policy/checkpoint/"
 SETTINGS = (
     "steps", "seed", "prompts_per_step", "group_size", "best", "worst", "first_chunk", "last_chunk",
@@ -36,15 +36,15 @@ SETTINGS = (
 
 
 def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: str | None = None) -> int:
-    """Write the final weights of a run and a model card to ``out``, which must be new; the step they are of.
+    """Write the final weights of a run and a model card to the new folder ``out``; return the step of the weights.
 
-    Files that the recipe exported from the newest checkpoint are taken as they are, in the formats of its world
-    (``runs.final``). A run without them, or one that trained on since, gives its checkpoint average: every trained
-    parameter by its name in ``world.net``, in float32.
+    Files that the recipe exported from the newest checkpoint are copied in the formats of its world
+    (``runs.final``). Without such files the weights are the checkpoint average: every trained parameter by its name
+    in ``world.net``, in float32.
 
     Args:
-        license_name: of the weights, as the hub spells it; that of the embedded world is known.
-        base: what was post-trained, such as a repository of the hub.
+        license_name: of the weights, as the hub spells it; by default that of the embedded world, or "other".
+        base: the base model, such as a repository of the hub.
 
     Raises:
         UserError: when ``run_dir`` is no run with a checkpoint, or ``out`` is in use.
@@ -55,7 +55,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
     folder = RunFolder(run_dir)
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
-        raise UserError(f"{run_dir} holds no checkpoint yet: there is nothing to export")
+        raise UserError(f"{run_dir} holds no checkpoint yet: export it after its first checkpoint")
     facts, step = json.loads((newest / STATE).read_text()), step_of(newest)
     exported = final_weights(folder)
     with writing(out) as unfinished:
@@ -74,7 +74,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
 
 def _write_average(run: RunFolder, folder: Path) -> int:
     found = newest_usable(run.checkpoints, lambda text: warnings.warn(text, stacklevel=2))
-    assert found is not None, "there was a checkpoint"
+    assert found is not None, "no usable checkpoint"
     tensors, state = found
     average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}
     write_tensors(folder / WEIGHTS, average, {"format": "pt"})
@@ -89,7 +89,7 @@ def model_card(
     license_name: str | None,
     base: str | None,
 ) -> str:
-    """The card: recipe, seeds, steps, results, licenses; nothing that the run does not hold."""
+    """The model card in Markdown: recipe, seeds, steps, results and licenses, all from the run's folder."""
     identity = facts.get("run", {})
     world = str(identity.get("world", "unknown"))
     spelled = license_name or (EMBEDDED_LICENSE if world == EMBEDDED else UNSTATED)
@@ -110,19 +110,19 @@ def model_card(
 def _weights(world: str, step: int, files: Sequence[str], base: str | None, bare: bool) -> Iterator[str]:
     yield (
         f"The checkpoint average after {step} training steps of the world `{world}`"
-        + (f", which began as `{base}`: " if base else ": ")
+        + (f", post-trained from `{base}`: " if base else ": ")
         + ", ".join(f"`{file}`" for file in files)
         + "."
     )
     if bare:
-        yield "Every trained parameter by its name in `world.net`: `load_state_dict(load_file(...), strict=False)`."
+        yield "Every trained parameter, named as in `world.net`: `load_state_dict(load_file(...), strict=False)`."
     elif world == EMBEDDED:
         yield "Play: `worldcompass play --after FOLDER`; score: `worldcompass evaluate --checkpoint FOLDER`."
 
 
 def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
     config = run.config
-    named = config.get("recipe") or "written by its user"
+    named = config.get("recipe") or "the user's own"
     critics = ", ".join(identity.get("critics", [])) or "unknown"
     yield f"Recipe: {named}. Seed {config.get('seed', 'unknown')}; critics: {critics}."
     if command := run.command.get("command"):
@@ -152,23 +152,23 @@ def _results(run: Run) -> Iterator[str]:
     rows = run.metrics
     if not rows:
         return
-    yield f"Rewards during training, means of its first and last {min(FEW, len(rows))} of {len(rows)} steps:"
+    yield f"Rewards during training, means of the first and the last {min(FEW, len(rows))} of {len(rows)} steps:"
     yield from ["", "| reward | first | last |", "| --- | --- | --- |"]
     for name in rows[-1].rewards:
         yield f"| {name} | {_mean_of(name, rows[:FEW])} | {_mean_of(name, rows[-FEW:])} |"
     looks = [row.judge.mean for row in rows if row.judge is not None and row.judge.mean is not None]
     if looks:
-        yield f"\nA held-out judge, no reward: {looks[0]:.4f} at its first look, {looks[-1]:.4f} at its last."
+        yield f"\nHeld-out judge (not a reward): {looks[0]:.4f} at its first look, {looks[-1]:.4f} at its last."
     if run.diagnosis is not None:
         found = ", ".join(finding.name for finding in run.diagnosis.findings) or "nothing"
         yield f"\nThe run doctor found: {found}."
 
 
 def _mean_of(reward: str, rows: Sequence[StepMetrics]) -> str:
-    """Over the steps in which its critic spoke."""
+    """The mean of a reward over the steps with a score; a dash without any."""
     means = [row.rewards[reward].mean for row in rows if reward in row.rewards]
-    said = [mean for mean in means if mean is not None]
-    return f"{fmean(said):.4f}" if said else "–"
+    known = [mean for mean in means if mean is not None]
+    return f"{fmean(known):.4f}" if known else "–"
 
 
 def _measured(run: Run) -> Iterator[str]:
@@ -186,10 +186,10 @@ def _measured(run: Run) -> Iterator[str]:
 
 def _licenses(spelled: str) -> Iterator[str]:
     if spelled == UNSTATED:
-        yield "Weights: the license of what they began as applies; who exported them did not state it here."
+        yield "Weights: the license of the base model applies; this export does not state it."
     else:
         yield f"Weights: {spelled}."
-    yield "The code that trained them, WorldCompass: Apache-2.0."
+    yield "Training code, WorldCompass: Apache-2.0."
 
 
 def _shown(value: Any) -> str:
@@ -199,19 +199,19 @@ def _shown(value: Any) -> str:
 
 
 def push(folder: Path, repository: str, public: bool = False) -> str:
-    """Upload an exported folder to the Hugging Face hub, a private repository unless ``public``; its address.
+    """Upload an exported folder to the Hugging Face hub, private unless ``public``; return its address.
 
     Raises:
-        UserError: when the package is missing, nobody is logged in, or the hub refuses.
+        UserError: when the package or a login is missing, or the hub refuses.
     """
     try:
         hub = importlib.import_module("huggingface_hub")
         errors = importlib.import_module("huggingface_hub.errors")
     except ImportError:
         raise UserError(
-            "pushing needs the extra hub: pip install 'worldcompass[hub]' (the folder is exported)"
+            "pushing needs the extra hub: pip install 'worldcompass[hub]' (the exported folder is complete)"
         ) from None
-    # Its base is the error of whichever HTTP library the hub's client uses: no connection, too slow.
+    # Its base class is the error of the hub client's HTTP library, such as a lost connection.
     failures = (OSError, ValueError, *errors.HfHubHTTPError.__bases__)
     api = hub.HfApi()
     try:
@@ -220,7 +220,7 @@ def push(folder: Path, repository: str, public: bool = False) -> str:
     except failures as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"the Hugging Face hub did not take {repository} ({first}): log in with `hf auth login` as somebody who"
-            f" may write there; {folder} is complete"
+            f"the Hugging Face hub refused {repository} ({first}): log in with `hf auth login` as a user with write"
+            f" access; the exported folder {folder} is complete"
         ) from error
     return str(address)

@@ -1,6 +1,6 @@
-"""Filmstrips: of the finished comparison, and of every look that was taken during training, behind one slider.
+"""Filmstrips of the finished comparison, and of the judge's looks during training with a slider.
 
-Pictures are PNG files. They come in groups, and in a group by caption: one of a run, or one of each run.
+Pictures are PNG files in groups. A group maps captions to pictures, one for a run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from html import escape
 
 from worldcompass.media.html import data_address, script
 
-# One look at a time; without scripts all are shown under each other.
+# Shows one look at a time; without scripts the page shows all of them.
 _CODE = """
 const slider = document.getElementById("look"), said = document.getElementById("look-said");
 const looks = document.querySelectorAll("#looks > div");
@@ -28,21 +28,21 @@ Group = Mapping[str, bytes]
 
 
 def filmstrip_section(scenarios: Mapping[str, Group]) -> str:
-    """Before, after and engine of a few scenarios, by their names."""
+    """The section with before, after and engine of a few scenarios by name; empty without pictures."""
     if not scenarios:
         return ""
     return f"<section><h2>Filmstrips</h2>{''.join(map(_figures, scenarios.values()))}</section>"
 
 
 def looks_section(looks: Mapping[int, Group]) -> str:
-    """What the held-out judge saw during training, by step."""
+    """The section with the held-out judge's clips during training by step; empty without clips."""
     if not looks:
         return ""
     names = [f"step {step}" for step in looks]
     figures = [f"<div>{_figures(group)}</div>" for group in looks.values()]
     return (
         '<section><h2>During training</h2><p class="muted">The same scenarios with the same noise, before training '
-        'and after each step that the held-out judge looked at.</p><p hidden><label for="look">After </label>'
+        'and after each step with a look of the held-out judge.</p><p hidden><label for="look">After </label>'
         f'<input type="range" id="look" min="0" max="{len(names) - 1}" value="{len(names) - 1}"> '
         f'<output id="look-said" for="look"></output></p><div id="looks">{"".join(figures)}</div>'
         f"{script(_CODE, names)}</section>"
@@ -54,9 +54,9 @@ def _figures(group: Group) -> str:
 
 
 def _figure(name: str, picture: bytes) -> str:
-    said = escape(f"Filmstrip of {name}: frames from left to right", quote=True)
-    image = f'<img alt="{said}" src="{data_address("image/png", picture)}">'
+    label = escape(f"Filmstrip of {name}: frames from left to right", quote=True)
+    image = f'<img alt="{label}" src="{data_address("image/png", picture)}">'
     return (
-        f'<figure class="wide"><div class="scroll" role="region" tabindex="0" aria-label="{said}">{image}</div>'
+        f'<figure class="wide"><div class="scroll" role="region" tabindex="0" aria-label="{label}">{image}</div>'
         f"<figcaption>{escape(name)}</figcaption></figure>"
     )

@@ -31,11 +31,11 @@ from worldcompass.runs.results import ActionCounts, Evaluation, ForwardPasses, R
 from worldcompass.statistics import Estimate, number, percent
 
 NEXT = {
-    "learning": "Go further with a longer run: <code>worldcompass train doom_full</code>. "
+    "learning": "Try a longer run: <code>worldcompass train doom_full</code>. "
     "Repeat with <code>--seed 1</code> and <code>--seed 2</code> before quoting a number.",
-    "undecided": "Give it more steps or more scenarios: <code>worldcompass train doom_full</code>. "
-    "If rewards below rise while the judge stands still, look at the reward critics first.",
-    "unfinished": "Continue the run with <code>--resume</code>, then write this page again.",
+    "undecided": "Use more steps or more scenarios: <code>worldcompass train doom_full</code>. "
+    "If the rewards below rise while the judge does not, check the reward critics first.",
+    "unfinished": "Resume the run with <code>--resume</code>, then write this page again.",
 }
 
 
@@ -84,7 +84,7 @@ def _header(run: Run, title: str) -> str:
 
 
 def badge(run: Run) -> str:
-    """The verdict in a word or two."""
+    """The verdict in a word or two, as HTML."""
     kind = verdict(run)
     return f'<span class="badge {kind.split()[0]}">{kind}</span>'
 
@@ -113,7 +113,7 @@ def _video(video: bytes) -> str:
         '<section class="moving"><h2>Before and after</h2>'
         '<video controls loop muted playsinline preload="metadata" aria-label="The same scenarios before '
         f'training, after training, and in the engine" src="{data_address("video/mp4", video)}"></video>'
-        '<p class="muted">Same scenarios, same seeds. The engine shows what was asked for.</p></section>'
+        '<p class="muted">Same scenarios, same seeds. The engine shows the commanded motion.</p></section>'
     )
 
 
@@ -122,8 +122,8 @@ def _scores(found: Evaluation) -> str:
     if not tables:
         return ""
     return (
-        "<section><h2>Scores</h2><p class='muted'>Means with 95% intervals; higher is better everywhere. "
-        "The difference is paired: same scenario, same seed. Bold: its interval excludes zero.</p>"
+        "<section><h2>Scores</h2><p class='muted'>Means with 95% intervals; higher is always better. "
+        "The difference is paired: same scenario, same seed. Bold: the interval excludes zero.</p>"
         f"{''.join(tables)}</section>"
     )
 
@@ -149,14 +149,14 @@ def _row(found: Evaluation, kind: str, measure: str) -> str:
 
 
 def difference_cell(value: Estimate, share: bool) -> str:
-    """A table cell that stands out where the interval excludes zero."""
+    """A table cell, highlighted when the interval excludes zero."""
     sure = value.rises or value.falls
     style = f' class="{"good" if value.rises else "bad"}"' if sure else ""
     return f"<td{style}>{shown(value, share, signed=True)}</td>"
 
 
 def shown(value: Estimate, share: bool, signed: bool = False) -> str:
-    """A mean with its interval below; a share as percent, ``signed`` with its plus."""
+    """A mean with its interval below it; a share as percent, with a plus sign if ``signed``."""
     if not value.known:
         return '<span class="muted">–</span>'
     show = percent if share else number
@@ -189,8 +189,8 @@ def _passes(passes: ForwardPasses | None) -> str:
     clip, whole = passes.clip_level, passes.whole_video
     return (
         "<section><h2>Cost of imagining</h2>"
-        f"<p>Sharing the past and imagining one clip took <b>{clip:,.0f}</b> forward passes; whole videos would "
-        f"have taken <b>{whole:,.0f}</b>, {whole / clip:.1f} times as many.</p></section>"
+        f"<p>Shared pasts and single clips took <b>{clip:,.0f}</b> forward passes. Whole videos would take "
+        f"<b>{whole:,.0f}</b>, {whole / clip:.1f} times as many.</p></section>"
     )
 
 
@@ -214,7 +214,7 @@ def _curves(metrics: Sequence[StepMetrics]) -> str:
     return (
         "<section><h2>Curves</h2><p class='muted'>Faint: every step. Strong: moving average.</p>"
         f'<div class="grid-of-charts">{"".join(figures)}</div>'
-        f"{same and f'<p>The same at every step: {same}.</p>'}</section>"
+        f"{same and f'<p>Constant: {same}.</p>'}</section>"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run folder holds, and what its results say."""
+"""The content of a run folder, and its results in words."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from worldcompass.runs.results import Evaluation, Results, read_results
 from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import percent
 
-LOOK_FRAMES = 6  # of a clip in its filmstrip
+LOOK_FRAMES = 6  # of a filmstrip
 KINDS = {"combined": "Combined actions", "basic": "Basic actions"}
-# Key in results.json -> (words, whether it is a share shown in percent).
+# Key in results.json -> (title, whether it is a share in percent).
 MEASURES = {
     "judge_accuracy": ("Actions followed, held-out judge", True),
     "critic_accuracy": ("Actions followed, reward critic", True),
@@ -33,29 +33,29 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds; everything but one of results and metrics may be missing."""
+    """The content of a run folder; only results or metrics are required."""
 
     folder: Path
     results: Results
     metrics: Sequence[StepMetrics]
     diagnosis: Diagnosis
-    """Of the evaluation alone where there are no metrics of training steps."""
+    """Of the evaluation alone for runs without metrics of training steps."""
     config: Mapping[str, Any]
     """Settings by their short names."""
     command: Mapping[str, Any]
     """run.json: command line and environment."""
     video: bytes
     filmstrips: Mapping[str, bytes]
-    """By scenario, in words."""
+    """By the scenario's name."""
     looks: Mapping[int, bytes]
-    """Filmstrip of the clip that each look of the held-out judge left, by step."""
+    """Filmstrip of the clip of each look of the held-out judge, by step."""
 
 
 def load_run(run_dir: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UserError: when it is not one, or a file in it is malformed.
+        UserError: when the folder is no run, or a file in it is malformed.
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: there is no such folder")
@@ -89,15 +89,15 @@ def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def verdict(run: Run) -> str:
-    """The doctor's state, or ``unfinished`` before the evaluation that most of it hangs on is made."""
+    """The doctor's state, or ``unfinished`` without the evaluation that it depends on."""
     return run.diagnosis.state if run.diagnosis.evaluation else "unfinished"
 
 
 def answer(run: Run) -> str:
-    """The verdict in a sentence or two, the doctor's."""
-    said = [] if run.diagnosis.evaluation else ["This run has no before-and-after comparison yet."]
-    said += [run.diagnosis.answer] if run.diagnosis.evaluation or run.diagnosis.steps else []
-    return " ".join(said)
+    """The doctor's verdict in one or two sentences."""
+    sentences = [] if run.diagnosis.evaluation else ["This run has no before-and-after comparison yet."]
+    sentences += [run.diagnosis.answer] if run.diagnosis.evaluation or run.diagnosis.steps else []
+    return " ".join(sentences)
 
 
 def headline(found: Evaluation, kind: str) -> str:
@@ -117,13 +117,13 @@ def headline(found: Evaluation, kind: str) -> str:
 
 
 def _strip(clip: Path) -> bytes:
-    """PNG of some frames of a clip beside each other."""
+    """A filmstrip of a clip as PNG."""
     frames = video.read_video(clip)
     return video.png(video.filmstrip(frames, max(1, len(frames) // LOOK_FRAMES)))
 
 
 def _diagnosis(run_dir: Path, results: Results) -> Diagnosis:
-    """The doctor's opinion; where the curves are no training steps', of the evaluation alone."""
+    """The doctor's diagnosis; of the evaluation alone when the metrics are not those of training steps."""
     try:
         return diagnose(read_record(run_dir))
     except UserError:

@@ -1,6 +1,6 @@
-"""Tables of Markdown from stored results: several seeds of a recipe as one result, between markers in a page.
+"""Markdown tables from stored results, between markers in a page; the seeds of a recipe form one result.
 
-A stored result is a finished run reduced to what tables need: a number per video and measure, and how it was made.
+A stored result is a finished run reduced to a number per video and measure, with its command and versions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Stored:
     version: str
     """Of this package."""
     weights: str
-    """Version of the weights that the run began from."""
+    """Version of the base weights."""
     scenarios_hash: str
     seconds: float
     engine: Measured
@@ -49,7 +49,7 @@ class Stored:
     """Measured as means over depth, without actions."""
 
     def to_json(self) -> dict[str, Any]:
-        """The file."""
+        """The content of the file."""
         plain = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in SIDES}
         sides = {side: getattr(self, side).to_json() for side in ("engine", "base", "trained")}
         return {"schema": SCHEMA, **plain, **sides}
@@ -59,7 +59,7 @@ class Stored:
         """The inverse of ``to_json``.
 
         Raises:
-            ValueError: naming what is missing or malformed.
+            ValueError: names the missing or malformed part.
         """
         if (schema := data.get("schema")) != SCHEMA:
             raise ValueError(f"it has schema {schema}, expected {SCHEMA}")
@@ -74,21 +74,23 @@ class Stored:
 
 
 def reduce_run(run_dir: Path) -> Stored:
-    """A finished run of a recipe.
+    """A finished run of a recipe, reduced to a stored result.
 
     Raises:
-        UserError: when it is none.
+        UserError: when the folder holds no finished run of a recipe.
     """
     folder = RunFolder(run_dir)
     if not folder.results.is_file():
-        raise UserError(f"{run_dir} is no finished run: {folder.results.name} is missing")
+        raise UserError(
+            f"{run_dir} is no finished run: {folder.results.name} is missing; finish the run first"
+        )
     results = read_results(folder.results)
     settings = read_settings(folder.config)
     made = read_object(folder.record, "a run's command and environment")
     engine, base, trained = (_over_depth(folder.evaluation(side)) for side in ("engine", "base", "trained"))
     if not settings.get("recipe") or not {"command", "version", "weights"} <= made.keys():
         raise UserError(
-            f"{run_dir} is no run of a recipe: config.json or run.json does not say how it was made"
+            f"{run_dir} is no run of a recipe: config.json or run.json lacks its recipe, command or versions"
         )
     return Stored(
         recipe=str(settings["recipe"]),
@@ -114,17 +116,17 @@ def _over_depth(path: Path) -> Measured:
 
 
 def _without_folder(command: str) -> str:
-    """The command without where it wrote, which is nobody else's business."""
+    """The command without ``--out``, which differs on every machine."""
     words = shlex.split(command)
     kept = [w for i, w in enumerate(words) if w != "--out" and (i == 0 or words[i - 1] != "--out")]
     return shlex.join(word for word in kept if not word.startswith("--out="))
 
 
 def store(run_dir: Path, folder: Path) -> Path:
-    """Keep a finished run as ``folder/RECIPE_seedN.json``, in place of an older one.
+    """Store a finished run as ``folder/RECIPE_seedN.json``; an older file is replaced.
 
     Raises:
-        UserError: when it is no finished run of a recipe.
+        UserError: when the folder holds no finished run of a recipe.
     """
     run = reduce_run(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,11 +137,11 @@ def read_stored(folder: Path) -> list[Stored]:
     """All stored results, by recipe and seed.
 
     Raises:
-        UserError: when there is no such folder, or naming the file that is malformed.
+        UserError: for a missing folder, or a malformed file, which it names.
     """
     if not folder.is_dir():
         raise UserError(
-            f"there are no stored results at {folder}: keep runs with worldcompass tables RUN --store"
+            f"there are no stored results at {folder}: store runs with worldcompass tables RUN --store FOLDER"
         )
     runs = []
     for path in sorted(folder.glob("*.json")):
@@ -154,7 +156,7 @@ def pooled(runs: Sequence[Stored]) -> Evaluation:
     """Seeds of one recipe as one result: intervals over scenarios and seeds.
 
     Raises:
-        UserError: when they do not belong together.
+        UserError: when recipe, scenarios or weights differ, or a seed occurs twice.
     """
     for name in ("recipe", "scenarios_hash", "weights"):
         if len(values := sorted({getattr(run, name) for run in runs})) > 1:
@@ -171,7 +173,7 @@ def pooled(runs: Sequence[Stored]) -> Evaluation:
 
 
 def table_of(recipe: str, stored: Sequence[Stored], short: bool = False) -> str:
-    """The table of a recipe, how it was made below it; a sentence where nothing is stored."""
+    """The table of a recipe with its commands below; a sentence if nothing is stored."""
     runs = [run for run in stored if run.recipe == recipe]
     if not runs:
         return f"There are no stored results of `{recipe}` yet."
@@ -182,7 +184,7 @@ def table_of(recipe: str, stored: Sequence[Stored], short: bool = False) -> str:
 
 
 def everything(runs: Sequence[Stored]) -> str:
-    """Every measure of pooled runs, for one who reads results."""
+    """The full table: every measure of the pooled runs."""
     found = pooled(runs)
     lines = [
         _line("from", "actions", "measure", "engine", "base", "trained", "difference"),
@@ -202,7 +204,7 @@ def everything(runs: Sequence[Stored]) -> str:
 
 
 _Row = tuple[str, Callable[[str], str]]
-"""What a row shows, and its cell for a kind of actions."""
+"""A row's title, and the function from a kind of actions to its cell."""
 
 
 def _short_rows(found: Evaluation) -> list[_Row]:
@@ -247,7 +249,7 @@ def _changes(found: Evaluation, measure: str, digits: int) -> Callable[[str], st
 
 
 def _made(runs: Sequence[Stored]) -> str:
-    """How the numbers were made, in a sentence."""
+    """Seeds, versions and commands of the runs, in a sentence."""
     seeds = ", ".join(str(run.seed) for run in runs)
     commands = ", ".join(f"`{command}`" for command in dict.fromkeys(run.command for run in runs))
     versions = ", ".join(dict.fromkeys(run.version for run in runs))
@@ -275,22 +277,24 @@ def _change(value: Estimate, digits: int) -> str:
 
 
 def with_tables(text: str, stored: Sequence[Stored], name: str = "the page") -> str:
-    """A page with the tables between its markers ``<!-- table: NAME -->`` and ``<!-- /table -->`` written anew.
+    """The page with new tables between its markers ``<!-- table: NAME -->`` and ``<!-- /table -->``.
 
     Raises:
-        UserError: when a table is opened and not closed, naming the page.
+        UserError: when a marker is not closed; it names the page.
     """
     if len(OPENED.findall(text)) != len(PLACE.findall(text)) or any(
         OPENED.search(p[2]) for p in PLACE.findall(text)
     ):
-        raise UserError(f"{name} opens a table and does not close it: expected <!-- /table --> after each")
+        raise UserError(
+            f"{name} opens a table and does not close it: expected <!-- /table --> after each table"
+        )
     return PLACE.sub(
         lambda place: f"{place[1]}\n{table_of(place[2], stored, bool(place[3]))}\n\n{place[5]}", text
     )
 
 
 def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]:
-    """Pages whose tables are stale, with their text as it should be.
+    """Pages with stale tables, each with its corrected text.
 
     Raises:
         UserError: when a page or the stored results cannot be read, or a page has no table.
@@ -298,7 +302,7 @@ def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]
     stored = read_stored(folder)
     for page in pages:
         if not page.is_file():
-            raise UserError(f"there is no page {page}")
+            raise UserError(f"there is no page {page}: expected a Markdown file")
         text = page.read_text(encoding="utf-8")
         if not OPENED.search(text):
             raise UserError(f"{page} has no table: expected a marker such as <!-- table: demo -->")
@@ -308,7 +312,7 @@ def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]
 
 
 def write_tables(pages: Sequence[Path], folder: Path) -> list[Path]:
-    """Write the tables of pages anew; those that changed.
+    """Rewrite the tables of pages; return the changed pages.
 
     Raises:
         UserError: as ``rewritten``; no page is written then.
