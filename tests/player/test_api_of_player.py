@@ -74,13 +74,13 @@ def test_a_clip_is_imagined_and_scored(port):
         ({"path": "w-300"}, 400, "more than 256 latents"),
         ({"path": "hop-2"}, 400, "cannot read 'hop-2'"),
         ({"path": "w-1", "pane": "Other"}, 400, "expected Before or After"),
-        ({"path": "w-1", "start": "nowhere"}, 400, "this start is not here"),
+        ({"path": "w-1", "start": "nowhere"}, 400, "this start does not exist"),
         ({"path": "w-1", "image": "###"}, 400, "not base64"),
         ({"path": "w-1", "image": "\u00e9"}, 400, "not base64"),
         ({"path": "w-1", "image": "AAAA"}, 400, "not a picture"),
         ({"path": 3}, 422, "cannot read body.path"),
         ({"path": "w-1", "speed": 3}, 422, "cannot read body.speed"),
-        ({"path": "w-1", "seed": -1}, 422, "; /docs says what is expected, as application/json"),
+        ({"path": "w-1", "seed": -1}, 422, "; /docs describes the expected application/json"),
     ],
 )
 def test_what_cannot_be_imagined_is_answered_with_a_sentence(port, asked, status, sentence):

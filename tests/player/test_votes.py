@@ -74,7 +74,7 @@ def test_the_voter_sees_two_clips_and_no_names(tmp_path):
             body, kind = json.dumps(answer).encode(), {"Content-Type": "application/json"}
             sides[pair["pair"]] = ballot.pairs[pair["pair"]].left
             assert ask(port, "/vote", body, **kind)[0] == 200
-            assert "answered or is too old" in detail(ask(port, "/vote", body, **kind))[1]
+            assert "answered or has expired" in detail(ask(port, "/vote", body, **kind))[1]
             assert ask(port, pair["left"])[0] == 404
         assert ask(port, "/vote", b'{"pair": 3}', **kind)[0] == 422
         assert b"Which is better?" in ask(port, "/")[1]

@@ -1,1 +1,1 @@
-"""The player: walk through worlds in the browser, side by side, and vote on what you see (extra ``web``)."""
+"""The player: walk through worlds in the browser, compare them, and vote on clips (extra ``web``)."""

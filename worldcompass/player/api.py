@@ -1,4 +1,4 @@
-"""The HTTP interface: imagine a clip along a path, score any clip (``scoring.py``), health."""
+"""The HTTP interface: imagine a clip along a path, score a clip (``serving.scoring``), health."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from worldcompass.player.session import Shared, in_worker, read_path
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start, start_from_picture
 from worldcompass.serving.scoring import MAX_LATENTS, MAX_PATH_CHARACTERS, Scorer, Turn, identity, score_route
 
-MAX_GROUP_BYTES = 64 * 2**20  # a group of this world's candidates has less than a tenth
-MAX_WAITING = 4  # requests that wait for their turn; more are told to come back
+MAX_GROUP_BYTES = 64 * 2**20  # ten times a group of this world's candidates
+MAX_WAITING = 4  # requests in the queue; more are refused
 
 
 class ImagineRequest(BaseModel):
-    """A walk to imagine. Give ``start`` or ``image``; with neither the first start of the gallery is taken."""
+    """A walk to imagine from ``start`` or ``image``; without both, from the first start of the gallery."""
 
     model_config = ConfigDict(extra="forbid")
     path: str = Field(max_length=MAX_PATH_CHARACTERS, examples=["w-3, right-1, w+left-4"])
@@ -35,11 +35,11 @@ class ImagineRequest(BaseModel):
         None, max_length=MAX_UPLOAD_BYTES * 4 // 3 + 4, description="PNG or JPEG, base64"
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    pane: str | None = Field(None, max_length=40, description="Before or After; the last world when left out")
+    pane: str | None = Field(None, max_length=40, description="Before or After; the last world by default")
 
 
 async def imagine(pane: Pane, start: Start, composites_M: tuple[int, ...], seed: int) -> Tensor:
-    """The frames of a walk, uint8 (F, 3, h, w); every step waits its turn behind those of the players."""
+    """The frames of a walk, uint8 (F, 3, h, w); every step queues with those of the players."""
     place = await in_worker(pane, pane.begin, start, seed)
     frames = [place.frames_F3hw]
     while len(place.composites_M) < len(composites_M):
@@ -53,7 +53,7 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
     router, turn = APIRouter(), Turn(MAX_WAITING)
     spec = worlds[-1].world.spec
 
-    @router.get("/health", summary="Whether the server runs, and what it shows")
+    @router.get("/health", summary="State of the server, its panes and critics")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "panes": [pane.name for pane in shared.panes], **identity(shared.critics)}
 
@@ -96,7 +96,7 @@ def _start_of(shared: Shared, asked: ImagineRequest, frame_size: tuple[int, int]
 def _bytes_of(base64_text: str) -> bytes:
     try:
         return base64.b64decode(base64_text, validate=True)
-    except ValueError as why:  # binascii.Error is one; characters outside of ASCII raise the plain one
+    except ValueError as why:  # covers binascii.Error; characters outside ASCII raise ValueError itself
         raise UserError("the image is not base64: encode the bytes of a PNG or JPEG file") from why
 
 

@@ -1,4 +1,4 @@
-"""The blind study's side of the server: prepares pairs of clips, shows them unnamed, keeps the answers."""
+"""The server's part of the blind study: prepares pairs of clips, shows them without names, stores the votes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from worldcompass.player.session import Shared
 from worldcompass.player.starts import Start
 from worldcompass.player.votes import Verdict, Vote, append_vote
 
-CLIP_LATENTS = 16  # of a pair's clips: 4 chunks
-PIXELS = 480  # width of a clip, about
-KEPT_PAIRS = 8  # shown and not answered yet; the oldest goes
+CLIP_LATENTS = 16  # of each clip: 4 chunks
+PIXELS = 480  # approximate width of a clip
+KEPT_PAIRS = 8  # shown pairs without an answer; the oldest is dropped
 
 Side = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two clips of one command from one start with one noise."""
+    """Two clips with the same start, commands and noise."""
 
     token: str
     start: Start
@@ -45,7 +45,7 @@ class Pair:
 
 
 class Answer(BaseModel):
-    """What a voter says of a pair."""
+    """A voter's answers about a pair."""
 
     model_config = ConfigDict(extra="forbid")
     pair: str
@@ -54,7 +54,7 @@ class Answer(BaseModel):
 
 
 class Ballot:
-    """Prepares one pair ahead of the voter."""
+    """Prepares the next pair while the voter watches one."""
 
     def __init__(
         self, shared: Shared, worlds: tuple[WorldPane, WorldPane], names: tuple[str, str], file: Path,
@@ -70,7 +70,7 @@ class Ballot:
         self._lock = asyncio.Lock()
 
     async def next_pair(self) -> Pair:
-        """The pair that was prepared while the last one was looked at."""
+        """The prepared pair; starts to prepare another one."""
         async with self._lock:
             task, self._next = self._next or asyncio.create_task(self._prepare()), None
             pair = await task
@@ -102,18 +102,18 @@ class Ballot:
         return Path(self._folder.name) / f"{token}.{shown}.mp4"
 
     def clip(self, token: str, shown: Literal["left", "right"]) -> Path | None:
-        """The file of a pair that is on show."""
+        """The file of a clip on display; None for other pairs."""
         return self._clip(token, shown) if token in self.pairs else None
 
     def answer(self, answer: Answer) -> None:
         """Store a vote.
 
         Raises:
-            UserError: when the pair is not on show, or was answered.
+            UserError: when the pair is not on display, or was answered.
         """
         pair = self.pairs.get(answer.pair)
         if pair is None:
-            raise UserError("this pair was answered or is too old: look at the next one")
+            raise UserError("this pair was answered or has expired: watch the next one")
         right: Side = "after" if pair.left == "before" else "before"
         sides: dict[str, Verdict] = {"left": pair.left, "right": right, "tie": "tie"}
         path = self.shared.space.path(pair.composites_M)
@@ -131,7 +131,7 @@ class Ballot:
             self._clip(token, shown).unlink(missing_ok=True)
 
     def describe(self, pair: Pair) -> dict[str, Any]:
-        """What the voter may know of a pair."""
+        """The facts about a pair for the voter, which do not reveal the sides."""
         spec = self.worlds["after"].world.spec
         return {
             "pair": pair.token,
@@ -147,7 +147,7 @@ class Ballot:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Clean up at the end."""
+        """Stop the preparation and delete the clips on exit."""
         yield
         if self._next is not None:
             self._next.cancel()
@@ -156,7 +156,7 @@ class Ballot:
 
 
 def routes(ballot: Ballot) -> APIRouter:
-    """The addresses that the voting page uses."""
+    """The routes of the voting page."""
     router = APIRouter(include_in_schema=False)
 
     @router.post("/vote/next")
@@ -167,7 +167,7 @@ def routes(ballot: Ballot) -> APIRouter:
     async def clip(token: str, side: Literal["left", "right"]) -> FileResponse:
         path = ballot.clip(token, side)
         if path is None:
-            raise HTTPException(404, "this pair was answered or is too old: look at the next one")
+            raise HTTPException(404, "this pair was answered or has expired: watch the next one")
         return FileResponse(path, media_type="video/mp4")
 
     @router.post("/vote")

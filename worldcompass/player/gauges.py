@@ -1,4 +1,4 @@
-"""The live gauges of a pane: what the picture says the camera did, how often that was the command, sharpness."""
+"""The live gauges of a pane: the action that its frames show, the share of obeyed commands, sharpness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worldcompass.serving.scoring import Reader
 
 @dataclass(frozen=True)
 class Gauge:
-    """Of one walk up to a moment."""
+    """The gauges of a walk after a step."""
 
     start_image_3hw: Tensor
     sharpness: float = 1.0
@@ -24,16 +24,16 @@ class Gauge:
     estimated: int | None = None
     """The action that the last latent shows."""
     obeyed: int = 0
-    """Latents that show the whole commanded action, moving and turning alike."""
+    """Latents that show the whole commanded action, translation and rotation."""
     latents: int = 0
 
     @staticmethod
     def begin(image_3hw: Tensor) -> Gauge:
-        """At a start image."""
+        """The gauges at a start image."""
         return Gauge(image_3hw)
 
     def after(self, reader: Reader | None, before: Place | None, now: Place | None) -> Gauge:
-        """After the step that led from one place to the other."""
+        """The gauges after a step between two places."""
         if before is None or now is None:
             return self
         relative = relative_sharpness(now.frames_F3hw[-1], self.start_image_3hw)
@@ -45,6 +45,6 @@ class Gauge:
         return Gauge(self.start_image_3hw, relative, seen[-1], self.obeyed + obeyed, latents)
 
     def as_json(self, space: ActionSpace) -> dict[str, Any]:
-        """For the page."""
+        """The gauges for the page."""
         seen = None if self.estimated is None else list(space.words(self.estimated))
         return {"sharpness": self.sharpness, "seen": seen, "obeyed": self.obeyed, "latents": self.latents}

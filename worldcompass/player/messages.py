@@ -1,7 +1,7 @@
-"""What the browser and the server say to each other over the WebSocket.
+"""The messages between browser and server over the WebSocket.
 
-Text both ways is JSON. Pictures are binary: a header's length as 4 bytes (little endian), the header as JSON,
-then one JPEG for every pane.
+Text is JSON in both directions. Pictures are binary: the length of a header as 4 bytes (little endian), the
+header as JSON, then one JPEG for every pane.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
 
-MAX_PATH_CHARACTERS = 27_000  # the longest walk, with another action in every latent: "w+d+right+down-1, "
+MAX_PATH_CHARACTERS = 27_000  # the longest walk with one entry per latent, such as "w+d+right+down-1, "
 MAX_MESSAGE_BYTES = 32_768
 LARGEST_SEED = 2**31 - 1
-JPEG_QUALITY = 95  # with full colour resolution: no difference can be seen
+JPEG_QUALITY = 95  # with full colour resolution, visually lossless
 
-MAX_HELD = 32  # keys at once: more than fingers and a gamepad have
+MAX_HELD = 32  # keys at once, more than fingers and a gamepad can hold
 
 
 class _Message(BaseModel):
@@ -32,14 +32,14 @@ class _Message(BaseModel):
 
 
 class Hello(_Message):
-    """The first message: the token of an earlier connection, or nothing."""
+    """The first message, with the token of an earlier connection or an empty one."""
 
     type: Literal["hello"]
     token: str = Field("", max_length=64)
 
 
 class Begin(_Message):
-    """Stand at a start and, with a path, walk it."""
+    """Go to a start; with a path, walk along it."""
 
     type: Literal["start"]
     start: str = Field(max_length=200)
@@ -48,7 +48,7 @@ class Begin(_Message):
 
 
 class Keys(_Message):
-    """The keys that are held from now on, by their words; ``number`` counts such messages."""
+    """The words of the keys that are down; ``number`` counts these messages."""
 
     type: Literal["keys"]
     held: list[Annotated[str, Field(max_length=40)]] = Field(max_length=MAX_HELD)
@@ -56,7 +56,7 @@ class Keys(_Message):
 
 
 class Rewind(_Message):
-    """Go back some latents; everything kept is reached with a large number."""
+    """Go back by a number of latents, at most to the oldest stored moment."""
 
     type: Literal["rewind"]
     latents: int = Field(ge=1, le=10_000)
@@ -74,10 +74,10 @@ _MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimin
 
 
 def read_message(text: str) -> Message:
-    """A message of the browser.
+    """A message from the browser.
 
     Raises:
-        UserError: one sentence that says what is wrong with it.
+        UserError: names the problem in one sentence.
     """
     if len(text) > MAX_MESSAGE_BYTES:
         raise UserError(f"the message has more than {MAX_MESSAGE_BYTES} characters: send a shorter one")
@@ -105,10 +105,10 @@ def encode_frame(frame_3hw: Tensor) -> bytes:
 
 
 def pack_pictures(jpegs: Sequence[bytes], number: int, latent: int) -> bytes:
-    """One moment of all panes; a pane that shows nothing has an empty picture.
+    """One moment of all panes; a pane without a view has an empty picture.
 
     Args:
-        number: the last ``Keys`` message that this moment already obeys.
+        number: the latest ``Keys`` message that this moment obeys.
         latent: index of the latent that the frames belong to.
     """
     header = json.dumps({"number": number, "latent": latent, "sizes": [len(j) for j in jpegs]}).encode()

@@ -1,7 +1,7 @@
-"""What the player shows side by side: world models, and an engine where there is one; all take the same actions.
+"""The panes of the player: world models, and an engine if there is one; all take the same actions.
 
-A ``Place`` is a value: a step gives a new one, so that rewinding is going on from an older one. What only the step
-after it needs is left for ``settle``, when its pictures are on their way already.
+A ``Place`` is a value. A step returns a new one, so a rewind continues from an older one. ``settle`` prepares the
+next step while the pictures of the last one are sent.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from worldcompass.world import WorldModel
 
 
 class Place(Protocol):
-    """Where a walk stands."""
+    """The state of a walk after a step."""
 
     @property
     def frames_F3hw(self) -> Tensor:
-        """uint8 frames of the last step; of a beginning, the start image alone."""
+        """uint8 frames of the last step; at the start, the start image alone."""
         ...
 
     @property
     def composites_M(self) -> tuple[int, ...]:
-        """What was carried out so far, the start's 0 first."""
+        """The actions so far, with the start's 0 first."""
         ...
 
     def step(self, composite: int) -> Self:
-        """The place after one more step; its pictures are finished."""
+        """The place after one more step, with finished pictures."""
         ...
 
     def settle(self) -> Self:
-        """The same place, ready for a step. One that is not settled settles in its step."""
+        """The same place, prepared for a step. A step settles an unsettled place first."""
         ...
 
 
 class Pane(Protocol):
-    """One picture of the player. Its walks are computed one after another in its own worker thread."""
+    """One picture of the player. Its own worker thread computes its walks one after another."""
 
     @property
     def name(self) -> str:
-        """Shown above the picture."""
+        """The title above the picture."""
         ...
 
     @property
     def worker(self) -> ThreadPoolExecutor:
-        """One thread."""
+        """An executor with one thread."""
         ...
 
     def begin(self, start: Start, seed: int) -> Place | None:
-        """Stand at a start; None where this pane has nothing to show for it."""
+        """The place at a start; None for a start that this pane cannot show."""
         ...
 
     def close(self) -> None:
-        """End the worker, when what it computes now is finished."""
+        """Stop the worker after its current computation."""
         ...
 
 
 def one_thread() -> ThreadPoolExecutor:
-    """A worker for one pane."""
+    """A new worker for one pane."""
     return ThreadPoolExecutor(1, thread_name_prefix="pane")
 
 
@@ -100,7 +100,7 @@ class WorldPlace:
 
 @dataclass(frozen=True)
 class WorldPane:
-    """A world model: any adapter that begins from a picture."""
+    """A world model that starts from a picture."""
 
     name: str
     world: WorldModel[Any]

@@ -1,4 +1,4 @@
-"""Recordings: what all panes showed, as MP4 and GIF files that are kept until the player ends."""
+"""Recordings of all panes as MP4 and GIF files, stored until the player stops."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from worldcompass.media.video import side_by_side, write_mp4
 
 MAX_SECONDS = 60.0
-MAX_FILES = 16  # recordings on the shelf; the oldest goes
-MP4_WIDTH, GIF_WIDTH = 480, 256  # pixels of one pane, about
-GIF_FPS = 12.5  # what browsers play evenly; a GIF counts time in hundredths of a second
+MAX_FILES = 16  # stored recordings; the oldest is deleted
+MP4_WIDTH, GIF_WIDTH = 480, 256  # approximate pixels of one pane
+GIF_FPS = 12.5  # browsers play it evenly, as a GIF counts time in hundredths of a second
 
 
 class Recording:
-    """The frames of all panes while recording is on."""
+    """The frames of all panes during a recording."""
 
     def __init__(self, names: Sequence[str], fps: float) -> None:
         self.names, self.fps, self.longest = tuple(names), fps, MAX_SECONDS
@@ -30,11 +30,11 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How long it plays."""
+        """Duration of the recording."""
         return self._count / self.fps
 
     def add(self, frames: Sequence[Tensor]) -> bool:
-        """Append the frames of a step, uint8 (F, 3, h, w) per pane; False when the recording is full."""
+        """Append the frames of a step, uint8 (F, 3, h, w) per pane; False once the recording is full."""
         if len(frames) == len(self.names):  # another start may show fewer panes
             self._parts.append(frames)
             self._count += len(frames[0])
@@ -46,14 +46,14 @@ class Recording:
 
 
 class Shelf:
-    """A folder of finished recordings, by unguessable names."""
+    """A folder of finished recordings with random names."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="worldcompass-clips-")
         self._files: dict[str, Path] = {}
 
     def save(self, recording: Recording) -> dict[str, str | float]:
-        """Write both files; their addresses and the length in seconds."""
+        """Write both files; return their addresses and the length in seconds."""
         columns, token = recording.columns(), secrets.token_urlsafe(12)
         width = columns[0].shape[-1]
         large = side_by_side(columns, recording.names, max(1, MP4_WIDTH // width))
@@ -68,17 +68,17 @@ class Shelf:
         return {"mp4": f"/clips/{mp4.name}", "gif": f"/clips/{gif.name}", "seconds": recording.seconds}
 
     def find(self, name: str) -> Path | None:
-        """The file of that name, if it is on the shelf."""
+        """The stored file of that name, or None."""
         return self._files.get(name)
 
     def close(self) -> None:
-        """Delete everything."""
+        """Delete all recordings."""
         self._files.clear()
         self._folder.cleanup()
 
 
 def write_gif(path: Path, frames_F3hw: np.ndarray, fps: float) -> Path:
-    """Write a GIF that repeats for ever."""
+    """Write an endlessly repeating GIF."""
     animation = cv2.Animation()
     animation.frames = [np.ascontiguousarray(f[::-1].transpose(1, 2, 0)) for f in frames_F3hw]
     animation.durations = [round(1000 / fps)] * len(frames_F3hw)

@@ -40,23 +40,23 @@ MAX_MISTAKES = 20  # unreadable messages after which a connection is closed
 HELLO_SECONDS = 10.0
 MAX_CONNECTIONS = 200
 CLOSE_BUSY, CLOSE_POLICY = 1013, 1008
-END_SECONDS = 1.0  # that requests still have when the server ends; a clip is not finished first
+END_SECONDS = 1.0  # grace for running requests when the server stops; clips are not finished
 
 log = logging.getLogger("worldcompass.player")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server runs."""
+    """Settings of the server."""
 
     about: str = ""
-    """One line that says whose weights are shown."""
+    """One line that names the weights on display."""
     max_sessions: int = 4
     loopback_only: bool = True
 
 
 def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) -> FastAPI:
-    """The whole application. With ``votes`` the front page is the voting page."""
+    """The web application. With ``votes`` the front page is the voting page."""
     worlds = tuple(pane for pane in shared.panes if isinstance(pane, WorldPane))
 
     @contextlib.asynccontextmanager
@@ -83,7 +83,7 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
 
 
 class _Server(uvicorn.Server):
-    """Cancels what still computes soon after Ctrl-C; ``Guard`` answers for it."""
+    """Cancels running requests soon after Ctrl-C; ``Guard`` answers them."""
 
     async def shutdown(self, sockets: Any = None) -> None:
         asyncio.get_running_loop().call_later(END_SECONDS, self._cancel)
@@ -95,7 +95,7 @@ class _Server(uvicorn.Server):
 
 
 def web_server(app: FastAPI) -> uvicorn.Server:
-    """A server for the application with its limits on connections and sizes; run it with a bound socket."""
+    """A server for the application with limits on connections and sizes; run it with a bound socket."""
     return _Server(
         uvicorn.Config(
             app,
@@ -104,7 +104,7 @@ def web_server(app: FastAPI) -> uvicorn.Server:
             limit_concurrency=MAX_CONNECTIONS,
             ws_max_size=4 * MAX_MESSAGE_BYTES,  # a character may take 4 bytes
             ws_per_message_deflate=False,
-            timeout_graceful_shutdown=2,  # for browsers that do not hang up
+            timeout_graceful_shutdown=2,  # for browsers that stay connected
         )
     )
 
@@ -117,7 +117,7 @@ async def _unreadable(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    how = "; /docs says what is expected, as application/json" if first["loc"][0] == "body" else ""
+    how = "; /docs describes the expected application/json" if first["loc"][0] == "body" else ""
     return JSONResponse({"detail": f"cannot read {place}: {first['msg']}{how}"}, 422)
 
 
@@ -135,10 +135,11 @@ def _add_pages(app: FastAPI, front: str) -> None:
 
 
 def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> None:
-    @app.get("/starts", summary="Where a walk can begin")
+    @app.get("/starts", summary="The starts of walks")
     async def starts(
         own: Annotated[
-            list[str] | None, Query(max_length=MAX_PICTURES, description="ids of pictures to list too")
+            list[str] | None,
+            Query(max_length=MAX_PICTURES, description="ids of uploaded pictures to include"),
         ] = None,
     ) -> list[dict[str, str]]:
         listed = set(own or ())
@@ -150,7 +151,7 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
 
     @app.post(
         "/pictures",
-        summary="Add a picture to begin from; the body is the PNG or JPEG file",
+        summary="Add a picture as a start; the body is the PNG or JPEG file",
         openapi_extra={"requestBody": {"required": True, "content": picture}},
     )
     async def add_picture(request: Request) -> dict[str, str]:
@@ -163,12 +164,12 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
     async def clip(name: str) -> FileResponse:
         path = shared.shelf.find(name)
         if path is None:
-            raise HTTPException(404, "this recording is gone: record again")
+            raise HTTPException(404, "this recording was deleted: record again")
         return FileResponse(path, filename=f"worldcompass{path.suffix}")
 
 
 def _card(start: Start) -> dict[str, str]:
-    """What the gallery shows of a start."""
+    """A start as the gallery shows it."""
     return {"id": start.id, "title": start.title, "group": start.group, "image": data_url(start.image_3hw)}
 
 
@@ -181,7 +182,7 @@ def _add_walk(app: FastAPI, shared: Shared, settings: Settings) -> None:
         try:
             await _welcome(socket, sessions, shared, settings)
         except (WebSocketDisconnect, TimeoutError):
-            pass  # the browser is gone, or takes nothing: its walk waits for it
+            pass  # the browser left or stopped receiving; its walk stays parked
         finally:
             if socket.application_state is WebSocketState.CONNECTED:
                 with contextlib.suppress(RuntimeError, WebSocketDisconnect):
@@ -215,11 +216,11 @@ async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settin
 
 
 async def _converse(socket: WebSocket, session: Session) -> None:
-    """Listen and walk at once, until either ends; log what is no end of a connection and no cancelled task."""
+    """Listen and walk concurrently until either ends; log errors other than a lost connection."""
     send = Send(socket.send_json, socket.send_bytes)
     for end in await session.run(send, _listen(socket, session, send)):
         if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, TimeoutError)):
-            log.error("a walk ended by an error", exc_info=end)
+            log.error("a walk failed", exc_info=end)
 
 
 async def _listen(socket: WebSocket, session: Session, send: Send) -> None:
@@ -232,7 +233,7 @@ async def _listen(socket: WebSocket, session: Session, send: Send) -> None:
         try:
             message = read_message(text)
             if isinstance(message, Hello):
-                raise UserError("a second hello: reload the page")
+                raise UserError("unexpected second hello: reload the page")
             session.hear(message)
         except UserError as error:
             mistakes += 1
@@ -241,7 +242,7 @@ async def _listen(socket: WebSocket, session: Session, send: Send) -> None:
 
 
 async def _text_of(socket: WebSocket) -> str:
-    """The next message; a binary one reads as nothing, which is a mistake like any other."""
+    """The next text message; a binary one gives an empty text, which is refused as unreadable."""
     message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1006))

@@ -1,8 +1,8 @@
 """One browser's walk: keys in, paced pictures and gauges out.
 
-Two tasks share a session. ``_walk`` computes the next step in the panes' workers, starting as late as it can so
-that it knows the newest keys (``pace``); ``_Screen`` sends the finished frames one by one at the player's pace.
-Between them waits at most one step, so a slow browser slows its own walk and nothing piles up.
+Two tasks share a session. ``_walk`` computes the next step in the panes' workers. It starts as late as possible to
+use the newest keys (``pace``). ``_Screen`` sends the finished frames one by one at the player's pace. At most one
+step waits between them, so a slow browser slows only its own walk.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from worldcompass.world import WorldModel
 
 MAX_LATENTS = 1500  # of one walk: about 4 minutes
 KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips
-MAX_COMMANDS = 16  # that wait for the walk; more come only from a program, and are refused
-SEND_TIMEOUT = 20.0  # seconds after which a browser that takes nothing is given up
+MAX_COMMANDS = 16  # in the queue; only programs send more, which are refused
+SEND_TIMEOUT = 20.0  # seconds until an unresponsive browser is dropped
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where all panes stand after a step."""
+    """The places and gauges of all panes after a step."""
 
     places: tuple[Place | None, ...]
     gauges: tuple[Gauge, ...]
 
     @property
     def composites_M(self) -> tuple[int, ...]:
-        """What was carried out so far."""
+        """The actions so far, with the start's 0 first."""
         return next(place.composites_M for place in self.places if place is not None)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all sessions of a server have in common."""
+    """The parts that all sessions of a server share."""
 
     panes: tuple[Pane, ...]
     starts: Starts
@@ -61,17 +61,21 @@ class Shared:
 
     @property
     def world(self) -> WorldModel[Any]:
-        """The first pane's that shows one; all panes have the same actions and size."""
+        """The first world of the panes; all panes have the same actions and size."""
         return next(pane.world for pane in self.panes if isinstance(pane, WorldPane))
 
     @property
     def space(self) -> ActionSpace:
-        """What can be done."""
+        """The action space, the same in every pane."""
         return self.world.spec.actions
 
 
 class Send:
-    """The two ways to a browser; each gives up when the browser takes nothing for long."""
+    """The text and picture channels to a browser, with a timeout.
+
+    Raises:
+        TimeoutError: from both, after ``SEND_TIMEOUT`` seconds without progress.
+    """
 
     def __init__(
         self, text: Callable[[dict[str, Any]], Awaitable[None]], pictures: Callable[[bytes], Awaitable[None]]
@@ -88,19 +92,19 @@ class Send:
 
 
 class _Screen:
-    """Pictures on their way to one browser, in order and at the player's pace; one step waits at most."""
+    """Sends pictures to one browser in order and at the player's pace; at most one step waits."""
 
     def __init__(self, send: Send, fps: float) -> None:
         self._send, self.pace = send, Pace(fps)
         self._steps: asyncio.Queue[list[tuple[float, bytes]]] = asyncio.Queue(1)
 
     async def put(self, messages: list[bytes]) -> None:
-        """Show these after the others; waits while the browser is slow."""
+        """Queue pictures; waits while the browser is slow."""
         times = self.pace.place(time.monotonic(), len(messages))
         await self._steps.put(list(zip(times, messages, strict=True)))
 
     async def run(self) -> None:
-        """Send each picture when its time comes."""
+        """Send each picture at its display time."""
         last = 0.0
         while True:
             for wanted, message in await self._steps.get():
@@ -126,11 +130,10 @@ class Session:
         self.wake = asyncio.Event()
 
     def hear(self, message: Message) -> None:
-        """Take a message in; it is obeyed at the next step.
+        """Accept a message; it takes effect at the next step.
 
         Raises:
-            UserError: for keys that the world does not know, or commands that come faster than they can be
-                carried out.
+            UserError: for keys that the world does not know, or for too many waiting commands.
         """
         if isinstance(message, Keys):
             new = frozenset(message.held)
@@ -138,7 +141,7 @@ class Session:
             self.pressed |= new - self.held
             self.held, self.number = new, message.number
         elif len(self.commands) >= MAX_COMMANDS:
-            raise UserError("too many commands at once: wait for the picture to follow")
+            raise UserError("too many commands at once: wait for the picture to update")
         else:
             self.commands.append(message)
         self.wake.set()
@@ -187,7 +190,7 @@ class Session:
             await self._remember(moment, send)
 
     def _next_composite(self) -> int | None:
-        """The action of the keys, which end a replay, or of the replayed path; None when the walk stands still."""
+        """The action of the keys, which stop a replay, or of the replayed path; None while the walk pauses."""
         if not self.moments or len(self.moments[-1].composites_M) > MAX_LATENTS:
             return None
         keys, self.pressed = self.held | self.pressed, set()
@@ -208,7 +211,7 @@ class Session:
         return Moment(tuple(places), here.gauges)
 
     async def _remember(self, moment: Moment, send: Send) -> None:
-        """Keep a step that is already on its way to the screen: settle its places and read the gauges."""
+        """Store a step whose pictures are being sent: settle its places and read the gauges."""
         before, reader = self.moments[-1], self.shared.reader
         settled = await asyncio.gather(
             *(
@@ -240,7 +243,7 @@ class Session:
             await self._show_place(send, screen)
 
     async def _show_place(self, send: Send, screen: _Screen) -> None:
-        """Where the walk stands now, without a step."""
+        """Show the current place without a step."""
         await self._tell(send)
         await screen.put(self._pictures(self.moments[-1], self.number)[-1:])
 
@@ -284,7 +287,7 @@ class Session:
         await send.text({"type": "recorded", **files})
 
     def _pictures(self, moment: Moment, number: int) -> list[bytes]:
-        """The messages of a moment's frames; panes without a place show nothing."""
+        """The messages of a moment's frames; panes without a place send empty pictures."""
         shown = [place.frames_F3hw if place else None for place in moment.places]
         count = max(len(frames) for frames in shown if frames is not None)
         latent = len(moment.composites_M) - 1
@@ -292,7 +295,7 @@ class Session:
         return [pack_pictures(pictures, number, latent) for pictures in zip(*jpegs, strict=True)]
 
     async def _tell(self, send: Send) -> None:
-        """Send the gauges and everything that makes the link."""
+        """Send the gauges and the facts that make up the link."""
         assert self.start is not None
         moment = self.moments[-1]
         done = len(moment.composites_M) - 1
@@ -314,10 +317,10 @@ class Session:
 
 
 def read_path(space: ActionSpace, text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
-    """The composites of a walk's path, the start's 0 first; an empty path is a walk without a step.
+    """The composite actions of a path, with the start's 0 first; an empty path has no step.
 
     Raises:
-        UserError: when it cannot be read or is too long.
+        UserError: when the path is malformed or too long.
     """
     if not text.strip():
         return (0,)
@@ -330,8 +333,8 @@ def read_path(space: ActionSpace, text: str, longest: int = MAX_LATENTS) -> tupl
 def _settle(
     reader: Reader | None, gauge: Gauge, before: Place | None, now: Place | None
 ) -> tuple[Place | None, Gauge]:
-    """A pane's place, ready for the next step, and its gauge there."""
-    return now and now.settle(), gauge.after(reader, before, now)
+    """A pane's place, prepared for the next step, with its gauge."""
+    return None if now is None else now.settle(), gauge.after(reader, before, now)
 
 
 def _frames(moment: Moment) -> Sequence[Tensor]:
@@ -339,7 +342,7 @@ def _frames(moment: Moment) -> Sequence[Tensor]:
 
 
 def _jpegs(frames_F3hw: Tensor | None, count: int) -> list[bytes]:
-    """So many pictures; a pane that shows fewer holds its last one, a pane without a place shows none."""
+    """``count`` JPEGs of a pane; its last frame repeats if it has fewer, and without a place they are empty."""
     if frames_F3hw is None:
         return [b""] * count
     jpegs = [encode_frame(frame) for frame in frames_F3hw]
@@ -347,7 +350,7 @@ def _jpegs(frames_F3hw: Tensor | None, count: int) -> list[bytes]:
 
 
 async def in_worker(pane: Pane, function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result, computed in the pane's own thread when its turn comes."""
+    """The function's result, computed in turn by the pane's own thread."""
     return await asyncio.get_running_loop().run_in_executor(pane.worker, function, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""The sessions of a server: how many there may be, and how a lost connection finds its walk again."""
+"""The sessions of a server: their limit, and the return to a walk after a lost connection."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import secrets
 from worldcompass.errors import UserError
 from worldcompass.player.session import Session, Shared
 
-PARKED_SECONDS = 60.0  # how long a walk waits for its browser to come back
+PARKED_SECONDS = 60.0  # a walk waits for its browser to return
 
 
 class Sessions:
-    """Walks by token. A session is open while its browser is connected, then parked for a while, then gone."""
+    """Walks by token. A session is open while its browser is connected, then parked, then deleted."""
 
     def __init__(self, shared: Shared, most: int) -> None:
         self.shared, self.most = shared, most
@@ -21,13 +21,15 @@ class Sessions:
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def enter(self, token: str) -> tuple[str, Session]:
-        """The parked session of this token, or a new one with a token of its own.
+        """The parked session of this token, or a new session with a new token.
 
         Raises:
-            UserError: when all places are taken.
+            UserError: when all sessions are in use.
         """
         if len(self.open) >= self.most:
-            raise UserError(f"all {self.most} walks of this player are taken: close another tab, then reload")
+            raise UserError(
+                f"all {self.most} sessions of this player are in use: close another tab, then reload"
+            )
         session = self._drop(token)
         if session is None:
             token, session = secrets.token_urlsafe(16), Session(self.shared)
@@ -35,7 +37,7 @@ class Sessions:
         return token, session
 
     def leave(self, token: str) -> None:
-        """The browser is gone: keep its walk for a while, as long as there are no more than ``most``."""
+        """Park the walk of a disconnected browser; the oldest of more than ``most`` is deleted."""
         self.parked[token] = self.open.pop(token)
         loop = asyncio.get_running_loop()
         self._timers[token] = loop.call_later(PARKED_SECONDS, self._drop, token)

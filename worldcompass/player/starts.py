@@ -1,4 +1,4 @@
-"""Where a walk can begin: scenes of the evaluation, and the user's own pictures."""
+"""The starts of walks: scenes of the evaluation, and the user's own pictures."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MAX_UPLOAD_BYTES = 8 * 2**20
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
 GIVEN, OWN = "Pictures", "Your pictures"
-MAX_PICTURES = 32  # users' pictures kept; the one that was added first goes
+MAX_PICTURES = 32  # stored pictures of users; the oldest is deleted
 
 
 @dataclass(frozen=True)
 class Start:
-    """One place to begin."""
+    """A start of walks."""
 
     id: str
     title: str
@@ -34,20 +34,20 @@ class Start:
     image_3hw: Tensor
     """uint8 sRGB in the world's frame size."""
     plan: object | None = None
-    """How the world's engine gets there, for its own pane; None for a picture."""
+    """The route of the world's engine to this start, for its pane; None for a picture."""
     composites_M: tuple[int, ...] = ()
-    """A walk from here that blind votes show, the start's 0 first; empty for a picture."""
+    """The actions of a walk for blind votes, with the start's 0 first; empty for a picture."""
 
 
 class Starts:
-    """All places to begin, in the order in which they came. Threads may add while others read."""
+    """All starts in order of their addition; safe for several threads."""
 
     def __init__(self, starts: tuple[Start, ...] = ()) -> None:
         self._lock = threading.Lock()
         self._starts = {start.id: start for start in starts}
 
     def add(self, start: Start) -> None:
-        """Add one; of users' pictures the oldest makes room."""
+        """Add a start; the oldest of too many users' pictures is deleted."""
         with self._lock:
             self._starts[start.id] = start
             own = [s.id for s in self._starts.values() if s.group == OWN]
@@ -55,15 +55,15 @@ class Starts:
                 del self._starts[old]
 
     def all(self) -> list[Start]:
-        """Every start there is now."""
+        """All starts."""
         with self._lock:
             return list(self._starts.values())
 
     def first(self) -> Start:
-        """Where a newcomer stands.
+        """The default start.
 
         Raises:
-            UserError: when there is none yet.
+            UserError: when the gallery is empty.
         """
         for start in self.all():
             return start
@@ -73,19 +73,19 @@ class Starts:
         """The start with this id.
 
         Raises:
-            UserError: when there is none.
+            UserError: for an unknown id.
         """
         with self._lock:
             if start_id in self._starts:
                 return self._starts[start_id]
-        raise UserError("this start is not here: choose one from the gallery, or upload the picture again")
+        raise UserError("this start does not exist: choose one from the gallery, or upload the picture again")
 
 
 def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
-    """A user's PNG or JPEG as a start, its middle cropped to the world's aspect.
+    """A start from a PNG or JPEG file, cropped around its centre to the world's aspect.
 
     Raises:
-        UserError: when it is too large, too small, too narrow or no such picture.
+        UserError: when the picture is too large, too small, too narrow or unreadable.
     """
     if len(data) > MAX_UPLOAD_BYTES:
         raise UserError(f"the picture has more than {MAX_UPLOAD_BYTES >> 20} MiB: save a smaller one")
@@ -107,13 +107,13 @@ def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
 
 
 def start_from_file(path: Path, frame_size: tuple[int, int]) -> Start:
-    """A picture named when the player was started: in everybody's gallery.
+    """A start from a picture of ``--start``, which every gallery shows.
 
     Raises:
-        UserError: when there is no such file, or see ``start_from_picture``.
+        UserError: when there is no such file, and as ``start_from_picture``.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}: expected a PNG or JPEG to begin from")
+        raise UserError(f"there is no file {path}: expected a PNG or JPEG to start from")
     try:
         start = start_from_picture(path.read_bytes(), frame_size)
     except UserError as why:
@@ -122,7 +122,7 @@ def start_from_file(path: Path, frame_size: tuple[int, int]) -> Start:
 
 
 def _size_of(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a PNG or JPEG declares, without decoding it; None for anything else."""
+    """Width and height in the header of a PNG or JPEG; None for other data."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
         return struct.unpack(">II", data[16:24])
     if data[:2] != b"\xff\xd8":
@@ -138,7 +138,7 @@ def _size_of(data: bytes) -> tuple[int, int] | None:
 
 
 def data_url(image_3hw: Tensor) -> str:
-    """A picture as a PNG inside an address, for an ``img`` element."""
+    """A picture as a data URL with a PNG, for an ``img`` element."""
     ok, png = cv2.imencode(".png", cv2.cvtColor(image_3hw.movedim(0, -1).numpy(), cv2.COLOR_RGB2BGR))
     assert ok, f"PNG encoder refused a picture of {tuple(image_3hw.shape)}"
     return f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"

@@ -1,7 +1,7 @@
-"""Blind votes between two worlds: how they are stored, and what they add up to.
+"""Blind votes between two worlds: their file and their statistics.
 
-``Trained`` wins a vote, loses it or ties. Ties say nothing about which is better and are left out of the win
-rate ``w = wins / (wins + losses)``, but counted and shown. Its 95% interval is Wilson's (1927): with
+The trained world wins a vote, loses it or ties. Ties are counted and shown, but the win rate leaves them out:
+``w = wins / (wins + losses)``. Its 95% interval is Wilson's (1927): with
 ``n = wins + losses`` and ``z = 1.96`` it is ``(w + z²/2n ± z sqrt(w(1 - w)/n + z²/4n²)) / (1 + z²/n)``. The exact
 two-sided sign test gives the chance of a result at least as lopsided if both were equally good.
 """
@@ -35,7 +35,7 @@ class Vote:
     seed: int
     path: str
     left: Literal["before", "after"]
-    """Which of the two was shown on the left."""
+    """The world on the left."""
     follows: Verdict
     looks: Verdict
 
@@ -51,7 +51,7 @@ class Tally:
 
     @property
     def win_rate(self) -> Estimate:
-        """Wins among decided votes, 95%; not known without any."""
+        """Wins among decided votes with a 95% interval; unknown without decided votes."""
         return win_rate(self.wins, self.losses)
 
 
@@ -63,10 +63,10 @@ def append_vote(path: Path, vote: Vote) -> None:
 
 
 def read_votes(path: Path) -> list[Vote]:
-    """Every vote of a file.
+    """All votes of a file.
 
     Raises:
-        UserError: when there is no file, or naming the line that is no vote.
+        UserError: for a missing file, or a line that is no vote, which it names.
     """
     if not path.is_file():
         raise UserError(f"there are no votes at {path}: collect some with 'worldcompass play --vote'")
