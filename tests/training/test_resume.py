@@ -173,7 +173,9 @@ def test_too_little_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypatch)
     assert said.count("\n") == 1 and "(Tried to allocate 2.00 GiB): lower config.micro_rows" in said
 
     lower_decode = "lower config.group_size (now 4) or config.prompts_per_step (now 2). For every"
-    shared = "; 8.00 GiB of it are weights, averages and optimiser: split them over more GPUs with config.shard=true"
+    shared = (
+        "; 8.00 GiB of it are weights, averages and optimiser: split them over more GPUs with config.shard"
+    )
     for weights, traced, told in (
         (
             1,

@@ -283,7 +283,9 @@ def test_the_command_writes_scenes_pictures_and_scores(tmp_path, monkeypatch, ca
             assert cli.main([*words, "--judge", server.address, "--model", "stub", "--requests", "3"]) == 0
         assert len(server.questions) == 3, "six are needed: the budget holds"
     out = capsys.readouterr().out
-    assert "ranked above the clip that takes nothing" in out and "answered=3" in out and "over_budget=3" in out
+    assert (
+        "ranked above the clip that takes nothing" in out and "answered=3" in out and "over_budget=3" in out
+    )
     held = json.loads((tmp_path / "run/scores.json").read_text())
     assert held["scenes"] == 1 and held["abstained"] == 0.5
     assert (
