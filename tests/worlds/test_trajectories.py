@@ -105,7 +105,7 @@ def test_the_command_follows_a_path_with_the_motion_that_is_asked_for(tmp_path):
     ("words", "sentence"),
     [
         (["--path", "w-3, fly-4"], "cannot read 'fly-4'"),
-        (["--path", "w-16"], "with its start has 17 latents: expected a multiple of 4, add 3 or take away 1"),
+        (["--path", "w-16"], "with its start has 17 latents: expected a multiple of 4, add 3 or remove 1"),
         (["--latents", "18"], "has 18 latents"),
         (["--mix", "fly=1"], "there is no motion 'fly'"),
         (["--move", "0"], "move is 0.0: expected a number above 0"),

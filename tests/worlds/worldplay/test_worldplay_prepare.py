@@ -130,8 +130,8 @@ def test_changed_captions_changed_images_and_damaged_files_are_done_again(pictur
     [
         ({"latent": torch.zeros(3, 9, 9)}, r"latent is \(3, 9, 9\), expected \(3, 2, 4\)"),
         ({"text_states": torch.zeros(8, 11)}, r"text_states is \(8, 11\), expected \(any, 10\)"),
-        ({"text_states": torch.full((8, 10), float("nan"))}, "text_states not finite"),
-        ({"text_mask": torch.ones(7)}, "8 text_states and a mask of 7"),
+        ({"text_states": torch.full((8, 10), float("nan"))}, "text_states is not finite"),
+        ({"text_mask": torch.ones(7)}, "8 text_states but a mask of 7"),
         ({"more": torch.zeros(1)}, r"more is \(1,\), expected no such tensor"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         (lambda f: (f / "wood.txt").unlink(), r"wood\.png has no caption: expected one in .*wood\.txt"),
         (lambda f: (f / "wood.png").write_bytes(b"no picture"), r"wood\.png is not an image"),
         (lambda f: [p.unlink() for p in f.iterdir()], "holds no images"),
-        (lambda f: (f / "wood.txt").write_bytes(b"\xe4"), r"wood\.txt is not text in UTF-8"),
+        (lambda f: (f / "wood.txt").write_bytes(b"\xe4"), r"wood\.txt is not UTF-8 text"),
         (lambda f: save_png(f / "wood.png", torch.zeros(3, 2, 21).byte()), r"wood\.png: the picture is .* crop it"),
     ],
 )  # fmt: skip

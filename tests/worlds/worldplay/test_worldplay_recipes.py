@@ -244,7 +244,7 @@ def test_pose_files_are_dealt_out_in_order(tmp_path):
     for i, scenario in enumerate(found):
         assert torch.equal(scenario.actions.labels_K, random_trajectory(12, (9, i)).labels_K[:8])
     (poses / ".unfinished_9.json").write_text("{")  # what a killed process leaves
-    with pytest.raises(UserError, match="2 pose files, 4 scenarios need one each: make as many"):
+    with pytest.raises(UserError, match="2 pose files, 4 scenarios need one each: make more"):
         load_scenarios(OfficialFiles(tmp_path, data, poses, trajectories_per_image=2))
     with pytest.raises(
         UserError, match="holds 12 poses, the last clip of the curriculum needs 16: make longer"
@@ -255,10 +255,10 @@ def test_pose_files_are_dealt_out_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_mask": None}, "text_mask is missing, expected .*; make it with 'worldcompass prepare'"),
+        ({"text_mask": None}, "text_mask is missing, expected .*: make it with 'worldcompass prepare'"),
         ({"size": (4, 4)}, r"latent is \(3, 4, 4\), expected \(3, 6, 8\)"),
         ({"vision_states": torch.zeros(3, 7)}, r"vision_states is \(3, 7\), expected \(any, 6\)"),
-        ({"byt5_mask": torch.ones(3)}, "4 byt5_states and a mask of 3"),
+        ({"byt5_mask": torch.ones(3)}, "4 byt5_states but a mask of 3"),
     ],
 )
 def test_datasets_of_another_form_are_refused(changes, message, tmp_path):
@@ -270,7 +270,7 @@ def test_numbers_of_a_dataset_are_checked_when_they_are_read(tmp_path):
     latent = torch.full((3, 6, 8), torch.nan)
     (first, _) = load_scenarios(OfficialFiles(tmp_path, prepare(tmp_path / "data", latent=latent)))
     assert first.conditioning["text_states"].shape == (8, TINY_8B.text_width)
-    with pytest.raises(UserError, match=r"a.safetensors: latent not finite: prepare this image again"):
+    with pytest.raises(UserError, match=r"a.safetensors: latent is not finite: prepare this image again"):
         first.conditioning["latent"]
 
 

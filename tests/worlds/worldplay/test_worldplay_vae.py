@@ -237,7 +237,7 @@ def test_the_official_files_are_read(kind, tmp_path):
         ("8b", {"ffactor_spatial": 32}, "ffactor_spatial is 32, the widths make 8"),
         ("8b", {"ffactor_temporal": 8}, "must stand for 4 frames, not 8"),
         ("8b", {"block_out_channels": [4, 4]}, "two halvings"),
-        ("5b", {"is_residual": False}, "another network than Wan2.2's autoencoder: is_residual is False"),
+        ("5b", {"is_residual": False}, "another network than Wan2.2's autoencoder .is_residual is False"),
         ("5b", {"z_dim": 4}, "z_dim is 4, there are 3 means"),
         ("5b", {"latents_std": [1.0]}, "3 means and 1 standard deviations"),
         ("5b", {"temperal_downsample": [False, True]}, "frames are halved 1 times"),
