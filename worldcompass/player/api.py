@@ -63,12 +63,12 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}},
     )
-    async def post_imagine(asked: ImagineRequest) -> Response:
-        wanted = read_path(shared.space, asked.path, MAX_LATENTS)
-        pane = _pane_of(worlds, asked.pane)
-        start = await asyncio.to_thread(_start_of, shared, asked, spec.frame_size)
+    async def post_imagine(request: ImagineRequest) -> Response:
+        wanted = read_path(shared.space, request.path, MAX_LATENTS)
+        pane = _pane_of(worlds, request.pane)
+        start = await asyncio.to_thread(_start_of, shared, request, spec.frame_size)
         async with turn:
-            frames = await imagine(pane, start, wanted, asked.seed)
+            frames = await imagine(pane, start, wanted, request.seed)
             mp4 = await asyncio.to_thread(_mp4_bytes, frames[: spec.num_frames(0, len(wanted))], spec.fps)
         return Response(mp4, media_type="video/mp4")
 
@@ -85,11 +85,11 @@ def _pane_of(worlds: tuple[WorldPane, ...], name: str | None) -> WorldPane:
     raise UserError(f"there is no world {name!r}: expected {' or '.join(pane.name for pane in worlds)}")
 
 
-def _start_of(shared: Shared, asked: ImagineRequest, frame_size: tuple[int, int]) -> Start:
-    if asked.image is not None:
-        return start_from_picture(_bytes_of(asked.image), frame_size)
-    if asked.start is not None:
-        return shared.starts.find(asked.start)
+def _start_of(shared: Shared, request: ImagineRequest, frame_size: tuple[int, int]) -> Start:
+    if request.image is not None:
+        return start_from_picture(_bytes_of(request.image), frame_size)
+    if request.start is not None:
+        return shared.starts.find(request.start)
     return shared.starts.first()
 
 

@@ -15,19 +15,19 @@ Counts = Sequence[tuple[int, int]]
 
 # The slider selects one chunk or all of them; without scripts the page shows all chunks.
 _CODE = """
-const slider = document.getElementById("horizon"), said = document.getElementById("horizon-said");
+const slider = document.getElementById("horizon"), label = document.getElementById("horizon-said");
 slider.closest("p").hidden = false;
 slider.addEventListener("input", () => {
   const chunk = +slider.value;
-  said.textContent = chunk ? `chunk ${chunk} of ${slider.max}` : "all chunks";
+  label.textContent = chunk ? `chunk ${chunk} of ${slider.max}` : "all chunks";
   data.forEach((chunks, map) => {
     const chosen = chunk ? [chunks[chunk - 1]] : chunks;
     document.querySelectorAll(`#map-${map} td`).forEach((cell, action) => {
       const sum = part => chosen.reduce((total, counts) => total + counts[action][part], 0);
-      const asked = sum(0), share = sum(1) / asked;
-      cell.textContent = asked ? Math.round(100 * share) : "";
-      cell.title = asked ? `${sum(1)} of ${asked} latents` : "never commanded";
-      cell.style.setProperty("--share", asked ? share : 0);
+      const commanded = sum(0), share = sum(1) / commanded;
+      cell.textContent = commanded ? Math.round(100 * share) : "";
+      cell.title = commanded ? `${sum(1)} of ${commanded} latents` : "never commanded";
+      cell.style.setProperty("--share", commanded ? share : 0);
     });
   });
 });
@@ -54,8 +54,8 @@ def heat_maps(entries: Mapping[str, ActionCounts]) -> str:
 def by_chunk(entry: ActionCounts) -> list[list[tuple[int, int]]]:
     """Counts of each chunk."""
     return [
-        list(zip(asked, followed, strict=True))
-        for asked, followed in zip(entry.asked, entry.followed, strict=True)
+        list(zip(commanded, followed, strict=True))
+        for commanded, followed in zip(entry.asked, entry.followed, strict=True)
     ]
 
 
@@ -79,7 +79,7 @@ def _map(index: int, name: str, counts: Counts) -> str:
     )
 
 
-def _cell(asked: int, followed: int) -> str:
-    share = followed / asked if asked else 0.0
-    title = f"{followed} of {asked} latents" if asked else "never commanded"
-    return f'<td title="{title}" style="--share:{share:.3f}">{round(100 * share) if asked else ""}</td>'
+def _cell(commanded: int, followed: int) -> str:
+    share = followed / commanded if commanded else 0.0
+    title = f"{followed} of {commanded} latents" if commanded else "never commanded"
+    return f'<td title="{title}" style="--share:{share:.3f}">{round(100 * share) if commanded else ""}</td>'

@@ -12,11 +12,11 @@ from worldcompass.media.html import data_address, script
 
 # Shows one look at a time; without scripts the page shows all of them.
 _CODE = """
-const slider = document.getElementById("look"), said = document.getElementById("look-said");
+const slider = document.getElementById("look"), label = document.getElementById("look-said");
 const looks = document.querySelectorAll("#looks > div");
 const show = () => {
   looks.forEach((look, i) => { look.hidden = i !== +slider.value; });
-  said.textContent = data[+slider.value];
+  label.textContent = data[+slider.value];
 };
 slider.closest("p").hidden = false;
 slider.addEventListener("input", show);
