@@ -201,7 +201,9 @@ def a_failing_disk_ends_all_and_harms_nothing(root: Path) -> None:
 
 def the_users_mistakes_are_known_to_all(out: Path) -> None:
     post_train(out, SMALL.changed(steps=1))
-    with pytest.raises(UserError, match=r"another --out, or go on with these by --accept-changes") as mistake:
+    with pytest.raises(
+        UserError, match=r"another --out, or resume with these by --accept-changes"
+    ) as mistake:
         post_train(out, SMALL.changed(lr=0.5), resume=True)
     assert "lr: 0.01 -> 0.5" in str(mistake.value)
     with pytest.raises(UserError, match="already holds a run"):

@@ -107,9 +107,9 @@ def test_a_stop_in_the_second_member_loses_nothing(tmp_path, monkeypatch, capsys
     assert read_metrics(tmp_path / "run" / "metrics.jsonl") == read_metrics(first / "metrics.jsonl")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     assert cli.main(["doctor", str(tmp_path / "run")]) == 2
-    assert f"ask for {second})" in capsys.readouterr().err
+    assert f"see {second})" in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path / "run")]) == 2
-    assert f"ask for {second})" in capsys.readouterr().err
+    assert f"see {second})" in capsys.readouterr().err
     _, resumed = train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "run")
     for name, tensor in straight.checkpoint_weights.items():
         assert torch.equal(tensor, resumed.checkpoint_weights[name])

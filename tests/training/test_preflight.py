@@ -47,13 +47,13 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"weights": {"obediance": 1.0}}, "no critic"),
+        ({"weights": {"obediance": 1.0}}, "unknown critics"),
         ({"weights": {"obedience": 0.0, "cleanliness": 0.0}}, "weights of all critics are zero"),
-        ({"chunk_length": 3}, "not 3"),
-        ({"prompts_per_step": 6}, "there are 5 scenarios"),
+        ({"chunk_length": 3}, "chunk_length is 3"),
+        ({"prompts_per_step": 6}, "at most the 5 scenarios"),
         ({"last_chunk": 2}, "is shorter"),
-        ({"noise_levels": 7}, "only so many"),
-        ({"explore": 1.0}, "no method weaken"),
+        ({"noise_levels": 7}, "at most the 6 steps of a rollout"),
+        ({"explore": 1.0}, "a method weaken"),
     ],
 )
 def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, words, tmp_path):
@@ -99,7 +99,7 @@ def test_a_run_tries_its_critics_before_anything_is_imagined(tmp_path, monkeypat
     monkeypatch.setattr(ToyWorld, "begin", lambda *_: pytest.fail("something was imagined"))
     for critic, words in (
         (OfAnotherWorld(), "frames must be 640 wide, got 4"),
-        (Nameless(), "is no critic"),
+        (Nameless(), "is not a critic"),
     ):
         with pytest.raises(UserError, match=words):
             train(ToyWorld(), [ToyObedience(), critic], toy_scenarios(5), TINY, tmp_path)
@@ -136,7 +136,7 @@ class Reads(ToyCleanliness):
             ToyObedience(),
             r"the critic obedience needs camera poses, but .* 4 controls \(power, .*leave it out",
         ),
-        (Reads("truth"), "the critic cleanliness needs the engine's own continuation, which no scenario has"),
+        (Reads("truth"), "the critic cleanliness needs the engine's continuation, which no scenario has"),
     ],
 )
 def test_a_critic_that_needs_what_the_world_lacks_is_refused_before_anything_runs(critic, words, tmp_path):
@@ -160,7 +160,7 @@ def test_actions_outside_of_the_worlds_space_are_refused_before_anything_runs(tm
         replace(far, actions=LampWorld.spec.actions.hold(torch.full((8, 4), 1.5))),
     ]
     with pytest.raises(
-        UserError, match=r"scenario lamp-4 are none of lamp's: the control power is 1.5: expected"
+        UserError, match=r"scenario lamp-4 do not fit lamp: the control power is 1.5: expected"
     ):
         train(LampWorld(), [Brightness()], scenarios, TINY, tmp_path)
     assert not list(tmp_path.iterdir())

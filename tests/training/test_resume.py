@@ -94,7 +94,7 @@ def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_pat
         f"error: {out} holds a run with other settings (saved -> now):",
         "  behaviour_decay.lowest: 0.2 -> 0.1",
         "  lr: 0.01 -> 0.5",
-        "give the same settings, choose another --out, or go on with these by --accept-changes",
+        "give the same settings, choose another --out, or resume with these by --accept-changes",
     ]
     assert command(out, *changed, "--accept-changes") == 0
     _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))

@@ -1,7 +1,8 @@
-"""From scores to advantages: centre, scale, balance, clip; pure functions over scores_NGR.
+"""Scores to advantages: centre, scale, balance and clip. Pure functions of scores_NGR.
 
-Source: WorldCompass (arXiv 2602.09022), group-relative advantages; the three scales are its ``sample``,
-``global`` and ``sample_max``. Scores that a critic abstained from enter no mean and no deviation and count 0.
+Source: WorldCompass (arXiv 2602.09022), group-relative advantages. ``own_group``, ``all_groups`` and
+``largest_group`` are its scales ``sample``, ``global`` and ``sample_max``. Invalid scores enter no mean and no
+deviation, and their advantage is 0.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 
 STD_FLOOR = 1e-8  # added to every standard deviation, as in the official code
-FLAT = 1e-6  # a group whose scores span less than this share of their size has no signal, only rounding
+FLAT = 1e-6  # a span of scores below this share of their size is rounding, not signal
 
 Scale = Callable[[Tensor, Tensor], Tensor]
 """(scores_NGR, valid_NGR) -> standard deviations that broadcast over (N, G, R)."""
@@ -27,30 +28,30 @@ class NonFiniteScore(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Advantages:
-    """What the scores of one step mean for the update."""
+    """Advantages of all candidates of one step."""
 
     advantage_NG: Tensor
     """float32 in [-1, 1]: the weighted sum, clipped to +-a and divided by a."""
     ranking_NG: Tensor
-    """float32: the sum before it is clipped; candidates are chosen by it."""
+    """float32: the sum before clipping, by which candidates are selected."""
     per_reward_NGR: Tensor
-    """float32: each reward's own advantage, unweighted and unclipped."""
+    """float32: the advantage of each reward alone, unweighted and unclipped."""
     flat_NR: Tensor
     """bool: groups in which a reward does not vary (its advantages are 0)."""
 
     def of_groups(self, first: int, stop: int) -> Advantages:
-        """Those of some of the groups."""
+        """The advantages of groups ``first`` to ``stop - 1``."""
         return Advantages(*(part[first:stop] for part in vars(self).values()))
 
 
 def masked_mean(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Mean over the valid entries of ``dims`` (kept); 0 where there is none."""
+    """Mean of the valid entries over ``dims``, which stay as size 1; 0 without valid entries."""
     count = valid.sum(dims, keepdim=True).clamp_min(1)
     return torch.where(valid, scores, 0).sum(dims, keepdim=True) / count
 
 
 def masked_std(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Unbiased standard deviation over the valid entries of ``dims`` (kept); 0 below two entries."""
+    """Unbiased standard deviation of the valid entries over ``dims``, which stay as size 1; 0 below two entries."""
     squares = (
         torch.where(valid, scores - masked_mean(scores, valid, dims), 0).square().sum(dims, keepdim=True)
     )
@@ -58,12 +59,12 @@ def masked_std(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def own_group(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
-    """Standard deviation of each group (N, 1, R): every group counts the same."""
+    """Standard deviation of each group (N, 1, R), so that all groups count the same."""
     return masked_std(scores_NGR, valid_NGR, (1,))
 
 
 def all_groups(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
-    """Standard deviation over all scores of all groups (1, 1, R): groups that hardly vary count little."""
+    """Standard deviation over all groups (1, 1, R), so that groups with little variation count little."""
     return masked_std(scores_NGR, valid_NGR, (0, 1))
 
 
@@ -82,21 +83,21 @@ def group_advantages(
 ) -> Advantages:
     """Advantages of every candidate relative to its siblings.
 
-    ``A_r = (s_r - mean_group) / (std + 1e-8)`` per reward, clipped to +-``reward_clip`` where there is one;
-    ``A = sum_r w_r A_r / sum_r w_r``, clipped to +-``clip`` and divided by it. Computed in float64; a flat group
-    gives exact zeros, not amplified rounding.
+    ``A_r = (s_r - mean_group) / (std + 1e-8)`` per reward, clipped to +-``reward_clip`` if set;
+    ``A = sum_r w_r A_r / sum_r w_r``, clipped to +-``clip`` and divided by it. Computed in float64. A flat group
+    gives exact zeros instead of amplified rounding.
 
     Args:
         scores_NGR: higher is better.
         valid_NGR: bool, False where a critic abstained.
         weights_R: non-negative, their sum positive.
         scale: one of ``own_group``, ``all_groups``, ``largest_group``, or another function of that form.
-        clip: a > 0, of the weighted sum.
-        reward_clip: > 0, of every reward by itself: a candidate that one critic finds extreme then cannot outweigh
-            what the others say of it. None, as in the paper, for no such limit.
+        clip: limit of the weighted sum, above 0.
+        reward_clip: limit of every single reward, above 0, so that one critic's outlier cannot outweigh the other
+            critics. No limit when None, as in the paper.
 
     Raises:
-        ValueError: for shapes that do not agree, or unusable weights or clip.
+        ValueError: for shapes that disagree, or unusable weights or clips.
         NonFiniteScore: for valid scores that are not finite.
     """
     if scores_NGR.ndim != 3 or scores_NGR.shape != valid_NGR.shape or weights_R.shape != scores_NGR.shape[2:]:
@@ -115,20 +116,20 @@ def group_advantages(
     flat = is_flat(scores, valid_NGR)
     centred = torch.where(valid_NGR & ~flat, scores - masked_mean(scores, valid_NGR, (1,)), 0)
     per_reward = centred / (scale(scores, valid_NGR) + STD_FLOOR)
-    heard = per_reward if reward_clip is None else per_reward.clamp(-reward_clip, reward_clip)
-    ranking = (heard * weights).sum(-1)
+    clipped = per_reward if reward_clip is None else per_reward.clamp(-reward_clip, reward_clip)
+    ranking = (clipped * weights).sum(-1)
     advantage = ranking.clamp(-clip, clip) / clip
     return Advantages(advantage.float(), ranking.float(), per_reward.float(), flat.squeeze(1))
 
 
 def refuse_not_finite(scores_NGR: Tensor, valid_NGR: Tensor, names: Sequence[str] | None = None) -> None:
-    """See that every valid score is a number.
+    """Check that every valid score is finite.
 
     Args:
         names: of the R critics, for the error.
 
     Raises:
-        NonFiniteScore: naming the first critic of which one is not.
+        NonFiniteScore: with the first critic that returned another score.
     """
     bad_R = (valid_NGR & ~scores_NGR.isfinite()).flatten(0, 1).any(0)
     if bool(bad_R.any()):
@@ -140,17 +141,17 @@ def refuse_not_finite(scores_NGR: Tensor, valid_NGR: Tensor, names: Sequence[str
 
 
 def damped(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
-    """``sqrt(own^2 + mean of all groups' own^2)``, (N, 1, R): no group counts for much, none is blown up.
+    """``sqrt(own^2 + mean of all groups' own^2)``, (N, 1, R), a compromise of ``own_group`` and ``all_groups``.
 
-    Not in the paper. Where a reward is nearly always full marks, ``all_groups`` lets the few groups that vary most
-    decide an update, and ``own_group`` blows up the rounding of those that hardly vary.
+    Not in the paper. When most scores reach the maximum, ``all_groups`` lets a few groups dominate the update, and
+    ``own_group`` amplifies the rounding of groups with little variation.
     """
     own = own_group(scores_NGR, valid_NGR)
     return (own.square() + own.square().mean(0, keepdim=True)).sqrt()
 
 
 def is_flat(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
-    """Groups without a signal, bool (N, 1, R): fewer than two valid scores, or a span within rounding."""
+    """Groups without signal, bool (N, 1, R): fewer than two valid scores, or a span within rounding."""
     top = torch.where(valid_NGR, scores_NGR, -torch.inf).amax(1, keepdim=True)
     bottom = torch.where(valid_NGR, scores_NGR, torch.inf).amin(1, keepdim=True)
     size = torch.where(valid_NGR, scores_NGR.abs(), 0).amax(1, keepdim=True)
@@ -160,7 +161,7 @@ def is_flat(scores_NGR: Tensor, valid_NGR: Tensor) -> Tensor:
 def keep_extremes(ranking_NG: Tensor, best: int, worst: int) -> Tensor:
     """Indices (N, best + worst) of the best candidates, best first, then of the worst, worst last.
 
-    Ties keep the order of the candidates.
+    Equal candidates keep their order.
 
     Raises:
         ValueError: when a group is too small for both ends.

@@ -1,8 +1,8 @@
-"""Several short runs from one start, taken together: their weights averaged, and the mean carried further.
+"""Average the weights of several short runs, and extrapolate from the start through their mean.
 
-Runs of different seeds share what was learned and differ in noise. The mean of their weights keeps the first and
-loses much of the second ("model soups", arXiv 2203.05482). Going on along the line from the start through that mean
-improves further ("model extrapolation", arXiv 2404.16792), which more steps of one run do not.
+Runs of different seeds share the learned update and differ in noise, much of which the mean removes ("model soups",
+arXiv 2203.05482). Extrapolation beyond the mean improves further ("model extrapolation", arXiv 2404.16792), unlike
+more steps of one run.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from worldcompass.world import WorldModel
 
 
 def check_members(members: int, extend: float) -> None:
-    """Refuse what cannot be averaged or carried on.
+    """Check the number of runs and the factor of extrapolation.
 
     Raises:
-        UserError: with what was expected.
+        UserError: when ``members`` is below 1, or ``extend`` is not finite and positive.
     """
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise UserError(f"members must be a whole number of runs, 1 or more, got {members!r}")
@@ -47,9 +47,9 @@ def extended_mean(
     """``w0 + extend (mean_m w_m - w0)``, tensor by tensor.
 
     Args:
-        start: what all members began with.
-        members: at least one; the names of ``start``.
-        extend: 1 gives the mean, above 1 what lies behind it as seen from the start.
+        start: the weights that all members started from.
+        members: one or more, with the names of ``start``.
+        extend: 1 gives the mean; values above 1 extrapolate beyond it.
     """
     return {
         name: first + extend * (torch.stack([weights[name] for weights in members]).mean(0) - first)
@@ -65,20 +65,21 @@ def train_members(
     out_dir: Path,
     held_out: HeldOut | None = None,
 ) -> tuple[WorldModel[Any], Policy]:
-    """Train every member in ``out_dir/members/M``, or go on with it; their extended mean is the checkpoint average.
+    """Train or resume every member in ``out_dir/members/M``; their extended mean becomes the checkpoint average.
 
-    ``out_dir`` gets what a run of its own would have: a checkpoint, the configuration, and metrics, each step's the
-    mean over the members.
+    ``out_dir`` gets the files of a single run: a checkpoint, the configuration, and the metrics of each step
+    averaged over the members.
 
     Args:
-        parts_of: what a member of that configuration trains with.
-        config: of all members but for the seed: member m of M has ``seed * M + m``, so that runs share none.
+        parts_of: the world, critics and scenarios for a member's configuration.
+        config: of all members except for the seed. Member m of M gets ``seed * M + m``, so that two runs never
+            share a seed.
 
     Returns:
         The last member's world and policy; ``with policy.checkpoint():`` swaps the extended mean into its network.
 
     Raises:
-        UserError, StoppedRun, Interrupted: as ``train``; a second call goes on.
+        UserError, StoppedRun, Interrupted: as ``train``; a second call resumes.
     """
     check_members(members, extend)
     team, averages, whole = Team.current(), [], RunFolder(out_dir)
@@ -98,19 +99,19 @@ def train_members(
 
 
 def mean_steps(members: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:
-    """Metrics averaged over the members step by step; steps that a member lacks are left out."""
+    """Metrics of each step averaged over the members, without the steps that a member lacks."""
     by_step = [{row.step: row for row in rows} for rows in members]
     common = sorted(set.intersection(*(set(rows) for rows in by_step)))
     return [mean_metrics([rows[step] for rows in by_step]) for step in common]
 
 
 def _write_metrics(whole: RunFolder, finished: Sequence[RunFolder]) -> None:
-    """The mean over the members so far, for who asks whether the run is learning."""
+    """Write the mean over the members so far, for readers of an unfinished run."""
     write_metrics(whole.metrics, mean_steps([read_metrics(folder.metrics) for folder in finished]))
 
 
 def _write_run(whole: RunFolder, folders: Sequence[RunFolder], config: Config, policy: Policy) -> None:
-    """What readers of a run ask for: configuration, metrics, a checkpoint with the weights that were evaluated."""
+    """Write the configuration and a checkpoint with the evaluated weights, as readers of a run expect."""
     newest = latest_checkpoint(folders[-1].checkpoints)
     assert newest is not None, "every member saves its last step"
     _, state = load_checkpoint(newest)

@@ -1,6 +1,7 @@
-"""How much each reward weighs at a step: pure functions of what the run has logged so far.
+"""Weights of the rewards at each step, as pure functions of the run's metrics.
 
-Nothing is kept but ``metrics.jsonl``, so that a resumed or rolled-back run weighs as if it had never stopped.
+There is no state besides ``metrics.jsonl``, so a resumed or rolled-back run gets the same weights as an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from worldcompass.settings import Rule, enforce
 from worldcompass.training.advantages import Scale, all_groups
 
 History = Sequence[StepMetrics]
-"""What the steps before measured, oldest first: ``chunk`` and, per reward, ``mean`` and ``spread``."""
+"""Metrics of the earlier steps, oldest first; ``chunk`` and each reward's ``mean`` and ``spread`` are read."""
 Balance = Callable[[History, Sequence[str], Mapping[str, float]], Tensor]
 """(history, names of the R rewards, configured weights) -> weights (R,), non-negative, their sum positive."""
 
 MEMORY = 10  # steps over which progress is averaged
-TEMPERATURE = 0.5  # spreads: a reward this far behind another one weighs e times as much
-FLOOR = 0.1  # of the sum of weights that every reward keeps at least, so that none stops being heard
+TEMPERATURE = 0.5  # in spreads: a reward this far behind another one weighs e times as much
+FLOOR = 0.1  # smallest share of a reward in the sum of weights, so that none is ignored
 
 
 def fixed(history: History, names: Sequence[str], weights: Mapping[str, float]) -> Tensor:
-    """The configured weights, 1 where a reward is not named."""
+    """The configured weights; 1 for rewards without one."""
     return torch.tensor([weights.get(name, 1.0) for name in names])
 
 
 def soft_minimum(history: History, names: Sequence[str], weights: Mapping[str, float]) -> Tensor:
-    """Configured weights times what it takes to raise the smallest progress: no reward pays for another.
+    """Configured weights, multiplied by a factor that favours the rewards with the least progress.
 
-    ``w_r ~ exp(-progress_r / temperature)``, every share at least ``FLOOR``: the step then follows the gradient
-    of the soft minimum ``-temperature log sum_r exp(-progress_r / temperature)`` of all progress. Progress is how
-    far a reward's mean has come since its chunk was first trained, in units of its spread then, so neither scale
-    nor offset of a reward matters. It starts from equal weights of rewards that are normalised one by one.
+    ``w_r ~ exp(-progress_r / temperature)``, every share at least ``FLOOR``. The step then follows the gradient
+    of the soft minimum ``-temperature log sum_r exp(-progress_r / temperature)`` of all progress. Progress is the
+    change of a reward's mean since the first step on the same chunk, in units of the spread of that step, so
+    neither scale nor offset of a reward matters. The factors are equal at first.
     """
     base = fixed(history, names, weights).double()
     share = torch.softmax(-progress(history, names) / TEMPERATURE, 0)
@@ -51,15 +52,15 @@ class Weighing:
     """How the scores of critics become advantages."""
 
     weights: dict[str, float] = field(default_factory=dict)
-    """Weight of each reward by its critic's name; 1 where not named."""
+    """Weight of each reward by its critic's name; 1 for rewards without one."""
     balance: Balance = fixed
     """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""
     scale: Scale = all_groups
     """``own_group``, ``all_groups``, ``largest_group``, or ``damped``, which is between the first two."""
     reward_clip: float | None = None
-    """Before they are weighed, the advantages of each reward are clipped to +-this; None, as in the paper: not."""
+    """Limit (+-) of the advantages of each reward before weighting; no limit when None, as in the paper."""
     advantage_clip: float = 2.0
-    """Advantages are clipped to +-this and divided by it."""
+    """Limit (+-) of the advantages, by which they are then divided."""
 
     def __post_init__(self) -> None:
         enforce(
@@ -81,23 +82,23 @@ class Weighing:
 
 
 def progress(history: History, names: Sequence[str]) -> Tensor:
-    """How far each reward has come, in spreads of its beginning; float64 (R,), 0 before there is a comparison.
+    """Progress of each reward in units of its first spread; float64 (R,), 0 before the first comparison.
 
-    The mean over the last ``MEMORY`` steps in which its critic spoke, of the difference to the first such step on
-    the same chunk: later chunks score lower whatever is learned.
+    A step's gain is the difference to the first step on the same chunk, as later chunks score lower whatever is
+    learned. Progress is the mean gain over the last ``MEMORY`` steps with a valid score.
     """
     first: dict[tuple[int, str], RewardMetrics] = {}
     gains: dict[str, list[float]] = {name: [] for name in names}
     for row in history:
         for name in names:
             now = row.rewards[name]
-            if now.valid:  # where its critic said nothing, a reward neither begins nor comes on
+            if now.valid:  # a step without a valid score is neither a start nor a gain
                 gains[name].append(_gain(first.setdefault((row.chunk, name), now), now))
     recent = [gains[name][-MEMORY:] or [0.0] for name in names]
     return torch.tensor([sum(part) / len(part) for part in recent], dtype=torch.float64)
 
 
 def _gain(start: RewardMetrics, now: RewardMetrics) -> float:
-    """0 where everything scored the same."""
-    assert now.mean is not None and start.mean is not None, "a critic that spoke has a mean"
+    """Gain in units of the first spread; 0 when that is 0."""
+    assert now.mean is not None and start.mean is not None, "valid scores have a mean"
     return (now.mean - start.mean) / start.spread if start.spread else 0.0

@@ -1,4 +1,4 @@
-"""What a run depends on besides its world, critics and scenarios: steps, a seed, and groups of settings."""
+"""The configuration of a run: steps, a seed, and groups of settings."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from worldcompass.training.selection import Learning
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that a run depends on besides its world, critics and scenarios.
+    """The settings of a run; its world, critics and scenarios are separate.
 
-    Every setting has a short name of its own, such as ``lr``. By that ``changed``, ``from_flat``, ``--set`` and the
-    records of a run know it, without its group.
+    Every setting has a unique short name without its group, such as ``lr``. ``changed``, ``from_flat``, ``--set`` and
+    the records of a run use it.
     """
 
     steps: int = 100
-    """Training steps; each is one rollout and ``updates_per_rollout`` optimiser updates."""
+    """Training steps, each with one rollout and ``updates_per_rollout`` optimiser updates."""
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
-    """Which futures are imagined."""
+    """Which futures a step imagines."""
     rewards: Weighing = field(default_factory=Weighing)
     """How the scores of critics become advantages."""
     learning: Learning = field(default_factory=Learning)
-    """Which futures are learned from, and by which loss."""
+    """Which futures are trained on, and the loss."""
     optimiser: Optimiser = field(default_factory=Optimiser)
-    """How weights and their averages move."""
+    """How the weights and their averages are updated."""
     keeping: Keeping = field(default_factory=Keeping)
-    """What of the run is kept and watched."""
+    """What the run saves and monitors."""
     parallel: Parallel = field(default_factory=Parallel)
     """How processes share a step."""
 
@@ -84,7 +84,7 @@ class Config:
 
     @classmethod
     def from_flat(cls, **settings: Any) -> Config:
-        """A configuration of settings by their short names; the others have their defaults.
+        """A configuration from settings by their short names, with defaults for the rest.
 
         Raises:
             ValueError: when there is no such setting, or a rule between settings is broken.
@@ -92,7 +92,7 @@ class Config:
         return cls().changed(**settings)
 
     def changed(self, **settings: Any) -> Config:
-        """A copy with other values of settings, by their short names; all are set at once.
+        """A copy with new values of settings by their short names, all set at once.
 
         Raises:
             ValueError: when there is no such setting, or a rule between settings is broken.
@@ -111,7 +111,7 @@ class Config:
 
     @classmethod
     def group_of(cls, name: str) -> str | None:
-        """The group that a setting stands in, by its short name; None for what stands in none."""
+        """The group of a setting, by the setting's short name; None without a group."""
         return _groups(cls).get(name)
 
     def flat(self) -> dict[str, Any]:
@@ -123,17 +123,17 @@ class Config:
         return values
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by its short name, as JSON can hold it: functions by their full names."""
+        """Every setting by its short name, as JSON values; functions become their full names."""
         return {name: _plain(value) for name, value in self.flat().items()}
 
     def described(self) -> dict[str, Any]:
-        """The configuration with its groups and version, as JSON can hold it."""
+        """The configuration with its groups and version, as JSON values."""
         return {"version": VERSION} | {name: _plain(value) for name, value in vars(self).items()}
 
 
 @cache
 def _groups(config: type[Config]) -> Mapping[str, str]:
-    """Group of every setting that stands in one, by its short name."""
+    """The group of every grouped setting, by the setting's short name."""
     found: dict[str, str] = {}
     for group in dataclasses.fields(config):
         if isinstance(group.default_factory, type):

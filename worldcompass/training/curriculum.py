@@ -1,4 +1,4 @@
-"""What a training step works on: a function of its number, so that a resumed run meets the same."""
+"""Scenarios and chunk of a training step, as functions of its number so that resumed runs repeat them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Sampling:
     group_size: int = 12
     """G: candidate futures of one chunk."""
     groups_at_once: int | None = None
-    """Groups imagined in one batch, all that the world can when None; fewer let critics in other processes score
-    the first ones while the next are imagined, and need less memory."""
+    """Groups imagined in one batch; as many as the world can when None. Fewer need less memory, and critics in other
+    processes score one batch while the next is imagined."""
     chunk_length: int | None = None
     """Latents per chunk; the world's default when None."""
     first_chunk: int = 0
-    """The curriculum goes through ``first_chunk`` .. ``last_chunk``, one per step, and starts again."""
+    """The curriculum repeats ``first_chunk`` .. ``last_chunk``, one chunk per step."""
     last_chunk: int = 7
-    """Index from 0, inclusive."""
+    """Inclusive, counted from 0."""
     denoising_steps: int | None = None
-    """Steps of the rollout; the world's default when None."""
+    """Denoising steps of the rollout; the world's default when None."""
     explore: float = 0.0
-    """Guidance of a group's candidates, evenly spread from 0 to this; 0 needs no ``Guidable`` world."""
+    """Largest guidance of a group's candidates, spread evenly from 0; above 0 needs a ``Guidable`` world."""
     shared_noise: bool = False
-    """The candidates of a group start from the same noise and differ by their guidance alone; needs ``explore``."""
+    """Start the candidates of a group from the same noise, so that only guidance differs; needs ``explore``."""
     rollout: Rollout = imagine_groups
     """``imagine_groups``, or the baseline ``imagine_whole_videos``."""
 
@@ -68,12 +68,12 @@ class Sampling:
 
 
 def chunk_of_step(sampling: Sampling, step: int) -> int:
-    """The curriculum from short pasts to long ones, over and over (the paper's min2max)."""
+    """The chunk of a step; the curriculum repeats short to long pasts (the paper's min2max)."""
     return sampling.first_chunk + (step - 1) % (sampling.last_chunk - sampling.first_chunk + 1)
 
 
 def scenarios_of_step(scenarios: Sequence[Scenario], per_step: int, seed: int, step: int) -> list[Scenario]:
-    """N different scenarios; every pass over all has its own order, an incomplete last step is dropped."""
+    """N different scenarios; each epoch shuffles all of them and drops an incomplete last step."""
     epoch, place = divmod(step - 1, len(scenarios) // per_step)
     order = torch.randperm(len(scenarios), generator=generator_for(seed, "order", epoch))
     return [scenarios[i] for i in order[place * per_step : (place + 1) * per_step].tolist()]

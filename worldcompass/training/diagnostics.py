@@ -1,6 +1,6 @@
-"""What a step measures of itself: rewards, pictures, gradients and weights.
+"""Measurements of a training step for the doctor: rewards, pictures, gradients and weights.
 
-The doctor reads them. All are cheap: pictures are looked at once per latent, weights in one pass.
+All are cheap: pictures are read once per latent, weights in one pass.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from worldcompass.training.policy import Policy
 from worldcompass.types import Group
 
 WHITE = 255.0
-NAMED = 8  # names of parameters without a gradient that a row holds; their number is always told
+NAMED = 8  # most names of parameters without a gradient in a row; their share counts all
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a step had to learn from; its parts as ``StepMetrics`` has them."""
+    """The learning signal of a step; fields as in ``StepMetrics``."""
 
     rewards: Mapping[str, RewardMetrics]
     flat_groups: float
@@ -37,7 +37,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Vitals:
-    """What became of pictures and weights; its parts as ``StepMetrics`` has them."""
+    """Measurements of pictures and weights; fields as in ``StepMetrics``."""
 
     pictures: Pictures
     no_gradient: Unreached
@@ -51,20 +51,20 @@ def reward_vitals(
     weights_R: Tensor,
     advantages: Advantages,
 ) -> Signal:
-    """Rewards and advantages of a step.
+    """Statistics of a step's rewards and advantages.
 
-    What a critic abstained from enters none of its numbers; they are None where it did not say enough.
+    Invalid scores enter none of them; a critic's statistics are None with too few valid scores.
     """
     mean_R = masked_mean(scores_NGR, valid_NGR, (0, 1)).flatten()
     compared_N1R = valid_NGR.sum(1, keepdim=True) > 1
     std_R = masked_mean(masked_std(scores_NGR, valid_NGR, (1,)), compared_N1R, (0, 1)).flatten()
     spread_R, share_R = masked_std(scores_NGR, valid_NGR, (0, 1)).flatten(), weights_R / weights_R.sum()
-    count_R, told_R = valid_NGR.sum((0, 1)), compared_N1R.any(0).flatten()
+    count_R, compared_R = valid_NGR.sum((0, 1)), compared_N1R.any(0).flatten()
     valid_R, flat_R = valid_NGR.double().mean((0, 1)), advantages.flat_NR.double().mean(0)
     rewards = {
         critic.name: RewardMetrics(
             mean=mean_R[r].item() if count_R[r] else None,
-            std=std_R[r].item() if told_R[r] else None,
+            std=std_R[r].item() if compared_R[r] else None,
             spread=spread_R[r].item() if count_R[r] > 1 else None,
             weight=share_R[r].item(),
             valid=valid_R[r].item(),
@@ -87,14 +87,14 @@ def reward_vitals(
 
 @torch.no_grad()
 def picture_vitals(groups: Sequence[Group]) -> Pictures:
-    """Pictures of a step at the end of every latent, averaged over groups and candidates."""
+    """Picture statistics at the last frame of every latent, averaged over groups and candidates."""
     rows = [vars(_of_group(group)) for group in groups]
     found = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
     return Pictures(**{name: sum(values) / len(values) if values else None for name, values in found.items()})
 
 
 def without_gradient(policy: Policy) -> list[str]:
-    """Names of the trainable parameters whose gradient is missing or exactly zero right now."""
+    """Names of the trainable parameters whose gradient is missing or exactly zero."""
     with_grad = {name: p.grad for name, p in policy.live.items() if p.grad is not None}
     if not with_grad:
         return list(policy.live)
@@ -104,7 +104,7 @@ def without_gradient(policy: Policy) -> list[str]:
 
 
 def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Policy) -> Vitals:
-    """Pictures, parameters that the update could not reach, and the behaviour's lag, of this process."""
+    """This process's pictures, parameters without a gradient, and behaviour lag."""
     return Vitals(
         picture_vitals([group for part in futures for group in part.groups]),
         Unreached(len(missing) / len(policy.live), tuple(missing[:NAMED])),
@@ -113,7 +113,7 @@ def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Poli
 
 
 def mean_vitals(vitals: Vitals, team: Team) -> Vitals:
-    """The mean over processes; names are the main one's."""
+    """The mean over processes; the names are those of the main process."""
     pictures, unreached = vars(vitals.pictures), vars(vitals.no_gradient)
     mean = team.mean({"pictures": pictures, "unreached": unreached, "lag": vitals.behaviour_lag})
     return Vitals(Pictures(**mean["pictures"]), Unreached(**mean["unreached"]), mean["lag"])
@@ -121,7 +121,7 @@ def mean_vitals(vitals: Vitals, team: Team) -> Vitals:
 
 @torch.no_grad()
 def behaviour_lag(policy: Policy) -> float:
-    """How much of the way from the start to the trained weights the behaviour has yet to follow; 0 to about 1."""
+    """Distance of the behaviour from the trained weights, as a share of their distance from the start; 0 to about 1."""
     lag = _distance(policy.parameters, list(policy.behaviour_weights.values()))
     way = _distance(policy.parameters, list(policy.reference_weights.values()))
     return lag / way if way else 0.0
@@ -148,13 +148,13 @@ def _saturation(frames: Tensor) -> Tensor:
 
 
 def _detail(frames: Tensor) -> Tensor:
-    """Mean absolute gradient of the brightness, at least one level of 255."""
+    """Mean absolute gradient of the brightness, plus one level of 255."""
     bright = frames.mean(-3)
     return bright.diff(dim=-1).abs().mean() + bright.diff(dim=-2).abs().mean() + 1 / WHITE
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    """Of two centred quantities, over all their entries."""
+    """Correlation of two centred tensors over all entries."""
     size = a.norm() * b.norm()
     return float((a * b).sum() / size) if size > 0 else 0.0
 

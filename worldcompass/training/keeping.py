@@ -1,4 +1,4 @@
-"""What of a run is kept and watched: settings that change no result."""
+"""Settings of saving and monitoring, which change no result."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from worldcompass.settings import Rule, enforce
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """What of a run is kept and watched."""
+    """What a run saves and monitors."""
 
     save_every: int = 5
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
-    """Newest ones that stay; more while ``on_disease`` is ``rollback``, which goes back some steps."""
+    """Number of newest checkpoints to keep; ``on_disease=rollback`` keeps more, as it returns to earlier steps."""
     probe_every: int = 0
-    """Steps between looks: clips before training and now, scored where there is a held-out judge; 0 is never."""
+    """Steps between probes, which save clips and score them if there is a held-out judge; 0 for none."""
     on_disease: OnDisease = "warn"
-    """When the doctor finds one: ``warn``; ``stop`` after saving; ``rollback`` to the last healthy checkpoint."""
+    """Reaction to a disease: ``warn``, ``stop`` after saving, or ``rollback`` to the last healthy checkpoint."""
     track: Track = "none"
-    """Where metrics go besides metrics.jsonl, offline: ``tensorboard``, ``wandb`` or ``trackio``."""
+    """Offline tracker in addition to metrics.jsonl: ``tensorboard``, ``wandb`` or ``trackio``."""
     accept_changes: bool = False
-    """Resume a run whose other settings were not these; without it they are shown and refused."""
+    """Resume a run with changed settings; otherwise changes are shown and refused."""
     recipe: str = ""
-    """What the configuration was made by, for those who read a run later."""
+    """Name of the recipe, for readers of the run."""
 
     def __post_init__(self) -> None:
         answers = get_args(OnDisease)

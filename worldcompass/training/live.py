@@ -16,9 +16,9 @@ SHOWN_STEPS = 8
 
 
 class LiveTable:
-    """The last steps of a run with the time that remains and what the doctor warns of.
+    """The last steps of a run, the remaining time and the doctor's warnings.
 
-    Where the output is not a terminal, every new warning is one line and nothing else is shown.
+    Without a terminal, each new warning is printed as one line and the table is not shown.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class LiveTable:
             self.live.stop()
 
     def show(self, metrics: StepMetrics, warnings: Mapping[str, str] | None = None, answer: str = "") -> None:
-        """Show the metrics of one more step, and the warnings that hold now: sentences by a short name.
+        """Add the metrics of a step and replace the warnings, which are sentences by a short name.
 
         Args:
-            answer: whether the run is learning, for the line below the table.
+            answer: to the question whether the run is learning, for the line below the table.
         """
         known, self.warnings, self.answer = self.warnings, warnings or {}, answer
         self.history = [*self.history, metrics][-SHOWN_STEPS:]
@@ -57,20 +57,20 @@ class LiveTable:
                 self.console.print(f"step {metrics.step}, {name}: {self.warnings[name]}", markup=False)
 
     def seconds_left(self) -> float:
-        """Time that the remaining steps will take at the pace so far."""
+        """Estimated time for the remaining steps at the mean pace so far."""
         step = self.history[-1].step
         pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
         return pace * (self.num_steps - step)
 
     def table(self) -> Table:
-        """The table as it is shown."""
+        """The table with its caption."""
         left = self.seconds_left()
         table = Table(title=f"step {self.history[-1].step} of {self.num_steps}, {clock(left)} left")
         rewards = list(self.history[-1].rewards)
         for name in ("step", "chunk", *rewards, "loss", "grad norm", "seconds"):
             table.add_column(name, justify="right")
         for row in self.history:
-            means = [_said(row.rewards[name].mean) for name in rewards]
+            means = [_mean_text(row.rewards[name].mean) for name in rewards]
             rest = _digits(row.loss, 4), _digits(row.grad_norm, 3), f"{sum(row.seconds.values()):.1f}"
             table.add_row(str(row.step), str(row.chunk), *means, *rest)
         lines = [
@@ -82,7 +82,7 @@ class LiveTable:
         return table
 
 
-def _said(mean: float | None) -> str:
+def _mean_text(mean: float | None) -> str:
     return "abstained" if mean is None else f"{mean:.3f}"
 
 
@@ -100,13 +100,13 @@ def clock(seconds: float) -> str:
 
 
 class Stopwatch:
-    """Seconds of the stages of a step."""
+    """Measures the seconds of each stage of a step."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """End a stage here."""
+        """End a stage and start the next."""
         now = time.perf_counter()
         self.laps[stage], self._last = round(now - self._last, 4), now

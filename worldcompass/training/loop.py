@@ -1,4 +1,4 @@
-"""The training loop: imagine, score, compare, choose, update. ``train_step`` is the method on one screen."""
+"""The training loop: run steps, save, probe, monitor and stop. ``train_step`` holds the method itself."""
 
 from __future__ import annotations
 
@@ -43,29 +43,31 @@ def train(
     live: bool = True,
     held_out: HeldOut | None = None,
 ) -> Policy:
-    """Post-train ``world.net`` in place; writes config.json, metrics.jsonl and checkpoints/ to ``out_dir``.
+    """Post-train ``world.net`` in place; write config.json, metrics.jsonl and checkpoints/ to ``out_dir``.
 
-    Several processes that ``joined`` call it alike and share every step; the main one writes.
-    Ctrl-C, SIGTERM and SIGUSR1 end the step that is running, save it and then raise, see ``interrupt``.
-    Every step sets the global random generators, see ``seed_globals``.
+    All processes of a team (``joined``) call it with the same arguments and share every step; the main one writes.
+    On Ctrl-C, SIGTERM or SIGUSR1 it finishes and saves the current step, then raises ``Interrupted``.
+    Every step seeds the global random generators, see ``seed_globals``.
 
     Args:
-        resume: go on from the newest checkpoint in ``out_dir``, bit by bit as if never stopped.
+        resume: continue from the newest checkpoint in ``out_dir``, with the results of an uninterrupted run.
         on_step: called after every step with (step, metrics, policy).
-        live: show a table of the last steps where the output is a terminal, and what the doctor warns of.
-        held_out: a judge that is no reward, and what it looks at every ``config.probe_every`` steps; without one
-            these steps leave clips of the first scenarios, before training and now.
+        live: show a table of the last steps if the output is a terminal, and the doctor's warnings.
+        held_out: a judge that is not a reward, and its scenarios, used every ``probe_every`` steps. Without it, these
+            steps save clips of the first training scenarios, unscored.
 
     Returns:
         The policy; ``with policy.checkpoint():`` swaps the weights to evaluate into ``world.net``.
 
     Raises:
         UnfitInputs: when configuration, scenarios and critics do not fit together.
-        UserError: when ``out_dir`` already holds a run, or holds another one than is to be resumed, or another
-            process trains into it.
-        LostCritic: when one fails, or gives no scores from another process; the steps before are saved.
-        NonFiniteUpdate, NonFiniteScore: before an update that is not finite; when a critic's score is not.
-        StoppedRun, Interrupted: when the doctor, as ``config.on_disease`` allows, or a signal ends the run.
+        UserError: when ``out_dir`` already holds a run, holds a different run than the one to resume, or is used by
+            another process.
+        LostCritic: when a critic fails or can no longer be reached; earlier steps are saved.
+        NonFiniteUpdate: when an update is not finite, before it is applied.
+        NonFiniteScore: when a critic returns a score that is not finite.
+        StoppedRun: when the doctor finds a disease and ``on_disease`` says to stop.
+        Interrupted: after a signal.
     """
     parts = Parts(world, critics, scenarios, config)
     return train_parts(parts, out_dir, resume, on_step, live, held_out)
@@ -79,14 +81,14 @@ def train_parts(
     live: bool = True,
     held_out: HeldOut | None = None,
 ) -> Policy:
-    """``train`` with what a recipe has put together."""
+    """``train`` for the ``Parts`` of a recipe."""
     held_out = held_out or only_looked_at(parts.scenarios)
     Team.current().on_main(lambda: writable(out_dir))
     run = prepare(parts)
     folder = RunFolder(out_dir)
     with alone_in(out_dir, run.team):
         step = restore(run, folder) if resume else run.team.on_main(lambda: begin(folder))
-        run.team.wait()  # what another rank still reads is not written
+        run.team.wait()  # until every rank has read the files that the main one writes next
         _train_from(step, run, folder, on_step, live, held_out)
     return run.policy
 
@@ -99,7 +101,7 @@ def _train_from(
     live: bool,
     held_out: HeldOut,
 ) -> None:
-    """The steps after one that was restored; the arguments are those of ``train``."""
+    """Run the steps after ``step``; the other arguments are those of ``train``."""
     config, policy, team = run.config, run.policy, run.team
     log = MetricsLog(folder.metrics, step, team.is_main)
     if team.is_main:
@@ -149,10 +151,10 @@ def _train_from(
 def _attempt(
     run: Run, step: int, history: History
 ) -> StepMetrics | LostCritic | NonFiniteScore | NonFiniteUpdate:
-    """A step's metrics, or what kept it from ending.
+    """The metrics of a step, or the failure that ended it.
 
-    A lost critic or a score that is not finite leaves the weights as the step before left them. An update that is
-    not finite may come after others of the same step.
+    ``LostCritic`` and ``NonFiniteScore`` come before any update of the step. ``NonFiniteUpdate`` may come after
+    other updates of the same step.
     """
     try:
         return train_step(run, step, history)
@@ -161,6 +163,6 @@ def _attempt(
 
 
 def _save_before(run: Run, guard: Guard, step: int) -> None:
-    """Keep what the steps before ``step`` taught, where there are any and it touched no weight."""
+    """Save the state before ``step``, which must not have changed the weights; nothing at the first step."""
     if step > 1:
         save(run, guard, step - 1)

@@ -16,7 +16,7 @@ from worldcompass.runs.atomic import write_json, write_tensors
 
 @dataclass(frozen=True)
 class Lora:
-    """Which linear layers get a low-rank adapter (arXiv 2106.09685), and of which size."""
+    """Which linear layers get a low-rank adapter (arXiv 2106.09685), and its size."""
 
     rank: int = 16
     alpha: float = 16.0
@@ -26,9 +26,9 @@ class Lora:
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus ``alpha / rank * B A``; B starts at zero, so it starts as the layer.
+    """A frozen linear layer plus ``alpha / rank * B A``; B starts at zero, so the output starts unchanged.
 
-    A and B are float32 at least, also beside a bfloat16 layer: usual steps are below the resolution of bfloat16.
+    A and B are float32 or wider, even for a bfloat16 layer: typical updates are below the resolution of bfloat16.
     """
 
     def __init__(self, base: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
@@ -42,7 +42,7 @@ class LoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The merged matrix, for code that reads a layer's weight itself."""
+        """The merged matrix, for code that reads the weight of a layer directly."""
         return self.base.weight + (self.scale * self.lora_B @ self.lora_A).to(self.base.weight.dtype)
 
     @property
@@ -57,7 +57,7 @@ class LoraLinear(nn.Module):
 
 
 def inject_lora(net: nn.Module, lora: Lora, generator: torch.Generator) -> list[str]:
-    """Freeze ``net`` and give its matching linear layers an adapter, in place.
+    """Freeze ``net`` and add an adapter to each matching linear layer, in place.
 
     Returns:
         The names of the layers.
@@ -80,7 +80,7 @@ def inject_lora(net: nn.Module, lora: Lora, generator: torch.Generator) -> list[
 
 @torch.no_grad()
 def merge_lora(net: nn.Module) -> None:
-    """Fold every adapter into its layer, in place; the network is plain again."""
+    """Merge every adapter into its layer, in place, and remove it."""
     for name, layer in list(net.named_modules()):
         if isinstance(layer, LoraLinear):
             layer.base.weight.copy_(layer.weight)
@@ -88,9 +88,9 @@ def merge_lora(net: nn.Module) -> None:
 
 
 def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
-    """Write the adapters as peft reads them: adapter_model.safetensors and adapter_config.json.
+    """Write the adapters in the format of peft: adapter_model.safetensors and adapter_config.json.
 
-    Where they are sharded all ranks must call it; the main one writes.
+    All ranks must call it if the adapters are sharded; the main one writes.
     """
     layers = {name: m for name, m in net.named_modules() if isinstance(m, LoraLinear)}
     tensors = {}

@@ -1,11 +1,10 @@
-"""The update rule and its rivals: pure functions in clean space.
+"""Training objectives as pure functions of clean estimates: DiffusionNFT and its alternatives.
 
-With ``x = (1 - sigma) x0 + sigma n`` and velocity ``v``, ``c = x - sigma v`` is the clean estimate, so every
-formula of DiffusionNFT (arXiv 2509.16117) about velocities becomes one about ``c`` without dividing by sigma.
+With ``x = (1 - sigma) x0 + sigma n`` and velocity ``v``, the clean estimate is ``c = x - sigma v``. Every velocity
+formula of DiffusionNFT (arXiv 2509.16117) thus becomes one of ``c``, without a division by sigma.
 
-All objectives have one signature and return one loss per row plus metrics per row (detached, (B,)); the
-caller averages over rows. ``given_K`` marks latents that are given, not imagined: they enter neither loss nor
-normaliser.
+All objectives share one signature and return a loss and metrics per row (detached, (B,)); the caller averages over
+rows. ``given_K`` marks given latents, which enter neither loss nor normaliser.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Objective = Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], tup
 
 
 def row_mean(values_BCKHW: Tensor, given_K: Tensor | None = None) -> Tensor:
-    """Mean of each row over channels, space and the latents that are not given, at least one; (B,)."""
+    """Mean of each row over channels, space and imagined latents, of which there must be one or more; (B,)."""
     if given_K is None:
         return values_BCKHW.mean((1, 2, 3, 4))
     imagined_K = (~given_K).to(values_BCKHW.dtype)
@@ -32,7 +31,7 @@ def row_mean(values_BCKHW: Tensor, given_K: Tensor | None = None) -> Tensor:
 def normalised_error(clean_BCKHW: Tensor, target_BCKHW: Tensor, given_K: Tensor | None = None) -> Tensor:
     """``mean((c - x0)^2) / sg(mean|c - x0|)`` per row, the divisor at least 1e-5; (B,).
 
-    DiffusionNFT's self-normalised regression: near 1 for every noise level.
+    The self-normalised regression of DiffusionNFT.
     """
     error = clean_BCKHW - target_BCKHW
     size_B = row_mean(error.detach().abs(), given_K).clamp_min(ERROR_FLOOR)
@@ -53,11 +52,11 @@ def nft_loss(
     ``r = (A + 1) / 2``, loss ``[r d(c+, x0) + (1 - r) d(c-, x0)] / beta`` with ``d`` the normalised error.
 
     Args:
-        clean_pred: (B, C, K, H, W), the trained weights' estimate, with gradient.
-        clean_behaviour: the estimate of the weights that imagined the data, without gradient.
-        clean_target: what they imagined.
+        clean_pred: (B, C, K, H, W), estimate of the trained weights, with gradient.
+        clean_behaviour: estimate of the behaviour weights, without gradient.
+        clean_target: the future that the behaviour weights imagined.
         advantage_B: in [-1, 1].
-        beta: how far the implicit policies stand apart from the behaviour's, > 0.
+        beta: distance of the implicit policies from the behaviour, above 0.
         given_K: bool (K,) or None.
     """
     behaviour = clean_behaviour.detach()
@@ -78,7 +77,7 @@ def positive_only_loss(
     beta: float = 1.0,
     given_K: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Baseline: regression on good futures alone, ``max(A, 0) d(c, x0)``. ``beta`` is not used."""
+    """Baseline: regression on good futures only, ``max(A, 0) d(c, x0)``. ``beta`` is not used."""
     loss_B = advantage_B.clamp_min(0) * normalised_error(clean_pred, clean_target, given_K)
     return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
 
@@ -91,10 +90,10 @@ def advantage_weighted_loss(
     beta: float = 1.0,
     given_K: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The gradient that the released WorldCompass code really follows, ``A d(c, x0)``, for comparison.
+    """For comparison, the effective objective of the released WorldCompass code, ``A d(c, x0)``.
 
-    There the behaviour's prediction is overwritten by the current one, so nothing holds the policy near the
-    weights that imagined the data, and the loss is not bounded below. ``beta`` is not used.
+    That code overwrites the behaviour's prediction with the current one, so nothing keeps the policy near the
+    behaviour, and the loss has no lower bound. ``beta`` is not used.
     """
     loss_B = advantage_B * normalised_error(clean_pred, clean_target, given_K)
     return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
@@ -103,19 +102,19 @@ def advantage_weighted_loss(
 def kl_velocity(
     clean_pred: Tensor, clean_reference: Tensor, sigma_B: Tensor, given_K: Tensor | None = None
 ) -> Tensor:
-    """Mean squared velocity difference to reference weights, ``((c - c_ref) / sigma)^2`` per row; (B,).
+    """Mean squared velocity difference from the reference weights, ``((c - c_ref) / sigma)^2`` per row; (B,).
 
-    The KL of two flow-matching policies up to a factor (Flow-GRPO, arXiv 2505.05470); sigma > 0.
+    Proportional to the KL of two flow-matching policies (Flow-GRPO, arXiv 2505.05470); sigma > 0.
     """
     velocity = (clean_pred - clean_reference.detach()) / sigma_B.view(-1, 1, 1, 1, 1)
     return row_mean(velocity.square(), given_K)
 
 
 def mean_shift(clean_pred: Tensor, clean_reference: Tensor, given_K: Tensor | None = None) -> Tensor:
-    """Squared shift of every channel's mean over a latent against reference weights, per row; (B,).
+    """Squared difference of every channel's spatial mean from the reference weights, per row; (B,).
 
-    The part of the mean squared difference that is the same everywhere in a picture: brightness and colour. What is
-    a shade in one chunk adds up over the chunks of a video, where no critic of single chunks sees it.
+    This is the uniform part of the difference: brightness and colour. A small drift per chunk accumulates over a
+    video, where critics of single chunks do not see it.
     """
     shift = (clean_pred - clean_reference.detach()).mean((-2, -1), keepdim=True)
     return row_mean(shift.square(), given_K)

@@ -1,4 +1,4 @@
-"""Optimisers: Muon for matrices with Adam for the rest, plain AdamW; non-finite updates are refused."""
+"""Optimisers: Muon for matrices with Adam for the rest, and AdamW. Non-finite updates are refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MakeOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Opt
 
 
 class NonFiniteUpdate(StoppedRun, RuntimeError):
-    """A loss or gradient is not finite; the weights were left as they were."""
+    """A loss or gradient is not finite; the update was not applied."""
 
 
 def orthogonalise(matrices_BMN: Tensor, precision: torch.dtype | None = None) -> Tensor:
-    """The nearest semi-orthogonal matrices, approximately, by five Newton-Schulz steps; float32 (B, M, N).
+    """Approximate the nearest semi-orthogonal matrices by five Newton-Schulz steps; float32 (B, M, N).
 
     Args:
-        precision: None for bfloat16 on CUDA, where it is cheap, and float32 elsewhere.
+        precision: of the computation; by default bfloat16 on CUDA and float32 elsewhere.
     """
     a, b, c = NS_COEFFICIENTS
     x = matrices_BMN.to(precision or (torch.bfloat16 if matrices_BMN.is_cuda else torch.float32))
@@ -50,10 +50,10 @@ class Muon(torch.optim.Optimizer):
     """Muon for parameters with two or more axes, Adam for the others; both with decoupled weight decay.
 
     Matrices: ``buf = m buf + g``, ``U = orthogonalise(g + m buf)``,
-    ``p <- (1 - lr wd) p - lr 0.2 sqrt(max(rows, cols)) U``, a kernel's later axes flattened into columns.
-    Others: Adam with the floor added to ``sqrt(v)`` before the bias correction. Equal to the official
-    WorldCompass optimiser when ``precision`` (of Newton-Schulz, see ``orthogonalise``) is
-    bfloat16. State is made at a parameter's first gradient: ``load_state_dict`` restores all.
+    ``p <- (1 - lr wd) p - lr 0.2 sqrt(max(rows, cols)) U``, with a kernel's later axes flattened into columns.
+    Others: Adam with ``eps`` added to ``sqrt(v)`` before the bias correction. Equal to the official WorldCompass
+    optimiser when ``precision`` (see ``orthogonalise``) is bfloat16. A parameter's state is created at its first
+    gradient; ``load_state_dict`` restores all.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -130,29 +130,29 @@ def muon(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> 
 
 
 def adamw(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """torch's AdamW for everything."""
+    """PyTorch's AdamW for all parameters."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimiser:
-    """How weights and their averages move."""
+    """How the weights and their averages are updated."""
 
     make_optimizer: MakeOptimizer = muon
     """``muon`` or ``adamw``."""
     lr: float = 1e-5
     lr_end: float = 1.0
-    """Learning rate of the last step as a share of ``lr``; linear in between."""
+    """Learning rate of the last step as a share of ``lr``, with linear decay."""
     weight_decay: float = 1e-4
     max_grad_norm: float = 2.0
     behaviour_decay: Decay = field(default_factory=Decay)
-    """How the weights that imagine follow the trained ones, once per training step."""
+    """Decay of the behaviour weights, which imagine, applied once per training step."""
     checkpoint_decay: float = 0.9
-    """Decay of the average that is evaluated and shipped, once per training step."""
+    """Decay of the average that is evaluated and exported, applied once per training step."""
     lora: Lora | None = None
     """Train low-rank adapters instead of the whole network."""
     autocast_bf16: bool = False
-    """Run the network in bfloat16; latents, losses and weights stay float32. Refused on a CPU that lacks it."""
+    """Run the network in bfloat16; latents, losses and weights stay float32. Refused on CPUs without bfloat16."""
 
     def __post_init__(self) -> None:
         enforce(
@@ -169,7 +169,7 @@ class Optimiser:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: float) -> float:
-    """Clip the gradients' total norm and return what it was; to be called right before the optimiser's step.
+    """Clip the gradients' total norm and return its unclipped value; call it right before the optimiser's step.
 
     Raises:
         NonFiniteUpdate: when the loss or the norm is not finite.
@@ -178,8 +178,8 @@ def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: fl
     norm = whole(torch.nn.utils.get_total_norm(grads))
     if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(torch.tensor(loss))):
         raise NonFiniteUpdate(
-            f"loss {loss}, gradient norm {float(norm)}: the update was refused, the weights are as before."
-            " Lower the learning rate or look at the world's predictions and the critics' scores"
+            f"loss {loss}, gradient norm {float(norm)}: the update was refused and the weights are unchanged."
+            " Lower the learning rate, or check the world's predictions and the critics' scores"
         )
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return float(norm)
@@ -191,9 +191,9 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, start: float, end: float, done: float) -> None:
-    """A rate on the line from ``start`` to ``end * start``, at the share ``done`` of the way.
+    """Set the learning rate by linear interpolation from ``start`` to ``end * start`` at the share ``done``.
 
-    ``start`` is what a group begins with; it is kept as its ``initial_lr``, where a rollback halves it.
+    A parameter group stores ``start`` as ``initial_lr`` at the first call; a rollback halves that value.
     """
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", start) * (1 + (end - 1) * done)

@@ -1,4 +1,4 @@
-"""The weights: those trained, the behaviour that imagines, the checkpoint average, the reference; LoRA."""
+"""The sets of weights: trained, behaviour, checkpoint average and reference."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Decay:
     per_step: float = 0.01
 
     def at(self, step: int) -> float:
-        """The decay of this training step; 0 follows the trained weights at once, 1 never."""
+        """The decay of a training step; 0 copies the trained weights, 1 ignores them."""
         return min(self.highest, self.lowest + self.per_step * step)
 
 
 class Policy:
     """The trainable weights of a network and the averages that follow them.
 
-    ``behaviour`` imagines the data, ``checkpoint`` is evaluated and shipped, ``reference`` the frozen start.
-    All are float copies of the trainable parameters alone (for LoRA: of the adapters, so the reference is the
-    adapter switched off), swapped in place by context managers, one at a time.
+    ``behaviour`` imagines the data, ``checkpoint`` is evaluated and exported, ``reference`` is the frozen start.
+    All are copies of the trainable parameters only. With LoRA these are the adapters, and the reference is the network
+    without them. Context managers swap them in place, one at a time.
     """
 
     def __init__(
         self, net: nn.Module, behaviour_decay: Decay | None = None, checkpoint_decay: float = 0.9
     ) -> None:
-        """Take every parameter of ``net`` that requires a gradient.
+        """Use every parameter of ``net`` that requires a gradient.
 
         Raises:
-            ValueError: when there is none.
+            ValueError: when no parameter does.
         """
         self.net = net
         self.live = {name: p for name, p in net.named_parameters() if p.requires_grad}
@@ -61,7 +61,7 @@ class Policy:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Move both averages towards the trained weights; once per training step, counted from 1."""
+        """Move both averages towards the trained weights; call it once per training step, counted from 1."""
         assert not self._swapped, "averages cannot follow while other weights are swapped in"
         for weights, decay in (
             (self.behaviour_weights, self.behaviour_decay.at(step)),
@@ -72,28 +72,28 @@ class Policy:
 
     @contextmanager
     def behaviour(self) -> Iterator[None]:
-        """Inside, the network holds the behaviour weights."""
+        """Swap in the behaviour weights inside the block."""
         with self._swap(self.behaviour_weights):
             yield
 
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """Inside, the network holds the checkpoint average."""
+        """Swap in the checkpoint average inside the block."""
         with self._swap(self.checkpoint_weights):
             yield
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the network holds the weights it started with."""
+        """Swap in the start weights inside the block."""
         with self._swap(self.reference_weights):
             yield
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on exactly, as one flat dictionary of copies."""
+        """All weights needed to resume exactly, as one flat dictionary of copies."""
         return {name: tensor.clone() for name, tensor in self.tensors().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What ``state`` copies, the live tensors themselves."""
+        """The tensors that ``state`` copies, without the copy."""
         sets = self._sets()
         return {f"{part}/{name}": t.detach() for part in sets for name, t in sets[part].items()}
 
@@ -102,18 +102,18 @@ class Policy:
         """Restore what ``state`` returned.
 
         Raises:
-            ValueError: when it belongs to other weights.
+            ValueError: when names or shapes differ.
         """
         own = self.tensors()
         wrong = own.keys() ^ state.keys() or {n for n in own if own[n].shape != state[n].shape}
         if wrong:
-            raise ValueError(f"the weights are those of another network: they disagree at {sorted(wrong)[0]}")
+            raise ValueError(f"the weights belong to another network: they differ at {sorted(wrong)[0]}")
         for name, tensor in own.items():
             tensor.copy_(like(state[name], tensor))
 
     @torch.no_grad()
     def start_over(self) -> None:
-        """Set the trained weights and both averages back to the start."""
+        """Reset the trained weights and both averages to the start."""
         for weights in (self.live, self.behaviour_weights, self.checkpoint_weights):
             for name, tensor in weights.items():
                 tensor.copy_(self.reference_weights[name])

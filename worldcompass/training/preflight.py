@@ -1,4 +1,4 @@
-"""Before the first step: do world, critics, scenarios and settings fit, and the run made of them."""
+"""Checks before the first step: world, critics, scenarios and settings must fit together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worldcompass.world import Guidable, WorldModel
 
 
 def prepare(parts: Parts) -> Run:
-    """A run before its first step: adapters and shards of ``world.net`` where configured, averages, an optimiser.
+    """Check the inputs and build the run: adapters and shards as configured, weight averages and the optimiser.
 
     Raises:
         UnfitInputs: when configuration, scenarios and critics do not fit together.
@@ -43,81 +43,82 @@ def prepare(parts: Parts) -> Run:
 
 
 def check_inputs(parts: Parts) -> None:
-    """Refuse what would fail later.
+    """Check that configuration, scenarios and critics fit together.
 
     Raises:
-        UnfitInputs: one sentence saying what does not fit.
+        UnfitInputs: for the first mismatch, in one sentence.
     """
     world, critics, scenarios, config = parts.world, parts.critics, parts.scenarios, parts.config
     sampling, weights = config.sampling, config.rewards.weights
     if nameless := [critic for critic in critics if not isinstance(critic, Critic)]:
         raise UnfitInputs(
-            f"{type(nameless[0]).__name__} is no critic: expected what can be called with a group and has a name"
+            f"{type(nameless[0]).__name__} is not a critic: expected a callable for groups, with a name"
         )
     names = [critic.name for critic in critics]
     if not names or len(set(names)) < len(names):
-        raise UnfitInputs(f"need at least one critic and different names, got {names}")
+        raise UnfitInputs(f"expected one or more critics with different names, got {names}")
     if unknown := set(weights) - set(names):
-        raise UnfitInputs(f"weights name no critic of this run: {sorted(unknown)}; critics are {names}")
+        raise UnfitInputs(f"weights for unknown critics {sorted(unknown)}: the critics are {names}")
     if not any(weights.get(name, 1.0) for name in names):
         raise UnfitInputs(
-            f"the weights of all critics are zero ({', '.join(names)}): nothing would be learned"
+            f"the weights of all critics are zero ({', '.join(names)}): set one of them above 0"
         )
     if sampling.explore and not isinstance(world, Guidable):
         raise UnfitInputs(
-            f"explore is {sampling.explore}, but {world.spec.name} has no method weaken(context)"
+            f"explore={sampling.explore} needs a world with a method weaken(context), which {world.spec.name} lacks:"
+            " set explore=0"
         )
     if config.optimiser.autocast_bf16 and not computes_bf16(device_of(world)):
         raise UnfitInputs(
-            "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would take many times as long:"
+            "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would be many times slower:"
             " set config.autocast_bf16=False"
         )
     length = sampling.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
         raise UnfitInputs(
-            f"{world.spec.name} was trained for chunks of {world.spec.chunk_lengths}, not {length}"
+            f"chunk_length is {length}, expected one that {world.spec.name} was trained for: {world.spec.chunk_lengths}"
         )
     for critic in critics:
         if why := misfit(critic, world.spec.actions):
             raise UnfitInputs(f"the critic {critic.name} {why}: leave it out")
         if "truth" in needs_of(critic) and all(s.truth is None for s in scenarios):
             raise UnfitInputs(
-                f"the critic {critic.name} needs the engine's own continuation, which no scenario has: leave it out"
+                f"the critic {critic.name} needs the engine's continuation, which no scenario has: leave it out"
             )
     for scenario in scenarios:
         try:
             world.spec.actions.check(scenario.actions)
         except ValueError as why:
             raise UnfitInputs(
-                f"the actions of scenario {scenario.id} are none of {world.spec.name}'s: {why}"
+                f"the actions of scenario {scenario.id} do not fit {world.spec.name}: {why}"
             ) from why
     if len({s.id for s in scenarios}) < len(scenarios):
-        raise UnfitInputs("scenario ids must differ: noise derives from them")
+        raise UnfitInputs("scenario ids must differ, as the noise derives from them")
     if sampling.prompts_per_step > len(scenarios):
         raise UnfitInputs(
-            f"prompts_per_step is {sampling.prompts_per_step}, there are {len(scenarios)} scenarios"
+            f"prompts_per_step is {sampling.prompts_per_step}, expected at most the {len(scenarios)} scenarios"
         )
     needed = (sampling.last_chunk + 1) * length
     short = [s.id for s in scenarios if len(s.actions) < needed]
     if short:
         raise UnfitInputs(
-            f"chunk {sampling.last_chunk} needs {needed} latents, scenario {short[0]} is shorter"
+            f"chunk {sampling.last_chunk} needs {needed} latents, but scenario {short[0]} is shorter: lower last_chunk"
         )
     if config.learning.noise_levels > (steps := len(world.spec.sigmas(sampling.denoising_steps)) - 1):
         raise UnfitInputs(
-            f"noise_levels is {config.learning.noise_levels}, a rollout of {steps} steps has only so many"
+            f"noise_levels is {config.learning.noise_levels}, expected at most the {steps} steps of a rollout"
         )
-    # Who scores elsewhere was asked who it is, and is not bothered twice.
+    # Critics in other processes are checked when they connect.
     try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)
 
 
 def try_critics(
     world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
 ) -> None:
-    """Let every critic score two grey futures of the second chunk, before anything is imagined.
+    """Let every critic score two grey futures of the second chunk, before any imagination.
 
     Raises:
-        UnfitInputs: when one cannot score frames and latents of this world, or does not return one score each.
+        UnfitInputs: when a critic cannot score this world's chunks, or does not return one score per candidate.
     """
     spec, stop = world.spec, min(2 * chunk_length, len(scenario.actions))
     start = max(0, stop - chunk_length)

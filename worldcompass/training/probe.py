@@ -1,6 +1,6 @@
-"""A judge that is no reward looks at the same few videos now and then: the only witness against reward hacking.
+"""Probes: score a few fixed videos with a held-out judge during training, to detect reward hacking.
 
-Every look leaves a clip for people too: the same scenarios before training and now, beside each other.
+Every probe also saves a clip that shows the scenarios before training and after the step, next to each other.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from worldcompass.runs.metrics import Judged
 from worldcompass.training.run import Run
 from worldcompass.types import Scenario
 
-MIN_VIDEOS = 4  # below which a change has no interval
+MIN_VIDEOS = 4  # fewer give no interval of a change
 SHOWN = 4  # scenarios in a clip
-SHOWN_WIDTH = 128  # pixels to which smaller frames are enlarged, by whole factors
+SHOWN_WIDTH = 128  # pixels: smaller frames are enlarged by whole factors up to this width
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is probed; the cost of a look is that of imagining its videos, so a handful of short ones is enough."""
+    """A judge and the scenarios that it scores; a few short ones suffice, as each probe imagines all of them."""
 
     judge: Callable[[Tensor, Sequence[Scenario]], Tensor] | None
-    """(videos uint8 (V, F, 3, h, w), scenarios) -> finite scores (V,), higher is better; shares nothing with the
-    critics. None leaves clips alone."""
+    """(videos uint8 (V, F, 3, h, w), scenarios) -> finite scores (V,), higher is better. It must be independent of
+    the critics. When None, probes save clips without scores."""
     scenarios: Sequence[Scenario]
-    """At least four, equally long, never trained on, and not those of the final evaluation."""
+    """Four or more of one length, used neither in training nor in the final evaluation."""
 
     def __post_init__(self) -> None:
         lengths = {len(scenario.actions) for scenario in self.scenarios}
         if (self.judge is not None and len(self.scenarios) < MIN_VIDEOS) or len(lengths) > 1:
             raise ValueError(
-                f"held-out scenarios: expected {MIN_VIDEOS} or more of one length, got {len(self.scenarios)} of "
+                f"expected {MIN_VIDEOS} or more held-out scenarios of one length, got {len(self.scenarios)} of "
                 f"lengths {sorted(lengths)}"
             )
 
 
 def only_looked_at(scenarios: Sequence[Scenario]) -> HeldOut:
-    """The first of a run's own scenarios, for people: nothing that was trained on may be judged."""
+    """The first training scenarios, for clips only: training scenarios must not be judged."""
     same_length = [s for s in scenarios if len(s.actions) == len(scenarios[0].actions)]
     return HeldOut(None, same_length[:SHOWN])
 
@@ -55,17 +55,18 @@ def probe(
     folder: RunFolder,
     step: int,
 ) -> Judged | None:
-    """The judge's mean and single scores of the checkpoint weights' videos; their noise is always the same.
+    """Imagine the videos with the checkpoint weights and fixed noise, judge them and save a clip.
 
     Args:
-        run: its checkpoint weights imagine, in its precision.
-        folder: gets a clip, the first scenarios before training and after this step.
+        run: gives the checkpoint weights and the precision.
+        folder: of the run, which gets the clip.
+        step: number of steps that are done.
 
     Returns:
-        None without a judge.
+        The mean and single scores; None without a judge.
 
     Raises:
-        ValueError: when the judge does not return one finite score for each video.
+        ValueError: when the judge does not return one finite score per video.
     """
     world, key = run.world, ("held out", run.config.seed)
     with run.policy.checkpoint(), run.autocast():
@@ -73,7 +74,7 @@ def probe(
     judged = (
         None if held_out.judge is None else _judged(held_out.judge(videos, held_out.scenarios), len(videos))
     )
-    team = Team.current()  # all look, the main one writes
+    team = Team.current()  # all processes imagine, the main one writes
     before, clip, fps = folder.untrained, folder.clip(step), world.spec.fps
     if team.agree(not before.is_file()):
         with run.policy.reference(), run.autocast():
@@ -89,17 +90,17 @@ def probe(
 def _judged(scores_V: Tensor, num_videos: int) -> Judged:
     scores = scores_V.double().cpu()
     if scores.shape != (num_videos,) or not bool(scores.isfinite().all()):
-        raise ValueError(f"the held-out judge must return {num_videos} finite scores, it returned {scores}")
+        raise ValueError(f"the held-out judge must return {num_videos} finite scores, got {scores}")
     return Judged(scores.mean().item(), tuple(round(value, 6) for value in scores.tolist()))
 
 
 def due(every: int, step: int) -> bool:
-    """Whether the judge looks after this step: the first, and then every ``every``-th; never for 0."""
+    """Whether to probe after this step: the first and every ``every``-th; never for 0."""
     return every > 0 and (step == 1 or step % every == 0)
 
 
 def _shown(videos_VF3hw: Tensor) -> np.ndarray:
-    """The first videos under each other, small frames enlarged."""
+    """The first videos stacked vertically, with small frames enlarged."""
     scale = max(1, SHOWN_WIDTH // videos_VF3hw.shape[-1])
     rows = [video.enlarge(video.to_array(frames), scale) for frames in videos_VF3hw[:SHOWN]]
     return video.stack_rows(rows)

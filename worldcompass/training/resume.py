@@ -1,4 +1,4 @@
-"""A run on disk: what makes it this run, saving it, going on with it, going back in it."""
+"""Save, resume and roll back a run, and compare its settings with the saved ones."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from worldcompass.runs.settings import by_short_name
 if TYPE_CHECKING:
     from worldcompass.training.run import Run
 
-# Without making it another run.
+# Settings that a resumed run may change.
 MAY_CHANGE = (
     "steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease", "track", "shard",
     "shard_within", "offload", "ranks_per_group", "accept_changes", "recipe",
 )  # fmt: skip
-# What was saved fits nothing else.
+# Settings that a checkpoint cannot be resumed without.
 FIXED = ("world", "lora", "make_optimizer", "critics")
 
 
@@ -56,7 +56,7 @@ def begin(folder: RunFolder) -> int:
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """What must agree for a checkpoint to be continued."""
+    """The settings that must equal those of a checkpoint to resume from it."""
     config = {k: v for k, v in run.config.settings().items() if k not in MAY_CHANGE}
     ids = hashlib.sha256(json.dumps([s.id for s in run.scenarios]).encode()).hexdigest()
     critics = [critic.name for critic in run.critics]
@@ -64,13 +64,13 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
-    """Checkpoint after a step: all weights, averages, the optimiser, the configuration, the doctor.
+    """Save a checkpoint after a step: all weights, averages, the optimiser, the configuration, the doctor.
 
-    Rates, curriculum, data and all randomness are functions of the configuration and the step. All ranks call it:
-    each writes its own shards, or the main one whole tensors; any number of processes can go on from either.
+    Rates, curriculum, data and all randomness are functions of the configuration and the step. All ranks must call
+    it: each writes its shards, or the main one whole tensors. Any number of processes can resume from either.
 
     Args:
-        keep: newest checkpoints that stay, at least.
+        keep: smallest number of newest checkpoints to keep.
     """
     root, keeping = guard.folder.checkpoints, run.config.keeping
     keep = max(keep, keeping.keep_checkpoints)
@@ -86,7 +86,7 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
         "doctor": guard.state(),
     }
     if run.team.is_main and (metrics := guard.folder.metrics).is_file():
-        sync(metrics)  # its rows are part of what is gone on with
+        sync(metrics)  # a resumed run needs its rows
     if any(is_sharded(tensor) for tensor in named.values()):
         save_sharded(root, step, named, state, run.team, keep)
     else:
@@ -95,12 +95,12 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
 
 
 def restore(run: Run, folder: RunFolder) -> int:
-    """The step of the newest whole checkpoint after loading it; 0 when nothing was saved yet.
+    """Load the newest intact checkpoint and return its step; 0 when there is none.
 
-    What the doctor knew then and the folder has lost is written anew.
+    Files of the doctor that the folder lost are written again from the checkpoint.
 
     Raises:
-        UserError: when it belongs to another run, or all are damaged.
+        UserError: when it belongs to another run, or every checkpoint is damaged.
     """
     found = newest_usable(folder.checkpoints, _warn, place=_Places(run), team=run.team)
     step = 0 if found is None else found[1]["step"]
@@ -120,7 +120,7 @@ def _warn(text: str) -> None:
 
 
 class _Places:
-    """What stored tensors are read into: shards like the run's own where it is sharded, whole tensors elsewhere."""
+    """Makes the tensors to read into: shards for the sharded tensors of the run, whole tensors for the rest."""
 
     def __init__(self, run: Run) -> None:
         self.parameters = run.policy.parameters
@@ -140,7 +140,7 @@ def differences(
 ) -> dict[str, list[Any]]:
     """Settings that differ, by name: [saved, now]; nested ones as ``outer.inner``, absent ones None.
 
-    A setting that is younger than what was saved had its default, since defaults leave older runs as they were.
+    A setting that the saved run does not know counts as its default: new settings default to the earlier behaviour.
     """
     found: dict[str, list[Any]] = {}
     for key in sorted(saved.keys() | now.keys()):
@@ -154,10 +154,10 @@ def differences(
 
 
 def refuse_changes(out_dir: Path, changed: Mapping[str, Sequence[Any]], accepted: bool) -> None:
-    """Refuse settings that differ from a run's, unless they are ``accepted`` and what was saved can bear them.
+    """Refuse changed settings, unless they are ``accepted`` and none of them is in ``FIXED``.
 
     Raises:
-        UserError: with the settings as a diff.
+        UserError: with a diff of the settings.
     """
     fixed = [name for name in changed if name.split(".")[0] in FIXED]
     if not changed or (accepted and not fixed):
@@ -165,14 +165,14 @@ def refuse_changes(out_dir: Path, changed: Mapping[str, Sequence[Any]], accepted
     lines = [f"  {name}: {json.dumps(old)} -> {json.dumps(new)}" for name, (old, new) in changed.items()]
     ways = "give the same settings, or choose another --out"
     if not fixed:
-        ways = "give the same settings, choose another --out, or go on with these by --accept-changes"
+        ways = "give the same settings, choose another --out, or resume with these by --accept-changes"
     raise UserError("\n".join([f"{out_dir} holds a run with other settings (saved -> now):", *lines, ways]))
 
 
 def _take_over(
     run: Run, folder: RunFolder, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> dict[str, list[Any]]:
-    """Load a checkpoint; the settings that changed."""
+    """Load a checkpoint and return the settings that changed."""
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
     changed = differences(by_short_name(state["run"]), now, defaults)
     refuse_changes(folder.path, changed, run.config.keeping.accept_changes)
@@ -189,14 +189,14 @@ def _take_over(
 
 
 def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
-    """Go back to the newest checkpoint before a disease, or to the start, and go on with half the learning rate.
+    """Return to the newest checkpoint before a disease, or to the start, and halve the learning rate.
 
     Returns:
-        The step gone back to. It is saved anew before anything later is deleted, so that a kill in between
-        loses nothing.
+        The step of that checkpoint. It is saved again before later checkpoints are deleted, so that a kill in
+        between loses nothing.
 
     Raises:
-        DamagedCheckpoint: when there are checkpoints from before the disease and none is whole.
+        DamagedCheckpoint: when every checkpoint from before the disease is damaged.
     """
     root, lr = guard.folder.checkpoints, LR_AFTER_ROLLBACK * run.optimizer.param_groups[0]["initial_lr"]
     found = newest_usable(root, _warn, before=finding.since, place=_Places(run), team=run.team)
@@ -209,7 +209,7 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
     for group in run.optimizer.param_groups:
         group["initial_lr"] = lr
     run.team.wait()
-    # Whenever a kill comes: a resumed run goes on from the sick step with all its rows, or from ``to``.
+    # After a kill at any point, a resumed run continues from the sick step with all its rows, or from ``to``.
     guard.rolled_back(step, to, finding, lr)
     save(run, guard, to, keep=sys.maxsize)
     if run.team.is_main:

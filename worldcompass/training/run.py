@@ -1,4 +1,4 @@
-"""What a run is made of."""
+"""The parts of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worldcompass.world import WorldModel
 
 @dataclass(frozen=True)
 class Parts:
-    """What a recipe trains with; nothing has been trained yet."""
+    """The inputs of training, which a recipe puts together."""
 
     world: WorldModel[Any]
     critics: Sequence[Critic]
@@ -29,7 +29,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Run:
-    """What a training step works with."""
+    """The state that training steps share."""
 
     world: WorldModel[Any]
     critics: Sequence[Critic]
@@ -38,7 +38,7 @@ class Run:
     policy: Policy
     optimizer: torch.optim.Optimizer
     team: Team = field(default_factory=Team.current)
-    """The processes that share the step; one alone by default."""
+    """The processes that share each step; a single one by default."""
 
     @property
     def chunk_length(self) -> int:
@@ -46,7 +46,7 @@ class Run:
         return self.config.sampling.chunk_length or self.world.spec.chunk_lengths[0]
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 for the network when configured."""
+        """A context that runs the network in bfloat16 if configured."""
         return torch.autocast(
             device_of(self.world).type, dtype=torch.bfloat16, enabled=self.config.optimiser.autocast_bf16
         )

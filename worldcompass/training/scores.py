@@ -1,4 +1,4 @@
-"""Verdicts on what a step imagines: critics in other processes are asked while the next groups are imagined."""
+"""Scores of a step's groups; critics in other processes score while the next groups are imagined."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from worldcompass.types import Group, Scores
 
 
 class Verdicts:
-    """Every critic's scores of a step's groups, which are shown to it as they come.
+    """Scores of a step's groups by every critic.
 
-    A critic ``Elsewhere`` is asked at once, from threads of its own; the others have their turn in ``collect``,
-    outside of what holds while a world imagines. Scores do not depend on which it was.
+    ``ask`` sends groups to critics ``Elsewhere`` at once, each from a thread. The other critics score in ``collect``,
+    outside the contexts of imagination. Scores do not depend on this order.
     """
 
     def __init__(self, critics: Sequence[Critic]) -> None:
@@ -29,9 +29,9 @@ class Verdicts:
         self._groups: list[Group] = []
 
     def ask(self, groups: Iterable[Group]) -> None:
-        """Show groups, in the order in which ``collect`` will tell of them.
+        """Submit groups, in the order in which ``collect`` returns their scores.
 
-        Pixels leave their device here, in its order of work: from a thread they would wait for the next group.
+        Pixels are copied from the device here, as a copy in a thread would wait for the next group.
         """
         for group in groups:
             self._groups.append(group)
@@ -48,7 +48,7 @@ class Verdicts:
         """Values and validity of all groups, (N, G, R) float32 and bool on the CPU.
 
         Raises:
-            LostCritic: when one elsewhere can no longer be reached, or one fails; no further group is shown to any.
+            LostCritic: when a critic fails or can no longer be reached; the remaining requests are cancelled.
         """
         try:
             here = [
@@ -71,7 +71,7 @@ class Verdicts:
         return values, valid
 
     def failed(self) -> dict[str, float]:
-        """Share of failed ones among the tries made for these groups, of every critic that is asked again."""
+        """Share of failed tries for these groups, of every critic that retries."""
         shares = {}
         for critic in self._critics:
             if isinstance(critic, Retrying):
@@ -87,12 +87,12 @@ def _scores(critic: Critic, group: Group) -> Scores:
         return ask(critic, group)
     except FailedCritic as why:
         raise LostCritic(
-            f"the critic {critic.name} {why}. Mend it and go on with --resume: what was learned is kept"
+            f"the critic {critic.name} {why}. Fix it and resume with --resume: all earlier steps are saved"
         ) from why
 
 
 def _in_thread(critic: Critic, group: Group, turn: threading.Semaphore) -> Future[Scores]:
-    """Call it when its turn comes. The thread never keeps a program from ending, as an executor's would."""
+    """Score in a daemon thread, which does not keep a program from ending as an executor's thread would."""
     future: Future[Scores] = Future()
 
     def call() -> None:

@@ -1,4 +1,4 @@
-"""From scored futures to training rows: the extremes of every group, noise levels, micro-batches."""
+"""Training rows of scored futures: the extremes of every group, noise levels and micro-batches."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from worldcompass.types import Actions, Samples, Scenario
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
-    """Which futures are learned from, and by which loss."""
+    """Which futures are trained on, and the loss."""
 
     best: int = 3
-    """Highest ranked candidates of each group that are trained on."""
+    """Number of highest ranked candidates of each group to train on."""
     worst: int = 3
-    """Lowest ranked candidates of each group that are trained on."""
+    """Number of lowest ranked candidates of each group to train on."""
     noise_levels: int = 5
-    """Levels per chosen candidate, drawn without replacement from the rollout's own."""
+    """Levels per selected candidate, drawn without replacement from those of the rollout."""
     updates_per_rollout: int = 1
-    """Optimiser updates among which a rollout's rows (candidates x levels) are shared out."""
+    """Optimiser updates that share the rows (candidates x levels) of a rollout."""
     micro_rows: int = 64
-    """Rows of one forward pass in the update; gradients add up, so it changes memory, not results."""
+    """Rows of one forward pass in the update; gradients accumulate, so it changes memory and not results."""
     objective: Objective = nft_loss
-    """``nft_loss`` or one of its rivals."""
+    """``nft_loss`` or another function of ``worldcompass.training.objective``."""
     beta: float = 1.0
-    """How far the implicit good and bad policies stand apart from the behaviour's."""
+    """Distance of the implicit good and bad policies from the behaviour."""
     kl_weight: float = 0.0
-    """Weight of the pull towards the start weights; the paper's recipe has none."""
+    """Weight of the KL to the start weights; 0 in the paper."""
     mean_weight: float = 0.0
-    """Weight of the pull of each latent's means towards the start weights': long videos keep their colours."""
+    """Weight of ``mean_shift``, which keeps the colours of long videos close to those of the start weights."""
 
     def __post_init__(self) -> None:
         rows = (self.best + self.worst) * self.noise_levels
@@ -58,7 +58,7 @@ class Learning:
                 Rule(
                     ("updates_per_rollout",),
                     1 <= self.updates_per_rollout <= max(rows, 1),
-                    f"updates_per_rollout must be 1..{rows}",
+                    f"updates_per_rollout must be between 1 and {rows}",
                 ),
                 Rule(("beta",), self.beta > 0, "beta must be positive"),
                 Rule(
@@ -72,7 +72,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Samples and what the randomness of their training rows derives from."""
+    """Samples, and the keys from which the randomness of their training rows derives."""
 
     samples: Samples
     row_keys: list[tuple[Key, ...]]
@@ -80,7 +80,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Rows:
-    """A micro-batch: chosen futures at noise levels, with the predictions that stay fixed in the update."""
+    """A micro-batch: selected futures at noise levels, with the predictions that stay fixed in the update."""
 
     clean_BCKHW: Tensor
     noisy_BCKHW: Tensor
@@ -101,9 +101,9 @@ def choose(
     keys: tuple[Key, ...],
     team: Team | None = None,
 ) -> list[Chosen]:
-    """The extremes of every group with their advantages; they keep the contexts they were imagined from.
+    """Select the extremes of every group, with their advantages and the contexts that they were imagined from.
 
-    Ranks of a ``team`` that share a group exchange its candidates, and each takes an equal part of the extremes.
+    Ranks of a ``team`` that share a group exchange its candidates, and each gets an equal part of the extremes.
 
     Raises:
         ValueError: when every latent of a chunk is given.
@@ -112,7 +112,7 @@ def choose(
     kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))[:, team.rows_of_group()]
     result, start = [], 0
     for part in futures:
-        # Here and not in the objective, where asking the device would make it wait at every row mean.
+        # Checked here, as a check in the objective would synchronise with the device at every row mean.
         if part.context.given_K is not None and bool(part.context.given_K.all()):
             raise ValueError("every latent of the chunk is given: there is nothing to train on")
         stop = start + len(part.groups)
@@ -128,7 +128,7 @@ def choose(
         clean_BCKHW = clean_BCKHW[rows.to(clean_BCKHW.device)]
         if part.context.num_pasts == len(part.groups):
             result.append(Chosen(Samples(clean_BCKHW, advantage_B, part.actions, part.context), row_keys))
-        else:  # every candidate has its own past
+        else:  # one past per candidate
             for b, row in enumerate(rows.tolist()):
                 actions, context = Actions.stack([part.actions.select(row)]), part.context.select(row)
                 sample = Samples(clean_BCKHW[b : b + 1], advantage_B[b : b + 1], actions, context)
@@ -138,7 +138,7 @@ def choose(
 
 
 def interleave(kept_NS: Tensor) -> Tensor:
-    """Best, worst, second best, second worst, ...: any part of the rows then holds both."""
+    """Order as best, worst, second best, second worst, ..., so that any part of the rows holds both."""
     size = kept_NS.shape[1]
     order = torch.stack([torch.arange(size), torch.arange(size).flip(0)], 1).flatten()[:size]
     return kept_NS[:, order]
@@ -147,9 +147,9 @@ def interleave(kept_NS: Tensor) -> Tensor:
 def share_out(
     chosen: Sequence[Chosen], sigmas: Tensor, num_levels: int, num_updates: int, micro_rows: int
 ) -> list[list[Rows]]:
-    """Rows = candidates x noise levels, dealt to the updates and cut into micro-batches.
+    """Divide the rows (candidates x noise levels) among the updates and into micro-batches.
 
-    Each candidate draws its own levels (without replacement, never sigma = 0) and a fresh noise for each.
+    Each candidate draws its levels without replacement, never sigma = 0, and fresh noise for each.
     """
     updates: list[list[Rows]] = [[] for _ in range(num_updates)]
     for part in chosen:
@@ -176,7 +176,7 @@ def share_out(
 def draw_levels(
     clean_CKHW: Tensor, keys: tuple[Key, ...], num_levels: int, sigmas: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Noise levels (L,) and noises (L, C, K, H, W) of one candidate."""
+    """Draw noise levels (L,) and noise (L, C, K, H, W) for one candidate."""
     generator = generator_for(*keys)
     levels = torch.randperm(len(sigmas) - 1, generator=generator)[:num_levels]
     noise = torch.randn((len(levels), *clean_CKHW.shape), generator=generator)
@@ -184,5 +184,5 @@ def draw_levels(
 
 
 def _past_by_row(values_BL: Tensor, num_pasts: int) -> Tensor:
-    """(P * S, L, ...) -> (P, L * S, ...): levels outside, so that any part holds every candidate."""
+    """(P * S, L, ...) -> (P, L * S, ...), levels first so that any part holds every candidate."""
     return values_BL.unflatten(0, (num_pasts, -1)).transpose(1, 2).flatten(1, 2)

@@ -27,14 +27,14 @@ from worldcompass.types import Scenario
 
 
 def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
-    """One step of the method, counted from 1; returns its metrics. ``history``: those of the steps before."""
+    """Run one step of the method, counted from 1, and return its metrics; ``history`` holds the earlier steps'."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
     sampling, rewards, learning = config.sampling, config.rewards, config.learning
     seed_globals(config.seed, step, team.rank)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
     scenarios = team.share(scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step))
     request = request_of_step(run, step, scenarios)
-    # 2. The behaviour weights imagine the past once, then G futures of the chunk; who scores elsewhere begins.
+    # 2. The behaviour weights imagine the past once, then G futures of the chunk; remote critics start to score.
     futures, verdicts = [], Verdicts(run.critics)
     with run.policy.behaviour(), run.autocast():
         for batch in batches(world, scenarios, sampling.groups_at_once):
@@ -42,17 +42,17 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
             verdicts.ask(group for part in parts for group in part.groups)
             futures += parts
     clock.lap("imagine")
-    # 3. Critics score pixels.
+    # 3. Critics score the pixels.
     scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
     names = [critic.name for critic in run.critics]
     refuse_not_finite(scores_NGR, valid_NGR, names)
     clock.lap("score")
-    # 4. Each candidate against its siblings.
+    # 4. Compare each candidate with its group.
     weights_R = rewards.balance(history, names, rewards.weights)
     advantages = group_advantages(
         scores_NGR, valid_NGR, weights_R, rewards.scale, rewards.advantage_clip, rewards.reward_clip
     )
-    # 5. The best and the worst, at noise levels, with what behaviour and reference predict there.
+    # 5. Select the best and worst, add noise, and predict with the behaviour and the reference weights.
     first = team.share(range(len(scores_NGR)))[0]
     own = advantages.of_groups(first, first + len(scenarios))
     chosen = choose(futures, scenarios, own, learning.best, learning.worst, request.keys, team)
@@ -61,7 +61,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     )
     updates = cache_targets(run, shares)
     clock.lap("targets")
-    # 6. Towards the good, away from the bad; then the averages follow.
+    # 6. Update the weights, then their averages.
     rate, done = config.optimiser, (step - 1) / max(1, config.steps - 1)
     set_learning_rate(run.optimizer, rate.lr, rate.lr_end, done)
     updated = mean_update([update(run, micro_batches) for micro_batches in updates])
@@ -69,7 +69,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     run.optimizer.zero_grad(set_to_none=True)
     run.policy.follow(step)
     clock.lap("update")
-    # 7. What the doctor will want to know.
+    # 7. Measurements for the doctor.
     signal = reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages)
     vitals = step_vitals(futures, missing, run.policy)
     clock.lap("vitals")
@@ -87,7 +87,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
 
 @dataclass(frozen=True)
 class Updated:
-    """What optimiser updates did; its parts as ``StepMetrics`` has them."""
+    """Metrics of optimiser updates; fields as in ``StepMetrics``."""
 
     objective: Mapping[str, float]
     loss: float
@@ -115,7 +115,7 @@ def mean_update(updates: Sequence[Updated]) -> Updated:
 
 
 def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
-    """What a step asks the rollout for; ``scenarios`` are this process's part of the step's."""
+    """The rollout of a step; ``scenarios`` is this process's part of the step's scenarios."""
     sampling = run.config.sampling
     return RolloutRequest(
         scenarios=scenarios,
@@ -131,9 +131,9 @@ def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> Rollo
 
 
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
-    """Add the fixed predictions, without gradient and in one weight swap per kind of weights.
+    """Add the fixed predictions without gradient, with one swap per set of weights.
 
-    The reference is predicted where the loss needs it; else for one micro-batch, to measure the distance.
+    The reference is predicted for all rows if the loss needs it, else for one micro-batch, to measure the distance.
     """
     with run.policy.behaviour(), torch.no_grad():
         updates = [
@@ -161,12 +161,12 @@ def predict(run: Run, rows: Rows) -> Tensor:
 
 
 def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
-    """One optimiser update on the mean loss of all rows; none when every advantage is 0.
+    """Apply one optimiser update on the mean loss of all rows, unless every advantage is 0.
 
-    Without a signal the gradient is rounding, which both Muon and Adam would blow up to full size.
+    Without a signal the gradient is rounding, which Muon and Adam would both amplify to full size.
 
     Raises:
-        NonFiniteUpdate: before the weights would be touched.
+        NonFiniteUpdate: for a loss or gradient that is not finite, before the weights change.
     """
     learning, num_rows = run.config.learning, sum(len(rows.sigma_B) for rows in micro_batches)
     sums: dict[str, Tensor | float] = defaultdict(float)
@@ -184,7 +184,7 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
             sums["kl_to_start"] += kl_B.detach().sum()
             sums["mean_shift"] += shift_B.detach().sum()
             sums["reference_rows"] += len(kl_B)
-        if loss_B.requires_grad:  # else nothing trainable takes part: the doctor's finding
+        if loss_B.requires_grad:  # else no trainable parameter takes part, which the doctor reports
             (loss_B.sum() / num_rows).backward()
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
