@@ -353,7 +353,10 @@ ROW = '{"step": 1, "rewards": {}}\n'
         ({"metrics.jsonl": ROW.replace("1", '"1"')}, "is not a training step: step"),
         ({"metrics.jsonl": ROW.replace("{}", '{"a": 3}')}, "is not a training step: rewards"),
         ({"metrics.jsonl": ROW.replace("}}", '}, "judge": {"mean": 1}}')}, "is not a training step: judge"),
-        ({"metrics.jsonl": ROW.replace("}}", '}, "no_gradient": {}}')}, "is not a training step: no_gradient"),
+        (
+            {"metrics.jsonl": ROW.replace("}}", '}, "no_gradient": {}}')},
+            "is not a training step: no_gradient",
+        ),
         (
             {"metrics.jsonl": ROW.replace("}}", '}, "seconds": {"score": "1"}}')},
             "is not a training step: seconds",

@@ -35,7 +35,7 @@ def test_the_weights_of_a_run_and_a_folder_of_weights_are_found(tmp_path):
     with pytest.raises(UserError, match="holds no trained weights: expected a finished run"):
         weights_folder(run.path, FILE)
     run.record.touch()
-    with pytest.raises(UserError, match="holds a run that is not finished"):
+    with pytest.raises(UserError, match="holds an unfinished run"):
         weights_folder(run.path, FILE)
     (run.weights / FILE).touch()
     assert weights_folder(run.path, FILE) == weights_folder(run.weights, FILE) == run.weights

@@ -144,4 +144,4 @@ def test_an_out_that_is_a_file_is_refused_in_one_sentence(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main(["trajectories", "--out", str(tmp_path / "file")]) == 2
     said = capsys.readouterr().err
-    assert "expected a folder of your own, choose another --out" in said and said.count("\n") == 1
+    assert "expected a writable folder, choose another --out" in said and said.count("\n") == 1

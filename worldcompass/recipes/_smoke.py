@@ -1,4 +1,4 @@
-"""What the smoke runs of large models are scored by."""
+"""Critics for the smoke runs of large models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 
 
 def critics() -> list[Critic]:
-    """Critics that run on a CPU without weights from elsewhere, for the smoke runs alone.
+    """Critics that run on a CPU without downloaded weights, for smoke runs only.
 
-    The Doom world's critic reads optical flow; the other one is a formula.
+    The critic of the Doom world reads optical flow; the other one is a formula.
     """
     return [InteractionFollowing(), PictureStability(name=QUALITY)]

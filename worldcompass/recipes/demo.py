@@ -1,4 +1,4 @@
-"""``worldcompass demo``: ten minutes on 2 cores."""
+"""The recipe of ``worldcompass demo``, which runs in ten minutes on 2 cores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worldcompass.worlds.doom.experiment import DoomRecipe
 
 
 def demo() -> DoomRecipe:
-    """Ten minutes on 2 cores.
+    """The short recipe of the embedded world: ten minutes on 2 cores.
 
-    Candidates of a group share their noise and differ by guidance alone, so that groups agree on a direction.
-    Scores are damped, so that no group decides alone. ``mean_weight`` holds the colours: a small drift in one
-    chunk adds up over eight.
+    Candidates of a group share their noise and differ only in guidance, so that groups agree on a direction. The
+    scale ``damped`` keeps single groups from dominating. ``mean_weight`` keeps the colours, as a small drift per
+    chunk accumulates over eight chunks.
     """
     config = Config(
         steps=24,

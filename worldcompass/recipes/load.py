@@ -1,4 +1,4 @@
-"""Recipes by name or from a user's file."""
+"""Load a recipe by name or from a user's file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from worldcompass.critic import FAILURES, said
 from worldcompass.errors import UserError
 
-NO_RECIPES = {"load", "overrides"}  # what this folder holds besides recipes
+NO_RECIPES = {"load", "overrides"}  # modules of this folder that are not recipes
 
 
 def shipped_recipes() -> list[str]:
@@ -25,7 +25,7 @@ def shipped_recipes() -> list[str]:
 
 
 def load_recipe(name: str) -> Callable[[], Any]:
-    """The recipe function that ``name`` stands for.
+    """The recipe function for a name such as ``doom_full``, ``worldplay_8b:lora`` or ``my_recipe.py:NAME``.
 
     Raises:
         UserError: when the module, the file or the function does not exist.
@@ -52,9 +52,9 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"there is no recipe file {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where a dataclass of the file looks up its annotations
-    if (beside := str(path.parent.resolve())) not in sys.path:
-        sys.path.append(beside)  # as for a script: the file may import its neighbours
+    sys.modules[spec.name] = module  # dataclasses of the file look up their annotations there
+    if (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)  # as for a script, so that the file can import its neighbours
     try:
         spec.loader.exec_module(module)
     except (*FAILURES, SyntaxError) as error:

@@ -1,7 +1,6 @@
 """Overrides ``key=value`` of a frozen dataclass, typed by its fields; a misspelt key fails at once.
 
-A setting is named with all that it stands in (``config.optimiser.lr``), or by its short name (``config.lr``) where
-a configuration knows the group.
+A key is a full path (``config.optimiser.lr``), or a short name (``config.lr``) if the configuration is ``Grouped``.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ _SCALARS = {int: "a whole number", float: "a number", str: "text", Path: "a path
 def override(config: C, assignments: Sequence[str]) -> C:
     """A copy of ``config`` with every ``key=value`` set; ``outer.inner=value`` reaches nested dataclasses.
 
-    A group may be left out where its dataclass says which one is meant, see ``Grouped``.
+    The name of a group may be omitted in a ``Grouped`` dataclass.
 
-    All are set at once, so that rules between settings hold for what was asked in whatever order; of a key that
-    comes twice the last counts.
+    All values are set at once, so that rules between settings do not depend on the order. The last value of a
+    repeated key counts.
 
     Raises:
-        UserError: when a key does not exist, a value does not have the field's type, or they do not fit together.
+        UserError: when a key does not exist, a value does not have the field's type, or values do not fit together.
     """
     changes = _Changes()
     for assignment in assignments:
@@ -53,7 +52,7 @@ def override(config: C, assignments: Sequence[str]) -> C:
 
 
 def settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting of a dataclass with its current value, nested ones as ``outer.inner``."""
+    """Every setting of a dataclass with its value, nested ones as ``outer.inner``."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -63,10 +62,10 @@ def settings(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def parse_value(text: str, kind: Any, key: str) -> Any:
-    """``text`` as a value of the annotation ``kind``.
+    """Parse ``text`` as a value of the annotation ``kind``.
 
     Raises:
-        UserError: one sentence naming the key, what was expected and what came.
+        UserError: with the key, the expected kind and the text, in one sentence.
     """
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -82,16 +81,16 @@ def parse_value(text: str, kind: Any, key: str) -> Any:
     if kind in _SCALARS:
         return _parse_scalar(text, kind, key)
     if origin is dict:
-        raise UserError(f"{key} is set name by name: {key}.NAME=VALUE")
+        raise UserError(f"{key} must be set by name: {key}.NAME=VALUE")
     raise UserError(f"{key} cannot be set from the command line: write a recipe that sets it in Python")
 
 
 @runtime_checkable
 class Grouped(Protocol):
-    """A dataclass whose settings stand in groups and have names of their own."""
+    """A dataclass with settings in groups, all of which have unique short names."""
 
     def group_of(self, name: str) -> str | None:
-        """The group of a setting, None where it stands in none."""
+        """The group of a setting; None without a group."""
         ...
 
     def flat(self) -> dict[str, Any]:
@@ -100,7 +99,7 @@ class Grouped(Protocol):
 
 
 class _Changes(dict[str, Any]):
-    """New values of a dataclass by field; those of a nested dataclass are changes themselves."""
+    """New values of a dataclass by field; a nested dataclass has ``_Changes`` as its value."""
 
 
 def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) -> None:
@@ -128,19 +127,19 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
 
 
 def _changed(config: Any, changes: _Changes) -> Any:
-    """A copy with the changes made; a rule that the dataclass itself checks becomes a user's error."""
+    """A copy with the changes; a ValueError of the dataclass becomes a UserError."""
     values = {
         n: _changed(getattr(config, n), v) if isinstance(v, _Changes) else v for n, v in changes.items()
     }
     try:
         return dataclasses.replace(config, **values)
     except ValueError as error:
-        raise UserError(f"{', '.join(_said(changes))} does not fit: {error}") from None
+        raise UserError(f"{', '.join(_texts(changes))} does not fit: {error}") from None
 
 
-def _said(changes: _Changes) -> list[str]:
-    parts = (_said(v) if isinstance(v, _Changes) else [f"{n}={v!r}"] for n, v in changes.items())
-    return [said for part in parts for said in part]
+def _texts(changes: _Changes) -> list[str]:
+    parts = (_texts(v) if isinstance(v, _Changes) else [f"{n}={v!r}"] for n, v in changes.items())
+    return [text for part in parts for text in part]
 
 
 def _parse_union(text: str, options: tuple[Any, ...], key: str) -> Any:

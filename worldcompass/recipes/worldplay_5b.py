@@ -1,6 +1,6 @@
 """Post-train WorldPlay 5B (Wan2.2, 704x1280): ``worldcompass train worldplay_5b``, ``:lora``, ``:smoke``.
 
-WorldCompass reports results for this model but has not released its training: the settings are those of the 8B.
+WorldCompass reports results for this model without a training configuration, so the settings are those of the 8B.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B
 
 
 def worldplay_5b() -> WorldPlayRecipe:
-    """The paper's settings, the whole video half of the network; needs several GPUs."""
+    """The paper's settings: trains the whole video half of the network and needs several GPUs."""
     files = OfficialFiles(
         Path("checkpoints/worldplay-5b"), Path("data/worldplay-5b"), load_decoder=load_decoder_5b
     )
@@ -25,10 +25,10 @@ def worldplay_5b() -> WorldPlayRecipe:
 
 
 def lora() -> WorldPlayRecipe:
-    """Adapters on one GPU."""
+    """Train low-rank adapters on one GPU."""
     return with_lora(worldplay_5b(), LORA_TARGETS_5B)
 
 
 def smoke() -> WorldPlayRecipe:
-    """Two steps with tiny random weights on a CPU: every part of the loop runs, nothing is learned."""
+    """Two steps with tiny random weights on a CPU, to run every part of the loop."""
     return tiny(worldplay_5b(), TINY_5B, critics)

@@ -13,16 +13,16 @@ from worldcompass.worlds.worldplay.world import LORA_TARGETS_8B
 
 
 def worldplay_8b() -> WorldPlayRecipe:
-    """The paper's settings, the whole video half of the network; needs several GPUs."""
+    """The paper's settings: trains the whole video half of the network and needs several GPUs."""
     files = OfficialFiles(Path("checkpoints/worldplay-8b"), Path("data/worldplay-8b"))
     return WorldPlayRecipe(PAPER, Config8B(), latent_size=(30, 52), source=files)
 
 
 def lora() -> WorldPlayRecipe:
-    """Adapters on one GPU."""
+    """Train low-rank adapters on one GPU."""
     return with_lora(worldplay_8b(), LORA_TARGETS_8B)
 
 
 def smoke() -> WorldPlayRecipe:
-    """Two steps with tiny random weights on a CPU: every part of the loop runs, nothing is learned."""
+    """Two steps with tiny random weights on a CPU, to run every part of the loop."""
     return tiny(worldplay_8b(), TINY_8B, critics)

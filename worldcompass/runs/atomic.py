@@ -1,7 +1,7 @@
-"""Files and folders that are whole or as they were before: written aside, synced, renamed.
+"""Atomic writes of files and folders: write to a temporary name, sync, rename.
 
-Whenever a kill or a full disk comes, a name holds all of the new content or what it held before. All files that a
-later reader relies on go through here.
+After a kill or with a full disk, a name holds either all of the new content or its earlier content. Every file
+that a later reader relies on is written here.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ UNFINISHED = ".unfinished_"
 
 
 def aside(path: Path) -> Path:
-    """Where the content of ``path`` is written until it is complete: next to it, under a hidden name."""
+    """The hidden name next to ``path`` for its incomplete content."""
     return path.with_name(f"{UNFINISHED}{path.name}")
 
 
 @contextmanager
 def writing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """The path to write a file or a folder to; it becomes ``path`` when the block ends, and goes when it fails.
+    """Yield a temporary path for a file or a folder; it becomes ``path`` after the block, or is deleted on failure.
 
     Args:
-        path: may hold an older version, which is replaced. Missing folders above it are made.
-        shared: several processes or threads may write the same file at once; the last one wins.
+        path: an older version is replaced; missing parent folders are created.
+        shared: allow several processes or threads to write the same file at once; the last one wins.
     """
     own = f".{os.getpid()}.{threading.get_ident()}" if shared else ""
     unfinished = path.with_name(f"{UNFINISHED}{path.stem}{own}{path.suffix}")
@@ -52,7 +52,7 @@ def writing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def publish(unfinished: Path, path: Path) -> None:
-    """Give what is complete its name, with all of it on the disk before and the name after."""
+    """Rename a complete file or folder to its final name; content and name are both synced to the disk."""
     folder = unfinished.is_dir()
     for part in sorted(unfinished.rglob("*")) if folder else ():
         sync(part)
@@ -64,7 +64,7 @@ def publish(unfinished: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it; nothing where there is none."""
+    """Delete a file, or a folder with its content, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -72,19 +72,19 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, shared: bool = False) -> Path:
-    """Write a file of text, UTF-8; see ``writing``."""
+    """Write a UTF-8 text file; see ``writing``."""
     with writing(path, shared) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
 
 
 def write_json(path: Path, value: Any, indent: int | None = None, shared: bool = False) -> Path:
-    """Write what JSON can hold, as one line or indented; see ``writing``."""
+    """Write a JSON file, on one line or indented; see ``writing``."""
     return write_text(path, json.dumps(value, indent=indent) + "\n", shared)
 
 
 def finite(value: Any) -> Any:
-    """The same for JSON: dataclasses by their fields, None for the numbers that it has no word for."""
+    """Convert to JSON values: dataclasses become objects, and numbers that are not finite become None."""
     if isinstance(value, Estimate):
         return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -100,17 +100,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Write a safetensors file; see ``writing``.
 
     Raises:
-        OSError: when the disk is full or forbids it.
+        OSError: when the disk is full or not writable.
     """
     with writing(path) as unfinished:
         save_tensors(unfinished, tensors, metadata)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file at once, inside of a folder that is itself unfinished.
+    """Write a safetensors file directly, for folders that are themselves unfinished.
 
     Raises:
-        OSError: when the disk is full or forbids it; safetensors has an error of its own for that.
+        OSError: when the disk is full or not writable, in place of the error of safetensors.
     """
     try:
         save_file(tensors, path, metadata)
@@ -121,7 +121,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def sync(path: Path) -> None:
-    """Make sure that a file or folder is on the disk."""
+    """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

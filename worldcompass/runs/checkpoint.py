@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill: written aside, synced, renamed; safetensors and json, never pickle.
+"""Checkpoints, written atomically as safetensors and JSON, without pickle.
 
-A folder holds ``state.json`` and either ``tensors.safetensors``, whole tensors written by the main rank, or the
-files that every rank of a sharded run wrote of its own shards (``shards.py``). Checksums cover all of it.
+A folder holds ``state.json`` and either ``tensors.safetensors``, with whole tensors from the main rank, or one file
+of shards from every rank of a sharded run (``shards.py``). Checksums cover all files.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def save_checkpoint(
 ) -> Path:
     """Write ``root/step_NNNNNN`` and then delete all but the newest ``keep``.
 
-    A checkpoint exists under its name only when it is complete on disk; older ones are deleted after that.
+    A checkpoint gets its name only when it is complete on disk; older ones are deleted after that.
 
     Args:
-        state: what json can hold.
+        state: JSON values.
     """
     folder = _begin(root, step)
     save_tensors(folder / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
@@ -48,7 +48,7 @@ def save_checkpoint(
 def save_sharded(
     root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], team: Team, keep: int = 2
 ) -> Path:
-    """``save_checkpoint`` by all ranks together: each writes its own shards, and none holds a whole tensor."""
+    """``save_checkpoint`` for shards: all ranks call it, each writes its shards, and none holds a whole tensor."""
     folder = team.on_main(lambda: _begin(root, step))
     write_shards(folder, {name: tensor.detach() for name, tensor in tensors.items()})
     files = team.on_main(lambda: sorted(path.name for path in folder.glob("*.safetensors")))
@@ -59,7 +59,7 @@ def save_sharded(
 
 
 def _begin(root: Path, step: int) -> Path:
-    """An empty folder that is not seen as a checkpoint."""
+    """Make an empty folder that readers do not take for a checkpoint."""
     folder = aside(root / f"{STEP}{step:06d}")
     remove(folder)
     folder.mkdir(parents=True)
@@ -67,7 +67,7 @@ def _begin(root: Path, step: int) -> Path:
 
 
 def _finish(folder: Path, facts: Mapping[str, Any], keep: int) -> Path:
-    """Seal a folder of tensors, give it its name, and only then delete the oldest."""
+    """Write the state with its checksum, rename the folder, and only then delete the oldest checkpoints."""
     root = folder.parent
     final = root / f"{STEP}{facts['step']:06d}"
     (folder / STATE).write_text(json.dumps({"checksum": _checksum(folder, facts), **facts}))
@@ -78,20 +78,20 @@ def _finish(folder: Path, facts: Mapping[str, Any], keep: int) -> Path:
 
 
 def latest_checkpoint(root: Path, before: float = math.inf) -> Path | None:
-    """The newest complete checkpoint under ``root`` of a step < ``before``; half-written ones are not seen."""
+    """The newest complete checkpoint under ``root`` of a step < ``before``; None without one."""
     found = [folder for folder in _complete(root) if step_of(folder) < before]
     return found[-1] if found else None
 
 
 def delete_after(root: Path, step: int) -> None:
-    """Delete the checkpoints of later steps, the newest last: until then a resumed run would begin with it."""
+    """Delete the checkpoints of later steps, the newest last, as a resumed run starts from the newest."""
     for folder in _complete(root):
         if step_of(folder) > step:
             shutil.rmtree(folder)
 
 
 def step_of(folder: Path) -> int:
-    """The step that a checkpoint was written after."""
+    """The step after which a checkpoint was written."""
     return int(folder.name.removeprefix(STEP))
 
 
@@ -102,26 +102,27 @@ def _whole(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
 def load_checkpoint(
     folder: Path, place: Place = _whole, team: Team | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of a checkpoint; several ranks call it alike and check the files of shards together.
+    """Read the tensors and state of a checkpoint; all ranks call it and share the work of checking shard files.
 
     Args:
-        place: what the shards of a sharded run are read into, whole tensors on the CPU by default. Whole tensors
-            come as they are.
+        place: makes the tensors to read shards into; whole tensors on the CPU by default. Checkpoints of whole
+        tensors
+            do not use it.
 
     Raises:
-        DamagedCheckpoint: when it cannot be read, or is not what was written.
-        UserError: when it is of another version.
+        DamagedCheckpoint: when it cannot be read, or differs from its checksums.
+        UserError: when it has another format.
     """
     team = team or Team()
     try:
         state = json.loads((folder / STATE).read_text())
-        # Those of earlier versions have no checksum.
+        # Checkpoints of earlier versions have no checksum.
         damaged = state.pop("checksum", checksum := _checksum(folder, state)) != checksum
         files: dict[str, str] = state.get("files", {})
         own = list(files)[team.rank :: team.size]
         damaged = damaged or any(not _holds(folder / name, files[name]) for name in own)
         if team.most(damaged):
-            raise DamagedCheckpoint(f"{folder} is damaged: it does not hold what was written")
+            raise DamagedCheckpoint(f"{folder} is damaged: its content does not match its checksum")
         tensors = read_shards(folder, place, team.size == 1) if files else load_file(folder / _TENSORS)
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
@@ -131,7 +132,7 @@ def load_checkpoint(
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that was complete once and cannot be used any more."""
+    """A checkpoint cannot be read, or its content does not match its checksum."""
 
 
 def newest_usable(
@@ -141,12 +142,12 @@ def newest_usable(
     place: Place = _whole,
     team: Team | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state of the newest checkpoint of a step < ``before`` that is whole; None where none was saved.
+    """Tensors and state of the newest intact checkpoint of a step < ``before``; None without checkpoints.
 
-    Damaged ones are named. ``place`` and ``team`` are those of ``load_checkpoint``.
+    ``warn`` gets a sentence about every damaged one. ``place`` and ``team`` are those of ``load_checkpoint``.
 
     Raises:
-        DamagedCheckpoint: when there are checkpoints and none is whole.
+        DamagedCheckpoint: when every checkpoint is damaged.
     """
     folders = [folder for folder in _complete(root) if step_of(folder) < before]
     for folder in reversed(folders):
@@ -160,7 +161,7 @@ def newest_usable(
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as flat tensors and a json part; the momentum of every parameter included."""
+    """An optimiser's state, momentum included, as flat tensors and JSON values."""
     packed = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -173,25 +174,25 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
-    """Restore what ``pack_optimizer`` returned, for the same parameters in the same order."""
+    """Restore the state from ``pack_optimizer``, for the same parameters in the same order."""
     entries: dict[int, dict[str, Any]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in [*tensors.items(), *plain["state"].items()]:
         index, key = name.split("/", 1)
-        # load_state_dict takes tensors over without copying them.
+        # Copied, as load_state_dict keeps references to the tensors.
         entries.setdefault(int(index), {})[key] = _placed(value, parameters[int(index)])
     optimizer.load_state_dict({"state": entries, "param_groups": plain["param_groups"]})
 
 
 def _placed(value: Any, parameter: Tensor) -> Any:
-    """A copy of an optimiser's value, sharded as its parameter where it has its shape."""
+    """A copy of an optimiser's value; a tensor of its parameter's shape is sharded like the parameter."""
     if not isinstance(value, Tensor):
         return value
     return like(value.clone(), parameter) if value.shape == parameter.shape else value.clone()
 
 
 def _checksum(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Of the file of tensors and of what stands beside it, the checksum itself left out; shards have their own."""
+    """Checksum of the state without its own entry, and of the file of whole tensors; shards have their own."""
     digest = hashlib.sha256() if "files" in facts else _digest(folder / _TENSORS)
     digest.update(json.dumps({name: value for name, value in facts.items() if name != "checksum"}).encode())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Which exported weights of a run are final: noted by the recipe that exports them.
+"""The record that links a run's exported weights to their checkpoint.
 
-Times of files say nothing: a copy, a clock or a file system changes them. The record names the checkpoint that the
-weights are of, by its step and checksum; when the run has trained on since, they are not the run's final ones.
+The record names the checkpoint by step and checksum, as times of files change with copies, clocks and file systems.
+Exported weights are final while their checkpoint is the run's newest.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FORMAT = 1
 
 @contextmanager
 def exporting(folder: RunFolder, writes: bool = True) -> Iterator[Path]:
-    """The folder to export a run's weights to; afterwards the record says which checkpoint they are of.
+    """Yield the folder to export a run's weights to, and write the record after the block.
 
-    The record of an earlier export goes first, so that none tells of files that a kill left half replaced.
+    An earlier record is deleted first, so that it never names files that a kill left half replaced.
 
     Args:
-        folder: of the run; the weights are those of its newest checkpoint.
-        writes: of several processes one.
+        folder: of the run, whose newest checkpoint holds the weights.
+        writes: True in exactly one of several processes.
     """
     if writes:
         folder.final.unlink(missing_ok=True)
@@ -39,10 +39,10 @@ def exporting(folder: RunFolder, writes: bool = True) -> Iterator[Path]:
 
 
 def final_weights(folder: RunFolder) -> list[Path]:
-    """The files in ``folder.weights`` where they are of the newest checkpoint, else none.
+    """The files in ``folder.weights`` if they belong to the newest checkpoint, else none.
 
-    A run of before this record has final weights when its newest checkpoint is of the last step that its
-    configuration plans: recipes export right after it.
+    Without a record, as in runs of earlier versions, they do if that checkpoint is of the last configured step:
+    recipes export right after it.
 
     Raises:
         UserError: when a file that the record names is missing.
@@ -61,13 +61,13 @@ def final_weights(folder: RunFolder) -> list[Path]:
     files = [folder.weights / name for name in noted["files"]]
     if lost := [file for file in files if not file.is_file()]:
         raise UserError(
-            f"{lost[0]} is missing, which {folder.final} names: copy the whole run, or resume it to export again"
+            f"{lost[0]} is missing, which {folder.final} lists: copy the whole run, or resume it to export again"
         )
     return files
 
 
 def keep_record(folder: RunFolder) -> None:
-    """Note what is final in a run of before this record, so that it stays known once the run trains on."""
+    """Write a missing record before further training, for runs of earlier versions."""
     if not folder.final.is_file() and final_weights(folder):
         _note(folder)
 
@@ -85,5 +85,5 @@ def _exported(folder: RunFolder) -> list[Path]:
 
 
 def _name_of(checkpoint: Path) -> tuple[int, str | None]:
-    """Step and checksum; checkpoints of early versions have no checksum."""
+    """Step and checksum; the latter is None for checkpoints of early versions."""
     return step_of(checkpoint), json.loads((checkpoint / STATE).read_bytes()).get("checksum")

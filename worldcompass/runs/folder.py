@@ -1,4 +1,4 @@
-"""The folder of a run: where everything in it is, who may write to it, which weights in it are final."""
+"""The folder of a run: its paths, its lock, and its claim for an output."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CLIPS = "step_*.mp4"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names every path of a run once. Nothing has to be there."""
+    """The paths in a run's folder; none of them has to exist."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The configuration that the run trained with last."""
+        """The configuration of the latest training."""
         return self.path / "config.json"
 
     @property
@@ -38,54 +38,54 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """What the doctor did, and settings that changed."""
+        """Actions of the doctor, and changed settings."""
         return self.path / "events.jsonl"
 
     def rolled_back(self, number: int) -> Path:
-        """The rows that a rollback undid, counted from 1."""
+        """The rows that a rollback removed; rollbacks are counted from 1."""
         return self.path / f"rolled_back_{number}.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """A folder for each checkpoint."""
+        """The folder of checkpoints, each a folder."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """Clips of looks during training."""
+        """The folder of clips of probes during training."""
         return self.path / "samples"
 
     @property
     def untrained(self) -> Path:
-        """The clip of the first look's scenarios before training."""
+        """The clip of the probe's scenarios before training."""
         return self.samples / "before.mp4"
 
     def clip(self, step: int) -> Path:
-        """The clip of the look after a step."""
+        """The clip of the probe after a step."""
         return self.samples / f"step_{step:06d}.mp4"
 
     def clips(self) -> dict[int, Path]:
-        """The clips that are there, by step."""
+        """The existing clips, by step."""
         return {int(path.stem.removeprefix("step_")): path for path in sorted(self.samples.glob(CLIPS))}
 
     @property
     def weights(self) -> Path:
-        """What the recipe exported, in the formats of its world."""
+        """The folder of exported weights, in the formats of the world."""
         return self.path / "weights"
 
     @property
     def final(self) -> Path:
-        """Which checkpoint the exported weights are of."""
+        """The record of the exported weights' checkpoint."""
         return self.path / "final.json"
 
     @property
     def record(self) -> Path:
-        """What the run was begun with: recipe, versions, command, machine."""
+        """The record of the run's start: recipe, versions, command, machine."""
         return self.path / "run.json"
 
     @property
     def results(self) -> Path:
-        """What the evaluation measured."""
+        """The results of the evaluation."""
         return self.path / "results.json"
 
     def evaluation(self, name: str) -> Path:
@@ -93,16 +93,16 @@ class RunFolder:
         return self.path / f"evaluation_{name}.json"
 
     def evaluations(self) -> list[Path]:
-        """All measurements that are there."""
+        """All existing files of measurements."""
         return sorted(self.path.glob("evaluation_*.json"))
 
     @property
     def evaluated(self) -> Path:
-        """What an evaluation on its own was begun with: weights, length, seed."""
+        """The record of a separate evaluation: weights, length, seed."""
         return self.path / "evaluation.json"
 
     def videos(self, name: str) -> Path:
-        """Videos kept of the evaluation of ``base`` or ``trained``."""
+        """Videos from the evaluation of ``base`` or ``trained``."""
         return self.path / f"videos_{name}.safetensors"
 
     @property
@@ -112,30 +112,30 @@ class RunFolder:
 
     @property
     def filmstrips(self) -> Path:
-        """Pictures of the same comparison."""
+        """The folder of pictures of the same comparison."""
         return self.path / "filmstrips"
 
     @property
     def report(self) -> Path:
-        """The page of the run."""
+        """The report of the run, an HTML page."""
         return self.path / "report.html"
 
     @property
     def tensorboard(self) -> Path:
-        """What TensorBoard reads."""
+        """The folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
     @property
     def tracker_id(self) -> Path:
-        """The name that a tracker knows the run by."""
+        """The file with the run's id in a tracker."""
         return self.path / "tracker_id"
 
     def member(self, number: int) -> RunFolder:
-        """The run of one member of an average, counted from 0."""
+        """The folder of one member of an average, counted from 0."""
         return RunFolder(self.path / "members" / str(number))
 
     def members(self) -> list[RunFolder]:
-        """The members that have begun, in their order."""
+        """The members that have started, in order."""
         found = (self.path / "members").glob("[0-9]*")
         return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name))]
 
@@ -146,34 +146,34 @@ class RunFolder:
 
 
 def training_member(folder: RunFolder) -> str:
-    """The end of a sentence for a run without metrics whose first member still trains; empty for other runs."""
+    """A hint at the newest member, to end a sentence about a run without metrics; empty without members."""
     members = folder.members()
-    return f" (its members train in folders of their own: ask for {members[-1].path})" if members else ""
+    return f" (its members train in separate folders: see {members[-1].path})" if members else ""
 
 
 def weights_folder(path: Path, file: str) -> Path:
-    """Where a run keeps its exported weights; a folder of weights is that folder itself.
+    """The folder of a run's exported weights; ``path`` itself if it holds the weights.
 
     Args:
         path: of a run, or of weights.
-        file: that must be there, such as ``doom_world.safetensors``.
+        file: that must exist, such as ``doom_world.safetensors``.
 
     Raises:
-        UserError: when it is not.
+        UserError: when it does not exist.
     """
     run = RunFolder(path)
     for folder in (run.weights, path):
         if (folder / file).is_file():
             return folder
     if run.record.is_file():
-        raise UserError(f"{path} holds a run that is not finished: resume it first, with the same command")
+        raise UserError(f"{path} holds an unfinished run: resume it first, with the same command")
     raise UserError(
         f"{path} holds no trained weights: expected a finished run, such as runs/demo, or a folder with {file}"
     )
 
 
 def owner_of(weights: Path) -> Path:
-    """The run that a folder of weights lies in; the folder itself where it is in none."""
+    """The run that a folder of weights belongs to; the folder itself without a run."""
     run = RunFolder(weights.parent)
     return run.path if weights == run.weights else weights
 
@@ -181,21 +181,21 @@ def owner_of(weights: Path) -> Path:
 def claim(
     folder: Path, record: Path, facts: Mapping[str, Any], what: str, needed_bytes: float = 0, lower: str = ""
 ) -> dict[str, Any] | None:
-    """Make an output folder and note in ``record`` what it is for; or read what was noted there.
+    """Create an output folder with a record of its purpose, or read the record of an existing one.
 
     Args:
         folder: new, empty, or claimed before.
-        record: the file in it.
-        facts: what JSON can hold.
+        record: the file of the record in the folder.
+        facts: the record's content, as JSON values.
         what: the folder holds, with its article, such as ``a run``.
         needed_bytes: that must be free on the disk.
-        lower: what else would help where they are not, such as ``lower --frames``.
+        lower: another remedy for a full disk, such as ``lower --frames``.
 
     Returns:
-        What was noted; None where the folder is new.
+        The existing record; None for a new folder.
 
     Raises:
-        UserError: when it holds something else, or the disk is too full.
+        UserError: when the folder holds something else, or the disk is too full.
     """
     if record.is_file():
         return read_object(record, f"the record of {what}")
@@ -217,10 +217,10 @@ def _size(number: float) -> str:
 
 
 def writable(folder: Path) -> None:
-    """See that a run can write to its folder, before long work starts; a folder that was not there is not left.
+    """Check that a folder is writable before long work starts, without leaving new folders behind.
 
     Raises:
-        UserError: when it cannot.
+        UserError: when it is not writable.
     """
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -231,23 +231,23 @@ def writable(folder: Path) -> None:
             path.rmdir()
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder} ({error.strerror}): expected a folder of your own, choose another --out"
+            f"cannot write to {folder} ({error.strerror}): expected a writable folder, choose another --out"
         ) from None
 
 
 @contextmanager
 def alone_in(folder: Path, team: Team) -> Iterator[None]:
-    """Inside, no other run trains into this folder; the lock ends with the process, however that ends.
+    """Lock a run's folder against other processes inside the block; the lock ends with the process at the latest.
 
     Raises:
-        UserError: on all ranks, when another process holds the folder.
+        UserError: on all ranks, when another process holds the lock.
     """
-    held: list[int] = []
-    team.on_main(lambda: held.append(_lock(folder)))
+    handles: list[int] = []
+    team.on_main(lambda: handles.append(_lock(folder)))
     try:
         yield
     finally:
-        for handle in held:
+        for handle in handles:
             os.close(handle)
 
 
@@ -261,6 +261,6 @@ def _lock(folder: Path) -> int:
         raise UserError(
             f"another process trains into {folder}: wait until it ends, stop it, or choose another --out"
         ) from None
-    except OSError:  # a file system that cannot lock folders
+    except OSError:  # the file system does not support locks of folders
         pass
     return handle

@@ -1,4 +1,4 @@
-"""What a training step measured, and its file: metrics.jsonl, one row for each step, append-only."""
+"""Metrics of training steps, and their append-only file metrics.jsonl with one row per step."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from worldcompass.runs.atomic import write_text
 
 @dataclass(frozen=True)
 class RewardMetrics:
-    """One critic's scores of a step; None where it scored too few candidates to say."""
+    """Statistics of one critic's scores in a step; None with too few valid scores."""
 
     mean: float | None = None
     std: float | None = None
-    """Mean deviation within a group."""
+    """Mean over groups of the standard deviation within a group."""
     spread: float | None = None
-    """Deviation over all scores."""
+    """Standard deviation over all scores."""
     weight: float | None = None
-    """Share of the weights."""
+    """Share in the sum of weights."""
     valid: float | None = None
     """Share of valid scores."""
     flat: float | None = None
-    """Share of groups in which it gives all candidates the same score."""
+    """Share of groups with equal scores for all candidates."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the imagined pictures look like against their video's first frame."""
+    """Statistics of the imagined pictures, relative to the first frame of their video."""
 
     brightness: float | None = None
     """Difference, in shares of 255."""
@@ -40,23 +40,23 @@ class Pictures:
     detail: float | None = None
     """Log ratio of the mean absolute gradients."""
     motion: float | None = None
-    """Mean absolute change from latent to latent where an action is commanded; None where none is."""
+    """Mean absolute change per latent with a commanded action; None without one."""
     diversity: float | None = None
-    """Deviation of a pixel over the candidates of a group; None with one candidate."""
+    """Standard deviation of a pixel over the candidates of a group; None with one candidate."""
 
 
 @dataclass(frozen=True)
 class Unreached:
-    """Trainable parameters that the step's updates gave no gradient."""
+    """Trainable parameters without a gradient in the step's updates."""
 
     share: float
     names: tuple[str, ...]
-    """Some of them."""
+    """The first few names."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the held-out judge says of its videos after this step."""
+    """The held-out judge's scores of its videos after a step."""
 
     mean: float | None
     values: tuple[float, ...]
@@ -65,45 +65,45 @@ class Judged:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one training step measured: a row of metrics.jsonl.
+    """Metrics of one training step: a row of metrics.jsonl.
 
-    A part that is None was not measured: the held-out judge looks only now and then, only critics in other
-    processes can fail and be asked again, and runs of older versions measured less.
+    Fields are None when not measured: the held-out judge scores only some steps, only critics that retry have
+    failed tries, and earlier versions measured less.
     """
 
     step: int
     """Counted from 1."""
     chunk: int = 0
-    """Chunk of the curriculum that was trained."""
+    """The chunk that was trained, counted from 0."""
     rewards: Mapping[str, RewardMetrics] = field(default_factory=dict)
     """By critic."""
     flat_groups: float | None = None
-    """Share of groups in which no reward varies."""
+    """Share of groups in which all rewards are flat."""
     clipped: float | None = None
     """Share of advantages at the clip."""
     agreement: Mapping[str, float] = field(default_factory=dict)
-    """Correlation of two critics' advantages, by ``a and b``; 0 where one is flat."""
+    """Correlation of two critics' advantages, by ``a and b``; 0 when one of them is flat."""
     objective: Mapping[str, float] = field(default_factory=dict)
-    """What the objective says of itself; in the file beside the others, by its own names."""
+    """Metrics of the objective by its names; in the file they are top-level keys."""
     loss: float | None = None
     kl_to_start: float | None = None
     mean_shift: float | None = None
     grad_norm: float | None = None
     applied: float | None = None
-    """Share of updates that moved the weights."""
+    """Share of updates that changed the weights."""
     pictures: Pictures | None = None
     no_gradient: Unreached | None = None
     behaviour_lag: float | None = None
-    """How much of the way from the start to the trained weights the behaviour has yet to follow."""
+    """Distance of the behaviour from the trained weights, as a share of their distance from the start."""
     failed_tries: Mapping[str, float] | None = None
-    """Share of tries that failed, of each critic that is asked again."""
+    """Share of failed tries of each critic that retries."""
     forward_passes: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Of each stage."""
+    """Duration of each stage."""
     judge: Judged | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as the file holds it."""
+        """The row of the file."""
         unreached, judge = self.no_gradient, self.judge
         row = {
             "step": self.step,
@@ -130,10 +130,10 @@ class StepMetrics:
 
     @staticmethod
     def from_json(row: object) -> StepMetrics:
-        """The inverse of ``to_json``; rows of older versions lack parts.
+        """The inverse of ``to_json``; rows of earlier versions may lack entries.
 
         Raises:
-            ValueError: naming the part that is missing or malformed.
+            ValueError: with the entry that is missing or malformed.
         """
         if not isinstance(row, Mapping):
             raise ValueError("expected one JSON object on each line")
@@ -162,7 +162,7 @@ class StepMetrics:
         )
 
     def numbers(self) -> dict[str, float | None]:
-        """Every number by its path, such as ``rewards/interaction/mean``; None for gaps, lists left out."""
+        """Every number by its path, such as ``rewards/interaction/mean``; None for nulls, without lists."""
         return dict(_flat(self.to_json()))
 
 
@@ -195,7 +195,7 @@ def _number(data: Mapping[str, Any], name: str, inside: str = "") -> float | Non
 
 
 def _numbers(value: object, name: str) -> dict[str, float]:
-    """A mapping to numbers; ``name`` of it, empty for the row itself, whose own names are then told."""
+    """A mapping to numbers; errors report ``name``, or the malformed key when ``name`` is empty."""
     found = _object(value, name)
     if bad := next((key for key, number in found.items() if not _is_number(number)), None):
         raise _malformed(name or bad)
@@ -232,9 +232,9 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float
 
 
 class MetricsLog:
-    """Appends one json object per step to a file; opened at a step, it forgets what was logged after it.
+    """Appends one JSON object per step to a file, without the rows after ``resumed_step``.
 
-    Where another process ``writes``, it does nothing.
+    It does nothing unless this process ``writes``.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0, writes: bool = True) -> None:
@@ -245,36 +245,36 @@ class MetricsLog:
         write_metrics(path, [row for row in read_metrics(path) if row.step <= resumed_step])
 
     def append(self, metrics: StepMetrics) -> None:
-        """Add what one step measured."""
+        """Append the row of one step."""
         if self.writes:
             append_row(self.path, metrics.to_json())
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:
-    """The rows of a metrics file; none when there is no file, and an end cut off by a kill is left out.
+    """The rows of a metrics file; none without a file. A last line that a kill cut off is skipped.
 
     Raises:
-        UserError: naming the line that is malformed, or is damaged while whole ones follow it.
+        UserError: with the line that is malformed, or damaged and followed by intact ones.
     """
     steps = []
     for number, row in read_rows(path):
         try:
             steps.append(StepMetrics.from_json(row))
         except ValueError as why:
-            raise UserError(f"{path} line {number} is no training step: {why}") from None
+            raise UserError(f"{path} line {number} is not a training step: {why}") from None
     return steps
 
 
 def write_metrics(path: Path, steps: Iterable[StepMetrics]) -> None:
-    """Replace a metrics file by these rows, at once."""
+    """Replace a metrics file atomically."""
     write_rows(path, (metrics.to_json() for metrics in steps))
 
 
 def read_rows(path: Path) -> list[tuple[int, Any]]:
-    """Number and content of the lines of a file of JSON lines; none when there is no file.
+    """Line numbers and values of a JSON Lines file; none without a file.
 
     Raises:
-        UserError: when a line is damaged and whole ones follow: then more than the end is lost.
+        UserError: when intact lines follow a damaged one, so that more than the end is lost.
     """
     rows: list[tuple[int, Any]] = []
     damaged = 0
@@ -288,29 +288,29 @@ def read_rows(path: Path) -> list[tuple[int, Any]]:
             continue
         if damaged:
             raise UserError(
-                f"{path} line {damaged} is damaged and whole ones follow it: delete that line to go on"
+                f"{path} line {damaged} is damaged, but intact lines follow it: delete that line to continue"
             )
         rows.append((number, row))
     return rows
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one line to a file of JSON lines."""
+    """Append one line to a JSON Lines file."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file of JSON lines, at once."""
+    """Replace a JSON Lines file atomically."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def mean_metrics(members: Sequence[StepMetrics]) -> StepMetrics:
-    """One step of several runs: numbers averaged, what they spend summed, of anything else the first."""
+    """One step of several runs: numbers averaged, costs summed, and any other value from the first run."""
     return StepMetrics.from_json(_mean([member.to_json() for member in members]))
 
 
-SUMMED = ("forward_passes", "seconds")  # what members spend, they spend together
+SUMMED = ("forward_passes", "seconds")  # costs, which add up over the runs
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, Any]:
@@ -328,13 +328,13 @@ def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, 
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """What the JSON file of an object holds, nothing where there is no file.
+    """The object in a JSON file; empty without a file.
 
     Args:
         what: the file should be, for the error, such as "a run's results".
 
     Raises:
-        UserError: when it is not one JSON object.
+        UserError: when it is not a JSON object.
     """
     try:
         value = json.loads(path.read_bytes()) if path.is_file() else {}

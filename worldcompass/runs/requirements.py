@@ -1,4 +1,4 @@
-"""What a run needs: is it there, and do files hold the right tensors? Only headers are read."""
+"""Checks of the files and packages that a run needs; of tensors only the headers are read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from worldcompass.errors import UserError
 
-INDEX = (
-    ".index.json"  # behind a file's name: which files hold its tensors, where they are spread over several
-)
+# Suffix of the index of weights that are split into several files.
+INDEX = ".index.json"
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,11 @@ class NeededFile:
 
     path: Path
     what: str
-    """What it is and where it comes from."""
+    """Its content and origin."""
     shapes: Mapping[str, tuple[int, ...]] | None = None
-    """Tensors that it must hold, exactly; None where only its presence is checked."""
+    """The exact names and shapes of its tensors; when None only its presence is checked."""
     names_and_shapes: Callable[[Path], Mapping[str, tuple[int, ...]]] | None = None
-    """How to read them without their numbers; the header of a safetensors file when None."""
+    """Reads names and shapes without the values; by default from the header of a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,24 @@ class NeededModule:
 
     name: str
     install: str
-    """How to get it."""
+    """Command or hint to install it."""
 
     @property
     def here(self) -> bool:
-        """Whether it is installed; nothing is imported."""
+        """Whether it is installed, without importing it."""
         return importlib.util.find_spec(self.name) is not None
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """A folder's files by name, without hidden ones: those that a killed process left unfinished are hidden."""
+    """A folder's matching files by name, without hidden ones, which killed processes may leave unfinished."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def lacking(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -> list[str]:
-    """What is not there, in words.
+    """Descriptions of all missing files and packages.
 
     Raises:
-        UserError: for an index that cannot be read.
+        UserError: for an unreadable index.
     """
     return [
         *(f"{file.path} ({file.what})" for file in missing(files)),
@@ -61,19 +60,19 @@ def lacking(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -
 
 
 def missing(files: Sequence[NeededFile]) -> list[NeededFile]:
-    """Those that are not there; of files in several parts each part by itself.
+    """The missing files; of split files each missing part.
 
     Raises:
-        UserError: for an index that cannot be read.
+        UserError: for an unreadable index.
     """
     return [replace(file, path=part) for file in files for part in parts(file.path) if not part.exists()]
 
 
 def parts(path: Path) -> list[Path]:
-    """What holds the tensors of ``path``: itself, or where there is only its index, the files that this names.
+    """The files with the tensors of ``path``: itself, or the files of its index if only that exists.
 
     Raises:
-        UserError: for an index that cannot be read.
+        UserError: for an unreadable index.
     """
     index = path.with_name(path.name + INDEX)
     if path.exists() or not index.is_file():
@@ -81,17 +80,17 @@ def parts(path: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
-        raise UserError(f"{index} is no index of weights: expected 'weight_map' with file names") from why
+        raise UserError(f"{index} is not an index of weights: expected 'weight_map' with file names") from why
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise UserError(f"{index} must name files of its own folder: fetch it again")
+        raise UserError(f"{index} must list files in its folder: download it again")
     return [path.with_name(name) for name in sorted(names)]
 
 
 def differences(file: NeededFile) -> list[str]:
-    """Names and shapes in which a file is not what a run expects; no tensor's numbers are read.
+    """Differences between a file's names and shapes and the expected ones; tensor values are not read.
 
     Raises:
-        UserError: for an index that cannot be read.
+        UserError: for an unreadable index.
     """
     if file.shapes is None or missing([file]):
         return []
@@ -113,7 +112,7 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a safetensors file's tensors.
 
     Raises:
-        ValueError: when it is not one, or shorter than its header says.
+        ValueError: when it is not a safetensors file, or its size disagrees with its header.
     """
     with path.open("rb") as file:
         start = file.read(8)

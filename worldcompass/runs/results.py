@@ -1,4 +1,4 @@
-"""What a run or an evaluation found, and its file: results.json."""
+"""Results of a run or an evaluation, and their file results.json."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of the same scenarios, 95% intervals; what was not measured is empty."""
+    """Scores on the same scenarios with 95% intervals; empty when not measured."""
 
     engine: Scores = field(default_factory=dict)
-    """The engine's own videos: the ceiling."""
+    """The engine's videos, the upper bound."""
     base: Scores = field(default_factory=dict)
     trained: Scores = field(default_factory=dict)
     difference: Scores = field(default_factory=dict)
-    """Trained less base, paired by scenario."""
+    """Trained minus base, paired by scenario."""
     gap_closed: Mapping[str, Estimate] = field(default_factory=dict)
-    """Share of what the base leaves to the engine in actions followed; not known where it leaves nothing."""
+    """Share closed of the gap in followed actions between base and engine; unknown without a gap."""
     unseen: Evaluation | None = None
-    """The same where nothing was trained on, such as on other maps."""
+    """The evaluation on data that is not trained on, such as other maps."""
 
     def score(self, side: str, kind: str, measure: str) -> Estimate:
-        """One score of one of ``SIDES``; not known where it was not measured."""
+        """One score of one of ``SIDES``; unknown when not measured."""
         return getattr(self, side).get(kind, {}).get(measure, UNKNOWN)
 
     def closed(self, kind: str) -> Estimate:
-        """The share of the gap that is closed; not known where it was not measured."""
+        """The closed share of the gap; unknown when not measured."""
         return self.gap_closed.get(kind, UNKNOWN)
 
     def has(self, kind: str) -> bool:
-        """Whether anything was measured of a kind of actions."""
+        """Whether a kind of actions has any score."""
         return any(kind in getattr(self, side) for side in SIDES)
 
     def to_json(self) -> dict[str, Any]:
-        """The blocks of results.json, without what was not measured."""
+        """The blocks of results.json, without empty ones."""
         blocks: dict[str, Any] = {
             side: {
                 kind: {name: score.to_json() for name, score in scores.items()}
@@ -67,7 +67,7 @@ class Evaluation:
         """The inverse of ``to_json``.
 
         Raises:
-            ValueError: naming the entry that is malformed.
+            ValueError: with the entry that is malformed.
         """
         blocks = _object(data, "evaluation")
         unseen = blocks.get("unseen_maps")
@@ -80,7 +80,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ForwardPasses:
-    """Passes of the network that training took, and that whole videos instead of clips would have taken."""
+    """Forward passes of training on clips, and the number that training on whole videos would need."""
 
     clip_level: float
     whole_video: float
@@ -90,35 +90,35 @@ class ForwardPasses:
 
 @dataclass(frozen=True)
 class ActionCounts:
-    """How often each action was commanded and followed, by chunk; without the start image."""
+    """Counts of commanded and followed actions per chunk, without the start image."""
 
     asked: Sequence[Sequence[int]]
     followed: Sequence[Sequence[int]]
 
 
 Depths = Mapping[str, Mapping[str, Sequence[float]]]
-"""By kind and measure: means of each chunk, how scores hold up over the rollout."""
+"""By kind and measure: the mean of each chunk, which shows how scores change over a rollout."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a run or an evaluation found; an unfinished run has found less."""
+    """Results of a run or an evaluation; those of an unfinished run are incomplete."""
 
     evaluation: Evaluation = field(default_factory=Evaluation)
     scenarios_hash: str = ""
-    """Of the scenarios of the evaluation; runs with different ones do not compare."""
+    """Hash of the evaluation's scenarios; runs with different hashes are not comparable."""
     seconds: float | None = None
     training_seconds: float | None = None
     forward_passes: ForwardPasses | None = None
     horizons: Mapping[int, Evaluation] = field(default_factory=dict)
-    """By frames: the evaluation of the rollouts' beginnings."""
+    """By number of frames: the evaluation of the first frames of the rollouts."""
     per_depth: Mapping[str, Depths] = field(default_factory=dict)
     """By side."""
     per_action: Mapping[str, ActionCounts] = field(default_factory=dict)
-    """By side, from held-out starts."""
+    """By side, on held-out starts."""
 
     def to_json(self) -> dict[str, Any]:
-        """results.json, without what is not there."""
+        """The content of results.json, without missing parts."""
         passes = self.forward_passes
         parts = {
             "scenarios_hash": self.scenarios_hash or None,
@@ -134,10 +134,10 @@ class Results:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Results:
-        """The inverse of ``to_json``; whatever is missing was not measured.
+        """The inverse of ``to_json``; missing parts were not measured.
 
         Raises:
-            ValueError: naming the part that is malformed.
+            ValueError: with the part that is malformed.
         """
         passes = data.get("forward_passes")
         horizons = _object(data.get("horizons", {}), "horizons").items()
@@ -158,10 +158,10 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """What a results.json says; empty where there is none.
+    """Read a results.json; empty results without a file.
 
     Raises:
-        UserError: when it is no results.json, of another schema, or malformed.
+        UserError: when the file is malformed or has another schema.
     """
     data = read_object(path, "a run's results")
     if (schema := data.get("schema", SCHEMA)) != SCHEMA:
@@ -173,7 +173,7 @@ def read_results(path: Path) -> Results:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write a results.json, at once."""
+    """Write a results.json atomically."""
     write_json(path, results.to_json(), indent=1)
 
 

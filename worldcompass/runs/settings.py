@@ -1,7 +1,7 @@
-"""The settings that a run was made with, as config.json and other records of it hold them.
+"""Read the settings of a run from config.json and other records.
 
-Version 2 holds them in groups; before, they stood next to each other, without a version. Either way every setting
-has one short name, such as ``lr``, and readers ask for it by that.
+Version 2 stores settings in groups, version 1 flat and without a version number. Readers get every setting by its
+short name, such as ``lr``, from either version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from worldcompass.errors import UserError
 from worldcompass.runs.metrics import read_object
 
 VERSION = 2
-# Where functions that older records name lie now.
+# Current modules of functions in older records.
 MOVED = {
     f"worldcompass.{module}.": f"worldcompass.training.{module}."
     for module in ("advantages", "balance", "objective", "optim")
@@ -22,10 +22,10 @@ MOVED = {
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a run's config.json by their short names; none where there is no file.
+    """The settings in a run's config.json by their short names; none without a file.
 
     Raises:
-        UserError: when it is malformed, or of a version that is not known.
+        UserError: when the file is malformed or has an unknown version.
     """
     described = read_object(path, "a run's configuration")
     if (version := described.get("version", 1)) not in (1, VERSION):
@@ -34,7 +34,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def by_short_name(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of either version without their groups, functions by the names they have now."""
+    """Settings of either version without their groups, with the current names of functions."""
     settings = {name: value for name, value in described.items() if name != "version"}
     if described.get("version") == VERSION:
         groups = [name for name, value in settings.items() if isinstance(value, Mapping)]

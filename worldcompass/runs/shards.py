@@ -1,7 +1,8 @@
-"""Shards on disk by PyTorch's distributed checkpoint: every rank writes and reads its own part, as safetensors.
+"""Shards on disk as safetensors by PyTorch's distributed checkpoint: every rank writes and reads its part.
 
-Whatever the number of processes that wrote, any number reads: each takes the pieces that overlap its own shards.
-PyTorch's usual storage pickles its plan; its safetensors storage, used here, keeps offsets in the files' headers.
+Any number of processes can read, independent of the number that wrote: each reads the pieces that overlap its
+shards. PyTorch's default storage pickles its plan; the safetensors storage used here stores offsets in the files'
+headers.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import torch
 from torch import Tensor
 
 Place = Callable[[str, torch.Size, torch.dtype], Tensor]
-"""(name, whole size, type) -> an empty tensor to read into, sharded or not."""
+"""(name, whole size, dtype) -> an empty tensor to read into, sharded or not."""
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write what this rank holds of ``tensors``; all ranks call it alike, with a folder that is there.
+    """Write this rank's part of ``tensors`` into an existing folder; all ranks must call it.
 
-    A tensor that is not sharded is written by one of them. Files are synced. One part of the state after the other
-    passes through the CPU's memory: trained weights, each average, the optimiser.
+    One rank writes the tensors that are not sharded. Files are synced. CPU memory holds one part of the state at a
+    time: trained weights, each average, the optimiser.
 
     Raises:
-        OSError: on all ranks, when the disk of one is full or forbids it.
+        OSError: on all ranks, when the disk of one is full or not writable.
     """
-    # Imported here: a run that is not sharded does without.
+    # Imported here, as only sharded runs need it.
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -45,7 +46,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_shards(folder: Path, place: Place, alone: bool) -> dict[str, Tensor]:
-    """All tensors of a folder, each read into what ``place`` gives; all ranks call it alike unless ``alone``.
+    """Read all tensors of a folder into those from ``place``; all ranks must call it unless ``alone``.
 
     Raises:
         OSError, ValueError: on all ranks, when a file is missing or unreadable.
@@ -57,12 +58,12 @@ def read_shards(folder: Path, place: Place, alone: bool) -> dict[str, Tensor]:
 
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors: dict[str, Tensor] = {}
-    for name, told in found.items():
-        assert isinstance(told, TensorStorageMetadata)
-        tensors[name] = place(name, told.size, told.properties.dtype)
+    for name, stored in found.items():
+        assert isinstance(stored, TensorStorageMetadata)
+        tensors[name] = place(name, stored.size, stored.properties.dtype)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as asked for
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # intended when ``alone``
             load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
     except CheckpointException as error:
         raise _first(error) from error
@@ -70,6 +71,6 @@ def read_shards(folder: Path, place: Place, alone: bool) -> dict[str, Tensor]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What went wrong on the first rank where something did, without the wrapping."""
+    """The original error of the first rank that failed."""
     failures = error.failures  # type: ignore[attr-defined]
     return failures[min(failures)][0]

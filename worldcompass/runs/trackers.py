@@ -1,7 +1,7 @@
-"""Trackers beside metrics.jsonl: TensorBoard, Weights & Biases, trackio; offline unless asked otherwise.
+"""Optional trackers: TensorBoard, Weights & Biases and trackio, offline by default.
 
-All three write local files and need no account. ``metrics.jsonl`` stays the record of a run: a tracker is a view of
-it, and what it had not written when a run was killed is missing there alone.
+All write local files and need no account. ``metrics.jsonl`` stays the complete record of a run; a tracker may lack
+the rows that it had not written when the run was killed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ PROJECT = "worldcompass"
 
 
 def installed(track: Track) -> bool:
-    """Whether the package that a tracker needs is there.
+    """Whether the package of a tracker is installed.
 
     Raises:
-        ValueError: when there is no such tracker.
+        ValueError: for an unknown tracker.
     """
     if track not in get_args(Track):
         raise ValueError(f"track must be one of {', '.join(get_args(Track))}, not {track!r}")
@@ -37,11 +37,11 @@ def installed(track: Track) -> bool:
 
 @contextmanager
 def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> Iterator[Send]:
-    """Open a tracker for a run; yields what sends it a row, and ends with all rows written.
+    """Open a tracker for a run and yield a function that sends a row; all rows are written when the block ends.
 
     Args:
-        first_step: the run goes on after this step; rows of later ones that a tracker already holds are stale.
-        config: what json can hold.
+        first_step: last step that is done, after which the tracker's older rows are stale.
+        config: JSON values.
     """
     if track == "none":
         yield lambda metrics: None
@@ -55,7 +55,7 @@ def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[s
 
 
 def numbers(metrics: StepMetrics) -> dict[str, float]:
-    """What a tracker is sent of a step: its numbers but ``step``, gaps left out."""
+    """The numbers of a step for a tracker, without ``step`` and nulls."""
     found = metrics.numbers().items()
     return {name: float(value) for name, value in found if value is not None and name != "step"}
 
@@ -88,7 +88,9 @@ def _wandb(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Op
         mode=mode,
         config=dict(config),
     )
-    run.define_metric("*", step_metric="step")  # W&B's own steps cannot go back, a resumed run may
+    run.define_metric(
+        "*", step_metric="step"
+    )  # the built-in steps of W&B cannot go back, as a resumed run may
     return lambda step, values: run.log({"step": step, **values}), run.finish
 
 
@@ -100,7 +102,7 @@ def _trackio(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _
 
 
 def _run_id(folder: RunFolder) -> str:
-    """What a tracker knows a run by, the same after a resume."""
+    """The run's id in a tracker, which stays the same after a resume."""
     path = folder.tracker_id
     if not path.is_file():
         write_text(path, uuid.uuid4().hex[:8] + "\n")

@@ -1,7 +1,7 @@
 """Weights of the rewards at each step, as pure functions of the run's metrics.
 
-There is no state besides ``metrics.jsonl``, so a resumed or rolled-back run gets the same weights as an uninterrupted
-one.
+There is no state besides ``metrics.jsonl``, so a resumed or rolled-back run gets the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations

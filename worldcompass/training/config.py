@@ -24,8 +24,8 @@ from worldcompass.training.selection import Learning
 class Config:
     """The settings of a run; its world, critics and scenarios are separate.
 
-    Every setting has a unique short name without its group, such as ``lr``. ``changed``, ``from_flat``, ``--set`` and
-    the records of a run use it.
+    Every setting has a unique short name without its group, such as ``lr``. ``changed``, ``from_flat``, ``--set``
+    and the records of a run use it.
     """
 
     steps: int = 100

@@ -22,8 +22,8 @@ class Sampling:
     group_size: int = 12
     """G: candidate futures of one chunk."""
     groups_at_once: int | None = None
-    """Groups imagined in one batch; as many as the world can when None. Fewer need less memory, and critics in other
-    processes score one batch while the next is imagined."""
+    """Groups imagined in one batch; as many as the world can when None. Fewer need less memory, and critics in
+    other processes score one batch while the next is imagined."""
     chunk_length: int | None = None
     """Latents per chunk; the world's default when None."""
     first_chunk: int = 0

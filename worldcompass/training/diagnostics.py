@@ -121,7 +121,7 @@ def mean_vitals(vitals: Vitals, team: Team) -> Vitals:
 
 @torch.no_grad()
 def behaviour_lag(policy: Policy) -> float:
-    """Distance of the behaviour from the trained weights, as a share of their distance from the start; 0 to about 1."""
+    """Distance of the behaviour from the trained weights, as a share of theirs from the start; 0 to about 1."""
     lag = _distance(policy.parameters, list(policy.behaviour_weights.values()))
     way = _distance(policy.parameters, list(policy.reference_weights.values()))
     return lag / way if way else 0.0

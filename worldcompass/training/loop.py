@@ -53,7 +53,8 @@ def train(
         resume: continue from the newest checkpoint in ``out_dir``, with the results of an uninterrupted run.
         on_step: called after every step with (step, metrics, policy).
         live: show a table of the last steps if the output is a terminal, and the doctor's warnings.
-        held_out: a judge that is not a reward, and its scenarios, used every ``probe_every`` steps. Without it, these
+        held_out: a judge that is not a reward, and its scenarios, used every ``probe_every`` steps. Without it,
+        these
             steps save clips of the first training scenarios, unscored.
 
     Returns:

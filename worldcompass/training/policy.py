@@ -31,8 +31,8 @@ class Policy:
     """The trainable weights of a network and the averages that follow them.
 
     ``behaviour`` imagines the data, ``checkpoint`` is evaluated and exported, ``reference`` is the frozen start.
-    All are copies of the trainable parameters only. With LoRA these are the adapters, and the reference is the network
-    without them. Context managers swap them in place, one at a time.
+    All are copies of the trainable parameters only. With LoRA these are the adapters, and the reference is the
+    network without them. Context managers swap them in place, one at a time.
     """
 
     def __init__(

@@ -65,8 +65,7 @@ def check_inputs(parts: Parts) -> None:
         )
     if sampling.explore and not isinstance(world, Guidable):
         raise UnfitInputs(
-            f"explore={sampling.explore} needs a world with a method weaken(context), which {world.spec.name} lacks:"
-            " set explore=0"
+            f"explore={sampling.explore} needs a method weaken(context), which {world.spec.name} lacks: set explore=0"
         )
     if config.optimiser.autocast_bf16 and not computes_bf16(device_of(world)):
         raise UnfitInputs(
@@ -76,7 +75,7 @@ def check_inputs(parts: Parts) -> None:
     length = sampling.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
         raise UnfitInputs(
-            f"chunk_length is {length}, expected one that {world.spec.name} was trained for: {world.spec.chunk_lengths}"
+            f"chunk_length is {length}, {world.spec.name} was trained for {world.spec.chunk_lengths}: set one of them"
         )
     for critic in critics:
         if why := misfit(critic, world.spec.actions):
@@ -102,7 +101,7 @@ def check_inputs(parts: Parts) -> None:
     short = [s.id for s in scenarios if len(s.actions) < needed]
     if short:
         raise UnfitInputs(
-            f"chunk {sampling.last_chunk} needs {needed} latents, but scenario {short[0]} is shorter: lower last_chunk"
+            f"chunk {sampling.last_chunk} needs {needed} latents, scenario {short[0]} is shorter: lower last_chunk"
         )
     if config.learning.noise_levels > (steps := len(world.spec.sigmas(sampling.denoising_steps)) - 1):
         raise UnfitInputs(

@@ -17,8 +17,8 @@ from worldcompass.types import Group, Scores
 class Verdicts:
     """Scores of a step's groups by every critic.
 
-    ``ask`` sends groups to critics ``Elsewhere`` at once, each from a thread. The other critics score in ``collect``,
-    outside the contexts of imagination. Scores do not depend on this order.
+    ``ask`` sends groups to critics ``Elsewhere`` at once, each from a thread. The other critics score in
+    ``collect``, outside the contexts of imagination. Scores do not depend on this order.
     """
 
     def __init__(self, critics: Sequence[Critic]) -> None:

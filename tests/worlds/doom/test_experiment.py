@@ -226,7 +226,7 @@ def test_weights_that_cannot_be_evaluated_are_refused_before_any_work(run_dir, t
     (tmp_path / "evaluated" / "evaluation.json").write_text('{"weights": [], "frames": 253, "seed": 0}')
     for checkpoint, out, words in (
         (tmp_path / "nowhere", "new", "does not exist"),
-        (unfinished, "new", "a run that is not finished"),
+        (unfinished, "new", "an unfinished run"),
         (tmp_path, "new", "holds no trained weights: expected a finished run"),
         (run_dir, "other", "is not an empty folder and holds no evaluation"),
         (run_dir, "evaluated", "holds an evaluation with other weights, frames"),
