@@ -109,7 +109,7 @@ def fake_command(monkeypatch, failure: BaseException) -> None:
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     fake_command(monkeypatch, KeyboardInterrupt())
     assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED
-    assert "interrupted; what was saved is kept: worldcompass demo --resume" in capsys.readouterr().err
+    assert "interrupted; resume with: worldcompass demo --resume" in capsys.readouterr().err
     assert cli.main(["info"]) == cli.EXIT_INTERRUPTED
     assert "start again with: worldcompass info" in capsys.readouterr().err
 
@@ -123,7 +123,7 @@ def test_a_signal_outside_of_training_stops_at_once_and_says_how_to_go_on(number
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
     before = signal.getsignal(number)
     assert cli.main(["demo"]) == 128 + number
-    assert "what was saved is kept: worldcompass demo --resume" in capsys.readouterr().err
+    assert "resume with: worldcompass demo --resume" in capsys.readouterr().err
     assert signal.getsignal(number) == before
 
 

@@ -21,7 +21,7 @@ def test_explicit_levels_are_taken_as_they_are_and_refuse_another_number_of_step
     levels = ExplicitLevels((1.0, 0.908843, 0.713979, 0.0))
     assert levels.num_steps == 3 and torch.equal(levels.sigmas(), levels.sigmas(3))
     assert levels.sigmas().tolist() == pytest.approx(levels.levels)
-    with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: ask for 3"):
+    with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: set 3"):
         levels.sigmas(6)
 
 

@@ -21,14 +21,14 @@ __all__ = ["__version__", "imagine", "load_world", "post_train", "score"]
 
 
 def __getattr__(name: str) -> Any:
-    """The interface, imported where it is used: ``worldcompass --help`` needs no torch."""
+    """Import the interface on first use, so that ``worldcompass --help`` does not import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'worldcompass' has no attribute {name!r}")
     return getattr(importlib.import_module("worldcompass.api"), name)
 
 
 def _register_environments() -> None:
-    """Tell Gymnasium; since its version 1 only an import can."""
+    """Register the environments on import, as Gymnasium 1 has no other way."""
     try:
         import gymnasium
     except ImportError:

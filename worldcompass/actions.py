@@ -1,7 +1,7 @@
-"""What a world's actions are: ``CameraActions`` here, or ``Controls``; all else about actions derives from them.
+"""Action spaces of world models: ``CameraActions`` here, and ``Controls`` in ``controls.py``.
 
-Both number their **composites**: the commands that words can say, such as ``w+left`` or ``reach+close``; composite
-0 rests. A path is a list of composites, each held for some latents: ``w-3, right-1`` · ``reach-2, close+up-3``.
+Both number their **composites**, the combinations of keys such as ``w+left`` or ``reach+close``. Composite 0 rests.
+A path lists composites and the number of latents to hold each: ``w-3, right-1`` or ``reach-2, close+up-3``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from worldcompass.geometry import (
 )
 from worldcompass.types import Actions, CameraMoves
 
-REST = "none"  # the word for composite 0
+REST = "none"  # the name of composite 0
 
 TRANSLATIONS = (
     "none", "forward", "backward", "right", "left",
@@ -41,21 +41,21 @@ ROTATIONS = (
 
 @dataclass(frozen=True)
 class Key:
-    """One word of a path, and key of the player: one way along one axis."""
+    """A word of a path and a key of the player: one direction along one axis."""
 
     word: str
     axis: int
     """Index into ``ActionSpace.axes``."""
     sign: int
-    """1 towards the axis's upper end, -1 towards its lower one."""
+    """1 towards the upper end of the axis, -1 towards its lower end."""
     code: str
-    """Its place on a keyboard, as the browser's ``KeyboardEvent.code``; empty for none."""
+    """The browser's ``KeyboardEvent.code``; empty without a key."""
     says: str
-    """What it does, for people."""
+    """Description of its effect, for people."""
 
 
 class ActionSpace(ABC):
-    """What both kinds of action spaces know."""
+    """The interface of both action spaces."""
 
     @property
     @abstractmethod
@@ -65,12 +65,12 @@ class ActionSpace(ABC):
     @property
     @abstractmethod
     def axes(self) -> tuple[str, ...]:
-        """Names of what can be commanded independently."""
+        """Names of the independent commands."""
 
     @property
     @abstractmethod
     def keys(self) -> tuple[Key, ...]:
-        """The words of a path, in the order in which they are printed."""
+        """The words of a path, in print order."""
 
     @property
     @abstractmethod
@@ -89,7 +89,7 @@ class ActionSpace(ABC):
 
     @abstractmethod
     def signs(self, composite: int) -> tuple[int, ...]:
-        """Which way a composite goes along each axis: -1, 0 or 1."""
+        """The direction of a composite along each axis: -1, 0 or 1."""
 
     @abstractmethod
     def composite(self, signs: Sequence[int]) -> int:
@@ -97,56 +97,56 @@ class ActionSpace(ABC):
 
     @abstractmethod
     def commanded(self, composites_M: Tensor, like: Actions | None = None) -> Actions:
-        """The actions that composites stand for.
+        """The nominal actions of composites.
 
         Args:
-            composites_M: int64, (..., M), the start's 0 first.
-            like: actions of the same trajectories, for what a composite does not say, such as the camera's lens.
+            composites_M: int64, (..., M), starting with 0 for the start image.
+            like: actions of the same trajectories, for properties besides composites, such as the camera's lens.
         """
 
     @abstractmethod
     def composites(self, actions: Actions) -> Tensor:
-        """The composite next to each latent's action; int64 (..., K)."""
+        """The composite closest to each latent's action; int64 (..., K)."""
 
     @abstractmethod
     def hold_last(self, actions: Actions, num_extra: int) -> Actions:
-        """One trajectory whose last action goes on for ``num_extra`` latents more."""
+        """One trajectory, with its last action held for ``num_extra`` more latents."""
 
     @abstractmethod
     def follow(self, past: Actions, coming: Actions, latents: int) -> Actions:
-        """P trajectories from their start, with one more action each.
+        """Extend P trajectories by one action each.
 
         Args:
             past: (P, M), M at least 1.
-            coming: (P, 1); kept within the limits of what the world knows.
-            latents: how long it is held.
+            coming: (P, 1), which is kept within the world's limits.
+            latents: number of latents to hold it.
         """
 
     @abstractmethod
     def changed(self, actions: Actions, axis: int) -> Actions:
-        """The same actions but for one axis, which is another in every latent."""
+        """The actions with a different command along one axis in every latent."""
 
     @abstractmethod
     def check(self, actions: Actions) -> None:
-        """Refuse actions that this world does not have.
+        """Check that actions belong to this space.
 
         Raises:
-            ValueError: one sentence with what was expected and what came.
+            ValueError: in one sentence with the expected and received values.
         """
 
     @abstractmethod
     def describe(self) -> str:
-        """The space in some words, such as ``81 camera motions``."""
+        """A short description of the space, such as ``81 camera motions``."""
 
     def words(self, composite: int) -> tuple[str, ...]:
         """The words of a composite, such as ``("w", "left")``; none for rest."""
         return _words(self, composite)
 
     def of_words(self, words: Iterable[str]) -> int:
-        """The composite of words held together, as a player holds keys; opposite ones cancel.
+        """The composite of keys that are held together; opposite keys cancel.
 
         Raises:
-            ValueError: naming a word that the world does not know, and those that it does.
+            ValueError: with an unknown word and the known ones.
         """
         known = {key.word: key for key in self.keys}
         total = [0] * len(self.axes)
@@ -157,24 +157,24 @@ class ActionSpace(ABC):
         return self.composite(total)
 
     def name(self, composite: int) -> str:
-        """A composite for people, such as ``reach + close``."""
+        """A readable name of a composite, such as ``reach + close``."""
         return " + ".join(self.words(composite)) or REST
 
     def kind(self, composite: int) -> str:
-        """``none``, ``basic`` for one axis alone, or ``combined``: the kinds by which evaluation groups."""
+        """The kind of a composite in evaluations: ``none``, ``basic`` for one axis, or ``combined``."""
         return ("none", "basic", "combined")[min(2, sum(map(abs, self.signs(composite))))]
 
     def parse(self, text: str, longest: int | None = None) -> Tensor:
-        """Composites of a path such as ``w-3, w+left-4``: int64 (M,), one per latent, the start's 0 first.
+        """Composites of a path such as ``w-3, w+left-4``: int64 (M,), one per latent, starting with 0.
 
-        A number counts latents, ``+`` combines, ``none`` rests.
+        A number counts latents, ``+`` combines keys and ``none`` rests.
 
         Args:
             text: the path.
-            longest: most latents that the path may last, its start aside; checked before anything is allocated.
+            longest: limit of latents without the start image, checked before any allocation.
 
         Raises:
-            ValueError: one sentence naming the segment that cannot be read or carried out, or the length.
+            ValueError: in one sentence with the invalid segment, or the excessive length.
         """
         found, known = [0], {key.word: key for key in self.keys}
         for segment in (part.strip() for part in text.split(",")):
@@ -199,7 +199,7 @@ class ActionSpace(ABC):
         return torch.tensor(found)
 
     def path(self, composites_M: Sequence[int]) -> str:
-        """The path of composites, the first being the start's: the inverse of ``parse``; empty without a step."""
+        """The path of composites from the start image's on: the inverse of ``parse``; empty without a step."""
         held = [(self.words(composite), len(list(run))) for composite, run in groupby(composites_M[1:])]
         return ", ".join(f"{'+'.join(words) or REST}-{count}" for words, count in held)
 
@@ -224,7 +224,7 @@ class ActionSpace(ABC):
 
 
 def misfit(critic: Critic, space: ActionSpace) -> str:
-    """Why a critic cannot score a world of these actions, as the end of a sentence; empty where it can."""
+    """The reason why a critic cannot score a world with these actions, to end a sentence; empty if it can."""
     words = {"cameras": "camera poses", "controls": "the values of controls"}
     lacking = [words[need] for need in sorted(needs_of(critic) - {space.gives, "truth"})]
     return f"needs {lacking[0]}, but this world's actions are {space.describe()}" if lacking else ""
@@ -250,16 +250,16 @@ _CAMERA_KEYS = (
 
 @dataclass(frozen=True)
 class CameraActions(ActionSpace):
-    """81 motions of a camera: 9 translations x 9 rotations, one per latent, with the poses that they lead to."""
+    """81 motions of a camera, 9 translations x 9 rotations, one per latent, with the resulting poses."""
 
     motion: Motion
     """Nominal motion of an action over one latent."""
     thresholds: LabelThresholds
-    """What counts as moving when labels are read from poses."""
+    """Smallest motions for labels that are read from poses."""
     max_pitch_deg: float | None = None
-    """How far up or down the world was trained to look; None for no limit."""
+    """Limit of the pitch that the world was trained for; no limit when None."""
     intrinsics: tuple[float, float, float, float] = (1.0, 1.0, 0.5, 0.5)
-    """fx, fy, cx, cy over width and height of the camera to assume where nobody measured one."""
+    """Default fx, fy, cx, cy of the camera, divided by width and height."""
 
     @property
     def gives(self) -> Need:
@@ -300,7 +300,7 @@ class CameraActions(ActionSpace):
         return label_from_signs(*signs)
 
     def name(self, composite: int) -> str:
-        """Words for a composite, such as ``forward + yaw left``."""
+        """A readable name of a composite, such as ``forward + yaw left``."""
         parts = (TRANSLATIONS[composite // NUM_ROTATIONS], ROTATIONS[composite % NUM_ROTATIONS])
         return " + ".join(part for part in parts if part != REST) or REST
 
@@ -315,7 +315,7 @@ class CameraActions(ActionSpace):
         return actions.cameras.labels_K
 
     def hold_last(self, actions: Actions, num_extra: int) -> CameraMoves:
-        """See ``ActionSpace``: by the action's nominal motion, from wherever the camera stands."""
+        """See ``ActionSpace``: by the action's nominal motion, from the last pose."""
         own = actions.cameras
         labels = torch.cat([own.labels_K, own.labels_K[-1:].expand(num_extra)])
         nominal = nominal_poses(labels, self.motion).to(own.world_from_camera_K44)
@@ -325,16 +325,16 @@ class CameraActions(ActionSpace):
         return CameraMoves(labels, torch.cat([own.world_from_camera_K44, extra]), lens)
 
     def follow(self, past: Actions, coming: Actions, latents: int) -> CameraMoves:
-        """See ``ActionSpace``. Of ``coming`` the labels count: poses follow by the nominal motion.
+        """See ``ActionSpace``. Only the labels of ``coming`` are used; poses follow by the nominal motion.
 
-        An action loses its looking up or down where that would leave the pitch that the world knows.
+        Pitch is removed from an action that would exceed the limit.
         """
         labels_PM, labels_P = past.cameras.labels_K, coming.cameras.labels_K[:, 0]
         held = self.within(labels_PM, labels_P, latents)[:, None].expand(-1, latents)
         return self.commanded(torch.cat([labels_PM, held], 1), like=past)
 
     def changed(self, actions: Actions, axis: int) -> CameraMoves:
-        """See ``ActionSpace``: an axis that rests goes up, another one rests; poses are nominal."""
+        """See ``ActionSpace``: a resting axis becomes positive, a moving one rests; poses are nominal."""
         own = actions.cameras.to("cpu")
         signs = [[*self.signs(label)] for label in own.labels_K.flatten().tolist()]
         others = [self.composite([*s[:axis], int(not s[axis]), *s[axis + 1 :]]) for s in signs]
@@ -343,7 +343,7 @@ class CameraActions(ActionSpace):
         )
 
     def within(self, labels_PM: Tensor, labels_P: Tensor, latents: int = 1) -> Tensor:
-        """The coming labels without a pitch that would pass the limit; int64 (P,). See ``within_pitch``."""
+        """The labels without pitch beyond the limit; int64 (P,). See ``within_pitch``."""
         return within_pitch(labels_PM, labels_P, self.motion, self.max_pitch_deg, latents)
 
     def check(self, actions: Actions) -> None:

@@ -1,6 +1,6 @@
 """The package in five lines: load a world, imagine along a path, score a video, post-train.
 
-Everything here is a short road to the modules that do the work, and all of it is on ``worldcompass`` itself.
+These functions are shortcuts to other modules and are also attributes of ``worldcompass``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
-MAX_LATENTS = 10_000  # of a path: about 40 minutes of video
+MAX_LATENTS = 10_000  # limit of a path, about 40 minutes of video
 
 
 def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldModel[Any]:
     """The embedded world of the Doom engine.
 
     Args:
-        weights: folder of weights or of a finished run; the package's own when None.
-        device: as PyTorch names it.
+        weights: folder of weights or of a finished run; those of the package when None.
+        device: a device of PyTorch, such as ``cuda``.
 
     Raises:
         UserError: when the weights are missing or do not fit.
@@ -47,12 +47,12 @@ def imagine(
     num_steps: int | None = None,
     chunk_length: int | None = None,
 ) -> Tensor:
-    """The video that the world imagines from a picture along a path; uint8 (F, 3, h, w), F = 4 M + 1 for M moves.
+    """Imagine a video from an image along a path; uint8 (F, 3, h, w), F = 4 M + 1 for M moves.
 
     Args:
         world: see ``load_world``, or any adapter that starts from an image.
-        image: file, or uint8 (3, h, w) of any size up to 4 : 1; it is cropped and resized to the world's.
-        path: pose string such as ``w-3, right-1, w+left-4``: keys, then how many latents they are held.
+        image: file, or uint8 (3, h, w) with an aspect up to 4 : 1; it is cropped and resized to the world's.
+        path: pose string such as ``w-3, right-1, w+left-4``: keys, and the number of latents to hold them.
         seed: of the noise.
         num_steps: denoising steps; the world's default when None.
         chunk_length: latents per chunk; the world's default when None.
@@ -71,25 +71,25 @@ def imagine(
 def score(
     frames_F3hw: Tensor, path: str, critics: Sequence[Critic] | None = None, spec: WorldSpec | None = None
 ) -> dict[str, float | None]:
-    """What critics say of a video that should carry out a path; None where a critic abstains.
+    """Score how well a video follows a path, by critic; None when a critic abstains.
 
-    The whole video is one group of one candidate. Frames are cropped and resized to the critics' world.
+    The video is one group with one candidate. Frames are cropped and resized to the critics' world.
 
     Args:
         frames_F3hw: uint8; its first frame is the start image.
-        path: the pose string it was made for.
+        path: the pose string that the video should follow.
         critics: the embedded world's interaction and quality critics when None.
-        spec: of the world the critics know; the embedded one's when None.
+        spec: of the critics' world; the embedded one's when None.
 
     Raises:
-        UserError: when path and video do not have the same length, or a critic cannot score them.
+        UserError: when path and video differ in length, or a critic cannot score them.
     """
     known = spec or _doom_spec()
     return score_video(frames_F3hw, parse(known, path), critics or _doom_critics(), known)
 
 
 def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:
-    """Run a recipe (``doom_full``, ``my_recipe.py:name``) as ``worldcompass train`` does; returns its folder.
+    """Run a recipe (``doom_full``, ``my_recipe.py:name``) like ``worldcompass train`` and return its folder.
 
     Raises:
         UserError: for an unknown recipe, or a folder that holds another run.
@@ -101,10 +101,10 @@ def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool =
 
 
 def parse(spec: WorldSpec, path: str) -> Tensor:
-    """The composites of a path that a user typed; see ``ActionSpace.parse``.
+    """The composites of a user's path; see ``ActionSpace.parse``.
 
     Raises:
-        UserError: when it cannot be read or is too long.
+        UserError: when the path is invalid or too long.
     """
     try:
         return spec.actions.parse(path, MAX_LATENTS)

@@ -1,4 +1,4 @@
-"""The command ``worldcompass``: finds the command's module, parses, runs, and reports errors in one sentence."""
+"""The command line ``worldcompass``: find the command, parse its options, run it and report errors in one line."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from worldcompass.errors import (
 from worldcompass.parallel.signals import Interrupted, notices_raise
 from worldcompass.version import __version__
 
-# Words a user types -> (module of worldcompass.commands, what it does in one line).
+# Command -> (module of worldcompass.commands, one-line summary).
 COMMANDS = {
-    "demo": ("demo", "watch the embedded world learn to obey; ten minutes on 2 cores"),
+    "demo": ("demo", "watch the embedded world learn to follow actions; ten minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
     "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
-    "plan": ("plan", "what a recipe will need: memory per GPU, files, matching checkpoints"),
-    "profile": ("profile", "where the time of one training step goes"),
+    "plan": ("plan", "show what a recipe needs: memory per GPU, files, matching checkpoints"),
+    "profile": ("profile", "show where the time of one training step goes"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
-    "audit": ("audit", "test a critic against engine truth before a run trusts it"),
+    "audit": ("audit", "test a critic against the engine before a run relies on it"),
     "serve-reward": ("serve_reward", "serve a critic over HTTP to other processes"),
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),
-    "score": ("score", "score a video: does it carry out the path, does it look good"),
-    "play": ("play", "walk through the world in the browser, before and after post-training"),
-    "votes": ("votes", "add up the blind votes that were given in the browser"),
-    "doctor": ("doctor", "say whether a run is learning, and what ails it if not"),
+    "score": ("score", "score how well a video follows a path and how good it looks"),
+    "play": ("play", "play the world in the browser, before and after post-training"),
+    "votes": ("votes", "count the blind votes from the browser"),
+    "doctor": ("doctor", "report whether a run is learning, and what is wrong if not"),
     "export": ("export", "write the final weights and a model card, push them to a hub"),
     "report": ("report", "write the self-contained HTML page of a run"),
-    "tables": ("tables", "take seeds of a recipe as one result, and write tables from stored results"),
-    "info": ("info", "versions, devices and weights, for a bug report"),
+    "tables": ("tables", "combine seeds of a recipe into one result, and write tables from stored results"),
+    "info": ("info", "show versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),
     "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
-    "doom measure": ("doom_measure", "what an embedded world's weights reach on held-out episodes"),
+    "doom measure": ("doom_measure", "measure an embedded world's weights on held-out episodes"),
     "doom critics": ("doom_critics", "train the critics and the held-out judge"),
-    "doom pickups": ("doom_pickups", "scenes of pick-ups: how well a critic reads what was picked up"),
+    "doom pickups": ("doom_pickups", "score a critic on scenes of pick-ups"),
     "doom pickup-critic": ("doom_pickup_critic", "train the detector of pick-ups"),
 }
 
@@ -62,7 +62,7 @@ WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
 
 GROUPS = {"doom": "make the embedded world: data, weights, critics"}
 
-# Failures of the operating system that a user can mend; every other one keeps its traceback.
+# Errors of the operating system that a user can fix; all others keep their traceback.
 _USER_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
     errno.EFBIG,
@@ -70,15 +70,15 @@ _USER_ERRNOS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes take the same path as every other user error."""
+    """An argument parser that raises a UserError for invalid arguments."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and exiting."""
+        """Raise a UserError instead of printing the usage and exiting."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; one of several processes that train together does not return from a failure.
+    """Run one command; in a team of processes (``RANK`` is set) a failure ends the process at once.
 
     Returns:
         0 on success, 1 for a diseased run, 2 after a user error, 128 + N after signal N, such as 130 for Ctrl-C.
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _outcome(words: list[str]) -> int:
-    """The exit code of one command, whose failures are said in a sentence."""
+    """Run a command, print its failure in one sentence, and return the exit code."""
     warnings.formatwarning = _warning
     try:
         with notices_raise():
@@ -103,7 +103,7 @@ def _outcome(words: list[str]) -> int:
         print(stop, file=sys.stderr)
         return EXIT_DISEASED
     except LostRank as loss:
-        if LAUNCHED not in os.environ:  # else the launcher names the rank that was lost
+        if LAUNCHED not in os.environ:  # else the launcher reports the lost rank
             print(f"error: {loss}", file=sys.stderr)
         return EXIT_LOST_RANK
     except OSError as error:
@@ -173,7 +173,7 @@ def group_overview(group: str) -> str:
             "",
             f"{GROUPS[group].capitalize()}.",
             "",
-            "commands, in the order in which they are run:",
+            "commands, in the order to run them:",
             *[f"  {name:<{WIDTH}}{text}" for name, text in members.items()],
             "",
             "examples:",
@@ -196,16 +196,16 @@ def _command_name(words: list[str]) -> str:
 def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
-        return f"what was saved is kept: worldcompass {shlex.join(again)}"
+        return f"resume with: worldcompass {shlex.join(again)}"
     if words[:1] in (["doom"], ["prepare"], ["evaluate"]):
-        return f"the same command goes on where it was: worldcompass {shlex.join(words)}"
+        return f"resume with the same command: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 
 
 def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Our own warnings are for users: one line; others' say where they come from, as Python has it."""
+    """Format warnings of this package as one line, and others with their place as Python does."""
     if Path(filename).is_relative_to(Path(__file__).parent):
         return f"warning: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"

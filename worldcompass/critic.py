@@ -1,4 +1,4 @@
-"""The contract of a critic: pixels and commands in, one score per candidate out."""
+"""The contract of a critic, which scores candidates from their pixels and commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from worldcompass.errors import UserError
 from worldcompass.types import Group, Scores
 
-# What somebody's own code may raise: bugs, groups that it cannot read, files and devices that fail it.
+# Errors to expect from a user's critic or recipe: bugs, unreadable groups, failing files and devices.
 FAILURES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
     TypeError, ValueError,
@@ -17,62 +17,62 @@ FAILURES = (
 
 
 class FailedCritic(ValueError):
-    """What a critic did instead of scoring, as the end of a sentence about it."""
+    """A critic did not return scores; the message ends a sentence about the critic."""
 
 
 @runtime_checkable
 class Critic(Protocol):
-    """Scores the candidates of a group; ``worldcompass.testing.check_critic`` is its executable form.
+    """Scores the candidates of a group; ``worldcompass.testing.check_critic`` checks this contract.
 
-    A candidate's score must not depend on its place in the group, and the group must be left as it is. A critic
-    that reads more than pixels and words says what in ``needs``, see ``Need``; a run that lacks it is refused.
+    A candidate's score must not depend on its place in the group, and the group must stay unchanged. A critic that
+    reads more than pixels and words lists it in ``needs``, see ``Need``; runs without it are refused.
     """
 
     @property
     def name(self) -> str:
-        """Word under which the scores are logged, such as ``interaction``."""
+        """Name of the scores in logs, such as ``interaction``."""
         ...
 
     def __call__(self, group: Group) -> Scores:
-        """Score the G candidates, higher is better; ``valid_G`` False where the critic abstains."""
+        """Score the G candidates, higher is better; ``valid_G`` is False where the critic abstains."""
         ...
 
 
 @runtime_checkable
 class Elsewhere(Critic, Protocol):
-    """A critic whose work is done in other processes: it is asked from threads while the next group is imagined."""
+    """A critic that works in other processes; threads call it while the next group is imagined."""
 
     @property
     def at_once(self) -> int:
-        """Groups that it may be asked about at the same time, at least 1."""
+        """Limit of simultaneous calls, at least 1."""
         ...
 
 
 @runtime_checkable
 class Retrying(Critic, Protocol):
-    """A critic that is asked again when it fails, and counts it: the doctor wants to know."""
+    """A critic that retries after failures and counts them, for the doctor."""
 
     @property
     def tries(self) -> tuple[int, int]:
-        """Tries made so far, and those of them that failed."""
+        """Number of tries so far, and of failed ones."""
         ...
 
 
 Need = Literal["cameras", "controls", "truth"]
-"""What a critic may read of a group besides pixels and words: labels and poses, controls, the engine's own part."""
+"""What a critic may read besides pixels and words: labels and poses, controls, the engine's continuation."""
 
 
 def needs_of(critic: Critic) -> frozenset[Need]:
-    """What a critic says it needs; nothing when it says nothing."""
+    """The needs of a critic; empty without an attribute ``needs``."""
     return frozenset(getattr(critic, "needs", ()))
 
 
 def ask(critic: Critic, group: Group) -> Scores:
-    """A critic's scores of a group: one number and one verdict for each candidate.
+    """Call a critic and check that it returns one value and one validity per candidate.
 
     Raises:
-        FailedCritic: when it raises instead, or returns something else.
-        UserError: its own sentence, such as that of a server which cannot be reached.
+        FailedCritic: when it raises an error, or returns something else.
+        UserError: as raised by the critic, such as for an unreachable server.
     """
     try:
         scores: Any = critic(group)
@@ -92,9 +92,9 @@ def ask(critic: Critic, group: Group) -> Scores:
 
 
 def said(error: Exception) -> str:
-    """An error of somebody's own code in one line: its words, and where it is a bug, what kind and where."""
+    """One line for an error of a user's code: its message, and for a bug also the type and place."""
     words = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if isinstance(error, ValueError | OSError | ImportError | SyntaxError):  # who reads them needs no place
+    if isinstance(error, ValueError | OSError | ImportError | SyntaxError):  # the message suffices
         return words
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     place = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

@@ -1,9 +1,9 @@
-"""Gymnasium environments: a world model as the simulator that an agent acts in.
+"""Gymnasium environments with a world model as the simulator.
 
-``gymnasium.make("worldcompass/Doom-v0")`` is the embedded world, ``WorldEnv`` and ``WorldVectorEnv`` take any.
-One step holds one action for one latent (4 frames in most worlds; worlds that know no chunks of 1 latent hold it
-for their shortest chunk). What an action is derives from the world's ``spec.actions``, see ``gym_space``. Episodes
-never terminate by themselves; they are truncated after ``max_steps``.
+``gymnasium.make("worldcompass/Doom-v0")`` makes the embedded world; ``WorldEnv`` and ``WorldVectorEnv`` accept any.
+One step holds one action for the world's shortest chunk, in most worlds one latent of 4 frames. The action space
+derives from the world's ``spec.actions``, see ``gym_space``. Episodes never terminate; they are truncated after
+``max_steps``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WINDOW = 640  # pixels across of the window for people
 
 @dataclass(frozen=True)
 class Episode:
-    """P episodes that began together: everything that ``save_state`` keeps besides the random generators."""
+    """P episodes that started together; ``save_state`` stores it with the random generators."""
 
     walk: Walk
     past_PF3hw: Tensor
@@ -46,19 +46,19 @@ class Episode:
     steps: int = 0
 
     def step(self, coming: Actions) -> Episode:
-        """After one more action each, (P, 1)."""
+        """The episodes after one more action each, (P, 1)."""
         walk = self.walk.step(coming)
         return Episode(walk, torch.cat([self.past_PF3hw, self.walk.frames_PF3hw], 1), self.steps + 1)
 
     def observations(self, frames: int) -> np.ndarray:
-        """The last ``frames`` frames, uint8 (P, F, h, w, 3); a start image alone is repeated."""
+        """The last ``frames`` frames, uint8 (P, F, h, w, 3); a single start image is repeated."""
         shown = self.walk.frames_PF3hw[:, -frames:]
         missing = frames - shown.shape[1]
         shown = torch.cat([shown[:, :1].expand(-1, missing, -1, -1, -1), shown], 1)
         return shown.movedim(2, -1).cpu().numpy()
 
     def rewards(self, reward: Reward | None) -> tuple[np.ndarray, np.ndarray]:
-        """Reward of the last step, float64 (P,), and whether the critic could tell; 0 where it abstained."""
+        """Rewards of the last step, float64 (P,), and their validity; 0 where the critic abstains."""
         walks = len(self.past_PF3hw)
         values, valid = np.zeros(walks), np.ones(walks, bool)
         if reward is None:
@@ -73,7 +73,7 @@ class Episode:
         return values, valid
 
     def _last(self, row: int) -> Actions:
-        """Of the last step."""
+        """Actions of the last step of one episode."""
         done = len(self.walk.actions)
         return self.walk.actions.select(row).latents(max(0, done - self.walk.chunk_length), done)
 
@@ -82,7 +82,7 @@ class Episode:
         return Group(self.walk.frames_PF3hw[row, None], past, past[0], self._last(row), per_latent)
 
     def infos(self) -> dict[str, np.ndarray]:
-        """What was carried out, a row per episode; of a camera also where it would have led."""
+        """The executed actions, one row per episode; for a camera with the nominal pose."""
         last = self.walk.actions.latents(len(self.walk.actions) - 1, len(self.walk.actions))
         if isinstance(self.walk.world.spec.actions, CameraActions):
             moves = last.cameras
@@ -93,7 +93,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Simulator:
-    """What both environments are made of: a world, places to start from, and what a step is worth."""
+    """The shared parts of both environments: a world, starts and a reward."""
 
     world: WorldModel[Any]
     starts: Sequence[Scenario]
@@ -107,7 +107,7 @@ class Simulator:
         if not self.starts:
             raise ValueError("an environment needs at least one scenario to start from, got none")
         if isinstance(self.reward, Critic) and (why := misfit(self.reward, self.world.spec.actions)):
-            raise ValueError(f"the critic {self.reward.name} {why}: take another reward")
+            raise ValueError(f"the critic {self.reward.name} {why}: choose another reward")
 
     @property
     def frames(self) -> int:
@@ -125,10 +125,10 @@ class Simulator:
         return gym_space(self.world.spec.actions)
 
     def begin(self, generators: Sequence[np.random.Generator], start: int | None = None) -> Episode:
-        """An episode per generator, which draws the start, unless one is given, and the noise.
+        """Start an episode per generator, which draws the noise, and the start when ``start`` is None.
 
         Raises:
-            ValueError: when the start is not the index of one.
+            ValueError: when ``start`` is not the index of a start.
         """
         if start is not None and start not in range(len(self.starts)):
             raise ValueError(f"start is {start!r}, expected 0 to {len(self.starts) - 1}")
@@ -139,11 +139,11 @@ class Simulator:
 
 
 def gym_space(space: ActionSpace) -> spaces.Space[Any]:
-    """What an agent's action is.
+    """The Gymnasium space of an action space.
 
-    Of a camera: translation and rotation class, in the order of ``worldcompass.actions``. Of controls: a number for
-    each where all are continuous, a level where all have levels, 0 or 1 where all are buttons; where they differ, a
-    dictionary of such parts.
+    A camera has a translation and a rotation class, in the order of ``worldcompass.actions``. Controls have a box
+    if all are continuous, levels if all have levels, 0 or 1 if all are buttons, and a dictionary of such parts if
+    their kinds differ.
     """
     if not isinstance(space, Controls):
         return spaces.MultiDiscrete([NUM_TRANSLATIONS, NUM_ROTATIONS])
@@ -162,10 +162,10 @@ def gym_space(space: ActionSpace) -> spaces.Space[Any]:
 
 
 def actions_of(space: ActionSpace, given: Any, walk: Walk) -> Actions:
-    """The (P, 1) actions of P elements of ``gym_space``.
+    """The actions (P, 1) of P elements of ``gym_space``.
 
     Raises:
-        ValueError: when they are not one element for every walk.
+        ValueError: when they are not one element per walk.
     """
     walks = len(walk.row_keys)
     if not isinstance(space, Controls):
@@ -190,7 +190,7 @@ def actions_of(space: ActionSpace, given: Any, walk: Walk) -> Actions:
 
 
 def _parts(space: Controls) -> dict[str, list[Axis]]:
-    """The controls by what an agent gives for them, in their order."""
+    """The controls by kind: continuous, buttons or levels; in their order."""
     kinds = [
         "continuous" if axis.levels is None else "buttons" if axis.levels == 2 else "levels"
         for axis in space.controls
@@ -213,7 +213,7 @@ def _labels_of(given: Any, walks: int) -> list[int]:
 
 
 class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One agent in any world model; see the module's docstring for what a step is."""
+    """An environment of one agent in any world model; the module's docstring defines a step."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 (as the base class has it)
 
@@ -231,7 +231,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Args:
             world: any adapter that passes ``check_world_model``.
-            starts: scenarios whose start images an episode may begin with; their commands are not used.
+            starts: scenarios whose start images start the episodes; their commands are not used.
             reward: of every step; 0 when None.
             max_steps: steps until truncation.
             num_steps: denoising steps; the world's default when None.
@@ -250,7 +250,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode; ``options={"start": i}`` chooses the scenario."""
+        """Start an episode; ``options={"start": i}`` chooses the scenario."""
         super().reset(seed=seed)
         self._episode = self.simulator.begin([self.np_random], (options or {}).get("start"))
         if self.render_mode == "human":
@@ -261,7 +261,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Hold an action for one step.
 
         Raises:
-            ValueError: for an action outside of the action space.
+            ValueError: for an action outside the action space.
         """
         episode = self._running()
         one = (
@@ -279,16 +279,16 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return observation, float(rewards[0]), False, truncated, {**self._info(), "scored": bool(valid[0])}
 
     def save_state(self) -> Any:
-        """This moment, with the random generator; immutable and cheap, since it shares what it can."""
+        """The current state with the random generator; immutable and cheap, as it shares structure."""
         return self._running(), self.np_random.bit_generator.state
 
     def restore_state(self, state: Any) -> np.ndarray:
-        """Back to a saved moment of this environment, as often as wanted; returns its observation."""
+        """Restore a saved state of this environment, any number of times, and return its observation."""
         self._episode, self.np_random.bit_generator.state = state
         return self._running().observations(self.simulator.frames)[0]
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The last frame (h, w, 3) for ``rgb_array``; for ``human`` it goes to a window."""
+        """Return the last frame (h, w, 3) for ``rgb_array``; show the last frames in a window for ``human``."""
         picture = self._running().observations(1)[0, -1]
         if self.render_mode == "human":
             self._window = self._window or _Window(picture.shape, self.simulator.world.spec.fps)
@@ -313,9 +313,9 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Agents side by side, one batch on the model; row i equals a ``WorldEnv`` seeded with ``seed + i``.
+    """Parallel agents in one batch of the model; row i equals a ``WorldEnv`` with the seed ``seed + i``.
 
-    All episodes begin together and are truncated together; the step after that begins new ones
+    All episodes start and are truncated together; the step after that starts new ones
     (``AutoresetMode.NEXT_STEP``).
     """
 
@@ -334,7 +334,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         """See ``WorldEnv``.
 
         Raises:
-            ValueError: when the world holds one past at a time; ``gymnasium.vector.SyncVectorEnv`` serves it.
+            ValueError: when the world holds one past at a time; use ``gymnasium.vector.SyncVectorEnv`` for it.
         """
         if not world.spec.batches_pasts:
             raise ValueError(
@@ -352,7 +352,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin all episodes; an integer seeds row i with ``seed + i``."""
+        """Start all episodes; an integer seeds row i with ``seed + i``."""
         if seed is not None:
             seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
             self._generators = [np_random(s)[0] for s in seeds]
@@ -362,7 +362,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Hold an action per row; after a truncation it is ignored and new episodes begin."""
+        """Hold an action per row; after a truncation it is ignored and new episodes start."""
         if self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset() first: no episode has begun")
         over = np.zeros(self.num_envs, bool)

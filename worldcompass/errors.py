@@ -1,27 +1,27 @@
-"""Errors that a user can mend, and the exit codes of the command."""
+"""Errors that a user can fix, and the exit codes of the command line."""
 
 import signal
 
 EXIT_DISEASED = 1
 EXIT_USER_ERROR = 2
-EXIT_LOST_RANK = 75  # a temporary failure, in the words of sysexits.h
+EXIT_LOST_RANK = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_SIGNAL = 128  # plus the signal's number, as in a shell: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 
-# In the environment of ranks that our own launcher started: its process, which reports for them.
+# Environment variable of ranks under the package's launcher: its process id, as the launcher reports for them.
 LAUNCHED = "WORLDCOMPASS_LAUNCHED"
 
 
 class UserError(Exception):
-    """One clear sentence: what was expected, what came, how to mend it. The CLI exits with code 2."""
+    """One sentence: what was expected, what came, how to fix it. The CLI exits with code 2."""
 
 
 class UnfitInputs(UserError, ValueError):
-    """Configuration, scenarios and critics that do not fit together; a ValueError for those who call from code."""
+    """Configuration, scenarios and critics do not fit together; also a ValueError, for callers in Python."""
 
 
 class LostCritic(UserError):
-    """A critic failed, or one in another process however often it was asked; what was learned is saved first."""
+    """A critic failed, after all retries if it is remote; training saves its earlier steps first."""
 
 
 class StoppedRun(Exception):
@@ -29,4 +29,4 @@ class StoppedRun(Exception):
 
 
 class LostRank(RuntimeError):
-    """Another process of the run is gone: this one cannot go on. The CLI exits with ``EXIT_LOST_RANK``."""
+    """Another process of the run is lost, so this one cannot continue. The CLI exits with ``EXIT_LOST_RANK``."""

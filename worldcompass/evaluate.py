@@ -1,6 +1,6 @@
-"""Honest evaluation: fixed scenarios, a held-out judge, the engine as ceiling, paired bootstrap intervals.
+"""Evaluation on fixed scenarios with a held-out judge, the engine as upper bound, and paired bootstrap intervals.
 
-Every number is higher-is-better. Nothing here is ever a reward, and no reward is read here except to report it.
+Higher is better for every score. No score here is a reward; ``critic_accuracy`` is only reported.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
-FOLLOWED = "judge_accuracy"  # what a gap is measured in
+FOLLOWED = "judge_accuracy"  # the measure of the gap
 KINDS = ("combined", "basic")
-HELD_OUT, UNSEEN = "heldout", "unseen"  # how the ids of scenarios begin, by where they start
+HELD_OUT, UNSEEN = "heldout", "unseen"  # prefixes of scenario ids: new starts on known maps, and unknown maps
 
 
 class Reader(Protocol):
@@ -42,13 +42,13 @@ class Judge(Reader, Protocol):
     """Reads actions and realism from pixels; held out from training."""
 
     def realism(self, frames_F3hw: Tensor) -> Tensor:
-        """How real each frame looks, float32 (F,)."""
+        """Realism of each frame, float32 (F,)."""
         ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Measures of V videos by depth: D chunks each."""
+    """Measures of V videos of D chunks each, by chunk."""
 
     scenarios: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -56,10 +56,10 @@ class Measured:
     asked_VM: np.ndarray
     """Commanded action of every latent, int."""
     read_VM: np.ndarray
-    """What the judge reads, int."""
+    """Action of every latent as read by the judge, int."""
 
     def select(self, prefix: str) -> Measured:
-        """The videos of scenarios whose id begins so."""
+        """The videos of scenarios whose id starts with ``prefix``."""
         rows = [i for i, scenario in enumerate(self.scenarios) if scenario.startswith(prefix)]
         return Measured(
             tuple(self.scenarios[i] for i in rows),
@@ -70,7 +70,7 @@ class Measured:
         )
 
     def first(self, chunks: int, latents_per_chunk: int = 4) -> Measured:
-        """The same videos up to a depth."""
+        """The first chunks of every video."""
         values = {name: v[:, :chunks] for name, v in self.values_VD.items()}
         latents = chunks * latents_per_chunk
         return replace(
@@ -78,22 +78,22 @@ class Measured:
         )
 
     def of_kind(self, kind: str) -> dict[str, np.ndarray]:
-        """Mean over depth of every measure for the videos of one kind; (V',)."""
+        """Mean over chunks of every measure for the videos of one kind; (V',)."""
         rows = np.array([k == kind for k in self.kinds])
         return {name: values[rows].mean(1) for name, values in self.values_VD.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Lists that ``from_json`` reads back."""
+        """Lists for ``from_json``."""
         values = {name: v.round(6).tolist() for name, v in self.values_VD.items()}
         actions = {"asked": self.asked_VM.tolist(), "read": self.read_VM.tolist()}
         return {"scenarios": list(self.scenarios), "kinds": list(self.kinds), "values": values, **actions}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Measured:
-        """The inverse of ``to_json``; without ``asked`` and ``read``, no actions were kept.
+        """The inverse of ``to_json``; ``asked`` and ``read`` are optional.
 
         Raises:
-            ValueError: naming what is missing or malformed.
+            ValueError: with the part that is missing or malformed.
         """
         try:
             scenarios, kinds = tuple(data["scenarios"]), tuple(data["kinds"])
@@ -109,14 +109,14 @@ class Measured:
 
 
 def read_measured(path: Path) -> Measured:
-    """What was measured of a model or the engine, as a run's folder keeps it.
+    """Read the measures of a model or the engine from a run's folder.
 
     Raises:
-        UserError: when it is not there, or malformed.
+        UserError: when the file is missing or malformed.
     """
     data = read_object(path, "an evaluation")
     if not data:
-        raise UserError(f"{path.parent} is no finished run: {path.name} is missing")
+        raise UserError(f"{path.parent} is not a finished run: {path.name} is missing")
     try:
         return Measured.from_json(data)
     except ValueError as why:
@@ -130,7 +130,7 @@ def imagine_all(
     batch: int = 12,
     on_video: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Videos of all scenarios, uint8 (V, F, 3, h, w), in batches; noise depends on seed and scenario alone."""
+    """Imagine videos of all scenarios in batches, uint8 (V, F, 3, h, w); noise depends on seed and scenario."""
     videos = []
     for start in range(0, len(scenarios), batch):
         part = scenarios[start : start + batch]
@@ -147,15 +147,18 @@ def measure(
     critic: Reader,
     chunk: int = 4,
 ) -> Measured:
-    """Score videos against their scenarios' commands and the engine's own frames.
+    """Score videos against their scenarios' commands and the engine's frames.
 
     Args:
-        videos_VF3hw: uint8; also the engine's own videos, which give the ceiling.
-        critic: reads labels like the judge does, for ``critic_accuracy``.
-        chunk: latents per depth.
+        videos_VF3hw: uint8, of a model or of the engine, which gives the upper bound.
+        scenarios: of the videos, with the engine's continuation.
+        spec: of the world.
+        judge: reads actions and realism.
+        critic: reads actions for ``critic_accuracy``.
+        chunk: latents per chunk.
 
     Raises:
-        ValueError: when a scenario has no truth to compare with.
+        ValueError: when a scenario lacks the engine's continuation.
     """
     labels_VM = torch.stack([s.actions.cameras.labels_K for s in scenarios])
     latents = labels_VM.shape[1]
@@ -187,7 +190,7 @@ def measure(
 
 
 def _by_chunk(values: np.ndarray, latents: int, chunk: int, per_latent: int) -> np.ndarray:
-    """Means over the chunks' moving latents; the first chunk has one latent less, its start image."""
+    """Means over the moving latents of each chunk; the first chunk excludes the start image."""
     borders = [0] + [per_latent * (stop - 1) for stop in range(chunk, latents + 1, chunk)]
     return np.array([values[a:b].mean() for a, b in itertools.pairwise(borders)])
 
@@ -203,21 +206,21 @@ def _luma(frames_F3hw: Tensor) -> Tensor:
 
 
 def _sharpness(frames_F3hw: Tensor) -> np.ndarray:
-    """Mean absolute difference of neighbouring pixels of the luma, per frame; the floor keeps flat walls finite."""
+    """Mean absolute difference of neighbouring luma pixels per frame, with a floor for flat walls."""
     luma = _luma(frames_F3hw)
     across = luma.diff(dim=-1).abs().mean(dim=(1, 2)) + luma.diff(dim=-2).abs().mean(dim=(1, 2))
     return across.clamp_min(2e-3).numpy()
 
 
 def _flicker(frames_F3hw: Tensor) -> np.ndarray:
-    """Minus the mean absolute second difference in time of the luma, per frame (the ends copy their neighbours)."""
+    """Minus the mean absolute second difference of the luma in time, per frame; the ends copy their neighbours."""
     luma = _luma(frames_F3hw)
     second = (luma[2:] - 2 * luma[1:-1] + luma[:-2]).abs().mean(dim=(1, 2))
     return -torch.cat([second[:1], second, second[-1:]]).numpy()
 
 
 def evaluation_of(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:
-    """The evaluation from held-out starts, and the same of places never trained on where there are any.
+    """The evaluation on held-out starts, and on unseen places if there are any.
 
     Base and trained may be pooled over several runs; the engine is measured once.
     """
@@ -235,8 +238,8 @@ def evaluation_of(engine: Measured, base: Measured, trained: Measured | None) ->
 def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:
     """Scores of each kind of action.
 
-    Intervals are bootstraps over scenarios, and over seeds where several videos share a scenario; ``difference``
-    and ``gap_closed`` are paired: trained and base are resampled together.
+    Intervals are bootstraps over scenarios, and over seeds if several videos share a scenario. ``difference`` and
+    ``gap_closed`` are paired: trained and base are resampled together.
     """
     sides: dict[str, dict[str, dict[str, Estimate]]] = {side: {} for side in SIDES}
     closed = {}
@@ -258,7 +261,7 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Eva
 
 
 def per_depth(measured: Measured) -> Depths:
-    """Means by chunk for each kind: how scores hold up over the rollout."""
+    """Mean of each chunk by kind, which shows how scores change over the rollout."""
     return {
         kind: {
             name: v[[k == kind for k in measured.kinds]].mean(0).round(4).tolist()
@@ -269,7 +272,7 @@ def per_depth(measured: Measured) -> Depths:
 
 
 def per_action(measured: Measured, chunk: int = 4) -> ActionCounts:
-    """How often each of the 81 actions was asked in every chunk, and followed; without the start image."""
+    """Counts of each of the 81 actions, commanded and followed, per chunk; without the start image."""
     asked, read = measured.asked_VM, measured.read_VM
     counts: tuple[list[list[int]], list[list[int]]] = [], []
     for first in range(0, asked.shape[1] - chunk + 1, chunk):
@@ -281,7 +284,7 @@ def per_action(measured: Measured, chunk: int = 4) -> ActionCounts:
 
 
 def pool(parts: Sequence[Measured]) -> Measured:
-    """Videos of several seeds as one set; scenarios keep their names, so resampling keeps them together."""
+    """Combine the videos of several seeds; resampling keeps those of a scenario together by its name."""
     values = {name: np.concatenate([p.values_VD[name] for p in parts]) for name in parts[0].values_VD}
     scenarios = tuple(s for p in parts for s in p.scenarios)
     asked, read = (np.concatenate([getattr(p, name) for p in parts]) for name in ("asked_VM", "read_VM"))

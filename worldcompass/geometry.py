@@ -1,4 +1,4 @@
-"""Camera motion: labels, poses, nominal trajectories; pure functions.
+"""Camera motion: labels, poses and nominal trajectories, as pure functions.
 
 Conventions (docs/architecture.md): ``world_from_camera`` 4x4, OpenCV axes (x right, y down, z forward).
 Yaw + is to the right, pitch + is up, degrees. One label per latent, ``9 * translation + rotation``.
@@ -19,27 +19,27 @@ NUM_ACTIONS = NUM_TRANSLATIONS * NUM_ROTATIONS
 _TRANSLATION_SIGNS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _ROTATION_SIGNS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
-# Angle to an axis below which a motion counts as along it; WorldPlay's labelling, degrees.
+# Largest angle in degrees between a motion and its axis; from the labels of WorldPlay.
 SECTOR_DEG = 60.0
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How far one action moves and turns the camera over one latent."""
+    """Motion of the camera by one action over one latent."""
 
     move: float
-    """The world's length unit per latent, along the direction of the translation."""
+    """Length per latent in the world's unit, along the direction of the translation."""
     yaw_deg: float
     pitch_deg: float
     level: bool
-    """True when walking follows the ground whatever the pitch (games); False when it follows the camera."""
+    """True to move along the ground independent of pitch (games), False to move along the camera's axes."""
     substeps: int = 1
-    """Equal parts in which one latent's turn and move alternate (a game moves every frame)."""
+    """Number of equal parts of a latent's motion, each a turn and a move (a game moves every frame)."""
 
 
 @dataclass(frozen=True)
 class LabelThresholds:
-    """Smallest motion over one latent that counts as an action (strictly greater)."""
+    """Thresholds of motion over one latent, which an action must exceed."""
 
     move: float
     yaw_deg: float
@@ -75,7 +75,7 @@ def signs_of_label(index: int) -> tuple[int, int, int, int]:
 
 
 def opposite(index: int) -> int:
-    """The composite action that undoes another one."""
+    """The composite action with the opposite signs."""
     return label_from_signs(*(-sign for sign in signs_of_label(index)))
 
 
@@ -89,7 +89,7 @@ def rotation_from_angles(yaw_deg: Tensor, pitch_deg: Tensor) -> Tensor:
 
 
 def angles_from_rotation(rotation_33: Tensor) -> tuple[Tensor, Tensor]:
-    """Yaw and pitch in degrees of the camera's viewing direction; roll is ignored."""
+    """Yaw and pitch of the viewing direction in degrees, without roll."""
     forward = rotation_33[..., :, 2]
     yaw = torch.atan2(forward[..., 0], forward[..., 2])
     pitch = torch.asin((-forward[..., 1]).clamp(-1, 1))
@@ -122,7 +122,7 @@ def level_motion(previous_44: Tensor, current_44: Tensor) -> Tensor:
 def camera_motion(previous_44: Tensor, current_44: Tensor) -> Tensor:
     """Motion between two poses in the camera frame of the first: (right, forward, yaw deg, pitch deg); (..., 4).
 
-    Unlike ``level_motion`` it needs no vertical, which an estimator of cameras does not know.
+    Unlike ``level_motion`` it needs no vertical, which camera estimators do not know.
     """
     step = relative_pose(previous_44, current_44)
     yaw, pitch = angles_from_rotation(step[..., :3, :3])
@@ -130,14 +130,14 @@ def camera_motion(previous_44: Tensor, current_44: Tensor) -> Tensor:
 
 
 def relative_pose(previous_44: Tensor, current_44: Tensor) -> Tensor:
-    """``previous_from_current``: the second camera as the first one sees it; (..., 4, 4)."""
+    """``previous_from_current``: the second camera in the frame of the first; (..., 4, 4)."""
     turn = previous_44[..., :3, :3].transpose(-1, -2)
     step = (turn @ (current_44[..., :3, 3] - previous_44[..., :3, 3])[..., None])[..., 0]
     return pose(turn @ current_44[..., :3, :3], step)
 
 
 def rotation_angle(rotation_33: Tensor) -> Tensor:
-    """Angle of a rotation about its axis, degrees in [0, 180]; exact for small angles too."""
+    """Angle of a rotation about its axis, degrees in [0, 180]; accurate for small angles."""
     skew = rotation_33 - rotation_33.transpose(-1, -2)
     sine = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1).norm(dim=-1) / 2
     cosine = (rotation_33.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
@@ -148,7 +148,7 @@ def umeyama(source_N3: Tensor, target_N3: Tensor) -> tuple[Tensor, Tensor, Tenso
     """Scale, rotation (..., 3, 3) and shift (..., 3) with the least squared ``target - (scale R source + shift)``.
 
     Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE
-    PAMI 13 (1991), equations 40 to 43. The scale of points that all lie at one place is 0.
+    PAMI 13 (1991), equations 40 to 43. The scale of coincident points is 0.
     """
     source_mean, target_mean = source_N3.double().mean(-2), target_N3.double().mean(-2)
     source = source_N3.double() - source_mean[..., None, :]
@@ -167,8 +167,8 @@ def umeyama(source_N3: Tensor, target_N3: Tensor) -> tuple[Tensor, Tensor, Tenso
 def label_from_motion(motion_4: Tensor, thresholds: LabelThresholds) -> Tensor:
     """Composite actions of measured motions (right, forward, yaw deg, pitch deg).
 
-    A translation counts along an axis when it is longer than the threshold and within 60 degrees of
-    that axis (WorldPlay's action labels); int64.
+    A translation has a sign along an axis when it is longer than the threshold and within 60 degrees of the axis
+    (WorldPlay's action labels); int64.
     """
     right, forward, yaw, pitch = motion_4.unbind(-1)
     length = torch.hypot(right, forward)
@@ -197,10 +197,10 @@ def labels_from_poses(world_from_camera_M44: Tensor, thresholds: LabelThresholds
 
 
 def nominal_poses(labels_M: Tensor, motion: Motion) -> Tensor:
-    """The camera path that commands stand for: latent 0 at the identity, float32 (M, 4, 4).
+    """The nominal camera path of commands: latent 0 at the identity, float32 (M, 4, 4).
 
     In each of ``motion.substeps`` parts the camera turns (yaw, then pitch) and then moves in its new frame
-    (WorldPlay's pose strings); with ``motion.level`` it moves along the ground whatever the pitch.
+    (WorldPlay's pose strings); with ``motion.level`` it moves along the ground independent of pitch.
     """
     parts = motion.substeps
     right, forward, yaw, pitch = motion_signs(labels_M).double().repeat_interleave(parts, -2).unbind(-1)
@@ -217,11 +217,14 @@ def nominal_poses(labels_M: Tensor, motion: Motion) -> Tensor:
 def within_pitch(
     labels_PM: Tensor, labels_P: Tensor, motion: Motion, limit_deg: float | None, latents: int = 1
 ) -> Tensor:
-    """The coming actions without their looking up or down where that would pass the limit; int64 (P,).
+    """The next actions, without pitch where they would exceed the limit; int64 (P,).
 
     Args:
-        labels_PM: what was carried out so far, from a level camera.
-        latents: how long each coming action is held.
+        labels_PM: actions so far, from a level camera.
+        labels_P: next actions.
+        motion: nominal motion of an action over one latent.
+        limit_deg: of the pitch; no limit when None.
+        latents: number of latents to hold each next action.
     """
     if limit_deg is None:
         return labels_P

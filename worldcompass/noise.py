@@ -1,9 +1,9 @@
 """Noise levels of a rollout, and the step from one level to the next: pure functions in clean space.
 
-A noisy latent is ``x = (1 - s) x0 + s n`` with the level s in [0, 1]. Whatever a model calls its noise fits in:
-flow matching has this form already; with EDM's ``x0 + t n`` divide by ``1 + t`` and s is ``t / (1 + t)``; with
-``a x0 + b n`` of a variance-preserving model divide by ``a + b`` and s is ``b / (a + b)``. Euler of EDM and DDIM
-with eta 0 are then ``euler_step``.
+A noisy latent is ``x = (1 - s) x0 + s n`` with the level s in [0, 1]. Other conventions convert to it: flow
+matching has this form; for EDM's ``x0 + t n`` divide by ``1 + t``, and s is ``t / (1 + t)``; for ``a x0 + b n``
+of a variance-preserving model divide by ``a + b``, and s is ``b / (a + b)``. The Euler steps of EDM and DDIM with
+eta 0 then equal ``euler_step``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from worldcompass.errors import UnfitInputs
 
 Noise = Callable[[int], Tensor]
-"""Standard normal noise of a chunk's rows by denoising step, (B, C, K, H, W); step 0 is where the rows start."""
+"""Standard normal noise of a chunk's rows by denoising step, (B, C, K, H, W); step 0 gives the start."""
 
 Sampler = Callable[[Tensor, Tensor, float, float, Callable[[], Tensor]], Tensor]
 """(noisy, clean, sigma, next_sigma, fresh) -> the noisy latents at ``next_sigma``; ``euler_step`` or
@@ -30,13 +30,13 @@ class ShiftedLevels:
     """Levels ``shift u / (1 + (shift - 1) u)`` with u evenly spaced from 1 to 0, for any number of steps.
 
     Raises:
-        ValueError: unless the shift is positive and there is a step.
+        ValueError: unless the shift is positive and the number of steps is at least 1.
     """
 
     shift: float
-    """Towards high noise; 1 is uniform."""
+    """Values above 1 shift the levels towards high noise; 1 is uniform."""
     num_steps: int
-    """Denoising steps unless a caller says otherwise."""
+    """Default number of denoising steps."""
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.num_steps < 1:
@@ -50,14 +50,14 @@ class ShiftedLevels:
 
 @dataclass(frozen=True)
 class ExplicitLevels:
-    """Levels that a model was distilled to or has tabulated; their number is fixed.
+    """A fixed list of levels, such as those of a distilled model.
 
     Raises:
         ValueError: unless they fall from at most 1 to 0.
     """
 
     levels: tuple[float, ...]
-    """One more than there are denoising steps; the last is 0."""
+    """(S + 1) values for S denoising steps; the last is 0."""
 
     def __post_init__(self) -> None:
         falls = all(level > after for level, after in pairwise(self.levels))
@@ -73,11 +73,11 @@ class ExplicitLevels:
         """float32, (S + 1,).
 
         Raises:
-            UnfitInputs: when another number of steps is asked for.
+            UnfitInputs: for another number of steps.
         """
         if num_steps not in (None, self.num_steps):
             raise UnfitInputs(
-                f"this world has fixed noise levels for {self.num_steps} denoising steps, got {num_steps}: ask for"
+                f"this world has fixed noise levels for {self.num_steps} denoising steps, got {num_steps}: set"
                 f" {self.num_steps}, or leave the number of steps out"
             )
         return torch.tensor(self.levels)
@@ -106,5 +106,5 @@ def euler_step(
 def fresh_noise_step(
     noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float, fresh: Callable[[], Tensor]
 ) -> Tensor:
-    """``(1 - s') c + s' n`` with new noise n, as few-step students are distilled; ``noisy`` is let go."""
+    """``(1 - s') c + s' n`` with new noise n, as in distilled few-step models; ``noisy`` is not used."""
     return clean if next_sigma == 0 else (1 - next_sigma) * clean + next_sigma * fresh()

@@ -1,9 +1,8 @@
-"""Imagination: one past, G futures of one chunk; and the whole-video rollout it is compared with.
+"""Rollouts: one past with G futures of one chunk, and whole videos as the baseline.
 
 Order of calls for every chunk: ``attend`` -> ``predict_clean`` once per denoising step -> ``decode`` ->
-``remember``, the latter two on the attended context. A forward pass is one row through the network: rows x
-denoising steps, plus one prefix pass for every past that is attended with latents in it; none for a chunk that is
-given whole.
+``remember``, the latter two on the attended context. A forward pass is one row through the network. A chunk takes
+rows x denoising steps, plus one prefix pass for every past with latents, or none if it is given whole.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from worldcompass.world import Context, WorldModel
 
 @dataclass(frozen=True)
 class Past:
-    """The chunks that were imagined before the one of interest, for P scenarios."""
+    """The imagined chunks before the chunk to train, for P scenarios."""
 
     context: Any
     """The world's own Context of P pasts, not attended yet."""
     frames_PF3hw: Tensor
-    """uint8; F = 0 when nothing was imagined yet."""
+    """uint8; F = 0 without imagined chunks."""
     forward_passes: int
 
 
@@ -52,35 +51,35 @@ class Futures:
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """Which futures are imagined: of which scenarios and chunk, how many, and from which noise."""
+    """The futures to imagine: scenarios, chunk, number of candidates, and noise."""
 
     scenarios: Sequence[Scenario]
     """Each makes one group."""
     chunk: int
-    """Index of the chunk of interest; the ones before it are the past."""
+    """Index of the chunk; earlier chunks are the past."""
     chunk_length: int
     """Latents per chunk."""
     group_size: int
     """G: candidates of one group, on all processes together."""
     keys: tuple[Key, ...]
-    """What all noise derives from, such as ``(seed, step)``."""
+    """Keys of all noise, such as ``(seed, step)``."""
     sigmas: Tensor
     """Noise levels of every chunk, see ``WorldSpec.sigmas``."""
     explore: float = 0.0
-    """The candidates of a group are guided with weights evenly spread from 0 to this; 0 guides none."""
+    """Largest guidance weight of a group's candidates, spread evenly from 0; 0 for no guidance."""
     shared_noise: bool = False
-    """The candidates of a group start from one noise, so that guidance alone tells them apart."""
+    """Start the candidates of a group from the same noise, so that they differ only in guidance."""
     candidates: range | None = None
-    """Those of every group that are imagined here; all of them when None."""
+    """The candidates of every group for this process; all when None."""
 
     @property
     def own(self) -> range:
-        """The candidates of every group that are imagined here."""
+        """The candidates of every group for this process."""
         return self.candidates or range(self.group_size)
 
     @property
     def numbers(self) -> Sequence[int]:
-        """What the noise of a group's candidates derives from: their own numbers, or one for all."""
+        """Noise keys of a group's candidates: their numbers, or 0 for all with shared noise."""
         return [0] * self.group_size if self.shared_noise else range(self.group_size)
 
     @property
@@ -102,12 +101,12 @@ def imagine_chunk(
     sigmas: Tensor,
     guidance_B: Tensor | None = None,
 ) -> Tensor:
-    """Denoise B candidates of one chunk; (B, C, K, H, W) float32. What is given whole needs no denoising.
+    """Denoise B candidates of one chunk; (B, C, K, H, W) float32. A chunk that is given whole needs no denoising.
 
     Args:
         context: attended for this chunk; P pasts, P divides B.
         actions: (P, K).
-        noise: such as ``chunk_noise``; step 0 says how many candidates there are.
+        noise: such as ``chunk_noise``; step 0 determines the number of candidates.
         sigmas: (S + 1,), from at most 1 to 0.
         guidance_B: weight g of each candidate, ``guided(c, c_weak, g)``; needs a ``Guidable`` world.
     """
@@ -130,7 +129,7 @@ def imagine_chunk(
 def guided(clean: Tensor, weak: Tensor, guidance_B: Tensor) -> Tensor:
     """``c + g (d - mean d)`` with ``d = c - c_weak``, the mean over each channel of a latent; (B, C, K, H, W).
 
-    Guidance with means would teach a shade per chunk, which eight chunks add up.
+    Without the subtraction, guidance would shift the colours of every chunk, which accumulates over a video.
     """
     away = clean - weak
     return clean + guidance_B.view(-1, 1, 1, 1, 1) * (away - away.mean((-2, -1), keepdim=True))
@@ -145,10 +144,10 @@ def imagine_past(
     row_keys: Sequence[tuple[Key, ...]],
     sigmas: Tensor,
 ) -> Past:
-    """Roll chunks 0 .. num_chunks - 1 once per scenario, all scenarios in one batch.
+    """Imagine chunks 0 .. num_chunks - 1 once per scenario, all scenarios in one batch.
 
     Args:
-        row_keys: one tuple per scenario; what is drawn for a chunk depends on it and on the chunk's index alone.
+        row_keys: one tuple per scenario; the draws for a chunk depend only on it and the chunk's index.
     """
     context = world.begin(scenarios)
     frames = [torch.empty(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)]
@@ -167,18 +166,18 @@ def imagine_past(
 
 @torch.no_grad()
 def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futures]:
-    """Clip-level rollout: each scenario's past once, then the futures of the chunk, which share it.
+    """Clip-level rollout: imagine each scenario's past once, then the futures of the chunk, which share it.
 
-    All scenarios travel in one batch when the world batches pasts, else one after the other. Noise depends on the
+    All scenarios form one batch if the world batches pasts, else each is imagined separately. Noise depends on the
     request's keys, the scenario's id, the chunk and the candidate's number. With ``explore`` candidates differ in
-    a way that weights can learn; with ``shared_noise`` they differ in nothing else, and scores compare guidance
-    instead of luck.
+    guidance, which weights can learn. With ``shared_noise`` that is their only difference, so scores do not compare
+    noise.
 
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
 
     Raises:
-        UnfitInputs: when nothing of the chunk is imagined.
+        UnfitInputs: when the chunk is given whole.
     """
     chunk, length, keys, sigmas = request.chunk, request.chunk_length, request.keys, request.sigmas
     result = []
@@ -205,15 +204,15 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
 
 @torch.no_grad()
 def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> list[Futures]:
-    """The baseline: every candidate imagines its own video, chunks 0 to the request's.
+    """The baseline: imagine a separate video for every candidate, chunks 0 to the request's.
 
-    Critics see the whole video as one group (no past frames, all commands): ONE score per video and none per
-    chunk. The latents handed to the update are those of the last chunk, each row with its own past; that chunk
-    alone is guided with ``explore``, and with ``shared_noise`` all candidates have one past.
+    Critics score each whole video once, as a group without past frames and with all commands. The update gets the
+    latents of the last chunk, each row with its own past. ``explore`` guides only that chunk, and with
+    ``shared_noise`` all candidates have the same past.
 
     Raises:
         ValueError: when the world cannot hold several pasts in one call.
-        UnfitInputs: when nothing of the last chunk is imagined.
+        UnfitInputs: when the last chunk is given whole.
     """
     if not world.spec.batches_pasts:
         raise ValueError(f"whole-video rollout needs a world that batches pasts; {world.spec.name} does not")
@@ -250,12 +249,12 @@ def imagine_video(
 ) -> Tensor:
     """One video per scenario along its whole trajectory; uint8 (P, F, 3, h, w).
 
-    The last action is held to fill the last chunk and the video is trimmed. Noise depends on ``keys``, the
-    scenario's id and the chunk's index, never on the other scenarios of the batch.
+    The last action is held to fill the last chunk, and the video is trimmed. Noise depends on ``keys``, the
+    scenario's id and the chunk's index, but not on the other scenarios of the batch.
 
     Args:
-        scenarios: equally long ones.
-        keys: what the noise derives from, such as ``(seed,)``.
+        scenarios: of one length.
+        keys: of the noise, such as ``(seed,)``.
         chunk_length: latents per chunk; the world's default when None.
         num_steps: denoising steps; the world's default when None.
     """
@@ -276,7 +275,7 @@ def imagine_video(
 
 
 def clip_level_passes(num_chunks: int, group_size: int, num_steps: int, explore: float = 0.0) -> int:
-    """Forward passes of one group of the last of ``num_chunks`` chunks, its past imagined once."""
+    """Forward passes of one group of the last of ``num_chunks`` chunks, with one imagined past."""
     per_step = 2 if explore else 1
     return (num_chunks - 1 + per_step * group_size) * num_steps + num_chunks - 1
 
@@ -290,7 +289,7 @@ def whole_video_passes(num_chunks: int, group_size: int, num_steps: int, explore
 def spread_guidance(
     world: WorldModel[Any], request: RolloutRequest, scenarios: Sequence[Scenario]
 ) -> Tensor | None:
-    """Guidance weights of the own candidates, each group in an order of its own; None without exploration."""
+    """Guidance weights of this process's candidates, in a random order per group; None without exploration."""
     if not request.explore:
         return None
     even, own = torch.linspace(0, request.explore, request.group_size), list(request.own)
@@ -300,54 +299,54 @@ def spread_guidance(
 
 
 def given_whole(context: Context) -> bool:
-    """Whether every latent of the attended chunk is given: there is nothing to imagine."""
+    """Whether every latent of the attended chunk is given, so that nothing is imagined."""
     return context.given_K is not None and bool(context.given_K.all())
 
 
 def refuse_given(world: WorldModel[Any], context: Context, request: RolloutRequest) -> None:
-    """Futures of what is given would all be the same.
+    """Refuse a chunk that is given whole, as all its futures would be equal.
 
     Raises:
         UnfitInputs: when every latent of the chunk is given.
     """
     if given_whole(context):
         raise UnfitInputs(
-            f"chunk {request.chunk} is given whole to {world.spec.name}, so there are no futures to compare: begin"
-            f" later, such as with first_chunk={request.chunk + 1}, or take longer chunks"
+            f"chunk {request.chunk} is given whole to {world.spec.name}, so there are no futures to compare: start"
+            f" later, such as with first_chunk={request.chunk + 1}, or use longer chunks"
         )
 
 
 def past_generators(past_keys: Sequence[tuple[Key, ...]], chunk: int) -> list[torch.Generator]:
-    """What ``attend`` draws from for a chunk, one for each past."""
+    """The generators of ``attend`` for a chunk, one per past."""
     return [generator_for(*keys, chunk, "attend") for keys in past_keys]
 
 
 def denoising_passes(attended: Context, rows: int, sigmas: Tensor, explore: float = 0.0) -> int:
-    """Passes of imagining so many rows of a chunk: two a step with guidance, none for what is given whole."""
+    """Forward passes to denoise the rows of a chunk: two per step with guidance, none if it is given whole."""
     per_step = 2 if explore else 1
     return 0 if given_whole(attended) else per_step * rows * (len(sigmas) - 1)
 
 
 def prefix_passes(context: Context) -> int:
-    """Passes of attending a context: one per past, none while there is nothing to remember."""
+    """Forward passes to attend a context: one per past, none without latents."""
     return context.num_pasts if context.num_latents else 0
 
 
 def batches(
     world: WorldModel[Any], scenarios: Sequence[Scenario], most: int | None = None
 ) -> list[Sequence[Scenario]]:
-    """The scenarios as the world can take them: all together, at most so many, or one by one."""
+    """Batches of at most ``most`` scenarios, all when None; one by one if the world cannot batch pasts."""
     size = (most or len(scenarios)) if world.spec.batches_pasts else 1
     return [scenarios[start : start + size] for start in range(0, len(scenarios), size)]
 
 
 def device_of(world: WorldModel[Any]) -> torch.device:
-    """Where the world's network computes."""
+    """The device of the world's network."""
     return home_of(next(world.net.parameters()))
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; a CPU without them may take a hundred times as long."""
+    """Whether the device has instructions for bfloat16; a CPU without them may be a hundred times slower."""
     if device.type != "cpu":
         return True
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -355,7 +354,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def chunk_noise(world: WorldModel[Any], chunk_length: int, row_keys: Sequence[tuple[Key, ...]]) -> Noise:
-    """Noise of a chunk on the world's device, one row per key: it depends on nothing else, and on the step."""
+    """Noise of a chunk on the world's device, one row per key; it depends only on the key and the step."""
     channels, height, width = world.spec.latent_shape
     shape = (channels, chunk_length, height, width)
 
@@ -387,7 +386,7 @@ def chunk_actions(
 def make_group(
     world: WorldModel[Any], scenario: Scenario, frames_GF3hw: Tensor, past_F3hw: Tensor, start: int, stop: int
 ) -> Group:
-    """A group over the latents ``start <= i < stop``, with the engine's own part where it is known."""
+    """A group of the latents ``start <= i < stop``, with the engine's continuation if known."""
     first = past_F3hw[0] if past_F3hw.shape[0] else frames_GF3hw[0, 0]
     actions = scenario.actions.latents(start, stop).to(frames_GF3hw.device)
     truth, spec = scenario.truth, world.spec

@@ -1,4 +1,4 @@
-"""Randomness is an argument: generators that derive from a run's keys."""
+"""Random generators that derive from keys such as seed, step and scenario."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Key = int | str
 
 
 def generator_for(*keys: Key) -> torch.Generator:
-    """A CPU generator that depends on the keys alone, whatever the device or the number of processes."""
+    """A CPU generator that depends only on the keys, not on the device or the number of processes."""
     digest = hashlib.sha256(json.dumps(keys).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def seed_globals(*keys: Key) -> None:
-    """Set Python's, NumPy's and torch's own generators, which only foreign code asks, such as a critic's network.
+    """Seed the global generators of Python, NumPy and torch, which only foreign code uses, such as a critic.
 
-    Set anew at every step they need no saving: a step begun again draws the same.
+    Seeded at every step, they need no saving: a repeated step draws the same numbers.
     """
     seed = generator_for(*keys).initial_seed()
     random.seed(seed)

@@ -1,4 +1,4 @@
-"""What groups of settings have in common: plain rules."""
+"""Rules between settings, and their enforcement."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold between settings."""
+    """A condition on settings."""
 
     fields: tuple[str, ...]
-    """Names of the settings that it is about."""
+    """Names of the settings in the condition."""
     holds: bool
     text: str
-    """The rule in words, for whom it does not hold."""
+    """The rule in words, for the error."""
 
 
 def enforce(values: Mapping[str, Any], rules: Iterable[Rule]) -> None:
@@ -26,7 +26,7 @@ def enforce(values: Mapping[str, Any], rules: Iterable[Rule]) -> None:
         rules: in the order in which they are checked.
 
     Raises:
-        ValueError: the first rule that is broken, with the values it is about.
+        ValueError: with the first broken rule and the values of its settings.
     """
     for rule in rules:
         if not rule.holds:

@@ -1,4 +1,4 @@
-"""Means with intervals, numbers for people, and the few tests of significance that the package needs."""
+"""Means with intervals, formatted numbers, and tests of significance."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from typing import Any
 
 import numpy as np
 
-MIN_FREEDOM = 3  # degrees of freedom below which an interval says nothing
-Z_95 = 1.96  # standard deviations on either side of a mean that hold 95%
-LEVEL = 0.99  # of the intervals that are shown; high because a run is looked at again and again
+MIN_FREEDOM = 3  # smallest degrees of freedom for an interval
+Z_95 = 1.96  # standard deviations on either side of a mean for 95%
+LEVEL = 0.99  # of shown intervals; high, as a run is checked repeatedly
 RESAMPLES = 2000  # of a bootstrap
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval. What is not known is NaN here and null in JSON."""
+    """A mean with its interval. Unknown values are NaN here and null in JSON."""
 
     mean: float
     low: float
-    """Lower end of the interval, 95% where nothing else is said."""
+    """Lower end of the interval, 95% by default."""
     high: float
     n: int | None = None
-    """Size of the sample, where there is one to count."""
+    """Size of the sample; None when not countable."""
 
     @property
     def known(self) -> bool:
-        """There is a mean."""
+        """Whether the mean is known."""
         return math.isfinite(self.mean)
 
     @property
     def bounded(self) -> bool:
-        """There is a mean and an interval."""
+        """Whether mean and interval are known."""
         return all(map(math.isfinite, (self.mean, self.low, self.high)))
 
     @property
     def rises(self) -> bool:
-        """The whole interval lies above zero."""
+        """Whether the whole interval lies above zero."""
         return self.low > 0
 
     @property
     def falls(self) -> bool:
-        """The whole interval lies below zero."""
+        """Whether the whole interval lies below zero."""
         return self.high < 0
 
     def times(self, factor: float) -> Estimate:
-        """The same in another unit; ``factor`` is positive."""
+        """The estimate in another unit; ``factor`` must be positive."""
         return Estimate(self.mean * factor, self.low * factor, self.high * factor, self.n)
 
     def wider(self, level: float, wanted: float) -> Estimate:
-        """The same at another level, as if it were normal."""
+        """The estimate with an interval of another level, assuming a normal distribution."""
         normal = NormalDist()
         factor = normal.inv_cdf((1 + wanted) / 2) / normal.inv_cdf((1 + level) / 2)
         low, high = self.mean - factor * (self.mean - self.low), self.mean + factor * (self.high - self.mean)
@@ -63,22 +63,22 @@ class Estimate:
         return f"{_signed(self.mean)} ({_signed(self.low)} to {_signed(self.high)})"
 
     def in_percent(self, between: str = " ", digits: int = 1, none: str = "no gap") -> str:
-        """A share for people, such as ``41.3% [32.0, 50.1]``; ``none`` where it is not known."""
+        """A share in percent, such as ``41.3% [32.0, 50.1]``; ``none`` when unknown."""
         if not self.known:
             return none
         mean, low, high = (f"{100 * x:.{digits}f}" for x in (self.mean, self.low, self.high))
         return f"{mean}%{between}[{low}, {high}]"
 
     def to_json(self) -> dict[str, Any]:
-        """``{"mean", "ci95", "n"}``, null for what is not known."""
+        """``{"mean", "ci95", "n"}``, with null for unknown values."""
         return {"mean": _or_null(self.mean), "ci95": [_or_null(self.low), _or_null(self.high)], "n": self.n}
 
     @staticmethod
     def from_json(data: object) -> Estimate:
-        """The inverse of ``to_json``; parts that are missing are not known.
+        """The inverse of ``to_json``; missing parts are unknown.
 
         Raises:
-            ValueError: when it is something else.
+            ValueError: for malformed data.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"expected a mean with its interval, got {type(data).__name__}")
@@ -106,7 +106,7 @@ def _or_nan(value: object) -> float:
 
 
 def number(value: float | None) -> str:
-    """A number for people: three significant digits, no exponent where it can be helped."""
+    """Format a number with three significant digits, and an exponent only for extreme values."""
     if value is None or not math.isfinite(value):
         return "–"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
@@ -117,7 +117,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share as percent for people."""
+    """Format a share as percent."""
     return f"{100 * value:.{digits}f}%".replace("-", "−") if math.isfinite(value) else "–"
 
 
@@ -128,7 +128,7 @@ def _signed(value: float) -> str:
 def student(level: float, freedom: int) -> float:
     """Two-sided quantile of Student's t: the Cornish-Fisher series (Abramowitz and Stegun 26.7.5).
 
-    Within 1% at level 0.95 and 9% at level 0.999 for 3 degrees of freedom, far better above.
+    For 3 degrees of freedom the error is within 1% at level 0.95 and 9% at level 0.999; it falls with more.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     terms = (
@@ -144,7 +144,7 @@ def student(level: float, freedom: int) -> float:
 
 
 def resamples(scenarios: Sequence[str], seed: int = 0, count: int = RESAMPLES) -> np.ndarray:
-    """Bootstrap rows over scenarios: videos of one scenario (other seeds) stay together; (count, V)."""
+    """Bootstrap rows over scenarios, keeping all videos of a scenario (several seeds) together; (count, V)."""
     names = sorted(set(scenarios))
     rows = {name: [i for i, s in enumerate(scenarios) if s == name] for name in names}
     counts = {len(r) for r in rows.values()}
@@ -158,7 +158,7 @@ def resamples(scenarios: Sequence[str], seed: int = 0, count: int = RESAMPLES) -
 
 
 def bootstrap(values_B: Sequence[float] | np.ndarray, mean: float, n: int) -> Estimate:
-    """A mean with its 95% percentile interval; ``values_B`` are its values over bootstrap resamples."""
+    """A mean with its 95% percentile interval, from its values over bootstrap resamples."""
     low, high = np.percentile(values_B, [2.5, 97.5])
     return Estimate(float(mean), float(low), float(high), int(n))
 
@@ -166,9 +166,9 @@ def bootstrap(values_B: Sequence[float] | np.ndarray, mean: float, n: int) -> Es
 def share_closed(
     engine_V: np.ndarray, base_V: np.ndarray, trained_V: np.ndarray, rows: np.ndarray
 ) -> Estimate:
-    """``(trained - base) / (engine - base)`` with its interval; not known where the base leaves no gap.
+    """``(trained - base) / (engine - base)`` with its interval; unknown without a gap.
 
-    Resamples in which there is no gap are left out.
+    Resamples without a gap are skipped.
     """
     gained, gap = trained_V - base_V, engine_V - base_V
     gained_B, gap_B = gained[rows].mean(1), gap[rows].mean(1)
@@ -181,7 +181,7 @@ def share_closed(
 
 
 def wilson(mean: float, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval of a share of ``n``; (0, 1) where ``n`` is 0.
+    """Wilson's interval of a share of ``n``; (0, 1) when ``n`` is 0.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
@@ -193,14 +193,13 @@ def wilson(mean: float, n: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def share(hits: np.ndarray, videos: Sequence[str]) -> Estimate:
-    """Mean of values in [0, 1] over clips; Wilson's interval with the videos as the sample.
+    """Mean of values in [0, 1] over clips, with Wilson's interval for the number of videos; unknown without clips.
 
-    Clips of one video are not independent. What they say together lies in [0, 1] and so varies at most as a coin
-    does: the interval is never too narrow, even where all agree, and resampling would be certain. Not known without
-    clips.
+    Clips of one video are not independent. The mean of a video lies in [0, 1] and so varies at most like a coin, so
+    the interval is never too narrow. A bootstrap would have no width when all clips agree.
 
     Returns:
-        ``n`` counts clips.
+        The estimate; ``n`` counts clips.
     """
     if not len(hits):
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -209,7 +208,7 @@ def share(hits: np.ndarray, videos: Sequence[str]) -> Estimate:
 
 
 def win_rate(wins: int, losses: int) -> Estimate:
-    """Share of wins among decided votes with Wilson's interval; without any, from 0 to 1 around nothing."""
+    """Share of wins among decided votes with Wilson's interval; without votes an unknown mean in (0, 1)."""
     n = wins + losses
     mean = wins / n if n else math.nan
     return Estimate(mean, *wilson(mean, n), n)
@@ -226,7 +225,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's, ties sharing their mean rank; 0 where one does not vary."""
+    """Spearman's correlation, with mean ranks for ties; 0 when one variable is constant."""
     a, b = _ranks(x), _ranks(y)
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a * a).sum() * (b * b).sum()))
@@ -234,7 +233,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def calibration_error(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean absolute difference of mean score and truth over the truth's levels, each counted equally."""
+    """Mean absolute difference of mean score and truth, averaged over the truth's levels."""
     levels = np.unique(truth)
     return float(np.mean([abs(scores[truth == level].mean() - level) for level in levels]))
 

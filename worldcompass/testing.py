@@ -1,7 +1,7 @@
-"""Executable contracts: is a world model, is a critic, what the rest of the package takes it for?
+"""Executable contracts of world models and critics.
 
-``check_world_model`` and ``check_critic`` are what an adapter's or a critic's own tests call. Every message
-says what was expected, what came, and what to change.
+Call ``check_world_model`` and ``check_critic`` in the tests of an adapter or a critic. Every message gives the
+expected and the received value, and the change to make.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
-TOLERANCE = {
-    torch.float32: 1e-5,
-    torch.bfloat16: 2e-2,
-}  # largest difference relative to max(1, largest value)
+# Largest difference, relative to max(1, largest value).
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 OTHER_PIXELS = 0.005  # share of a decoder's values that rounding may change by more than one level
 
 
@@ -42,9 +40,9 @@ def check_world_model(
     """Check an adapter against the whole contract, with two scenarios of some chunks.
 
     Args:
-        scenarios: at least two, each two default chunks longer than what is given, with different actions there.
+        scenarios: at least two, each two default chunks longer than its given latents, with different actions.
         tolerance: largest difference between equivalent calls, relative to max(1, largest value); by default
-            1e-5 when the parameters are float32 and 2e-2 otherwise.
+            1e-5 for float32 parameters and 2e-2 otherwise.
 
     Raises:
         ContractError: at the first broken rule.
@@ -123,14 +121,14 @@ def noise_group(size: int = 3, height: int = 48, width: int = 64) -> Group:
 
 @dataclass(frozen=True)
 class _Probe:
-    """Some scenarios of a world, at one chunk length, and the calls that the checks repeat."""
+    """Some scenarios of a world at one chunk length, and the calls that checks share."""
 
     world: WorldModel[Any]
     scenarios: Sequence[Scenario]
     length: int
     tolerance: float
     first_row: int = 0
-    """Of the first scenario among those that are checked together; what is drawn for it derives from this."""
+    """Row of the first scenario in its batch, from which its random numbers derive."""
 
     @property
     def keys(self) -> list[tuple[str, int]]:
@@ -154,12 +152,12 @@ class _Probe:
         return self.world.remember(attended, clean, self.actions(chunk))
 
     def later(self) -> tuple[Any, int]:
-        """A context with a past, attended for a chunk of which something is imagined, and the chunk's index."""
+        """A context with a past, attended for a chunk with imagined latents, and the chunk's index."""
         context, chunk = self.past()
         return self.attend(context, chunk), chunk
 
     def past(self) -> tuple[Any, int]:
-        """The same before it is attended."""
+        """The context of ``later`` before it is attended."""
         context, chunk = self.world.begin(self.scenarios), 0
         while self.has(chunk):
             attended = self.attend(context, chunk)
@@ -209,7 +207,7 @@ def _check_spec(spec: WorldSpec) -> None:
 
 
 def _check_sampler(spec: WorldSpec) -> None:
-    """From a latent at one level a step leads to the next level: its noise is standard normal times that level."""
+    """A step from a latent at one level leads to the next level, with standard normal noise times that level."""
     clean, noise, other = torch.randn(3, 1, 4096, generator=generator_for("check sampler"))
     levels = spec.sigmas().tolist()
     for sigma, next_sigma in pairwise(levels):
@@ -262,7 +260,7 @@ def _check_start(probe: _Probe) -> None:
 
 
 def _check_given(probe: _Probe) -> None:
-    """Of every chunk that holds given latents."""
+    """Check every chunk with given latents."""
     world, noise, chunk = probe.world, probe.noise(2), 0
     context = world.begin(probe.scenarios)
     while probe.has(chunk):
@@ -289,7 +287,7 @@ def _check_given(probe: _Probe) -> None:
 
 
 def _check_draws(probe: _Probe) -> None:
-    """Randomness comes from the generators, and is drawn in ``attend`` alone."""
+    """Random numbers come from the generators and are drawn only in ``attend``."""
     world, noisy = probe.world, probe.noise(1)
     attended, chunk = probe.later()
     first, again = (probe.predict(attended, chunk, noisy) for _ in range(2))
@@ -448,7 +446,7 @@ def _check_pasts(world: WorldModel[Any], scenarios: Sequence[Scenario], toleranc
 
 @contextmanager
 def _passes_of(net: nn.Module) -> Iterator[list[object]]:
-    """What grows with every pass through the network while the block runs."""
+    """A list that grows by one entry with every pass through the network inside the block."""
     passes: list[object] = []
     with net.register_forward_pre_hook(lambda *_: passes.append(None)):
         yield passes

@@ -1,4 +1,4 @@
-"""A toy world on which the whole loop runs in seconds."""
+"""A toy world, on which the whole training loop runs in seconds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario, Scores
 from worldcompass.world import WorldSpec
 
-CARRY = 0.3  # share of the previous latent that goes on by itself
+CARRY = 0.3  # share of the previous latent in the next one
 SPREAD = 0.5  # standard deviation of the imagined latents
-OBEDIENCE = 0.25  # how much of a commanded motion the untrained world carries out
-GRAIN = 0.4  # what it adds to the channels that should stay dark
+OBEDIENCE = 0.25  # share of a commanded motion in the untrained world
+GRAIN = 0.4  # added by the untrained world to the channels that should stay dark
 LEVELS_PER_UNIT = 32  # of 255
 ACTIONS = CameraActions(
     Motion(move=1.0, yaw_deg=10.0, pitch_deg=10.0, level=True),
@@ -31,7 +31,7 @@ ACTIONS = CameraActions(
 
 
 class ToyNet(nn.Module):
-    """The trained part of the toy: how a latent responds to an action."""
+    """The trained part of the toy: the response of a latent to an action."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -52,10 +52,10 @@ class ToyNet(nn.Module):
 
 @dataclass(frozen=True)
 class ToyContext:
-    """All latents of the past; those of a recording, at least the start image's, wait to be given."""
+    """All latents of the past, and the given latents of a recording, at least that of the start image."""
 
     recording_PCMHW: Tensor
-    """The first latents of the video, given."""
+    """The first latents of the video, which are given."""
     latents_PCMHW: Tensor
     given_K: Tensor | None = None
 
@@ -71,11 +71,11 @@ class ToyContext:
 
     @property
     def last_PCHW(self) -> Tensor:
-        """The last finished latent; the first one given before there is any."""
+        """The last finished latent, or the first given one at the start."""
         return (self.latents_PCMHW[:, :, -1:] if self.num_latents else self.recording_PCMHW)[:, :, 0]
 
     def select(self, row: int) -> ToyContext:
-        """One past alone."""
+        """The context of a single past."""
         rows = slice(row, row + 1)
         return dataclasses.replace(
             self, recording_PCMHW=self.recording_PCMHW[rows], latents_PCMHW=self.latents_PCMHW[rows]
@@ -83,10 +83,10 @@ class ToyContext:
 
 
 class ToyWorld:
-    """Latents are Gaussian around ``0.3 previous + net(action)``, so the best denoiser has a closed form.
+    """A world with Gaussian latents around ``0.3 previous + net(action)``, whose best denoiser has a closed form.
 
-    Channels 0-3 show the motion (right, forward, yaw, pitch), the other 8 should be dark but carry grain.
-    Pixels are the channels shuffled into 4x4 images; 2 frames per latent, blended from the one before.
+    Channels 0-3 show the motion (right, forward, yaw, pitch); the other 8 should be dark but contain grain.
+    Pixels are the channels shuffled into 4x4 images, with 2 frames per latent, the first blended with the previous.
     """
 
     def __init__(self, seed: int = 0, batches_pasts: bool = True) -> None:
@@ -115,7 +115,7 @@ class ToyWorld:
     def attend(
         self, context: ToyContext, actions: Actions, generators: Sequence[torch.Generator] | None = None
     ) -> ToyContext:
-        """Nothing but to mark what is given."""
+        """Mark the given latents."""
         places = torch.arange(len(actions), device=context.latents_PCMHW.device) + context.num_latents
         given = places < context.recording_PCMHW.shape[2]
         return dataclasses.replace(context, given_K=given)
@@ -148,7 +148,7 @@ class ToyWorld:
 
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: ToyContext) -> Tensor:
-        """Two frames per latent, half way from the one before and itself; the start is one frame."""
+        """Decode two frames per latent, half way from the previous latent and itself; the first latent has one."""
         first = context.num_latents == 0
         last = context.last_PCHW.repeat_interleave(clean_BCKHW.shape[0] // context.num_pasts, 0)
         before = torch.cat([last[:, :, None], clean_BCKHW[:, :, :-1]], 2)
@@ -163,13 +163,13 @@ def latents_of_frames(frames_3hw: Tensor) -> Tensor:
 
 
 class ToyObedience:
-    """How close the motion comes to the commanded one, read from pixels."""
+    """Closeness of the motion to the commanded one, read from pixels."""
 
     name = "obedience"
     needs: tuple[Need, ...] = ("cameras",)
 
     def __call__(self, group: Group) -> Scores:
-        """Minus the mean distance of the last frame of every latent to what was commanded."""
+        """Minus the mean distance between commanded motion and that of each latent's last frame."""
         frames, actions = group.transitions()
         labels_K = actions.cameras.labels_K
         ends = latents_of_frames(frames[:, :: group.frames_per_latent])[:, :, :4].mean((-2, -1))
@@ -179,7 +179,7 @@ class ToyObedience:
 
 
 class ToyCleanliness:
-    """How dark the channels are that should be dark."""
+    """Darkness of the channels that should be dark."""
 
     name = "cleanliness"
 

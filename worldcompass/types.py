@@ -1,6 +1,6 @@
-"""The frozen types that travel between the stages: Scenario -> Group -> Scores -> Samples.
+"""The frozen types that the stages exchange: Scenario -> Group -> Scores -> Samples.
 
-Dimension suffixes used in every file (logical sizes, never sharded ones):
+Dimension suffixes of all files (logical sizes, not sharded ones):
 
 =====  ==========================================================================
 N      scenarios (groups) of one training step
@@ -31,10 +31,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Actions:
-    """What is commanded, one entry per latent; leading axes (``...``) are a batch of trajectories.
+    """Commands, one entry per latent; leading axes (``...``) are a batch of trajectories.
 
-    A value of the world's own action space, ``spec.actions``: ``CameraMoves`` or ``ControlValues``. Every field is
-    a tensor whose name ends with its axes: ``_K44`` has two after that of the latents.
+    The subclass belongs to the world's action space, ``spec.actions``: ``CameraMoves`` or ``ControlValues``. Every
+    field is a tensor whose name ends with its axes: ``_K44`` has two axes after that of the latents.
     """
 
     def __len__(self) -> int:
@@ -43,25 +43,25 @@ class Actions:
 
     @property
     def cameras(self) -> CameraMoves:
-        """These, as camera moves.
+        """The actions as camera moves.
 
         Raises:
-            ValueError: where the world's actions are something else.
+            ValueError: for actions of another kind.
         """
         raise ValueError("expected camera poses, got the values of controls: this world has no camera")
 
     @property
     def controls(self) -> ControlValues:
-        """These, as values of controls.
+        """The actions as values of controls.
 
         Raises:
-            ValueError: where the world's actions are something else.
+            ValueError: for actions of another kind.
         """
         raise ValueError("expected the values of controls, got camera poses: this world has no controls")
 
     @property
     def commanded_K(self) -> Tensor:
-        """bool (..., K): latents in which anything but zero is commanded."""
+        """bool (..., K): latents with a command other than rest."""
         raise NotImplementedError
 
     def latents(self, start: int, stop: int) -> Self:
@@ -81,7 +81,7 @@ class Actions:
         return self._each(lambda tensor, after: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor, int], Tensor]) -> Self:
-        """A copy with every tensor changed; ``change`` also gets how many axes follow that of the latents."""
+        """A copy with every tensor changed; ``change`` also gets the number of axes after that of the latents."""
         names = [f.name for f in fields(self)]
         return replace(self, **{name: change(getattr(self, name), _axes_after(name)) for name in names})
 
@@ -99,7 +99,7 @@ class Actions:
 
     @staticmethod
     def join(parts: Sequence[A]) -> A:
-        """Parts of the same trajectories, one after the other.
+        """Concatenate parts of the same trajectories.
 
         Raises:
             ValueError: when they differ in kind.
@@ -124,7 +124,7 @@ def _axes_after(name: str) -> int:
 
 @dataclass(frozen=True)
 class CameraMoves(Actions):
-    """Actions of a camera. The pose of latent i is where the camera stands at that latent's last frame."""
+    """Actions of a camera. The pose of latent i is that of the latent's last frame."""
 
     labels_K: Tensor
     """int64, (..., K): composite action ``9 * translation + rotation`` in 0..80 (see geometry.py)."""
@@ -149,7 +149,7 @@ class ControlValues(Actions):
     """Actions of controls."""
 
     values_KTA: Tensor
-    """float32, (..., K, T, A): the T settings of each latent, one after the other, in the order of the controls."""
+    """float32, (..., K, T, A): the T successive settings of each latent, in the order of the controls."""
 
     @property
     def controls(self) -> ControlValues:
@@ -163,18 +163,18 @@ class ControlValues(Actions):
 
     @property
     def flat_KA(self) -> Tensor:
-        """All numbers of a latent in one row, (..., K, T * A): what most networks take."""
+        """All values of a latent in one row, (..., K, T * A), as most networks expect."""
         return self.values_KTA.flatten(-2)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the engine itself did when it was given a scenario's commands."""
+    """The engine's continuation of a scenario."""
 
     frames_F3hw: Tensor
-    """uint8 sRGB, the first frame being the start image."""
+    """uint8 sRGB; the first frame is the start image."""
     actions: Actions
-    """What it carried out, M latents; labels of a camera are measured from its own motion."""
+    """Executed actions, M latents; labels of a camera are measured from its motion."""
 
     def to(self, device: torch.device | str) -> Truth:
         """The same truth on another device."""
@@ -183,12 +183,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One start and one trajectory of commands."""
+    """A start and a trajectory of commands."""
 
     id: str
     """Unique and stable: random numbers derive from it."""
     actions: Actions
-    """M latents; latent 0 is the start image, where nothing is commanded."""
+    """M latents; latent 0 is the start image, without a command."""
     image_3hw: Tensor | None = None
     """uint8 sRGB start image, or None when ``conditioning`` holds a prepared one."""
     conditioning: Mapping[str, Tensor] | None = None
@@ -196,18 +196,18 @@ class Scenario:
     caption: str = ""
     instruction: str = ""
     kind: str = ""
-    """Kind of actions, by which evaluation groups its numbers: ``basic``, ``combined`` or free text."""
+    """Kind of actions, by which the evaluation groups scores: ``basic``, ``combined`` or free text."""
     truth: Truth | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """G candidate futures of one chunk, as critics see them: pixels and commands, never the model."""
+    """G candidate futures of one chunk for critics: pixels and commands, without the model."""
 
     frames_GF3hw: Tensor
     """uint8 sRGB: the chunk's frames."""
     past_frames_F3hw: Tensor
-    """uint8 sRGB: the frames before the chunk, possibly none (F = 0)."""
+    """uint8 sRGB: the frames before the chunk; F = 0 for the first chunk."""
     first_frame_3hw: Tensor
     """uint8 sRGB: the video's first frame."""
     actions: Actions
@@ -215,11 +215,11 @@ class Group:
     frames_per_latent: int
     caption: str = ""
     truth: Truth | None = None
-    """The engine's own continuation over the same frames and latents, where there is one."""
+    """The engine's continuation over the same frames and latents, if known."""
     past_actions: Actions | None = None
-    """The commands of the latents before the chunk, where they are known."""
+    """The commands of the latents before the chunk, if known."""
     instruction: str = ""
-    """What the scenario asks for in words, such as ``pick up the health pack``."""
+    """The scenario's task in words, such as ``pick up the health pack``."""
 
     def to(self, device: torch.device | str) -> Group:
         """The same group on another device."""
@@ -234,12 +234,11 @@ class Group:
         )
 
     def transitions(self) -> tuple[Tensor, Actions]:
-        """The frames with the one before them, and the actions they were meant to carry out.
+        """The frames, preceded by the last frame before the motion, and their commanded actions.
 
         Returns:
-            ``frames_GT3hw`` with T = 1 + frames_per_latent * K', the first being the last frame
-            before the motion, and the actions of the K' latents that move (in a video's first
-            chunk latent 0 is left out but for its last frame).
+            ``frames_GT3hw`` with T = 1 + frames_per_latent * K', and the actions of the K' moving latents. In the
+            first chunk of a video, latent 0 contributes only its last frame.
         """
         if self.past_frames_F3hw.shape[0] == 0:
             actions = self.actions.latents(1, len(self.actions))
@@ -250,20 +249,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Scores:
-    """A critic's verdict on a group; higher is better."""
+    """A critic's scores of a group; higher is better."""
 
     values_G: Tensor
-    """float32, finite everywhere, also where ``valid_G`` is False."""
+    """float32, finite even where ``valid_G`` is False."""
     valid_G: Tensor
     """bool: False where the critic abstains."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The chosen futures of one step, ready for the update; row b belongs to past ``b // (B // P)``."""
+    """The selected futures of one step for the update; row b belongs to past ``b // (B // P)``."""
 
     clean_BCKHW: Tensor
-    """float32 latents as the behaviour weights imagined them."""
+    """float32 latents, imagined by the behaviour weights."""
     advantage_B: Tensor
     """float32 in [-1, 1]."""
     actions: Actions

@@ -1,7 +1,7 @@
-"""Walking through a world live: one held action after another, as a player or an agent gives them.
+"""Interactive rollouts: one action after another, from a player or an agent.
 
-A ``Walk`` is frozen: a step returns a new one that shares structure with it, so saving a place is keeping the
-object, and rewinding or trying another way is going on from an older one.
+A ``Walk`` is frozen: a step returns a new one that shares structure with it. To save a place, keep the object; to
+rewind or branch, continue from an older one.
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ from worldcompass.world import WorldModel
 
 @dataclass(frozen=True)
 class Walk:
-    """P walks side by side, each a row of every tensor.
+    """P parallel walks, each a row of every tensor.
 
-    Equals ``imagine_video`` with the same keys, the scenarios' ids and chunks of ``chunk_length``.
+    Frames equal those of ``imagine_video`` with the same keys, scenario ids and ``chunk_length``.
     """
 
     world: WorldModel[Any]
     context: Any
     """The world's own Context of P pasts, not attended."""
     actions: Actions
-    """(P, M): what was carried out so far, latent 0 being the start image."""
+    """(P, M): actions so far, with the start image as latent 0."""
     row_keys: tuple[tuple[Key, ...], ...]
     sigmas: Tensor
     """The denoising schedule."""
     frames_PF3hw: Tensor
-    """uint8: the frames of the last step; after ``start_walk`` the start image alone."""
+    """uint8: frames of the last step; after ``start_walk`` only the start image."""
 
     @property
     def chunk_length(self) -> int:
-        """Latents of one step: 1 where the world was trained for it, else its shortest chunk."""
+        """Latents of one step: the world's shortest chunk."""
         return min(self.world.spec.chunk_lengths)
 
     def step(self, coming: Actions) -> Walk:
-        """The walks after one more chunk in which each holds its action: ``imagine``, then ``remember``."""
+        """The walks after one more chunk, in which each holds its action: ``imagine``, then ``remember``."""
         return self.imagine(coming).remember()
 
     def press(self, keys: str) -> Walk:
-        """The walks after a step in which all of them hold the same keys, such as ``w+left``.
+        """The walks after a step in which all hold the same keys, such as ``w+left``.
 
         Raises:
-            ValueError: for a key that the world does not know.
+            ValueError: for an unknown key.
         """
         composite = self.world.spec.actions.of_words(keys.split("+"))
         return self.step(self.of([composite] * len(self.row_keys)))
 
     @torch.inference_mode()
     def imagine(self, coming: Actions) -> Imagined:
-        """The pictures of one more chunk in which each walk holds its action.
+        """Imagine one more chunk, in which each walk holds its action.
 
         Args:
-            coming: (P, 1), kept within the limits of what the world knows; see ``actions`` for what was carried
-                out. Longer chunks begin with the start image the first time.
+            coming: (P, 1), which is kept within the world's limits; ``actions`` of the result holds the actual
+                ones. The first chunk starts with the start image if it is longer than one latent.
 
         Raises:
-            ValueError: for actions that the world does not have, or not one for each walk.
+            ValueError: for actions outside the world's space, or not one per walk.
         """
         space, walks = self.world.spec.actions, len(self.row_keys)
         space.check(coming)
@@ -72,16 +72,15 @@ class Walk:
             raise ValueError(
                 f"expected one action for each of {walks} walks, got {tuple(coming.commanded_K.shape)}"
             )
-        given = (
-            0 if self.context.num_latents else 1
-        )  # the start image, in a chunk that it does not fill alone
+        # The start image takes one latent of a first chunk that is longer.
+        given = 0 if self.context.num_latents else 1
         return self._chunk(space.follow(self.actions, coming.to("cpu"), self.chunk_length - given))
 
     def of(self, composites_P: Sequence[int]) -> Actions:
-        """One composite action for each walk, as ``step`` takes them.
+        """Actions for ``step`` from one composite per walk.
 
         Raises:
-            ValueError: when they are not one of the world's composites for each walk.
+            ValueError: when they are not one composite of the world per walk.
         """
         space, walks = self.world.spec.actions, len(self.row_keys)
         if len(composites_P) != walks or not all(0 <= c < space.num_composites for c in composites_P):
@@ -98,7 +97,7 @@ class Walk:
         return Imagined(self, attended, chunk, clean, whole, self.world.decode(clean, attended))
 
     def _attend(self, whole: Actions) -> tuple[Actions, Any]:
-        """The commands of the coming chunk, the last of all, and the context attended for it."""
+        """The commands of the last chunk in ``whole``, and the context attended for it."""
         chunk = whole.latents(len(whole) - self.chunk_length, len(whole)).to(device_of(self.world))
         generators = past_generators(self.row_keys, self.context.num_latents // self.chunk_length)
         return chunk, self.world.attend(self.context, chunk, generators)
@@ -106,7 +105,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Imagined:
-    """Walks whose next chunk can be seen and is not yet part of their past, which takes about a tenth of a step."""
+    """Walks with imagined frames that are not yet remembered, which takes about a tenth of a step."""
 
     before: Walk
     attended: Any
@@ -114,13 +113,13 @@ class Imagined:
     chunk: Actions
     clean_PCKHW: Tensor
     actions: Actions
-    """(P, M): what was carried out from the start, the chunk's included."""
+    """(P, M): actions from the start, those of the chunk included."""
     frames_PF3hw: Tensor
     """uint8: the chunk's frames."""
 
     @property
     def world(self) -> WorldModel[Any]:
-        """Where this is."""
+        """The world of the walks."""
         return self.before.world
 
     @torch.inference_mode()
@@ -137,12 +136,12 @@ def start_walk(
     seed: int | Sequence[int] = 0,
     num_steps: int | None = None,
 ) -> Walk:
-    """Stand at the end of what the scenarios give: their start images, or whole chunks of a recording.
+    """Start walks after the scenarios' start images, or after whole chunks of a recording.
 
-    Their commands are used for what is given whole, and for nothing else.
+    The scenarios' commands are used only for chunks that are given whole.
 
     Args:
-        seed: noise derives from it, the scenario's id and the index of the chunk; one, or one per walk.
+        seed: one, or one per walk. Noise derives from it, the scenario's id and the index of the chunk.
         num_steps: denoising steps of every chunk; the world's default when None. Fewer are faster and blurrier.
 
     Raises:
@@ -167,18 +166,18 @@ def start_walk(
         world.spec.sigmas(num_steps),
         frames,
     )
-    # The start image fills a chunk of 1 by itself; longer chunks wait for the first action.
+    # The start image fills a chunk of one latent; longer chunks need the first action.
     if walk.chunk_length == 1:
         walk = walk._chunk(still).remember()
     return _after_given(walk, scenarios)
 
 
 def _after_given(walk: Walk, scenarios: Sequence[Scenario]) -> Walk:
-    """The walks after every chunk that is given whole, under the scenarios' own commands as far as they go."""
+    """The walks after every chunk that is given whole, with the scenarios' commands and rest beyond their end."""
     space, rest = walk.world.spec.actions, walk.of([0] * len(scenarios))
     while True:
         start = walk.context.num_latents
-        whole = walk.actions.latents(0, max(1, start))  # the start image's latent is there from the beginning
+        whole = walk.actions.latents(0, max(1, start))  # the latent of the start image always exists
         for latent in range(len(whole), start + walk.chunk_length):
             own = [s.actions.latents(latent, latent + 1).to("cpu") for s in scenarios]
             coming = [action if len(action) else rest.select(row) for row, action in enumerate(own)]

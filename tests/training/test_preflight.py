@@ -114,7 +114,7 @@ def test_critics_and_scenarios_need_names_of_their_own(tmp_path):
 
 
 def test_another_number_of_steps_than_a_world_has_levels_for_is_refused(tmp_path):
-    with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: ask for 3"):
+    with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: set 3"):
         train(FewSteps(), critics(), toy_scenarios(5), TINY.changed(denoising_steps=6), tmp_path)
 
 

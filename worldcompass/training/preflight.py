@@ -65,7 +65,8 @@ def check_inputs(parts: Parts) -> None:
         )
     if sampling.explore and not isinstance(world, Guidable):
         raise UnfitInputs(
-            f"explore={sampling.explore} needs a method weaken(context), which {world.spec.name} lacks: set explore=0"
+            f"explore={sampling.explore} needs a method weaken(context), which {world.spec.name} lacks:"
+            " set explore=0"
         )
     if config.optimiser.autocast_bf16 and not computes_bf16(device_of(world)):
         raise UnfitInputs(
@@ -75,7 +76,8 @@ def check_inputs(parts: Parts) -> None:
     length = sampling.chunk_length or world.spec.chunk_lengths[0]
     if length not in world.spec.chunk_lengths:
         raise UnfitInputs(
-            f"chunk_length is {length}, {world.spec.name} was trained for {world.spec.chunk_lengths}: set one of them"
+            f"chunk_length is {length}, but {world.spec.name} was trained for {world.spec.chunk_lengths}:"
+            " set one of these"
         )
     for critic in critics:
         if why := misfit(critic, world.spec.actions):
