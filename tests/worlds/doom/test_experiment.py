@@ -97,7 +97,7 @@ def test_video_page_and_weights_are_there(run_dir):
 
 
 def test_the_folder_of_a_run_is_not_used_twice(run_dir):
-    with pytest.raises(UserError, match="already holds a run: go on with --resume"):
+    with pytest.raises(UserError, match="already holds a run: resume it with --resume"):
         tiny().run(run_dir, "cpu", resume=False)
     other = replace(tiny(), quality_weight=5.0)
     with pytest.raises(UserError, match="a run with other settings"):

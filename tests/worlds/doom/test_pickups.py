@@ -240,7 +240,7 @@ def test_scenes_on_disk_are_kept_and_another_number_is_refused(tmp_path, monkeyp
     stamp = (tmp_path / "heldout/simpler_basic/frames.npy").stat().st_mtime_ns
     assert collect_scenes(tmp_path, "heldout", 1, 0)[0].scenes == first[0].scenes
     assert (tmp_path / "heldout/simpler_basic/frames.npy").stat().st_mtime_ns == stamp
-    with pytest.raises(UserError, match="holds 1 scenes, not 2"):
+    with pytest.raises(UserError, match="holds 1 scenes, expected 2"):
         collect_scenes(tmp_path, "heldout", 2, 0)
     assert not {m.name for m in SPLITS["train"]} & {m.name for m in SPLITS["unseen"]}
 

@@ -1,4 +1,4 @@
-"""Audits with this engine's truth: clips that no critic was trained on, and critics that need no other weights."""
+"""Audits against the Doom engine: clips of unseen maps, and critics that need no downloaded weights."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
     from worldcompass.worlds.doom.engine.pickup_scenes import Played
 from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, PER_LATENT, Clip, clips_of
 
-# Commands are not read by those who know the engine's own frames.
+# Critics that compare with the engine's frames do not read commands.
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
 CALIBRATION_LATENTS = 12  # of one video of each of the critics' maps
 
 
 @dataclass(frozen=True)
 class Known:
-    """How to make a critic, and what it must notice (``audit.expected``)."""
+    """How to make a critic, and the lies that it must detect (``audit.expected``)."""
 
     make: Callable[[], Critic]
     expects: str
     clips: ClipKind = "mixed"
-    """What it scores."""
+    """The kind of clips that it scores."""
 
 
 def latency_by_odometry() -> ResponseLatency:
-    """The only estimator here that looks frame by frame; its length unit needs a threshold of its own."""
+    """Latency by odometry, the only estimator of single frames here, with thresholds calibrated to its unit."""
     estimator = Odometry(per_view=True)
     paths, labels = [], []
     for _, scenario in draw_all(CRITIC, ("mixed",), 1, CALIBRATION_LATENTS, 0, "calibration"):
@@ -65,9 +65,9 @@ def latency_by_odometry() -> ResponseLatency:
 
 
 def best_of_three_in_map_units() -> BestOfThree:
-    """The released choice with the embedded estimator, the world's own threshold in the middle of the three.
+    """The released reward with the embedded estimator, and with the world's threshold as the middle of three.
 
-    Released thresholds belong to single frames and to another length unit; ``benchmarks/optimism.py`` has them.
+    The released thresholds are for single frames and another length unit; ``benchmarks/optimism.py`` uses them.
     """
     middle = THRESHOLDS.move / MOVES[1]
     turn_deg = TURN_DEG * SPEC.frames_per_latent
@@ -101,9 +101,9 @@ KNOWN: dict[str, Known] = {
 def engine_clips(
     seed: int, per_map: int, on_scenario: Callable[[], None] = lambda: None, out_and_back: bool = False
 ) -> tuple[list[Scenario], list[Clip]]:
-    """Clips on the maps that nothing was trained on, from starts that only audits use.
+    """Clips on unseen maps, from starts that only audits use.
 
-    With ``out_and_back`` every motion is followed by the one that undoes it.
+    With ``out_and_back`` every motion is followed by its opposite.
     """
     from worldcompass.worlds.doom.engine.maps import UNSEEN
     from worldcompass.worlds.doom.engine.scenarios import draw_all
@@ -114,10 +114,10 @@ def engine_clips(
 
 
 def pickup_clips(seed: int, per_map: int, on_scene: Callable[[], None] = lambda: None) -> list[Clip]:
-    """Chunks in which an item is taken, on the maps that nothing was trained on, asked for that item.
+    """Chunks on unseen maps in which an item is taken, with the instruction for that item.
 
-    Their lies are the same walk where the other item is taken, and where both are passed by. What is taken before
-    the second chunk is left out.
+    Their lies are the same walk with the other item taken, and without a pick-up. Pick-ups before the second
+    chunk are skipped.
     """
     from worldcompass.worlds.doom.engine.maps import UNSEEN
     from worldcompass.worlds.doom.engine.pickup_scenes import draw_scenes
@@ -131,7 +131,7 @@ def pickup_clips(seed: int, per_map: int, on_scene: Callable[[], None] = lambda:
 
 
 def _of_scene(played: Played, word: str) -> list[Clip]:
-    """The chunk in which a scene's item is taken, or none."""
+    """The clip of the chunk in which a scene's item is taken; none in the first chunk."""
     scene, group = played.scene, played.group(word)
     outcomes = {taken and taken[0]: layout for layout, taken in enumerate(scene.taken)}
     (other,) = (w for w in scene.words if w != word)

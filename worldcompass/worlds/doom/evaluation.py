@@ -1,6 +1,6 @@
-"""Evaluation on the embedded world: weights beside the base and the engine, by the held-out judge.
+"""Evaluation on the embedded world by the held-out judge: weights, the base and the engine.
 
-What was measured stands in files of a folder and is not measured again, so that work that was stopped goes on.
+Measurements are stored in files of a folder and not repeated, so that a stopped evaluation resumes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures engine and models on scenarios, each once per folder."""
+    """Measures engine and models on scenarios, once per folder."""
 
     folder: RunFolder
     scenarios: Sequence[Scenario]
@@ -57,7 +57,7 @@ class Evaluator:
     reader: LabelReader
 
     def engine(self, spec: WorldSpec) -> Measured:
-        """The engine's own videos through the same judge: the ceiling."""
+        """Measures of the engine's videos, the upper bound."""
         path = self.folder.evaluation("engine")
         if not path.exists():
             videos = torch.stack([s.truth.frames_F3hw for s in self.scenarios if s.truth is not None])
@@ -66,7 +66,7 @@ class Evaluator:
         return read_measured(path)
 
     def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> Measured:
-        """What a model imagines of all scenarios with every seed; videos of some are kept to be shown."""
+        """Measures of a model's videos of all scenarios with every seed; some videos are saved for pictures."""
         path = self.folder.evaluation(name)
         if not path.exists():
             parts = []
@@ -81,7 +81,7 @@ class Evaluator:
         return read_measured(path)
 
     def pictures(self, fps: float) -> None:
-        """before_after.mp4 and the filmstrips, from the kept videos of ``base`` and ``trained``."""
+        """Write before_after.mp4 and the filmstrips from the saved videos of ``base`` and ``trained``."""
         before, after = (load_file(self.folder.videos(name)) for name in ("base", "trained"))
         panels = []
         for key in sorted(before, key=int):
@@ -96,13 +96,16 @@ class Evaluator:
 
 
 def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, device: str) -> Results:
-    """Score weights on the fixed scenarios; writes ``out/results.json``, and pictures where there are weights.
+    """Score weights on the fixed scenarios; write ``out/results.json``, and pictures if there are weights.
 
     Args:
-        checkpoints: run folders or folders of weights, evaluated together as ``trained`` (other seeds of one
-            recipe) and compared with the shipped base; none, and the base stands alone.
-        out: a new folder, or one in which this very evaluation was stopped.
-        frames: length of the rollouts, a key of ``HORIZONS``; shorter horizons are reported beside it.
+        checkpoints: run folders or folders of weights, which are evaluated together as ``trained`` (several seeds
+        of
+            one recipe) and compared with the shipped base. Without any, only the base is evaluated.
+        out: a new folder, or one with the same evaluation, which resumes.
+        frames: length of the rollouts, a key of ``HORIZONS``; shorter horizons are also reported.
+        seed: of the noise.
+        device: a device of PyTorch, such as ``cuda``.
 
     Raises:
         UserError: when weights are missing or wrong, or ``out`` holds something else.
@@ -147,7 +150,7 @@ def _within(frames: int, sides: dict[str, Measured], runs: int) -> Evaluation:
 
 
 def _claim(folder: RunFolder, weights: Sequence[Path], frames: int, seed: int) -> None:
-    """Make the folder, or see that it holds this very evaluation."""
+    """Create the folder, or check that it holds the same evaluation."""
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
     facts = {"weights": digests, "frames": frames, "seed": seed}
     found = claim(folder.path, folder.evaluated, facts, "an evaluation")

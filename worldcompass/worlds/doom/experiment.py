@@ -1,6 +1,6 @@
-"""One honest run on the embedded world: evaluate the base, post-train, evaluate again, show it.
+"""A run on the embedded world: evaluate the base, post-train, evaluate again, and report.
 
-Every stage leaves a file; ``resume`` goes on after the last one, in the middle of post-training too.
+Every stage writes a file; ``resume`` continues after the last one, or within post-training.
 """
 
 from __future__ import annotations
@@ -75,36 +75,36 @@ from worldcompass.worlds.doom.rewards.quality import VisualQuality
 from worldcompass.worlds.doom.world import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
 
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
-UNRECORDED_VERSION = "3"  # of the weights that runs began from before they noted it
-PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's looks during training
+UNRECORDED_VERSION = "3"  # version of the base weights of runs without a record of it
+PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's probes during training
 PROBE_LATENTS = 16
 
 
 @dataclass(frozen=True)
 class DoomRecipe:
-    """Evaluate the base, post-train it, evaluate again."""
+    """A recipe that evaluates the base, post-trains it and evaluates again."""
 
     config: Config
     scenarios_per_map: int = 12
-    """Fresh scenarios of each training map to post-train on."""
+    """Fresh scenarios for post-training, per training map."""
     scenario_latents: int = 16
-    """Their length; the curriculum's last chunk must fit."""
+    """Their length, which must include the curriculum's last chunk."""
     evaluation_latents: int = 32
     """Length of the evaluation: 32 latents are 125 frames, 64 are 253, 96 are 381."""
     evaluation_seeds: tuple[int, ...] = (0,)
-    """Noise seeds of the evaluation; the base and the trained model get the same."""
+    """Noise seeds of the evaluation, for both the base and the trained model."""
     unseen: bool = True
-    """Whether maps never trained on are evaluated too."""
+    """Also evaluate unseen maps."""
     interaction_weight: float = 2.0
     quality_weight: float = 1.0
     drift_weight: float = 6.0
-    """Weight of the colours' drift inside of the quality reward."""
+    """Weight of colour drift in the quality reward."""
     cycle_weight: float = 0.0
-    """Weight of cycle closure; above 0 every training motion is followed by the one that undoes it."""
+    """Weight of cycle closure; above 0, every training motion is followed by its opposite."""
     members: int = 1
-    """Runs of different seeds from the base whose weights are averaged, see ``worldcompass.training.averaging``."""
+    """Number of runs with different seeds whose weights are averaged, see ``worldcompass.training.averaging``."""
     extend: float = 1.0
-    """How far from the base through that mean to go; 1 stays at the mean."""
+    """Factor of extrapolation from the base through the mean; 1 gives the mean."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """See ``run_experiment``."""
@@ -115,26 +115,31 @@ class DoomRecipe:
         return training_parts(self, device)
 
     def needs(self) -> Needs:
-        """For ``worldcompass plan``; nothing is loaded."""
+        """The needs for ``worldcompass plan``, without loading anything."""
         return needs_of(self.config)
 
 
 def run_experiment(
     recipe: DoomRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
 ) -> Results:
-    """Run a recipe to its results.json and report.html; of several processes the main one evaluates.
+    """Run a recipe and write results.json and report.html; the main process evaluates.
 
     Args:
-        measured_by: a finished run that evaluates on the same scenarios and noise: what it measured of the engine
-            and of the base is taken, not measured again.
+        recipe: to run.
+        out: folder of the run.
+        device: a device of PyTorch, such as ``cuda``.
+        resume: continue the run in ``out``.
+        measured_by: a finished run with the same evaluation, whose measurements of engine and base are copied.
 
     Raises:
-        UserError: when ``out`` holds another run, or a run and ``resume`` was not asked for.
+        UserError: when ``out`` holds another run, or holds a run and ``resume`` is False.
     """
     begun, team = time.monotonic(), Team.current(recipe.config.parallel.ranks_per_group)
     folder = RunFolder(out)
     if team.size > 1 and recipe.config.parallel.shard:
-        raise UserError("the embedded world is small enough for every process: set config.shard=False")
+        raise UserError(
+            "the embedded world cannot be sharded, as it fits every process: set config.shard=False"
+        )
     weights_of(recipe)
     check_members(recipe.members, recipe.extend)
     team.check_divides(recipe.config.sampling.prompts_per_step)
@@ -177,7 +182,7 @@ def run_experiment(
 
 
 def training_parts(recipe: DoomRecipe, device: str) -> Parts:
-    """What a recipe trains with: the shipped world and critics, and fresh scenarios played in the engine."""
+    """The inputs of training: the shipped world and critics, and fresh scenarios from the engine."""
     world, nets = load_doom_world(device=device), load_critics()
     quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
     critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
@@ -201,25 +206,26 @@ def weights_of(recipe: DoomRecipe) -> dict[str, float]:
     """The recipe's weights by the names of its critics.
 
     Raises:
-        UserError: when they cannot be weights, or are set where they would not be read.
+        UserError: when they are invalid, or set in ``config.weights``, which these recipes do not read.
     """
     weights = {name: getattr(recipe, f"{name}_weight") for name in ("interaction", "quality", "cycle")}
-    said = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
+    texts = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
     if recipe.config.rewards.weights:
         raise UserError(
-            f"config.weights is not read by recipes of the embedded world: set its own settings, now {said}"
+            f"config.weights is not read by recipes of the embedded world: set these settings instead, now {texts}"
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
-        raise UserError(f"weights of rewards must be finite and not negative, got {said}")
+        raise UserError(f"weights of rewards must be finite and not negative, got {texts}")
     if not any(weights.values()):
-        raise UserError(f"the weights of all rewards are zero ({said}): nothing would be learned")
+        raise UserError(f"the weights of all rewards are zero ({texts}): set one of them above 0")
     return weights
 
 
 def _held_out(judge: Judge, seed: int) -> HeldOut:
-    """The judge's share of actions followed, on scenarios that neither training nor evaluation uses.
+    """The judge's share of followed actions, on scenarios that neither training nor evaluation uses.
 
-    Looking with it is free of harm; letting it roll a run back makes it a little less held out.
+    Reports do not affect training. A rollback by the judge selects by its scores, so it is slightly less
+    independent.
     """
 
     def followed(videos_VF3hw: Tensor, scenarios: Sequence[Scenario]) -> Tensor:
@@ -231,7 +237,7 @@ def _held_out(judge: Judge, seed: int) -> HeldOut:
 
 
 def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
-    """Make the run folder, or see that it holds this very run."""
+    """Create the run folder, or check that it holds the same run."""
     out = folder.path
     facts = {"recipe": _described(recipe), "version": __version__, "weights": WEIGHTS_VERSION}
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
@@ -239,10 +245,10 @@ def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
     found = claim(out, folder.record, facts, "a run", NEEDED_BYTES)
     if found is not None:
         if not resume:
-            raise UserError(f"{out} already holds a run: go on with --resume or choose another --out")
+            raise UserError(f"{out} already holds a run: resume it with --resume or choose another --out")
         if (version := found.get("weights", UNRECORDED_VERSION)) != WEIGHTS_VERSION:
             raise UserError(
-                f"{out} was begun from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
+                f"{out} started from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
                 " choose another --out"
             )
         defaults = _identity(_described(DoomRecipe(Config())))
@@ -254,14 +260,14 @@ def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
 
 
 def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
-    """Delete what other settings measured: the trained model's always, all where the evaluation changed."""
+    """Delete stale measurements: those of the trained model, or all if settings of the evaluation changed."""
     everything = any(name.startswith("evaluation_") or name == "unseen" for name in changed)
     for path in folder.evaluations() if everything else [folder.evaluation("trained")]:
         path.unlink(missing_ok=True)
 
 
 def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What must agree for a run to be continued: all settings but those that may change and change no result."""
+    """The settings that must equal those of a run to resume it; those that change no result are excluded."""
     settings = by_short_name(recipe["config"])
     config = {k: v for k, v in settings.items() if k not in MAY_CHANGE or k == "steps"}
     return {**recipe, "config": config}
@@ -311,7 +317,7 @@ def _results(
 
 
 def _headline(results: Results, folder: RunFolder, page: Path, further: str | None) -> None:
-    """The table that ends a run, and what to do next: ``further``, where a longer recipe is left, or walk in it."""
+    """Print the final table and the next command: ``further``, or the player when None."""
     console, found = Console(), results.evaluation
     table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
     for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):

@@ -1,4 +1,4 @@
-"""The Doom world in the player: its gallery, and the real engine as a pane."""
+"""The Doom world in the player: its gallery, and a pane with the real engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAME_HEIGHT, FRAME_W
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, find_map
 from worldcompass.worlds.doom.engine.scenarios import Plan, evaluation_plans
 
-FIRST_MAP = "health_gathering"  # open ground: a newcomer's first steps do not end at a wall
+FIRST_MAP = "health_gathering"  # open ground, where the first steps do not end at a wall
 SEEN, UNSEEN_GROUP = "Training maps", "Unseen maps"
 
 
 def doom_starts() -> Iterator[Start]:
-    """The gallery of the embedded world: starts of the evaluation's scenarios, map by map.
+    """The gallery of the embedded world: starts of the evaluation's scenarios, by map.
 
     Raises:
         UserError: when the engine does not start.
@@ -40,14 +40,14 @@ def doom_starts() -> Iterator[Start]:
 
 
 def _two_of(plans: list[Plan]) -> list[Plan]:
-    """The map's own start, and another place on it."""
+    """Plans from the start of the map and from another place."""
     own = [plan for plan in plans if plan.place is None]
     other = [plan for plan in plans if plan.place is not None]
     return own[:1] + other[:1] if own and other else plans[:2]
 
 
 class _Game:
-    """A running engine and where it stands; closed when no place refers to it any more."""
+    """A running engine and its position; closed when no place refers to it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.engine = plan, Engine(find_map(plan.map_name))
@@ -56,13 +56,13 @@ class _Game:
         self.frames_F3hw = torch.zeros(1, 3, FRAME_HEIGHT, FRAME_WIDTH, dtype=torch.uint8)
 
     def go(self, composites_M: tuple[int, ...]) -> Tensor:
-        """Frames of the last of these actions; after a rewind the game is played again from its start."""
+        """Frames of the last of these actions; after a rewind the game is replayed from its start."""
         follows = bool(self.composites_M) and self.composites_M == composites_M[:-1]
         if not follows:
             self.frames_F3hw = _pixels(self.engine.reset(self.plan.seed, self.plan.place))
         for label in composites_M[-1:] if follows else composites_M[1:]:
             steps = self.engine.act(label)
-            if steps is None:  # the map's script ended the episode: the last picture stays
+            if steps is None:  # the map's script ended the episode, so the last frames stay
                 break
             self.frames_F3hw = _pixels(steps)
         self.composites_M = composites_M
@@ -82,26 +82,26 @@ class EnginePlace:
     frames_F3hw: Tensor
 
     def step(self, composite: int) -> EnginePlace:
-        """See ``Place``. Looks up and down no further than the world models do."""
+        """See ``Place``. Pitch is limited as in the world models."""
         past, coming = torch.tensor([self.composites_M]), torch.tensor([composite])
         labels = (*self.composites_M, int(ACTIONS.within(past, coming)))
         return EnginePlace(self.game, labels, self.game.go(labels))
 
     def settle(self) -> EnginePlace:
-        """See ``Place``. Nothing is left to do."""
+        """See ``Place``. Does nothing."""
         return self
 
 
 @dataclass(frozen=True)
 class EnginePane:
-    """The real game, for starts that come from it."""
+    """A pane with the real game, for starts from it."""
 
     name: str
     worker: ThreadPoolExecutor = field(default_factory=one_thread)
     _games: weakref.WeakSet[_Game] = field(default_factory=weakref.WeakSet)
 
     def begin(self, start: Start, seed: int) -> EnginePlace | None:
-        """See ``Pane``. The seed does not matter: nothing moves but the player."""
+        """See ``Pane``. The seed is not used, as only the player moves."""
         if not isinstance(start.plan, Plan):
             return None
         game = _Game(start.plan)
@@ -109,7 +109,7 @@ class EnginePane:
         return EnginePlace(game, (0,), game.go((0,)))
 
     def close(self) -> None:
-        """See ``Pane``. Games that a walk still holds end too."""
+        """See ``Pane``. Also ends the games that walks still refer to."""
         self.worker.shutdown(cancel_futures=True)
         for game in self._games:
             game.close()

@@ -1,4 +1,4 @@
-"""Clips of the dataset for critics and judge, and their features kept on disk."""
+"""Clips of the dataset for critics and judge, and their features in a cache on disk."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from worldcompass.worlds.doom.critics.realism import STILL_KINDS, degrade
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION
 
-STRONGEST_AUGMENTATION = 0.7  # of realism.degrade, for clips whose motion is read
+STRONGEST_AUGMENTATION = 0.7  # strength of realism.degrade for clips of the readers of motion
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The moving latents of a split: N clips with what really happened."""
+    """The moving latents of a split: N clips with the engine's labels and motion."""
 
     shards: list[collect.Shard]
     labels_N: Tensor
@@ -40,7 +40,7 @@ class Clips:
 
 
 def load_clips(data: Path, split: str) -> Clips:
-    """All latents but the first of every episode of a split."""
+    """All latents of a split except the first of every episode."""
     shards = collect.load(data, split)
     labels, motions = [], []
     scale = torch.tensor([MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg])
@@ -61,14 +61,14 @@ def read_clips(episode_Fhw3: np.ndarray) -> np.ndarray:
 def cached_features(
     cache: Path, clips: Clips, name: str, measure: Callable[[Tensor], Tensor], rng: np.random.Generator | None
 ) -> Tensor:
-    """What ``measure`` finds in every clip, from ``cache`` when it is there; degraded clips when given ``rng``."""
+    """The features of every clip by ``measure``, from the cache if there; of degraded clips with ``rng``."""
     path = cache / f"{name}.npy"
     if path.is_file():
         found = np.load(path)
         if len(found) == len(clips):
             return torch.from_numpy(found)
     parts = []
-    for episode in track(clips.episodes(), f"looking: {name}"):
+    for episode in track(clips.episodes(), f"features: {name}"):
         frames = read_clips(episode)
         if rng is not None:
             strengths = rng.uniform(0, STRONGEST_AUGMENTATION, len(frames))
@@ -84,7 +84,7 @@ def cached_features(
 
 
 def track(items: list[Any], words: str) -> Iterator[Any]:
-    """The items, with a line of progress and the time that remains."""
+    """Iterate over items with a progress line and the remaining time."""
     columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         yield from progress.track(items, description=words)

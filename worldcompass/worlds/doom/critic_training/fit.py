@@ -1,9 +1,9 @@
-"""``worldcompass doom critics``: train critics and judge on engine data, test them on maps that neither saw.
+"""Training of critics and judge on engine data, for ``worldcompass doom critics``, and tests on unseen maps.
 
-Three files: ``motion_critic.safetensors`` and ``realism.safetensors`` (split ``critic``) become rewards,
-``judge.safetensors`` (split ``judge``) only scores evaluations. Files are weights in float16 with the facts of
-their training as metadata. A file that is there with the same seed and data is kept, so that a training that was
-stopped goes on with the next part; delete a file to train it again.
+Three files: ``motion_critic.safetensors`` and ``realism.safetensors`` (split ``critic``) are rewards, and
+``judge.safetensors`` (split ``judge``) only scores evaluations. Files hold float16 weights with metadata about
+their training. Files with the same seed and data are skipped, so that a stopped training resumes with the next
+file; delete a file to train it again.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from worldcompass.worlds.doom.critics.weights import (
 )
 from worldcompass.worlds.doom.engine import collect
 
-POOL_FRAMES = 12_000  # frames that a realism network is trained on
-CLEAN_SHARE = 0.3  # of the frames of a batch that stay as the engine drew them
-MOTION_WEIGHT = 0.5  # of the regression beside the two classifications
+POOL_FRAMES = 12_000  # training frames of a realism network
+CLEAN_SHARE = 0.3  # share of undegraded frames
+MOTION_WEIGHT = 0.5  # of the regression, relative to the two classifications
 
 
 @dataclass(frozen=True)
 class Part:
-    """How one network is trained."""
+    """Training settings of one network."""
 
     steps: int
     batch: int
@@ -64,7 +64,7 @@ PARTS = {
 def fit(
     net: nn.Module, part: Part, words: str, seed: int, loss_of: Callable[[torch.Generator], Tensor]
 ) -> None:
-    """AdamW with warm-up and cosine over a fixed number of steps, in place."""
+    """Train a network in place by AdamW, with warm-up and cosine decay over a fixed number of steps."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), part.learning_rate, weight_decay=part.weight_decay)
     net.train()
@@ -89,14 +89,14 @@ def fit(
 
 
 def mixed_batch(sources: list[Tensor], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows drawn at random, an equal share from every source; (rows, indices)."""
+    """Random rows, an equal share from every source; (rows, indices)."""
     indices = torch.randint(len(sources[0]), (count,), generator=generator)
     rows = [source[part] for source, part in zip(sources, indices.chunk(len(sources)), strict=True)]
     return torch.cat(rows).float() if rows[0].is_floating_point() else torch.cat(rows), indices
 
 
 def train_motion_critic(data: Path, cache: Path, seed: int) -> MotionCritic:
-    """The interaction critic: cross-entropy of translation and rotation, and regression of the motion."""
+    """Train the interaction critic: cross-entropy of translation and rotation, and regression of the motion."""
     clips = load_clips(data, "critic")
     rng = np.random.default_rng((seed, 0))
     sources = [
@@ -126,7 +126,7 @@ def train_motion_critic(data: Path, cache: Path, seed: int) -> MotionCritic:
 
 
 def train_reader(judge: Judge, data: Path, cache: Path, seed: int) -> None:
-    """The judge's actions: cross-entropy of translation and rotation, in place."""
+    """Train the judge's reader of actions in place: cross-entropy of translation and rotation."""
     clips = load_clips(data, "judge")
     rng = np.random.default_rng((seed, 1))
     sources = [
@@ -147,7 +147,7 @@ def train_reader(judge: Judge, data: Path, cache: Path, seed: int) -> None:
 
 
 def label_loss(translation: Tensor, rotation: Tensor, labels_B: Tensor) -> Tensor:
-    """Cross-entropy of both classes, smoothed a little, as engine labels at the thresholds are not certain."""
+    """Cross-entropy of both classes with label smoothing, as engine labels near the thresholds are uncertain."""
     true = split_label(labels_B)
     parts = zip((translation, rotation), true, strict=True)
     return sum(
@@ -158,10 +158,13 @@ def label_loss(translation: Tensor, rotation: Tensor, labels_B: Tensor) -> Tenso
 def degraded_frames(
     shards: list[collect.Shard], count: int, rng: np.random.Generator, distance: int
 ) -> tuple[Tensor, Tensor]:
-    """Frames uint8 (B, 3, h, w) at random strengths and the strengths (B,); some as the engine drew them.
+    """Frames uint8 (B, 3, h, w), degraded at random strengths, and the strengths (B,); some are undegraded.
 
     Args:
-        distance: frames between a frame and the one that may shine through it.
+        shards: of engine data.
+        count: number of frames.
+        rng: random numbers.
+        distance: number of frames between a frame and the one that may be blended into it.
     """
     frames, strengths = [], []
     for _ in range(count):
@@ -176,14 +179,14 @@ def degraded_frames(
 
 
 def pool_batch(pool: tuple[Tensor, Tensor], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Frames and strengths drawn at random from a pool, half of the batches mirrored."""
+    """Random frames and strengths from a pool; half of the batches are mirrored."""
     indices = torch.randint(len(pool[0]), (count,), generator=generator)
     frames = pool[0][indices]
     return frames.flip(-1) if torch.rand((), generator=generator) < 0.5 else frames, pool[1][indices]
 
 
 def train_realism(data: Path, seed: int) -> Realism:
-    """The realism critic: regression of the strength of a degradation."""
+    """Train the realism critic: regression of the strength of a degradation."""
     shards, part = collect.load(data, "critic"), PARTS["realism"]
     pool = degraded_frames(shards, POOL_FRAMES, np.random.default_rng((seed, 2)), distance=3)
     torch.manual_seed(seed)
@@ -198,7 +201,7 @@ def train_realism(data: Path, seed: int) -> Realism:
 
 
 def train_texture(judge: Judge, data: Path, seed: int) -> None:
-    """The judge's realism: engine frames against degraded ones, in place."""
+    """Train the judge's realism in place: classification of engine frames and degraded ones."""
     shards, part = collect.load(data, "judge"), PARTS["texture"]
     pool = degraded_frames(shards, POOL_FRAMES, np.random.default_rng((seed, 3)), distance=4)
 
@@ -210,12 +213,12 @@ def train_texture(judge: Judge, data: Path, seed: int) -> None:
 
 
 def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
-    """Train what is missing in ``out``, write the weights and ``accuracy.md``, and return ``out``.
+    """Train the missing networks in ``out``, write the weights and ``accuracy.md``, and return ``out``.
 
-    Features of the clips are kept in the folder ``features`` beside the data.
+    Features of the clips are stored in the folder ``features`` next to the data.
 
     Raises:
-        UserError: when ``data`` is no dataset, or a file in ``out`` belongs to another training.
+        UserError: when ``data`` is not a dataset, or a file in ``out`` belongs to another training.
     """
     collect.load(data, "critic")
     out.mkdir(parents=True, exist_ok=True)
@@ -251,7 +254,7 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
 
 
 def _part(out: Path, name: str, data: Path, seed: int, train: Callable[[], nn.Module]) -> None:
-    """Train one file unless it is there."""
+    """Train a network unless its file exists."""
     facts = {"seed": str(seed), "dataset": (data / "dataset.json").read_text()}
     path = out / f"{name}.safetensors"
     if path.is_file():
@@ -265,6 +268,6 @@ def _part(out: Path, name: str, data: Path, seed: int, train: Callable[[], nn.Mo
 
 
 def _note(out: Path, name: str, accuracy: str) -> None:
-    """Write the measured accuracy into a file's metadata; the weights stay as they are."""
+    """Add the measured accuracy to a file's metadata, without changing the weights."""
     path = out / f"{name}.safetensors"
     save(load(name, out), path, name, {**read_facts(path, name), "accuracy": accuracy})

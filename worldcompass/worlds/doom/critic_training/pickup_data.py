@@ -1,7 +1,7 @@
-"""Scenes of pick-ups on disk, for the training of the pick-up critic; drawn once, resumable map by map.
+"""Scenes of pick-ups on disk, to train the pick-up critic; drawn once, and resumable by map.
 
-``ROOT/SPLIT/MAP/scenes.json`` and ``frames.npy``: uint8 (S, 3, 45, 48, 64, 3), sRGB. A folder appears whole or
-not at all and is a function of (seed, split, map, number of scenes).
+``ROOT/SPLIT/MAP/scenes.json`` and ``frames.npy``: uint8 (S, 3, 45, 48, 64, 3), sRGB. A folder is written atomically
+and is a function of (seed, split, map, number of scenes).
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ SEEN = tuple(
         "freedoom1_e1m2", "freedoom2_map11",
     )
 )  # fmt: skip
-"""Maps with room for things beside a walk (my_way_home has none) that load quickly."""
+"""Maps that load quickly and have room for items next to a walk, unlike my_way_home."""
 SPLITS: dict[str, tuple[DoomMap, ...]] = {"train": SEEN, "heldout": SEEN, "unseen": UNSEEN}
-"""``heldout``: other scenes of the maps of ``train``; nothing is ever trained on the maps of ``unseen``."""
+"""``heldout``: other scenes of the maps of ``train``. No network is trained on the maps of ``unseen``."""
 
 
 @dataclass(frozen=True)
 class SceneFrames:
-    """One map's scenes, frames memory-mapped."""
+    """The scenes of one map, with memory-mapped frames."""
 
     scenes: list[Scene]
     frames_SGFhw3: np.ndarray
 
 
 def prefix_of(split: str) -> str:
-    """Of the ids of a split's scenes; ``worldcompass doom pickups`` scores on those of ``unseen``."""
+    """Prefix of the scene ids of a split; ``worldcompass doom pickups`` scores on ``unseen``."""
     return f"pickups/{split}"
 
 
 def collect_scenes(
     root: Path, split: str, per_map: int, seed: int, on_scene: Callable[[], None] = lambda: None
 ) -> list[SceneFrames]:
-    """Draw what is missing of a split and open all of it.
+    """Draw the missing scenes of a split and open all of them.
 
     Raises:
-        UserError: when a folder holds another number of scenes, or what is no scenes.
+        UserError: when a folder holds another number of scenes, or a file that is not readable.
     """
     found = []
     for doom_map in SPLITS[split]:
@@ -66,7 +66,7 @@ def collect_scenes(
         scenes, frames = load_scenes(folder / "scenes.json"), np.load(folder / "frames.npy", mmap_mode="r")
         if len(scenes) != per_map or len(frames) != per_map:
             raise UserError(
-                f"{folder} holds {len(scenes)} scenes, not {per_map}: delete it or choose another --data"
+                f"{folder} holds {len(scenes)} scenes, expected {per_map}: delete it or choose another --data"
             )
         found.append(SceneFrames(scenes, frames))
     return found

@@ -1,4 +1,4 @@
-"""``worldcompass doom pickup-critic``: train the pick-up detector on engine scenes, test it on maps never seen."""
+"""Training of the pick-up detector on engine scenes, for ``worldcompass doom pickup-critic``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from worldcompass.worlds.doom.rewards.pickup import PickupFollowing
 
 PART = Part(steps=1000, batch=12, learning_rate=2e-3, weight_decay=0.1)
 SCENES = {"train": 20, "heldout": 5, "unseen": 16}  # of each map
-WHOLE_WEIGHT = 1.0  # of the answer for the whole clip beside those for its latents
-SHIFT = 2  # pixels by which a clip's pictures are moved, at most
-BRIGHTEST, TINT = 0.25, 0.1  # shifts of brightness and of each channel, at most, of the range -1 to 1
-GRAIN = 0.08  # deviation of the grain that pictures get, at most
+WHOLE_WEIGHT = 1.0  # of the loss for the whole clip, relative to that of its latents
+SHIFT = 2  # largest horizontal shift of a clip, pixels
+BRIGHTEST, TINT = 0.25, 0.1  # largest shifts of brightness and of each channel, in the range -1 to 1
+GRAIN = 0.08  # largest standard deviation of added grain
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Labelled:
     pictures_NT3hw: Tensor
     """uint8, the last frame of every latent."""
     taken_NMI: Tensor
-    """float32: 1 where the item was taken in that latent, M = 11 moving latents."""
+    """float32: 1 if the item is taken in the latent, M = 11 moving latents."""
 
 
 def labelled(maps: Sequence[SceneFrames]) -> Labelled:
-    """Clips with the engine's answers."""
+    """Load all clips with the engine's events."""
     pictures, taken = [], []
     for held in maps:
         for scene, frames in zip(held.scenes, held.frames_SGFhw3, strict=True):
@@ -57,7 +57,7 @@ def labelled(maps: Sequence[SceneFrames]) -> Labelled:
 
 
 def pickup_loss(logits_BMI: Tensor, taken_BMI: Tensor) -> Tensor:
-    """Cross-entropy of every latent, and of "in any latent" as independent latents make it."""
+    """Cross-entropy of every latent, and of the whole clip, assuming independent latents."""
     per_latent = binary_cross_entropy_with_logits(logits_BMI, taken_BMI)
     log_never = logsigmoid(-logits_BMI.double()).sum(1)  # log of the chance that no latent takes it
     log_ever = torch.log(-torch.expm1(log_never.clamp_max(-1e-9)))
@@ -67,7 +67,7 @@ def pickup_loss(logits_BMI: Tensor, taken_BMI: Tensor) -> Tensor:
 
 
 def varied(pictures_BT3hw: Tensor, generator: torch.Generator) -> Tensor:
-    """Clips in another light and with grain, moved a little, half of the batches mirrored."""
+    """Augment clips by light, contrast, grain and shift; half of the batches are mirrored."""
 
     def drawn(*shape: int) -> Tensor:
         return 2 * torch.rand(shape, generator=generator) - 1
@@ -86,7 +86,7 @@ def varied(pictures_BT3hw: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_reader(data: Labelled, seed: int, part: Part = PART) -> PickupReader:
-    """The detector, from nothing."""
+    """Train the detector from random weights."""
     torch.manual_seed(seed)
     net = PickupReader()
 
@@ -102,7 +102,7 @@ def train_reader(data: Labelled, seed: int, part: Part = PART) -> PickupReader:
 def collect_splits(
     data: Path, seed: int = 0, on_scene: Callable[[], None] = lambda: None
 ) -> dict[str, list[SceneFrames]]:
-    """Draw what is missing of all splits and open them.
+    """Draw the missing scenes of all splits and open them.
 
     Raises:
         UserError: when ``data`` holds other scenes.
@@ -111,10 +111,10 @@ def collect_splits(
 
 
 def train_pickup_critic(splits: dict[str, list[SceneFrames]], out: Path, seed: int = 0) -> dict[str, Verdict]:
-    """Train unless the weights are there, test, and write ``pickup.json`` beside them.
+    """Train unless the weights exist, test, and write ``pickup.json`` next to them.
 
     Raises:
-        UserError: when ``out`` holds weights of another training.
+        UserError: when ``out`` holds weights of another kind or version.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{PICKUP}.safetensors"
@@ -133,7 +133,7 @@ def train_pickup_critic(splits: dict[str, list[SceneFrames]], out: Path, seed: i
 
 
 def played_of(held: SceneFrames) -> list[Played]:
-    """A map's scenes as the critics see them."""
+    """The scenes of a map as input for critics."""
     return [
         Played(scene, torch.from_numpy(np.array(frames)).movedim(-1, 2).contiguous())
         for scene, frames in zip(held.scenes, held.frames_SGFhw3, strict=True)

@@ -1,8 +1,8 @@
-"""How well a critic tells which clips pick up what was asked for, against the engine's counters; with intervals.
+"""Accuracy of pick-up critics against the engine's counters, with intervals.
 
-The questions of a scene are its three clips for the one item and for the other: two clips that take what is asked
-for, two that take the other item, two that take nothing. Where a score means yes is not the critic's to say: the
-threshold for one half of the scenes is the one that suits the other half.
+Every scene has six questions, its three clips for each of its two items: two clips take the item, two take the
+other item, and two take nothing. The threshold for "yes" is fitted on one half of the scenes and tested on the
+other.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ OUTCOMES = (DONE, OTHER, NOTHING)
 
 @dataclass(frozen=True)
 class Marks:
-    """Scores of S scenes: of the clip that takes the item, that takes the other, that takes nothing."""
+    """Scores of S scenes, by item and outcome."""
 
     values_SWO: np.ndarray
-    """float, (S, 2 items, 3 outcomes); NaN where the critic abstained."""
+    """float, (S, 2 items, 3 outcomes); NaN where the critic abstains."""
     paths: tuple[str, ...]
     words: tuple[tuple[str, str], ...]
 
 
 def mark(critic: Critic, scenes: Sequence[Played], on_scene: Callable[[], None] = lambda: None) -> Marks:
-    """Ask a critic all questions, three candidates at a time."""
+    """Score all questions with a critic, three candidates at a time."""
     values = np.full((len(scenes), 2, len(OUTCOMES)), np.nan)
     for s, played in enumerate(scenes):
         for w, word in enumerate(played.scene.words):
@@ -47,43 +47,43 @@ def mark(critic: Critic, scenes: Sequence[Played], on_scene: Callable[[], None] 
 
 
 def outcome_of(played: Played, clip: int, asked: str) -> int:
-    """Index into ``OUTCOMES`` of one of a scene's clips, when one of its items is asked for."""
+    """Index into ``OUTCOMES`` of a scene's clip, for one of its items."""
     taken = played.scene.taken[clip]
     return 2 if taken is None else int(taken[0] != asked)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the scores are worth; 95% intervals with the scenes as the sample."""
+    """Accuracy of the scores, with 95% intervals over scenes."""
 
     scenes: int
     abstained: float
-    """Share of the questions."""
+    """Share of the questions without a score."""
     accuracy: Estimate
-    """Mean of the shares of right answers to questions that are to be affirmed and to be denied."""
+    """Balanced accuracy: the mean of the shares of right "yes" and right "no" answers."""
     right: dict[str, Estimate]
     """Share of right answers by outcome."""
     ranked: dict[str, Estimate]
-    """How often the clip that takes the item scores above its sibling of another outcome; a tie counts half."""
+    """Share of pairs in which the clip that takes the item scores above another outcome; ties count half."""
     by_path: dict[str, Estimate]
     """``ranked`` over both other outcomes, by kind of walk."""
     by_item: dict[str, Estimate]
     correlation: Estimate
-    """Spearman's of score and truth over all questions; its interval is a bootstrap over scenes."""
+    """Spearman's correlation of score and truth over all questions, with a bootstrap interval over scenes."""
     calibration: float | None
-    """Mean distance of score and truth, where scores lie between 0 and 1."""
+    """Mean distance of score and truth; None unless all scores lie between 0 and 1."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything; a share without scenes is null."""
+        """All fields; null for a share without scenes."""
         return finite(self)
 
 
 def judge_marks(marks: Marks, seed: int = 0) -> Verdict:
-    """The numbers of a set of marks."""
+    """Compute the accuracy of a set of scores."""
     values = marks.values_SWO
     right = _right(values)
     above = np.stack([_above(values[..., 0], values[..., o]) for o in (1, 2)], -1)
-    flat = np.where(np.isnan(right), 0.5, right)  # an abstention is as good as a toss
+    flat = np.where(np.isnan(right), 0.5, right)  # an abstention counts as a coin toss
     per_scene = (flat[..., 0] / 2 + flat[..., 1] / 4 + flat[..., 2] / 4).mean(1)
     paths = np.array(marks.paths)
     words = np.array(marks.words)
@@ -105,7 +105,7 @@ def judge_marks(marks: Marks, seed: int = 0) -> Verdict:
 
 
 def threshold_of(values_N: np.ndarray, truth_N: np.ndarray) -> float:
-    """The threshold with the highest mean of both shares of right answers; scores at it mean no."""
+    """The threshold with the highest balanced accuracy; scores at or below it mean "no"."""
     levels = np.unique(values_N)
     if len(levels) < 2:
         return float(levels[0]) if len(levels) else 0.0
@@ -116,7 +116,7 @@ def threshold_of(values_N: np.ndarray, truth_N: np.ndarray) -> float:
 
 
 def _right(values_SWO: np.ndarray) -> np.ndarray:
-    """1 for right, 0 for wrong, NaN for abstained; even scenes at the threshold of the odd ones and back."""
+    """1 for right, 0 for wrong, NaN for abstained; even scenes use the threshold of odd ones and vice versa."""
     truth = np.broadcast_to(np.array([True, False, False]), values_SWO.shape)
     right = np.full(values_SWO.shape, np.nan)
     for half in (0, 1):
@@ -129,20 +129,20 @@ def _right(values_SWO: np.ndarray) -> np.ndarray:
 
 
 def _above(wanted: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """1 where wanted is above, one half for a tie, NaN where either is missing."""
+    """1 if wanted is above other, one half for a tie, NaN if either is missing."""
     ranked = np.where(wanted > other, 1.0, np.where(wanted == other, 0.5, 0.0))
     return np.where(np.isnan(wanted) | np.isnan(other), np.nan, ranked)
 
 
 def _means(values_SX: np.ndarray) -> np.ndarray:
-    """Mean of each scene's values that are there; scenes without any are left out."""
+    """Mean of each scene's known values, without scenes that have none."""
     there = ~np.isnan(values_SX)
     counted = there.any(1)
     return np.nansum(values_SX[counted], 1) / there[counted].sum(1)
 
 
 def _share(values_N: np.ndarray) -> Estimate:
-    """One value of each scene, between 0 and 1."""
+    """Mean of one value per scene, each between 0 and 1."""
     return share(values_N, [str(scene) for scene in range(len(values_N))])
 
 

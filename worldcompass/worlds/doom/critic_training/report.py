@@ -1,4 +1,4 @@
-"""How often critics and judge are right on maps that neither saw, also on degraded pictures."""
+"""Accuracy of critics and judge on held-out episodes, unseen maps and degraded pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TESTED_CLIPS, TESTED_FRAMES = 800, 300  # of the unseen maps, for robustness
 def accuracy_report(
     data: Path, critic: MotionCritic, judge: Judge, splits: tuple[str, ...] = ("heldout", "unseen")
 ) -> tuple[dict[str, Any], str]:
-    """How often critic and judge read what the engine did, per split; numbers and a page in Markdown."""
+    """Accuracy of the actions that critic and judge read, per split; numbers and a page in Markdown."""
     report: dict[str, Any] = {}
     cache = data.parent / "features"
     for split in splits:
@@ -55,7 +55,7 @@ def accuracy_report(
 
 
 def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> tuple[dict[str, Any], str]:
-    """What degraded frames of unseen maps do to readers and realism networks; numbers and Markdown."""
+    """Accuracy of actions and realism on degraded frames of unseen maps; numbers and Markdown."""
     rng = np.random.default_rng((seed, 4))
     clips = load_clips(data, "unseen")
     chosen = rng.choice(len(clips), min(TESTED_CLIPS, len(clips)), replace=False)
@@ -89,7 +89,7 @@ def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> 
 
 
 def _ranked(score: Callable[[Tensor], Tensor], pairs: list[np.ndarray], seed: int) -> dict[str, float]:
-    """Percent of frames that score above their degraded copy, by ``kind@strength``."""
+    """Percent of frames with a score above their degraded copy, by ``kind@strength``."""
     rng = np.random.default_rng((seed, 5))
 
     def scores(clips: list[np.ndarray]) -> Tensor:
@@ -109,7 +109,7 @@ def _read(net: nn.Module, features: Tensor, mirror: Callable[[Tensor], Tensor]) 
 
 
 def accuracy(found_N: Tensor, true_N: Tensor, maps: list[str]) -> dict[str, Any]:
-    """Shares of right labels in percent, overall and by part, kind and map, with confusion counts (true, found)."""
+    """Percent of right labels, overall and by part, kind and map, with confusion counts (true, found)."""
     exact = (found_N == true_N).double()
     found, true = split_label(found_N), split_label(true_N)
     kinds = np.array([ACTIONS.kind(int(label)) for label in true_N])
@@ -165,7 +165,7 @@ def _page(report: dict[str, Any]) -> str:
                     "",
                     f"### {split}, {who}: {words}",
                     "",
-                    "Rows: what happened; columns: what was read.",
+                    "Rows: the engine's action; columns: the read action.",
                     "",
                 ]
                 lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]

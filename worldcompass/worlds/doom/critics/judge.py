@@ -1,8 +1,8 @@
-"""The held-out judge: reads actions by matching patches, and realism by another network; never a reward.
+"""The held-out judge, for evaluation only: a network for actions and another one for realism.
 
-It shares no estimator, network, seed or training episode with the critics. How well a patch of one frame matches
-the next frame at every displacement of a window (a cost volume) is measured at two distances in time, one
-frame and four frames apart; a small network reads the action from the two volumes.
+It shares no estimator, network, seed or training episode with the critics. Cost volumes measure how well a patch of
+one frame matches a later frame at every displacement of a window, for frames one and four apart. A small network
+reads the action from the two volumes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from worldcompass.worlds.doom.critics.realism import frames_to_fit
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT
 
 NEAR_WINDOW = (4, 2)  # largest displacement in x and y between neighbouring frames, pixels
-FAR_WINDOW = (8, 3)  # the same between frames four apart, in pixels of half size
+FAR_WINDOW = (8, 3)  # largest displacement between frames four apart, in pixels of half size
 NUM_NEAR, NUM_FAR = ((2 * x + 1) * (2 * y + 1) for x, y in (NEAR_WINDOW, FAR_WINDOW))
 NUM_MATCHES = NUM_NEAR + NUM_FAR
-CONTRAST_FLOOR = 0.03  # local contrast below which a patch counts as flat
-MATCH_SHARE = 0.12  # how fast a match falls with its cost, in the mean cost of the window
+CONTRAST_FLOOR = 0.03  # added to the local contrast, for flat patches
+MATCH_SHARE = 0.12  # scale of the decay of a match with its cost, as a share of the window's mean cost
 MATCH_FLOOR = 0.02
-BATCH = 4  # clips whose volumes fit in the processor's cache
+BATCH = 4  # clips whose volumes fit into the processor's cache
 
 
 def _normalised(clips_B53hw: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def _smooth(planes: Tensor) -> Tensor:
 
 
 def _matches(before_BPChw: Tensor, after_BPChw: Tensor, window: tuple[int, int]) -> Tensor:
-    """How well patches match at every displacement, best 1; (B, D, 12, 16), mean over the P pairs."""
+    """Match of patches at every displacement, 1 for the best; (B, D, 12, 16), mean over the P pairs."""
     reach_x, reach_y = window
     height, width = before_BPChw.shape[-2:]
     size = height // POOLED[0]
@@ -95,7 +95,7 @@ def _displacements() -> Tensor:
 
 
 class MatchReader(nn.Module):
-    """Match volumes to 9 + 9 logits."""
+    """A network from match volumes to 9 + 9 logits."""
 
     displacements: Tensor
 
@@ -124,9 +124,9 @@ class MatchReader(nn.Module):
 
 
 def with_differences(frames_F3hw: Tensor) -> Tensor:
-    """uint8 frames as (F, 9, 48, 64): the picture and the sizes of its steps across and down, four times enlarged.
+    """uint8 frames as (F, 9, 48, 64): the picture, and absolute differences across and down times four.
 
-    Without them the network does not see grain.
+    The network needs the differences to detect grain.
     """
     frames = frames_to_fit(frames_F3hw)
     across = pad(frames.diff(dim=-1).abs(), (0, 1, 0, 0), mode="replicate")
@@ -135,7 +135,7 @@ def with_differences(frames_F3hw: Tensor) -> Tensor:
 
 
 class Texture(nn.Module):
-    """Frames to the log-odds that they come from the engine: depthwise layers, then best and mean place."""
+    """A network from frames to the log-odds of engine frames: depthwise layers, then maximum and mean."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Texture(nn.Module):
 
 
 class Judge(nn.Module):
-    """Both readers of the judge, for evaluation only."""
+    """Both networks of the judge, for evaluation only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Judge(nn.Module):
         return mirrored_probabilities(self.reader, match_volumes(clips), mirror_volumes)
 
     def labels(self, frames_PF3hw: Tensor) -> Tensor:
-        """Actions seen in P videos of F = 4 M - 3 uint8 frames, one per latent, latent 0 being 0; int64 (P, M).
+        """Actions of P videos of F = 4 M - 3 uint8 frames, one per latent, with 0 for latent 0; int64 (P, M).
 
         Raises:
             ValueError: when F is not 4 M - 3.

@@ -1,8 +1,8 @@
-"""The interaction critic: optical flow of one latent to the action that the camera carried out.
+"""The interaction critic, which reads the camera's action from the optical flow of one latent.
 
-A clip is the 5 frames around one latent: the frame before it and its own 4. DIS optical flow of the four
-transitions and of the whole clip, pooled to 12x16, goes into a small network with one head for the
-translation, one for the rotation and one for the continuous motion.
+A clip holds the frame before the latent and the latent's 4 frames. DIS optical flow of the four transitions and of
+the whole clip, pooled to 12x16, is the input of a small network with heads for the translation, the rotation and
+the continuous motion.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ POOLED = (FRAME_HEIGHT // 4, FRAME_WIDTH // 4)
 NUM_FLOWS = FRAMES_PER_LATENT + 1
 HORIZONTAL = tuple(range(0, 2 * NUM_FLOWS, 2))  # channels that change sign in the mirror
 NUM_CHANNELS = 2 * NUM_FLOWS + 5
-TEXTURE_FLOOR = 4.0  # levels: darker pictures are not stretched beyond it
-# Classes seen in a mirror: right and left change places.
+TEXTURE_FLOOR = 4.0  # smallest standard deviation in levels, which limits the contrast of dark pictures
+# Classes in the mirrored picture: right and left are swapped.
 MIRRORED_TRANSLATION = (0, 1, 2, 4, 3, 6, 5, 8, 7)
 MIRRORED_ROTATION = (0, 2, 1, 3, 4, 7, 8, 5, 6)
 
@@ -36,7 +36,7 @@ _local = threading.local()
 
 
 def mirror_labels(labels: Tensor) -> Tensor:
-    """Composite actions as a mirror shows them."""
+    """Composite actions of the mirrored clips."""
     translation = torch.tensor(MIRRORED_TRANSLATION, device=labels.device)[labels // NUM_ROTATIONS]
     rotation = torch.tensor(MIRRORED_ROTATION, device=labels.device)[labels % NUM_ROTATIONS]
     return NUM_ROTATIONS * translation + rotation
@@ -48,16 +48,16 @@ def clips_of(frames_GT3hw: Tensor) -> Tensor:
 
 
 def _flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """DIS flow (h, w, 2) in pixels; one estimator per thread, as it is not safe to share."""
+    """DIS flow (h, w, 2) in pixels, with one estimator per thread, as it is not thread-safe."""
     if not hasattr(_local, "dis"):
         _local.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         _local.dis.setFinestScale(0)
-    # None, not zeros: an array, even of zeros, is taken as a starting flow and changes the result.
+    # None, as any array, even of zeros, would be used as the initial flow and change the result.
     return _local.dis.calc(before, after, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _stretched(clip_5hw3: np.ndarray) -> np.ndarray:
-    """Grey uint8 (5, h, w) with the same contrast whatever the light; the clip shares one scale."""
+    """Grey uint8 (5, h, w) with normalised contrast; the frames of a clip share one scale."""
     rows = clip_5hw3.reshape(-1, clip_5hw3.shape[2], 3)
     grey = np.sqrt(cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY).astype(np.float32) * 255)
     spread = max(float(grey.std()), TEXTURE_FLOOR)
@@ -71,7 +71,7 @@ def _pool(image: np.ndarray) -> np.ndarray:
 
 
 def clip_features(clip_5hw3: np.ndarray) -> np.ndarray:
-    """Features (C, 12, 16) float16 of one uint8 clip: flows in pixels, picture, edges, what flow leaves over."""
+    """Features (C, 12, 16) float16 of one uint8 clip: flows in pixels, picture, edges, residuals of the flow."""
     grey = _stretched(clip_5hw3)
     flows = [_flow(a, b) for a, b in pairwise(grey)] + [_flow(grey[0], grey[-1])]
     flows[-1] = flows[-1] / FRAMES_PER_LATENT
@@ -89,7 +89,7 @@ def clip_features(clip_5hw3: np.ndarray) -> np.ndarray:
 
 
 def features_of(clips_B53hw: Tensor) -> Tensor:
-    """Features (B, C, 12, 16) float32 of uint8 clips of any size, in as many threads as torch may use."""
+    """Features (B, C, 12, 16) float32 of uint8 clips of any size, in as many threads as torch uses."""
     clips = clips_B53hw.permute(0, 1, 3, 4, 2).cpu().numpy()
     if clips.shape[2:4] != (FRAME_HEIGHT, FRAME_WIDTH):
         size = (FRAME_WIDTH, FRAME_HEIGHT)
@@ -114,7 +114,7 @@ def mirror_features(features_BCyx: Tensor) -> Tensor:
 
 
 class MotionCritic(nn.Module):
-    """Pooled flow to 9 + 9 logits and the motion (right, forward, yaw, pitch) in units of the nominal one."""
+    """A network from pooled flow to 9 + 9 logits and the motion (right, forward, yaw, pitch) in nominal units."""
 
     def __init__(self, width: int = 40, hidden: int = 192, dropout: float = 0.2) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class MotionCritic(nn.Module):
 def mirrored_probabilities(
     net: nn.Module, features: Tensor, mirror: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Mean of what ``net`` says of the features and, mirrored back, of the mirrored features; (B, 9) twice."""
+    """Mean of ``net``'s probabilities for the features and for the mirrored features, mirrored back; (B, 9) twice."""
     direct = [part.softmax(-1) for part in net(features)[:2]]
     turned = [part.softmax(-1) for part in net(mirror(features))[:2]]
     translation = (direct[0] + turned[0][:, list(MIRRORED_TRANSLATION)]) / 2
@@ -165,20 +165,20 @@ class _ReadsClips(Protocol):
 
 
 class LabelReader:
-    """Reads the actions of whole videos with a network that reads clips."""
+    """Reads the actions of whole videos with a network for clips."""
 
     def __init__(self, net: _ReadsClips) -> None:
         self.net = net
 
     def labels(self, frames_PF3hw: Tensor) -> Tensor:
-        """Actions seen in P videos of F = 4 M - 3 uint8 frames, one per latent, latent 0 being 0; int64 (P, M).
+        """Actions of P videos of F = 4 M - 3 uint8 frames, one per latent, with 0 for latent 0; int64 (P, M).
 
         Raises:
             ValueError: when F is not 4 M - 3.
         """
         videos, count = frames_PF3hw.shape[:2]
         if count % FRAMES_PER_LATENT != 1:
-            raise ValueError(f"a video of whole latents has 4 M - 3 frames, got {count}")
+            raise ValueError(f"expected 4 M - 3 frames for M latents, got {count}")
         start = torch.zeros(videos, 1, dtype=torch.long)
         if count == 1:
             return start

@@ -1,8 +1,7 @@
-"""The pick-up critic's network: was one of the items taken in this latent? Read from pixels alone.
+"""The network of the pick-up critic, which detects from pixels in which latent an item is taken.
 
-The last frame of every latent goes through the same small convolution down to a vector that still knows where
-things are; convolutions over time then see how a thing came nearer and whether it is there later. One logit for
-each latent and item.
+A small convolutional network maps the last frame of every latent to a vector that still encodes positions.
+Convolutions over time then see an item approach and disappear. There is one logit for each latent and item.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from worldcompass.worlds.doom.critics.realism import frames_to_fit
 from worldcompass.worlds.doom.engine.facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT
 from worldcompass.worlds.doom.engine.items import ITEMS
 
-RARE = -4.0  # log-odds that a latent takes an item, before anything is learned
+RARE = -4.0  # initial log-odds that a latent takes an item
 BATCH = 16  # clips of one pass without gradients
 
 
 class PickupReader(nn.Module):
-    """Clips to logits that each item was taken, latent by latent."""
+    """A network from clips to logits that each item is taken in each latent."""
 
     def __init__(self, width: int = 16, hidden: int = 64, dropout: float = 0.2) -> None:
         super().__init__()
@@ -41,7 +40,8 @@ class PickupReader(nn.Module):
         """Logits (B, M, I) of M latents and I items.
 
         Args:
-            pictures_BT3hw: the last frame of every latent, T = M + 1, one before the first; float32, -1 to 1.
+            pictures_BT3hw: the last frame of every latent and the one before the first, T = M + 1; float32, -1 to
+            1.
         """
         features = self.frame(pictures_BT3hw.flatten(0, 1)).flatten(1)
         series = gelu(self.flat(self.dropout(features))).unflatten(0, pictures_BT3hw.shape[:2]).mT
@@ -59,10 +59,10 @@ class PickupReader(nn.Module):
 
 
 def prepared(frames_BT3hw: Tensor) -> Tensor:
-    """uint8 frames as float32 of the network's size in [-1, 1]."""
+    """uint8 frames as float32 in [-1, 1], resized for the network."""
     return frames_to_fit(frames_BT3hw.flatten(0, 1)).unflatten(0, frames_BT3hw.shape[:2])
 
 
 def taken_at_all(probabilities_BMI: Tensor) -> Tensor:
-    """Probability (B, I) that an item was taken in any of the latents, taken as independent."""
+    """Probability (B, I) that an item is taken in any latent, assuming independent latents."""
     return 1 - (1 - probabilities_BMI).prod(1)

@@ -1,7 +1,7 @@
-"""Learned realism: how strongly is an image degraded? Trained on engine frames and on degraded ones.
+"""The realism critic, a network trained on engine frames and degraded ones.
 
-The critic regresses the strength of a degradation, so that it ranks a little blur above much blur;
-its score is minus the predicted strength, about 0 for engine frames and -1 for ruined ones.
+It regresses the strength of a degradation, so that it ranks little blur above much blur. The score is minus the
+predicted strength, about 0 for engine frames and -1 for the strongest degradation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOISE_LEVELS = 30.0  # standard deviation of 255, at strength 1
 COLOUR_LEVELS = 45.0  # largest shift of a channel, at strength 1
 BLEND_SHARE = 0.5  # of the other frame, at strength 1
 WARP_PIXELS = 5.0  # largest displacement, at strength 1
-MAX_KINDS = 3  # kinds of degradation laid over each other
+MAX_KINDS = 3  # most kinds of degradation on one frame
 
 Degradation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 """(frames uint8 (F, h, w, 3), strength 0 to 1, random numbers) -> frames of the same shape."""
@@ -33,12 +33,12 @@ def _each(frames: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.
 
 
 def blur(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian blur, as of an autoencoder that lost detail."""
+    """Gaussian blur, similar to an autoencoder's loss of detail."""
     return _each(frames_Fhw3, lambda f: cv2.GaussianBlur(f, (0, 0), 0.2 + BLUR_SIGMA * strength))
 
 
 def rescale(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Down and up again."""
+    """Scale down and up again."""
     height, width = frames_Fhw3.shape[1:3]
     scale = 1 - (1 - SMALLEST_SCALE) * strength
     small = (max(4, round(width * scale)), max(4, round(height * scale)))
@@ -53,7 +53,7 @@ def rescale(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) 
 
 
 def noise(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Grain, fine or in spots of two pixels."""
+    """Grain of one or two pixels."""
     count, height, width, _ = frames_Fhw3.shape
     step = int(rng.integers(1, 3))
     grain = rng.standard_normal((count, -(-height // step), -(-width // step), 3), dtype=np.float32)
@@ -62,7 +62,7 @@ def noise(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) ->
 
 
 def colour(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Another brightness, contrast and tint."""
+    """A change of brightness, contrast and tint."""
     shift = COLOUR_LEVELS * strength * rng.uniform(-1, 1, 3).astype(np.float32)
     contrast = np.float32(np.exp(0.8 * strength * rng.uniform(-1, 1)))
     return _levels(frames_Fhw3 * contrast + shift)
@@ -80,13 +80,13 @@ def blocks(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -
 
 
 def blend(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Every frame with a ghost of the clip's first one."""
+    """A blend of every frame with the clip's first one."""
     share = np.float32(BLEND_SHARE * strength)
     return _levels((1 - share) * frames_Fhw3 + share * frames_Fhw3[:1])
 
 
 def warp(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth wobble, as of latents that do not fit together."""
+    """A smooth distortion, similar to inconsistent latents."""
     height, width = frames_Fhw3.shape[1:3]
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
     result = []
@@ -100,7 +100,7 @@ def warp(frames_Fhw3: np.ndarray, strength: float, rng: np.random.Generator) -> 
 
 ALL_KINDS: tuple[Degradation, ...] = (blur, rescale, noise, colour, blocks, blend, warp)
 STILL_KINDS: tuple[Degradation, ...] = (blur, rescale, noise, colour, blocks)
-"""Those that leave the motion of a clip as it is."""
+"""Degradations that do not change the motion of a clip."""
 
 
 def degrade(
@@ -109,7 +109,7 @@ def degrade(
     rng: np.random.Generator,
     kinds: Sequence[Degradation] = ALL_KINDS,
 ) -> np.ndarray:
-    """One to three kinds laid over each other, the strongest with ``strength``; uint8 (F, h, w, 3)."""
+    """Apply one to three kinds, the strongest with ``strength``; uint8 (F, h, w, 3)."""
     chosen = rng.choice(len(kinds), rng.integers(1, MAX_KINDS + 1), replace=False)
     shares = [1.0, *rng.uniform(0, 1, len(chosen) - 1)]
     for index, share in zip(chosen, shares, strict=True):
@@ -131,14 +131,14 @@ def frames_to_fit(frames_F3hw: Tensor) -> Tensor:
 
 
 def with_detail(frames_F3hw: Tensor) -> Tensor:
-    """uint8 frames as (F, 6, 48, 64): the picture, and what a 3x3 mean takes from it, four times enlarged."""
+    """uint8 frames as (F, 6, 48, 64): the picture, and its difference from a 3x3 mean times four."""
     frames = frames_to_fit(frames_F3hw)
     smooth = nn.functional.avg_pool2d(nn.functional.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return torch.cat([frames, 4 * (frames - smooth)], 1)
 
 
 class Realism(nn.Module):
-    """Frames to the strength of their degradation; convolutions with stride 2, mean over places at the end."""
+    """A network from frames to the strength of their degradation: convolutions with stride 2, then a mean."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights of critics and judge on disk: float16 safetensors with the facts of their training as metadata."""
+"""Weights of critics and judge on disk: float16 safetensors with metadata about their training."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from worldcompass.worlds.doom.critics.realism import Realism
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
 COMMAND = "worldcompass doom critics --data data/doom --out worldcompass/worlds/doom/weights"
-PICKUP = "pickup"  # asks for an item by name: not needed by recipes without instructions
+PICKUP = "pickup"  # only needed by recipes with instructions
 PICKUP_COMMAND = "worldcompass doom pickup-critic --out worldcompass/worlds/doom/weights"
 
 
 def command_of(name: str) -> str:
-    """What makes the weights of that name."""
+    """The command that makes the weights of a network."""
     return PICKUP_COMMAND if name == PICKUP else COMMAND
 
 
 def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
-    """Weights in float16 with their facts, in one file that appears whole."""
+    """Write weights in float16 with their facts as metadata, atomically."""
     state = net.state_dict().items()
     tensors = {
         key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state
@@ -48,7 +48,7 @@ def read_facts(path: Path, name: str) -> dict[str, str]:
     """The metadata of a file of weights.
 
     Raises:
-        UserError: when it is missing, of another kind or of another version.
+        UserError: when the file is missing, of another kind or of another version.
     """
     command = command_of(name)
     if not path.is_file():
@@ -73,10 +73,11 @@ def read_facts(path: Path, name: str) -> dict[str, str]:
 
 
 def load(name: str, folder: Path | None = None) -> nn.Module:
-    """One network of ``FILES``, or the pick-up reader, in float32, evaluating.
+    """A network of ``FILES``, or the pick-up reader, in float32 and evaluation mode.
 
     Args:
-        folder: where its file is; the package's own weights when None.
+        name: of the network.
+        folder: of the weights; those of the package when None.
 
     Raises:
         UserError: when the file is missing, of another kind or of another version.
@@ -95,7 +96,7 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
 
 
 def tensors_of(path: Path, name: str) -> dict[str, Tensor]:
-    """The weights of a file that is of this kind and version; floats in float32."""
+    """The weights of a file after a check of its kind and version; floats in float32."""
     read_facts(path, name)
     return {
         key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
@@ -104,28 +105,28 @@ def tensors_of(path: Path, name: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Critics:
-    """The two networks behind the rewards."""
+    """The two networks of the rewards."""
 
     motion: MotionCritic
     realism: Realism
 
 
 def load_critics(folder: Path | None = None) -> Critics:
-    """The networks behind the rewards, by default with the package's own weights."""
+    """The networks of the rewards, by default with the weights of the package."""
     motion, realism = load("motion_critic", folder), load("realism", folder)
     assert isinstance(motion, MotionCritic) and isinstance(realism, Realism)
     return Critics(motion, realism)
 
 
 def load_judge(folder: Path | None = None) -> Judge:
-    """The held-out judge, by default with the package's own weights."""
+    """The held-out judge, by default with the weights of the package."""
     judge = load("judge", folder)
     assert isinstance(judge, Judge)
     return judge
 
 
 def load_pickup_reader(folder: Path | None = None) -> PickupReader:
-    """The network behind the pick-up critic, by default with the package's own weights."""
+    """The network of the pick-up critic, by default with the weights of the package."""
     reader = load(PICKUP, folder)
     assert isinstance(reader, PickupReader)
     return reader

@@ -1,4 +1,4 @@
-"""The things of the pick-up scenes: what people call them, what the engine calls them, what taking them changes."""
+"""The items of the pick-up scenes: their words, their names in the engine, and the effect of taking them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Item:
-    """One kind of thing that a player takes by walking over it."""
+    """A kind of item that a player takes by moving over it."""
 
     word: str
-    """As instructions call it."""
+    """Its name in instructions."""
     actor: str
-    """As the engine calls it."""
+    """Its name in the engine."""
     variable: str
     """Game variable of ViZDoom that rises when it is taken."""
     gain: float
-    """By at least so much; less is another thing's doing."""
+    """Smallest rise of the variable; smaller rises have other causes."""
 
 
 ITEMS = (
@@ -27,6 +27,6 @@ ITEMS = (
 
 
 def items_named(instruction: str) -> list[int]:
-    """Indices of the items that an instruction names, in any case and in either spelling of armour."""
+    """Indices of the items in an instruction, in any case and with either spelling of armour."""
     text = " ".join(instruction.lower().replace("armor", "armour").split())
     return [index for index, item in enumerate(ITEMS) if item.word in text]

@@ -1,7 +1,7 @@
-"""The maps of the embedded world and their written split.
+"""The maps of the embedded world, by split.
 
-``TRAINING`` maps feed the world model; ``CRITIC`` maps are seen by critics and judge only; ``UNSEEN`` maps are
-never trained on by anything. Held-out episodes of the training maps come from seeds of their own (collect.py).
+``TRAINING`` maps train the world model, and ``CRITIC`` maps only critics and judge. No network trains on ``UNSEEN``
+maps. Held-out episodes of the training maps have separate seeds (collect.py).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from worldcompass.errors import UserError
 
 @dataclass(frozen=True)
 class DoomMap:
-    """One map of the files that ViZDoom ships."""
+    """A map from the files of ViZDoom."""
 
     name: str
     wad: str
-    """File below the vizdoom package."""
+    """Path of the file in the vizdoom package."""
     lump: str
     outdoor: bool
     weight: float = 1.0
     """Share of the training data relative to the other maps."""
 
     def path(self) -> Path:
-        """The WAD file inside the installed vizdoom package."""
+        """The WAD file in the installed vizdoom package."""
         import vizdoom
 
         return Path(vizdoom.__file__).parent / self.wad
@@ -59,10 +59,10 @@ ALL = {m.name: m for m in TRAINING + CRITIC + UNSEEN}
 
 
 def find_map(name: str) -> DoomMap:
-    """The map of that name.
+    """The map of a name.
 
     Raises:
-        UserError: naming the maps there are.
+        UserError: for an unknown name, with the known ones.
     """
     if name not in ALL:
         raise UserError(f"unknown map {name!r}: expected one of {', '.join(ALL)}")

@@ -1,9 +1,9 @@
-"""Scenes of pick-ups: one walk three times, over one thing, over another, past both; the engine keeps the truth.
+"""Scenes of pick-ups: the same walk over one item, over another item, and past both.
 
-A scene is a start and commands that the engine carries out exactly. Two different things lie on the floor, both in
-view at the start, in three layouts: the first on the walk and the second beside it, the other way round, and both
-beside. Commands and place say nothing about the outcome, and that something was taken does not say what. What was
-taken is read from the game's own counters, latent by latent. A scene is a function of (prefix, seed, map) alone.
+A scene is a start and commands that the engine executes exactly. Two different items lie on the floor, both in view
+at the start, in three layouts: the first on the walk and the second next to it, the reverse, and both next to it.
+The outcome does not follow from commands and place, nor the item from the fact that one is taken. The game's
+counters give the truth for every latent. Scenes are a function of (prefix, seed, map).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from worldcompass.worlds.doom.engine.items import ITEMS, Item
 from worldcompass.worlds.doom.engine.maps import DoomMap, find_map
 
 VERSION = 1
-LATENTS = 12  # of a clip, the start image being one: three chunks, 45 frames
+LATENTS = 12  # of a clip with the start image: three chunks, 45 frames
 LAYOUTS = 3
-TOUCH = 36.0  # units between centres along each axis below which a player takes a thing: radii 16 and 20
-MARGIN = 4.0  # units by which things on or beside the walk keep from that border
-BESIDE = (42.0, 80.0)  # units from the walk, for things beside it
-FIRST_REACH = 60.0  # units from the start: what lies nearer begins below the picture
-IN_VIEW = 0.003  # share of the picture that a thing spans at the start
-ROOM = 19.0  # units between a thing, or who lays it, and a wall
+TOUCH = 36.0  # units along each axis between centres, below which a player takes an item: radii 16 and 20
+MARGIN = 4.0  # smallest distance in units from that border
+BESIDE = (42.0, 80.0)  # distance in units of items next to the walk
+FIRST_REACH = 60.0  # smallest distance in units from the start, as closer items lie below the picture
+IN_VIEW = 0.003  # smallest share of an item in the first picture
+ROOM = 19.0  # smallest distance in units from a wall, for an item and the actor that places it
 HEALTH = 50  # points at the start, so that a health pack can be taken
 LAY_TRIES = 10  # layouts drawn for one walk
 WALK_TRIES = 400  # walks drawn for one scene before the map is given up
-WANDERINGS, WANDERING_LATENTS = 3, 60  # walks that find places to start from
+WANDERINGS, WANDERING_LATENTS = 3, 60  # number and length of walks that find starts
 
 _PATHS: dict[str, Callable[[np.random.Generator], str]] = {
     "ahead": lambda rng: f"w-{rng.integers(6, 10)}",
@@ -52,12 +52,12 @@ _PATHS: dict[str, Callable[[np.random.Generator], str]] = {
 PATHS = tuple(_PATHS)
 
 Laid = tuple[str, float, float]
-"""Word of an item, and where it lies: x and z in map units."""
+"""Word of an item, and its x and z in map units."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Enough for the engine to replay the three clips."""
+    """The data from which the engine replays the three clips."""
 
     id: str
     map_name: str
@@ -68,7 +68,7 @@ class Scene:
     labels: tuple[int, ...]
     layouts: tuple[tuple[Laid, Laid], ...]
     taken: tuple[tuple[str, int] | None, ...]
-    """What each layout's clip takes and in which latent; None where it passes both by."""
+    """Item and latent of the pick-up in each layout; None without a pick-up."""
 
     @property
     def words(self) -> tuple[str, str]:
@@ -78,14 +78,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Played:
-    """A scene's three clips as the engine showed them."""
+    """A scene with the engine's frames of its three clips."""
 
     scene: Scene
     frames_GF3hw: Tensor
     """uint8, G = 3."""
 
     def group(self, word: str) -> Group:
-        """The clips as candidates for the instruction to take one item."""
+        """The clips as candidates for the instruction to take an item."""
         actions = ACTIONS.commanded(torch.tensor(self.scene.labels))
         frames = self.frames_GF3hw
         return Group(
@@ -98,17 +98,24 @@ class Played:
 
 
 def instruction(word: str) -> str:
-    """What is asked of a clip."""
+    """The instruction to pick up an item."""
     return f"pick up the {word}"
 
 
 def draw_scenes(
     maps: Sequence[DoomMap], per_map: int, seed: int, prefix: str, on_scene: Callable[[], None] = lambda: None
 ) -> list[Played]:  # fmt: skip
-    """Scenes of every map, kinds of walks in turn.
+    """Draw scenes of every map, with the kinds of walks in turn.
 
     Args:
-        prefix: of ids; scenes of different prefixes share nothing but the map.
+        maps: to draw scenes of.
+        per_map: number of scenes per map.
+        seed: of the random numbers.
+        prefix: of the ids; scenes of different prefixes share only the map.
+        on_scene: called after every scene.
+
+    Raises:
+        UserError: when a map has no room for a scene.
     """
     drawn = []
     for doom_map in maps:
@@ -134,16 +141,18 @@ def draw_scenes(
 def replay_scenes(
     scenes: Sequence[Scene], frame_size: tuple[int, int] = FRAME_SIZE, on_scene: Callable[[], None] = lambda: None
 ) -> list[Played]:  # fmt: skip
-    """Play scenes again, one engine per map.
+    """Replay scenes, with one engine per map.
 
     Args:
+        scenes: in any order.
         frame_size: height and width of the frames.
+        on_scene: called after every scene.
 
     Raises:
-        UserError: when the installed engine does not do what it did when they were drawn.
+        UserError: when the installed engine gives other pick-ups.
     """
     played: dict[str, Played] = {}
-    no_walls = np.zeros((0, 4), np.float32)  # paths are known to be free
+    no_walls = np.zeros((0, 4), np.float32)  # the paths are free of walls
     for map_name in dict.fromkeys(s.map_name for s in scenes):
         with Engine(find_map(map_name), walls_L4=no_walls, frame_size=frame_size) as engine:
             for scene in (s for s in scenes if s.map_name == map_name):
@@ -161,7 +170,7 @@ def replay_scenes(
 
 
 def save_scenes(path: Path, scenes: Sequence[Scene]) -> None:
-    """One JSON file, a scene a line."""
+    """Write scenes to a JSON file, one per line."""
     lines = ",\n".join(json.dumps(asdict(scene)) for scene in scenes)
     path.write_text(f'{{"version": {VERSION}, "scenes": [\n{lines}\n]}}\n')
 
@@ -179,7 +188,7 @@ def load_scenes(path: Path) -> list[Scene]:
         return [_scene_of(row) for row in held["scenes"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} holds no scenes ({type(error).__name__}): expected what `worldcompass doom pickups` writes"
+            f"{path} holds no scenes ({type(error).__name__}): expected a file from `worldcompass doom pickups`"
         ) from error
 
 
@@ -206,7 +215,7 @@ def _side(rng: np.random.Generator, *sides: str) -> str:
 
 
 def _wander(engine: Engine, rng: np.random.Generator) -> list[np.ndarray]:
-    """Cameras (5,) of places that a player reaches from the map's start."""
+    """Cameras (5,) of places that a player can reach from the map's start."""
     places: list[np.ndarray] = []
     for _ in range(WANDERINGS):
         place = None
@@ -229,10 +238,10 @@ def _wander(engine: Engine, rng: np.random.Generator) -> list[np.ndarray]:
 def _draw(
     engine: Engine, rng: np.random.Generator, name: str, path: str, places: list[np.ndarray]
 ) -> Played | None:
-    """Try one scene; None when walls, the view or the engine are in its way."""
+    """Try to draw a scene; None when walls, the view or the engine prevent it."""
     spot = places[rng.integers(len(places))]
     place = (round(float(spot[0]), 2), round(float(spot[2]), 2), round(float(rng.uniform(-180, 180)), 2))
-    moves = ACTIONS.parse(_PATHS[path](rng)).tolist()  # begins with the start image's own 0
+    moves = ACTIONS.parse(_PATHS[path](rng)).tolist()  # starts with the 0 of the start image
     labels = tuple((moves + [0] * LATENTS)[:LATENTS])
     track, walls_L4 = _track(place, labels), engine.walls_L4
     assert walls_L4 is not None
@@ -273,10 +282,10 @@ def _play(
     engine: Engine, seed: int, place: tuple[float, float, float], labels: Sequence[int], laid: Sequence[Laid],
     viewed: bool,
 ) -> _Clip | None:  # fmt: skip
-    """One clip; None when a command is not carried out exactly or two things are taken.
+    """Play one clip; None when a command is not executed exactly, or two items are taken.
 
     Args:
-        viewed: None also when a thing is out of view at the start.
+        viewed: also return None when an item is out of view at the start.
     """
     engine.reset(seed, place)
     if engine.finished():
@@ -313,7 +322,7 @@ def _counts(engine: Engine) -> list[float]:
 def _lay(
     rng: np.random.Generator, track: np.ndarray, place: tuple[float, float, float], walls_L4: np.ndarray
 ) -> tuple[tuple[Laid, Laid], ...] | None:  # fmt: skip
-    """Two items in three layouts around a walk; None when there is no room."""
+    """Place two items in three layouts around a walk; None without room."""
     far = np.flatnonzero(np.hypot(*(track - track[0]).T) >= FIRST_REACH)
     if not len(far):
         return None
@@ -337,7 +346,7 @@ def _lay(
 
 
 def _beside(rng: np.random.Generator, track_F2: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """A point left or right of the walk, or beyond its end where it ends away from the start."""
+    """A point left or right of the walk, or ahead of its farthest part."""
     index = int(rng.choice(far))
     ahead = track_F2[index] - track_F2[max(index - 1, 0)]
     if np.hypot(*ahead) < 1:

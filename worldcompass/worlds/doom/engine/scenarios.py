@@ -1,7 +1,7 @@
-"""Scenarios of the Doom world: the fixed ones of the evaluation, and fresh ones for post-training.
+"""Scenarios of the Doom world: fixed ones for the evaluation, and fresh ones for post-training.
 
-A scenario stores where it starts and what is commanded; the engine replays it to give the start image and its
-own continuation. Every command of an evaluation scenario was carried out exactly by the engine.
+A plan stores the start and the commands; the engine replays it to make the start image and its continuation. The
+engine executes every command of an evaluation scenario exactly.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from worldcompass.worlds.trajectories import HOLD_MAX, HOLD_MIN, draw_motion
 
 KINDS = ("combined", "basic")
 LONGEST_LATENTS = 96  # 381 frames
-OUT_MAX = 4  # latents that a motion lasts before it is undone, so that most chunks come back to something
+OUT_MAX = 4  # most latents of a motion before its return, so that most chunks revisit a view
 FILE = "evaluation_scenarios.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a scenario starts and what it commands; enough for the engine to replay it."""
+    """The start and commands of a scenario, from which the engine replays it."""
 
     id: str
     map_name: str
     kind: str
     seed: int
     place: tuple[float, float, float] | None
-    """x, z in map units and yaw in degrees; None for the map's own start."""
+    """x, z in map units and yaw in degrees; None for the start of the map."""
     labels: tuple[int, ...]
 
 
 def replay(engine: Engine, plan: Plan, latents: int) -> Scenario | None:
-    """The scenario with its start image and the engine's own continuation; None when the map's script ends it."""
+    """The scenario with its start image and the engine's continuation; None when the map's script ends it."""
     steps = engine.reset(plan.seed, plan.place)
     if engine.finished():
         return None
@@ -77,9 +77,9 @@ def draw(
     places: list[np.ndarray],
     out_and_back: bool = False,
 ) -> tuple[Plan, Scenario] | None:
-    """Try one scenario of a kind on a running engine; None when a command was not carried out exactly.
+    """Try to draw a scenario of a kind on a running engine; None when a command is not executed exactly.
 
-    With ``out_and_back`` every motion is followed by the one that undoes it, as long.
+    With ``out_and_back`` every motion is followed by its opposite of the same length.
     """
     place = None
     if places and rng.random() < collect.WARP_SHARE:
@@ -116,7 +116,7 @@ def draw(
 def _segment(
     rng: np.random.Generator, kind: str, camera_5: np.ndarray, walls_L4: np.ndarray
 ) -> tuple[int, int]:
-    """A motion of the kind that fits, held as in the method; (0, 0) when none is found."""
+    """A feasible motion of a kind and its number of latents; (0, 0) when none is found."""
     for _ in range(200):
         action = draw_motion(rng, MIX)
         if kind == "mixed" or ACTIONS.kind(action) == kind:
@@ -136,7 +136,7 @@ def draw_all(
     on_scenario: Callable[[], None] = lambda: None,
     out_and_back: bool = False,
 ) -> list[tuple[Plan, Scenario]]:
-    """Scenarios that the engine carries out exactly, the same number for every map and kind."""
+    """Scenarios that the engine executes exactly, the same number for every map and kind."""
     drawn = []
     for doom_map in maps:
         digest = hashlib.sha256(f"{prefix}/{seed}/{doom_map.name}".encode()).digest()
@@ -161,7 +161,7 @@ def replay_all(
     """Replay plans in their order, one engine per map.
 
     Raises:
-        UserError: when the installed engine does not carry out a plan as it did when the plan was made.
+        UserError: when the installed engine ends a plan early.
     """
     done: dict[str, Scenario] = {}
     for map_name in dict.fromkeys(p.map_name for p in plans):
@@ -178,7 +178,7 @@ def replay_all(
 
 
 def evaluation_plans(unseen: bool | None = None) -> list[Plan]:
-    """The frozen scenarios of the package: held-out starts on training maps, and maps never trained on."""
+    """The fixed scenarios of the package: held-out starts on training maps, and unseen maps."""
     text = (resources.files("worldcompass.worlds.doom.engine") / FILE).read_text()
     plans = [Plan(**{**row, "labels": tuple(row["labels"])}) for row in json.loads(text)]
     if unseen is None:
@@ -205,13 +205,13 @@ def training_scenarios(
     on_scenario: Callable[[], None] = lambda: None,
     out_and_back: bool = False,
 ) -> list[Scenario]:
-    """Fresh scenarios on the training maps for post-training; their ids begin with ``train/``."""
+    """Fresh scenarios on the training maps for post-training, with ids that start with ``train/``."""
     drawn = draw_all(TRAINING, ("mixed",), count_per_map, latents, seed, "train", on_scenario, out_and_back)
     return [scenario for _, scenario in drawn]
 
 
 def freeze_evaluation(path: Path, per_map_and_kind: int = 6, seed: int = 2026) -> None:
-    """Draw the evaluation scenarios and write them; done once, before any post-training result was seen."""
+    """Draw and write the evaluation scenarios. They are fixed independently of any result of post-training."""
     drawn = draw_all(TRAINING, KINDS, per_map_and_kind, LONGEST_LATENTS, seed, "heldout")
     drawn += draw_all(UNSEEN, KINDS, per_map_and_kind // 2, LONGEST_LATENTS, seed, "unseen")
     path.write_text("[\n" + ",\n".join(json.dumps(asdict(plan)) for plan, _ in drawn) + "\n]\n")

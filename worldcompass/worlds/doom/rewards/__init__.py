@@ -1,1 +1,1 @@
-"""Rewards that know the Doom world."""
+"""Rewards for the Doom world."""

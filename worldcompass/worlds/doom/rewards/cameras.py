@@ -1,4 +1,4 @@
-"""The embedded world's own camera estimator: the motion critic, in the world's length unit."""
+"""The camera estimator of the embedded world: the motion critic, in the world's length unit."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class DoomCameras:
-    """Motion of every latent as the embedded motion critic regresses it, added up to a path.
+    """Accumulates the motion of every latent, regressed by the embedded motion critic, to a path.
 
-    Lengths are map units; the camera walks level and pitch is its own. The confidence of a step is the product of
-    the probabilities of its most likely translation and rotation.
+    Lengths are map units. The camera moves level, independent of its pitch. The confidence of a step is the
+    product of the probabilities of its most likely translation and rotation.
     """
 
     name = "doom"
 
     def __init__(self, critic: MotionCritic | None = None) -> None:
-        """Use ``critic``, by default the one with the package's own weights."""
+        """Use ``critic``, by default the one with the weights of the package."""
         if critic is None:
             from worldcompass.worlds.doom.critics.weights import load_critics
 
@@ -42,7 +42,7 @@ class DoomCameras:
         from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, NOMINAL
 
         if every != FRAMES_PER_LATENT:
-            raise ValueError(f"the embedded estimator reads steps of {FRAMES_PER_LATENT} frames, not {every}")
+            raise ValueError(f"the embedded estimator needs steps of {FRAMES_PER_LATENT} frames, got {every}")
         shape = (len(frames_VF3hw), steps_of(frames_VF3hw, every))
         features = features_of(clips_of(frames_VF3hw).flatten(0, 1)).to(self.critic.heads.weight.device)
         translation, rotation, direct = self.critic(features)
@@ -58,7 +58,7 @@ class DoomCameras:
 
 
 def path_of_level_motion(motion_VS4: Tensor) -> Tensor:
-    """Poses (V, S + 1, 4, 4) of motions (right, forward, yaw deg, pitch deg) in the yaw frames they begin in."""
+    """Poses (V, S + 1, 4, 4) of motions (right, forward, yaw deg, pitch deg) in the yaw frames of their starts."""
     start = torch.zeros_like(motion_VS4[:, :1, 0])
     yaw, pitch = (torch.cat([start, motion_VS4[..., i].cumsum(1)], 1) for i in (2, 3))
     level = rotation_from_angles(yaw, torch.zeros_like(yaw))

@@ -1,4 +1,4 @@
-"""Does the camera do what was commanded? Read from pixels by the interaction critic of the embedded world."""
+"""The interaction reward: whether the camera follows the commands, read from pixels by the motion critic."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ NEEDED_FRAMES_PER_LATENT = 4
 class InteractionFollowing:
     """Mean probability of the commanded translation and of the commanded rotation, over the moving latents.
 
-    Between 0 and 1 for every candidate. Probabilities rather than hits tell candidates apart that
-    all miss; commands count whether or not the engine could have carried them out.
+    Between 0 and 1 for every candidate. Probabilities, unlike hits, distinguish candidates that all miss. Commands
+    count even if the engine could not execute them.
     """
 
     name = "interaction"
     needs: tuple[Need, ...] = ("cameras",)
 
     def __init__(self, critic: MotionCritic | None = None) -> None:
-        """Use ``critic``, by default the one with the package's own weights."""
+        """Use ``critic``, by default the one with the weights of the package."""
         if critic is None:
             from worldcompass.worlds.doom.critics.weights import load_critics
 
@@ -35,16 +35,16 @@ class InteractionFollowing:
         self.critic = critic.eval()
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where no latent moves (a start image alone).
+        """Score the candidates; abstain when no latent moves (only a start image).
 
         Raises:
-            ValueError: when a latent has another number of frames than the critic was trained on.
+            ValueError: when latents do not have the 4 frames that the critic was trained on.
         """
         from worldcompass.worlds.doom.critics.motion import clips_of
 
         if group.frames_per_latent != NEEDED_FRAMES_PER_LATENT:
             raise ValueError(
-                f"the critic reads latents of 4 frames, this group has {group.frames_per_latent}"
+                f"the critic needs latents of 4 frames, this group has {group.frames_per_latent}"
             )
         frames, actions = group.transitions()
         labels_K = actions.cameras.labels_K

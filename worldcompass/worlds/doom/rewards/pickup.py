@@ -1,4 +1,4 @@
-"""Does the clip pick up what the instruction names? Read by the embedded detector, for items of the engine."""
+"""The pick-up reward: whether a clip takes the item of its instruction, by the embedded detector."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from worldcompass.worlds.doom.critics.pickup import PickupReader
 
 NEEDED_FRAMES_PER_LATENT = 4
-CONTEXT = 4  # latents before the chunk that are looked at, so that what comes nearer is known
+CONTEXT = 4  # latents before the chunk that the detector reads, to see an item approach
 
 
 class PickupFollowing:
-    """Probability that the item which the instruction names is taken in the chunk; 0 to 1.
+    """Probability that the item of the instruction is taken in the chunk; 0 to 1.
 
-    Abstains when the instruction names none of the items that it knows, or more than one.
+    Abstains unless the instruction names exactly one known item.
     """
 
     name = "pickup"
 
     def __init__(self, reader: PickupReader | None = None) -> None:
-        """Use ``reader``, by default the one with the package's own weights."""
+        """Use ``reader``, by default the one with the weights of the package."""
         if reader is None:
             from worldcompass.worlds.doom.critics.weights import load_pickup_reader
 
@@ -36,14 +36,14 @@ class PickupFollowing:
         """Score the candidates.
 
         Raises:
-            ValueError: when a latent has another number of frames than the detector was trained on.
+            ValueError: when latents do not have the 4 frames that the detector was trained on.
         """
         from worldcompass.worlds.doom.critics.pickup import taken_at_all
         from worldcompass.worlds.doom.engine.items import items_named
 
         if group.frames_per_latent != NEEDED_FRAMES_PER_LATENT:
             raise ValueError(
-                f"the critic reads latents of 4 frames, this group has {group.frames_per_latent}"
+                f"the critic needs latents of 4 frames, this group has {group.frames_per_latent}"
             )
         items, moving = items_named(group.instruction), len(group.transitions()[1])
         if len(items) != 1 or moving == 0:

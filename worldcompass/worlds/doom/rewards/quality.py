@@ -1,4 +1,4 @@
-"""Does the picture stay good? Formulas beside the embedded learned realism."""
+"""The quality reward: formulas of sharpness, flicker and drift, and the learned realism."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from worldcompass.rewards.quality import QualityWeights, abstention, formula_par
 
 
 class VisualQuality:
-    """``0.5 sharpness_loss + 4 flicker + 6 drift + realism``, all but the last plain formulas.
+    """``0.5 sharpness_loss + 4 flicker + 6 drift + realism``, where all but the last are formulas.
 
-    Sharpness and drift compare with the video's first frame, flicker looks at the chunk with up to two
-    frames before it, realism is the mean score of the learned critic over the chunk's frames. Engine videos
-    score a little below 0 as well, since rooms differ.
+    Sharpness and drift compare with the video's first frame. Flicker reads the chunk and up to two frames before
+    it. Realism is the mean score of the learned critic over the chunk's frames. Engine videos also score a little
+    below 0, as rooms differ.
     """
 
     name = "quality"
 
     def __init__(self, realism: Realism | None = None, weights: QualityWeights | None = None) -> None:
-        """Use ``realism``, by default the critic with the package's own weights."""
+        """Use ``realism``, by default the critic with the weights of the package."""
         if realism is None:
             from worldcompass.worlds.doom.critics.weights import load_critics
 
@@ -39,5 +39,5 @@ class VisualQuality:
         return {**formula_parts(group), "realism": scores.unflatten(0, frames.shape[:2]).mean(1)}
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; abstains where the chunk shows nothing but the given start image."""
+        """Score the candidates; abstain when the chunk holds only the start image."""
         return abstention(group) or weigh(self.parts(group), self.weights)

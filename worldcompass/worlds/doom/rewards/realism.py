@@ -1,4 +1,4 @@
-"""The embedded learned realism as a scorer of frames."""
+"""The embedded realism critic as a scorer of frames."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class EmbeddedRealism:
-    """How little degraded a frame of the embedded world looks; trained on that world alone."""
+    """Realism of single frames, by a network trained only on the embedded world."""
 
     name = "realism"
 
     def __init__(self, realism: Realism | None = None) -> None:
-        """Use ``realism``, by default the network with the package's own weights."""
+        """Use ``realism``, by default the network with the weights of the package."""
         if realism is None:
             from worldcompass.worlds.doom.critics.weights import load_critics
 
@@ -24,5 +24,5 @@ class EmbeddedRealism:
         self.realism = realism.eval()
 
     def __call__(self, frames_F3hw: Tensor, caption: str) -> Tensor:
-        """Minus the strength of degradation that the network sees, about -1 to 0; captions are not read."""
+        """Minus the predicted strength of degradation, about -1 to 0; captions are not read."""
         return self.realism.score(frames_F3hw)
