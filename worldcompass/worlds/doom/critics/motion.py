@@ -144,7 +144,7 @@ class MotionCritic(nn.Module):
 def mirrored_probabilities(
     net: nn.Module, features: Tensor, mirror: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Mean of ``net``'s probabilities for the features and for the mirrored features, mirrored back; (B, 9) twice."""
+    """Mean probabilities of the features and of the mirrored features, mirrored back; (B, 9) twice."""
     direct = [part.softmax(-1) for part in net(features)[:2]]
     turned = [part.softmax(-1) for part in net(mirror(features))[:2]]
     translation = (direct[0] + turned[0][:, list(MIRRORED_TRANSLATION)]) / 2
