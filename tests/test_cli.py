@@ -295,7 +295,7 @@ def required(kind: type) -> dict[str, int]:
     return {f.name: 1 for f in fields if f.default is missing and f.default_factory is missing}
 
 
-def test_our_own_warnings_are_one_line_and_others_say_where_they_come_from():
+def test_package_warnings_are_one_line_and_others_show_their_place():
     assert cli._warning(
         "a checkpoint is damaged", UserWarning, str(Path(cli.__file__).parent / "train.py"), 3
     ) == ("warning: a checkpoint is damaged\n")

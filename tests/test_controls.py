@@ -38,7 +38,7 @@ def test_every_composite_has_words_a_name_and_values_of_its_own(space):
     ]
 
 
-def test_a_gripper_has_as_many_composites_as_a_camera_in_a_table_of_nine_by_nine():
+def test_a_gripper_has_81_composites_in_a_table_of_nine_by_nine():
     kinds = [GRIPPER.kind(c) for c in range(GRIPPER.num_composites)]
     assert (kinds.count("none"), kinds.count("basic"), kinds.count("combined")) == (1, 8, 72)
     assert GRIPPER.rows[:4] == ("none", "right", "left", "reach") and len(GRIPPER.rows) == 9

@@ -44,7 +44,7 @@ def scenario_with_truth(labels: list[int]) -> Scenario:
     return Scenario("a", actions, frames[0], kind="combined", truth=truth)
 
 
-def test_the_engines_own_video_scores_full_marks_and_a_disobedient_blurred_one_less():
+def test_engine_videos_get_top_scores_and_blurred_wrong_ones_less():
     scenario = scenario_with_truth([0, 9, 9, 1, 1, 27, 27, 3])
     assert scenario.truth is not None
     true = scenario.truth.frames_F3hw[None]
@@ -153,7 +153,7 @@ def test_videos_are_selected_by_the_beginning_of_their_scenario():
     assert chosen.values_VD["drift"][:, 0].tolist() == [0.1, 0.3] and chosen.asked_VM.shape == (2, 8)
 
 
-def test_where_the_base_leaves_no_gap_its_closed_share_is_unknown_and_still_json():
+def test_the_closed_share_is_unknown_without_a_gap_and_still_json():
     same, better = np.array([0.5, 1.0]), np.array([1.0, 1.0])
     rows = resamples(["a", "b"])
     entry = share_closed(same, same, better, rows)

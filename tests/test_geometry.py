@@ -47,7 +47,7 @@ def test_every_commanded_action_is_read_back_from_its_nominal_path():
         assert labels_from_poses(nominal_poses(labels, MOTION), THRESHOLDS).tolist() == labels.tolist()
 
 
-def test_a_straight_walk_moves_by_the_nominal_length_and_a_diagonal_no_further():
+def test_straight_and_diagonal_moves_have_the_nominal_length():
     poses = nominal_poses(torch.tensor([0, 9, 9]), MOTION)
     torch.testing.assert_close(poses[2, :3, 3], torch.tensor([0.0, 0, 4]))
     diagonal = nominal_poses(torch.tensor([0, 45]), MOTION)[1, :3, 3]

@@ -49,7 +49,7 @@ def test_a_relative_pose_leads_from_one_pose_to_the_other(a, b):
 
 
 @given(poses(), poses(), poses(), st.floats(0.01, 50))
-def test_motion_does_not_depend_on_where_the_world_begins_and_lengths_scale(world, a, b, scale):
+def test_motion_is_independent_of_the_origin_and_scales_with_lengths(world, a, b, scale):
     seen = camera_motion(a, b)
     torch.testing.assert_close(camera_motion(world @ a, world @ b), seen, atol=1e-4, rtol=1e-4)
     small, large = a.clone(), b.clone()

@@ -17,7 +17,7 @@ def test_shifted_levels_take_any_number_of_steps():
     assert ShiftedLevels(1.0, 4).sigmas(2).tolist() == [1, 0.5, 0]
 
 
-def test_explicit_levels_are_taken_as_they_are_and_refuse_another_number_of_steps():
+def test_explicit_levels_refuse_another_number_of_steps():
     levels = ExplicitLevels((1.0, 0.908843, 0.713979, 0.0))
     assert levels.num_steps == 3 and torch.equal(levels.sigmas(), levels.sigmas(3))
     assert levels.sigmas().tolist() == pytest.approx(levels.levels)
@@ -74,7 +74,7 @@ def test_a_ddim_step_with_eta_0_is_the_same_step():
     torch.testing.assert_close(euler_step(x / total(a), clean, *levels), own / total(next_a))
 
 
-def test_a_step_with_fresh_noise_lets_the_old_noise_go_and_draws_nothing_at_the_end():
+def test_fresh_noise_step_ignores_old_noise_and_ends_without_a_draw():
     noisy, clean, new = normal(3, 5).unbind(0)
     stepped = fresh_noise_step(noisy, clean, 0.8, 0.25, lambda: new)
     torch.testing.assert_close(stepped, 0.75 * clean + 0.25 * new)

@@ -126,7 +126,7 @@ def test_a_candidate_is_the_same_whichever_process_imagines_it(make):
     assert not torch.allclose(other.clean_BCKHW, everything.clean_BCKHW)
 
 
-def test_fresh_noise_differs_by_row_and_step_and_is_shared_where_candidates_share_theirs():
+def test_fresh_noise_differs_by_row_and_step_unless_noise_is_shared():
     world = FewSteps()
     noise = chunk_noise(world, 4, [("a", 0), ("a", 1)])
     drawn = [noise(step) for step in (0, 1, 2)]
@@ -208,7 +208,7 @@ def test_futures_of_a_chunk_that_is_given_whole_are_refused(rollout):
         rollout(world, RolloutRequest(toy_scenarios(2), 1, 4, 3, (0,), world.spec.sigmas()))
 
 
-def test_a_first_latent_of_three_frames_moves_what_follows_and_belongs_to_no_motion():
+def test_a_first_latent_of_three_frames_shifts_later_frames():
     world, plain, scenarios = LongStart(), ToyWorld(), toy_scenarios(1)
     long, short = (imagine_video(each, scenarios, (3,)) for each in (world, plain))
     assert long.shape[1] == world.spec.num_frames(0, 8) == 3 + 2 * 7 and world.spec.num_frames(0, 0) == 0
@@ -280,7 +280,7 @@ def test_clip_level_rollout_needs_a_fraction_of_the_passes():
     assert whole_video_passes(8, 12, 10) / clip_level_passes(8, 12, 10) > 5
 
 
-def test_whole_videos_are_scored_as_one_and_every_candidate_has_its_own_past():
+def test_whole_videos_get_one_score_and_have_separate_pasts():
     world, scenarios = ToyWorld(), toy_scenarios(2)
     futures = imagine_whole_videos(world, RolloutRequest(scenarios, 1, 4, 3, (0,), world.spec.sigmas()))[0]
     assert futures.context.num_pasts == 6 and futures.clean_BCKHW.shape[0] == 6

@@ -40,7 +40,7 @@ class Axis:
     high: float = 1.0
     words: tuple[str, ...] = ()
     levels: int | None = None
-    """How many evenly spaced values it takes, bounds included; None for any value between. A button has 2."""
+    """Number of evenly spaced values, bounds included; None for any value between. A button has 2."""
     codes: tuple[str, ...] = ()
     """Keys of the words, as the browser's ``KeyboardEvent.code``; chosen for you when empty."""
 
@@ -89,11 +89,11 @@ def button(word: str, code: str = "") -> Axis:
 
 @dataclass(frozen=True)
 class Controls(ActionSpace):
-    """Named, bounded controls: a robot's, a mouse and a keyboard's, a game's buttons. No camera is known."""
+    """Named, bounded controls of a world without camera poses: a robot, mouse and keyboard, or a game's buttons."""
 
     controls: tuple[Axis, ...]
     per_latent: int = 1
-    """Settings of one latent, one after the other: 1 holds one, ``frames_per_latent`` gives each frame its own."""
+    """Successive settings of one latent: 1 holds one, and ``frames_per_latent`` gives one per frame."""
 
     def __post_init__(self) -> None:
         words = [word for axis in self.controls for word in axis.words]
@@ -192,7 +192,7 @@ class Controls(ActionSpace):
         return total
 
     def hold_last(self, actions: Actions, num_extra: int) -> ControlValues:
-        """See ``ActionSpace``: the last setting goes on."""
+        """See ``ActionSpace``: the last setting is held."""
         values = actions.controls.values_KTA
         extra = values[-1:, -1:].expand(num_extra, *values.shape[1:])
         return ControlValues(torch.cat([values, extra]))

@@ -43,7 +43,7 @@ def test_the_newest_are_kept(tmp_path):
     assert latest_checkpoint(tmp_path).name == "step_000010"
 
 
-def test_a_kill_while_writing_leaves_the_older_one_and_the_rest_is_ignored(tmp_path, monkeypatch):
+def test_a_kill_while_writing_keeps_the_older_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, TENSORS, {}, keep=1)
 
     def killed(*_):
@@ -128,7 +128,7 @@ def test_earlier_checkpoints_are_found_and_later_ones_deleted(tmp_path):
     assert [folder.name for folder in tmp_path.iterdir()] == ["step_000002"]
 
 
-def test_the_log_forgets_what_came_after_the_resumed_step_and_a_line_cut_off(tmp_path):
+def test_the_log_drops_rows_after_the_resumed_step_and_a_cut_line(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         log.append(StepMetrics(step))
@@ -158,7 +158,7 @@ def test_whether_the_run_is_learning_stands_below_the_table():
     assert "Learning? Too early to tell." in file.getvalue()
 
 
-def test_a_damaged_line_before_whole_ones_is_named_instead_of_dropping_them(tmp_path):
+def test_a_damaged_line_before_intact_ones_is_reported(tmp_path):
     path = tmp_path / "metrics.jsonl"
     row = '{"step": 1, "rewards": {}}\n'
     path.write_text(row + '{"st\n' + row)

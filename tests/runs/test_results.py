@@ -32,7 +32,7 @@ def test_results_survive_the_file(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["schema"] == 1
 
 
-def test_a_gap_that_is_not_there_is_null_and_a_folder_without_the_file_has_found_nothing(tmp_path):
+def test_an_unknown_gap_is_null_and_a_missing_file_is_empty(tmp_path):
     assert (
         read_results(tmp_path / "results.json") == Results()
         and Results().evaluation.closed("basic") == UNKNOWN

@@ -39,7 +39,7 @@ def test_the_extended_mean_by_hand():
     assert extended_mean(start, runs, 2)["w"].tolist() == [5.0, 0.0]
 
 
-def test_the_mean_of_members_is_nearer_to_what_is_right_and_lies_on_the_way_there():
+def test_the_mean_of_members_is_closer_to_the_optimum():
     """Runs that walk half of the way, each with noise of its own: the extended mean arrives, no member does."""
     generator = torch.Generator().manual_seed(0)
     start, right = torch.zeros(1000), torch.ones(1000)
@@ -67,7 +67,7 @@ def test_rows_are_averaged_step_by_step_and_what_is_spent_is_summed():
     assert rows == [StepMetrics.from_json({**one, "seconds": {"update": 4.0}}) for one in expected]
 
 
-def test_members_are_runs_of_their_own_seeds_and_the_folder_reads_like_a_run(tmp_path):
+def test_members_have_separate_seeds_and_the_folder_reads_as_a_run(tmp_path):
     _, policy = train_members(parts_of, CONFIG, 2, 1.5, tmp_path / "run")
     own = [
         train(ToyWorld(), critics(), toy_scenarios(5), CONFIG.changed(seed=seed), tmp_path / f"seed{seed}")

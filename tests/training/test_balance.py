@@ -102,7 +102,7 @@ def gains(out, config, scale=1.0):
         return ((scores() - before).mean(0) / before.std(0)).tolist()
 
 
-def test_both_of_two_opposed_rewards_gain_and_none_does_under_the_other_alone(tmp_path):
+def test_soft_minimum_raises_both_of_two_opposed_rewards(tmp_path):
     found = {
         name: gains(tmp_path / name, CONFIG.changed(weights=weights))
         for name, weights in (("obey", {"darkness": 0.0}), ("dark", {"obedience": 0.0}))

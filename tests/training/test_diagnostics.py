@@ -104,7 +104,7 @@ def test_parameters_without_gradient_are_named():
 
 
 @pytest.mark.parametrize(("decay", "lag"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
-def test_the_lag_is_the_share_of_the_way_that_the_behaviour_has_not_followed(decay, lag):
+def test_behaviour_lag_is_the_share_of_the_remaining_distance(decay, lag):
     net = nn.Linear(3, 2)
     policy = Policy(net, Decay(decay, decay, 0.0))
     assert behaviour_lag(policy) == 0

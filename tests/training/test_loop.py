@@ -147,7 +147,7 @@ def test_interleaving_keeps_everyone():
     assert interleave(torch.arange(5)[None]).tolist() == [[0, 4, 1, 3, 2]]
 
 
-def test_targets_are_predicted_by_the_behaviour_and_the_reference_without_gradient():
+def test_targets_come_from_behaviour_and_reference_without_gradient():
     config = TINY.changed(kl_weight=1.0)
     run = make_run(config)
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_the_curriculum_visits_every_chunk_of_its_range_and_no_other(bounds):
     assert visited == list(range(bounds[0], bounds[1] + 1)) * 2
 
 
-def test_every_pass_over_the_scenarios_meets_each_at_most_once_in_its_own_order():
+def test_every_epoch_shuffles_and_uses_each_scenario_at_most_once():
     run = make_run()
     passes = [
         [
@@ -262,7 +262,7 @@ def test_metrics_tell_what_happened(tmp_path):
     assert described["learning"]["objective"] == "worldcompass.training.objective.nft_loss"
 
 
-def test_a_non_finite_update_is_refused_before_it_and_the_last_checkpoint_stays(tmp_path):
+def test_a_non_finite_update_is_refused_and_the_checkpoint_stays(tmp_path):
     class Breaking(ToyWorld):
         broken = False
 
@@ -303,7 +303,7 @@ def test_ctrl_c_finishes_and_saves_the_step_and_the_run_goes_on_exactly(tmp_path
     assert same(straight.state(), resumed.state())
 
 
-def test_resuming_needs_the_same_run_and_beginning_needs_an_empty_folder(tmp_path):
+def test_resuming_needs_the_same_run_and_starting_an_empty_folder(tmp_path):
     train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
         train(ToyWorld(), critics(), toy_scenarios(5), TINY, tmp_path)

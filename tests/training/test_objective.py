@@ -59,7 +59,7 @@ def test_stored_numbers():
     assert loss.item() == pytest.approx(1.3030701, rel=1e-6)  # the same sums over Python lists
 
 
-def test_at_the_behaviour_the_gradient_is_the_advantage_times_a_regression():
+def test_gradient_at_the_behaviour_is_advantage_times_regression():
     pred, _, _, target = numbers()
     pred.requires_grad_()
     advantage = torch.tensor([1.0, -0.5, 0.0]).double()
@@ -71,7 +71,7 @@ def test_at_the_behaviour_the_gradient_is_the_advantage_times_a_regression():
     assert nft[0].abs().sum() > 0 and nft[2].abs().max() < 1e-12
 
 
-def test_away_from_the_behaviour_nft_pulls_back_where_the_released_gradient_does_not():
+def test_nft_pulls_back_to_the_behaviour_unlike_the_released_gradient():
     behaviour, target = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
     pred = torch.full_like(behaviour, 3.0, requires_grad=True)
     zero = torch.zeros(1)

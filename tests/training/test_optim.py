@@ -54,7 +54,7 @@ def test_muon_equals_a_plain_twin_over_several_steps():
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 16, 5), (2, 5, 16)])
-def test_orthogonalised_matrices_have_singular_values_near_one_and_the_same_directions(shape):
+def test_orthogonalise_keeps_directions_with_singular_values_near_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     result = orthogonalise(matrices)
     assert torch.linalg.svdvals(result)[:, :-1].sub(1).abs().max() < 0.4

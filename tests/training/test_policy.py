@@ -45,7 +45,7 @@ def test_averages_follow_by_their_own_decays():
 
 
 @pytest.mark.parametrize("which", ["behaviour", "checkpoint", "reference"])
-def test_a_swap_holds_the_other_weights_and_restores_in_place_even_after_an_error(which):
+def test_a_swap_restores_the_weights_in_place_even_after_an_error(which):
     net = network()
     policy = Policy(net)
     move(net)
@@ -101,7 +101,7 @@ def test_lora_starts_as_the_network_and_trains_adapters_alone():
     assert {n.rsplit(".", 1)[1] for n, p in net.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
 
 
-def test_the_reference_of_lora_is_the_adapter_switched_off_and_merging_keeps_the_function():
+def test_lora_reference_has_no_adapter_and_merging_keeps_the_function():
     net, x = network(), torch.randn(5, 4)
     before = net(x)
     inject_lora(net, Lora(rank=2, alpha=4), generator())

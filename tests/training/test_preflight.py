@@ -56,13 +56,13 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
         ({"explore": 1.0}, "a method weaken"),
     ],
 )
-def test_what_does_not_fit_the_world_is_refused_before_anything_runs(change, words, tmp_path):
+def test_settings_that_do_not_fit_the_world_are_refused(change, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         train(ToyWorld(), critics(), toy_scenarios(5), TINY.changed(**change), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_critics_that_cannot_score_this_world_are_known_before_anything_is_imagined():
+def test_try_critics_refuses_critics_that_cannot_score_the_world():
     class Large(ToyObedience):
         name = "large"
 
@@ -85,7 +85,7 @@ def test_critics_that_cannot_score_this_world_are_known_before_anything_is_imagi
         try_critics(world, [One()], scenario, 4)
 
 
-def test_a_run_tries_its_critics_before_anything_is_imagined(tmp_path, monkeypatch):
+def test_a_run_tries_its_critics_before_imagining(tmp_path, monkeypatch):
     class OfAnotherWorld(ToyObedience):
         name = "another"
 
@@ -106,19 +106,19 @@ def test_a_run_tries_its_critics_before_anything_is_imagined(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_critics_and_scenarios_need_names_of_their_own(tmp_path):
+def test_critics_and_scenarios_need_unique_names(tmp_path):
     with pytest.raises(ValueError, match="different names"):
         train(ToyWorld(), [ToyObedience(), ToyObedience()], toy_scenarios(5), TINY, tmp_path)
     with pytest.raises(ValueError, match="ids must differ"):
         train(ToyWorld(), critics(), toy_scenarios(3) * 2, TINY, tmp_path)
 
 
-def test_another_number_of_steps_than_a_world_has_levels_for_is_refused(tmp_path):
+def test_a_number_of_steps_without_levels_is_refused(tmp_path):
     with pytest.raises(UserError, match="fixed noise levels for 3 denoising steps, got 6: set 3"):
         train(FewSteps(), critics(), toy_scenarios(5), TINY.changed(denoising_steps=6), tmp_path)
 
 
-def test_a_chunk_of_given_latents_alone_is_refused(tmp_path):
+def test_a_chunk_of_only_given_latents_is_refused(tmp_path):
     config = TINY.changed(chunk_length=1, last_chunk=0)
     with pytest.raises(UserError, match=r"chunk 0 is given whole to toy.*first_chunk=1"):
         train(ToyWorld(), [ToyCleanliness()], toy_scenarios(5), config, tmp_path)
@@ -139,7 +139,7 @@ class Reads(ToyCleanliness):
         (Reads("truth"), "the critic cleanliness needs the engine's continuation, which no scenario has"),
     ],
 )
-def test_a_critic_that_needs_what_the_world_lacks_is_refused_before_anything_runs(critic, words, tmp_path):
+def test_critics_with_unmet_needs_are_refused_before_the_run(critic, words, tmp_path):
     from lamp_page import LampWorld, walks
 
     with pytest.raises(UserError, match=words):
@@ -151,7 +151,7 @@ def test_a_critic_that_needs_what_the_world_lacks_is_refused_before_anything_run
     assert not list(tmp_path.iterdir())
 
 
-def test_actions_outside_of_the_worlds_space_are_refused_before_anything_runs(tmp_path):
+def test_actions_outside_the_space_are_refused_before_the_run(tmp_path):
     from lamp_page import Brightness, LampWorld, walks
 
     *fitting, far = walks(5)

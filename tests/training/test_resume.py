@@ -75,7 +75,7 @@ def command(out, *words, function="toy"):
     return cli.main(["train", recipe, "--out", str(out), *fixed, *words])
 
 
-def test_the_same_command_goes_on_and_other_settings_need_to_be_accepted(tmp_path, capsys):
+def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path, capsys):
     out = tmp_path / "run"
     train_toy(out, TINY)
     assert command(out) == 0

@@ -117,7 +117,7 @@ def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
         tiny().run(out, "cpu", resume=True)
 
 
-def test_accepted_settings_are_noted_and_what_they_make_stale_is_measured_again(run_dir, tmp_path):
+def test_accepted_settings_are_recorded_and_stale_measures_repeated(run_dir, tmp_path):
     out = tmp_path / "run"
     for name in ("run.json", "evaluation_base.json", "evaluation_trained.json"):
         out.mkdir(exist_ok=True)
@@ -168,7 +168,7 @@ def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path
     assert "1 training steps of each of 2 members" in (out / "report.html").read_text()
 
 
-def test_what_a_finished_run_measured_of_the_base_is_taken_not_measured_again(run_dir, tmp_path, monkeypatch):
+def test_measures_of_the_base_are_copied_from_a_finished_run(run_dir, tmp_path, monkeypatch):
     other = shutil.copytree(run_dir, tmp_path / "other")
     for name in ("evaluation_engine.json", "evaluation_base.json", "videos_base.safetensors", "results.json"):
         (other / name).unlink()

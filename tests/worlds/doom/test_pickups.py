@@ -154,7 +154,7 @@ def test_instructions_name_items():
     assert items_named("take the health pack, not the health flask") == [1, 2]
 
 
-def test_a_critic_that_knows_is_perfect_and_one_that_sees_only_that_something_was_taken_is_not(scenes):
+def test_only_a_critic_that_reads_the_item_is_perfect(scenes):
     knows = judge_marks(mark(Sees(scenes), scenes))
     assert (
         knows.accuracy.mean == knows.correlation.mean == 1 and knows.calibration == 0 and knows.abstained == 0
@@ -245,7 +245,7 @@ def test_scenes_on_disk_are_kept_and_another_number_is_refused(tmp_path, monkeyp
     assert not {m.name for m in SPLITS["train"]} & {m.name for m in SPLITS["unseen"]}
 
 
-def test_the_critic_keeps_the_contract_and_abstains_from_what_it_does_not_know():
+def test_the_critic_keeps_its_contract_and_abstains_from_unknown_items():
     critic = PickupFollowing(PickupReader().eval())
     group = dataclasses.replace(noise_group(), instruction="pick up the health pack")
     check_critic(critic, group)
