@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, capsys):
     page.write_text("no table")
     for arguments, words in (
         ([str(run)], "is not a finished run: evaluation_base.json is missing"),
-        ([str(tmp_path)], "is no finished run: results.json is missing"),
+        ([str(tmp_path)], "is not a finished run: results.json is missing"),
         ([], "expected runs, or --write PAGE, or --check PAGE"),
         (["--check", str(page)], "no stored results"),
     ):

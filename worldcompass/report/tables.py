@@ -82,7 +82,7 @@ def reduce_run(run_dir: Path) -> Stored:
     folder = RunFolder(run_dir)
     if not folder.results.is_file():
         raise UserError(
-            f"{run_dir} is no finished run: {folder.results.name} is missing; finish the run first"
+            f"{run_dir} is not a finished run: {folder.results.name} is missing; finish the run first"
         )
     results = read_results(folder.results)
     settings = read_settings(folder.config)
