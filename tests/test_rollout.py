@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from camera_paths import commanded
-from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
+from toy_worlds import Counting, FewSteps, LongStart, NoisyPast, Recorded
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import motion_signs, nominal_poses
@@ -14,7 +14,6 @@ from worldcompass.rollout import (
     RolloutRequest,
     chunk_noise,
     clip_level_passes,
-    given_whole,
     imagine_chunk,
     imagine_groups,
     imagine_video,
@@ -26,27 +25,6 @@ from worldcompass.toy import CARRY, SPREAD, ToyWorld, toy_scenarios
 from worldcompass.types import Actions, Scenario, Truth
 
 INTRINSICS = torch.tensor([1.0, 1.0, 0.5, 0.5])
-
-
-class Counting(ToyWorld):
-    """Counts the rows that go through the network, and the prefixes that are built."""
-
-    rows = prefixes = given_rows = 0
-
-    def weaken(self, context):
-        """Forgets the left half of what came before the chunk."""
-        return replace(context, latents_PCMHW=context.latents_PCMHW * torch.tensor([0.0, 1.0]))
-
-    def attend(self, context, actions, generators=None):
-        self.prefixes += context.num_pasts if context.num_latents else 0
-        return super().attend(context, actions, generators)
-
-    def predict_clean(self, noisy, sigma_B, actions, context):
-        if given_whole(context):
-            self.given_rows += len(noisy)
-        else:
-            self.rows += len(noisy)
-        return super().predict_clean(noisy, sigma_B, actions, context)
 
 
 def test_generators_depend_on_the_keys_and_their_kinds():

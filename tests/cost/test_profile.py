@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_rollout import Counting
 from torch.utils.flop_counter import FlopCounterMode
+from toy_worlds import Counting
 
 from worldcompass import cli
 from worldcompass.commands.profile import described, table

@@ -266,7 +266,7 @@ def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_pa
     clips = sorted(path.name for path in (tmp_path / "looked" / "samples").iterdir())
     assert clips == ["before.mp4", "step_000001.mp4", "step_000002.mp4"]
     assert read_metrics(tmp_path / "looked" / "metrics.jsonl")[-1].judge is None
-    with pytest.raises(ValueError, match="expected 4 or more of one length"):
+    with pytest.raises(ValueError, match="expected 4 or more held-out scenarios of one length"):
         HeldOut(clean_judge, toy_scenarios(3))
     with pytest.raises(ValueError, match="on_disease must be one of warn, stop, rollback"):
         HEALTHY.changed(on_disease="pray")

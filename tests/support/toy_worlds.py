@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from worldcompass.noise import ExplicitLevels, fresh_noise_step
+from worldcompass.rollout import (
+    given_whole,
+)
 from worldcompass.seeding import generator_for
 from worldcompass.toy import ToyContext, ToyWorld
 
@@ -87,3 +90,24 @@ class LongStart(ToyWorld):
         return (
             frames if context.num_latents else torch.cat([frames[:, :1].expand(-1, 2, -1, -1, -1), frames], 1)
         )
+
+
+class Counting(ToyWorld):
+    """Counts the rows that go through the network, and the prefixes that are built."""
+
+    rows = prefixes = given_rows = 0
+
+    def weaken(self, context):
+        """Forgets the left half of what came before the chunk."""
+        return replace(context, latents_PCMHW=context.latents_PCMHW * torch.tensor([0.0, 1.0]))
+
+    def attend(self, context, actions, generators=None):
+        self.prefixes += context.num_pasts if context.num_latents else 0
+        return super().attend(context, actions, generators)
+
+    def predict_clean(self, noisy, sigma_B, actions, context):
+        if given_whole(context):
+            self.given_rows += len(noisy)
+        else:
+            self.rows += len(noisy)
+        return super().predict_clean(noisy, sigma_B, actions, context)

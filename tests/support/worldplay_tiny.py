@@ -4,6 +4,7 @@ import json
 
 import torch
 from camera_paths import commanded, parse_path
+from safetensors.torch import save_file
 
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
@@ -11,8 +12,8 @@ from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import MOTION
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.tiny import TINY_5B as CONFIG_5B
+from worldcompass.worlds.worldplay.tiny import TINY_8B, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.tiny import TINY_8B as CONFIG_8B
-from worldcompass.worlds.worldplay.tiny import conditioning_8b, randomise
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
@@ -103,3 +104,18 @@ def row_of(latents, row):
         latents.intrinsics_BK4[rows],
         latents.first_position,
     )
+
+
+def prepare(folder, size=(6, 8), **changes):
+    """Two images as ``worldcompass prepare`` stores them."""
+    folder.mkdir(exist_ok=True)
+    for i, name in enumerate(("a", "b")):
+        generator = torch.Generator().manual_seed(i)
+        tensors = conditioning_8b(TINY_8B, generator)
+        tensors |= {"latent": torch.randn(3, *size, generator=generator)} | changes
+        save_file(
+            {k: t for k, t in tensors.items() if t is not None},
+            folder / f"{name}.safetensors",
+            {"caption": name},
+        )
+    return folder

@@ -389,7 +389,7 @@ def test_bfloat16_follows_float32(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_without_a_past_are_refused(kind):
     net = random_network(kind)
-    with pytest.raises(ValueError, match="latents need (a past|pasts) with"):
+    with pytest.raises(ValueError, match=r"latents need (a past|pasts) with"):
         net(random_latents(kind, 1))
     with pytest.raises(ValueError, match="3 rows cannot extend 1 pasts"):
         net(random_latents(kind, 3), [net(text_states(kind))], keep_keys=True)

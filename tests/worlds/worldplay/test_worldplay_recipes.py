@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from worldplay_tiny import random_network, write_vae
+from safetensors.torch import load_file
+from worldplay_tiny import prepare, random_network, write_vae
 
 from worldcompass import cli
 from worldcompass.errors import UserError
@@ -22,7 +22,7 @@ from worldcompass.training.optim import adamw, muon
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.pose_files import write_poses
 from worldcompass.worlds.worldplay.sources import OfficialFiles
-from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B, conditioning_8b
+from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
 from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, load_5b, load_8b
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
@@ -159,21 +159,6 @@ def test_only_what_is_trained_is_kept_in_float32():
         (True, torch.float32),
         (False, torch.bfloat16),
     }
-
-
-def prepare(folder, size=(6, 8), **changes):
-    """Two images as ``worldcompass prepare`` stores them."""
-    folder.mkdir(exist_ok=True)
-    for i, name in enumerate(("a", "b")):
-        generator = torch.Generator().manual_seed(i)
-        tensors = conditioning_8b(TINY_8B, generator)
-        tensors |= {"latent": torch.randn(3, *size, generator=generator)} | changes
-        save_file(
-            {k: t for k, t in tensors.items() if t is not None},
-            folder / f"{name}.safetensors",
-            {"caption": name},
-        )
-    return folder
 
 
 def load_scenarios(files, num_latents=8):

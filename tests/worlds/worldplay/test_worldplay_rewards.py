@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from camera_paths import commanded, parse_path
-from test_cameras import CAMERA, drawn_video
-from test_worldplay_recipes import prepare
-from worldplay_tiny import random_network, write_vae
+from drawn_room import CAMERA, drawn_video
+from worldplay_tiny import prepare, random_network, write_vae
 
 from worldcompass import cli
 from worldcompass.errors import UserError

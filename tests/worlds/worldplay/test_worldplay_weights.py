@@ -60,9 +60,9 @@ def test_damaged_parts_and_indices_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no weights at .*part-1.safetensors"):
         LOAD["8b"](tmp_path)
     for text, message in (
-        ("{}", "no index of weights"),
-        ('{"weight_map": {}}', "files of its own folder"),
-        ('{"weight_map": {"a": "../b.safetensors"}}', "files of its own folder"),
+        ("{}", "not an index of weights"),
+        ('{"weight_map": {}}', "files in its folder"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "files in its folder"),
     ):
         index.write_text(text)
         with pytest.raises(UserError, match=message):
