@@ -29,6 +29,8 @@ RUNS = Path("runs")
 FPS = 24.0
 STEPS = 4
 
+SHIPPED = "the shipped weights"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass play``."""
@@ -103,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
         nets = load_critics()
         critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
         shared = replace(shared, reader=LabelReader(nets.motion).labels, critics=critics)
-    about = " · ".join(f"{name}: {_title(f)}" for name, f in zip(names, folders, strict=True))
+    shipped = SHIPPED if embedded else args.world
+    about = " · ".join(f"{name}: {_title(f, shipped)}" for name, f in zip(names, folders, strict=True))
     local = args.host in LOOPBACK
     study = None
     if args.vote:
@@ -172,10 +175,10 @@ def _after(path: Path | None, weights: Callable[[Path], Path] = _weights) -> Pat
     return _weights(newest)
 
 
-def _title(folder: Path | None) -> str:
+def _title(folder: Path | None, shipped: str = SHIPPED) -> str:
     from worldcompass.runs.folder import owner_of
 
-    return "the shipped weights" if folder is None else str(owner_of(folder))
+    return shipped if folder is None else str(owner_of(folder))
 
 
 def _fingerprint(folder: Path | None) -> str:
