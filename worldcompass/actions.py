@@ -320,7 +320,7 @@ class CameraActions(ActionSpace):
         labels = torch.cat([own.labels_K, own.labels_K[-1:].expand(num_extra)])
         nominal = nominal_poses(labels, self.motion).to(own.world_from_camera_K44)
         last = len(own) - 1
-        extra = own.world_from_camera_K44[last] @ torch.linalg.inv(nominal[last]) @ nominal[last + 1 :]
+        extra = own.world_from_camera_K44[last] @ torch.inverse(nominal[last]) @ nominal[last + 1 :]
         lens = torch.cat([own.intrinsics_K4, own.intrinsics_K4[-1:].expand(num_extra, 4)])
         return CameraMoves(labels, torch.cat([own.world_from_camera_K44, extra]), lens)
 
@@ -336,7 +336,7 @@ class CameraActions(ActionSpace):
     def changed(self, actions: Actions, axis: int) -> CameraMoves:
         """See ``ActionSpace``: a resting axis becomes positive, a moving one rests; poses are nominal."""
         own = actions.cameras.to("cpu")
-        signs = [[*self.signs(label)] for label in own.labels_K.flatten().tolist()]
+        signs = [[*self.signs(int(label))] for label in own.labels_K.flatten()]
         others = [self.composite([*s[:axis], int(not s[axis]), *s[axis + 1 :]]) for s in signs]
         return self.commanded(torch.tensor(others).view(own.labels_K.shape), like=own).to(
             actions.cameras.labels_K.device

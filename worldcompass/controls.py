@@ -153,7 +153,7 @@ class Controls(ActionSpace):
 
     def signs(self, composite: int) -> tuple[int, ...]:
         """See ``ActionSpace``."""
-        found = []
+        found: list[int] = []
         for axis in reversed(self.controls):
             composite, digit = divmod(composite, len(axis.signs))
             found.append(axis.signs[digit])
@@ -168,7 +168,8 @@ class Controls(ActionSpace):
 
     def commanded(self, composites_M: Tensor, like: Actions | None = None) -> ControlValues:
         """See ``ActionSpace``: every control at a bound or at 0."""
-        rest, columns = composites_M.long(), []
+        rest = composites_M.long()
+        columns: list[Tensor] = []
         for axis in reversed(self.controls):
             table = torch.tensor([axis.toward(sign) for sign in axis.signs])
             columns.append(table.to(rest.device)[rest % len(axis.signs)])
@@ -242,7 +243,7 @@ def _keys_of_controls(controls: tuple[Axis, ...]) -> tuple[Key, ...]:
     taken = {code for axis in controls for code in axis.codes}
     pairs = iter([pair for pair in _PAIRS if not taken & set(pair)])
     singles = iter([code for code in _SINGLES if code not in taken])
-    found = []
+    found: list[Key] = []
     for index, axis in enumerate(controls):
         if not axis.words:
             continue

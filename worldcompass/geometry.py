@@ -7,6 +7,7 @@ Yaw + is to the right, pitch + is up, degrees. One label per latent, ``9 * trans
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ NUM_ACTIONS = NUM_TRANSLATIONS * NUM_ROTATIONS
 # Signs of (right, forward) for each translation and of (yaw right, pitch up) for each rotation.
 _TRANSLATION_SIGNS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _ROTATION_SIGNS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+
+_LINALG = cast("Any", torch.linalg)  # its functions have no types
 
 # Largest angle in degrees between a motion and its axis; from the labels of WorldPlay.
 SECTOR_DEG = 60.0
@@ -85,7 +88,7 @@ def rotation_from_angles(yaw_deg: Tensor, pitch_deg: Tensor) -> Tensor:
     cy, sy, cp, sp = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
     zero = torch.zeros_like(cy)
     rows = [cy, sy * sp, sy * cp, zero, cp, -sp, -sy, cy * sp, cy * cp]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return torch.unflatten(torch.stack(rows, -1), -1, (3, 3))
 
 
 def angles_from_rotation(rotation_33: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,9 +142,14 @@ def relative_pose(previous_44: Tensor, current_44: Tensor) -> Tensor:
 def rotation_angle(rotation_33: Tensor) -> Tensor:
     """Angle of a rotation about its axis, degrees in [0, 180]; accurate for small angles."""
     skew = rotation_33 - rotation_33.transpose(-1, -2)
-    sine = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1).norm(dim=-1) / 2
+    sine = _length(torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1))[..., 0] / 2
     cosine = (rotation_33.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     return torch.rad2deg(torch.atan2(sine, cosine))
+
+
+def _length(vectors_3: Tensor) -> Tensor:
+    """Length of vectors; (..., 1)."""
+    return _LINALG.vector_norm(vectors_3, dim=-1, keepdim=True)
 
 
 def umeyama(source_N3: Tensor, target_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,9 +161,10 @@ def umeyama(source_N3: Tensor, target_N3: Tensor) -> tuple[Tensor, Tensor, Tenso
     source_mean, target_mean = source_N3.double().mean(-2), target_N3.double().mean(-2)
     source = source_N3.double() - source_mean[..., None, :]
     target = target_N3.double() - target_mean[..., None, :]
-    u, size, vt = torch.linalg.svd(target.transpose(-1, -2) @ source)
+    parts: tuple[Tensor, Tensor, Tensor] = _LINALG.svd(target.transpose(-1, -2) @ source)
+    u, size, vt = parts
     sign = torch.ones_like(size)
-    sign[..., 2] = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)
+    sign[..., 2] = torch.where(torch.det(u @ vt) < 0, -1.0, 1.0)
     rotation = u * sign[..., None, :] @ vt
     spread = source.square().sum((-2, -1))
     scale = torch.where(spread > 0, (size * sign).sum(-1) / spread.clamp_min(1e-300), 0.0)
@@ -209,7 +218,7 @@ def nominal_poses(labels_M: Tensor, motion: Motion) -> Tensor:
     rotation = rotation_from_angles(yaw_deg, pitch_deg)
     walking = rotation_from_angles(yaw_deg, torch.zeros_like(pitch_deg)) if motion.level else rotation
     step = torch.stack([right, torch.zeros_like(right), forward], -1)
-    step = motion.move / parts * step / step.norm(dim=-1, keepdim=True).clamp_min(1)
+    step = motion.move / parts * step / _length(step).clamp_min(1)
     position = (walking @ step[..., None])[..., 0].cumsum(-2)
     return pose(rotation, position)[..., parts - 1 :: parts, :, :].float()
 

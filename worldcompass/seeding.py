@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,4 +27,4 @@ def seed_globals(*keys: Key) -> None:
     seed = generator_for(*keys).initial_seed()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    cast("Any", torch).manual_seed(seed)  # its parameter has no type

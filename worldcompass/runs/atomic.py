@@ -13,13 +13,13 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from worldcompass.statistics import Estimate
@@ -33,7 +33,7 @@ def aside(path: Path) -> Path:
 
 
 @contextmanager
-def writing(path: Path, shared: bool = False) -> Iterator[Path]:
+def writing(path: Path, shared: bool = False) -> Generator[Path]:
     """Yield a temporary path for a file or a folder; it becomes ``path`` after the block, or is deleted on failure.
 
     Args:
@@ -90,9 +90,9 @@ def finite(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: finite(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
+        return [finite(inner) for inner in cast("Sequence[Any]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

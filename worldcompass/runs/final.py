@@ -7,7 +7,7 @@ Exported weights are final while their checkpoint is the run's newest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 @contextmanager
-def exporting(folder: RunFolder, writes: bool = True) -> Iterator[Path]:
+def exporting(folder: RunFolder, writes: bool = True) -> Generator[Path]:
     """Yield the folder to export a run's weights to, and write the record after the block.
 
     An earlier record is deleted first, so that it never names files that a kill left half replaced.

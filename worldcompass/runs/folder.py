@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +236,7 @@ def writable(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, team: Team) -> Iterator[None]:
+def alone_in(folder: Path, team: Team) -> Generator[None]:
     """Lock a run's folder against other processes inside the block; the lock ends with the process at the latest.
 
     Raises:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
@@ -75,15 +75,15 @@ class StepMetrics:
     """Counted from 1."""
     chunk: int = 0
     """The chunk that was trained, counted from 0."""
-    rewards: Mapping[str, RewardMetrics] = field(default_factory=dict)
+    rewards: Mapping[str, RewardMetrics] = field(default_factory=dict[str, RewardMetrics])
     """By critic."""
     flat_groups: float | None = None
     """Share of groups in which all rewards are flat."""
     clipped: float | None = None
     """Share of advantages at the clip."""
-    agreement: Mapping[str, float] = field(default_factory=dict)
+    agreement: Mapping[str, float] = field(default_factory=dict[str, float])
     """Correlation of two critics' advantages, by ``a and b``; 0 when one of them is flat."""
-    objective: Mapping[str, float] = field(default_factory=dict)
+    objective: Mapping[str, float] = field(default_factory=dict[str, float])
     """Metrics of the objective by its names; in the file they are top-level keys."""
     loss: float | None = None
     kl_to_start: float | None = None
@@ -98,7 +98,7 @@ class StepMetrics:
     failed_tries: Mapping[str, float] | None = None
     """Share of failed tries of each critic that retries."""
     forward_passes: float | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Duration of each stage."""
     judge: Judged | None = None
 
@@ -137,28 +137,29 @@ class StepMetrics:
         """
         if not isinstance(row, Mapping):
             raise ValueError("expected one JSON object on each line")
-        step = row.get("step")
+        data = cast("Mapping[str, Any]", row)
+        step = data.get("step")
         if not isinstance(step, int) or isinstance(step, bool) or step < 1:
             raise _malformed("step")
         rewards = {
             name: _all_numbers(RewardMetrics, reward, "rewards")
-            for name, reward in _object(row.get("rewards"), "rewards").items()
+            for name, reward in _object(data.get("rewards"), "rewards").items()
         }
         known = {part.name for part in fields(StepMetrics)}
-        pictures, reached, judge = row.get("pictures"), row.get("no_gradient"), row.get("judge")
-        failed = row.get("failed_tries")
+        pictures, reached, judge = data.get("pictures"), data.get("no_gradient"), data.get("judge")
+        failed = data.get("failed_tries")
         return StepMetrics(
             step=step,
-            chunk=int(_number(row, "chunk") or 0),
+            chunk=int(_number(data, "chunk") or 0),
             rewards=rewards,
-            agreement=_numbers(row.get("agreement", {}), "agreement"),
-            objective=_numbers({k: v for k, v in row.items() if k not in known and v is not None}, ""),
+            agreement=_numbers(data.get("agreement", {}), "agreement"),
+            objective=_numbers({k: v for k, v in data.items() if k not in known and v is not None}, ""),
             pictures=None if pictures is None else _all_numbers(Pictures, pictures, "pictures"),
             no_gradient=None if reached is None else _unreached(reached),
             failed_tries=None if failed is None else _numbers(failed, "failed_tries"),
-            seconds=_numbers(row.get("seconds", {}), "seconds"),
+            seconds=_numbers(data.get("seconds", {}), "seconds"),
             judge=None if judge is None else _judged(judge),
-            **{name: _number(row, name) for name in _PLAIN},
+            **{name: _number(data, name) for name in _PLAIN},
         )
 
     def numbers(self) -> dict[str, float | None]:
@@ -184,7 +185,7 @@ def _is_number(value: object) -> bool:
 def _object(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _malformed(name)
-    return value
+    return cast("Mapping[str, Any]", value)
 
 
 def _number(data: Mapping[str, Any], name: str, inside: str = "") -> float | None:
@@ -209,24 +210,28 @@ def _all_numbers(kind: type[_T], value: object, name: str) -> _T:
 
 def _unreached(value: object) -> Unreached:
     data = _object(value, "no_gradient")
-    share, names = _number(data, "share", "no_gradient"), data.get("names")
-    if share is None or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    share, names = _number(data, "share", "no_gradient"), _list(data.get("names"))
+    if share is None or names is None or not all(isinstance(name, str) for name in names):
         raise _malformed("no_gradient")
     return Unreached(share, tuple(names))
 
 
 def _judged(value: object) -> Judged:
     data = _object(value, "judge")
-    values = data.get("values")
-    if not isinstance(values, list) or not all(map(_is_number, values)):
+    values = _list(data.get("values"))
+    if values is None or not all(map(_is_number, values)):
         raise _malformed("judge")
     return Judged(_number(data, "mean", "judge"), tuple(values))
+
+
+def _list(value: object) -> list[Any] | None:
+    return cast("list[Any]", value) if isinstance(value, list) else None
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
     for name, value in row.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
+            yield from _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}/")
         elif value is None or _is_number(value):
             yield prefix + name, value
 
@@ -256,7 +261,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     Raises:
         UserError: with the line that is malformed, or damaged and followed by intact ones.
     """
-    steps = []
+    steps: list[StepMetrics] = []
     for number, row in read_rows(path):
         try:
             steps.append(StepMetrics.from_json(row))
@@ -318,11 +323,11 @@ def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, 
     for name, first in rows[0].items():
         values, together = [row.get(name) for row in rows], summed or name in SUMMED
         if all(isinstance(value, Mapping) for value in values):
-            result[name] = _mean(values, together)  # type: ignore[arg-type]
+            result[name] = _mean(cast("list[Mapping[str, Any]]", values), together)
         elif name in ("step", "chunk") or not all(map(_is_number, values)):
             result[name] = first
         else:
-            total = sum(values)  # type: ignore[arg-type]
+            total = sum(cast("list[float]", values))
             result[name] = total if together else total / len(values)
     return result
 
@@ -337,9 +342,9 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         UserError: when it is not a JSON object.
     """
     try:
-        value = json.loads(path.read_bytes()) if path.is_file() else {}
+        value: Any = json.loads(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is not {what}: it is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not {what}: expected one JSON object, not {type(value).__name__}")
-    return value
+    return cast("dict[str, Any]", value)

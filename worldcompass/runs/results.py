@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
@@ -25,13 +25,13 @@ _T = TypeVar("_T")
 class Evaluation:
     """Scores on the same scenarios with 95% intervals; empty when not measured."""
 
-    engine: Scores = field(default_factory=dict)
+    engine: Scores = field(default_factory=dict[str, Mapping[str, Estimate]])
     """The engine's videos, the upper bound."""
-    base: Scores = field(default_factory=dict)
-    trained: Scores = field(default_factory=dict)
-    difference: Scores = field(default_factory=dict)
+    base: Scores = field(default_factory=dict[str, Mapping[str, Estimate]])
+    trained: Scores = field(default_factory=dict[str, Mapping[str, Estimate]])
+    difference: Scores = field(default_factory=dict[str, Mapping[str, Estimate]])
     """Trained minus base, paired by scenario."""
-    gap_closed: Mapping[str, Estimate] = field(default_factory=dict)
+    gap_closed: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
     """Share closed of the gap in followed actions between base and engine; unknown without a gap."""
     unseen: Evaluation | None = None
     """The evaluation on data that is not trained on, such as other maps."""
@@ -110,11 +110,11 @@ class Results:
     seconds: float | None = None
     training_seconds: float | None = None
     forward_passes: ForwardPasses | None = None
-    horizons: Mapping[int, Evaluation] = field(default_factory=dict)
+    horizons: Mapping[int, Evaluation] = field(default_factory=dict[int, Evaluation])
     """By number of frames: the evaluation of the first frames of the rollouts."""
-    per_depth: Mapping[str, Depths] = field(default_factory=dict)
+    per_depth: Mapping[str, Depths] = field(default_factory=dict[str, Depths])
     """By side."""
-    per_action: Mapping[str, ActionCounts] = field(default_factory=dict)
+    per_action: Mapping[str, ActionCounts] = field(default_factory=dict[str, ActionCounts])
     """By side, on held-out starts."""
 
     def to_json(self) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def write_results(path: Path, results: Results) -> None:
 def _object(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is malformed: expected an object, got {type(value).__name__}")
-    return value
+    return cast("Mapping[str, Any]", value)
 
 
 def _word(value: object, name: str) -> str:
@@ -200,7 +200,7 @@ def _scores(value: object, name: str) -> Scores:
 
 
 def _estimates(value: object, name: str) -> dict[str, Estimate]:
-    found = {}
+    found: dict[str, Estimate] = {}
     for key, entry in _object(value, name).items():
         try:
             found[key] = Estimate.from_json(entry)
@@ -229,7 +229,10 @@ def _depths(value: object) -> Depths:
 def _counts(value: object) -> ActionCounts:
     data = _object(value, "per_action")
     asked, followed = (
-        [_list(chunk, int, "per_action") for chunk in _list(data.get(name), list, "per_action")]
+        [
+            _list(chunk, int, "per_action")
+            for chunk in _list(data.get(name), cast("type[list[object]]", list), "per_action")
+        ]
         for name in ("asked", "followed")
     )
     return ActionCounts(asked, followed)
@@ -237,6 +240,7 @@ def _counts(value: object) -> ActionCounts:
 
 def _list(value: object, kind: type[_T], name: str) -> list[_T]:
     kinds = (int, float) if kind is float else kind
-    if not isinstance(value, list) or not all(isinstance(one, kinds) for one in value):
+    found = cast("list[_T]", value) if isinstance(value, list) else None
+    if found is None or not all(isinstance(one, kinds) for one in found):
         raise ValueError(f"{name} is malformed: expected a list of {kind.__name__}s")
-    return value
+    return found

@@ -10,9 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.api import CheckpointException
 
 Place = Callable[[str, torch.Size, torch.dtype], Tensor]
 """(name, whole size, dtype) -> an empty tensor to read into, sharded or not."""
@@ -30,7 +34,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     # Imported here, as only sharded runs need it.
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-    from torch.distributed.checkpoint.state_dict_saver import save
+    from torch.distributed.checkpoint.state_dict_saver import save  # pyright: ignore[reportUnknownVariableType]
 
     parts = {name: tuple(name.split("/")[: 2 if name.startswith("policy/") else 1]) for name in tensors}
     known = sorted(set(parts.values()))
@@ -54,7 +58,7 @@ def read_shards(folder: Path, place: Place, alone: bool) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-    from torch.distributed.checkpoint.state_dict_loader import load
+    from torch.distributed.checkpoint.state_dict_loader import load  # pyright: ignore[reportUnknownVariableType]
 
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors: dict[str, Tensor] = {}
@@ -70,7 +74,6 @@ def read_shards(folder: Path, place: Place, alone: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _first(error: BaseException) -> BaseException:
+def _first(error: CheckpointException) -> BaseException:
     """The original error of the first rank that failed."""
-    failures = error.failures  # type: ignore[attr-defined]
-    return failures[min(failures)][0]
+    return error.failures[min(error.failures)][0]

@@ -10,9 +10,9 @@ import importlib
 import importlib.util
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from worldcompass.runs.atomic import write_text
 from worldcompass.runs.folder import RunFolder
@@ -36,7 +36,7 @@ def installed(track: Track) -> bool:
 
 
 @contextmanager
-def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> Iterator[Send]:
+def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> Generator[Send]:
     """Open a tracker for a run and yield a function that sends a row; all rows are written when the block ends.
 
     Args:
@@ -66,7 +66,8 @@ _Opened = tuple[Callable[[int, dict[str, float]], None], Callable[[], object]]
 def _tensorboard(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
+    # Its methods have no types.
+    writer = cast("Any", SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1))
 
     def send(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

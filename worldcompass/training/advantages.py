@@ -107,7 +107,9 @@ def group_advantages(
         )
     finite = bool(weights_R.isfinite().all())
     if not finite or bool((weights_R < 0).any()) or not bool((weights_R > 0).any()):
-        raise ValueError(f"weights must be finite, not negative and not all zero, got {weights_R.tolist()}")
+        raise ValueError(
+            f"weights must be finite, not negative and not all zero, got {[float(w) for w in weights_R]}"
+        )
     if not clip > 0 or not (reward_clip is None or reward_clip > 0):
         raise ValueError(f"clip and reward_clip must be above 0, got {clip} and {reward_clip}")
     refuse_not_finite(scores_NGR, valid_NGR)

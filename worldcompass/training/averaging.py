@@ -29,7 +29,7 @@ from worldcompass.training.run import Parts
 from worldcompass.world import WorldModel
 
 
-def check_members(members: int, extend: float) -> None:
+def check_members(members: object, extend: float) -> None:
     """Check the number of runs and the factor of extrapolation.
 
     Raises:
@@ -82,7 +82,9 @@ def train_members(
         UserError, StoppedRun, Interrupted: as ``train``; a second call resumes.
     """
     check_members(members, extend)
-    team, averages, whole = Team.current(), [], RunFolder(out_dir)
+    team, whole = Team.current(), RunFolder(out_dir)
+    averages: list[dict[str, Tensor]] = []
+    last: tuple[Parts, Policy] | None = None
     folders = [whole.member(number) for number in range(members)]
     for number, folder in enumerate(folders):
         if team.is_main:
@@ -92,6 +94,9 @@ def train_members(
         policy = train_parts(parts, folder.path, resume=started, held_out=held_out)
         averages.append({name: tensor.clone() for name, tensor in policy.checkpoint_weights.items()})
         team.on_main(lambda: _write_metrics(whole, folders[: len(averages)]))
+        last = parts, policy
+    assert last is not None, "there is at least one member"
+    parts, policy = last
     for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
         policy.checkpoint_weights[name].copy_(tensor)
     team.on_main(lambda: _write_run(whole, folders, parts.config.changed(seed=config.seed), policy))
@@ -101,7 +106,8 @@ def train_members(
 def mean_steps(members: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:
     """Metrics of each step averaged over the members, without the steps that a member lacks."""
     by_step = [{row.step: row for row in rows} for rows in members]
-    common = sorted(set.intersection(*(set(rows) for rows in by_step)))
+    first, *others = by_step
+    common = sorted(set(first).intersection(*others))
     return [mean_metrics([rows[step] for rows in by_step]) for step in common]
 
 

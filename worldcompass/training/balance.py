@@ -51,7 +51,7 @@ def soft_minimum(history: History, names: Sequence[str], weights: Mapping[str, f
 class Weighing:
     """How the scores of critics become advantages."""
 
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict[str, float])
     """Weight of each reward by its critic's name; 1 for rewards without one."""
     balance: Balance = fixed
     """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from worldcompass.parallel.sharding import Parallel
 from worldcompass.rollout import imagine_whole_videos
@@ -117,9 +117,9 @@ class Config:
     def flat(self) -> dict[str, Any]:
         """Every setting by its short name."""
         groups = sorted(set(_groups(type(self)).values()))
-        values = {name: value for name, value in vars(self).items() if name not in groups}
+        values: dict[str, Any] = {name: value for name, value in vars(self).items() if name not in groups}
         for group in groups:
-            values |= vars(getattr(self, group))
+            values |= vars(cast("object", getattr(self, group)))
         return values
 
     def settings(self) -> dict[str, Any]:

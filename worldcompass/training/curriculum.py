@@ -76,4 +76,4 @@ def scenarios_of_step(scenarios: Sequence[Scenario], per_step: int, seed: int, s
     """N different scenarios; each epoch shuffles all of them and drops an incomplete last step."""
     epoch, place = divmod(step - 1, len(scenarios) // per_step)
     order = torch.randperm(len(scenarios), generator=generator_for(seed, "order", epoch))
-    return [scenarios[i] for i in order[place * per_step : (place + 1) * per_step].tolist()]
+    return [scenarios[int(i)] for i in order[place * per_step : (place + 1) * per_step]]

@@ -5,9 +5,10 @@ All are cheap: pictures are read once per latent, weights in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from worldcompass.types import Group
 
 WHITE = 255.0
 NAMED = 8  # most names of parameters without a gradient in a row; their share counts all
+_norm: Callable[[Tensor], Tensor] = cast("Any", torch.linalg).vector_norm  # torch has no type for it
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def without_gradient(policy: Policy) -> list[str]:
     with_grad = {name: p.grad for name, p in policy.live.items() if p.grad is not None}
     if not with_grad:
         return list(policy.live)
-    norms = torch.stack([whole(torch.linalg.vector_norm(grad.float())) for grad in with_grad.values()]).cpu()
-    reached = {name for name, norm in zip(with_grad, norms.tolist(), strict=True) if norm != 0}
+    norms = torch.stack([whole(_norm(grad.float())) for grad in with_grad.values()]).cpu()
+    reached = {name for name, norm in zip(with_grad, norms, strict=True) if float(norm) != 0}
     return [name for name in policy.live if name not in reached]
 
 
@@ -155,10 +157,10 @@ def _detail(frames: Tensor) -> Tensor:
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     """Correlation of two centred tensors over all entries."""
-    size = a.norm() * b.norm()
+    size = _norm(a) * _norm(b)
     return float((a * b).sum() / size) if size > 0 else 0.0
 
 
 def _distance(a: Sequence[nn.Parameter], b: Sequence[Tensor]) -> float:
-    differences = (whole(torch.linalg.vector_norm(x.detach() - y)) for x, y in zip(a, b, strict=True))
-    return float(torch.linalg.vector_norm(torch.stack([d.float() for d in differences])))
+    differences = (whole(_norm(x.detach() - y)) for x, y in zip(a, b, strict=True))
+    return float(_norm(torch.stack([d.float() for d in differences])))

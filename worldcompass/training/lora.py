@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def inject_lora(net: nn.Module, lora: Lora, generator: torch.Generator) -> list[
     """
     if any(isinstance(module, LoraLinear) for module in net.modules()):
         raise ValueError("the network already has adapters: merge them first")
-    names = [n for n, m in net.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(lora.targets, n)]
+    names = [n for n, m in _modules(net) if isinstance(m, nn.Linear) and re.fullmatch(lora.targets, n)]
     if not names:
         raise ValueError(f"no linear layer of the network matches {lora.targets!r}")
     net.requires_grad_(False)
@@ -81,7 +82,7 @@ def inject_lora(net: nn.Module, lora: Lora, generator: torch.Generator) -> list[
 @torch.no_grad()
 def merge_lora(net: nn.Module) -> None:
     """Merge every adapter into its layer, in place, and remove it."""
-    for name, layer in list(net.named_modules()):
+    for name, layer in _modules(net):
         if isinstance(layer, LoraLinear):
             layer.base.weight.copy_(layer.weight)
             net.set_submodule(name, layer.base)
@@ -92,8 +93,8 @@ def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
 
     All ranks must call it if the adapters are sharded; the main one writes.
     """
-    layers = {name: m for name, m in net.named_modules() if isinstance(m, LoraLinear)}
-    tensors = {}
+    layers = {name: m for name, m in _modules(net) if isinstance(m, LoraLinear)}
+    tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         for part, parameter in (("A", layer.lora_A), ("B", layer.lora_B)):
             full = whole(parameter.detach())
@@ -114,3 +115,7 @@ def export_lora(net: nn.Module, lora: Lora, folder: Path) -> None:
     }
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     write_json(folder / "adapter_config.json", config, indent=2)
+
+
+def _modules(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(cast("Any", net).named_modules())  # its result has no type

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
 NS_FLOOR = 1e-7  # added to the Frobenius norm
 RMS_SCALE = 0.2  # makes a Muon update as large as a typical AdamW one (Moonlight, arXiv 2502.16982)
+
+_norm: Callable[..., Tensor] = cast("Any", torch.linalg).vector_norm  # torch has no type for it
 
 MakeOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Optimizer]
 """(parameters, lr, weight_decay) -> optimiser: ``muon`` or ``adamw``."""
@@ -39,7 +42,7 @@ def orthogonalise(matrices_BMN: Tensor, precision: torch.dtype | None = None) ->
     x = matrices_BMN.to(precision or (torch.bfloat16 if matrices_BMN.is_cuda else torch.float32))
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + NS_FLOOR)
+    x = x / (_norm(x, dim=(-2, -1), keepdim=True) + NS_FLOOR)
     for _ in range(NS_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -93,8 +96,8 @@ class Muon(torch.optim.Optimizer):
                 self._muon(matrices, group)
         return loss
 
-    def _muon(self, matrices: list[nn.Parameter], group: dict) -> None:
-        nudges = []
+    def _muon(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
+        nudges: list[Tensor] = []
         for parameter in matrices:
             grad = _grad(parameter)
             state = self.state[parameter]
@@ -110,7 +113,7 @@ class Muon(torch.optim.Optimizer):
             own = like(update.view(parameter.shape).to(parameter.dtype), parameter)
             parameter.add_(own, alpha=-group["lr"] * size)
 
-    def _adam(self, parameter: nn.Parameter, group: dict) -> None:
+    def _adam(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         grad, state, (beta_1, beta_2) = _grad(parameter), self.state[parameter], group["betas"]
         if not state:
             state["step"] = torch.zeros(())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,19 +71,19 @@ class Policy:
                 weights[name].mul_(decay).add_(parameter, alpha=1 - decay)
 
     @contextmanager
-    def behaviour(self) -> Iterator[None]:
+    def behaviour(self) -> Generator[None]:
         """Swap in the behaviour weights inside the block."""
         with self._swap(self.behaviour_weights):
             yield
 
     @contextmanager
-    def checkpoint(self) -> Iterator[None]:
+    def checkpoint(self) -> Generator[None]:
         """Swap in the checkpoint average inside the block."""
         with self._swap(self.checkpoint_weights):
             yield
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def reference(self) -> Generator[None]:
         """Swap in the start weights inside the block."""
         with self._swap(self.reference_weights):
             yield
@@ -130,7 +130,7 @@ class Policy:
         return {name: p.detach().clone() for name, p in self.live.items()}
 
     @contextmanager
-    def _swap(self, weights: Weights) -> Iterator[None]:
+    def _swap(self, weights: Weights) -> Generator[None]:
         if self._swapped:
             raise RuntimeError("weights are already swapped: leave the other block first")
         trained, self._swapped = self._copy(), True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -50,7 +50,7 @@ def check_inputs(parts: Parts) -> None:
     """
     world, critics, scenarios, config = parts.world, parts.critics, parts.scenarios, parts.config
     sampling, weights = config.sampling, config.rewards.weights
-    if nameless := [critic for critic in critics if not isinstance(critic, Critic)]:
+    if nameless := [c for c in cast("Sequence[object]", critics) if not isinstance(c, Critic)]:
         raise UnfitInputs(
             f"{type(nameless[0]).__name__} is not a critic: expected a callable for groups, with a name"
         )

@@ -91,7 +91,7 @@ def _judged(scores_V: Tensor, num_videos: int) -> Judged:
     scores = scores_V.double().cpu()
     if scores.shape != (num_videos,) or not bool(scores.isfinite().all()):
         raise ValueError(f"the held-out judge must return {num_videos} finite scores, got {scores}")
-    return Judged(scores.mean().item(), tuple(round(value, 6) for value in scores.tolist()))
+    return Judged(scores.mean().item(), tuple(round(float(value), 6) for value in scores))
 
 
 def due(every: int, step: int) -> bool:

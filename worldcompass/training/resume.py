@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -147,7 +147,8 @@ def differences(
         default, new = defaults.get(key), now.get(key)
         old = saved.get(key, default)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found |= differences(old, new, default or {}, f"{inside}{key}.")
+            parts = cast("Mapping[str, Any]", old), cast("Mapping[str, Any]", new)
+            found |= differences(*parts, default or {}, f"{inside}{key}.")
         elif old != new:
             found[inside + key] = [old, new]
     return found

@@ -72,7 +72,7 @@ class Verdicts:
 
     def failed(self) -> dict[str, float]:
         """Share of failed tries for these groups, of every critic that retries."""
-        shares = {}
+        shares: dict[str, float] = {}
         for critic in self._critics:
             if isinstance(critic, Retrying):
                 made, failed = (

@@ -110,7 +110,8 @@ def choose(
     """
     team = team or Team()
     kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))[:, team.rows_of_group()]
-    result, start = [], 0
+    result: list[Chosen] = []
+    start = 0
     for part in futures:
         # Checked here, as a check in the objective would synchronise with the device at every row mean.
         if part.context.given_K is not None and bool(part.context.given_K.all()):
@@ -120,8 +121,8 @@ def choose(
         rows = (kept_PS + advantages.ranking_NG.shape[1] * torch.arange(len(part.groups))[:, None]).flatten()
         advantage_B = advantage_PG.gather(1, kept_PS).flatten().to(part.clean_BCKHW)
         row_keys = [
-            (*keys, "train", scenario.id, candidate)
-            for scenario, kept in zip(scenarios[start:stop], kept_PS.tolist(), strict=True)
+            (*keys, "train", scenario.id, int(candidate))
+            for scenario, kept in zip(scenarios[start:stop], kept_PS, strict=True)
             for candidate in kept
         ]
         clean_BCKHW = team.with_siblings(part.clean_BCKHW, len(part.groups))
@@ -129,7 +130,7 @@ def choose(
         if part.context.num_pasts == len(part.groups):
             result.append(Chosen(Samples(clean_BCKHW, advantage_B, part.actions, part.context), row_keys))
         else:  # one past per candidate
-            for b, row in enumerate(rows.tolist()):
+            for b, row in enumerate(map(int, rows)):
                 actions, context = Actions.stack([part.actions.select(row)]), part.context.select(row)
                 sample = Samples(clean_BCKHW[b : b + 1], advantage_B[b : b + 1], actions, context)
                 result.append(Chosen(sample, row_keys[b : b + 1]))
@@ -158,13 +159,13 @@ def share_out(
         sigma_PQ = _past_by_row(torch.stack([sigma for sigma, _ in drawn]), num_pasts)
         noise_PQ = _past_by_row(torch.stack([noise for _, noise in drawn]), num_pasts)
         levels = sigma_PQ.shape[1] * num_pasts // len(drawn)
-        clean_PQ = samples.clean_BCKHW.unflatten(0, (num_pasts, -1)).repeat(1, levels, 1, 1, 1, 1)
-        advantage_PQ = samples.advantage_B.unflatten(0, (num_pasts, -1)).repeat(1, levels)
+        clean_PQ = torch.unflatten(samples.clean_BCKHW, 0, (num_pasts, -1)).repeat(1, levels, 1, 1, 1, 1)
+        advantage_PQ = torch.unflatten(samples.advantage_B, 0, (num_pasts, -1)).repeat(1, levels)
         per_past = max(1, micro_rows // num_pasts)
         for rows, share in zip(
             updates, torch.arange(sigma_PQ.shape[1]).tensor_split(num_updates), strict=True
         ):
-            for piece in share.split(per_past) if len(share) else ():
+            for piece in torch.split(share, per_past) if len(share) else ():
                 q = slice(int(piece[0]), int(piece[-1]) + 1)
                 clean, sigma = clean_PQ[:, q].flatten(0, 1), sigma_PQ[:, q].flatten()
                 noisy = corrupt(clean, noise_PQ[:, q].flatten(0, 1), sigma)
@@ -185,4 +186,4 @@ def draw_levels(
 
 def _past_by_row(values_BL: Tensor, num_pasts: int) -> Tensor:
     """(P * S, L, ...) -> (P, L * S, ...), levels first so that any part holds every candidate."""
-    return values_BL.unflatten(0, (num_pasts, -1)).transpose(1, 2).flatten(1, 2)
+    return torch.unflatten(values_BL, 0, (num_pasts, -1)).transpose(1, 2).flatten(1, 2)

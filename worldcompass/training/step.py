@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.rollout import RolloutRequest, batches
+from worldcompass.rollout import Futures, RolloutRequest, batches
 from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import seed_globals
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
@@ -35,7 +35,8 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     scenarios = team.share(scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step))
     request = request_of_step(run, step, scenarios)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk; remote critics start to score.
-    futures, verdicts = [], Verdicts(run.critics)
+    futures: list[Futures] = []
+    verdicts = Verdicts(run.critics)
     with run.policy.behaviour(), run.autocast():
         for batch in batches(world, scenarios, sampling.groups_at_once):
             parts = sampling.rollout(world, dataclasses.replace(request, scenarios=batch))
@@ -185,7 +186,7 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
             sums["mean_shift"] += shift_B.detach().sum()
             sums["reference_rows"] += len(kl_B)
         if loss_B.requires_grad:  # else no trainable parameter takes part, which the doctor reports
-            (loss_B.sum() / num_rows).backward()
+            torch.autograd.backward(loss_B.sum() / num_rows)
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
     run.team.average_gradients(run.policy.parameters)
