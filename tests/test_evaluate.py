@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from camera_paths import commanded
+from controls_of_a_gripper import GRIPPER
 
+from worldcompass.controls import Controls, button
 from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, summarise
+from worldcompass.report.actions import heat_maps
 from worldcompass.runs.results import ActionCounts
 from worldcompass.statistics import Estimate, resamples, share_closed
 from worldcompass.types import Scenario, Truth
@@ -132,7 +135,7 @@ def test_measured_survives_json():
     np.testing.assert_array_equal(after.values_VD["drift"], before.values_VD["drift"])
     np.testing.assert_array_equal(after.read_VM, before.read_VM)
     old = {k: v for k, v in before.to_json().items() if k not in ("asked", "read")}
-    assert per_action(Measured.from_json(old)) == ActionCounts([], [])
+    assert not per_action(Measured.from_json(old), SPEC.actions).asked
 
 
 def test_actions_are_counted_per_chunk_without_the_start_image():
@@ -140,7 +143,7 @@ def test_actions_are_counted_per_chunk_without_the_start_image():
     assert scenario.truth is not None
     video = scenario.truth.frames_F3hw.clone()
     video[4, 0, 0, 0] = 80  # latent 1, commanded 9
-    counts = per_action(measure(video[None], [scenario], SPEC, Reader(), Reader()))
+    counts = per_action(measure(video[None], [scenario], SPEC, Reader(), Reader()), SPEC.actions)
     assert [sum(chunk) for chunk in counts.asked] == [3, 4]
     assert [sum(chunk) for chunk in counts.followed] == [2, 4]
     assert (counts.asked[0][9], counts.followed[0][9]) == (2, 1)
@@ -163,3 +166,17 @@ def test_the_closed_share_is_unknown_without_a_gap_and_still_json():
     engine = np.array([1.0, 1.0])  # no gap in the second scenario, so none in a quarter of the resamples
     half = share_closed(engine, same, np.array([0.75, 1.0]), rows)
     assert half == Estimate(0.5, 0.5, 0.5, 2) and half.in_percent() == "50.0% [50.0, 50.0]"
+
+
+def test_actions_of_controls_are_counted_in_the_table_of_their_words():
+    asked = GRIPPER.parse("reach+up-4, left-3").numpy()[None]
+    read = GRIPPER.parse("reach+up-3, pull-1, left-3").numpy()[None]
+    counts = per_action(Measured(("a",), ("combined",), {}, asked, read), GRIPPER)
+    assert [sum(chunk) for chunk in counts.asked] == [3, 4] and [sum(c) for c in counts.followed] == [3, 3]
+    place = counts.rows.index("reach") * len(counts.columns) + counts.columns.index("up")
+    assert (counts.asked[0][place], counts.asked[1][place], counts.followed[1][place]) == (3, 1, 0)
+    page = heat_maps({"Base": counts})
+    assert '<th scope="row">reach + left</th>' in page and "<span>up + close</span>" in page
+    assert page.count("<td ") == 81
+    many = Controls(tuple(button(f"b{i}") for i in range(12)))
+    assert per_action(Measured(("a",), ("basic",), {}, asked, read), many) == ActionCounts([], [])

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
-from worldcompass.geometry import NUM_ACTIONS
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_object
 from worldcompass.runs.results import SIDES, ActionCounts, Depths, Evaluation
@@ -26,7 +26,8 @@ from worldcompass.world import WorldModel, WorldSpec
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
 FOLLOWED = "judge_accuracy"  # the measure of the gap
-KINDS = ("combined", "basic")
+KINDS = ("combined", "basic")  # of ``ActionSpace.kind``
+MOST_COUNTED = 1000  # composites
 HELD_OUT, UNSEEN = "heldout", "unseen"  # prefixes of scenario ids: new starts on known maps, and unknown maps
 
 
@@ -160,7 +161,7 @@ def measure(
     Raises:
         ValueError: when a scenario lacks the engine's continuation.
     """
-    labels_VM = torch.stack([s.actions.cameras.labels_K for s in scenarios])
+    labels_VM = torch.stack([spec.actions.composites(s.actions) for s in scenarios])
     latents = labels_VM.shape[1]
     values: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
     read = []
@@ -271,16 +272,21 @@ def per_depth(measured: Measured) -> Depths:
     }
 
 
-def per_action(measured: Measured, chunk: int = 4) -> ActionCounts:
-    """Counts of each of the 81 actions, commanded and followed, per chunk; without the start image."""
+def per_action(measured: Measured, space: ActionSpace, chunk: int = 4) -> ActionCounts:
+    """Counts of each composite action, commanded and followed, per chunk; without the start image.
+
+    Empty for a world with more than ``MOST_COUNTED`` composites: nobody reads a table of them.
+    """
+    if space.num_composites > MOST_COUNTED:
+        return ActionCounts([], [])
     asked, read = measured.asked_VM, measured.read_VM
     counts: tuple[list[list[int]], list[list[int]]] = [], []
     for first in range(0, asked.shape[1] - chunk + 1, chunk):
         part = slice(max(first, 1), first + chunk)
         wanted, right = asked[:, part], asked[:, part] == read[:, part]
         for of, labels in zip(counts, (wanted, wanted[right]), strict=True):
-            of.append(np.bincount(labels.ravel(), minlength=NUM_ACTIONS).tolist())
-    return ActionCounts(*counts)
+            of.append(np.bincount(labels.ravel(), minlength=space.num_composites).tolist())
+    return ActionCounts(*counts, space.rows, space.columns)
 
 
 def pool(parts: Sequence[Measured]) -> Measured:

@@ -1,4 +1,4 @@
-"""Heat maps of followed actions: 9 translations by 9 rotations for every chunk."""
+"""Heat maps of followed actions: the table of a world's composites for every chunk."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from worldcompass.actions import ROTATIONS, TRANSLATIONS
-from worldcompass.geometry import NUM_ACTIONS, NUM_ROTATIONS
 from worldcompass.media.html import script
 from worldcompass.runs.results import ActionCounts
 
 Counts = Sequence[tuple[int, int]]
-"""(commanded, followed) latents of each of the 81 actions."""
+"""(commanded, followed) latents of each composite action."""
 
 # The slider selects one chunk or all of them; without scripts the page shows all chunks.
 _CODE = """
@@ -40,10 +39,10 @@ def heat_maps(entries: Mapping[str, ActionCounts]) -> str:
     if not sides:
         return ""
     chunks = min(map(len, sides.values()))
-    maps = "".join(_map(i, name, over_chunks(counts)) for i, (name, counts) in enumerate(sides.items()))
+    maps = "".join(_map(i, name, entries[name]) for i, name in enumerate(sides))
     return (
         '<section><h2>Which actions are followed</h2><p class="muted">Percent of the latents of each commanded '
-        "action in which the held-out judge reads that action. Rows move, columns turn; commands that never "
+        "action in which the held-out judge reads that action: a row with a column. Commands that never "
         "occurred are empty.</p>"
         f'<p hidden><label for="horizon">How far into the video: </label><input type="range" id="horizon" min="0" '
         f'max="{chunks}" value="0"> <output id="horizon-said" for="horizon">all chunks</output></p>'
@@ -61,20 +60,26 @@ def by_chunk(entry: ActionCounts) -> list[list[tuple[int, int]]]:
 
 def over_chunks(chunks: Sequence[Counts]) -> Counts:
     """Counts of all chunks together."""
-    return [tuple(map(sum, zip(*(counts[a] for counts in chunks), strict=True))) for a in range(NUM_ACTIONS)]  # type: ignore[misc]
+    return [tuple(map(sum, zip(*pairs, strict=True))) for pairs in zip(*chunks, strict=True)]  # type: ignore[misc]
 
 
-def _map(index: int, name: str, counts: Counts) -> str:
-    shown = escape(name, quote=True)
-    head = "".join(f'<th scope="col"><span>{turn}</span></th>' for turn in ROTATIONS)
+def _map(index: int, name: str, entry: ActionCounts) -> str:
+    shown, counts, width = (
+        escape(name, quote=True),
+        over_chunks(by_chunk(entry)),
+        len(entry.columns or ROTATIONS),
+    )
+    head = "".join(
+        f'<th scope="col"><span>{escape(column)}</span></th>' for column in entry.columns or ROTATIONS
+    )
     rows = "".join(
-        f'<tr><th scope="row">{move}</th>'
-        f"{''.join(_cell(*pair) for pair in counts[NUM_ROTATIONS * i : NUM_ROTATIONS * (i + 1)])}</tr>"
-        for i, move in enumerate(TRANSLATIONS)
+        f'<tr><th scope="row">{escape(row)}</th>'
+        f"{''.join(_cell(*pair) for pair in counts[width * i : width * (i + 1)])}</tr>"
+        for i, row in enumerate(entry.rows or TRANSLATIONS)
     )
     return (
         f'<figure><div class="scroll" role="region" tabindex="0" aria-label="Actions followed, {shown}">'
-        f'<table class="map" id="map-{index}"><thead><tr><th scope="col">move \\ turn</th>{head}</tr></thead>'
+        f'<table class="map" id="map-{index}"><thead><tr><th scope="col">row + column</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div><figcaption>{shown}</figcaption></figure>"
     )
 

@@ -90,10 +90,13 @@ class ForwardPasses:
 
 @dataclass(frozen=True)
 class ActionCounts:
-    """Counts of commanded and followed actions per chunk, without the start image."""
+    """Counts of commanded and followed composite actions per chunk, without the start image."""
 
     asked: Sequence[Sequence[int]]
     followed: Sequence[Sequence[int]]
+    rows: Sequence[str] = ()
+    """Names of the composites as a table, see ``ActionSpace.rows``; empty in older files, for a camera's."""
+    columns: Sequence[str] = ()
 
 
 Depths = Mapping[str, Mapping[str, Sequence[float]]]
@@ -128,7 +131,11 @@ class Results:
             "forward_passes": passes and {k: v for k, v in vars(passes).items() if v is not None},
             "horizons": {str(frames): part.to_json() for frames, part in self.horizons.items()} or None,
             "per_depth": self.per_depth or None,
-            "per_action": {side: dict(vars(counts)) for side, counts in self.per_action.items()} or None,
+            "per_action": {
+                side: {name: part for name, part in vars(counts).items() if part != ()}
+                for side, counts in self.per_action.items()
+            }
+            or None,
         }
         return {"schema": SCHEMA, **{name: part for name, part in parts.items() if part is not None}}
 
@@ -235,7 +242,8 @@ def _counts(value: object) -> ActionCounts:
         ]
         for name in ("asked", "followed")
     )
-    return ActionCounts(asked, followed)
+    names = [tuple(_list(data.get(name, []), str, "per_action")) for name in ("rows", "columns")]
+    return ActionCounts(asked, followed, *names)
 
 
 def _list(value: object, kind: type[_T], name: str) -> list[_T]:

@@ -58,7 +58,7 @@ from worldcompass.types import Scenario
 from worldcompass.version import __version__
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
-from worldcompass.worlds.doom.engine.facts import THRESHOLDS
+from worldcompass.worlds.doom.engine.facts import ACTIONS, THRESHOLDS
 from worldcompass.worlds.doom.engine.maps import TRAINING
 from worldcompass.worlds.doom.engine.scenarios import (
     draw_all,
@@ -312,7 +312,7 @@ def _results(
             whole_video_per_group=whole[-1],
         ),
         per_depth={name: per_depth(side) for name, side in sides.items()},
-        per_action={name: per_action(sides[name].select(HELD_OUT)) for name in ("base", "trained")},
+        per_action={name: per_action(sides[name].select(HELD_OUT), ACTIONS) for name in ("base", "trained")},
     )
 
 
