@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from camera_paths import CAMERAS, parse_path
+from controls_of_a_gripper import GRIPPER
 
 from worldcompass import cli
+from worldcompass.controls import Controls, button
 from worldcompass.geometry import label
 from worldcompass.worlds.trajectories import (
     FAMILIES,
@@ -15,6 +17,7 @@ from worldcompass.worlds.trajectories import (
     HOLD_MIN,
     METHOD_MIX,
     draw_motion,
+    mix_of,
     parse_mix,
     random_composites,
 )
@@ -145,3 +148,13 @@ def test_an_out_that_is_a_file_is_refused_in_one_sentence(tmp_path, capsys):
     assert cli.main(["trajectories", "--out", str(tmp_path / "file")]) == 2
     said = capsys.readouterr().err
     assert "expected a writable folder, choose another --out" in said and said.count("\n") == 1
+
+
+def test_any_space_of_controls_has_a_mix_of_its_ways_alone_and_in_pairs():
+    (_, alone), (_, together) = mix_of(GRIPPER)
+    assert [GRIPPER.words(c) for c in alone[:3]] == [("pull",), ("reach",), ("left",)] and len(alone) == 8
+    assert {len(GRIPPER.words(c)) for c in together} == {2} and len(together) == 24
+    assert mix_of(CAMERAS) == METHOD_MIX and len(mix_of(Controls((button("jump"),)))) == 1
+    walk = random_composites(np.random.default_rng(0), 50, mix_of(GRIPPER))
+    GRIPPER.check(GRIPPER.commanded(walk))
+    assert {GRIPPER.kind(int(c)) for c in walk[1:]} == {"basic", "combined"}

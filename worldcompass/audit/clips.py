@@ -11,7 +11,6 @@ from torch import Tensor
 from worldcompass.types import Actions, Group, Scenario, Truth
 
 CHUNK = 4  # latents
-PER_LATENT = 4  # frames
 OTHER_ITEM, NO_ITEM = "other item", "no item"
 
 
@@ -37,6 +36,11 @@ class Clip:
         """A unique name."""
         return "/".join([self.video, str(self.chunk), *filter(None, [self.instruction])])
 
+    @property
+    def frames_per_latent(self) -> int:
+        """Of its world."""
+        return len(self.frames_F3hw) // len(self.actions)
+
     def group(self, candidates: Sequence[Tensor], actions: Actions | None = None) -> Group:
         """Candidates for this chunk's commands, or for other ones, which have no true continuation."""
         own = Truth(self.frames_F3hw, self.actions)
@@ -45,7 +49,7 @@ class Clip:
             self.past_F3hw,
             self.first_3hw,
             actions or self.actions,
-            PER_LATENT,
+            self.frames_per_latent,
             truth=own if actions is None else None,
             past_actions=self.past_actions,
             instruction=self.instruction,
@@ -56,13 +60,14 @@ def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Cl
     """The second and third chunk of every video, without chunks that have no command."""
     clips = []
     for scenario, video in zip(scenarios, videos, strict=True):
+        per_latent = (len(video) - 1) // (len(scenario.actions) - 1)  # the start image is one frame
         for chunk in (1, 2):
             actions = scenario.actions.latents(chunk * CHUNK, (chunk + 1) * CHUNK)
             if not bool(actions.commanded_K.any()):
                 continue
-            first = PER_LATENT * (chunk * CHUNK - 1) + 1
+            first = per_latent * (chunk * CHUNK - 1) + 1
             frames, before = (
-                video[first : first + PER_LATENT * CHUNK],
+                video[first : first + per_latent * CHUNK],
                 scenario.actions.latents(0, chunk * CHUNK),
             )
             clips.append(Clip(frames, video[:first], video[0], actions, before, scenario.id, chunk))
@@ -71,7 +76,7 @@ def clips_of(scenarios: Sequence[Scenario], videos: Sequence[Tensor]) -> list[Cl
 
 def partly_obeyed(clip: Clip, latents: int) -> Tensor:
     """Frames that follow the first ``latents`` commands and then freeze."""
-    moving = latents * PER_LATENT
+    moving = latents * clip.frames_per_latent
     still = clip.frames_F3hw[moving - 1] if moving else clip.past_F3hw[-1]
     return torch.cat([clip.frames_F3hw[:moving], still.expand(len(clip.frames_F3hw) - moving, -1, -1, -1)])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from worldcompass.audit.clips import PER_LATENT, Clip
+from worldcompass.audit.clips import Clip
 from worldcompass.geometry import motion_signs, opposite
 
 NUM_GENES = 10
@@ -77,17 +77,15 @@ def replayed(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
     video = torch.cat([clip.past_F3hw, clip.frames_F3hw])
     labels = torch.cat([clip.past_actions.cameras.labels_K, clip.actions.cameras.labels_K]).tolist()
     sources = [(k, False) for k in range(1, len(labels))] + [(k, True) for k in range(1, len(labels))]
-    parts = []
+    parts, size = [], clip.frames_per_latent
     for latent, commanded in enumerate(clip.actions.cameras.labels_K.tolist()):
         wrong = [s for s in sources if (opposite(labels[s[0]]) if s[1] else labels[s[0]]) != commanded]
         if not wrong:
-            parts.append(clip.past_F3hw[-1:].expand(PER_LATENT, -1, -1, -1))
+            parts.append(clip.past_F3hw[-1:].expand(size, -1, -1, -1))
             continue
         chosen, back = wrong[int((float(genes[6 + latent % 4].clamp(-1, 0.999)) + 1) / 2 * len(wrong))]
-        first = PER_LATENT * (chosen - 1)
-        parts.append(
-            video[first : first + PER_LATENT].flip(0) if back else video[first + 1 : first + PER_LATENT + 1]
-        )
+        first = size * (chosen - 1)
+        parts.append(video[first : first + size].flip(0) if back else video[first + 1 : first + size + 1])
     return torch.cat(parts)
 
 
@@ -115,7 +113,7 @@ def _painted(genes: Tensor, cells: tuple[int, int], generator: torch.Generator) 
 def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
     """Shift right, shift down and zoom of every frame, (F, 3); genes set their sizes and signs."""
     right, forward, yaw, pitch = (
-        motion_signs(clip.actions.cameras.labels_K).repeat_interleave(PER_LATENT, 0).T
+        motion_signs(clip.actions.cameras.labels_K).repeat_interleave(clip.frames_per_latent, 0).T
     )
     sideways, turn, tilt, walk = genes[6:10].clamp(-1, 1)
     return torch.stack(

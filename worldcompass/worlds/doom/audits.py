@@ -23,7 +23,7 @@ from worldcompass.rewards.quality import flicker_of
 from worldcompass.rewards.reference import TrueContinuation, psnr, ssim
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom.engine.facts import MOTION, THRESHOLDS
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, THRESHOLDS
 from worldcompass.worlds.doom.engine.maps import CRITIC
 from worldcompass.worlds.doom.engine.scenarios import draw_all
 from worldcompass.worlds.doom.rewards.cameras import DoomCameras
@@ -35,7 +35,7 @@ from worldcompass.worlds.doom.world import SPEC
 
 if TYPE_CHECKING:
     from worldcompass.worlds.doom.engine.pickup_scenes import Played
-from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, PER_LATENT, Clip, clips_of
+from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, Clip, clips_of
 
 # Critics that compare with the engine's frames do not read commands.
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
@@ -139,13 +139,13 @@ def _of_scene(played: Played, word: str) -> list[Clip]:
     chunk = latent // CHUNK
     if not chunk:
         return []
-    first = PER_LATENT * (chunk * CHUNK - 1) + 1
+    first = FRAMES_PER_LATENT * (chunk * CHUNK - 1) + 1
     actions, before = (
         group.actions.latents(chunk * CHUNK, (chunk + 1) * CHUNK), group.actions.latents(0, chunk * CHUNK)
     )  # fmt: skip
     made = {
         name: Clip(
-            video[first : first + PER_LATENT * CHUNK], video[:first], video[0], actions, before, scene.id,
+            video[first : first + FRAMES_PER_LATENT * CHUNK], video[:first], video[0], actions, before, scene.id,
             chunk, group.instruction,
         )
         for name, video in ((name, played.frames_GF3hw[outcomes[name]]) for name in (word, other, None))

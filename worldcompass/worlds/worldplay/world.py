@@ -16,6 +16,7 @@ from worldcompass.types import Actions, CameraMoves, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.worldplay.attention import rows_per_past
 from worldcompass.worlds.worldplay.branches import Latents
+from worldcompass.worlds.worldplay.causal import FRAMES_PER_LATENT
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,
@@ -31,7 +32,6 @@ from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 
 CHUNK = 4  # latents
-FRAMES_PER_LATENT = 4
 FPS = 24.0
 NUM_STEPS = 40  # denoising steps of WorldCompass's rollouts
 VIEW_SEED = 0  # of the random points for the comparison of fields of view

@@ -9,11 +9,10 @@ import torch
 from worldcompass.critic import Need
 from worldcompass.geometry import split_label
 from worldcompass.types import Group, Scores
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT
 
 if TYPE_CHECKING:
     from worldcompass.worlds.doom.critics.motion import MotionCritic
-
-NEEDED_FRAMES_PER_LATENT = 4
 
 
 class InteractionFollowing:
@@ -42,9 +41,9 @@ class InteractionFollowing:
         """
         from worldcompass.worlds.doom.critics.motion import clips_of
 
-        if group.frames_per_latent != NEEDED_FRAMES_PER_LATENT:
+        if group.frames_per_latent != FRAMES_PER_LATENT:
             raise ValueError(
-                f"the critic needs latents of 4 frames, this group has {group.frames_per_latent}"
+                f"the critic needs latents of {FRAMES_PER_LATENT} frames, this group has {group.frames_per_latent}"
             )
         frames, actions = group.transitions()
         labels_K = actions.cameras.labels_K

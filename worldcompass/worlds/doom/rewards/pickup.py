@@ -8,11 +8,11 @@ import torch
 
 from worldcompass.rewards.abstain import abstain
 from worldcompass.types import Group, Scores
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT
 
 if TYPE_CHECKING:
     from worldcompass.worlds.doom.critics.pickup import PickupReader
 
-NEEDED_FRAMES_PER_LATENT = 4
 CONTEXT = 4  # latents before the chunk that the detector reads, to see an item approach
 
 
@@ -41,9 +41,9 @@ class PickupFollowing:
         from worldcompass.worlds.doom.critics.pickup import taken_at_all
         from worldcompass.worlds.doom.engine.items import items_named
 
-        if group.frames_per_latent != NEEDED_FRAMES_PER_LATENT:
+        if group.frames_per_latent != FRAMES_PER_LATENT:
             raise ValueError(
-                f"the critic needs latents of 4 frames, this group has {group.frames_per_latent}"
+                f"the critic needs latents of {FRAMES_PER_LATENT} frames, this group has {group.frames_per_latent}"
             )
         items, moving = items_named(group.instruction), len(group.transitions()[1])
         if len(items) != 1 or moving == 0:
