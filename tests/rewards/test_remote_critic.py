@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -48,12 +49,14 @@ def served(tmp_path_factory):
     """The real command, in a process of its own; its address."""
     file = tmp_path_factory.mktemp("critic") / "mine.py"
     file.write_text("from worldcompass.toy import ToyObedience\n\ndef make():\n    return ToyObedience()\n")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
     process = subprocess.Popen(
-        [sys.executable, "-m", "worldcompass", "serve-reward", f"{file}:make", "--port", "8793"],
+        [sys.executable, "-m", "worldcompass", "serve-reward", f"{file}:make", "--port", port],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stdout is not None and "answers at" in process.stdout.readline()
-    address, deadline = "http://127.0.0.1:8793", time.monotonic() + 60
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
     while True:
         try:
             RemoteCritic(address)
@@ -290,7 +293,7 @@ def test_a_taken_port_is_refused(served, capsys, tmp_path):
 
     file = Path(tmp_path / "mine.py")
     file.write_text("from worldcompass.toy import ToyObedience\n\ndef make():\n    return ToyObedience()\n")
-    assert cli.main(["serve-reward", f"{file}:make", "--port", "8793"]) == 2
+    assert cli.main(["serve-reward", f"{file}:make", "--port", served.rpartition(":")[2]]) == 2
     assert "choose another --port" in capsys.readouterr().err
     assert cli.main(["serve-reward", f"{file}:make", "--port", "99999"]) == 2
     assert "--port 99999 is out of range: expected 1 to 65535" in capsys.readouterr().err
