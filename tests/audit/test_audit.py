@@ -1,4 +1,4 @@
-"""The audit knows a good critic from bad ones, and says what is wrong with those."""
+"""The audit distinguishes good critics from bad ones and reports their faults."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ from worldcompass.worlds.doom.world import SPEC
 
 
 def make_clips(count: int = 6) -> list[Clip]:
-    """Textures that slide by 2 pixels a frame to where the command says: right for 1, left for 2."""
+    """Textures that slide by 2 pixels per frame as commanded: right for 1, left for 2."""
     clips = []
     for index in range(count):
         generator = generator_for("clip", index)
@@ -76,7 +76,7 @@ class Constant:
 
 
 class Brightness:
-    """A picture critic that likes light."""
+    """A picture critic that prefers bright pictures."""
 
     name = "brightness"
 
@@ -86,7 +86,7 @@ class Brightness:
 
 
 class Movement:
-    """Rewards that anything moves, whatever was commanded."""
+    """Rewards any motion, independent of the command."""
 
     name = "movement"
 
@@ -130,9 +130,9 @@ def test_bad_critics_fail_for_the_right_reason(critic, expects, words):
     assert any(words in fault for fault in audit.faults), audit.faults
 
 
-def test_a_critic_of_pictures_may_love_stillness_but_the_audit_says_so(capsys):
+def test_a_picture_critic_may_prefer_frozen_clips_but_the_audit_warns(capsys):
     class Still:
-        """Notices spoilt pictures by their likeness to the first one, and so loves what stands still."""
+        """Notices degraded pictures by their likeness to the first one, and therefore prefers frozen clips."""
 
         name = "still"
 
@@ -174,7 +174,7 @@ def test_a_critic_that_scores_few_true_clips_is_not_sound():
 
 
 @pytest.mark.filterwarnings("error")  # of means of nothing
-def test_a_critic_that_scores_nothing_but_the_truth_is_told_so_in_words(capsys):
+def test_a_critic_that_scores_only_the_truth_gets_faults_in_words(capsys):
     class OnlyTrue(Slide):
         """Abstains from every lie."""
 
@@ -194,7 +194,7 @@ def test_a_critic_that_scores_nothing_but_the_truth_is_told_so_in_words(capsys):
 
 
 class TakesIt:
-    """Reads which item the picture's colour stands for: red for armour, green for the flask."""
+    """Reads the item from the picture's colour: red for armour, green for the flask."""
 
     name = "takes it"
 
@@ -238,7 +238,7 @@ def test_lies_about_items_are_for_critics_that_see_items(capsys):
     assert "interaction scores clips without pick-ups and cannot notice 'no item'" in capsys.readouterr().err
 
 
-def test_a_critic_of_one_s_own_may_be_shown_walks_that_take_items(tmp_path, capsys, monkeypatch):
+def test_a_users_critic_can_be_audited_on_pickups(tmp_path, capsys, monkeypatch):
     shown = []
 
     def clips(per_map, seed, kind):
@@ -262,7 +262,7 @@ def test_a_critic_of_one_s_own_may_be_shown_walks_that_take_items(tmp_path, caps
     assert "full lies it must notice that score below the truth: 100%" in capsys.readouterr().out
 
 
-def test_a_critic_that_breaks_on_the_clips_alone_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_a_critic_that_breaks_on_clips_gives_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("worldcompass.commands.audit._clips", lambda *_: (CLIPS, []))
     (tmp_path / "late.py").write_text(
         "from test_audit import Constant\n\nclass Late(Constant):\n    def __call__(self, group):\n"
@@ -343,7 +343,7 @@ def test_tricks_paint_rubbish_of_the_clip_s_shape(trick):
 
 
 def test_what_lies_near_the_truth_is_no_rubbish():
-    """A critic that loves likeness to the engine finds only what is far from it, or nothing."""
+    """For a critic that prefers likeness to the engine, the search finds clips far from it or none."""
     clip = CLIPS[0]
     for trick in TRICKS:
         found = search(
@@ -357,7 +357,7 @@ def test_what_lies_near_the_truth_is_no_rubbish():
 
 
 def test_replayed_latents_never_do_what_is_commanded():
-    """In a video that slides to one side alone, only its latents played backwards disobey."""
+    """In a video that slides only to one side, only latents played backwards are wrong."""
     clip = CLIPS[0]
     for seed in range(5):
         genes = 2 * torch.rand(NUM_GENES, generator=generator_for("genes", seed)) - 1
@@ -367,7 +367,7 @@ def test_replayed_latents_never_do_what_is_commanded():
             torch.testing.assert_close(back, latent[1:, ..., 4:-4].float())
 
 
-def test_tricks_count_against_those_who_must_notice_them():
+def test_tricks_count_against_critics_that_must_notice_them():
     counted = {
         words: [t.name for t in TRICKS if expected(words).counts(t)]
         for words in ("motion", "pictures", "both")
@@ -394,7 +394,7 @@ def test_a_critic_may_be_expected_to_notice_single_lies(capsys):
     assert "motion, pictures, both, or some of frozen" in capsys.readouterr().err
 
 
-def test_likeness_to_the_truth_is_not_asked_where_the_truth_is_of_other_commands():
+def test_likeness_to_the_truth_is_not_audited_on_wrong_commands():
     audit = run_audit(
         TrueContinuation(true_psnr, "psnr"), CLIPS, expected(LIKE_THE_TRUTH), seed=0, searched=1
     )

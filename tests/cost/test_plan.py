@@ -1,4 +1,4 @@
-"""What a run will need: the estimate against the measured peak, its sums, and the check of files."""
+"""The plan of a run: the estimate against the measured peak, its sums, and the check of files."""
 
 import dataclasses
 import gc
@@ -38,7 +38,7 @@ def heavy_update(recipe):
 
 
 class Corner:
-    """A critic that takes no memory to speak of: what critics take is not part of a plan."""
+    """A critic with negligible memory, as a plan does not measure critics."""
 
     def __init__(self, name):
         self.name = name
@@ -81,7 +81,7 @@ def test_the_estimate_is_near_the_measured_peak_of_an_update(tmp_path, monkeypat
 
 
 class Roomy(Blend):
-    """A decoder that takes much room while it works, as the real ones do."""
+    """A decoder that needs much memory while it runs, like the real ones."""
 
     def decode(self, latents_BCKHW, memory):
         torch.zeros(1 << 21)
@@ -104,7 +104,7 @@ def test_the_estimate_is_near_the_measured_peak_of_decoding(tmp_path, monkeypatc
     assert estimate.peak == pytest.approx(measured_peak(recipe, tmp_path), rel=TOLERANCE)
 
 
-def test_a_trace_without_data_is_that_with_data_and_every_block_adds_as_much():
+def test_traces_with_and_without_data_agree_and_every_block_adds_the_same():
     needs = worldplay_8b.smoke().needs()
     job = Job(needs.begin, num_chunks=1, pasts=1, candidates=2, micro_rows=2)
     two, three, five = (trace_with_data(*needs.world_of_depth(depth), job) for depth in (2, 3, 5))

@@ -1,4 +1,4 @@
-"""The profile's parts add up to the step, what lies inside counts once, operations are those of the formulas."""
+"""The profile's parts add up to the step, nested parts count once, and operations match formulas."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def toy_parts(**changes):
     return Parts(ToyWorld(), critics, toy_scenarios(4), CONFIG.changed(**changes))
 
 
-def test_what_is_inside_another_part_counts_for_itself():
+def test_a_nested_part_counts_only_for_itself():
     readings = iter([0, 1, 3, 6, 10, 15])
     meter = Meter(lambda: next(readings))
     meter.enter("rollout")
@@ -47,7 +47,7 @@ def test_what_is_inside_another_part_counts_for_itself():
     assert meter.spent == {REST: 1 + 5, "rollout": 2 + 4, "decode": 3}
 
 
-def test_what_follows_the_objective_is_the_backward_pass():
+def test_time_after_the_objective_is_the_backward_pass():
     readings = iter(range(10))
     meter = Meter(lambda: next(readings))
     for part in ("objective", "optimiser"):
@@ -120,7 +120,7 @@ def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, ca
 
 
 @pytest.mark.parametrize("explore", [0.0, 1.0])
-def test_every_form_that_the_step_is_compared_with_takes_the_same_step(explore, monkeypatch):
+def test_all_compared_variants_take_the_same_step(explore, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import step
 

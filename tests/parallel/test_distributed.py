@@ -1,4 +1,4 @@
-"""Several real processes come to what one comes to: plain and sharded, full and adapters, saved and resumed."""
+"""Several real processes train like one: plain and sharded, full and with adapters, saved and resumed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def agree(got: Path, expected: Path, tolerance: float = TOLERANCE, but: tuple[st
 
 
 @pytest.mark.parametrize("size", RUNS)
-def test_weights_averages_optimiser_and_metrics_are_those_of_one_process(size, alone, tmp_path):
+def test_several_processes_train_like_one(size, alone, tmp_path):
     assert together(size, train_all, tmp_path, RUNS[size]) == [0] * size
     for variant, spread in RUNS[size]:
         saved = tmp_path / variant / spread
@@ -113,7 +113,7 @@ def as_an_earlier_version_wrote_it(checkpoint: Path) -> None:
     path.write_text(json.dumps({name: value for name, value in state.items() if name not in new}))
 
 
-def test_what_two_sharded_processes_saved_one_and_four_go_on_with(alone, tmp_path):
+def test_a_run_of_two_sharded_processes_resumes_on_one_and_four(alone, tmp_path):
     post_train(tmp_path / "earlier", SMALL.changed(steps=2))
     as_an_earlier_version_wrote_it(tmp_path / "earlier" / "checkpoints" / "step_000002")
     assert together(2, post_train, tmp_path / "four", SMALL.changed(steps=2, shard=True)) == [0, 0]
@@ -131,7 +131,7 @@ def test_what_two_sharded_processes_saved_one_and_four_go_on_with(alone, tmp_pat
 
 
 def check_together(out: Path) -> None:
-    """What two processes must hold to, one after the other: a spawn costs seconds."""
+    """Several checks in one pair of processes, as a start takes seconds."""
     swapped_weights_reach_units_and_the_root()
     bf16_is_gathered_but_reduced_in_float32()
     a_failing_disk_ends_all_and_harms_nothing(out / "disk")
@@ -140,7 +140,7 @@ def check_together(out: Path) -> None:
 
 
 def swapped_weights_reach_units_and_the_root() -> None:
-    """Weights that were swapped in are those that the network computes with, in every unit and the root."""
+    """The network computes with swapped weights in every unit and in the root."""
     net = shard(ranks.toy_world().net)
     policy = ranks.Policy(net)
     signs = torch.ones(1, 1, 4)
@@ -218,7 +218,7 @@ def the_users_mistakes_are_known_to_all(out: Path) -> None:
 
 
 def ranks_of_a_group_share_one_past() -> None:
-    """Each imagines half of the candidates, the same past behind them, and what one process would."""
+    """Each imagines half of the candidates from the same past, with the results of one process."""
     team = Team.current(per_group=2)
     for world in (ranks.toy_world(), NoisyPast(), FewSteps()):
         request = RolloutRequest(toy_scenarios(2), 1, 4, 4, (0, 1), world.spec.sigmas())
@@ -234,7 +234,7 @@ def test_two_processes_hold_to_what_they_must(tmp_path):
     assert together(2, check_together, tmp_path) == [0, 0]
 
 
-def test_a_parameter_that_rests_on_the_cpu_is_at_home_on_its_mesh(monkeypatch):
+def test_an_offloaded_parameter_computes_on_its_mesh_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     here = torch.device("cpu")
     offloaded = SimpleNamespace(device=here, device_mesh=SimpleNamespace(device_type="cuda"))
@@ -243,7 +243,7 @@ def test_a_parameter_that_rests_on_the_cpu_is_at_home_on_its_mesh(monkeypatch):
     assert home_of(sharded) == home_of(torch.ones(1)) == here
 
 
-def test_a_port_that_is_taken_is_said_before_or_as_ranks_meet(monkeypatch):
+def test_a_taken_port_is_reported_before_ranks_connect(monkeypatch):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -292,7 +292,7 @@ def command(out: Path, *words: str, **environment: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(alone, tmp_path):
+def test_a_dead_rank_is_named_and_torchrun_restarts_the_run(alone, tmp_path):
     sharded = ("--set", "config.shard=true")
     died = command(tmp_path / "run", *sharded, DIE="1:1")
     assert died.returncode == 1
@@ -316,8 +316,8 @@ def test_a_rank_that_dies_is_named_and_torchrun_restarts_the_run_which_goes_on(a
     agree(tmp_path / "run", alone["full"])
 
 
-def test_a_rank_that_fails_by_itself_is_named_with_its_sentence_and_ends_the_others(tmp_path):
-    """It does not wait for the others, who wait for it, and no thread of the group aborts its end."""
+def test_a_failing_rank_is_named_with_its_error_and_stops_the_others(tmp_path):
+    """It exits although others wait for it, and no thread of the group aborts its exit."""
     failed = command(tmp_path / "run", FAIL="1:1")
     assert time.time() - (tmp_path / "run" / "died_at_1").stat().st_mtime < 60
     *shown, last = failed.stderr.strip().splitlines()
@@ -342,7 +342,7 @@ ENDS = {  # what ranks 0 and 1 do, the exit code of both together, what is said 
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_rank_at_fault_is_named_once_whoever_ends_first(end, monkeypatch, capfd):
+def test_the_failed_rank_is_named_once_in_any_order_of_exits(end, monkeypatch, capfd):
     *scripts, code, said = ENDS[end]
     real = subprocess.Popen
 
@@ -367,7 +367,7 @@ def die_while_saving(out: Path, config: Config, rank: int, where: str) -> None:
     post_train(out, config, on_step=die)
 
 
-def test_a_rank_that_dies_while_saving_ends_the_others_and_loses_no_more_than_that_step(alone, tmp_path):
+def test_a_rank_that_dies_while_saving_loses_at_most_that_step(alone, tmp_path):
     ways = {
         "main": (SMALL, 0, "worldcompass.runs.atomic.os.replace", [-signal.SIGKILL, EXIT_LOST_RANK]),
         "shard": (
@@ -384,7 +384,7 @@ def test_a_rank_that_dies_while_saving_ends_the_others_and_loses_no_more_than_th
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(number, code, tmp_path):
-    """Also one that the launcher itself cannot hear: no rank is left behind."""
+    """Also for a signal that the launcher cannot catch: no rank survives."""
     out = tmp_path / "run"
     words = ["train", f"{Path(ranks.__file__)}:toy", "--out", str(out), "--nproc", "2", "--set", "config.steps=200",
              "--set", "config.save_every=100"]  # fmt: skip
@@ -402,8 +402,8 @@ def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(number, code, tmp
     assert len(list((out / "checkpoints").glob("step_*"))) == 1
 
 
-def test_a_launcher_that_was_told_to_stop_says_so_whatever_its_ranks_lost(monkeypatch, capsys):
-    """A second notice ends ranks in the middle of what they do together: one of them may only tell of a loss."""
+def test_a_launcher_stopped_by_a_signal_reports_the_signal(monkeypatch, capsys):
+    """A second signal stops ranks inside a collective, so one of them may only report a lost connection."""
     lost = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); print(); time.sleep(60)"
 
     def start(words, rank, *_):
@@ -436,12 +436,12 @@ def lose(out: Path) -> None:
         train(toy_world(), [Breaks(), ToyCleanliness()], toy_scenarios(8), config, out, live=False)
 
 
-def test_where_one_rank_loses_its_critic_all_end_and_the_finished_steps_are_saved(tmp_path):
+def test_a_lost_critic_stops_all_ranks_and_finished_steps_are_saved(tmp_path):
     assert together(2, lose, tmp_path / "run") == [0, 0]
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000001"]
 
 
-def test_a_users_mistake_is_said_once_and_ends_all_ranks(tmp_path):
+def test_a_users_mistake_is_reported_once_and_stops_all_ranks(tmp_path):
     refused = command(tmp_path / "run", "--set", "config.prompts_per_step=3")
     assert refused.returncode == 2
     assert refused.stderr.count("prompts_per_step is 3, which 2 processes cannot share evenly") == 1

@@ -1,4 +1,4 @@
-"""Real processes that are killed, or asked to stop, go on as if it had never happened; see faults.py."""
+"""Real processes that are killed or stopped resume as if nothing had happened; see faults.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOTICES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """What a run that nobody disturbed comes to."""
+    """The result of an undisturbed run."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert finish(start(out)) == 0, words_of(out).read_text()
     return outcome(out)
@@ -77,7 +77,7 @@ def test_the_command_itself_survives_a_kill(tmp_path, straight):
     goes_on_to(out, straight)
 
 
-def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_space(tmp_path, straight):
+def test_a_full_disk_gives_one_sentence_and_the_run_can_resume(tmp_path, straight):
     out = tmp_path / "run"
     assert finish(start(out, file_limit=5000)) == 2, "a checkpoint is larger"
     words = words_of(out).read_text()
@@ -85,7 +85,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_space(tmp_p
     goes_on_to(out, straight)
 
 
-def test_a_run_whose_critic_is_killed_says_so_and_goes_on_bit_equal(tmp_path, straight):
+def test_a_run_whose_critic_is_killed_reports_it_and_resumes_bit_equal(tmp_path, straight):
     pytest.importorskip("uvicorn", reason="serving a critic needs worldcompass[web]")
     out = tmp_path / "run"
     critic, address = serve_obedience(groups=8)  # in the fourth step: one is shown before the first
@@ -108,7 +108,7 @@ def hold(out):
 
 
 @pytest.mark.parametrize("number", NOTICES, ids=lambda number: number.name)
-def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(number, tmp_path, straight):
+def test_a_signal_stops_after_the_step_saves_and_explains_how_to_resume(number, tmp_path, straight):
     out = tmp_path / "run"
     process = hold(out)
     os.kill(process.pid, number)
@@ -123,7 +123,7 @@ def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(number, tmp_path,
     assert [int(n) for n in (out / "steps_done").read_text().split()] == list(range(1, 9)), "nothing repeated"
 
 
-def test_a_second_ctrl_c_stops_at_once_and_loses_only_what_was_not_saved(tmp_path, straight):
+def test_a_second_ctrl_c_stops_at_once_and_loses_only_unsaved_steps(tmp_path, straight):
     process, held = hold(tmp_path / "run"), tmp_path / "run" / "held"
     os.kill(process.pid, signal.SIGINT)
     for _ in range(2):  # it went on with what it holds at: two signals before it looks would be one
@@ -136,7 +136,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_only_what_was_not_saved(tmp_pat
     goes_on_to(tmp_path / "run", straight)
 
 
-def test_only_a_repeated_demand_hurries(monkeypatch):
+def test_only_a_repeated_signal_stops_at_once(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
     with pytest.raises(Interrupted) as stop, finishing_the_step() as interrupted:

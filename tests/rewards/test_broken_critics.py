@@ -1,4 +1,4 @@
-"""A critic that breaks: one sentence, from the shell before anything is done, in a run with every step kept."""
+"""A broken critic gives one sentence: from the shell before any work, in a run after its finished steps."""
 
 import json
 
@@ -24,7 +24,7 @@ GOOD_CALLS = 1 + 2 * 2  # the trial before the run, two steps of two groups
 
 
 class Breaking(ToyCleanliness):
-    """Scores some groups, then breaks as it is told."""
+    """Scores some groups, then breaks in a chosen way."""
 
     def __init__(self, how="", good_calls=0):
         self.how, self.left = how, good_calls
@@ -79,7 +79,7 @@ def test_a_server_s_own_sentence_stays_as_it_is():
      ("few", LostCritic, "the critic cleanliness must return"),
      ("nan", NonFiniteScore, "the critic cleanliness returned a score that is not finite")],
 )  # fmt: skip
-def test_a_run_whose_critic_breaks_keeps_every_finished_step_and_goes_on(how, error, words, tmp_path):
+def test_a_run_whose_critic_breaks_keeps_finished_steps_and_resumes(how, error, words, tmp_path):
     critics = [ToyObedience(), Breaking(how, GOOD_CALLS)]
     with pytest.raises(error, match=words):
         train(ToyWorld(), critics, toy_scenarios(4), CONFIG, tmp_path / "run", live=False)
@@ -90,7 +90,7 @@ def test_a_run_whose_critic_breaks_keeps_every_finished_step_and_goes_on(how, er
     assert all(torch.equal(gone_on[name], tensor) for name, tensor in straight.items())
 
 
-def test_a_score_that_is_not_finite_is_rolled_back_where_the_doctor_may(tmp_path):
+def test_a_score_that_is_not_finite_is_rolled_back_if_allowed(tmp_path):
     class Once(Breaking):
         """Fails once in its life, like a passing fault of a machine."""
 
@@ -128,7 +128,7 @@ def diverging():
 """
 
 
-def test_an_update_that_is_not_finite_ends_a_run_as_a_disease_and_in_a_sentence(tmp_path, capsys):
+def test_an_update_that_is_not_finite_stops_the_run_with_a_sentence(tmp_path, capsys):
     (tmp_path / "diverging.py").write_text(DIVERGING)
     out = tmp_path / "run"
     assert cli.main(["train", f"{tmp_path}/diverging.py", "--out", str(out)]) == 1
@@ -164,7 +164,7 @@ class Large(Mine):
      ("Plain", "returned Tensor: expected Scores(values_G, valid_G)"),
      ("Large", "failed: frames must be 640 wide")],
 )  # fmt: skip
-def test_a_critic_of_one_s_own_that_breaks_is_one_sentence(name, words, tmp_path, capsys, monkeypatch):
+def test_a_users_critic_that_breaks_gives_one_sentence(name, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
     assert cli.main(["audit", f"mine.py:{name}"]) == 2
@@ -183,7 +183,7 @@ def test_a_critic_of_one_s_own_that_breaks_is_one_sentence(name, words, tmp_path
      ("\nx = 1 / 0", "ZeroDivisionError: division by zero, broken.py line 2"),
      ("y = z", "NameError: name 'z' is not defined, broken.py line 1")],
 )  # fmt: skip
-def test_a_file_that_cannot_be_imported_is_one_sentence(text, words, tmp_path, capsys):
+def test_a_file_that_cannot_be_imported_gives_one_sentence(text, words, tmp_path, capsys):
     file = tmp_path / "broken.py"
     file.write_text(text)
     for command in ("audit", "serve-reward", "train"):
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_imported_is_one_sentence(text, words, tmp_path, c
         assert capsys.readouterr().err == f"error: {file} cannot be imported ({words})\n"
 
 
-def test_mistakes_of_the_command_line_are_known_before_anything_is_played(tmp_path, capsys):
+def test_command_line_mistakes_are_reported_before_any_clip_is_played(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for words, sentence in (
         (["audit", "interaction", "--out", f"{tmp_path}/file"], "cannot write to"),

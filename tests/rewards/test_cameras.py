@@ -159,7 +159,7 @@ def test_odometry_abstains_where_nothing_can_be_seen():
 
 
 class Told:
-    """An estimator that knows the paths; a scale and a confidence can be set."""
+    """An estimator that returns known paths with a chosen scale and confidence."""
 
     name = "told"
 
@@ -183,7 +183,7 @@ class Told:
 
 
 def numbered_group(labels, count):
-    """Candidates that carry their number in a pixel, for ``Told``."""
+    """Candidates with their number in a pixel, for ``Told``."""
     group = noise_group(count)
     group.frames_GF3hw[:, -1, 0, 0, 0] = torch.arange(count, dtype=torch.uint8)
     return dataclasses.replace(group, actions=commanded(labels, MOTION, CAMERA))
@@ -217,7 +217,7 @@ def test_measures_of_known_paths(make, expected):
     check_critic(critic, group)
 
 
-def test_pose_error_does_not_see_the_scale_and_counts_in_nominal_actions():
+def test_pose_error_ignores_scale_and_is_in_units_of_nominal_actions():
     group = numbered_group(WANTED, 4)
     small, large = (PoseError(Told(DONE, scale), MOTION)(group).values_G for scale in (0.01, 30.0))
     torch.testing.assert_close(small, large, atol=1e-4, rtol=0)
@@ -237,7 +237,7 @@ def test_best_of_three_is_never_below_one_threshold():
             assert (best >= one - 1e-6)[exact_one.values_G > 0].all()
 
 
-def test_untrusted_steps_are_left_out_and_candidates_without_trust_abstain():
+def test_untrusted_steps_are_ignored_and_untrusted_candidates_abstain():
     group = numbered_group(WANTED, 2)
     wrong_once = [torch.cat([WANTED[:1] * 0, WANTED[1:]])] * 2
     confidence = torch.tensor([[0.1, 1, 1, 1], [0.1, 0.1, 0.1, 1]])

@@ -1,4 +1,4 @@
-"""Which frames belong to which command, in rewards and in evaluation; the released evaluation is one frame late."""
+"""The frames of each command in rewards and evaluation; the released evaluation is one frame late."""
 
 import pytest
 import torch

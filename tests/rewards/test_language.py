@@ -28,7 +28,7 @@ SECRET = "sk-very-secret-0123456789"
 
 
 def group_of(*levels):
-    """Candidates that are all of one grey each, asked to be bright."""
+    """Candidates of one grey level each, with the instruction to be bright."""
     group = noise_group(len(levels))
     frames = group.frames_GF3hw.clone()
     for candidate, level in zip(frames, levels, strict=True):
@@ -41,7 +41,7 @@ def model(server, **settings):
 
 
 def score_of_last(content):
-    """How bright the last picture is, of 10, after some thinking aloud."""
+    """The brightness of the last picture on a scale of 10, after some reasoning in text."""
     level = pictures_of(content)[-1].mean() / 25.5
     return f'<think>{{"score": 99}} maybe</think> It is rather bright. {{"score": {level:.1f}}}'
 
@@ -126,7 +126,7 @@ def test_comparisons_are_read_or_not(answer, value):
     assert read_better(answer) == value
 
 
-def test_nonsense_makes_a_candidate_abstain_and_is_counted():
+def test_unreadable_answers_abstain_and_are_counted():
     refusal = {"choices": [{"message": {"content": None}}]}
     with JudgeServer('{"score": 5}', "I'd rather not say.", refusal, '{"score": 50}') as server:
         judge = model(server, workers=1)
@@ -151,7 +151,7 @@ def test_a_failed_try_is_made_again(first):
         assert judge.tally.retries == 2 and critic.tries == (3, 2)
 
 
-def test_pauses_double_and_a_busy_server_is_left_alone_as_long_as_it_asks():
+def test_pauses_double_and_retry_after_is_respected():
     slept = []
     with JudgeServer(
         (429, [("Retry-After", "7")]), (429, [("Retry-After", "9999")]), 500, '{"score": 4}'
@@ -176,13 +176,13 @@ def test_a_slow_judge_is_given_up():
     ("answer", "words"),
     [(500, "HTTP 500"), (b"<html>", "not JSON"), ({"choices": []}, "no choices"), (404, "refuses: HTTP 404")],
 )
-def test_a_judge_that_goes_on_failing_ends_the_run_with_one_sentence(answer, words):
+def test_a_judge_that_keeps_failing_stops_the_run_with_one_sentence(answer, words):
     with JudgeServer(answer) as server, pytest.raises(UserError, match=words) as failure:
         InstructionScore(model(server, workers=1))(group_of(1, 2, 3, 4))
     assert len(server.questions) <= 10 and "\n" not in str(failure.value), "the rest is not asked"
 
 
-def test_what_can_be_known_before_the_run_is_said_before_it():
+def test_invalid_judge_settings_are_reported_before_the_run():
     with pytest.raises(UserError, match="no judge answers at http://127"):
         JudgeModel("http://127.0.0.1:1/v1", "stub")
     with JudgeServer("", models=401) as server, pytest.raises(UserError, match=KEY_VARIABLE):
@@ -215,7 +215,7 @@ def test_the_same_is_asked_once_in_all_processes(tmp_path):
 
 
 @pytest.mark.parametrize("budget", [Budget(requests=2), Budget(tokens=150)], ids=["requests", "tokens"])
-def test_a_budget_that_is_used_up_means_abstaining_and_is_said_once(budget):
+def test_a_used_up_budget_makes_the_critic_abstain_with_one_warning(budget):
     with JudgeServer('{"score": 9}') as server:
         judge = model(server, budget=budget, workers=1)
         with pytest.warns(UserWarning, match="budget of the judge stub is used up") as told:

@@ -1,4 +1,4 @@
-"""A critic in Ray actors, with real ones: its own Python, overlap, and every way in which an actor can fail."""
+"""A critic in real Ray actors: a separate Python, overlap, and every failure of an actor."""
 
 import contextlib
 import importlib.util
@@ -37,7 +37,7 @@ PATIENCE = 10.0  # seconds for a group
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Ray on this machine, as small as it goes; its nodes hold two of what they call a scorer."""
+    """A minimal Ray on this machine, whose node offers two units of a resource called scorer."""
     start_ray(ray, num_cpus=1, resources={"scorer": 2}, object_store_memory=80 * 2**20)
     yield
     ray.shutdown()
@@ -45,7 +45,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The interpreter of another environment, which has a package that the trainer has not."""
+    """The interpreter of another environment with a package that the trainer lacks."""
     root = tmp_path_factory.mktemp("environment")
     venv.create(root, with_pip=False)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)}))
@@ -59,7 +59,7 @@ def python(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """A file of what the critic is to do next, word by word; when there is none left it scores."""
+    """A file with the critic's next actions, one word each; without any it scores."""
     return tmp_path_factory.mktemp("plan") / "plan"
 
 
@@ -113,7 +113,7 @@ def critic(plan, python):
 
 
 def family():
-    """This process and all that came from it."""
+    """This process and all its descendants."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):  # gone meanwhile
@@ -129,7 +129,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 
 
 def heard_at(pids):
-    """Addresses, in the kernel's hexadecimal, at which processes wait for connections."""
+    """Addresses, in the kernel's hexadecimal, on which processes listen."""
     sockets = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
@@ -145,7 +145,7 @@ def heard_at(pids):
 
 @pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="reads Linux's list of sockets")
 def test_ray_listens_to_this_machine_alone(critic):
-    """Whoever reaches Ray's ports may run what he likes."""
+    """Every client of Ray's ports can run any code."""
     assert heard_at(family()) <= LOOPBACK, "expected 127.0.0.1 and ::1 alone"
     assert heard_at(family())
 
@@ -164,7 +164,7 @@ def test_a_ray_that_would_listen_to_others_is_not_used():
     assert "Ray would listen to other machines" in done.stdout and done.stdout.strip().endswith("False")
 
 
-def test_scores_are_those_of_the_critic_itself_in_an_environment_of_its_own(critic):
+def test_scores_from_a_separate_environment_equal_local_ones(critic):
     assert torch.equal(critic(GROUP).values_G, RIGHT)
     check_critic(critic)
 
@@ -188,7 +188,7 @@ def test_a_failed_try_is_made_again(critic, plan, failure, words):
 
 
 @pytest.mark.parametrize(("failure", "words"), [("nan", "not finite"), ("few", "got 2")])
-def test_when_no_try_is_left_one_sentence_says_why_and_the_next_group_is_scored(
+def test_after_the_last_try_one_sentence_reports_why_and_scoring_resumes(
     critic, plan, failure, words, monkeypatch
 ):
     monkeypatch.setattr(critic._tries, "limit", 1)
@@ -222,7 +222,7 @@ def test_an_actor_killed_in_the_middle_of_a_step_changes_nothing(critic, plan, t
     assert time.monotonic() - begun < 300, "the 600 s of what hangs were not awaited"
 
 
-def test_a_run_whose_critic_is_lost_keeps_every_finished_step_and_goes_on(critic, plan, tmp_path):
+def test_a_run_that_lost_its_critic_keeps_finished_steps_and_resumes(critic, plan, tmp_path):
     config = SMALL.changed(steps=3)
     plan.write_text("score " * (2 * GROUPS + 1) + "nan nan")
     with pytest.raises(LostCritic, match="not finite"):
@@ -277,7 +277,7 @@ def test_packages_that_ray_installs_meet_the_critic_alone(python, tmp_path):
     assert "its environment cannot be made: ERROR: No matching distribution" in refused
 
 
-def test_what_installing_needs_is_said_before_the_run(monkeypatch):
+def test_missing_installer_is_reported_before_the_run(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "virtualenv" else real(name)
@@ -317,7 +317,7 @@ def test_scoring_in_ray_overlaps_imagining(tmp_path):
     ],
     ids=["resource", "gpus", "python and pip", "cannot be made", "no python"],
 )
-def test_what_cannot_start_is_said_before_the_run(options, words):
+def test_actors_that_cannot_start_are_reported_before_the_run(options, words):
     def make():
         import a_package_that_nobody_has  # type: ignore[import-not-found]
 

@@ -46,7 +46,7 @@ HEALTHY = {"critic": "stub", "wire": VERSION}
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The real command, in a process of its own; its address."""
+    """The address of the real command in a separate process."""
     file = tmp_path_factory.mktemp("critic") / "mine.py"
     file.write_text("from worldcompass.toy import ToyObedience\n\ndef make():\n    return ToyObedience()\n")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -70,7 +70,7 @@ def served(tmp_path_factory):
 
 
 class Stub:
-    """A server that answers /score with the next of some answers, and then with the last one again."""
+    """A server that answers /score with a list of answers, then repeats the last one."""
 
     def __init__(self, *answers, health=HEALTHY):
         rest, self.patience = list(answers), 1.0 if "hang" in answers else 60.0
@@ -125,7 +125,7 @@ def test_a_group_arrives_as_it_was_sent():
     assert received.truth is None
 
 
-def test_scores_are_those_of_the_critic_itself_and_training_does_not_notice(served, tmp_path):
+def test_remote_scores_equal_local_ones_and_training_is_identical(served, tmp_path):
     remote = RemoteCritic(served)
     assert remote.name == ToyObedience().name
     policies = [
@@ -138,7 +138,7 @@ def test_scores_are_those_of_the_critic_itself_and_training_does_not_notice(serv
 
 
 def test_the_same_address_scores_videos(served, tmp_path):
-    """As the player's does: one handler."""
+    """The player uses the same handler."""
     frames = torch.zeros(5, 3, 48, 64, dtype=torch.uint8)
     clip = write_mp4(tmp_path / "clip.mp4", frames, 8).read_bytes()
     with urllib.request.urlopen(urllib.request.Request(f"{served}/score?path=w-1", clip)) as reply:
@@ -147,7 +147,7 @@ def test_the_same_address_scores_videos(served, tmp_path):
 
 
 def test_pages_of_other_sites_and_foreign_names_are_refused(served):
-    """As the player's: a page in a browser on this machine can reach loopback, and must not be answered."""
+    """A page in a browser on this machine can reach loopback, but must get no answer."""
     port = served.rpartition(":")[2]
     welcome = ({}, {"Origin": served}, {"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"})
     refused = ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": f"evil.example:{port}"})
@@ -208,7 +208,7 @@ def test_a_server_that_is_down_or_another_is_refused_at_once():
         Stub(good(), health={"status": "ok"}).__enter__()
 
 
-def test_a_critic_that_dies_keeps_what_was_saved_and_the_run_goes_on(tmp_path):
+def test_a_run_resumes_after_its_remote_critic_died(tmp_path):
     class Dies(ToyObedience):
         calls = 0
 
@@ -276,7 +276,7 @@ def test_a_group_of_controls_and_its_truth_arrive_as_they_were_sent():
 
 
 def test_commands_that_do_not_fit_the_pixels_are_refused():
-    """So that a critic never meets them: a served one would fail inside."""
+    """Such commands must not reach a critic, which would fail."""
     actions = GROUP.actions
     wrong = {
         "labels outside": replace(actions, labels_K=actions.labels_K + 81),

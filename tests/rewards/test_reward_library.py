@@ -1,4 +1,4 @@
-"""Quality, likeness to the truth, cycle closure, and adapters of other people's networks."""
+"""Quality, likeness to the truth, cycle closure, and adapters of third-party networks."""
 
 import dataclasses
 import sys
@@ -102,7 +102,7 @@ def test_ssim_and_psnr_against_plain_loops():
         ssim(ta[..., :8], tb[..., :8])
 
 
-def test_the_true_continuation_wins_and_nothing_is_said_without_one():
+def test_the_true_continuation_wins_and_without_one_the_critic_abstains():
     group = with_truth(noise_group())
     for likeness in (psnr, ssim):
         scores = TrueContinuation(likeness, "truth")(group)
@@ -130,7 +130,7 @@ def test_returns_are_found_where_the_path_comes_back():
     assert returns(still, TOY.actions.thresholds, 5) == []
 
 
-def test_who_comes_back_to_the_same_view_scores_higher():
+def test_returning_to_the_same_view_scores_higher():
     scenario = toy_scenarios(1)[0]
     labels = parse_path("right-2, w-1, s-1, left-2, none-1")
     scenario = dataclasses.replace(
@@ -219,7 +219,7 @@ def test_other_peoples_cameras_become_paths(name, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_weights_of_something_else_are_named_in_a_sentence(name, monkeypatch, tmp_path):
+def test_unrelated_weights_give_one_sentence_with_their_path(name, monkeypatch, tmp_path):
     class Damaged(FakeNetwork):
         @classmethod
         def from_pretrained(cls, folder):

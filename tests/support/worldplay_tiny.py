@@ -107,7 +107,7 @@ def row_of(latents, row):
 
 
 def prepare(folder, size=(6, 8), **changes):
-    """Two images as ``worldcompass prepare`` stores them."""
+    """Two images in the form of ``worldcompass prepare``."""
     folder.mkdir(exist_ok=True)
     for i, name in enumerate(("a", "b")):
         generator = torch.Generator().manual_seed(i)

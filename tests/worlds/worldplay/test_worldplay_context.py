@@ -149,7 +149,7 @@ def test_a_camera_sees_all_that_it_sees_itself_and_nothing_behind_it():
 
 @pytest.mark.golden
 def test_overlap_equals_its_naive_twin():
-    """The official definition spelled out for single points."""
+    """The official definition, written out for single points."""
     path = camera_path(parse_path("w+right-9, up-3, s-5, d+left-6"))
     every, seen = torch.randn(300, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4, []
     query = path[-1]
@@ -179,7 +179,7 @@ def test_overlap_equals_its_naive_twin():
 
 @pytest.mark.golden
 def test_labels_equal_their_naive_twin():
-    """The official rule spelled out for single steps: angles to the axes, then Euler angles."""
+    """The official rule, written out for single steps: angles to the axes, then Euler angles."""
     generator = torch.Generator().manual_seed(3)
     turns = rotation_from_angles(*(6 * torch.randn(2, 200, generator=generator, dtype=torch.float64)))
     steps = torch.randn(200, 3, generator=generator, dtype=torch.float64)
@@ -223,8 +223,8 @@ def test_the_choice_of_memory_equals_its_naive_twin(rule):
         assert select_memory(path, start, points(), rule) == expected, start
 
 
-def test_8b_remembers_all_up_to_20_then_first_recent_and_the_best_stretch():
-    """Out by 5 chunks, then back where it was: the stretch is the one that saw this place."""
+def test_8b_memory_is_all_up_to_20_then_first_recent_and_best_segment():
+    """5 chunks away, then back: the retrieved segment is the one with a view of this place."""
     path = camera_path(parse_path("right-19, left-20"))
     assert select_memory(path, 20, points(), MEMORY_8B) == list(range(20))
     chosen = select_memory(path, 36, points(), MEMORY_8B)
@@ -232,7 +232,7 @@ def test_8b_remembers_all_up_to_20_then_first_recent_and_the_best_stretch():
     assert len(select_memory(path, 24, points(), MEMORY_8B)) == 20
 
 
-def test_5b_remembers_all_up_to_16_then_recent_and_the_best_stretch_without_the_first():
+def test_5b_memory_is_all_up_to_16_then_recent_and_the_best_segment():
     path = camera_path(parse_path("right-19, left-20"))
     assert select_memory(path, 16, points(), MEMORY_5B) == list(range(16))
     assert select_memory(path, 36, points(), MEMORY_5B) == [0, 1, 2, 3, *range(24, 36)]

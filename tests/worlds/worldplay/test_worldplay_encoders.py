@@ -39,7 +39,7 @@ def byte_tokenizer(chat_template=None):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Folders as the published ones for both models, every network tiny."""
+    """Folders like the published ones for both models, with tiny networks."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("checkpoints")
     for kind in ("8b", "5b"):
@@ -117,14 +117,14 @@ def test_caption_states_equal_the_padded_form(checkpoints):
     assert found["text_mask"].tolist() == [1] * (len(ids) - len(before))
 
 
-def test_an_empty_caption_and_one_that_names_the_chat_are_cut_at_the_same_place(checkpoints):
+def test_empty_captions_and_captions_with_chat_markup_are_cut_alike(checkpoints):
     ours, rest = encoder("8b", checkpoints), len("<|im_end|>\n<|im_start|>assistant\n")
     assert len(ours.encode(picture(), "")["text_states"]) == 1 + rest
     assert len(ours.encode(picture(), "assistant\n")["text_states"]) == len("assistant\n") + rest
     assert len(ours.encode(picture(), "x" * 3000)["text_states"]) == 1000
 
 
-def test_quoted_states_equal_the_padded_form_and_none_are_one_masked_row(checkpoints):
+def test_quoted_states_equal_the_padded_form_and_may_be_one_masked_row(checkpoints):
     ours = encoder("8b", checkpoints)
     text = 'Text "Closed". '
     padded = ours.quoted_tokenizer(text, padding="max_length", max_length=256, return_tensors="pt")
@@ -153,7 +153,7 @@ def test_5b_captions_are_followed_by_zeros(checkpoints):
 
 @pytest.mark.parametrize(("height", "width"), [(50, 70), (64, 32), (32, 64), (300, 999)])
 def test_images_keep_their_proportions(height, width):
-    """A ramp along the width stays a ramp about the middle, with the slope of the scale."""
+    """A ramp along the width stays a ramp around the middle, with the slope of the scale."""
     ramp = torch.linspace(0, 255, width).round().byte().expand(3, height, width).contiguous()
     found = crop(ramp, SIZE).float()
     assert found.shape == (3, *SIZE)

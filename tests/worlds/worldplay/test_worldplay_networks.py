@@ -129,7 +129,7 @@ def attention_inputs(dtype, head=8):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("head", [8, 12])
-def test_attention_after_shared_pasts_equals_its_naive_twin_with_gradients(head):
+def test_attention_after_shared_pasts_equals_a_naive_version(head):
     own, pasts = attention_inputs(torch.float32, head)
     leaves = [*own, *(t for past in pasts for t in past)]
     results = []
@@ -218,7 +218,7 @@ def test_pasts_remembered_together_equal_those_remembered_alone(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_past_is_attended_where_it_lies(kind, monkeypatch):
-    """However many candidates there are, the kernel reads the past's own memory."""
+    """For any number of candidates, the kernel reads the past without a copy."""
     net = random_network(kind)
     pasts = two_pasts(kind, net)
     memories = pasts if kind == "8b" else [past.memory for past in pasts]
@@ -256,7 +256,7 @@ def test_recomputed_activations_give_the_same_gradients(kind):
 
 
 def text_unit(net, unit):
-    """Whether a unit's parameters serve text alone; no unit may mix."""
+    """Whether a unit's parameters are only for text; no unit may mix."""
     names = {id(p): name for name, p in net.named_parameters()}
     served = [net.is_text_only(names[id(p)]) for module in unit for p in module.parameters()]
     return all(served)
@@ -319,7 +319,7 @@ def one_rank():
 @pytest.mark.filterwarnings("error:FSDP2-wrapped module .* returned a view")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sharded_network_is_the_same_network(kind, one_rank):
-    """Every use of a parameter is behind the call of its unit: outside it a sharded one would be refused."""
+    """Parameters are used only inside the call of their unit, as sharded ones fail outside it."""
     plain, net = random_network(kind), random_network(kind)
     for each in (plain, net):
         each.recompute = True
@@ -348,8 +348,8 @@ def test_a_sharded_network_is_the_same_network(kind, one_rank):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_network_heeds_neither_actions_nor_cameras(kind):
-    """What WorldPlay added starts silent, so the video model it was added to is unchanged."""
+def test_a_new_network_ignores_actions_and_cameras(kind):
+    """WorldPlay's additions start at zero, so a new network equals the video model."""
     torch.manual_seed(0)
     net = type(random_network(kind))(random_network(kind).config)
     latents = random_latents(kind, 1)
@@ -377,7 +377,7 @@ def test_padding_of_text_is_never_read():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_follows_float32(kind):
-    """Cameras and positions stay in float32 whatever the dtype of the weights."""
+    """Cameras and positions stay in float32 for every dtype of the weights."""
     exact, net = random_network(kind), random_network(kind).bfloat16()
     latents = random_latents(kind, 2, first_position=2)
     with torch.no_grad():

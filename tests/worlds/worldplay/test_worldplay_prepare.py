@@ -1,4 +1,4 @@
-"""``worldcompass prepare``: images in, checked files out, each once; a stand-in for the encoders."""
+"""``worldcompass prepare`` makes one checked file per image, once; the encoders are stand-ins."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ SHAPES = expected_shapes(CONFIG_8B, (HEIGHT, WIDTH))
 
 
 class Encoder:
-    """Conditioning that depends on picture and caption, and a list of what was asked for."""
+    """Conditioning that depends on picture and caption, with a list of the requests."""
 
     def __init__(self, stop_after=None, **changes):
         self.asked, self.stop_after, self.changes = [], stop_after, changes
@@ -71,7 +71,7 @@ def test_every_image_becomes_one_file_with_its_caption(pictures, tmp_path):
 
 
 def test_hidden_files_are_no_images(pictures):
-    """Such as ``._lake.png``, which some systems put beside ``lake.png``."""
+    """Such as ``._lake.png``, which some systems write next to ``lake.png``."""
     (pictures / "._lake.png").write_bytes(b"attributes")
     assert [r.id for r in read_requests(pictures)] == ["lake", "street", "wood"]
 
@@ -112,7 +112,7 @@ def test_what_is_done_is_not_done_again(pictures, tmp_path):
     assert len(list(prepare(read_requests(pictures), never, "worldplay-8b", SHAPES, out))) == 3
 
 
-def test_changed_captions_changed_images_and_damaged_files_are_done_again(pictures, tmp_path):
+def test_changed_captions_images_and_damaged_files_are_prepared_again(pictures, tmp_path):
     out = tmp_path / "out"
     run(pictures, out, Encoder())
     (pictures / "lake.txt").write_text("A frozen lake.")
@@ -178,7 +178,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         (lambda f: save_png(f / "wood.png", torch.zeros(3, 2, 21).byte()), r"wood\.png: the picture is .* crop it"),
     ],
 )  # fmt: skip
-def test_folders_that_cannot_be_prepared_are_refused_before_anything_is_loaded(spoil, message, pictures):
+def test_folders_that_cannot_be_prepared_are_refused_before_loading(spoil, message, pictures):
     spoil(pictures)
     with pytest.raises(UserError, match=message):
         read_requests(pictures)

@@ -78,7 +78,7 @@ def test_whole_timesteps_are_a_setting():
 
 
 @pytest.mark.parametrize("kind", SMOKE)
-def test_the_smoke_run_trains_and_hands_back_the_official_format(kind, tmp_path, capsys):
+def test_the_smoke_run_trains_and_exports_the_official_format(kind, tmp_path, capsys):
     out = tmp_path / "run"
     assert cli.main(["train", f"worldplay_{kind}:smoke", "--device", "cpu", "--out", str(out)]) == 0
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -104,7 +104,7 @@ def test_the_smoke_run_trains_and_hands_back_the_official_format(kind, tmp_path,
 
 
 def test_the_benchmark_of_what_it_saves_runs(monkeypatch, capsys):
-    """The code that measures the real size on CUDA, at the smoke size; each row first sees that both ways agree."""
+    """The benchmark of the real size on CUDA, here at the smoke size; each row first compares both ways."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     benchmark = importlib.import_module("worldplay")
     benchmark.run(benchmark.NETWORKS["cpu"][0], 2, 1, "cpu")
@@ -114,7 +114,7 @@ def test_the_benchmark_of_what_it_saves_runs(monkeypatch, capsys):
 
 
 def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
-    """With recomputed activations the released checkpoints lack every block, and never hold Muon's momentum."""
+    """The released checkpoints lack every block with recomputed activations, and always lack Muon's momentum."""
     recipe = SMOKE["8b"]()
     assert recipe.recompute
     recipe.run(tmp_path / "whole", "cpu", resume=False)
@@ -187,7 +187,7 @@ def test_the_decoder_may_be_bfloat16(tmp_path):
             assert {p.dtype for p in decoder.net.parameters()} == {dtype}
 
 
-def test_another_autoencoders_configuration_is_refused_before_anything_is_loaded(tmp_path):
+def test_another_autoencoders_configuration_is_refused_before_loading(tmp_path):
     write_vae("5b", tmp_path / "vae")
     recipe = dataclasses.replace(worldplay_8b.lora(), source=OfficialFiles(tmp_path, tmp_path))
     with pytest.raises(UserError, match=r"config\.json describes another network than HunyuanVideo-1\.5's"):
@@ -199,8 +199,8 @@ def test_another_autoencoders_configuration_is_refused_before_anything_is_loaded
     }
 
 
-def test_a_checkpoint_of_the_other_model_is_refused_before_anything_is_loaded(tmp_path, capsys):
-    """From the shell: one sentence with what was expected, what came and how to mend it, and no run."""
+def test_a_checkpoint_of_the_other_model_is_refused_before_loading(tmp_path, capsys):
+    """From the shell: one sentence with the expected value, the given one and a remedy, and no run."""
     export_weights(random_network("5b"), tmp_path / "transformer" / FILE_NAME)
     write_vae("8b", tmp_path / "vae")
     prepare(tmp_path / "data")

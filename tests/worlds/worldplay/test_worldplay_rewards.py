@@ -1,4 +1,4 @@
-"""The paper's rewards: made from local weights, missed before anything is loaded, and trained with."""
+"""The paper's rewards: made from local weights, checked before loading, and used in training."""
 
 import dataclasses
 import sys
@@ -32,7 +32,7 @@ from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, loa
 
 
 class WalkingCameras:
-    """In place of Depth-Anything-3: reads from a video's brightness how far the camera went forward in it."""
+    """A stand-in for Depth-Anything-3 that reads the forward motion from a video's brightness."""
 
     @classmethod
     def from_pretrained(cls, folder):
@@ -59,7 +59,7 @@ class WalkingCameras:
 
 
 class Preference:
-    """In place of HPSv3: prefers bright pictures."""
+    """A stand-in for HPSv3 that prefers bright pictures."""
 
     prompts: ClassVar[set[str]] = set()
 
@@ -96,7 +96,7 @@ def installed(monkeypatch, tmp_path):
 
 
 def walking(*brightness):
-    """Candidates of these brightnesses, all told to walk forward."""
+    """Candidates of these brightnesses, all commanded to move forward."""
     group = noise_group(len(brightness))
     frames = torch.ones_like(group.frames_GF3hw) * torch.tensor(brightness, dtype=torch.uint8).view(
         -1, 1, 1, 1, 1
@@ -127,8 +127,8 @@ def test_the_papers_rewards_obey_their_networks(installed):
     assert strict(walking(10, 130)).values_G.tolist() == [0.5, 0.5]
 
 
-def test_without_weights_odometry_and_formulas_tell_obedience():
-    """A drawn room: who does what was told scores 1, who turns the other way half at most."""
+def test_odometry_and_formulas_score_action_following():
+    """In a drawn room, following the command scores 1 and turning the other way at most a half."""
     rewards = PaperRewards(cameras="odometry", quality="formulas")
     assert rewards.files() == rewards.modules() == () and rewards.gpu_bytes() == 0
     labels = parse_path("w-2, right-2")
@@ -146,8 +146,8 @@ def test_without_weights_odometry_and_formulas_tell_obedience():
     assert quality.name == "quality" and quality(group).valid_G.all()
 
 
-def test_critics_elsewhere_need_nothing_here_and_score_alike(monkeypatch):
-    """The server's part of a call is done at once; what is sent of the past does not grow with it."""
+def test_remote_critics_need_no_local_files_and_score_the_same(monkeypatch):
+    """The server answers at once, and the size of a request does not grow with the past."""
     there = {"1": PaperRewards(cameras="odometry").interaction("cpu"), "2": PictureStability()}
     sizes = []
 
@@ -180,7 +180,7 @@ def test_the_recipes_take_the_papers_rewards(module):
         assert recipe.config.rewards.weights == {"interaction": 2.0, "quality": 1.0}
 
 
-def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path, capsys):
+def test_missing_files_are_reported_before_loading(tmp_path, capsys):
     words = ["worldplay_8b:lora", "--set", f"rewards.cameras_weights={tmp_path / 'cameras'}"]
     assert cli.main(["train", *words, "--device", "cpu", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
@@ -209,7 +209,7 @@ def tiny_decoder(folder, device, dtype):
 
 
 def tiny(official, rewards, **config):
-    """The LoRA recipe in all but sizes and lengths."""
+    """The LoRA recipe with other sizes and lengths."""
     recipe, smoke = worldplay_8b.lora(), worldplay_8b.smoke()
     sizes = smoke.config.flat()
     shorter = {
@@ -245,9 +245,7 @@ def test_with_all_files_in_place_a_recipe_trains_on_the_papers_rewards(official,
         ),
     ],
 )
-def test_a_checkpoint_that_is_missing_cut_off_or_of_the_other_family_is_refused(
-    spoil, message, official, tmp_path
-):
+def test_missing_truncated_or_unrelated_checkpoints_are_refused(spoil, message, official, tmp_path):
     spoil(official.checkpoints / "transformer" / FILE_NAME)
     with pytest.raises(UserError, match=message):
         tiny(official, PaperRewards(cameras="odometry", quality="formulas")).run(

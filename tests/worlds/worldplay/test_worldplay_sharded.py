@@ -1,4 +1,4 @@
-"""WorldPlay trained by two processes comes to what one comes to; a pass gathers its own half of a network alone."""
+"""Two processes train WorldPlay like one, and a pass gathers only its own half of a network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VARIANTS = [("8b", "full"), ("8b", "lora"), ("8b", "mixed"), ("5b", "full"), ("5
 
 @dataclasses.dataclass(frozen=True)
 class Corner:
-    """A critic that anything can please: how bright one corner is at the end."""
+    """A critic that any change can satisfy: the brightness of one corner at the end."""
 
     name: str
     channel: int
@@ -103,12 +103,12 @@ def two(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "training"), VARIANTS)
-def test_two_sharded_processes_come_to_what_one_comes_to(kind, training, alone, two):
+def test_two_sharded_processes_train_like_one(kind, training, alone, two):
     agree(two / kind / training, alone / kind / training, TOLERANCE[training])
 
 
 @pytest.mark.parametrize(("kind", "training"), VARIANTS)
-def test_two_sharded_processes_hand_back_the_whole_official_file(kind, training, alone, two):
+def test_two_sharded_processes_export_the_whole_official_file(kind, training, alone, two):
     files = [Path(FILE_NAME)] + [Path("adapter", "adapter_model.safetensors")] * (
         training in ("lora", "half")
     )
@@ -129,7 +129,7 @@ def test_what_two_processes_saved_one_goes_on_with(kind, training, alone, two, t
 
 
 def halves(out: Path) -> None:
-    """Which half of the weights is whole at the moment when each block of the other is at work."""
+    """The half of the weights that is gathered while each block of the other half runs."""
     for kind in SMOKE:
         recipe = recipe_of(kind, "full")
         world, plain = (recipe.parts("cpu").world for _ in range(2))
@@ -188,6 +188,6 @@ def memory_of(context):
     return past.memory if isinstance(past, Past5B) else past
 
 
-def test_attending_on_two_processes_and_a_pass_gathers_its_own_half_alone(tmp_path):
+def test_a_pass_on_two_processes_gathers_only_its_own_half(tmp_path):
     assert together(2, halves, tmp_path) == [0, 0]
     assert len(list(tmp_path.iterdir())) == 2 * len(SMOKE)

@@ -1,4 +1,4 @@
-"""WorldPlay's transformers against slow, plain twins: float64, one row, one softmax over all keys, no caches.
+"""WorldPlay's transformers against slow, plain versions: float64, one row, one softmax over all keys, no caches.
 
 Written from the equations alone (module docstrings name the papers), so that nothing but the weights is shared.
 """
@@ -56,7 +56,7 @@ def attend(q_NhD, k_ShD, v_ShD):
 
 
 def by_place(x_NhD, places_N3, dims, theta):
-    """Each pair of dimensions is a complex number, turned by its place along one axis."""
+    """Each pair of dimensions is a complex number, rotated by its position along one axis."""
     angle = torch.cat(
         [
             places_N3[:, i, None] * theta ** (-2 * torch.arange(dim // 2, dtype=torch.float64) / dim)
@@ -74,7 +74,7 @@ def by_matrix(x_NhD, matrix_N44):
 
 
 class Tokens:
-    """What each token of a row's latents is turned by."""
+    """Rotations and projections of the tokens of a row's latents."""
 
     def __init__(self, latents, row, grid):
         count, height, width = grid
@@ -89,7 +89,7 @@ class Tokens:
 
 
 def see(q, k, v, tokens, dims, theta, before):
-    """Both branches after what was kept ``before``; what was seen, and what to keep."""
+    """Both branches after the stored keys ``before``; the output, and the keys to store."""
     back = torch.linalg.inv(tokens.image_N44)
     own = (
         (by_place(k, tokens.places_N3, dims, theta), v),

@@ -1,4 +1,4 @@
-"""The two video autoencoders: names, going on from a kept memory, strict loading; tiny random weights."""
+"""The two video autoencoders with tiny random weights: names, decoding from a stored memory, strict loading."""
 
 import json
 
@@ -102,7 +102,7 @@ def test_the_real_networks_have_the_official_names_and_shapes(network, official,
 
 @torch.no_grad()
 def test_the_5b_autoencoder_equals_that_of_diffusers():
-    """No official numbers of Wan2.2's autoencoder are stored, so its published implementation is asked itself."""
+    """No official outputs of Wan2.2's autoencoder are stored, so this runs its published implementation."""
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     raw, ours = raw_vae_config("5b"), random_decoder("5b").net
     theirs = diffusers.AutoencoderKLWan(**raw).eval()
@@ -183,7 +183,7 @@ def test_later_frames_never_change_earlier_ones(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_are_scaled_once_on_each_way(kind):
-    """What the encoder hands out is the mean as the transformer sees it; decoding takes back exactly that."""
+    """The encoder returns the mean in the transformer's scale, and decoding inverts exactly that."""
     decoder = random_decoder(kind)
     net, side = decoder.net, decoder.pixels_per_cell
     video = torch.rand(1, 3, 5, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1

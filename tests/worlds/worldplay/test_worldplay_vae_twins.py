@@ -153,7 +153,7 @@ class Twin5B(Twin):
         return self.block(f"{name}.resnets.1", x + self.point(f"{at}.proj", seen))
 
     def down(self, name, x, out, time):
-        """Means of what came in, a black frame before the first, beside the blocks."""
+        """A shortcut of averages of the input, with a black frame before the first."""
         early = torch.cat([torch.zeros_like(x[:, :1]), x], 1) if time == 2 else x
         pieces = [early[:, t::time, i::2, j::2] for t in range(time) for i in (0, 1) for j in (0, 1)]
         beside = torch.stack(pieces, 1).flatten(0, 1).unflatten(0, (out, -1)).mean(1)
@@ -165,7 +165,7 @@ class Twin5B(Twin):
         return x + beside
 
     def up(self, name, x, out, time):
-        """Copies of what came in beside the blocks; the first frame is one, and unknown to the frames after it."""
+        """A shortcut of copies of the input; the first frame stays one and is unknown to later frames."""
         copies = x.repeat_interleave(out * time * 4 // len(x), 0).view(out, time, 2, 2, *x.shape[1:])
         beside = x.new_zeros(out, time * x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
         for t in range(time):

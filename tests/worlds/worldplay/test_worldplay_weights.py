@@ -95,7 +95,7 @@ def test_wrapped_blocks_within_names_are_read_too(tmp_path):
 
 
 class Code:
-    """What a pickle may run when it is read."""
+    """Code that a pickle could run when it is read."""
 
     ran = False
 

@@ -1,4 +1,4 @@
-"""The WorldPlay worlds keep their contract on tiny random networks, with a stand-in for the video decoder."""
+"""The WorldPlay worlds fulfil the contract on tiny random networks, with a stand-in for the video decoder."""
 
 import dataclasses
 
@@ -100,7 +100,7 @@ def test_the_world_keeps_the_contract_with_its_real_decoder(kind):
 
 
 def test_finished_latents_stay_what_the_decoder_was_given():
-    """The released training divides the shared past by the autoencoder's scale and goes on with the quotient."""
+    """The released training divides the shared past by the autoencoder's scale and keeps the quotient."""
     world, batch = world_of("8b"), scenarios("8b")[:1]
     world.decoder = random_decoder("8b")
     assert world.decoder.net.config.scale != 1
@@ -119,7 +119,7 @@ def test_finished_latents_stay_what_the_decoder_was_given():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_candidates_share_long_pasts_whose_memory_is_chosen(kind):
-    """Behind the limit of remembered latents, each past has its own choice and rows do not mix."""
+    """Beyond the limit of remembered latents, each past has its own choice and rows do not mix."""
     world, batch = world_of(kind), scenarios(kind)
     context = far_along(world, batch, 8)
     limit = FAMILIES[kind].memory.num_latents
@@ -260,7 +260,7 @@ def test_missing_or_misshapen_conditioning_is_refused(kind):
 
 
 def test_chunks_are_decoded_as_the_continuation_of_all_before_them():
-    """Three chunks, so that the decoder's memory must go on from its own memory."""
+    """Three chunks, so that the decoder's memory must continue from an earlier memory."""
     world, batch = world_of("8b"), scenarios("8b")
     start = context = world.begin(batch)
     cleans, frames = [], []
@@ -280,7 +280,7 @@ def test_a_chunk_of_another_length_is_refused():
 
 
 def test_an_image_of_zeros_is_no_image():
-    """Text to video: the image's states are left out, not read as an image."""
+    """In text to video the image's states are ignored, not read as an image."""
     world, (first, _) = world_of("8b"), scenarios("8b")
     blank = {**first.conditioning, "vision_states": torch.zeros(3, CONFIG_8B.vision_width)}
     (with_image,) = world.begin([first]).pasts
@@ -289,7 +289,7 @@ def test_an_image_of_zeros_is_no_image():
 
 
 class Brightness:
-    """A critic that anything can please."""
+    """A critic that any change can satisfy."""
 
     name = "brightness"
 
@@ -301,7 +301,7 @@ class Brightness:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_whole_loop_trains_it(kind, lora, tmp_path):
-    """Two steps of the curriculum; the text half is as it was, the video half is not."""
+    """Two steps of the curriculum change the video half and not the text half."""
     world = world_of(kind)
     before = {n: p.clone() for n, p in world.net.named_parameters()}
     config = Config(
@@ -338,7 +338,7 @@ def test_the_given_latent_of_5b_is_masked_in_the_loss(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_reads_each_scenarios_text_once(kind, tmp_path):
-    """However many chunks, candidates, denoising steps and updates there are."""
+    """For any number of chunks, candidates, denoising steps and updates."""
     world, read = world_of(kind), []
     world.net.register_forward_pre_hook(lambda _module, inputs: read.append(type(inputs[0])))
     config = Config(
