@@ -22,6 +22,7 @@ LAYERS = (
     ("controls",),
     ("world",),
     ("rollout",),
+    ("reachable",),
     ("toy", "testing", "walk", "evaluate"),
     ("doctor",),
     ("training", "env"),

@@ -23,7 +23,7 @@ from worldcompass.geometry import LabelThresholds, Motion
 from worldcompass.rollout import chunk_actions, chunk_noise, given_whole, past_generators
 from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Group, Scenario
-from worldcompass.world import WorldModel, WorldSpec
+from worldcompass.world import Encoder, WorldModel, WorldSpec
 
 # Largest difference, relative to max(1, largest value).
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -64,6 +64,7 @@ def check_world_model(
     probe = _Probe(world, scenarios[:1], world.spec.chunk_lengths[0], tolerance)
     _check_sensitivity(probe)
     _check_gradients(probe)
+    _check_encoder(probe)
     if world.spec.batches_pasts:
         _check_pasts(world, scenarios[:2], tolerance)
 
@@ -419,6 +420,24 @@ def _check_gradients(probe: _Probe) -> None:
     _expect(
         not held, "contexts", "no gradient", f"one in {held}", "wrap begin, attend and remember in no_grad"
     )
+
+
+def _check_encoder(probe: _Probe) -> None:
+    world, spec, length = probe.world, probe.world.spec, probe.length
+    if not isinstance(world, Encoder):
+        return
+    generator = generator_for("encoder of", spec.name)
+    shape = (1, spec.num_frames(0, length), 3, *spec.frame_size)
+    frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    latents, (channels, height, width) = world.encode(frames), spec.latent_shape
+    wanted = (1, channels, length, height, width)
+    _expect(latents.shape == wanted, "encode", f"shape {wanted}", tuple(latents.shape), "one row per video")
+    _expect(latents.dtype == torch.float32, "encode", "float32", latents.dtype, "call .float()")
+    fewer = world.encode(frames[:, : spec.num_frames(0, length - 1)]) if length > 1 else latents
+    _expect(
+        torch.allclose(fewer, latents[:, :, : fewer.shape[2]], atol=1e-4), "encode of a shorter video",
+        "the same first latents", "others", "let no latent depend on later frames",
+    )  # fmt: skip
 
 
 def _check_pasts(world: WorldModel[Any], scenarios: Sequence[Scenario], tolerance: float) -> None:

@@ -156,6 +156,14 @@ class ToyWorld:
         pixels = (128 + LEVELS_PER_UNIT * pixel_shuffle(frames, 2)).round().clamp(0, 255).to(torch.uint8)
         return pixels[:, 1:] if first else pixels
 
+    @torch.no_grad()
+    def encode(self, frames_PF3hw: Tensor) -> Tensor:
+        """See ``Encoder``: the last frame of every latent shows it whole."""
+        ends = latents_of_frames(
+            frames_PF3hw[:, self.spec.first_latent_frames - 1 :: self.spec.frames_per_latent]
+        )
+        return ends.transpose(1, 2).to(device_of(self))
+
 
 def latents_of_frames(frames_3hw: Tensor) -> Tensor:
     """The toy's latents (..., 12, 2, 2) behind its frames (..., 3, 4, 4)."""

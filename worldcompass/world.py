@@ -150,3 +150,15 @@ class Guidable(Protocol[C]):
     def weaken(self, context: C) -> C:
         """The attended context without the condition that guidance strengthens."""
         ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A world model that also encodes real video, as true pasts and reachable truth need (``reachable.py``)."""
+
+    def encode(self, frames_PF3hw: Tensor) -> Tensor:
+        """Latents of uint8 videos that begin with their start image; float32 (P, C, M, H, W).
+
+        F is ``spec.num_frames(0, M)``. Latent 0 is the one that ``begin`` makes of the start image.
+        """
+        ...

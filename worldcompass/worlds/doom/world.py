@@ -243,6 +243,11 @@ class DoomWorld:
         return replace(context, attended=blind)
 
     @torch.no_grad()
+    def encode(self, frames_PF3hw: Tensor) -> Tensor:
+        """See ``Encoder``."""
+        return self.autoencoder.encode_video(frames_PF3hw.to(self._device).float() / 255)
+
+    @torch.no_grad()
     def remember(self, context: DoomContext, clean_PCKHW: Tensor, actions: Actions) -> DoomContext:
         """Append a finished chunk: its keys, its last latent, its last pose."""
         attended = (context if context.attended else self.attend(context, actions)).attended
