@@ -1,6 +1,7 @@
 """True pasts, and what the decoder can show at best."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_a_scenario_without_its_continuation_is_refused(known):
 def test_a_world_that_cannot_encode_is_refused(known):
     _, scenarios = known
 
-    blind: type[ToyWorld] = type("Blind", (), {k: v for k, v in vars(ToyWorld).items() if k != "encode"})
+    blind: Any = type("Blind", (), {k: v for k, v in vars(ToyWorld).items() if k != "encode"})
     with pytest.raises(UnfitInputs, match="has no method encode"):
         reachable_truth(blind(), scenarios)
 
