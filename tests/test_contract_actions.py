@@ -6,9 +6,10 @@ import pytest
 import torch
 from lamp_page import LampWorld, MixedLamp, mixed_walks, walks
 
-from worldcompass.testing import ContractError, check_world_model
+from worldcompass.critic import Need
+from worldcompass.testing import ContractError, check_critic, check_world_model, noise_group
 from worldcompass.toy import ToyWorld, toy_scenarios
-from worldcompass.types import ControlValues
+from worldcompass.types import ControlValues, Scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,3 +75,23 @@ class LooksOnlyAhead(ToyWorld):
 def test_a_camera_that_does_not_look_up_is_named():
     with pytest.raises(ContractError, match="other actions along pitch"):
         check_world_model(LooksOnlyAhead(), toy_scenarios(2))
+
+
+class Brightness:
+    """Is it as bright as the first control asks?"""
+
+    name = "brightness"
+    needs: tuple[Need, ...] = ("controls",)
+
+    def __call__(self, group):
+        wanted = group.actions.controls.flat_KA[:, 0].mean()
+        values = -(group.frames_GF3hw.float().mean((1, 2, 3, 4)) / 255 - wanted).abs()
+        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("world", [LampWorld, MixedLamp])
+def test_a_critic_of_controls_is_checked_on_noise_of_its_world(world):
+    group = noise_group(spec=world.spec)
+    assert group.frames_GF3hw.shape[-2:] == world.spec.frame_size
+    assert group.frames_GF3hw.shape[1] == world.spec.num_frames(1, 5)
+    check_critic(Brightness(), group)

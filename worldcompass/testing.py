@@ -28,6 +28,11 @@ from worldcompass.world import Encoder, WorldModel, WorldSpec
 # Largest difference, relative to max(1, largest value).
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 OTHER_PIXELS = 0.005  # share of a decoder's values that rounding may change by more than one level
+WALKING = CameraActions(
+    Motion(move=1.0, yaw_deg=5.0, pitch_deg=5.0, level=True), LabelThresholds(0.5, 2.5, 2.5),
+    intrinsics=(0.8, 1.0, 0.5, 0.5),
+)  # fmt: skip
+FORWARD = 9  # the composite of walking ahead
 
 
 class ContractError(AssertionError):
@@ -104,20 +109,25 @@ def check_critic(critic: Critic, group: Group | None = None) -> None:
     _expect(close or not alone.valid_G.any(), "one alone", values[:1], alone, "abstain, if you must compare")
 
 
-def noise_group(size: int = 3, height: int = 48, width: int = 64) -> Group:
-    """A group of noise for smoke tests: 4 latents of 4 frames after 5 past frames, walking forward."""
+def noise_group(size: int = 3, height: int = 48, width: int = 64, spec: WorldSpec | None = None) -> Group:
+    """A group of noise for smoke tests: 4 commanded latents after 5 past frames.
+
+    Args:
+        size: G, candidates.
+        height: in pixels, of a world that walks forward.
+        width: in pixels.
+        spec: of the world whose frame size, frames per latent and actions to use instead.
+    """
     generator = generator_for("noise group")
+    space, per_latent = spec.actions if spec else WALKING, spec.frames_per_latent if spec else 4
+    height, width = spec.frame_size if spec else (height, width)
 
     def frames(*shape: int) -> Tensor:
         return torch.randint(0, 256, (*shape, 3, height, width), generator=generator, dtype=torch.uint8)
 
     past = frames(5)
-    space = CameraActions(
-        Motion(move=1.0, yaw_deg=5.0, pitch_deg=5.0, level=True), LabelThresholds(0.5, 2.5, 2.5),
-        intrinsics=(0.8, 1.0, 0.5, 0.5),
-    )  # fmt: skip
-    actions = space.commanded(torch.full((4,), 9))
-    return Group(frames(size, 16), past, past[0], actions, frames_per_latent=4)
+    actions = space.commanded(torch.full((4,), FORWARD if spec is None else space.num_composites - 1))
+    return Group(frames(size, 4 * per_latent), past, past[0], actions, frames_per_latent=per_latent)
 
 
 @dataclass(frozen=True)
