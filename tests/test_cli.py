@@ -106,6 +106,14 @@ def fake_command(monkeypatch, failure: BaseException) -> None:
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
 
 
+def test_output_that_nobody_reads_any_more_is_no_error():
+    reader = "import sys; sys.stdin.readline()"
+    words = f"{sys.executable} -m worldcompass train doom_full --list | {sys.executable} -c '{reader}'"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {words}"], capture_output=True, text=True)
+    assert result.stderr == ""
+    assert result.returncode in (0, 128 + signal.SIGPIPE)  # 0: it had written all before the reader left
+
+
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     fake_command(monkeypatch, KeyboardInterrupt())
     assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED

@@ -7,7 +7,9 @@ import difflib
 import errno
 import importlib
 import os
+import select
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -96,7 +98,9 @@ def _outcome(words: list[str]) -> int:
     warnings.formatwarning = _warning
     try:
         with notices_raise():
-            return _dispatch(words)
+            code = _dispatch(words)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         return _fail(str(error))
     except StoppedRun as stop:
@@ -107,12 +111,26 @@ def _outcome(words: list[str]) -> int:
             print(f"error: {loss}", file=sys.stderr)
         return EXIT_LOST_RANK
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            return EXIT_SIGNAL + signal.SIGPIPE
         if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
             raise
         return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'interrupted'}; {_resume_hint(words)}", file=sys.stderr)
         return EXIT_SIGNAL + stop.number if isinstance(stop, Interrupted) else EXIT_INTERRUPTED
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads the output any more, as after ``| head``; then what is left of it is dropped."""
+    poll = select.poll() if hasattr(select, "poll") else None
+    if poll is None:  # Windows
+        return False
+    poll.register(sys.stdout.fileno(), select.POLLERR)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
+    return True
 
 
 def _dispatch(words: list[str]) -> int:
