@@ -26,7 +26,7 @@ LAYERS = (
     ("toy", "testing", "walk", "evaluate"),
     ("doctor",),
     ("training", "env"),
-    ("rewards",),
+    ("rewards", "judging"),
     ("cost", "report", "audit", "serving"),
     ("player",),
     ("worlds.trajectories",),
