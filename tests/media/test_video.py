@@ -81,3 +81,12 @@ def test_wrong_arguments_are_refused():
         video.side_by_side([moving_square()], [])
     with pytest.raises(ValueError, match="every must be"):
         video.filmstrip(moving_square(), 0)
+
+
+def test_equal_frames_give_equal_bytes_of_a_video(tmp_path):
+    frames = np.full((7, 3, 104, 136), 46, np.uint8)
+    frames[:, :, 40:64, 8:128] = np.random.default_rng(0).integers(0, 255, (7, 3, 24, 120), np.uint8)
+    files = set()
+    for i in range(12):
+        files.add(video.write_mp4(tmp_path / f"{i}.mp4", frames, 8.0).read_bytes())
+    assert len(files) == 1
