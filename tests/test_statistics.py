@@ -1,6 +1,7 @@
 """Means with intervals: their one form, and the arithmetic against tables and hand-computed values."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from worldcompass.statistics import (
     Estimate,
     bootstrap,
     calibration_error,
+    detectable_share,
     rank_correlation,
     resamples,
     share,
@@ -77,3 +79,11 @@ def test_wilson_interval_of_seven_in_ten():
 def test_sign_test_is_exact_and_symmetric():
     assert sign_test(8, 2) == sign_test(2, 8) == pytest.approx(2 * (1 + 10 + 45) / 1024)
     assert sign_test(3, 3) == 1.0 and sign_test(0, 0) == 1.0
+
+
+def test_the_detectable_share_matches_the_binomial_by_hand():
+    assert detectable_share(6) == pytest.approx(0.8 ** (1 / 6))  # all six must be won
+    share = detectable_share(10)  # nine of ten must be won: p = 22 / 1024
+    assert share**10 + 10 * share**9 * (1 - share) == pytest.approx(0.8)
+    assert math.isnan(detectable_share(5))  # even five of five has p = 0.0625
+    assert 0.5 < detectable_share(1000) < 0.55

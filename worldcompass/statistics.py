@@ -221,6 +221,33 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail / 2**decided)
 
 
+def detectable_share(decided: int, power: float = 0.8, level: float = 0.05) -> float:
+    """The smallest true share of wins that a two-sided sign test shows with some power; NaN if none does.
+
+    The test shows it when the subject wins so often that ``sign_test <= level``. Wins are binomial.
+
+    Args:
+        decided: number of votes without ties.
+        power: wanted probability to show it.
+        level: of the test.
+    """
+    needed = next((k for k in range(decided // 2, decided + 1) if sign_test(k, decided - k) <= level), None)
+    if needed is None:
+        return math.nan
+
+    def shown(share: float) -> float:
+        return sum(
+            math.comb(decided, k) * share**k * (1 - share) ** (decided - k)
+            for k in range(needed, decided + 1)
+        )
+
+    low, high = 0.5, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if shown(middle) < power else (low, middle)
+    return high
+
+
 # --------------------------------------------------------------------------- scores against truth
 
 
