@@ -46,7 +46,8 @@ COMMANDS = {
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),
     "score": ("score", "score how well a video follows a path and how good it looks"),
     "play": ("play", "play the world in the browser, before and after post-training"),
-    "votes": ("votes", "count the blind votes from the browser"),
+    "vote-sheet": ("vote_sheet", "make a sheet for a blind vote: pairs, hidden controls, a form"),
+    "votes": ("votes", "score blind votes from a sheet or from the browser"),
     "doctor": ("doctor", "report whether a run is learning, and what is wrong if not"),
     "export": ("export", "write the final weights and a model card, push them to a hub"),
     "report": ("report", "write the self-contained HTML page of a run"),
@@ -215,7 +216,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"resume with: worldcompass {shlex.join(again)}"
-    if words[:1] in (["doom"], ["prepare"], ["evaluate"]):
+    if words[:1] in (["doom"], ["prepare"], ["evaluate"], ["vote-sheet"]):
         return f"resume with the same command: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 

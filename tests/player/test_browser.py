@@ -269,7 +269,7 @@ def voting(chromium, world, starts, tmp_path):
     """A page that shows the first pair, and the file that votes go to."""
     worlds = tuple(WorldPane(name, world, 1) for name in ("Before", "After"))
     shared = Shared(worlds, starts, Shelf(), None, 24.0)
-    ballot = Ballot(shared, worlds, ("base", "trained"), tmp_path / "votes.jsonl", latents=2)
+    ballot = Ballot(shared, worlds, ("base", "trained"), tmp_path / "votes.jsonl", latents=2, control_share=0)
     with running(shared, votes=ballot) as port:
         page = chromium.new_page()
         page.set_default_timeout(PATIENCE)
@@ -283,12 +283,14 @@ def test_a_vote_is_given_with_the_keyboard(voting):
     page, file = voting
     page.locator("input[name=follows][value=left]").press("Space")
     page.locator("input[name=looks][value=right]").press("Space")
+    assert page.is_disabled("#send")  # the third question is open
+    page.locator("input[name=place][value=tie]").press("Space")
     page.locator("#send").press("Enter")
     sync_api.expect(page.locator("#count")).to_have_text("1 voted so far")
     sync_api.expect(page.locator("input").first).to_be_focused()  # the keyboard goes on with the next pair
     assert page.is_disabled("#send") and not page.locator(":checked").count()
     vote = read_votes(file)[0]
-    assert vote.follows == vote.left and vote.looks not in (vote.left, "tie")
+    assert vote.follows == vote.left and vote.looks not in (vote.left, "tie") and vote.place == "tie"
 
 
 def test_while_the_next_pair_is_imagined_nothing_can_be_answered(voting):

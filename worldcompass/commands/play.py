@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         WorldPane(name, world, steps)
         for name, world in ((n, make(folder, device)) for n, folder in zip(names, folders, strict=True))
     ]
-    panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine else [])]
+    panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine or args.vote else [])]
     given = [start_from_file(file, worlds[0].world.spec.frame_size) for file in args.start]
     starts = Starts((*(doom_starts() if embedded else ()), *given))
     shared = Shared(tuple(panes), starts, Shelf(), None, args.fps)
@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
     study = None
     if args.vote:
         titles = (_fingerprint(before), _fingerprint(after))
-        study = Ballot(shared, (worlds[0], worlds[1]), titles, args.votes)
+        engine = next((pane for pane in panes if isinstance(pane, EnginePane)), None)
+        study = Ballot(shared, (worlds[0], worlds[1]), titles, args.votes, engine=engine)
     app = create_app(shared, Settings(about, args.sessions, local), study)
     print(about)
     if not local:

@@ -18,19 +18,31 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict
 
 from worldcompass.errors import UserError
+from worldcompass.judging.votes.controls import BASE, CONTROL_SHARE, CONTROLS, ENGINE, Control, Source
 from worldcompass.media.video import enlarge, to_array, write_mp4
 from worldcompass.player.api import imagine
 from worldcompass.player.messages import key_cards
-from worldcompass.player.panes import WorldPane
+from worldcompass.player.panes import Pane, WorldPane
 from worldcompass.player.session import Shared
 from worldcompass.player.starts import Start
-from worldcompass.player.votes import Verdict, Vote, append_vote
+from worldcompass.player.votes import Preference, Side, Vote, append_vote
+from worldcompass.seeding import generator_for
 
 CLIP_LATENTS = 16  # of each clip: 4 chunks
 PIXELS = 480  # approximate width of a clip
 KEPT_PAIRS = 8  # shown pairs without an answer; the oldest is dropped
+BEFORE, AFTER = Source("before"), Source("after")
 
-Side = Literal["before", "after"]
+
+@dataclass(frozen=True)
+class Duel:
+    """The two sides of a pair: worlds before and after training, or the two videos of a control."""
+
+    sides: tuple[tuple[Side, Source], tuple[Side, Source]]
+    control: str = ""
+
+
+WORLDS = Duel((("before", BEFORE), ("after", AFTER)))
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,13 @@ class Pair:
     seed: int
     composites_M: tuple[int, ...]
     left: Side
+    duel: Duel = WORLDS
+
+    @property
+    def right(self) -> Side:
+        """What is on the right."""
+        (one, _), (two, _) = self.duel.sides
+        return two if self.left == one else one
 
 
 class Answer(BaseModel):
@@ -51,6 +70,7 @@ class Answer(BaseModel):
     pair: str
     follows: Literal["left", "right", "tie"]
     looks: Literal["left", "right", "tie"]
+    place: Literal["left", "right", "tie"]
 
 
 class Ballot:
@@ -58,10 +78,14 @@ class Ballot:
 
     def __init__(
         self, shared: Shared, worlds: tuple[WorldPane, WorldPane], names: tuple[str, str], file: Path,
-        latents: int = CLIP_LATENTS,
+        latents: int = CLIP_LATENTS, engine: Pane | None = None, control_share: float = CONTROL_SHARE,
     ) -> None:  # fmt: skip
         self.shared, self.names, self.file, self.latents = shared, names, file, latents
-        self.worlds: dict[Side, WorldPane] = {"before": worlds[0], "after": worlds[1]}
+        self.control_share = control_share
+        self.panes: dict[str, Pane] = {"before": worlds[0], "after": worlds[1]}
+        if engine is not None:
+            self.panes[ENGINE] = engine
+        self.spec = worlds[1].world.spec
         self.pairs: dict[str, Pair] = {}
         self.answered = 0
         self._random = random.SystemRandom()
@@ -83,20 +107,29 @@ class Ballot:
     async def _prepare(self) -> Pair:
         start = self._random.choice([s for s in self.shared.starts.all() if s.composites_M])
         labels = start.composites_M[: self.latents + 1]
-        side: Side = self._random.choice(("before", "after"))
-        pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, side)
-        clips = await asyncio.gather(
-            *(imagine(pane, start, labels, pair.seed) for pane in self.worlds.values())
-        )
-        for name, frames in zip(self.worlds, clips, strict=True):
-            shown = "left" if name == pair.left else "right"
+        duel = self._duel(start)
+        (one, _), (two, _) = duel.sides
+        left = one if self._random.random() < 0.5 else two
+        pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, left, duel)
+        names = list(dict.fromkeys(source.video for _, source in duel.sides))
+        found = await asyncio.gather(*(imagine(self.panes[n], start, labels, pair.seed) for n in names))
+        videos = dict(zip(names, found, strict=True))
+        for side, source in duel.sides:
+            shown = "left" if side == pair.left else "right"
+            generator = generator_for("vote", pair.seed)
+            frames = source.shown(videos[source.video].cpu(), self.spec.first_latent_frames, generator)
             large = enlarge(to_array(frames), max(1, PIXELS // frames.shape[-1]))
-            await asyncio.to_thread(write_mp4, self._clip(pair.token, shown), large, self._fps)
+            await asyncio.to_thread(write_mp4, self._clip(pair.token, shown), large, self.spec.fps)
         return pair
 
-    @property
-    def _fps(self) -> float:
-        return self.worlds["after"].world.spec.fps
+    def _duel(self, start: Start) -> Duel:
+        """The worlds, or sometimes a control that can be shown from this start."""
+        if self._random.random() >= self.control_share:
+            return WORLDS
+        engine = ENGINE in self.panes and start.plan is not None
+        return duel_of(
+            self._random.choice([c for c in CONTROLS.values() if engine or c.good.video != ENGINE])
+        )
 
     def _clip(self, token: str, shown: str) -> Path:
         return Path(self._folder.name) / f"{token}.{shown}.mp4"
@@ -114,12 +147,12 @@ class Ballot:
         pair = self.pairs.get(answer.pair)
         if pair is None:
             raise UserError("this pair was answered or has expired: watch the next one")
-        right: Side = "after" if pair.left == "before" else "before"
-        sides: dict[str, Verdict] = {"left": pair.left, "right": right, "tie": "tie"}
+        sides: dict[str, Preference] = {"left": pair.left, "right": pair.right, "tie": "tie"}
         path = self.shared.space.path(pair.composites_M)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         vote = Vote(
-            now, *self.names, pair.start.id, pair.seed, path, pair.left, sides[answer.follows], sides[answer.looks]
+            now, *self.names, pair.start.id, pair.seed, path, pair.left, sides[answer.follows], sides[answer.looks],
+            sides[answer.place], pair.duel.control,
         )  # fmt: skip
         append_vote(self.file, vote)
         self.answered += 1
@@ -132,7 +165,7 @@ class Ballot:
 
     def describe(self, pair: Pair) -> dict[str, Any]:
         """The facts about a pair for the voter, which do not reveal the sides."""
-        spec = self.worlds["after"].world.spec
+        spec = self.spec
         return {
             "pair": pair.token,
             "left": f"/vote/{pair.token}/left.mp4",
@@ -153,6 +186,15 @@ class Ballot:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
         self._folder.cleanup()
+
+
+def duel_of(control: Control) -> Duel:
+    """A control as the two sides of a pair; its base is the world before training."""
+
+    def source(of: Source) -> Source:
+        return Source("before", of.forgeries) if of.video == BASE else of
+
+    return Duel((("good", source(control.good)), ("bad", source(control.bad))), control.name)
 
 
 def routes(ballot: Ballot) -> APIRouter:

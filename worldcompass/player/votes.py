@@ -1,25 +1,33 @@
-"""Blind votes between two worlds: their file and their statistics.
+"""Blind votes of the voting page: their file, and what they add up to.
 
-The trained world wins a vote, loses it or ties. Ties are counted and shown, but the win rate leaves them out:
-``w = wins / (wins + losses)``. Its 95% interval is Wilson's (1927): with
-``n = wins + losses`` and ``z = 1.96`` it is ``(w + z²/2n ± z sqrt(w(1 - w)/n + z²/4n²)) / (1 + z²/n)``. The exact
-two-sided sign test gives the chance of a result at least as lopsided if both were equally good.
+The world after training wins a vote, loses it or ties. A hidden control is a vote on a pair whose better side is
+known; it is never counted with the others.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from worldcompass.errors import UserError
-from worldcompass.statistics import Estimate, win_rate
+from worldcompass.judging.votes.controls import CONTROLS, Choice, Outcome, outcome
+from worldcompass.judging.votes.scoring import Tally, tally
 
-Verdict = Literal["before", "after", "tie"]
-QUESTIONS = {"follows": "follows the command better", "looks": "looks better"}
+Side = Literal["before", "after", "good", "bad"]
+"""The world on one side of a pair; ``good`` and ``bad`` are the videos of a control."""
+Preference = Side | Literal["tie"]
+QUESTIONS = {
+    "follows": "follows the command better",
+    "looks": "looks better",
+    "place": "shows the start's place",
+}
+_CHOICES: Mapping[str, Choice] = {
+    "after": "good", "before": "bad", "good": "good", "bad": "bad", "tie": "tie"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,25 +42,22 @@ class Vote:
     start: str
     seed: int
     path: str
-    left: Literal["before", "after"]
-    """The world on the left."""
-    follows: Verdict
-    looks: Verdict
+    left: Side
+    """What was on the left."""
+    follows: Preference
+    looks: Preference
+    place: Preference | Literal[""] = ""
+    """Which still shows the place of the start; empty in votes from before this question."""
+    control: str = ""
+    """The name of a hidden control; empty for a pair of worlds."""
 
+    def answer(self, question: str) -> str:
+        """The answer to one of ``QUESTIONS``; empty when it was not asked."""
+        return getattr(self, question)
 
-@dataclass(frozen=True)
-class Tally:
-    """Votes on one question."""
-
-    wins: int
-    """For ``after``."""
-    losses: int
-    ties: int
-
-    @property
-    def win_rate(self) -> Estimate:
-        """Wins among decided votes with a 95% interval; unknown without decided votes."""
-        return win_rate(self.wins, self.losses)
+    def choices(self) -> dict[str, Choice]:
+        """The answers by question, ``good`` being the world after training or a control's better video."""
+        return {q: _CHOICES[self.answer(q)] for q in QUESTIONS if self.answer(q)}
 
 
 def append_vote(path: Path, vote: Vote) -> None:
@@ -76,18 +81,30 @@ def read_votes(path: Path) -> list[Vote]:
 
 def _read(line: str, place: str) -> Vote:
     try:
-        row = json.loads(line)
-        vote = Vote(**row)
-        verdicts = {vote.follows, vote.looks}
+        vote = Vote(**json.loads(line))
+        given = {vote.follows, vote.looks, vote.place or "tie"}
+        known = vote.control in {"", *CONTROLS}
     except (ValueError, TypeError) as why:
         names = ", ".join(field.name for field in fields(Vote))
         raise UserError(f"{place} is no vote: expected an object with {names}") from why
-    if not verdicts <= set(get_args(Verdict)) or vote.left not in ("before", "after"):
-        raise UserError(f"{place} is no vote: expected before, after or tie")
+    sides = ("good", "bad") if vote.control else ("before", "after")
+    if not known:
+        raise UserError(f"{place} is no vote: expected a control of {', '.join(CONTROLS)}, or none")
+    if not given <= {*sides, "tie"} or vote.left not in sides:
+        raise UserError(f"{place} is no vote: expected {sides[0]}, {sides[1]} or tie")
     return vote
 
 
-def tally(votes: Sequence[Vote], question: str) -> Tally:
-    """Count the votes on one of ``QUESTIONS``."""
-    count = Counter(getattr(vote, question) for vote in votes)
-    return Tally(count["after"], count["before"], count["tie"])
+def tally_of(votes: Sequence[Vote], question: str) -> Tally:
+    """Count the pairs of worlds on one of ``QUESTIONS``; votes without an answer to it are left out."""
+    return tally(vote.choices()[question] for vote in votes if not vote.control and vote.answer(question))
+
+
+def control_counts(votes: Sequence[Vote]) -> dict[str, Counter[Outcome]]:
+    """By name of a control, how often it was passed, missed and failed."""
+    found: dict[str, Counter[Outcome]] = {}
+    for vote in votes:
+        if vote.control:
+            counts = found.setdefault(vote.control, Counter())
+            counts[outcome(CONTROLS[vote.control], vote.choices())] += 1
+    return found
