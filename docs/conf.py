@@ -73,6 +73,7 @@ CONTENTS = {
         "Guides": [
             "/docs/python",
             "/docs/player",
+            "/docs/votes",
             "/docs/rewards",
             "/docs/audits",
             "/docs/doctor",
