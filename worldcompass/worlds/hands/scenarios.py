@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from worldcompass.errors import UserError
+from worldcompass.runs.atomic import write_text
 from worldcompass.worlds.hands.engine import Engine, Steps
 from worldcompass.worlds.hands.facts import (
     CONTROLS,
@@ -185,7 +186,7 @@ def draw_all(
 
 def write_plans(path: Path, plans: Sequence[Plan]) -> None:
     """Store plans, one a line."""
-    path.write_text("[\n" + ",\n".join(json.dumps(asdict(plan)) for plan in plans) + "\n]\n")
+    write_text(path, "[\n" + ",\n".join(json.dumps(asdict(plan)) for plan in plans) + "\n]\n")
 
 
 def read_plans(path: Path) -> list[Plan]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import motion_signs
+from worldcompass.runs.atomic import write_text
 from worldcompass.types import Group
 from worldcompass.worlds.doom.engine.collect import true_labels
 from worldcompass.worlds.doom.engine.engine import FRAME_SIZE, SUMMON_DISTANCE, Engine
@@ -172,7 +173,7 @@ def replay_scenes(
 def save_scenes(path: Path, scenes: Sequence[Scene]) -> None:
     """Write scenes to a JSON file, one per line."""
     lines = ",\n".join(json.dumps(asdict(scene)) for scene in scenes)
-    path.write_text(f'{{"version": {VERSION}, "scenes": [\n{lines}\n]}}\n')
+    write_text(path, f'{{"version": {VERSION}, "scenes": [\n{lines}\n]}}\n')
 
 
 def load_scenes(path: Path) -> list[Scene]:

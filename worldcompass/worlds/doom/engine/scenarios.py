@@ -18,6 +18,7 @@ import torch
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import opposite
+from worldcompass.runs.atomic import write_text
 from worldcompass.types import CameraMoves, Scenario, Truth
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.engine import Engine, Steps, poses_from_cameras
@@ -214,4 +215,4 @@ def freeze_evaluation(path: Path, per_map_and_kind: int = 6, seed: int = 2026) -
     """Draw and write the evaluation scenarios. They are fixed independently of any result of post-training."""
     drawn = draw_all(TRAINING, KINDS, per_map_and_kind, LONGEST_LATENTS, seed, "heldout")
     drawn += draw_all(UNSEEN, KINDS, per_map_and_kind // 2, LONGEST_LATENTS, seed, "unseen")
-    path.write_text("[\n" + ",\n".join(json.dumps(asdict(plan)) for plan, _ in drawn) + "\n]\n")
+    write_text(path, "[\n" + ",\n".join(json.dumps(asdict(plan)) for plan, _ in drawn) + "\n]\n")
