@@ -29,7 +29,7 @@ LAYERS = (
     ("rewards", "judging"),
     ("cost", "report", "audit", "serving"),
     ("player",),
-    ("worlds.trajectories",),
+    ("worlds.trajectories", "worlds.small"),
     ("worlds.doom", "worlds.hands", "worlds.worldplay"),
     ("recipes",),
     ("api",),
@@ -38,6 +38,11 @@ LAYERS = (
     ("__init__", "__main__"),
 )
 ABOVE_WORLDS = ("recipes", "api", "commands")  # the only rooms that may know a world
+# Rooms below the worlds, and the worlds that may know them.
+KITS = {
+    "worlds.trajectories": ("worlds.doom", "worlds.hands", "worlds.worldplay"),
+    "worlds.small": ("worlds.doom", "worlds.hands"),
+}
 MAX_LINES = 500
 
 
@@ -85,8 +90,8 @@ def violations(modules: dict[str, set[str]]) -> list[str]:
                 continue
             if row_of[there] >= row_of[here]:
                 found.append(f"{module} imports {other}, which is not below it")
-            elif there.startswith("worlds.") and here not in ABOVE_WORLDS and there != "worlds.trajectories":
-                found.append(f"{module} imports {other}: only {', '.join(ABOVE_WORLDS)} may know a world")
+            elif there.startswith("worlds.") and here not in (allowed := ABOVE_WORLDS + KITS.get(there, ())):
+                found.append(f"{module} imports {other}: only {', '.join(allowed)} may know it")
     return found
 
 
@@ -136,6 +141,8 @@ def test_modules_import_each_other_in_no_circle():
             "from worldcompass.worlds.doom import world",
             "worldplay.world imports",
         ),
+        ("worlds/small/data.py", "from worldcompass.worlds.doom import world", "data imports worlds.doom"),
+        ("worlds/worldplay/world.py", "from worldcompass.worlds.small import data", "imports worlds.small"),
         ("player/panes.py", "def late():\n    from worldcompass.worlds.doom import world", "panes imports"),
     ],
 )

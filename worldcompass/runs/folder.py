@@ -203,13 +203,22 @@ def claim(
         kind = what.removeprefix("a ").removeprefix("an ")
         raise UserError(f"{folder} is not an empty folder and holds no {kind}: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
+    need_space(folder, needed_bytes, what, lower)
+    write_json(record, facts, indent=1)
+    return None
+
+
+def need_space(folder: Path, needed_bytes: float, what: str, lower: str = "") -> None:
+    """Check the disk of an existing folder; see ``claim``.
+
+    Raises:
+        UserError: when it is too full.
+    """
     if (free := shutil.disk_usage(folder).free) < needed_bytes:
         raise UserError(
             f"{folder} has {_size(free)} free, {what} needs {_size(needed_bytes)}: free space or "
             f"{lower or 'choose another --out'}"
         )
-    write_json(record, facts, indent=1)
-    return None
 
 
 def _size(number: float) -> str:

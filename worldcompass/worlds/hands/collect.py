@@ -6,20 +6,17 @@ pixel. More episodes of the same split extend a dataset.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from worldcompass.errors import UserError
-from worldcompass.media.progress import progress
 from worldcompass.worlds.hands.engine import Engine, Steps, controls_of
 from worldcompass.worlds.hands.facts import FRAME_SIZE, FRAMES_PER_LATENT, THINGS, action_of
 from worldcompass.worlds.hands.gl import load_mujoco
-from worldcompass.worlds.hands.recording import Episode, claim, shard_folder, write_shard
+from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode, shard_folder
 from worldcompass.worlds.hands.scripts import (
     PATIENCE,
     Behaviour,
@@ -34,6 +31,7 @@ from worldcompass.worlds.hands.scripts import (
     pushes,
 )
 from worldcompass.worlds.hands.splits import SPLITS, scene, seed_of
+from worldcompass.worlds.small import data
 
 EPISODE_LATENTS = 21  # the start image and 20 actions
 EPISODE_FRAMES = FRAMES_PER_LATENT * (EPISODE_LATENTS - 1) + 1
@@ -69,7 +67,7 @@ class Smooth:
         return self._controls
 
 
-def record_episode(engine: Engine, split: str, number: int) -> Episode:
+def record_episode(engine: Engine, split: str, number: int) -> HandsEpisode:
     """One episode of 21 latents: 81 frames, commands and truth."""
     rng = np.random.default_rng(seed_of("behaviour", split, number))
     look = Look.at_end(engine.reset(scene(split, number)))
@@ -128,64 +126,53 @@ def _behaviour(rng: np.random.Generator, kind: str, look: Look, present_T: np.nd
     return Chain(rng, [carry(rng, int(rng.integers(0, 6)), int(rng.integers(0, 3)))], NOISE)
 
 
-def _episode(steps: Steps, commands_M4: np.ndarray, present_T: np.ndarray, kind: str, number: int) -> Episode:
+def _episode(
+    steps: Steps, commands_M4: np.ndarray, present_T: np.ndarray, kind: str, number: int
+) -> HandsEpisode:
     assert steps.frames_Fhw3 is not None
     actions = [action_of(np.where(np.abs(controls) >= 0.5, controls, 0)) for controls in commands_M4]
-    return Episode(
-        frames=steps.frames_Fhw3,
-        actions=np.array(actions, np.int16),
-        controls=commands_M4.astype(np.float32),
-        grip=steps.grip_F4,
-        things=steps.things_FT7,
-        touch=steps.touch_FT5,
-        held=steps.held_FT,
-        present=present_T,
+    return HandsEpisode(
+        frames_Fhw3=steps.frames_Fhw3,
+        actions_M=np.array(actions, np.int16),
+        controls_M4=commands_M4.astype(np.float32),
+        grip_F4=steps.grip_F4,
+        things_FT7=steps.things_FT7,
+        touch_FT5=steps.touch_FT5,
+        held_FT=steps.held_FT,
+        present_T=present_T,
         kind=np.array(list(KINDS).index(kind), np.uint8),
         number=np.array(number, np.int64),
     )
 
 
-def collect_shard(root: Path, split: str, index: int) -> None:
-    """Record the episodes of one shard."""
+def collect_shard(shard: tuple[str, int], root: Path) -> None:
+    """Record the episodes of one shard, the given one of a split."""
+    split, index = shard
     numbers = range(index * EPISODES_PER_SHARD, (index + 1) * EPISODES_PER_SHARD)
     with Engine() as engine:
-        write_shard(shard_folder(root, split, index), [record_episode(engine, split, n) for n in numbers])
+        data.write_shard(shard_folder(root, *shard), [record_episode(engine, split, n) for n in numbers])
 
 
 def collect(root: Path, episodes: Mapping[str, int], workers: int | None = None) -> Path:
     """Record what is missing of so many episodes per split, rounded up to whole shards of 25.
 
     Args:
+        root: the dataset's folder.
+        episodes: their number by split.
         workers: processes; as many as there are cores by default.
 
     Raises:
         UserError: for an unknown split, too little disk, a folder that holds another dataset, or where the engine
             cannot run.
     """
-    shards = list(_shards(episodes))
-    missing = [(split, index) for split, index in shards if not shard_folder(root, split, index).is_dir()]
+    shards = {shard_folder(root, *shard): shard for shard in _shards(episodes)}
+    missing = sum(not folder.is_dir() for folder in shards)
     size = EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_SIZE[0] * FRAME_SIZE[1] * 3
     made_by = {"world": "hands", "mujoco": load_mujoco().__version__, "kinds": list(KINDS)}
-    claim(root, {**made_by, "latents": EPISODE_LATENTS}, len(missing) * size)
-    with progress("recording", len(shards)) as advance:
-        advance(len(shards) - len(missing))
-        for _ in _recorded(root, missing, workers or os.cpu_count() or 1):
-            advance()
+    made_by["latents"] = EPISODE_LATENTS
+    data.claim(root, FORMAT, made_by, 1.05 * missing * size, "record fewer episodes")
+    data.collect(shards, partial(collect_shard, root=root), workers)
     return root
-
-
-def _recorded(root: Path, missing: Sequence[tuple[str, int]], workers: int) -> Iterator[None]:
-    """Record shards, in this process where one is enough; yields after each."""
-    if workers == 1:
-        for split, index in missing:
-            yield collect_shard(root, split, index)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(collect_shard, root, *shard) for shard in missing]):
-            yield future.result()
-    finally:  # after Ctrl-C too: shards that have not begun are not waited for
-        pool.shutdown(cancel_futures=True)
 
 
 def _shards(episodes: Mapping[str, int]) -> Iterator[tuple[str, int]]:

@@ -18,6 +18,7 @@ from worldcompass.worlds.doom.critics.motion import CLIP_FRAMES
 from worldcompass.worlds.doom.critics.realism import STILL_KINDS, degrade
 from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION
+from worldcompass.worlds.small.data import Shard, load
 
 STRONGEST_AUGMENTATION = 0.7  # strength of realism.degrade for clips of the readers of motion
 
@@ -26,7 +27,7 @@ STRONGEST_AUGMENTATION = 0.7  # strength of realism.degrade for clips of the rea
 class Clips:
     """The moving latents of a split: N clips with the engine's labels and motion."""
 
-    shards: list[collect.Shard]
+    shards: list[Shard[collect.DoomEpisode]]
     labels_N: Tensor
     motion_N4: Tensor
     """Right, forward, yaw and pitch in units of the nominal motion."""
@@ -36,18 +37,18 @@ class Clips:
 
     def episodes(self) -> list[np.ndarray]:
         """Frames (F, h, w, 3) of every episode, in the order of the labels."""
-        return [episode for shard in self.shards for episode in shard.frames_EFhw3]
+        return [episode.frames_Fhw3 for shard in self.shards for episode in shard]
 
 
 def load_clips(data: Path, split: str) -> Clips:
     """All latents of a split except the first of every episode."""
-    shards = collect.load(data, split)
+    shards = load(data, split, collect.FORMAT)
     labels, motions = [], []
     scale = torch.tensor([MOTION.move, MOTION.move, MOTION.yaw_deg, MOTION.pitch_deg])
     for shard in shards:
-        for cameras in shard.cameras_EF5:
-            labels.append(collect.true_labels(cameras)[1:])
-            poses = collect.latent_poses(cameras)
+        for episode in shard:
+            labels.append(collect.true_labels(episode.cameras_F5)[1:])
+            poses = collect.latent_poses(episode.cameras_F5)
             motions.append(level_motion(poses[:-1], poses[1:]) / scale)
     return Clips(shards, torch.cat(labels), torch.cat(motions).float())
 

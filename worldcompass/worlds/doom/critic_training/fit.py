@@ -37,6 +37,7 @@ from worldcompass.worlds.doom.critics.weights import (
     tensors_of,
 )
 from worldcompass.worlds.doom.engine import collect
+from worldcompass.worlds.small import data as recordings
 
 POOL_FRAMES = 12_000  # training frames of a realism network
 CLEAN_SHARE = 0.3  # share of undegraded frames
@@ -156,7 +157,7 @@ def label_loss(translation: Tensor, rotation: Tensor, labels_B: Tensor) -> Tenso
 
 
 def degraded_frames(
-    shards: list[collect.Shard], count: int, rng: np.random.Generator, distance: int
+    shards: list[recordings.Shard[collect.DoomEpisode]], count: int, rng: np.random.Generator, distance: int
 ) -> tuple[Tensor, Tensor]:
     """Frames uint8 (B, 3, h, w), degraded at random strengths, and the strengths (B,); some are undegraded.
 
@@ -169,7 +170,7 @@ def degraded_frames(
     frames, strengths = [], []
     for _ in range(count):
         shard = shards[rng.integers(len(shards))]
-        episode = shard.frames_EFhw3[rng.integers(len(shard.frames_EFhw3))]
+        episode = shard[rng.integers(len(shard))].frames_Fhw3
         start = rng.integers(len(episode) - distance)
         pair = np.stack([episode[start], episode[start + distance]])
         strength = 0.0 if rng.random() < CLEAN_SHARE else float(rng.uniform(0.03, 1))
@@ -187,7 +188,7 @@ def pool_batch(pool: tuple[Tensor, Tensor], count: int, generator: torch.Generat
 
 def train_realism(data: Path, seed: int) -> Realism:
     """Train the realism critic: regression of the strength of a degradation."""
-    shards, part = collect.load(data, "critic"), PARTS["realism"]
+    shards, part = recordings.load(data, "critic", collect.FORMAT), PARTS["realism"]
     pool = degraded_frames(shards, POOL_FRAMES, np.random.default_rng((seed, 2)), distance=3)
     torch.manual_seed(seed)
     net = Realism()
@@ -202,7 +203,7 @@ def train_realism(data: Path, seed: int) -> Realism:
 
 def train_texture(judge: Judge, data: Path, seed: int) -> None:
     """Train the judge's realism in place: classification of engine frames and degraded ones."""
-    shards, part = collect.load(data, "judge"), PARTS["texture"]
+    shards, part = recordings.load(data, "judge", collect.FORMAT), PARTS["texture"]
     pool = degraded_frames(shards, POOL_FRAMES, np.random.default_rng((seed, 3)), distance=4)
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -220,7 +221,7 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
     Raises:
         UserError: when ``data`` is not a dataset, or a file in ``out`` belongs to another training.
     """
-    collect.load(data, "critic")
+    recordings.load(data, "critic", collect.FORMAT)
     out.mkdir(parents=True, exist_ok=True)
     cache = data.parent / "features"
 

@@ -23,6 +23,7 @@ from worldcompass.worlds.doom.critics.motion import (
 )
 from worldcompass.worlds.doom.critics.realism import ALL_KINDS, STILL_KINDS, degrade
 from worldcompass.worlds.doom.critics.weights import Critics
+from worldcompass.worlds.doom.engine.collect import map_of
 from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAMES_PER_LATENT
 
 READERS = ("critic", "judge")
@@ -41,10 +42,10 @@ def accuracy_report(
         flow = cached_features(cache, clips, f"{split}-flow", features_of, None).float()
         volumes = cached_features(cache, clips, f"{split}-matches", match_volumes, None)
         maps = [
-            s.map_name
-            for s in clips.shards
-            for e in s.cameras_EF5
-            for _ in range(len(e) // FRAMES_PER_LATENT)
+            map_of(shard)
+            for shard in clips.shards
+            for episode in shard
+            for _ in range(len(episode.cameras_F5) // FRAMES_PER_LATENT)
         ]
         found = {
             "critic": _read(critic, flow, mirror_features),

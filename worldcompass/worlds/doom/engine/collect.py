@@ -1,38 +1,23 @@
 """``worldcompass doom collect``: episodes of random composite trajectories, commands and truth.
 
-Format, version 2. ``ROOT/dataset.json`` names seed, sizes and maps. Each shard is a folder
-``ROOT/SPLIT/MAP-NNNN`` with four NumPy files (E episodes, M latents, F = 4 M - 3 frames):
-
-=================  ======================  ===================================================
-frames.npy         uint8 (E, F, 48, 64, 3)  sRGB
-cameras.npy        float32 (E, F, 5)        x, y, z in map units, yaw and pitch in degrees
-commands.npy       int16 (E, M)             commanded composite action per latent, 0 for latent 0
-nearness.npy       float16 (E, M, 24, 32)   one nominal walk over the depth of each latent's last frame
-=================  ======================  ===================================================
-
-A shard is a function of (seed, split, map, number) alone and appears whole or not at all.
+Shards are named ``MAP-NNNN``; a shard is a function of (seed, split, map, number) alone. The format is that of
+``worlds.small.data``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worldcompass.errors import UserError
 from worldcompass.geometry import NUM_ACTIONS, labels_from_poses
-from worldcompass.runs.atomic import write_text, writing
-from worldcompass.runs.folder import claim
+from worldcompass.runs.atomic import write_text
 from worldcompass.worlds.doom.engine.engine import Engine, Steps, poses_from_cameras
 from worldcompass.worlds.doom.engine.facts import (
     ACTIONS,
@@ -46,14 +31,13 @@ from worldcompass.worlds.doom.engine.facts import (
 )
 from worldcompass.worlds.doom.engine.feasible import next_segment
 from worldcompass.worlds.doom.engine.maps import CRITIC, TRAINING, UNSEEN, DoomMap, find_map
+from worldcompass.worlds.small import data
 
-VERSION = 2
 EPISODE_LATENTS = 65
 EPISODE_FRAMES = FRAMES_PER_LATENT * (EPISODE_LATENTS - 1) + 1
 EPISODES_PER_SHARD = 8
 WARP_SHARE = 0.7  # share of episodes that start at a place visited before instead of the map's own start
 IDLE_SHARE = 0.05  # share of segments that stand still, so that live play can
-_ARRAYS = ("frames", "cameras", "commands", "nearness")
 STUCK_SHARE = 0.5  # a segment ends when less than this share of its motion happens
 
 # Maps and share of the frames of each split. Critics and judge have episodes of their own.
@@ -64,6 +48,23 @@ SPLITS: dict[str, tuple[tuple[DoomMap, ...], float]] = {
     "judge": (TRAINING + CRITIC, 0.15),
     "unseen": (UNSEEN, 0.04),
 }
+
+
+@dataclass(frozen=True)
+class DoomEpisode(data.Episode):
+    """Frames are (48, 64)."""
+
+    cameras_F5: np.ndarray
+    """float32: x, y, z in map units, yaw and pitch in degrees."""
+    commands_M: np.ndarray
+    """int16: commanded composite action, 0 for latent 0."""
+    nearness_Myx: np.ndarray
+    """float16 (M, 24, 32): one nominal walk over the depth of each latent's last frame."""
+
+
+FORMAT = data.Format(
+    DoomEpisode, version=2, frames_per_latent=FRAMES_PER_LATENT, remedy="run 'worldcompass doom collect'"
+)
 
 
 @dataclass(frozen=True)
@@ -107,59 +108,37 @@ def collect(
     Raises:
         UserError: unknown map, too little disk, or a folder that holds another dataset.
     """
-    shards = plan(frames, seed, maps)
-    _claim(out, {"version": VERSION, "seed": seed, "frames": frames, "maps": maps}, len(shards))
-    missing = [s for s in shards if not s.folder(out).is_dir()]
-    columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    pool = ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=get_context("spawn"))
-    with Progress(*columns) as progress, pool:
-        task = progress.add_task("collecting", total=len(shards), completed=len(shards) - len(missing))
-        futures = [pool.submit(collect_shard, shard, out) for shard in missing]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress.advance(task)
-        finally:  # after Ctrl-C too: shards that have not begun are not waited for
-            pool.shutdown(cancel_futures=True)
+    shards = {shard.folder(out): shard for shard in plan(frames, seed, maps)}
+    missing = sum(not folder.is_dir() for folder in shards)
+    need = 1.1 * missing * EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_HEIGHT * FRAME_WIDTH * 3
+    data.claim(out, FORMAT, {"seed": seed, "frames": frames, "maps": maps}, need, "lower --frames")
+    data.collect(shards, partial(collect_shard, root=out), workers, "collecting")
     write_card(out)
     return out
-
-
-def _claim(out: Path, settings: dict[str, object], num_shards: int) -> None:
-    """Write the settings, or make sure that a dataset begun before had the same."""
-    need = 1.1 * num_shards * EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_HEIGHT * FRAME_WIDTH * 3
-    found = claim(out, out / "dataset.json", settings, "a dataset", need, "lower --frames")
-    if found is not None and found != settings:
-        raise UserError(f"{out} holds a dataset made with {found}, not {settings}: choose another --out")
 
 
 def collect_shard(shard: ShardPlan, root: Path) -> None:
     """Play the episodes of one shard and move the finished folder into place."""
     rng = np.random.default_rng(shard.seed)
-    arrays: dict[str, list[np.ndarray]] = {name: [] for name in _ARRAYS}
+    episodes: list[DoomEpisode] = []
     visited: list[np.ndarray] = []
     with Engine(find_map(shard.map_name), depth=True) as engine:
-        while len(arrays["frames"]) < EPISODES_PER_SHARD:
+        while len(episodes) < EPISODES_PER_SHARD:
             place = None
             if visited and rng.random() < WARP_SHARE:
                 spot = visited[rng.integers(len(visited))]
                 place = (float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180)))
             episode = play_episode(engine, rng, place, EPISODE_LATENTS)
-            if episode is None:
-                continue
-            for name, array in zip(_ARRAYS, episode, strict=True):
-                arrays[name].append(array)
-            visited.extend(episode[1][::FRAMES_PER_LATENT])
-    with writing(shard.folder(root), shared=True) as folder:
-        folder.mkdir()
-        for name, episodes in arrays.items():
-            np.save(folder / f"{name}.npy", np.stack(episodes))
+            if episode is not None:
+                episodes.append(episode)
+                visited.extend(episode.cameras_F5[::FRAMES_PER_LATENT])
+    data.write_shard(shard.folder(root), episodes)
 
 
 def play_episode(
     engine: Engine, rng: np.random.Generator, place: tuple[float, float, float] | None, latents: int
-) -> tuple[np.ndarray, ...] | None:
-    """The arrays of one episode, as a shard holds them; None when the map's script ended it early."""
+) -> DoomEpisode | None:
+    """One episode; None when the map's script ended it early."""
     steps = engine.reset(int(rng.integers(2**31)), place)
     if engine.finished() or engine.walls_L4 is None:
         return None
@@ -180,7 +159,9 @@ def play_episode(
         near.append(nearness(steps))
         stuck = action >= 9 and moved < STUCK_SHARE * MOTION.move
         hold = 0 if stuck else hold - 1
-    return np.concatenate(frames), np.concatenate(cameras), np.array(commands, np.int16), np.stack(near)
+    return DoomEpisode(
+        np.concatenate(frames), np.concatenate(cameras), np.array(commands, np.int16), np.stack(near)
+    )
 
 
 def nearness(steps: Steps) -> np.ndarray:
@@ -192,42 +173,9 @@ def nearness(steps: Steps) -> np.ndarray:
     return (MOTION.move / (DEPTH_UNIT * depth.clip(1))).astype(np.float16)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard on disk, memory-mapped."""
-
-    map_name: str
-    frames_EFhw3: np.ndarray
-    cameras_EF5: np.ndarray
-    commands_EM: np.ndarray
-    nearness_EMyx: np.ndarray
-
-
-def load(root: Path, split: str, maps: Sequence[str] | None = None) -> list[Shard]:
-    """The shards of a split in a fixed order, memory-mapped.
-
-    Raises:
-        UserError: when ``root`` is no dataset of this version or lacks the split.
-    """
-    settings = root / "dataset.json"
-    if not settings.is_file():
-        raise UserError(
-            f"{root} is not a dataset: expected dataset.json; make one with 'worldcompass doom collect'"
-        )
-    version = json.loads(settings.read_text()).get("version")
-    if version != VERSION:
-        raise UserError(f"{root} holds a dataset of version {version}, expected {VERSION}: collect it again")
-    shards = []
-    for folder in sorted((root / split).glob("[!.]*")):
-        map_name = folder.name.rpartition("-")[0]
-        if maps is None or map_name in maps:
-            arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-            shards.append(Shard(map_name, *arrays))
-    if not shards:
-        raise UserError(
-            f"{root} has no shard of split {split!r}: run 'worldcompass doom collect --out {root}' again"
-        )
-    return shards
+def map_of(shard: data.Shard[DoomEpisode]) -> str:
+    """The map that a shard was recorded on."""
+    return shard.folder.name.rpartition("-")[0]
 
 
 def latent_poses(cameras_F5: np.ndarray) -> torch.Tensor:
@@ -240,32 +188,21 @@ def true_labels(cameras_F5: np.ndarray) -> torch.Tensor:
     return labels_from_poses(latent_poses(cameras_F5), THRESHOLDS)
 
 
-def fingerprint(root: Path) -> str:
-    """SHA-256 over the names and contents of all shards' files; the same seed and engine give the same one."""
-    digest = hashlib.sha256()
-    for path in sorted(root.glob("[!.]*/[!.]*/*.npy")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
 def write_card(root: Path) -> Path:
     """A data card: fingerprint, frames per map and split, counts per action, share of commands carried out."""
-    lines = ["# Data card", "", f"Settings: `{(root / 'dataset.json').read_text()}`", ""]
-    lines += [f"SHA-256 of the shards: `{fingerprint(root)}`", ""]
+    lines = ["# Data card", "", f"Settings: `{(root / data.CARD).read_text()}`", ""]
+    lines += [f"SHA-256 of the shards: `{data.fingerprint(root)}`", ""]
     for split in SPLITS:
         if not any((root / split).glob("[!.]*")):
             continue
-        shards = load(root, split)
         counts, obeyed, total = np.zeros(NUM_ACTIONS, int), 0, 0
         frames: dict[str, int] = {}
-        for shard in shards:
-            frames[shard.map_name] = frames.get(shard.map_name, 0) + int(np.prod(shard.cameras_EF5.shape[:2]))
-            for cameras, commands in zip(shard.cameras_EF5, shard.commands_EM, strict=True):
-                truth = true_labels(cameras)[1:].numpy()
+        for shard in data.load(root, split, FORMAT):
+            for episode in shard:
+                frames[map_of(shard)] = frames.get(map_of(shard), 0) + len(episode.cameras_F5)
+                truth = true_labels(episode.cameras_F5)[1:].numpy()
                 counts += np.bincount(truth, minlength=NUM_ACTIONS)
-                obeyed += int((truth == commands[1:]).sum())
+                obeyed += int((truth == episode.commands_M[1:]).sum())
                 total += len(truth)
         lines += [
             f"## {split}",

@@ -1,0 +1,1 @@
+"""A kit for small video worlds: recordings, autoencoder, chunk-causal transformer, the contract, pretraining."""
