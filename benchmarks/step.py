@@ -152,7 +152,7 @@ def take_step(run: Run, form: Form, step: int, clock: Callable[[], float]) -> tu
         patches.enter_context(patch("worldcompass.training.step.cache_targets", targets))
         if not form.in_pieces:
             for limit in ("ROWS_PER_THREAD", "CLIPS_PER_THREAD"):
-                patches.enter_context(patch(f"worldcompass.worlds.doom.world.{limit}", sys.maxsize))
+                patches.enter_context(patch(f"worldcompass.worlds.small.world.{limit}", sys.maxsize))
         begun = clock()
         train_step(run, step)
         seconds = clock() - begun

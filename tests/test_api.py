@@ -13,8 +13,7 @@ from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.media import video
 from worldcompass.types import Group, Scores
-from worldcompass.worlds.doom.pretraining.pretrain import export
-from worldcompass.worlds.doom.world import WORLD_FILE
+from worldcompass.worlds.doom.world import WEIGHTS
 
 PATH = "w-3, right-2, w+left-2"
 
@@ -136,7 +135,7 @@ def test_a_run_folder_serves_as_weights(world, tmp_path):
     with pytest.raises(UserError, match="holds no trained weights"):
         wc.load_world(tmp_path)
     (tmp_path / "weights").mkdir()
-    export(world.net, tmp_path / "weights" / WORLD_FILE)
+    WEIGHTS.export(world.net, tmp_path / "weights" / WEIGHTS.net)
     found, shipped = (w.net.state_dict() for w in (wc.load_world(tmp_path), world))
     assert all(torch.equal(found[name], shipped[name]) for name in shipped)
 

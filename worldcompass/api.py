@@ -33,9 +33,9 @@ def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldM
         UserError: when the weights are missing or do not fit.
     """
     from worldcompass.runs.folder import weights_folder
-    from worldcompass.worlds.doom.world import WORLD_FILE, load_doom_world
+    from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
 
-    folder = None if weights is None else weights_folder(Path(weights), WORLD_FILE)
+    folder = None if weights is None else weights_folder(Path(weights), WEIGHTS.net)
     return load_doom_world(folder, device)
 
 

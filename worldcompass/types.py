@@ -68,13 +68,18 @@ class Actions:
         """The latents ``start <= i < stop`` of every trajectory."""
         return self._each(lambda tensor, after: tensor[(..., slice(start, stop), *[slice(None)] * after)])
 
-    def select(self, row: int) -> Self:
-        """One trajectory of a batch, without its batch axis."""
+    def select(self, row: int | slice) -> Self:
+        """One trajectory of a batch, without its batch axis; or some of them."""
         return self._each(lambda tensor, after: tensor[row])
 
     def pick(self, index: Tensor) -> Self:
         """Some latents of every trajectory, int64 (K,)."""
         return self._each(lambda tensor, after: tensor[(..., index, *[slice(None)] * after)])
+
+    def pick_each(self, index_PK: Tensor) -> Self:
+        """Some latents of each of P trajectories, its own ones, int64 (P, K)."""
+        rows = torch.arange(len(index_PK), device=index_PK.device)[:, None]
+        return self._each(lambda tensor, after: tensor[rows, index_PK])
 
     def to(self, device: torch.device | str) -> Self:
         """The same actions on another device."""

@@ -23,7 +23,7 @@ from worldcompass.training.policy import Policy
 from worldcompass.training.preflight import prepare
 from worldcompass.training.run import Parts
 from worldcompass.training.selection import Learning
-from worldcompass.worlds.doom.network.transformer import feed_forward
+from worldcompass.worlds.small.transformer import feed_forward
 
 CONFIG = Config(
     sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1),

@@ -149,9 +149,9 @@ def _check(args: argparse.Namespace) -> None:
 def _weights(path: Path) -> Path:
     """The folder of weights inside a run of the embedded world, or ``path`` itself."""
     from worldcompass.runs.folder import weights_folder
-    from worldcompass.worlds.doom.world import WORLD_FILE
+    from worldcompass.worlds.doom.world import WEIGHTS
 
-    return weights_folder(path, WORLD_FILE)
+    return weights_folder(path, WEIGHTS.net)
 
 
 def _any_weights(path: Path) -> Path:
@@ -186,9 +186,9 @@ def _fingerprint(folder: Path | None) -> str:
     """Name and digest of weights, so that votes on different weights are never added up."""
     import hashlib
 
-    from worldcompass.worlds.doom.world import WORLD_FILE, shipped_weights
+    from worldcompass.worlds.doom.world import WEIGHTS, shipped_weights
 
-    data = ((folder or shipped_weights()) / WORLD_FILE).read_bytes()
+    data = ((folder or shipped_weights()) / WEIGHTS.net).read_bytes()
     return f"{_title(folder)} ({hashlib.sha256(data).hexdigest()[:12]})"
 
 

@@ -24,7 +24,7 @@ from worldcompass.runs.results import read_results
 from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.experiment import run_experiment
-from worldcompass.worlds.doom.world import WEIGHTS_VERSION, load_doom_world
+from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
 
 
 def tiny():
@@ -110,9 +110,9 @@ def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
     out = tmp_path / "run"
     experiment._claim(RunFolder(out), tiny(), resume=False)
     facts = json.loads((out / "run.json").read_text())
-    assert facts.pop("weights") == WEIGHTS_VERSION
+    assert facts.pop("weights") == WEIGHTS.version
     (out / "run.json").write_text(json.dumps({**facts, **noted}))
-    said = f"weights of version {noted.get('weights', '3')}, the package holds version {WEIGHTS_VERSION}"
+    said = f"weights of version {noted.get('weights', '3')}, the package holds version {WEIGHTS.version}"
     with pytest.raises(UserError, match=said):
         tiny().run(out, "cpu", resume=True)
 

@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.doom.subjects import doom_subjects
-from worldcompass.worlds.doom.world import WORLD_FILE, shipped_weights
+from worldcompass.worlds.doom.world import WEIGHTS, shipped_weights
 
 
 def run_with_other_weights(folder, scale):
     """A finished run whose weights are the shipped ones with one tensor scaled."""
-    path = folder / "weights" / WORLD_FILE
+    path = folder / "weights" / WEIGHTS.net
     path.parent.mkdir(parents=True)
-    shipped = shipped_weights() / WORLD_FILE
+    shipped = shipped_weights() / WEIGHTS.net
     tensors = load_file(shipped)
     name = sorted(tensors)[0]
     with safe_open(shipped, "pt") as file:

@@ -38,7 +38,7 @@ from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, scenarios_hash
-from worldcompass.worlds.doom.world import WORLD_FILE, DoomWorld, load_doom_world, shipped_weights
+from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld, load_doom_world, shipped_weights
 
 HORIZONS = {125: 8, 253: 16, 381: 24}
 """Frames of a rollout: its chunks of 4 latents."""
@@ -111,9 +111,9 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
         UserError: when weights are missing or wrong, or ``out`` holds something else.
     """
     begun, folder = time.monotonic(), RunFolder(out)
-    weights = [weights_folder(path, WORLD_FILE) for path in checkpoints]
+    weights = [weights_folder(path, WEIGHTS.net) for path in checkpoints]
     worlds = [load_doom_world(path, device) for path in weights]
-    _claim(folder, [path / WORLD_FILE for path in (shipped_weights(), *weights)], frames, seed)
+    _claim(folder, [path / WEIGHTS.net for path in (shipped_weights(), *weights)], frames, seed)
     base, plans = load_doom_world(device=device), evaluation_plans()
     with progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, LATENTS_PER_CHUNK * HORIZONS[frames], advance)

@@ -69,10 +69,9 @@ from worldcompass.worlds.doom.engine.scenarios import (
 )
 from worldcompass.worlds.doom.evaluation import Evaluator
 from worldcompass.worlds.doom.needs import needs_of
-from worldcompass.worlds.doom.pretraining.pretrain import export
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 from worldcompass.worlds.doom.rewards.quality import VisualQuality
-from worldcompass.worlds.doom.world import WEIGHTS_VERSION, WORLD_FILE, load_doom_world
+from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
 
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
 UNRECORDED_VERSION = "3"  # version of the base weights of runs without a record of it
@@ -169,7 +168,7 @@ def run_experiment(
         return Results()
     with policy.checkpoint():
         with exporting(folder) as weights:
-            export(world.net, weights / WORLD_FILE)
+            WEIGHTS.export(world.net, weights / WEIGHTS.net)
         trained = evaluator.model("trained", world, recipe.evaluation_seeds)
     results = _results(folder, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
     write_results(folder.results, results)
@@ -239,16 +238,16 @@ def _held_out(judge: Judge, seed: int) -> HeldOut:
 def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
     """Create the run folder, or check that it holds the same run."""
     out = folder.path
-    facts = {"recipe": _described(recipe), "version": __version__, "weights": WEIGHTS_VERSION}
+    facts = {"recipe": _described(recipe), "version": __version__, "weights": WEIGHTS.version}
     facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
     facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
     found = claim(out, folder.record, facts, "a run", NEEDED_BYTES)
     if found is not None:
         if not resume:
             raise UserError(f"{out} already holds a run: resume it with --resume or choose another --out")
-        if (version := found.get("weights", UNRECORDED_VERSION)) != WEIGHTS_VERSION:
+        if (version := found.get("weights", UNRECORDED_VERSION)) != WEIGHTS.version:
             raise UserError(
-                f"{out} started from weights of version {version}, the package holds version {WEIGHTS_VERSION}:"
+                f"{out} started from weights of version {version}, the package holds version {WEIGHTS.version}:"
                 " choose another --out"
             )
         defaults = _identity(_described(DoomRecipe(Config())))

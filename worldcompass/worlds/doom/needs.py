@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,25 +16,19 @@ from worldcompass.training.lora import inject_lora
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.doom.critics.weights import FILES
-from worldcompass.worlds.doom.network.autoencoder import Autoencoder
-from worldcompass.worlds.doom.network.transformer import DoomTransformer
-from worldcompass.worlds.doom.world import (
-    AUTOENCODER_FILE,
-    SPEC,
-    WORLD_FILE,
-    DoomContext,
-    DoomWorld,
-    shipped_weights,
-)
+from worldcompass.worlds.doom.network.autoencoder import DoomAutoencoder
+from worldcompass.worlds.doom.network.transformer import CONFIG, DoomTransformer
+from worldcompass.worlds.doom.world import SPEC, WEIGHTS, DoomWorld, shipped_weights
+from worldcompass.worlds.small.context import SmallContext
 
 
 def needs_of(config: Config) -> Needs:
     """The embedded world under this configuration, on the meta device."""
     folder = shipped_weights()
-    autoencoder, net = _modules(None)
+    autoencoder, net = _modules(CONFIG.depth)
     own = [
         NeededFile(folder / name, "the embedded world, shipped with the package", _shapes(module))
-        for name, module in ((AUTOENCODER_FILE, autoencoder), (WORLD_FILE, net))
+        for name, module in ((WEIGHTS.autoencoder, autoencoder), (WEIGHTS.net, net))
     ]
     critics = [
         NeededFile(folder / f"{name}.safetensors", "its critics and judge, shipped with the package")
@@ -54,9 +49,9 @@ def needs_of(config: Config) -> Needs:
     )
 
 
-def _modules(depth: int | None) -> tuple[Autoencoder, DoomTransformer]:
+def _modules(depth: int) -> tuple[DoomAutoencoder, DoomTransformer]:
     with torch.device("meta"):
-        return Autoencoder(), DoomTransformer() if depth is None else DoomTransformer(depth=depth)
+        return DoomAutoencoder(), DoomTransformer(replace(CONFIG, depth=depth))
 
 
 def _world(config: Config, depth: int) -> tuple[DoomWorld, list[nn.Module]]:
@@ -67,7 +62,7 @@ def _world(config: Config, depth: int) -> tuple[DoomWorld, list[nn.Module]]:
     return world, [net, autoencoder]
 
 
-def _begin(world: WorldModel[Any], pasts: int) -> DoomContext:
+def _begin(world: WorldModel[Any], pasts: int) -> SmallContext:
     still = SPEC.actions.commanded(torch.zeros(1))
     black = torch.zeros(3, *SPEC.frame_size, dtype=torch.uint8)
     return world.begin([Scenario(f"{i}", still, image_3hw=black) for i in range(pasts)])

@@ -17,7 +17,7 @@ from worldcompass.runs.folder import RunFolder, owner_of, weights_folder
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, scenarios_hash
 from worldcompass.worlds.doom.evaluation import HORIZONS, LATENTS_PER_CHUNK
-from worldcompass.worlds.doom.world import WORLD_FILE, DoomWorld, load_doom_world, shipped_weights
+from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld, load_doom_world, shipped_weights
 
 TRAINED, OTHER = "trained", "other"
 
@@ -37,7 +37,7 @@ def doom_subjects(run: Path, rival: Path | None, frames: int, device: str) -> Su
     folders = {BASE: shipped_weights(), TRAINED: _weights(run)}
     if rival is not None:
         folders[OTHER] = _weights(rival)
-    hashes = {name: hashlib.sha256((f / WORLD_FILE).read_bytes()).hexdigest() for name, f in folders.items()}
+    hashes = {name: hashlib.sha256((f / WEIGHTS.net).read_bytes()).hexdigest() for name, f in folders.items()}
     against = BASE if rival is None else OTHER
     if hashes[TRAINED] == hashes[against]:
         raise UserError(
@@ -75,12 +75,12 @@ def doom_subjects(run: Path, rival: Path | None, frames: int, device: str) -> Su
 def _weights(path: Path) -> Path:
     """The folder of this world's weights inside a run, or ``path`` itself."""
     own = RunFolder(path).weights
-    if own.is_dir() and not (own / WORLD_FILE).is_file() and any(own.iterdir()):
+    if own.is_dir() and not (own / WEIGHTS.net).is_file() and any(own.iterdir()):
         raise UserError(
-            f"{path} is a run of another world (its weights hold no {WORLD_FILE}): expected runs of the embedded"
+            f"{path} is a run of another world (its weights hold no {WEIGHTS.net}): expected runs of the embedded"
             " world, which share scenarios and controls"
         )
-    return weights_folder(path, WORLD_FILE)
+    return weights_folder(path, WEIGHTS.net)
 
 
 def _titles(folders: Mapping[str, Path]) -> dict[str, str]:

@@ -17,34 +17,21 @@ from torch.nn import functional
 
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MAX_PITCH_DEG, MOTION
 from worldcompass.worlds.doom.network.reprojection import measured_motion, opposite, part_of, views
+from worldcompass.worlds.small.autoencoder import CodeConfig, Residual
 
-FINE, HIDDEN = 96, 64  # channels of the pictures' features and of the networks, on the fine grid
+HIDDEN = 64  # channels on the fine grid, 12x16
 COARSE_HIDDEN = 128  # channels at the latent's resolution
-FINE_CELL = 4  # pixels per side of a cell of the fine grid, 12x16
 NUM_BETWEEN = FRAMES_PER_LATENT - 1
 USUAL_NEARNESS = 0.1  # one latent's walk over the distance of what is seen, before anything is learned
 FAINT = 0.02  # weight in the blend of what neither picture saw
 
 
-class Residual(nn.Module):
-    """x + conv(silu(conv(silu(x)))), the last convolution born zero; no normalisation, which is slow on CPUs."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, channels, y, x) to the same shape."""
-        return x + self.second(functional.silu(self.first(functional.silu(x))))
-
-
 class Depth(nn.Module):
     """How near each place of a picture is, and how far its camera looks up."""
 
-    def __init__(self, latent_channels: int, latent_rows: int) -> None:
+    def __init__(self, code: CodeConfig) -> None:
         super().__init__()
+        latent_channels, latent_rows, _ = code.latent_shape
         self.coarse = nn.Sequential(
             nn.Conv2d(latent_channels, COARSE_HIDDEN, 3, padding=1),
             Residual(COARSE_HIDDEN),
@@ -52,7 +39,7 @@ class Depth(nn.Module):
             Residual(COARSE_HIDDEN),
         )
         self.widen = nn.Conv2d(COARSE_HIDDEN, 4 * HIDDEN, 1)
-        self.features = nn.Conv2d(FINE, HIDDEN, 1)
+        self.features = nn.Conv2d(code.fine, HIDDEN, 1)
         self.fine = nn.Sequential(Residual(HIDDEN), Residual(HIDDEN), nn.SiLU())
         self.nearness = nn.Conv2d(HIDDEN, 4, 3, padding=1)
         self.pitch = nn.Sequential(

@@ -1,0 +1,109 @@
+"""``pretrain`` and ``measure`` of the small worlds that the package can make from recordings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldcompass.commands._options import (
+    add_device,
+    add_out,
+    add_resume,
+    add_seed,
+    check_device,
+    minutes,
+    need_folder,
+)
+
+if TYPE_CHECKING:
+    from worldcompass.worlds.small.pretraining.blueprint import Blueprint
+
+
+def add_pretrain_options(parser: argparse.ArgumentParser, world: str, out: str) -> None:
+    """Options of ``worldcompass WORLD pretrain``."""
+    _add_data(parser, world)
+    add_out(parser, out, "where checkpoints, curves and weights go")
+    add_seed(parser)
+    add_device(parser)
+    add_resume(parser)
+    text = "minutes for the autoencoder, converted into steps at the start (default: %(default)s)"
+    parser.add_argument("--minutes-autoencoder", type=minutes, default=20.0, metavar="M", help=text)
+    text = "minutes for the transformer, converted into steps at the start (default: %(default)s)"
+    parser.add_argument("--minutes-world", type=minutes, default=120.0, metavar="M", help=text)
+
+
+def check_pretrain(args: argparse.Namespace, world: str) -> tuple[Path, str]:
+    """The data set and the device, before anything heavy is imported.
+
+    Raises:
+        UserError: when one of them is not there.
+    """
+    return _need_data(args, world), check_device(args.device)
+
+
+def run_pretrain(args: argparse.Namespace, blueprint: Blueprint[Any], data: Path, device: str) -> int:
+    """Pretrain the autoencoder and the world model."""
+    from worldcompass.worlds.small.pretraining.pretrain import pretrain
+
+    pretrain(
+        blueprint,
+        data=data,
+        out=args.out,
+        device=device,
+        minutes_autoencoder=args.minutes_autoencoder,
+        minutes_world=args.minutes_world,
+        seed=args.seed,
+        resume=args.resume,
+    )
+    return 0
+
+
+def add_measure_options(parser: argparse.ArgumentParser, world: str) -> None:
+    """Options of ``worldcompass WORLD measure``."""
+    _add_data(parser, world)
+    text = f"folder of weights made by `worldcompass {world} pretrain` (default: the shipped weights)"
+    parser.add_argument("--weights", type=Path, metavar="FOLDER", help=text)
+
+
+def check_measure(args: argparse.Namespace, world: str) -> tuple[Path, Path | None]:
+    """The data set and the weights, before anything heavy is imported.
+
+    Raises:
+        UserError: when one of them is not there.
+    """
+    weights = args.weights and need_folder(args.weights, f"weights made by `worldcompass {world} pretrain`")
+    return _need_data(args, world), weights
+
+
+def run_measure(blueprint: Blueprint[Any], data: Path, weights: Path | None, words: Mapping[str, str]) -> int:
+    """Print the measures that pretraining logs, for finished weights.
+
+    Args:
+        blueprint: of the world.
+        data: its recordings.
+        weights: a folder; None for the shipped ones.
+        words: the line of each measure of the world's own, such as ``actions read: {:.1%}``.
+    """
+    from worldcompass.worlds.small.pretraining.pretrain import measure
+
+    found = measure(blueprint, data, weights)
+    print(f"autoencoder, whole videos: {found.autoencoder_psnr:.2f} dB")
+    for name, value in found.own.items():
+        print(words[name].format(value))
+    gain = found.one_chunk_psnr - found.last_frame_psnr
+    print(
+        f"one chunk from a true past: {found.one_chunk_psnr:.2f} dB, repeating the last frame"
+        f" {found.last_frame_psnr:.2f} dB, {gain:+.2f} dB"
+    )
+    return 0
+
+
+def _add_data(parser: argparse.ArgumentParser, world: str) -> None:
+    text = f"data set made by `worldcompass {world} collect` (default: %(default)s)"
+    parser.add_argument("--data", type=Path, default=Path("data") / world, metavar="FOLDER", help=text)
+
+
+def _need_data(args: argparse.Namespace, world: str) -> Path:
+    return need_folder(args.data, f"a data set made by `worldcompass {world} collect`")

@@ -1,1 +1,0 @@
-"""Pretraining of the Doom world."""

@@ -1,0 +1,1 @@
+"""Pretraining of a small world on recordings: pictures first, then the world."""

@@ -1,0 +1,87 @@
+"""Pretraining of the autoencoder, stage after stage.
+
+First the code: encoder and pictures, by their errors. Then the pictures alone, on the finished code, with the true
+pictures' local contrast, since errors alone teach a decoder to blur what it does not know. A world may add stages,
+such as one that learns depth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldcompass.runs.atomic import write_tensors
+from worldcompass.seeding import generator_for
+from worldcompass.training.optim import muon
+from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.data import Shard, load
+from worldcompass.worlds.small.pretraining.blueprint import Blueprint
+from worldcompass.worlds.small.pretraining.measures import autoencoder_psnr
+from worldcompass.worlds.small.pretraining.pictures import Pictures, PictureStage, to_unit
+from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
+
+PICTURES_PER_STEP = 24
+LINEAR_FRAMES = 4096  # frames whose principal components the autoencoder starts from
+LEARNING_RATE = 1e-3  # of Muon
+
+
+def draw_pictures(blueprint: Blueprint[Any], shards: list[Shard[Any]], rng: np.random.Generator) -> Pictures:
+    """``PICTURES_PER_STEP`` random pictures."""
+    layout = blueprint.recordings
+    frames, truth = [], []
+    for _ in range(PICTURES_PER_STEP):
+        shard = shards[rng.integers(len(shards))]
+        episode = shard[rng.integers(len(shard))]
+        latent = int(rng.integers(layout.num_latents(episode)))
+        frames.append(np.asarray(episode.frames_Fhw3[latent * layout.frames_per_latent]))
+        truth.append(blueprint.truth_of(episode, latent))
+    parts = (torch.from_numpy(np.stack(part)) for part in zip(*truth, strict=True))
+    return Pictures(to_unit(np.stack(frames)), tuple(parts))
+
+
+def _single_frames(shards: list[Shard[Any]], rng: np.random.Generator) -> Tensor:
+    """``LINEAR_FRAMES`` random frames, float (B, 3, h, w) in [0, 1]."""
+    frames = []
+    for _ in range(LINEAR_FRAMES):
+        shard = shards[rng.integers(len(shards))]
+        episode = shard[rng.integers(len(shard))].frames_Fhw3
+        frames.append(np.asarray(episode[rng.integers(len(episode))]))
+    return to_unit(np.stack(frames))
+
+
+def train_autoencoder(
+    blueprint: Blueprint[Any], data: Path, out: Path, minutes: float, device: str, seed: int
+) -> Autoencoder:
+    """Train or resume all stages; the EMA weights go to ``out/autoencoder.safetensors``."""
+    train, heldout = (load(data, split, blueprint.recordings) for split in ("train", "heldout"))
+    torch.manual_seed(seed)
+    net = blueprint.autoencoder()
+    net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
+
+    def measure(ema: nn.Module) -> dict[str, float]:
+        assert isinstance(ema, Autoencoder)
+        return {"psnr": autoencoder_psnr(ema, heldout), **blueprint.measure_pictures(ema, heldout)}
+
+    def trained(start: Autoencoder, of: PictureStage) -> Autoencoder:
+        stage = Stage(of.name, minutes * of.share, LEARNING_RATE, 200)
+        run = StageRun(stage, start.requires_grad_(True), out, device, muon)
+        run.resume()
+
+        def loss(step: int) -> Tensor:
+            pictures = draw_pictures(blueprint, train, np.random.default_rng((seed, of.draw, step)))
+            generator = generator_for(seed, of.name, step)
+            return of.loss(run.net.train(of.learns_code), pictures.to(device), generator)
+
+        net = run.run(loss, measure)
+        assert isinstance(net, Autoencoder)
+        return net
+
+    for stage in blueprint.stages:
+        net = trained(net, stage)
+    state = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
+    write_tensors(out / "autoencoder.safetensors", state)
+    return net

@@ -1,0 +1,204 @@
+"""Flow matching with teacher forcing: what the world model is taught on one batch of sequences.
+
+Each chunk of a sequence appears clean, as a past, and in noisy copies to be predicted; clean and noisy rows see the
+clean chunks before theirs and themselves, so one pass trains every chunk with its true past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from worldcompass.noise import ShiftedLevels
+from worldcompass.types import Actions
+from worldcompass.worlds.small.pretraining.blueprint import Blueprint, Teaching
+from worldcompass.worlds.small.pretraining.sequences import Batch
+from worldcompass.worlds.small.transformer import Attend, Rotary
+from worldcompass.worlds.small.world import SmallWorld
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows one pass holds: for every chunk in turn its clean version, then its noisy copies."""
+
+    rows: tuple[tuple[int, int], ...]
+    """(chunk, version) of each row; version 0 is clean, the others are copies."""
+
+    @staticmethod
+    def of(chunks: int, first_predicted: int, copies: int) -> Layout:
+        """Nothing sees the last chunk's clean version; chunks before ``first_predicted`` are only a past."""
+        rows = []
+        for chunk in range(chunks):
+            versions = range(0 if chunk < chunks - 1 else 1, copies + 1 if chunk >= first_predicted else 1)
+            rows += [(chunk, version) for version in versions]
+        return Layout(tuple(rows))
+
+    def gather(self, versions: list[Tensor], axis: int, length: int) -> Tensor:
+        """The rows, below one another: of each version's tensor the part of its chunk along ``axis``."""
+        parts = [versions[v].narrow(axis, c * length, length) for c, v in self.rows]
+        return torch.cat(parts)
+
+    def repeat(self, tensor: Tensor, axis: int, length: int) -> Tensor:
+        """The rows of a tensor that all versions share."""
+        return torch.cat([tensor.narrow(axis, c * length, length) for c, _ in self.rows])
+
+    def attend(self, sequences: int) -> Attend:
+        """Every row sees the clean chunks before its own, and itself."""
+
+        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            clean: list[tuple[Tensor, Tensor]] = []  # of the chunks so far, in order
+            out = []
+            rows = zip(self.rows, q.split(sequences), k.split(sequences), v.split(sequences), strict=True)
+            for (chunk, version), own_q, own_k, own_v in rows:
+                past = clean[:chunk]
+                keys = torch.cat([*(k for k, _ in past), own_k], 2)
+                values = torch.cat([*(v for _, v in past), own_v], 2)
+                out.append(scaled_dot_product_attention(own_q, keys, values))
+                if version == 0:
+                    clean.append((own_k, own_v))
+            return torch.cat(out)
+
+        return attend
+
+
+def world_loss(
+    blueprint: Blueprint[Any], world: SmallWorld[Any], batch: Batch, chunk: int, generator: torch.Generator
+) -> Tensor:
+    """Mean squared velocity error over all predicted latents, in chunks of ``chunk`` latents."""
+    teaching, device, whole = blueprint.teaching, world.device, world.spec.chunk_lengths[0]
+    clean, past, entry = (
+        x.transpose(1, 2).to(device) for x in (batch.clean_BMCHW, batch.past_BMCHW, batch.entry_B2CHW)
+    )
+    sequences, _, length = clean.shape[:3]
+    if batch.blurred:
+        past_sigma = _declared(sequences, length, batch.starts, world.memory.sigma).to(device)
+    else:
+        past, past_sigma, entry = _noisy_past(
+            past, entry, whole, batch.starts, teaching.past_noise, generator
+        )
+    latents, sigmas, targets = [past], [past_sigma], [past]
+    for _ in range(teaching.copies):
+        sigma = noise_levels(teaching, world, sequences, length, chunk, generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        if batch.starts:
+            sigma[:, 0] = 0
+        expanded = sigma[:, None, :, None, None]
+        latents.append((1 - expanded) * clean + expanded * noise)
+        targets.append(noise - clean)
+        sigmas.append(sigma)
+    layout = Layout.of(length // chunk, 0 if batch.starts else whole // chunk, teaching.copies)
+    sigma_RK = layout.gather(sigmas, 1, chunk)
+    actions = batch.actions.to(device)
+    before = _before(past, entry, whole, chunk)
+    seen = views_of(world, before, past, actions, batch.entry.to(device), batch.starts)
+    velocity, _ = world.net(
+        layout.gather(latents, 2, chunk), sigma_RK,
+        tuple(layout.repeat(x.to(device), 1, chunk) for x in batch.command),
+        layout.repeat(before, 2, 1)[:, :, 0], layout.repeat(seen, 2, chunk),
+        rotary=rotary_of_rows(world, actions, layout, chunk), attend=layout.attend(sequences),
+    )  # fmt: skip
+    error = (velocity.float() - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
+    noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
+    return error[noisy[:, None] & (sigma_RK > 0)].mean()
+
+
+def _declared(sequences: int, length: int, starts: bool, sigma: float) -> Tensor:
+    """The noise levels that a world gives its own finished latents, (B, M)."""
+    sigma_BM = torch.full((sequences, length), sigma)
+    if starts:
+        sigma_BM[:, 0] = 0
+    return sigma_BM
+
+
+def _noisy_past(
+    clean_BCMHW: Tensor,
+    entry_BC2HW: Tensor,
+    whole: int,
+    starts: bool,
+    largest: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The past that chunks are predicted from, with its noise level per latent, and its entries, noised alike."""
+    sequences, _, length = clean_BCMHW.shape[:3]
+    sigma = largest * torch.rand(sequences, generator=generator)
+    sigma = (sigma * (torch.rand(sequences, generator=generator) < 0.5)).to(clean_BCMHW.device)
+    level = sigma.view(-1, 1, 1, 1, 1)
+    past, entry = (
+        (1 - level) * x + level * torch.randn(x.shape, generator=generator).to(x.device)
+        for x in (clean_BCMHW, entry_BC2HW)
+    )
+    sigma_BM = sigma[:, None].repeat(1, length)
+    if starts:  # the start image is given exactly
+        past[:, :, 0] = entry[:, :, 0] = clean_BCMHW[:, :, 0]
+        sigma_BM[:, 0] = 0
+        entry[:, :, 1] = past[:, :, whole - 1]
+    return past, sigma_BM, entry
+
+
+def rotary_of_rows(world: SmallWorld[Any], actions: Actions, layout: Layout, chunk: int) -> Rotary:
+    """The rotary embedding of all rows of sequences with actions (B, M); time counts the sequence's latents."""
+    positions = torch.arange(len(actions), device=world.device).float()
+    rotary = world.rotary(positions.expand_as(actions.commanded_K), actions)
+    cos, sin = (layout.repeat(x, 2, chunk * world.net.config.tokens) for x in rotary)
+    return cos, sin
+
+
+def noise_levels(
+    teaching: Teaching,
+    world: SmallWorld[Any],
+    sequences: int,
+    length: int,
+    chunk: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """One level per chunk, (B, M): logit-normal with the world's shift, and a share of fine ones."""
+    shape = (sequences, length // chunk)
+    schedule = world.spec.schedule
+    shift = schedule.shift if isinstance(schedule, ShiftedLevels) else 1.0
+    u = torch.sigmoid(torch.randn(shape, generator=generator))
+    usual = shift * u / (1 + (shift - 1) * u)
+    low, high = teaching.fine_levels
+    fine = low + (high - low) * torch.rand(shape, generator=generator)
+    chosen = torch.rand(shape, generator=generator) < teaching.fine_share
+    return torch.where(chosen, fine, usual).repeat_interleave(chunk, 1)
+
+
+def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, whole: int, chunk: int) -> Tensor:
+    """The last finished latent before each chunk, as the episode had it; (B, C, chunks, H, W)."""
+    previous = torch.cat([entry_BC2HW[:, :, :1], past_BCMHW[:, :, :-1]], 2)
+    previous[:, :, whole] = entry_BC2HW[:, :, 1]  # a memory stretch is not what came right before
+    return previous[:, :, ::chunk]
+
+
+def views_of(
+    world: SmallWorld[Any],
+    before_BCNHW: Tensor,
+    past_BCMHW: Tensor,
+    actions: Actions,
+    entry: Actions,
+    starts: bool,
+) -> Tensor:
+    """The world's views of each of N chunks, after the latent before it and an older past; (B, D, M, H, W)."""
+    whole, length = world.spec.chunk_lengths[0], len(actions)
+    chunk = length // before_BCNHW.shape[2]
+    previous = Actions.join(
+        [
+            entry.latents(0, 1), actions.latents(0, whole - 1),
+            entry.latents(1, 2), actions.latents(whole, length - 1),
+        ]
+    )  # fmt: skip
+    looks = world.autoencoder.look(before_BCNHW.transpose(1, 2).flatten(0, 1))
+    looks = looks.unflatten((len(past_BCMHW), -1))
+    seen = []
+    for index, begin in enumerate(range(0, length, chunk)):
+        # The latent right before is the last one of the past, except after a memory stretch.
+        end = begin if begin == whole and not starts else begin - 1
+        older = (past_BCMHW[:, :, :end], actions.latents(0, end)) if end > 0 else None
+        look = looks.each(lambda x, index=index: x[:, index])
+        part = actions.latents(begin, begin + chunk)
+        seen.append(world.views(look, previous.latents(begin, begin + 1), older, part))
+    return torch.cat(seen, 2)

@@ -1,0 +1,125 @@
+"""Pretraining of a small world: the autoencoder, then the world model, then weights as a package ships them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldcompass.errors import UserError
+from worldcompass.rollout import computes_bf16
+from worldcompass.seeding import generator_for
+from worldcompass.training.optim import muon
+from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.data import load, require
+from worldcompass.worlds.small.pretraining.autoencoder import train_autoencoder
+from worldcompass.worlds.small.pretraining.blueprint import Blueprint
+from worldcompass.worlds.small.pretraining.loss import world_loss
+from worldcompass.worlds.small.pretraining.measures import Measures, autoencoder_psnr, one_chunk_psnr
+from worldcompass.worlds.small.pretraining.sequences import blur_past, draw_batch, encode_dataset
+from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
+from worldcompass.worlds.small.transformer import ChunkTransformer
+from worldcompass.worlds.small.world import SmallWorld
+
+
+def load_world(blueprint: Blueprint[Any], folder: Path | None, device: str = "cpu") -> SmallWorld[Any]:
+    """The world with the weights of a folder, or those of the package when None.
+
+    Raises:
+        UserError: when the files are missing, of another version or for another network.
+    """
+    autoencoder, net = blueprint.autoencoder(), blueprint.net()
+    blueprint.weights.load(folder, autoencoder, net)
+    return blueprint.world(autoencoder.to(device), net.to(device))
+
+
+def measure(blueprint: Blueprint[Any], data: Path, weights: Path | None = None) -> Measures:
+    """The measures that training logs, for finished weights; the package's own when None.
+
+    Raises:
+        UserError: when ``data`` is no dataset or ``weights`` no weights of this version.
+    """
+    world = load_world(blueprint, weights)
+    shards = load(data, "heldout", blueprint.recordings)
+    chunk = one_chunk_psnr(blueprint, world, data)
+    return Measures(
+        autoencoder_psnr(world.autoencoder, shards),
+        chunk["psnr"],
+        chunk["psnr_of_last_frame"],
+        blueprint.measure_pictures(world.autoencoder, shards),
+    )
+
+
+def pretrain(
+    blueprint: Blueprint[Any],
+    data: Path,
+    out: Path,
+    device: str = "cpu",
+    minutes_autoencoder: float = 20,
+    minutes_world: float = 120,
+    seed: int = 0,
+    resume: bool = False,
+) -> Path:
+    """Run or resume both parts; the finished weights lie in ``out`` under the names of ``blueprint.weights``.
+
+    Raises:
+        UserError: when ``data`` is no dataset, ``device`` is not there, or ``out`` holds a run not to be resumed.
+    """
+    if not resume and any(out.glob("*.state.safetensors")):
+        raise UserError(f"{out} holds a pretraining run: go on with --resume or choose another --out")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("no CUDA device here: use --device cpu")
+    require(data, blueprint.recordings)
+    files = blueprint.weights
+    autoencoder = train_autoencoder(blueprint, data, out, minutes_autoencoder, device, seed)
+    _announce(out / files.autoencoder, files.export(autoencoder, out / files.autoencoder))
+    net = train_world(blueprint, data, out, autoencoder.requires_grad_(False), minutes_world, device, seed)
+    _announce(out / files.net, files.export(net, out / files.net))
+    return out
+
+
+def train_world(
+    blueprint: Blueprint[Any],
+    data: Path,
+    out: Path,
+    autoencoder: Autoencoder,
+    minutes: float,
+    device: str,
+    seed: int,
+) -> ChunkTransformer:
+    """Train or resume the world's stage and return the EMA weights."""
+    teaching, kind = blueprint.teaching, torch.device(device)
+    torch.manual_seed(seed)
+    stage = Stage("world", minutes, teaching.learning_rate, 100)
+    run = StageRun(stage, blueprint.net(), out, device, muon)
+    run.resume()
+    assert isinstance(run.net, ChunkTransformer)
+    world = blueprint.world(autoencoder, run.net)
+    latents = encode_dataset(blueprint, world, data, "train", out / "latents.safetensors")
+    single = teaching.single_share if 1 in world.spec.chunk_lengths else 0.0
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng((seed, 2, step))
+        chunk = 1 if rng.random() < single else world.spec.chunk_lengths[0]
+        batch = draw_batch(blueprint, world, latents, rng)
+        if rng.random() < teaching.blurred_share:
+            batch = blur_past(blueprint, world, batch, rng)
+        with torch.autocast(kind.type, torch.bfloat16, enabled=computes_bf16(kind)):
+            return world_loss(blueprint, world, batch, chunk, generator_for(seed, "world", step))
+
+    def evaluate(ema: nn.Module) -> dict[str, float]:
+        assert isinstance(ema, ChunkTransformer)
+        return one_chunk_psnr(blueprint, blueprint.world(autoencoder, ema), data)
+
+    net = run.run(loss_of, evaluate)
+    assert isinstance(net, ChunkTransformer)
+    return net
+
+
+def _announce(path: Path, digest: str) -> None:
+    facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    print(json.dumps(facts), flush=True)
