@@ -46,6 +46,7 @@ def test_the_worked_adapters_run(reader, monkeypatch, one_thread):
     space = follow(DOCS / "your_own_world.md")
     assert space["frames"].shape == (12, 4, 3, 16, 16) and Path("lamp.mp4").exists()
     assert space["means"][-1] > 0.6 * space["means"][0]
+    assert space["small"].spec.name == "dots"
     assert space["reward"] < 0 and space["info"]["controls"].tolist() == [0.5, 0, 0, -1]
     check_env(space["env"], skip_render_check=True)
 

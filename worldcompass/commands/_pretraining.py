@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +34,19 @@ def add_pretrain_options(parser: argparse.ArgumentParser, world: str, out: str) 
     parser.add_argument("--minutes-world", type=minutes, default=120.0, metavar="M", help=text)
 
 
-def check_pretrain(args: argparse.Namespace, world: str) -> tuple[Path, str]:
-    """The data set and the device, before anything heavy is imported.
+def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], Blueprint[Any]]) -> int:
+    """Pretrain the autoencoder and the world model.
 
-    Raises:
-        UserError: when one of them is not there.
+    Args:
+        args: of the command.
+        world: its name.
+        blueprint: imports and returns it, once the arguments are known to be right.
     """
-    return _need_data(args, world), check_device(args.device)
-
-
-def run_pretrain(args: argparse.Namespace, blueprint: Blueprint[Any], data: Path, device: str) -> int:
-    """Pretrain the autoencoder and the world model."""
+    data, device = _need_data(args, world), check_device(args.device)
     from worldcompass.worlds.small.pretraining.pretrain import pretrain
 
     pretrain(
-        blueprint,
+        blueprint(),
         data=data,
         out=args.out,
         device=device,
@@ -67,28 +65,25 @@ def add_measure_options(parser: argparse.ArgumentParser, world: str) -> None:
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help=text)
 
 
-def check_measure(args: argparse.Namespace, world: str) -> tuple[Path, Path | None]:
-    """The data set and the weights, before anything heavy is imported.
-
-    Raises:
-        UserError: when one of them is not there.
-    """
-    weights = args.weights and need_folder(args.weights, f"weights made by `worldcompass {world} pretrain`")
-    return _need_data(args, world), weights
-
-
-def run_measure(blueprint: Blueprint[Any], data: Path, weights: Path | None, words: Mapping[str, str]) -> int:
+def run_measure(
+    args: argparse.Namespace,
+    world: str,
+    blueprint: Callable[[], Blueprint[Any]],
+    words: Mapping[str, str],
+) -> int:
     """Print the measures that pretraining logs, for finished weights.
 
     Args:
-        blueprint: of the world.
-        data: its recordings.
-        weights: a folder; None for the shipped ones.
+        args: of the command.
+        world: its name.
+        blueprint: imports and returns it, once the arguments are known to be right.
         words: the line of each measure of the world's own, such as ``actions read: {:.1%}``.
     """
+    data = _need_data(args, world)
+    weights = args.weights and need_folder(args.weights, f"weights made by `worldcompass {world} pretrain`")
     from worldcompass.worlds.small.pretraining.pretrain import measure
 
-    found = measure(blueprint, data, weights)
+    found = measure(blueprint(), data, weights)
     print(f"autoencoder, whole videos: {found.autoencoder_psnr:.2f} dB")
     for name, value in found.own.items():
         print(words[name].format(value))

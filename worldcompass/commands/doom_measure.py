@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from worldcompass.commands._pretraining import add_measure_options, check_measure, run_measure
+from worldcompass.commands._pretraining import add_measure_options, run_measure
+
+if TYPE_CHECKING:
+    from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 
 EXAMPLES = """\
   worldcompass doom measure --data data/doom
@@ -22,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the measures that pretraining logs, for finished weights."""
-    data, weights = check_measure(args, "doom")
+    return run_measure(args, "doom", _blueprint, WORDS)
+
+
+def _blueprint() -> Blueprint[Any]:
     from worldcompass.worlds.doom.pretraining import BLUEPRINT
 
-    return run_measure(BLUEPRINT, data, weights, WORDS)
+    return BLUEPRINT

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from worldcompass.commands._pretraining import add_pretrain_options, check_pretrain, run_pretrain
+from worldcompass.commands._pretraining import add_pretrain_options, run_pretrain
+
+if TYPE_CHECKING:
+    from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 
 EXAMPLES = """\
   worldcompass doom pretrain --data data/doom
@@ -20,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain the autoencoder and the world model."""
-    data, device = check_pretrain(args, "doom")
+    return run_pretrain(args, "doom", _blueprint)
+
+
+def _blueprint() -> Blueprint[Any]:
     from worldcompass.worlds.doom.pretraining import BLUEPRINT
 
-    return run_pretrain(args, BLUEPRINT, data, device)
+    return BLUEPRINT

@@ -9,12 +9,15 @@ the batches see a blurred past and are to give the sharp chunk all the same.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pad
@@ -22,7 +25,7 @@ from torch.nn.functional import pad
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.types import Actions
 from worldcompass.worlds.small.autoencoder import Autoencoder
-from worldcompass.worlds.small.data import load
+from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.pictures import to_unit
 from worldcompass.worlds.small.transformer import Command
@@ -45,23 +48,38 @@ class Latents:
 def encode_dataset(
     blueprint: Blueprint[Any], world: SmallWorld[Any], data: Path, split: str, cache_file: Path
 ) -> Latents:
-    """Latents and actions of a split, kept in ``cache_file``."""
+    """Latents and actions of a split, kept in ``cache_file`` for this autoencoder and these shards."""
     kind = type(world.spec.actions.commanded(torch.zeros(1, dtype=torch.int64)))
     names = [field.name for field in fields(kind)]
-    stored = load_file(cache_file) if cache_file.exists() else {}
-    if set(stored) != {"latents", *names}:
+    shards = load(data, split, blueprint.recordings)
+    made_from = _made_from(world.autoencoder, shards)
+    if not cache_file.exists() or _facts(cache_file).get("made_from") != made_from:
         latents, actions = [], []
-        for shard in load(data, split, blueprint.recordings):
+        for shard in shards:
             for episode in shard:
                 video = to_unit(episode.frames_Fhw3).to(world.device)
                 encoded = world.autoencoder.encode_video(video[None])[0]
                 latents.append(encoded.transpose(0, 1).half().cpu())
                 actions.append(blueprint.actions_of(episode))
         happened = Actions.stack(actions)
-        stored = {name: getattr(happened, name).contiguous() for name in names}
-        stored["latents"] = torch.stack(latents).contiguous()
-        write_tensors(cache_file, stored)
+        arrays = {name: getattr(happened, name).contiguous() for name in names}
+        arrays["latents"] = torch.stack(latents).contiguous()
+        write_tensors(cache_file, arrays, {"made_from": made_from})
+    stored = load_file(cache_file)
     return Latents(stored["latents"], kind(*(stored[name] for name in names)))
+
+
+def _made_from(autoencoder: Autoencoder, shards: Sequence[Shard[Any]]) -> str:
+    """SHA-256 of an autoencoder's weights and the names of shards."""
+    digest = hashlib.sha256("/".join(shard.folder.name for shard in shards).encode())
+    for value in autoencoder.state_dict().values():
+        digest.update(value.cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _facts(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 @dataclass(frozen=True)
