@@ -76,7 +76,7 @@ class Format(Generic[E]):
 
 
 @dataclass(frozen=True)
-class Shard(Sequence[E]):
+class Shard(Generic[E]):
     """The episodes of one shard, memory-mapped."""
 
     folder: Path
@@ -87,7 +87,7 @@ class Shard(Sequence[E]):
     def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | np.integer[Any]) -> E:
         return self.kind(*(array[index] for array in self.arrays))
 
     def __iter__(self) -> Iterator[E]:

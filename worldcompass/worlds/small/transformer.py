@@ -23,9 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
-SLOWEST_PERIOD = (
-    400.0  # latents or cells of the slowest rotation, about; the fastest turn one radian for each
-)
+SLOWEST_PERIOD = 400.0  # latents or tokens, of a still camera's positions; the fastest is a radian for each
 # A linear layer with its activation in one pass. PyTorch's compiler calls it where PyTorch was built with oneDNN;
 # there is no public name for it.
 ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
