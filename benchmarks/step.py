@@ -28,6 +28,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from worldcompass.guidance import Guidance
 from worldcompass.media import video
 from worldcompass.recipes.demo import demo
 from worldcompass.recipes.overrides import override
@@ -93,13 +94,16 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
             actions = chunk_actions(world, [scenario], chunk, length)
             generators = past_generators([(*keys, "past", scenario.id)], chunk)
             attended = world.attend(past.context, actions, generators)
-            row_keys = [(*keys, "future", scenario.id, chunk, request.numbers[g]) for g in request.own]
+            row_keys = [
+                (*keys, "future", scenario.id, chunk, request.siblings(scenario).noise_G[g])
+                for g in request.own
+            ]
             guidance = spread_guidance(world, request, [scenario])
             cleans, frames = [], []
             for rows in torch.arange(len(row_keys)).split(len(row_keys) if batched else 1):
                 noise = chunk_noise(world, length, [row_keys[row] for row in rows])
                 own = prefix_of_candidate(world, past.context, actions, attended, prefix)
-                weights = None if guidance is None else guidance[rows]
+                weights = None if guidance is None else Guidance(guidance.weight_B[rows])
                 cleans.append(imagine_chunk(world, own, actions, noise, sigmas, weights))
                 frames.append(world.decode(cleans[-1], own))
             group = make_group(world, scenario, torch.cat(frames), past.frames_PF3hw[0], *request.span)

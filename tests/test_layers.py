@@ -21,6 +21,7 @@ LAYERS = (
     ("actions",),
     ("controls",),
     ("world",),
+    ("guidance",),
     ("rollout",),
     ("reachable",),
     ("toy", "testing", "walk", "evaluate"),

@@ -42,7 +42,7 @@ def true_past(
     """
     frames = true_frames(world, scenarios, num_chunks * chunk_length)
     chunks, context = _walk(world, scenarios, frames, num_chunks, chunk_length, row_keys)
-    return Past(context, frames, len(scenarios) * len(chunks))
+    return Past(context, frames, len(scenarios) * len(chunks), true=True)
 
 
 @torch.no_grad()

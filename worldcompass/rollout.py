@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UnfitInputs
+from worldcompass.guidance import Guidance, Siblings, guided, siblings
 from worldcompass.noise import Noise
 from worldcompass.parallel.sharding import home_of
 from worldcompass.seeding import Key, generator_for
-from worldcompass.types import Actions, Group, Scenario, Truth
+from worldcompass.types import Actions, Group, Scenario
 from worldcompass.world import Context, WorldModel
 
 
@@ -33,6 +34,8 @@ class Past:
     frames_PF3hw: Tensor
     """uint8; F = 0 without imagined chunks."""
     forward_passes: int
+    true: bool = False
+    """Whether the chunks are the engine's own, encoded, and not imagined."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class RolloutRequest:
     """Largest guidance weight of a group's candidates, spread evenly from 0; 0 for no guidance."""
     shared_noise: bool = False
     """Start the candidates of a group from the same noise, so that they differ only in guidance."""
+    projected: float = 0.0
+    """Share of the guided candidates whose guidance has no part along their estimate, see ``guidance.across``."""
+    free_noises: int = 0
+    """Candidates of a group without guidance and with noise of their own."""
+    past_of: PastMaker | None = None
+    """Makes the past, such as ``training.pasts.after_truth``; ``imagine_past`` when None."""
     candidates: range | None = None
     """The candidates of every group for this process; all when None."""
 
@@ -77,10 +86,12 @@ class RolloutRequest:
         """The candidates of every group for this process."""
         return self.candidates or range(self.group_size)
 
-    @property
-    def numbers(self) -> Sequence[int]:
-        """Noise keys of a group's candidates: their numbers, or 0 for all with shared noise."""
-        return [0] * self.group_size if self.shared_noise else range(self.group_size)
+    def siblings(self, scenario: Scenario) -> Siblings:
+        """How the candidates of a scenario's group differ."""
+        keys = (*self.keys, scenario.id, self.chunk, "guidance")
+        return siblings(
+            self.group_size, self.explore, self.shared_noise, self.projected, self.free_noises, keys
+        )
 
     @property
     def span(self) -> tuple[int, int]:
@@ -88,6 +99,8 @@ class RolloutRequest:
         return self.chunk * self.chunk_length, (self.chunk + 1) * self.chunk_length
 
 
+PastMaker = Callable[[WorldModel[Any], Sequence[Scenario], int, int, Sequence[tuple[Key, ...]], Tensor], Past]
+"""``imagine_past`` or another function of its parameters."""
 Rollout = Callable[[WorldModel[Any], RolloutRequest], list[Futures]]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
@@ -99,7 +112,7 @@ def imagine_chunk(
     actions: Actions,
     noise: Noise,
     sigmas: Tensor,
-    guidance_B: Tensor | None = None,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """Denoise B candidates of one chunk; (B, C, K, H, W) float32. A chunk that is given whole needs no denoising.
 
@@ -108,31 +121,22 @@ def imagine_chunk(
         actions: (P, K).
         noise: such as ``chunk_noise``; step 0 determines the number of candidates.
         sigmas: (S + 1,), from at most 1 to 0.
-        guidance_B: weight g of each candidate, ``guided(c, c_weak, g)``; needs a ``Guidable`` world.
+        guidance: of each candidate, see ``guided``; needs a ``Guidable`` world.
     """
     levels = sigmas.tolist()
     noisy = levels[0] * noise(0).float()
     if given_whole(context):
         return world.predict_clean(noisy, noisy.new_full((len(noisy),), levels[0]), actions, context)
-    weak = None if guidance_B is None else world.weaken(context)  # type: ignore[attr-defined]
+    weak = None if guidance is None else world.weaken(context)  # type: ignore[attr-defined]
     for step, (sigma, next_sigma) in enumerate(pairwise(levels), 1):
         sigma_B = noisy.new_full((noisy.shape[0],), sigma)
         clean = world.predict_clean(noisy, sigma_B, actions, context)
-        if guidance_B is not None:
-            clean = guided(clean, world.predict_clean(noisy, sigma_B, actions, weak), guidance_B)
+        if guidance is not None:
+            clean = guided(clean, world.predict_clean(noisy, sigma_B, actions, weak), guidance)
         noisy = world.spec.sampler(noisy, clean, sigma, next_sigma, partial(noise, step))
         if context.given_K is not None:
             noisy = torch.where(context.given_K[:, None, None], clean, noisy)
     return noisy
-
-
-def guided(clean: Tensor, weak: Tensor, guidance_B: Tensor) -> Tensor:
-    """``c + g (d - mean d)`` with ``d = c - c_weak``, the mean over each channel of a latent; (B, C, K, H, W).
-
-    Without the subtraction, guidance would shift the colours of every chunk, which accumulates over a video.
-    """
-    away = clean - weak
-    return clean + guidance_B.view(-1, 1, 1, 1, 1) * (away - away.mean((-2, -1), keepdim=True))
 
 
 @torch.no_grad()
@@ -183,20 +187,30 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
     result = []
     for batch in batches(world, request.scenarios):
         past_keys = [(*keys, "past", s.id) for s in batch]
-        past = imagine_past(world, batch, chunk, length, past_keys, sigmas)
+        past = (request.past_of or imagine_past)(world, batch, chunk, length, past_keys, sigmas)
         actions = chunk_actions(world, batch, chunk, length)
         attended = world.attend(past.context, actions, past_generators(past_keys, chunk))
         refuse_given(world, attended, request)
-        row_keys = [(*keys, "future", s.id, chunk, request.numbers[g]) for s in batch for g in request.own]
+        plans = [request.siblings(scenario) for scenario in batch]
+        row_keys = [
+            (*keys, "future", s.id, chunk, plan.noise_G[g])
+            for s, plan in zip(batch, plans, strict=True)
+            for g in request.own
+        ]
         noise = chunk_noise(world, length, row_keys)
-        guidance_B = spread_guidance(world, request, batch)
-        clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
+        guidance = spread_guidance(world, request, batch)
+        clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance)
         frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(request.own)))
         denoising = denoising_passes(attended, len(clean), sigmas, request.explore)
         passes = past.forward_passes + denoising + prefix_passes(past.context)
+        weight_PG = None if guidance is None else guidance.weight_B.unflatten(0, (len(batch), -1))
         groups = tuple(
-            make_group(world, scenario, frames, before, *request.span)
-            for scenario, frames, before in zip(batch, frames_PGF3hw, past.frames_PF3hw, strict=True)
+            replace(
+                make_group(world, scenario, frames_PGF3hw[p], past.frames_PF3hw[p], *request.span),
+                guidance_G=None if weight_PG is None else weight_PG[p],
+                true_past=past.true,
+            )
+            for p, scenario in enumerate(batch)
         )
         result.append(Futures(groups, clean, actions, attended, passes))
     return result
@@ -219,14 +233,16 @@ def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> lis
     chunk, length, keys, sigmas = request.chunk, request.chunk_length, request.keys, request.sigmas
     scenarios = request.scenarios
     rows = [scenario for scenario in scenarios for _ in request.own]
-    row_keys = [(*keys, "video", s.id, request.numbers[g]) for s in scenarios for g in request.own]
+    row_keys = [
+        (*keys, "video", s.id, request.siblings(s).noise_G[g]) for s in scenarios for g in request.own
+    ]
     past = imagine_past(world, rows, chunk, length, row_keys, sigmas)
     actions = chunk_actions(world, rows, chunk, length)
     attended = world.attend(past.context, actions, past_generators(row_keys, chunk))
     refuse_given(world, attended, request)
     noise = chunk_noise(world, length, [(*row, chunk) for row in row_keys])
-    guidance_B = spread_guidance(world, request, scenarios)
-    clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance_B)
+    guidance = spread_guidance(world, request, scenarios)
+    clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance)
     denoising = denoising_passes(attended, len(clean), sigmas, request.explore)
     passes = past.forward_passes + denoising + prefix_passes(past.context)
     decoded = world.decode(clean, attended)
@@ -288,14 +304,14 @@ def whole_video_passes(num_chunks: int, group_size: int, num_steps: int, explore
 
 def spread_guidance(
     world: WorldModel[Any], request: RolloutRequest, scenarios: Sequence[Scenario]
-) -> Tensor | None:
-    """Guidance weights of this process's candidates, in a random order per group; None without exploration."""
+) -> Guidance | None:
+    """Guidance of this process's candidates, groups in the order of the scenarios; None without exploration."""
     if not request.explore:
         return None
-    even, own = torch.linspace(0, request.explore, request.group_size), list(request.own)
-    generators = [generator_for(*request.keys, s.id, request.chunk, "guidance") for s in scenarios]
-    orders = [torch.randperm(request.group_size, generator=g) for g in generators]
-    return torch.cat([even[order[own]] for order in orders]).to(device_of(world))
+    own, home = list(request.own), device_of(world)
+    plans = [request.siblings(scenario) for scenario in scenarios]
+    projected = torch.cat([plan.projected_G[own] for plan in plans]).to(home) if request.projected else None
+    return Guidance(torch.cat([plan.weight_G[own] for plan in plans]).to(home), projected)
 
 
 def given_whole(context: Context) -> bool:
@@ -391,8 +407,7 @@ def make_group(
     actions = scenario.actions.latents(start, stop).to(frames_GF3hw.device)
     truth, spec = scenario.truth, world.spec
     if truth is not None:
-        frames = truth.frames_F3hw[spec.num_frames(0, start) : spec.num_frames(0, stop)]
-        truth = Truth(frames, truth.actions.latents(start, stop))
+        truth = truth.part(slice(spec.num_frames(0, start), spec.num_frames(0, stop)), start, stop)
     past = scenario.actions.latents(0, start).to(frames_GF3hw.device)
     return Group(
         frames_GF3hw, past_F3hw, first, actions, spec.frames_per_latent,

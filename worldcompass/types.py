@@ -180,10 +180,18 @@ class Truth:
     """uint8 sRGB; the first frame is the start image."""
     actions: Actions
     """Executed actions, M latents; labels of a camera are measured from its motion."""
+    reachable_F3hw: Tensor | None = None
+    """uint8: the frames through the world's autoencoder (``reachable.py``), if they were made."""
 
     def to(self, device: torch.device | str) -> Truth:
         """The same truth on another device."""
-        return Truth(self.frames_F3hw.to(device), self.actions.to(device))
+        reachable = None if self.reachable_F3hw is None else self.reachable_F3hw.to(device)
+        return Truth(self.frames_F3hw.to(device), self.actions.to(device), reachable)
+
+    def part(self, frames: slice, start: int, stop: int) -> Truth:
+        """Some frames, and the latents ``start <= i < stop``."""
+        reachable = None if self.reachable_F3hw is None else self.reachable_F3hw[frames]
+        return Truth(self.frames_F3hw[frames], self.actions.latents(start, stop), reachable)
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,16 @@ class Group:
     """The commands of the latents before the chunk, if known."""
     instruction: str = ""
     """The scenario's task in words, such as ``pick up the health pack``."""
+    guidance_G: Tensor | None = None
+    """float32: the guidance of each candidate; None when the group did not explore."""
+    true_past: bool = False
+    """Whether the past frames are the engine's own."""
+
+    @property
+    def depth(self) -> int:
+        """Imagined chunks before this one, of this one's length; 0 after the engine's own past."""
+        past = 0 if self.true_past or self.past_actions is None else len(self.past_actions)
+        return past // max(1, len(self.actions))
 
     def to(self, device: torch.device | str) -> Group:
         """The same group on another device."""
@@ -236,6 +254,7 @@ class Group:
             actions=self.actions.to(device),
             truth=None if self.truth is None else self.truth.to(device),
             past_actions=None if self.past_actions is None else self.past_actions.to(device),
+            guidance_G=None if self.guidance_G is None else self.guidance_G.to(device),
         )
 
     def transitions(self) -> tuple[Tensor, Actions]:

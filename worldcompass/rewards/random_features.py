@@ -1,0 +1,61 @@
+"""Features of a fixed random network: a perceptual distance that needs no training and no download."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, leaky_relu
+
+from worldcompass.seeding import generator_for
+
+WIDTHS = (24, 48, 96)  # channels of the stages, each at half the resolution of the one before
+GREY, RANGE = 127.5, 64.0  # levels of 255 that become 0 and 1
+
+
+class RandomFeatures(nn.Module):
+    """Convolutions with fixed random weights, orthogonal within a layer.
+
+    Random features rank distances between pictures far from photographs more sensibly than a classifier's (Naeem et
+    al., arXiv 2002.09797), and nobody can have trained against them.
+    """
+
+    def __init__(self, seed: int = 0, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise((3, *widths))]
+        self.layers = nn.ModuleList(layers)
+        for index, layer in enumerate(layers):
+            rows = layer.weight.flatten(1)
+            generator = generator_for("random features", seed, index)
+            drawn = torch.randn(max(rows.shape), max(rows.shape), generator=generator)
+            basis, _ = torch.linalg.qr(drawn)
+            weight = (
+                basis[: rows.shape[0], : rows.shape[1]] * (2 * max(1.0, rows.shape[0] / rows.shape[1])) ** 0.5
+            )
+            layer.weight.data.copy_(weight.reshape(layer.weight.shape))
+        self.requires_grad_(False)
+
+    def forward(self, frames_N3hw: Tensor) -> list[Tensor]:
+        """Maps of each stage, (N, C, h', w') float32, from uint8 frames."""
+        x, found = (frames_N3hw.float() - GREY) / RANGE, []
+        for index, layer in enumerate(self.layers):
+            x = leaky_relu(layer(x if index == 0 else avg_pool2d(x, 2)), 0.1)
+            found.append(x)
+        return found
+
+    @torch.no_grad()
+    def distance(self, frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
+        """Mean over stages of the squared difference of features on the unit sphere of channels; (N,)."""
+        pairs = zip(self(frames_N3hw), self(references_N3hw), strict=True)
+        return torch.stack([(_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs]).mean(0)
+
+    @torch.no_grad()
+    def pooled(self, frames_N3hw: Tensor) -> Tensor:
+        """Mean and deviation of every channel of every stage, (N, 2 * sum of widths)."""
+        maps = [x.flatten(2) for x in self(frames_N3hw)]
+        return torch.cat([part for x in maps for part in (x.mean(-1), x.std(-1))], 1)
+
+
+def _unit(maps: Tensor) -> Tensor:
+    return maps / maps.norm(dim=1, keepdim=True).clamp_min(1e-3)

@@ -1,0 +1,45 @@
+"""Visual information fidelity with a limited gain: likeness to a reference that no enhancement can raise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from worldcompass.rewards.quality import luma
+
+WINDOW = 7  # pixels
+SCALES = 3  # each half the size of the one before
+NOISE = 4.0  # levels squared: the variance of the eye's own noise
+
+
+def gain_limited_vif(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
+    """``sum log(1 + g^2 var(y) / (s + n)) / sum log(1 + var(y) / n)``, at most 1 for every pair; (N,).
+
+    The sums run over 7 x 7 windows of the brightness at three scales. ``g`` is the regression of the frame x on
+    the reference y, limited to [0, 1], and ``s`` is the variance of x that y does not explain. Hence more contrast
+    than the reference earns nothing, and speckle or foreign texture costs.
+
+    Source: Sheikh and Bovik, "Image information and visual quality", IEEE TIP 15 (2006); the limit of the gain is
+    that of VMAF NEG.
+
+    Args:
+        frames_N3hw: uint8, at least 7 pixels high and wide.
+        references_N3hw: uint8, of that shape.
+    """
+    x, y = luma(frames_N3hw)[:, None], luma(references_N3hw)[:, None]
+    seen = known = x.new_zeros(len(x))
+    for scale in range(SCALES):
+        if scale:
+            x, y = avg_pool2d(x, 2), avg_pool2d(y, 2)
+        if min(x.shape[-2:]) < WINDOW:
+            break
+        mean_x, mean_y, xx, yy, xy = (avg_pool2d(part, WINDOW, 1) for part in (x, y, x * x, y * y, x * y))
+        var_x, var_y = (xx - mean_x**2).clamp_min(0), (yy - mean_y**2).clamp_min(0)
+        covariance = xy - mean_x * mean_y
+        gain = (covariance / var_y.clamp_min(1e-6)).clamp_min(0)
+        rest = (var_x - gain * covariance).clamp_min(0)
+        kept = gain.clamp_max(1).square() * var_y / (rest + NOISE)
+        seen = seen + torch.log1p(kept).sum((1, 2, 3))
+        known = known + torch.log1p(var_y / NOISE).sum((1, 2, 3))
+    return (seen + 1e-6) / (known + 1e-6)
