@@ -1,25 +1,16 @@
 """True pasts, and what the decoder can show at best."""
 
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from toy_truth import with_truth
 
 from worldcompass.errors import UnfitInputs
 from worldcompass.reachable import reachable_truth, true_past
-from worldcompass.rollout import chunk_actions, imagine_video
+from worldcompass.rollout import chunk_actions
 from worldcompass.testing import ContractError, check_world_model
 from worldcompass.toy import ToyWorld, toy_scenarios
-from worldcompass.types import Truth
-
-
-def with_truth(world, scenarios):
-    videos = imagine_video(world, scenarios, ("truth",))
-    return [
-        dataclasses.replace(s, image_3hw=video[0], truth=Truth(video, s.actions))
-        for s, video in zip(scenarios, videos, strict=True)
-    ]
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ class ActionSpace(ABC):
 def misfit(critic: Critic, space: ActionSpace) -> str:
     """The reason why a critic cannot score a world with these actions, to end a sentence; empty if it can."""
     words = {"cameras": "camera poses", "controls": "the values of controls"}
-    lacking = [words[need] for need in sorted(needs_of(critic) - {space.gives, "truth"})]
+    lacking = [words[need] for need in sorted(needs_of(critic) - {space.gives, "truth", "reachable"})]
     return f"needs {lacking[0]}, but this world's actions are {space.describe()}" if lacking else ""
 
 

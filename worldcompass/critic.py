@@ -58,8 +58,9 @@ class Retrying(Critic, Protocol):
         ...
 
 
-Need = Literal["cameras", "controls", "truth"]
-"""What a critic may read besides pixels and words: labels and poses, controls, the engine's continuation."""
+Need = Literal["cameras", "controls", "truth", "reachable"]
+"""What a critic may read besides pixels and words: labels and poses, controls, the engine's continuation, and that
+continuation through the world's autoencoder."""
 
 
 def needs_of(critic: Critic) -> frozenset[Need]:

@@ -8,6 +8,7 @@ reward whose best score lies beyond it asks for artefacts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,6 +72,18 @@ def reachable_truth(
         walked, _ = _walk(world, batch, frames, chunks, length, [("reachable", s.id) for s in batch])
         videos.append(torch.cat([world.decode(clean, attended).cpu() for attended, clean in walked], 1))
     return torch.cat(videos)
+
+
+def with_reachable(
+    world: WorldModel[Any], scenarios: Sequence[Scenario], chunk_length: int, num_latents: int
+) -> list[Scenario]:
+    """The scenarios with reachable truth of their first latents; see ``reachable_truth``."""
+    videos = reachable_truth(world, scenarios, chunk_length, num_latents)
+    found = []
+    for scenario, video in zip(scenarios, videos, strict=True):
+        assert scenario.truth is not None
+        found.append(replace(scenario, truth=replace(scenario.truth, reachable_F3hw=video)))
+    return found
 
 
 def true_frames(world: WorldModel[Any], scenarios: Sequence[Scenario], num_latents: int) -> Tensor:

@@ -77,7 +77,7 @@ class RolloutRequest:
     free_noises: int = 0
     """Candidates of a group without guidance and with noise of their own."""
     past_of: PastMaker | None = None
-    """Makes the past, such as ``training.pasts.after_truth``; ``imagine_past`` when None."""
+    """Makes the past, such as ``training.curriculum.after_truth``; ``imagine_past`` when None."""
     candidates: range | None = None
     """The candidates of every group for this process; all when None."""
 

@@ -4,12 +4,18 @@ import pytest
 import torch
 
 from worldcompass.training.objective import (
+    Anchors,
     advantage_weighted_loss,
+    anchored,
+    contrast_ratio,
+    excess,
     kl_velocity,
     mean_shift,
     nft_loss,
     normalised_error,
     positive_only_loss,
+    row_mean,
+    velocity_ratio,
 )
 
 SHAPE = (3, 2, 4, 2, 3)
@@ -128,3 +134,50 @@ def test_kl_is_the_squared_velocity_difference():
     s = sigma.view(-1, 1, 1, 1, 1)
     kl = kl_velocity(x_t - s * v, x_t - s * v_ref, sigma)
     torch.testing.assert_close(kl, (v - v_ref).square().mean((1, 2, 3, 4)))
+
+
+def test_the_velocity_ratio_is_the_inflation_and_only_inflation_costs():
+    v_ref, _, x_t, _ = numbers()
+    s = torch.tensor([0.9, 0.5, 0.1]).double().view(-1, 1, 1, 1, 1)
+    scale = torch.tensor([1.1, 1.0, 0.8]).double()
+    ratio = velocity_ratio(x_t - s * scale.view(-1, 1, 1, 1, 1) * v_ref, x_t - s * v_ref, x_t)
+    torch.testing.assert_close(ratio, scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(excess(ratio), torch.tensor([0.01, 0, 0]).double(), rtol=1e-3, atol=1e-9)
+
+
+def test_the_contrast_ratio_reads_deviations_and_no_shade():
+    reference, _, _, _ = numbers()
+    mean = reference.mean((-2, -1), keepdim=True)
+    grown = mean + 1.2 * (reference - mean) + 0.7
+    torch.testing.assert_close(
+        contrast_ratio(grown, reference).flatten().mean(), torch.tensor(1.2).double(), rtol=1e-5, atol=0
+    )
+
+
+@pytest.mark.parametrize("weights", [Anchors(norm=2.0), Anchors(contrast=2.0)])
+def test_the_hinges_pull_back_what_is_inflated_and_leave_the_rest_alone(weights):
+    reference, x_t, _, _ = numbers()
+    sigma = torch.tensor([0.9, 0.5, 0.3]).double()
+    centre = x_t if weights.norm else reference.mean((-2, -1), keepdim=True)
+    for factor in (1.2, 0.8):
+        pred = (centre + factor * (reference - centre)).requires_grad_()
+        loss, measured = anchored(torch.zeros(3).double(), pred, reference, x_t, sigma, weights)
+        assert bool((loss > 0).all()) == (factor > 1)
+        (gradient,) = torch.autograd.grad(loss.sum(), pred)
+        outwards = (gradient * (reference - centre)).sum()
+        assert outwards > 0 if factor > 1 else gradient.abs().max() == 0
+        name = "velocity_norm" if weights.norm else "contrast"
+        torch.testing.assert_close(measured[name], torch.full((3,), factor).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_hinges_of_weight_zero_change_no_bit_and_given_latents_do_not_count():
+    pred, reference, x_t, _ = numbers()
+    loss, sigma = torch.rand(3).double(), torch.full((3,), 0.5).double()
+    given = torch.tensor([True] + [False] * (SHAPE[2] - 1))
+    same, measured = anchored(loss, pred, reference, x_t, sigma, Anchors(), given)
+    assert torch.equal(same, loss)
+    moved = pred.clone()
+    moved[:, :, 0] *= 3
+    _, again = anchored(loss, moved, reference, x_t, sigma, Anchors(), given)
+    assert all(torch.equal(measured[name], again[name]) for name in measured)
+    assert row_mean(contrast_ratio(moved, reference)).max() > measured["contrast"].max()

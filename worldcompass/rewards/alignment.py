@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -32,7 +31,8 @@ def align(frames_N3hw: Tensor, references_N3hw: Tensor, most: int = MOST_SHIFT) 
     inside = (..., slice(most, height - most), slice(most, width - most))
     wanted = _gradients(luma(references_N3hw)[inside])
     bright = luma(frames_N3hw)
-    shifts = list(product(range(2 * most + 1), repeat=2))
+    steps = range(2 * most + 1)
+    shifts = [(down, right) for down in steps for right in steps]
     fits = [
         _correlation(_gradients(_cut(bright, shift, height - 2 * most, width - 2 * most)), wanted)
         for shift in shifts

@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, leaky_relu
 from worldcompass.seeding import generator_for
 
 WIDTHS = (24, 48, 96)  # channels of the stages, each at half the resolution of the one before
+FLAT = 0.1  # share of the mean size added everywhere, so that flat places do not count alone
 GREY, RANGE = 127.5, 64.0  # levels of 255 that become 0 and 1
 
 
@@ -46,9 +47,9 @@ class RandomFeatures(nn.Module):
 
     @torch.no_grad()
     def distance(self, frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
-        """Mean over stages of the squared difference of features on the unit sphere of channels; (N,)."""
+        """Mean over stages of the squared difference of features over their mean size, 0 to about 2; (N,)."""
         pairs = zip(self(frames_N3hw), self(references_N3hw), strict=True)
-        return torch.stack([(_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs]).mean(0)
+        return torch.stack([_relative(a, b) for a, b in pairs]).mean(0)
 
     @torch.no_grad()
     def pooled(self, frames_N3hw: Tensor) -> Tensor:
@@ -57,5 +58,8 @@ class RandomFeatures(nn.Module):
         return torch.cat([part for x in maps for part in (x.mean(-1), x.std(-1))], 1)
 
 
-def _unit(maps: Tensor) -> Tensor:
-    return maps / maps.norm(dim=1, keepdim=True).clamp_min(1e-3)
+def _relative(a: Tensor, b: Tensor) -> Tensor:
+    """``|a - b|^2 / ((|a|^2 + |b|^2) / 2 + floor)`` per place, averaged; unlike an angle it sees contrast."""
+    size_a, size_b = (x.square().sum(1) for x in (a, b))
+    floor = FLAT * size_b.mean((-2, -1), keepdim=True) + 1e-6
+    return ((a - b).square().sum(1) / ((size_a + size_b) / 2 + floor)).mean((-2, -1))

@@ -88,6 +88,12 @@ class StepMetrics:
     loss: float | None = None
     kl_to_start: float | None = None
     mean_shift: float | None = None
+    velocity_norm: float | None = None
+    """Size of the velocity over that of the start weights'."""
+    contrast: float | None = None
+    """Contrast of the latents over that of the start weights'."""
+    data_loss: float | None = None
+    """Error on recorded video after true pasts, as a share of its mean absolute error."""
     grad_norm: float | None = None
     applied: float | None = None
     """Share of updates that changed the weights."""
@@ -116,6 +122,9 @@ class StepMetrics:
             "loss": self.loss,
             "kl_to_start": self.kl_to_start,
             "mean_shift": self.mean_shift,
+            "velocity_norm": self.velocity_norm,
+            "contrast": self.contrast,
+            "data_loss": self.data_loss,
             "grad_norm": self.grad_norm,
             "applied": self.applied,
             "pictures": self.pictures and dict(vars(self.pictures)),
@@ -168,8 +177,8 @@ class StepMetrics:
 
 
 _PLAIN = (
-    "flat_groups", "clipped", "loss", "kl_to_start", "mean_shift", "grad_norm", "applied", "behaviour_lag",
-    "forward_passes",
+    "flat_groups", "clipped", "loss", "kl_to_start", "mean_shift", "velocity_norm", "contrast", "data_loss",
+    "grad_norm", "applied", "behaviour_lag", "forward_passes",
 )  # fmt: skip
 _T = TypeVar("_T", RewardMetrics, Pictures)
 

@@ -59,6 +59,11 @@ class Config:
                     "best + worst must be between 1 and group_size",
                 ),
                 Rule(
+                    ("data_share", "true_pasts"),
+                    not learning.data_share or sampling.true_pasts > 0,
+                    "data_share needs groups with true_pasts above 0",
+                ),
+                Rule(
                     ("autocast_bf16", "gather_bf16"),
                     self.optimiser.autocast_bf16 or not parallel.gather_bf16,
                     "gather_bf16 needs autocast_bf16=true",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from worldcompass.rollout import Rollout, imagine_groups
-from worldcompass.seeding import generator_for
+from worldcompass.reachable import true_past
+from worldcompass.rollout import Past, PastMaker, Rollout, imagine_groups, imagine_past
+from worldcompass.seeding import Key, generator_for
 from worldcompass.settings import Rule, enforce
 from worldcompass.types import Scenario
+from worldcompass.world import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,13 @@ class Sampling:
     """Largest guidance of a group's candidates, spread evenly from 0; above 0 needs a ``Guidable`` world."""
     shared_noise: bool = False
     """Start the candidates of a group from the same noise, so that only guidance differs; needs ``explore``."""
+    projected: float = 0.0
+    """Share of the guided candidates that are guided at right angles to their own estimate; needs ``explore``."""
+    free_noises: int = 0
+    """Candidates of a group without guidance and with noise of their own; needs ``shared_noise``."""
+    true_pasts: float = 0.0
+    """Share of a step's groups whose past is the engine's own video; needs scenarios with the engine's
+    continuation, and a world with ``encode``."""
     rollout: Rollout = imagine_groups
     """``imagine_groups``, or the baseline ``imagine_whole_videos``."""
 
@@ -63,6 +74,24 @@ class Sampling:
                     self.explore > 0 or not self.shared_noise,
                     "shared_noise without explore makes all candidates the same",
                 ),
+                Rule(
+                    ("projected", "explore"),
+                    0 <= self.projected <= 1 and (self.explore > 0 or not self.projected),
+                    "projected must be a share between 0 and 1, and needs explore",
+                ),
+                Rule(
+                    ("free_noises", "group_size", "shared_noise"),
+                    self.free_noises == 0 or (self.shared_noise and 0 < self.free_noises < self.group_size),
+                    "free_noises must be fewer than group_size, and needs shared_noise",
+                ),
+                Rule(
+                    ("true_pasts",), 0 <= self.true_pasts <= 1, "true_pasts must be a share between 0 and 1"
+                ),
+                Rule(
+                    ("true_pasts", "free_noises", "rollout"),
+                    not (self.true_pasts or self.free_noises) or self.rollout is imagine_groups,
+                    "true_pasts and free_noises need candidates that share a past, as imagine_groups makes",
+                ),
             ],
         )
 
@@ -70,6 +99,21 @@ class Sampling:
 def chunk_of_step(sampling: Sampling, step: int) -> int:
     """The chunk of a step; the curriculum repeats short to long pasts (the paper's min2max)."""
     return sampling.first_chunk + (step - 1) % (sampling.last_chunk - sampling.first_chunk + 1)
+
+
+def by_past(scenarios: Sequence[Scenario], share: float) -> list[tuple[PastMaker, Sequence[Scenario]]]:
+    """A step's scenarios in their order, divided by what makes their past: imagination, or the engine."""
+    imagined = len(scenarios) - round(share * len(scenarios))
+    parts = [(imagine_past, scenarios[:imagined]), (after_truth, scenarios[imagined:])]
+    return [(past_of, part) for past_of, part in parts if part]
+
+
+def after_truth(
+    world: WorldModel[Any], scenarios: Sequence[Scenario], num_chunks: int, chunk_length: int,
+    row_keys: Sequence[tuple[Key, ...]], sigmas: Tensor,
+) -> Past:  # fmt: skip
+    """``true_past`` as a ``PastMaker``; nothing is imagined, so the noise levels are not read."""
+    return true_past(world, scenarios, num_chunks, chunk_length, row_keys)
 
 
 def scenarios_of_step(scenarios: Sequence[Scenario], per_step: int, seed: int, step: int) -> list[Scenario]:

@@ -10,11 +10,13 @@ rows. ``given_K`` marks given latents, which enter neither loss nor normaliser.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 ERROR_FLOOR = 1e-5  # smallest normaliser of a squared error, as in the official code
+NORM_FLOOR = 1e-8  # added under the root of norms, so that their gradients are finite
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
 """(clean_pred, clean_behaviour, clean_target, advantage_B, beta, given_K) -> (loss_B, metrics)."""
@@ -118,6 +120,76 @@ def mean_shift(clean_pred: Tensor, clean_reference: Tensor, given_K: Tensor | No
     """
     shift = (clean_pred - clean_reference.detach()).mean((-2, -1), keepdim=True)
     return row_mean(shift.square(), given_K)
+
+
+def velocity_ratio(
+    clean_pred: Tensor, clean_reference: Tensor, noisy_BCKHW: Tensor, given_K: Tensor | None = None
+) -> Tensor:
+    """Size of the velocity over that of the reference weights', ``|x - c| / |x - c_ref|`` per row; (B,).
+
+    The noise level cancels. Reinforcement learning inflates this norm (NormGuard, arXiv 2606.27771).
+    """
+    sizes = (
+        row_mean((noisy_BCKHW - clean).square(), given_K) for clean in (clean_pred, clean_reference.detach())
+    )
+    size, reference = ((square + NORM_FLOOR).sqrt() for square in sizes)
+    return size / reference
+
+
+def contrast_ratio(clean_pred: Tensor, clean_reference: Tensor) -> Tensor:
+    """Spatial deviation of every channel of a latent over that of the reference weights'; (B, C, K, 1, 1).
+
+    The sister of ``mean_shift`` for second moments: contrast and saturation.
+    """
+    pred, reference = (
+        (clean.var((-2, -1), unbiased=False, keepdim=True) + NORM_FLOOR).sqrt()
+        for clean in (clean_pred, clean_reference.detach())
+    )
+    return pred / reference
+
+
+def excess(ratio: Tensor) -> Tensor:
+    """``max(0, ratio - 1)^2``: a hinge that acts only on inflation."""
+    return (ratio - 1).clamp_min(0).square()
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Weights of the terms that hold the policy near the reference weights."""
+
+    kl: float = 0.0
+    mean: float = 0.0
+    norm: float = 0.0
+    contrast: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether any term counts."""
+        return max(self.kl, self.mean, self.norm, self.contrast) > 0
+
+
+def anchored(
+    loss_B: Tensor, clean_pred: Tensor, clean_reference: Tensor, noisy_BCKHW: Tensor, sigma_B: Tensor,
+    weights: Anchors, given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """Add the weighted terms to a loss per row.
+
+    Returns:
+        The loss, and per row (detached) ``kl_to_start``, ``mean_shift``, ``velocity_norm`` and ``contrast``, the
+        last two as ratios to the reference.
+    """
+    kl_B = kl_velocity(clean_pred, clean_reference, sigma_B, given_K)
+    shift_B = mean_shift(clean_pred, clean_reference, given_K)
+    norm_B = velocity_ratio(clean_pred, clean_reference, noisy_BCKHW, given_K)
+    contrast = contrast_ratio(clean_pred, clean_reference)
+    loss_B = loss_B + weights.kl * kl_B + weights.mean * shift_B
+    if weights.norm:
+        loss_B = loss_B + weights.norm * excess(norm_B)
+    if weights.contrast:
+        loss_B = loss_B + weights.contrast * row_mean(excess(contrast), given_K)
+    measured = {"kl_to_start": kl_B, "mean_shift": shift_B, "velocity_norm": norm_B}
+    measured["contrast"] = row_mean(contrast, given_K)
+    return loss_B, {name: values_B.detach() for name, values_B in measured.items()}
 
 
 @torch.no_grad()

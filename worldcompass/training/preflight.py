@@ -18,7 +18,7 @@ from worldcompass.training.lora import inject_lora
 from worldcompass.training.policy import Policy
 from worldcompass.training.run import Parts, Run
 from worldcompass.types import Scenario
-from worldcompass.world import Guidable, WorldModel
+from worldcompass.world import Encoder, Guidable, WorldModel
 
 
 def prepare(parts: Parts) -> Run:
@@ -33,13 +33,29 @@ def prepare(parts: Parts) -> Run:
     if optimiser.lora is not None:
         inject_lora(world.net, optimiser.lora, generator_for(config.seed, "lora"))
     team = Team.current(parallel.ranks_per_group)
-    team.check_divides(config.sampling.prompts_per_step)
+    sampling = config.sampling
+    team.check_divides(sampling.prompts_per_step)
+    check_shares(team, sampling.prompts_per_step, sampling.true_pasts)
     if parallel.shard and team.size > 1:
         device = device_of(world).type
         shard(world.net, device, parallel.shard_within, parallel.offload, bf16=parallel.gather_bf16)
     policy = Policy(world.net, optimiser.behaviour_decay, optimiser.checkpoint_decay)
     optimizer = optimiser.make_optimizer(policy.parameters, optimiser.lr, optimiser.weight_decay)
     return Run(world, parts.critics, parts.scenarios, config, policy, optimizer, team)
+
+
+def check_shares(team: Team, prompts: int, true_pasts: float) -> None:
+    """Check that every process gets as many groups with true pasts as the others.
+
+    Raises:
+        UnfitInputs: naming what divides.
+    """
+    teams, true = team.size // team.per_group, round(true_pasts * prompts)
+    if true % teams:
+        raise UnfitInputs(
+            f"true_pasts={true_pasts} makes {true} of {prompts} groups, which {teams} teams of processes cannot"
+            f" share evenly: choose a share that makes a multiple of {teams}"
+        )
 
 
 def check_inputs(parts: Parts) -> None:
@@ -86,6 +102,7 @@ def check_inputs(parts: Parts) -> None:
             raise UnfitInputs(
                 f"the critic {critic.name} needs the engine's continuation, which no scenario has: leave it out"
             )
+    check_truth(parts, length)
     for scenario in scenarios:
         try:
             world.spec.actions.check(scenario.actions)
@@ -111,6 +128,30 @@ def check_inputs(parts: Parts) -> None:
         )
     # Critics in other processes are checked when they connect.
     try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)
+
+
+def check_truth(parts: Parts, length: int) -> None:
+    """Check that true pasts and reachable truth, if a setting or a critic needs them, can be made.
+
+    Raises:
+        UnfitInputs: when the world cannot encode, or a scenario lacks the engine's continuation.
+    """
+    sampling, learning = parts.config.sampling, parts.config.learning
+    who = [f"the critic {c.name}" for c in parts.critics if "reachable" in needs_of(c)]
+    who += [f"true_pasts={sampling.true_pasts}"] if sampling.true_pasts else []
+    who += [f"data_share={learning.data_share}"] if learning.data_share else []
+    if not who:
+        return
+    if not isinstance(parts.world, Encoder):
+        raise UnfitInputs(f"{who[0]} needs a method encode(frames), which {parts.world.spec.name} lacks")
+    needed = parts.world.spec.num_frames(0, (sampling.last_chunk + 1) * length)
+    for scenario in parts.scenarios:
+        known = 0 if scenario.truth is None else len(scenario.truth.frames_F3hw)
+        if known < needed:
+            raise UnfitInputs(
+                f"{who[0]} needs {needed} frames of the engine's continuation, scenario {scenario.id} has {known}:"
+                " make scenarios with truth, or lower last_chunk"
+            )
 
 
 def try_critics(

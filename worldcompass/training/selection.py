@@ -15,7 +15,7 @@ from worldcompass.rollout import Futures
 from worldcompass.seeding import Key, generator_for
 from worldcompass.settings import Rule, enforce
 from worldcompass.training.advantages import Advantages, keep_extremes
-from worldcompass.training.objective import Objective, nft_loss
+from worldcompass.training.objective import Anchors, Objective, nft_loss
 from worldcompass.types import Actions, Samples, Scenario
 
 
@@ -41,6 +41,12 @@ class Learning:
     """Weight of the KL to the start weights; 0 in the paper."""
     mean_weight: float = 0.0
     """Weight of ``mean_shift``, which keeps the colours of long videos close to those of the start weights."""
+    norm_weight: float = 0.0
+    """Weight of the hinge on the velocity's norm above that of the start weights, ``objective.velocity_ratio``."""
+    contrast_weight: float = 0.0
+    """Weight of the hinge on latents' contrast above that of the start weights, ``objective.contrast_ratio``."""
+    data_share: float = 0.0
+    """Size of the gradient towards recorded video after true pasts, as a share of the rest's; 0 for none."""
 
     def __post_init__(self) -> None:
         rows = (self.best + self.worst) * self.noise_levels
@@ -66,8 +72,18 @@ class Learning:
                     min(self.kl_weight, self.mean_weight) >= 0,
                     "kl_weight and mean_weight must not be negative",
                 ),
+                Rule(
+                    ("norm_weight", "contrast_weight", "data_share"),
+                    min(self.norm_weight, self.contrast_weight, self.data_share) >= 0,
+                    "norm_weight, contrast_weight and data_share must not be negative",
+                ),
             ],
         )
+
+    @property
+    def anchors(self) -> Anchors:
+        """Weights of the terms that hold the policy near the start weights."""
+        return Anchors(self.kl_weight, self.mean_weight, self.norm_weight, self.contrast_weight)
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,30 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from worldcompass.critic import needs_of
+from worldcompass.reachable import with_reachable
 from worldcompass.rollout import Futures, RolloutRequest, batches
 from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import seed_globals
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
-from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
+from worldcompass.training.curriculum import by_past, chunk_of_step, scenarios_of_step
+from worldcompass.training.data_term import add_share, data_rows
 from worldcompass.training.diagnostics import mean_vitals, reward_vitals, step_vitals, without_gradient
 from worldcompass.training.live import Stopwatch
-from worldcompass.training.objective import kl_velocity, mean_shift
+from worldcompass.training.objective import anchored, normalised_error
 from worldcompass.training.optim import clip_gradients, set_learning_rate
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Rows, choose, share_out
 from worldcompass.types import Scenario
+
+DISTANCES = ("kl_to_start", "mean_shift", "velocity_norm", "contrast")  # from the start weights
 
 
 def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
@@ -32,16 +38,22 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     sampling, rewards, learning = config.sampling, config.rewards, config.learning
     seed_globals(config.seed, step, team.rank)
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
-    scenarios = team.share(scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step))
+    every = scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step)
+    parts_of_step = [(past_of, team.share(some)) for past_of, some in by_past(every, sampling.true_pasts)]
+    scenarios = [scenario for _, some in parts_of_step for scenario in some]
     request = request_of_step(run, step, scenarios)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk; remote critics start to score.
     futures: list[Futures] = []
     verdicts = Verdicts(run.critics)
     with run.policy.behaviour(), run.autocast():
-        for batch in batches(world, scenarios, sampling.groups_at_once):
-            parts = sampling.rollout(world, dataclasses.replace(request, scenarios=batch))
-            verdicts.ask(group for part in parts for group in part.groups)
-            futures += parts
+        for past_of, some in parts_of_step:
+            for batch in batches(world, some, sampling.groups_at_once):
+                known = with_truth(run, batch, request)
+                parts = sampling.rollout(
+                    world, dataclasses.replace(request, scenarios=known, past_of=past_of)
+                )
+                verdicts.ask(group for part in parts for group in part.groups)
+                futures += parts
     clock.lap("imagine")
     # 3. Critics score the pixels.
     scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
@@ -61,11 +73,12 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         chosen, request.sigmas, learning.noise_levels, learning.updates_per_rollout, learning.micro_rows
     )
     updates = cache_targets(run, shares)
+    true_rows = data_rows(world, futures, scenarios, request, len(updates)) if learning.data_share else []
     clock.lap("targets")
     # 6. Update the weights, then their averages.
     rate, done = config.optimiser, (step - 1) / max(1, config.steps - 1)
     set_learning_rate(run.optimizer, rate.lr, rate.lr_end, done)
-    updated = mean_update([update(run, micro_batches) for micro_batches in updates])
+    updated = mean_update([update(run, *rows) for rows in zip_longest(updates, true_rows, fillvalue=())])
     missing = without_gradient(run.policy)
     run.optimizer.zero_grad(set_to_none=True)
     run.policy.follow(step)
@@ -94,6 +107,9 @@ class Updated:
     loss: float
     kl_to_start: float
     mean_shift: float
+    velocity_norm: float
+    contrast: float
+    data_loss: float | None
     grad_norm: float
     applied: float
 
@@ -110,6 +126,9 @@ def mean_update(updates: Sequence[Updated]) -> Updated:
         mean(lambda u: u.loss),
         mean(lambda u: u.kl_to_start),
         mean(lambda u: u.mean_shift),
+        mean(lambda u: u.velocity_norm),
+        mean(lambda u: u.contrast),
+        None if updates[0].data_loss is None else mean(lambda u: u.data_loss or 0.0),
         mean(lambda u: u.grad_norm),
         mean(lambda u: u.applied),
     )
@@ -127,6 +146,8 @@ def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> Rollo
         sigmas=run.world.spec.sigmas(sampling.denoising_steps),
         explore=sampling.explore,
         shared_noise=sampling.shared_noise,
+        projected=sampling.projected,
+        free_noises=sampling.free_noises,
         candidates=run.team.candidates(sampling.group_size),
     )
 
@@ -141,8 +162,7 @@ def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
             [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
             for micro_batches in updates
         ]
-    learning = run.config.learning
-    everywhere = max(learning.kl_weight, learning.mean_weight) > 0
+    everywhere = run.config.learning.anchors.active
     with run.policy.reference(), torch.no_grad():
         return [
             [
@@ -161,8 +181,10 @@ def predict(run: Run, rows: Rows) -> Tensor:
         return run.world.predict_clean(rows.noisy_BCKHW, rows.sigma_B, rows.actions, rows.context).float()
 
 
-def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
+def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = ()) -> Updated:
     """Apply one optimiser update on the mean loss of all rows, unless every advantage is 0.
+
+    ``true_rows`` are recorded video, towards which the update also goes, see ``add_share``.
 
     Without a signal the gradient is rounding, which Muon and Adam would both amplify to full size.
 
@@ -179,23 +201,60 @@ def update(run: Run, micro_batches: Sequence[Rows]) -> Updated:
             clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW, rows.advantage_B, learning.beta, given_K
         )
         if rows.reference_BCKHW is not None:
-            kl_B = kl_velocity(clean_pred, rows.reference_BCKHW, rows.sigma_B, given_K)
-            shift_B = mean_shift(clean_pred, rows.reference_BCKHW, given_K)
-            loss_B = loss_B + learning.kl_weight * kl_B + learning.mean_weight * shift_B
-            sums["kl_to_start"] += kl_B.detach().sum()
-            sums["mean_shift"] += shift_B.detach().sum()
-            sums["reference_rows"] += len(kl_B)
+            loss_B, distances = anchored(
+                loss_B,
+                clean_pred,
+                rows.reference_BCKHW,
+                rows.noisy_BCKHW,
+                rows.sigma_B,
+                learning.anchors,
+                given_K,
+            )
+            for name, values_B in distances.items():
+                sums[name] += values_B.sum()
+            sums["reference_rows"] += len(loss_B)
         if loss_B.requires_grad:  # else no trainable parameter takes part, which the doctor reports
             torch.autograd.backward(loss_B.sum() / num_rows)
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
     run.team.average_gradients(run.policy.parameters)
+    data_loss = add_data(run, true_rows) if true_rows else None
     reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
-    distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in ("kl_to_start", "mean_shift")}
+    distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in DISTANCES}
     result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
-    loss, kl, shift = (result.pop(name) for name in ("loss", "kl_to_start", "mean_shift"))
+    loss = result.pop("loss")
+    from_start = {name: result.pop(name) for name in DISTANCES}
     grad_norm = clip_gradients(run.policy.parameters, loss, run.config.optimiser.max_grad_norm)
     applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
     if applied:
         run.optimizer.step()
-    return Updated(result, loss, kl, shift, grad_norm, float(applied))
+    return Updated(
+        objective=result,
+        loss=loss,
+        **from_start,
+        data_loss=data_loss,
+        grad_norm=grad_norm,
+        applied=float(applied),
+    )
+
+
+def add_data(run: Run, true_rows: Sequence[Rows]) -> float:
+    """Add the gradient towards recorded video, of the configured share, and return its mean loss."""
+
+    def backward() -> float:
+        total, count = 0.0, sum(len(rows.sigma_B) for rows in true_rows)
+        for rows in true_rows:
+            loss_B = normalised_error(predict(run, rows), rows.clean_BCKHW, rows.context.given_K)
+            torch.autograd.backward(loss_B.sum() / count)
+            total += float(loss_B.detach().sum()) / count
+        run.team.average_gradients(run.policy.parameters)
+        return run.team.mean({"": total})[""]
+
+    return add_share(run.policy.parameters, backward, run.config.learning.data_share)
+
+
+def with_truth(run: Run, scenarios: Sequence[Scenario], request: RolloutRequest) -> Sequence[Scenario]:
+    """The scenarios with reachable truth until the step's chunk, if a critic compares with it."""
+    if not any("reachable" in needs_of(critic) for critic in run.critics):
+        return scenarios
+    return with_reachable(run.world, scenarios, request.chunk_length, request.span[1])

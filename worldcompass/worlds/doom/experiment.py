@@ -41,6 +41,7 @@ from worldcompass.parallel.team import Team
 from worldcompass.report import write_report
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.quality import QualityWeights
+from worldcompass.rewards.truth_paired import TruthPaired
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import exporting
@@ -77,6 +78,7 @@ NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and t
 UNRECORDED_VERSION = "3"  # version of the base weights of runs without a record of it
 PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's probes during training
 PROBE_LATENTS = 16
+WEIGHTED = ("interaction", "quality", "likeness", "cycle")  # rewards with a weight of their own in a recipe
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class DoomRecipe:
     """Also evaluate unseen maps."""
     interaction_weight: float = 2.0
     quality_weight: float = 1.0
+    """Of the looks reward of formulas and learned realism; 0 to only monitor it."""
+    likeness_weight: float = 0.0
+    """Of likeness to reachable truth, see ``TruthPaired``; above 0 for the critic to take part."""
     drift_weight: float = 6.0
     """Weight of colour drift in the quality reward."""
     cycle_weight: float = 0.0
@@ -185,6 +190,8 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
     world, nets = load_doom_world(device=device), load_critics()
     quality = VisualQuality(nets.realism, QualityWeights(drift=recipe.drift_weight))
     critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
+    if recipe.likeness_weight > 0:
+        critics = (*critics, TruthPaired())
     comes_back = recipe.cycle_weight > 0
     if comes_back:
         critics = (*critics, CycleClosure(THRESHOLDS))
@@ -207,7 +214,7 @@ def weights_of(recipe: DoomRecipe) -> dict[str, float]:
     Raises:
         UserError: when they are invalid, or set in ``config.weights``, which these recipes do not read.
     """
-    weights = {name: getattr(recipe, f"{name}_weight") for name in ("interaction", "quality", "cycle")}
+    weights = {name: getattr(recipe, f"{name}_weight") for name in WEIGHTED}
     texts = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
     if recipe.config.rewards.weights:
         raise UserError(
