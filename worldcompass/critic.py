@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.types import Group, Scores
@@ -55,6 +58,31 @@ class Retrying(Critic, Protocol):
     @property
     def tries(self) -> tuple[int, int]:
         """Number of tries so far, and of failed ones."""
+        ...
+
+
+@runtime_checkable
+class Learner(Critic, Protocol):
+    """A critic that learns from every step after it has scored it, along with the policy.
+
+    A run saves its state with each checkpoint and restores it, so a resumed run scores as an uninterrupted one.
+    All processes of a run learn from the same examples and stay equal.
+    """
+
+    def examples(self, groups: Sequence[Group], keys: tuple[int | str, ...]) -> Tensor:
+        """What it learns from this process's groups, (E, ...); random numbers derive from ``keys``."""
+        ...
+
+    def learn(self, examples: Tensor, keys: tuple[int | str, ...]) -> Mapping[str, float]:
+        """Learn from the examples of all processes, and return measurements by name, such as ``accuracy``."""
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All tensors that it needs to go on exactly."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state`` returned; an empty one starts over."""
         ...
 
 

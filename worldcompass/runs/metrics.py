@@ -101,6 +101,8 @@ class StepMetrics:
     no_gradient: Unreached | None = None
     behaviour_lag: float | None = None
     """Distance of the behaviour from the trained weights, as a share of their distance from the start."""
+    learners: Mapping[str, Mapping[str, float]] | None = None
+    """Measurements of the critics that learn along with the policy, by critic and name."""
     failed_tries: Mapping[str, float] | None = None
     """Share of failed tries of each critic that retries."""
     forward_passes: float | None = None
@@ -130,6 +132,7 @@ class StepMetrics:
             "pictures": self.pictures and dict(vars(self.pictures)),
             "no_gradient": unreached and {"share": unreached.share, "names": list(unreached.names)},
             "behaviour_lag": self.behaviour_lag,
+            "learners": self.learners and {name: dict(part) for name, part in self.learners.items()},
             "failed_tries": None if self.failed_tries is None else dict(self.failed_tries),
             "forward_passes": self.forward_passes,
             "seconds": dict(self.seconds),
@@ -156,7 +159,7 @@ class StepMetrics:
         }
         known = {part.name for part in fields(StepMetrics)}
         pictures, reached, judge = data.get("pictures"), data.get("no_gradient"), data.get("judge")
-        failed = data.get("failed_tries")
+        failed, taught = data.get("failed_tries"), data.get("learners")
         return StepMetrics(
             step=step,
             chunk=int(_number(data, "chunk") or 0),
@@ -165,6 +168,9 @@ class StepMetrics:
             objective=_numbers({k: v for k, v in data.items() if k not in known and v is not None}, ""),
             pictures=None if pictures is None else _all_numbers(Pictures, pictures, "pictures"),
             no_gradient=None if reached is None else _unreached(reached),
+            learners=None
+            if taught is None
+            else {n: _numbers(part, "learners") for n, part in _object(taught, "learners").items()},
             failed_tries=None if failed is None else _numbers(failed, "failed_tries"),
             seconds=_numbers(data.get("seconds", {}), "seconds"),
             judge=None if judge is None else _judged(judge),

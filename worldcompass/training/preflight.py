@@ -41,7 +41,10 @@ def prepare(parts: Parts) -> Run:
         shard(world.net, device, parallel.shard_within, parallel.offload, bf16=parallel.gather_bf16)
     policy = Policy(world.net, optimiser.behaviour_decay, optimiser.checkpoint_decay)
     optimizer = optimiser.make_optimizer(policy.parameters, optimiser.lr, optimiser.weight_decay)
-    return Run(world, parts.critics, parts.scenarios, config, policy, optimizer, team)
+    run = Run(world, parts.critics, parts.scenarios, config, policy, optimizer, team)
+    for critic in run.learners:
+        critic.load({})
+    return run
 
 
 def check_shares(team: Team, prompts: int, true_pasts: float) -> None:

@@ -79,6 +79,8 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
     tensors, plain = pack_optimizer(run.optimizer)
     named = {f"optimizer/{name}": t for name, t in tensors.items()}
     named |= {f"policy/{name}": t for name, t in run.policy.tensors().items()}
+    for critic in run.learners:
+        named |= {f"critic/{critic.name}/{name}": t for name, t in critic.state().items()}
     state = {
         "optimizer": plain,
         "run": identity(run),
@@ -177,12 +179,15 @@ def _take_over(
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
     changed = differences(by_short_name(state["run"]), now, defaults)
     refuse_changes(folder.path, changed, run.config.keeping.accept_changes)
-    parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}, "critic": {}}
     for name, tensor in tensors.items():
         part, rest = name.split("/", 1)
         parts[part][rest] = tensor
     run.policy.load(parts["policy"])
     unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
+    for critic in run.learners:
+        own = {name: t for name, t in parts["critic"].items() if name.startswith(f"{critic.name}/")}
+        critic.load({name.removeprefix(f"{critic.name}/"): t for name, t in own.items()})
     for group in run.optimizer.param_groups:
         group |= {"initial_lr": run.config.optimiser.lr} if "lr" in changed else {}
         group |= {"weight_decay": run.config.optimiser.weight_decay} if "weight_decay" in changed else {}
@@ -204,6 +209,8 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
     if found is None:
         run.policy.start_over()
         run.optimizer.state.clear()
+        for critic in run.learners:
+            critic.load({})
     else:
         _take_over(run, guard.folder, *found)
     to = 0 if found is None else found[1]["step"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from worldcompass.critic import Critic
+from worldcompass.critic import Critic, Learner
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
@@ -44,6 +44,11 @@ class Run:
     def chunk_length(self) -> int:
         """Latents per chunk."""
         return self.config.sampling.chunk_length or self.world.spec.chunk_lengths[0]
+
+    @property
+    def learners(self) -> list[Learner]:
+        """The critics that learn along with the policy."""
+        return [critic for critic in self.critics if isinstance(critic, Learner)]
 
     def autocast(self) -> torch.autocast:
         """A context that runs the network in bfloat16 if configured."""

@@ -11,11 +11,11 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from worldcompass.critic import needs_of
+from worldcompass.critic import Learner, needs_of
 from worldcompass.reachable import with_reachable
 from worldcompass.rollout import Futures, RolloutRequest, batches
 from worldcompass.runs.metrics import StepMetrics
-from worldcompass.seeding import seed_globals
+from worldcompass.seeding import Key, seed_globals
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
 from worldcompass.training.curriculum import by_past, chunk_of_step, scenarios_of_step
@@ -86,6 +86,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     # 7. Measurements for the doctor.
     signal = reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages)
     vitals = step_vitals(futures, missing, run.policy)
+    learned = {critic.name: teach(run, critic, futures, request.keys) for critic in run.learners}
     clock.lap("vitals")
     return StepMetrics(
         step=step,
@@ -93,6 +94,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         **vars(signal),
         **vars(updated),
         **vars(mean_vitals(vitals, team)),
+        learners=learned or None,
         failed_tries=team.mean(failed) if (failed := verdicts.failed()) else None,
         forward_passes=team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
         seconds=team.mean(clock.laps),
@@ -251,6 +253,15 @@ def add_data(run: Run, true_rows: Sequence[Rows]) -> float:
         return run.team.mean({"": total})[""]
 
     return add_share(run.policy.parameters, backward, run.config.learning.data_share)
+
+
+def teach(
+    run: Run, critic: Learner, futures: Sequence[Futures], keys: tuple[Key, ...]
+) -> Mapping[str, float]:
+    """Let a critic learn from the step's groups of all processes; they have been scored."""
+    groups = [group for part in futures for group in part.groups]
+    examples = run.team.gather_objects(critic.examples(groups, (*keys, run.team.rank)))
+    return critic.learn(torch.cat([part for part in examples if len(part)] or examples[:1]), keys)
 
 
 def with_truth(run: Run, scenarios: Sequence[Scenario], request: RolloutRequest) -> Sequence[Scenario]:

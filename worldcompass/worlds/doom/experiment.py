@@ -40,6 +40,7 @@ from worldcompass.media.progress import progress
 from worldcompass.parallel.team import Team
 from worldcompass.report import write_report
 from worldcompass.rewards.cycle import CycleClosure
+from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.quality import QualityWeights
 from worldcompass.rewards.truth_paired import TruthPaired
 from worldcompass.rollout import clip_level_passes, whole_video_passes
@@ -78,7 +79,13 @@ NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and t
 UNRECORDED_VERSION = "3"  # version of the base weights of runs without a record of it
 PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's probes during training
 PROBE_LATENTS = 16
-WEIGHTED = ("interaction", "quality", "likeness", "cycle")  # rewards with a weight of their own in a recipe
+WEIGHTED = (
+    "interaction",
+    "quality",
+    "likeness",
+    "reality",
+    "cycle",
+)  # rewards of a recipe
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ class DoomRecipe:
     """Of the looks reward of formulas and learned realism; 0 to only monitor it."""
     likeness_weight: float = 0.0
     """Of likeness to reachable truth, see ``TruthPaired``; above 0 for the critic to take part."""
+    reality_weight: float = 0.0
+    """Of networks that learn to tell candidates from the engine, see ``Discriminator``; above 0 to use it."""
     drift_weight: float = 6.0
     """Weight of colour drift in the quality reward."""
     cycle_weight: float = 0.0
@@ -192,6 +201,8 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
     critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
     if recipe.likeness_weight > 0:
         critics = (*critics, TruthPaired())
+    if recipe.reality_weight > 0:
+        critics = (*critics, Discriminator(seed=recipe.config.seed))
     comes_back = recipe.cycle_weight > 0
     if comes_back:
         critics = (*critics, CycleClosure(THRESHOLDS))
