@@ -101,7 +101,7 @@ def test_random_features_depend_on_the_seed_alone_and_see_every_forgery(room):
         distance = features.distance(frames, room)
         assert (distance > 0).all(), name
         assert torch.equal(distance, RandomFeatures(3).distance(frames, room))
-    assert features.pooled(room).shape == (5, 2 * (24 + 48 + 96))
+    assert features.pooled(room).shape == (5, 2 * (16 + 32 + 64))
 
 
 def test_the_truth_scores_above_every_forgery_of_it(room):

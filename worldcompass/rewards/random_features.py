@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, leaky_relu
 
 from worldcompass.seeding import generator_for
 
-WIDTHS = (24, 48, 96)  # channels of the stages, each at half the resolution of the one before
+WIDTHS = (16, 32, 64)  # channels of the stages, each at half the resolution of the one before
 FLAT = 0.1  # share of the mean size added everywhere, so that flat places do not count alone
 GREY, RANGE = 127.5, 64.0  # levels of 255 that become 0 and 1
 

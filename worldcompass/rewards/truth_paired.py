@@ -18,6 +18,7 @@ from worldcompass.types import Group, Scores
 LEAST_FIT = 0.5  # correlation of gradients at the best shift; below it another view is shown
 MOST_DEPTH = 2  # imagined chunks before the one that is compared
 FEATURE_WEIGHT = 0.5  # of the feature distance beside the fidelity
+EVERY = 2  # frames: every second one is compared, as neighbours tell nearly the same
 FEATURES_SEED = 11  # of the random network
 
 
@@ -57,10 +58,12 @@ class TruthPaired:
         return Scores(torch.where(valid_G, values_G, 0).float().cpu(), valid_G.cpu())
 
     def parts(self, frames_GF3hw: Tensor, true_F3hw: Tensor) -> tuple[Tensor, Tensor]:
-        """Likeness and fit of every candidate, means over its frames; (G,), (G,)."""
-        size = frames_GF3hw.shape[:2]
-        pair = align(frames_GF3hw.flatten(0, 1), true_F3hw.expand_as(frames_GF3hw).flatten(0, 1))
-        distance = self.features.to(frames_GF3hw.device).distance(pair.frames_N3hw, pair.references_N3hw)
+        """Likeness and fit of every candidate, means over every second frame; (G,), (G,)."""
+        start = (len(true_F3hw) - 1) % EVERY  # the last frame always counts
+        frames, true = frames_GF3hw[:, start::EVERY], true_F3hw[start::EVERY]
+        size = frames.shape[:2]
+        pair = align(frames.flatten(0, 1), true.expand_as(frames).flatten(0, 1))
+        distance = self.features.to(frames.device).distance(pair.frames_N3hw, pair.references_N3hw)
         values = gain_limited_vif(pair.frames_N3hw, pair.references_N3hw) - FEATURE_WEIGHT * distance
         return values.unflatten(0, size).mean(1), pair.fit_N.unflatten(0, size).mean(1)
 
