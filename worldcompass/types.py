@@ -244,6 +244,12 @@ class Group:
         past = 0 if self.true_past or self.past_actions is None else len(self.past_actions)
         return past // max(1, len(self.actions))
 
+    def reachable(self) -> Tensor | None:
+        """The engine's frames through the world's autoencoder, uint8 (F, 3, h, w); None if unknown."""
+        found = None if self.truth is None else self.truth.reachable_F3hw
+        fits = found is not None and found.shape == self.frames_GF3hw.shape[1:]
+        return found.to(self.frames_GF3hw.device) if found is not None and fits else None
+
     def to(self, device: torch.device | str) -> Group:
         """The same group on another device."""
         return replace(

@@ -25,7 +25,7 @@ from worldcompass.doctor import Record, diagnose, read_record
 from worldcompass.doctor.trends import mean, steps_needed, trend
 from worldcompass.errors import UserError
 from worldcompass.report import write_report
-from worldcompass.runs.metrics import StepMetrics
+from worldcompass.runs.metrics import Pictures, StepMetrics
 from worldcompass.statistics import student
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
@@ -249,6 +249,55 @@ def test_metrics_of_older_versions_are_read_and_what_they_lack_is_named():
     assert "reward hacking (needs a held-out judge: set config.probe_every)" in diagnosis.unmeasured()
 
 
+def inflating(**ends):
+    """Rows whose measurements move evenly from 1 to their ends, over 24 steps and 6 chunks."""
+    rows = [StepMetrics(step, chunk=(step - 1) % 6) for step in range(1, 25)]
+    return [
+        dataclasses.replace(row, **{name: 1 + (end - 1) * row.step / 24 for name, end in ends.items()})
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "ill"),
+    [
+        ({"velocity_norm": 1.06, "contrast": 1.1}, True),
+        ({"velocity_norm": 1.0, "contrast": 1.15}, True),
+        ({"velocity_norm": 1.015, "contrast": 1.03}, False),
+        ({"velocity_norm": 0.95, "contrast": 0.9}, False),
+    ],
+)
+def test_inflated_velocities_or_contrasts_spoil_the_looks(ends, ill):
+    found = [f for f in diagnose(Record(inflating(**ends), (), 24)).findings if f.name == "looks spoil"]
+    assert bool(found) == ill
+    if ill:
+        assert "the start weights'" in found[0].evidence and found[0].severity == "harmful"
+
+
+@pytest.mark.parametrize(("sign", "ill"), [(1, True), (-1, True), (0, False)])
+def test_pictures_that_leave_the_truth_on_either_side_spoil_the_looks(sign, ill):
+    rows = [
+        StepMetrics(step, chunk=0, pictures=Pictures(true_detail=sign * 0.02 * step)) for step in range(1, 25)
+    ]
+    findings = [f for f in diagnose(Record(rows, (), 24)).findings if f.name == "looks spoil"]
+    assert bool(findings) == ill
+
+
+def test_a_picture_that_comes_nearer_to_the_truth_is_healthy():
+    rows = [
+        StepMetrics(step, pictures=Pictures(true_detail=-0.5 + 0.02 * step, true_contrast=-0.3 + 0.01 * step))
+        for step in range(1, 25)
+    ]
+    assert not [f for f in diagnose(Record(rows, (), 24)).findings if f.name == "looks spoil"]
+
+
+def test_a_discriminator_that_tells_every_pair_apart_is_called_blind_to_order():
+    for accuracy, ill in ((0.98, True), (0.8, False)):
+        rows = [StepMetrics(step, learners={"reality": {"accuracy": accuracy}}) for step in range(1, 13)]
+        names = {f.name for f in diagnose(Record(rows, (), 12)).findings}
+        assert ("looks reward blind" in names) == ill
+
+
 # ---------------------------------------------------------------- diseases planted for real
 
 # Steps within which the test wants its finding, at a strength that was not used to set the limits.
@@ -271,7 +320,7 @@ def test_a_planted_disease_is_found_by_name(disease, tmp_path):
         assert diagnosis.answer.startswith("No, ")
 
 
-@pytest.mark.parametrize("name", ["plain", "judged", "adapters"])
+@pytest.mark.parametrize("name", ["plain", "judged", "adapters", "against truth"])
 def test_a_healthy_run_is_silent_from_its_first_step_to_its_last_and_learns(name, tmp_path):
     run(HEALTHY_RUNS[name], SEED, tmp_path, steps=24)
     said = course(tmp_path)

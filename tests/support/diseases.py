@@ -18,10 +18,12 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from toy_runs import QUICK
+from toy_truth import ideal_engine, with_truth
 
 from worldcompass.doctor import Diagnosis, diagnose, read_record
 from worldcompass.errors import StoppedRun
 from worldcompass.rewards.retry import FailedTry, Tries, score_with_retries
+from worldcompass.rewards.truth_paired import TwoSided
 from worldcompass.toy import ToyCleanliness, ToyNet, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
@@ -45,6 +47,8 @@ class Patient:
     world: Callable[[], ToyWorld] = ToyWorld
     held_out: HeldOut | None = None
     spread: float = 0.5
+    known: bool = False
+    """Whether the scenarios have an engine's continuation, the imagination of an ideal toy."""
 
     def changed(self, **config: Any) -> Patient:
         return dataclasses.replace(self, config=self.config.changed(**config))
@@ -233,6 +237,14 @@ def only(name: str, formula: Callable[[Group], torch.Tensor], beta: float, **pat
     )
 
 
+def vivid(beta: float) -> Patient:
+    """Local contrast pays, while a critic of weight 0 makes the truth known."""
+    patient = only("contrast", contrast, beta, known=True)
+    return dataclasses.replace(patient, critics=[*patient.critics, TwoSided()]).changed(
+        weights={"steadiness": 0.0}
+    )
+
+
 PLANTS: dict[str, Callable[[float], Patient]] = {
     "no spread": lambda step: Patient(critics=[coarse(ToyObedience(), step), coarse(ToyCleanliness(), step)]),
     "advantages clipped": lambda clip: Patient().changed(advantage_clip=clip),
@@ -247,6 +259,7 @@ PLANTS: dict[str, Callable[[float], Patient]] = {
     "exposure running away": lambda beta: only("light", brightness, beta),
     "saturation running away": lambda beta: only("colour", saturation, beta),
     "sharpness running away": lambda beta: only("contrast", contrast, beta),
+    "looks spoil": lambda beta: vivid(beta),
     "diversity collapse": lambda beta: only("grey", greyness, beta, world=NarrowingWorld),
     "behaviour too far": lambda decay: Patient().changed(behaviour_decay=Decay(decay, decay, 0.0)),
     "critic abstains": lambda share: Patient(critics=[ToyObedience(), Abstaining(ToyCleanliness(), share)]),
@@ -269,6 +282,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "exposure running away": (0.3, 0.15, 0.5),
     "saturation running away": (0.3, 0.15, 0.5),
     "sharpness running away": (0.3, 0.15, 0.5),
+    "looks spoil": (0.3, 0.15, 0.5),
     "diversity collapse": (0.3, 0.15, 0.25),
     "behaviour too far": (1.0, 0.98, 0.985),
     "critic abstains": (0.1, 0.0, 0.16),
@@ -289,6 +303,7 @@ MILD: dict[str, float] = {  # chosen before any of them was run: where does the 
     "exposure running away": 1.0,
     "saturation running away": 1.0,
     "sharpness running away": 1.0,
+    "looks spoil": 1.0,
     "diversity collapse": 0.5,
     "behaviour too far": 0.95,
     "critic abstains": 0.3,
@@ -300,6 +315,9 @@ HEALTHY_RUNS: dict[str, Patient] = {
     "plain": Patient(),
     "longer": Patient().changed(steps=120),
     "judged": Patient(held_out=held_out()).changed(probe_every=5),
+    "against truth": Patient(critics=(ToyObedience(), ToyCleanliness(), TwoSided()), known=True).changed(
+        weights={"steadiness": 0.0}
+    ),
     "adapters": Patient().changed(lora=Lora(rank=4, alpha=8)),
     "little noise": Patient(spread=STILL_SPREAD).changed(lr=0.003, steps=80),
 }
@@ -309,9 +327,12 @@ def run(patient: Patient, seed: int, out: Path, **config: Any) -> None:
     """Make the run; a refused update or a stop by the doctor ends it early."""
     patient = patient.changed(seed=seed, **config)
     ends_early = contextlib.suppress(NonFiniteUpdate, StoppedRun)
+    scenarios = toy_scenarios(16, seed=seed)
+    if patient.known:
+        scenarios = with_truth(ideal_engine(), scenarios)
     with patch("worldcompass.toy.SPREAD", patient.spread), ends_early:
         train(
-            patient.world(), patient.critics, toy_scenarios(16, seed=seed), patient.config, out,
+            patient.world(), patient.critics, scenarios, patient.config, out,
             live=False, held_out=patient.held_out,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from worldcompass.doctor.looks_checks import looks_spoil
 from worldcompass.doctor.outcome_checks import (
     diversity_collapse,
     getting_worse,
@@ -30,7 +31,8 @@ Check = Callable[[Record], list[Finding] | None]
 
 # Harmful findings first, then stuck runs, then warnings.
 CHECKS: tuple[Check, ...] = (
-    not_finite, too_large, reward_hacking, getting_worse, motion_dying, picture_drift, diversity_collapse,
+    not_finite, too_large, reward_hacking, getting_worse, motion_dying, picture_drift, looks_spoil,
+    diversity_collapse,
     no_gradient, no_spread, too_small,
     all_clipped, pulling_apart, behaviour_far, abstaining, failing, slow_critic,
 )  # fmt: skip

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.rewards.truth_paired import reachable
 from worldcompass.seeding import Key, generator_for
 from worldcompass.types import Group
 
@@ -33,7 +32,7 @@ def pairs_of(groups: Sequence[Group], keys: tuple[Key, ...]) -> Tensor:
     """
     found: list[Tensor] = []
     for number, group in enumerate(groups):
-        true_F3hw = reachable(group)
+        true_F3hw = group.reachable()
         if true_F3hw is None or len(true_F3hw) < CLIP:
             continue
         real, fakes = chunk_clips(true_F3hw[None])[0], chunk_clips(group.frames_GF3hw)

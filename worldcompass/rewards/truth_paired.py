@@ -22,14 +22,6 @@ EVERY = 2  # frames: every second one is compared, as neighbours tell nearly the
 FEATURES_SEED = 11  # of the random network
 
 
-def reachable(group: Group) -> Tensor | None:
-    """The engine's frames through the autoencoder over the chunk's frames, uint8 (F, 3, h, w); None if unknown."""
-    found = None if group.truth is None else group.truth.reachable_F3hw
-    if found is None or found.shape != group.frames_GF3hw.shape[1:]:
-        return None
-    return found.to(group.frames_GF3hw.device)
-
-
 class TruthPaired:
     """``VIF - 0.5 d``: gain-limited fidelity to reachable truth, less a distance in random features.
 
@@ -50,7 +42,7 @@ class TruthPaired:
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates, at most 1; see the class for abstention."""
-        true_F3hw = reachable(group)
+        true_F3hw = group.reachable()
         if true_F3hw is None or group.depth > self.most_depth:
             return abstain(group)
         values_G, fit_G = self.parts(group.frames_GF3hw, true_F3hw)
@@ -96,7 +88,7 @@ class TwoSided:
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates, at most 0."""
-        true_F3hw = reachable(group)
+        true_F3hw = group.reachable()
         if true_F3hw is None:
             return abstain(group)
         frames = group.frames_GF3hw

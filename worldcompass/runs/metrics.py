@@ -31,7 +31,10 @@ class RewardMetrics:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Statistics of the imagined pictures, relative to the first frame of their video."""
+    """Statistics of the imagined pictures, relative to the first frame of their video.
+
+    The last three are logarithms of ratios to reachable truth, None where that is unknown.
+    """
 
     brightness: float | None = None
     """Difference, in shares of 255."""
@@ -43,6 +46,12 @@ class Pictures:
     """Mean absolute change per latent with a commanded action; None without one."""
     diversity: float | None = None
     """Standard deviation of a pixel over the candidates of a group; None with one candidate."""
+    true_detail: float | None = None
+    """Of the mean absolute gradient."""
+    true_contrast: float | None = None
+    """Of the standard deviation of the brightness."""
+    true_saturation: float | None = None
+    """Of the mean difference of the largest and the smallest channel."""
 
 
 @dataclass(frozen=True)

@@ -142,11 +142,30 @@ def _of_group(group: Group) -> Pictures:
         detail=float(_detail(imagined).log() - _detail(first).log()),
         motion=float(steps_GK[:, commanded].mean()) if bool(commanded.any()) else None,
         diversity=float(imagined.std(0).mean()) if len(imagined) > 1 else None,
+        **_against_truth(group),
     )
+
+
+def _against_truth(group: Group) -> dict[str, float]:
+    """Log ratios to reachable truth over the chunk's frames; empty where that is unknown."""
+    true_F3hw = group.reachable()
+    if true_F3hw is None:
+        return {}
+    measures = {"true_detail": _detail, "true_contrast": _contrast, "true_saturation": _saturation}
+    frames, true = group.frames_GF3hw.float() / WHITE, true_F3hw.float() / WHITE
+    return {
+        name: float(((of(frames) + 1 / WHITE) / (of(true) + 1 / WHITE)).log())
+        for name, of in measures.items()
+    }
 
 
 def _saturation(frames: Tensor) -> Tensor:
     return (frames.amax(-3) - frames.amin(-3)).mean()
+
+
+def _contrast(frames: Tensor) -> Tensor:
+    """Mean over frames of the standard deviation of the brightness."""
+    return frames.mean(-3).std((-2, -1)).mean()
 
 
 def _detail(frames: Tensor) -> Tensor:
