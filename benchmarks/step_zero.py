@@ -8,6 +8,8 @@ engine's video through the autoencoder. Printed are
 - the mean of every number by guidance, and the Frechet distance of all frames to reachable truth;
 - the rank correlation of every reward with nearness to truth within groups, with a 95% interval over scenarios.
 
+The discriminator (``reality``) scores each scenario before it learns from it, as in training.
+
 A reward whose correlation is not above 0 is no reward. All numbers go to ``--out``.
 """
 
@@ -26,6 +28,7 @@ from torch import Tensor
 from worldcompass.guidance import Guidance
 from worldcompass.media.progress import progress
 from worldcompass.reachable import reachable_truth, true_past
+from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.quality import formula_parts, luma
 from worldcompass.rewards.random_features import RandomFeatures
 from worldcompass.rewards.reference import psnr
@@ -33,7 +36,7 @@ from worldcompass.rewards.truth_paired import TruthPaired, colour_distance, flic
 from worldcompass.rewards.vif import gain_limited_vif
 from worldcompass.rollout import chunk_actions, chunk_noise, imagine_chunk, imagine_past, make_group
 from worldcompass.runs.atomic import write_json
-from worldcompass.statistics import Estimate, bootstrap, rank_correlation, resamples
+from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, rank_correlation, resamples
 from worldcompass.types import Group, Scenario
 from worldcompass.worlds.doom.engine.maps import TRAINING
 from worldcompass.worlds.doom.engine.scenarios import KINDS, draw_all
@@ -46,10 +49,10 @@ STEPS = 0.25  # of guidance
 FRECHET_SEED, FRECHET_DIMENSIONS = 77, 48  # another random network than the reward's
 NEARNESS = ("fidelity", "features", "psnr")  # to reachable truth, higher is nearer
 SHOWN = (
-    "interaction", "quality", "sharpness", "flicker", "drift", "realism", "likeness", "colour", "steady",
+    "interaction", "quality", "sharpness", "flicker", "drift", "realism", "likeness", "reality", "colour", "steady",
     *NEARNESS, "gradient", "contrast", "fit",
 )  # fmt: skip
-REWARDS = SHOWN[:9]
+REWARDS = SHOWN[:10]
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def imagine(
         chunk * CHUNK,
         (chunk + 1) * CHUNK,
     )
-    return replace(group, true_past=true)
+    return replace(group, true_past=true, guidance_G=guidance.weight_B)
 
 
 class Measures:
@@ -104,7 +107,7 @@ class Measures:
 
     def __init__(self) -> None:
         self.interaction, self.quality, self.likeness = InteractionFollowing(), VisualQuality(), TruthPaired()
-        self.features = RandomFeatures(FRECHET_SEED)
+        self.features, self.reality = RandomFeatures(FRECHET_SEED), Discriminator()
 
     def of(self, group: Group) -> dict[str, Tensor]:
         """Every number by its name; (G,)."""
@@ -117,12 +120,14 @@ class Measures:
             return values.unflatten(0, frames.shape[:2]).mean(1)
 
         likeness, fit = self.likeness.parts(frames, true)
+        reality = self.reality(group)
         return {
             "interaction": self.interaction(group).values_G,
             "quality": self.quality(group).values_G,
             **formula_parts(group),
             "realism": self.quality.parts(group)["realism"],
             "likeness": likeness,
+            "reality": torch.where(reality.valid_G, reality.values_G, torch.nan),
             "colour": colour_distance(frames, true),
             "steady": flicker_distance(frames, true),
             "fidelity": per_candidate(gain_limited_vif(*pair)),
@@ -158,9 +163,11 @@ def correlation(
     by_scenario: dict[str, list[float]] = defaultdict(list)
     for (scenario, _), values in rows.items():
         a, b = values[reward][places], values[near][places]
-        if a.std() > 0 and b.std() > 0:
+        if np.isfinite(a).all() and a.std() > 0 and b.std() > 0:
             by_scenario[scenario].append(rank_correlation(a, b))
     values = np.array([np.mean(found) for found in by_scenario.values()])
+    if len(values) < 2:
+        return UNKNOWN
     picks = resamples(list(by_scenario))
     return bootstrap(values[picks].mean(1), float(values.mean()), len(values))
 
@@ -191,6 +198,7 @@ def main() -> None:
         for scenario in scenarios:
             assert scenario.truth is not None
             truth = replace(scenario.truth, reachable_F3hw=reachable_truth(world, [scenario])[0])
+            groups: list[Group] = []
             for chunk in args.chunks:
                 group = imagine(
                     world,
@@ -204,10 +212,15 @@ def main() -> None:
                 rows[scenario.id, chunk] = {
                     name: part.double().numpy() for name, part in measures.of(group).items()
                 }
+                groups.append(group)
                 assert group.truth is not None
                 assert group.truth.reachable_F3hw is not None
                 for place, frames in enumerate([*group.frames_GF3hw, group.truth.reachable_F3hw]):
                     clouds[chunk, place].append(measures.features.pooled(frames).double().numpy())
+            # After it has scored them, as in training.
+            with torch.enable_grad():
+                keys = (args.seed, len(rows))
+                measures.reality.learn(measures.reality.examples(groups, keys), keys)
             advance()
     summary = {"arms": [vars(arm) for arm in tried], "settings": {k: str(v) for k, v in vars(args).items()}}
     summary |= {"by_arm": _by_arm(rows, clouds, args.chunks, tried)}
@@ -233,7 +246,7 @@ def _by_arm(
         true = np.concatenate(clouds[chunk, len(tried)])
         for arm in dict.fromkeys((a.name, a.weight) for a in tried):
             places = [i for i, a in enumerate(tried) if (a.name, a.weight) == arm]
-            means = {name: float(np.mean([row[name][places] for row in own])) for name in SHOWN}
+            means = {name: float(np.nanmean([row[name][places] for row in own])) for name in SHOWN}
             far = float(np.mean([frechet(np.concatenate(clouds[chunk, i]), true) for i in places]))
             print(
                 f"| {chunk} | {arm[0]} | {arm[1]:g} | {' | '.join(f'{means[n]:.3f}' for n in SHOWN)} | {far:.2f} |"

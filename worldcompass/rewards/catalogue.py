@@ -161,6 +161,24 @@ ENTRIES = (
         "PSNR, SSIM or LPIPS to the engine's true frames",
     ),
     Entry(
+        "likeness",
+        QUALITY,
+        "rewards.truth_paired:TruthPaired",
+        "gain-limited fidelity to the engine through the world's autoencoder",
+    ),
+    Entry(
+        "steadiness",
+        QUALITY,
+        "rewards.truth_paired:TwoSided",
+        "distance of colour and flicker from reachable truth's, on both sides",
+    ),
+    Entry(
+        "reality",
+        QUALITY,
+        "rewards.discriminator:Discriminator",
+        "networks that learn with the policy to tell candidates from the engine",
+    ),
+    Entry(
         "lpips",
         QUALITY,
         "rewards.lpips:Lpips",
