@@ -154,20 +154,27 @@ def test_the_contrast_ratio_reads_deviations_and_no_shade():
     )
 
 
-@pytest.mark.parametrize("weights", [Anchors(norm=2.0), Anchors(contrast=2.0)])
-def test_the_hinges_pull_back_what_is_inflated_and_leave_the_rest_alone(weights):
+@pytest.mark.parametrize(
+    ("weights", "factor", "pull"),
+    [
+        (Anchors(norm=2.0), 1.2, 1),
+        (Anchors(norm=2.0), 0.8, 0),  # a hinge: only inflation costs
+        (Anchors(contrast=2.0), 1.2, 1),
+        (Anchors(contrast=2.0), 0.8, -1),  # held on both sides
+    ],
+)
+def test_anchors_pull_back_what_has_moved(weights, factor, pull):
     reference, x_t, _, _ = numbers()
     sigma = torch.tensor([0.9, 0.5, 0.3]).double()
     centre = x_t if weights.norm else reference.mean((-2, -1), keepdim=True)
-    for factor in (1.2, 0.8):
-        pred = (centre + factor * (reference - centre)).requires_grad_()
-        loss, measured = anchored(torch.zeros(3).double(), pred, reference, x_t, sigma, weights)
-        assert bool((loss > 0).all()) == (factor > 1)
-        (gradient,) = torch.autograd.grad(loss.sum(), pred)
-        outwards = (gradient * (reference - centre)).sum()
-        assert outwards > 0 if factor > 1 else gradient.abs().max() == 0
-        name = "velocity_norm" if weights.norm else "contrast"
-        torch.testing.assert_close(measured[name], torch.full((3,), factor).double(), rtol=1e-4, atol=1e-5)
+    pred = (centre + factor * (reference - centre)).requires_grad_()
+    loss, measured = anchored(torch.zeros(3).double(), pred, reference, x_t, sigma, weights)
+    assert bool((loss > 0).all()) == (pull != 0)
+    (gradient,) = torch.autograd.grad(loss.sum(), pred)
+    outwards = float((gradient * (reference - centre)).sum())
+    assert outwards * pull > 0 if pull else float(gradient.abs().max()) == 0
+    name = "velocity_norm" if weights.norm else "contrast"
+    torch.testing.assert_close(measured[name], torch.full((3,), factor).double(), rtol=1e-4, atol=1e-5)
 
 
 def test_hinges_of_weight_zero_change_no_bit_and_given_latents_do_not_count():

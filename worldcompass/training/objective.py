@@ -139,7 +139,8 @@ def velocity_ratio(
 def contrast_ratio(clean_pred: Tensor, clean_reference: Tensor) -> Tensor:
     """Spatial deviation of every channel of a latent over that of the reference weights'; (B, C, K, 1, 1).
 
-    The sister of ``mean_shift`` for second moments: contrast and saturation.
+    The sister of ``mean_shift`` for second moments: contrast and saturation. It is held on both sides: rewards for
+    sharpness inflate it, and a regression on data or a paired reward shrinks it, which blurs.
     """
     pred, reference = (
         (clean.var((-2, -1), unbiased=False, keepdim=True) + NORM_FLOOR).sqrt()
@@ -186,7 +187,7 @@ def anchored(
     if weights.norm:
         loss_B = loss_B + weights.norm * excess(norm_B)
     if weights.contrast:
-        loss_B = loss_B + weights.contrast * row_mean(excess(contrast), given_K)
+        loss_B = loss_B + weights.contrast * row_mean((contrast - 1).square(), given_K)
     measured = {"kl_to_start": kl_B, "mean_shift": shift_B, "velocity_norm": norm_B}
     measured["contrast"] = row_mean(contrast, given_K)
     return loss_B, {name: values_B.detach() for name, values_B in measured.items()}

@@ -44,7 +44,7 @@ class Learning:
     norm_weight: float = 0.0
     """Weight of the hinge on the velocity's norm above that of the start weights, ``objective.velocity_ratio``."""
     contrast_weight: float = 0.0
-    """Weight of the hinge on latents' contrast above that of the start weights, ``objective.contrast_ratio``."""
+    """Weight of ``(ratio - 1)^2``, the ratio of the latents' contrast to the start weights', on both sides."""
     data_share: float = 0.0
     """Size of the gradient towards recorded video after true pasts, as a share of the rest's; 0 for none."""
 
