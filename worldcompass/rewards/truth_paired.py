@@ -82,8 +82,11 @@ class TwoSided:
 
     needs: tuple[Need, ...] = ("truth", "reachable")
 
-    def __init__(self, colour: float = 6.0, flickering: float = 4.0, name: str = "steadiness") -> None:
-        """Use the weights of ``QualityWeights`` by default."""
+    def __init__(self, colour: float = 6.0, flickering: float = 0.0, name: str = "steadiness") -> None:
+        """Weigh the distances. Flicker has no weight by default.
+
+        In the embedded world its distance falls while pictures leave the truth (``benchmarks/step_zero.py``).
+        """
         self.colour, self.flickering, self.name = colour, flickering, name
 
     def __call__(self, group: Group) -> Scores:
