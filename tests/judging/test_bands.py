@@ -1,0 +1,65 @@
+"""Two-sided statistics: what they say of softer, sharper, grainier and greyer pictures."""
+
+import math
+
+import numpy as np
+import pytest
+from judged import sources
+
+from worldcompass.judging.bands import BAND, STATISTICS, distances, measure_bands, statistics_of
+from worldcompass.judging.forgeries import FORGERIES
+
+
+def forged(name, strength):
+    return lambda video, generator: FORGERIES[name](video, strength, generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "statistic", "sign"),
+    [
+        ("blurred", 1.5, "gradient energy", -1),
+        ("sharpened", 1.5, "gradient energy", 1),
+        ("grainy", 12.0, "frequencies 0.35-0.71", 1),
+        ("grainy", 12.0, "change of motion", 1),
+        ("contrasted", 0.4, "contrast", 1),
+    ],
+)
+def test_a_change_is_named_with_its_direction_and_counts_against_the_model(name, strength, statistic, sign):
+    found = measure_bands(sources(trained=forged(name, strength)))
+    deviation = found.models["trained"][statistic]
+    assert sign * deviation.signed.mean > BAND and not deviation.inside
+    assert found.change[statistic].falls and found.overall.falls
+
+
+def test_a_model_that_equals_the_truth_lies_inside_every_band_and_shows_no_difference():
+    found = measure_bands(sources())
+    assert all(d.inside and d.distance.mean == 0 for d in found.models["trained"].values())
+    assert found.overall.mean == 0 and not found.overall.rises
+
+
+def test_training_that_removes_blur_comes_nearer_and_training_that_oversteps_does_not():
+    nearer = measure_bands(sources(base=forged("blurred", 1.5), trained=forged("blurred", 0.6)))
+    beyond = measure_bands(sources(base=forged("blurred", 0.6), trained=forged("sharpened", 3.0)))
+    assert nearer.overall.rises and beyond.overall.falls
+
+
+def test_half_too_soft_and_half_too_sharp_is_far_although_the_mean_is_right():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 0.01, (20, 2, 1))
+    split = truth + np.where(np.arange(20) % 2, 0.5, -0.5)[:, None, None]
+    assert abs((split - truth).mean()) < 1e-9
+    assert distances(split, truth)[0, 0] > 0.4
+
+
+def test_scenarios_in_another_order_are_no_distance():
+    values = np.random.default_rng(1).normal(size=(12, 3, 2))
+    assert distances(values[::-1], values) == pytest.approx(np.zeros((1, 2)))
+
+
+def test_twice_the_amplitude_is_twice_the_contrast_and_gradient():
+    videos = sources().engine_SF3hw[:2]
+    middle = videos.float().mean((-2, -1), keepdim=True)
+    doubled = (middle + 2 * (videos.float() - middle)).round().clamp(0, 255).byte()
+    change = (statistics_of(doubled) - statistics_of(videos)).mean((0, 1))
+    for name in ("gradient energy", "contrast"):
+        assert change[STATISTICS.index(name)] == pytest.approx(math.log(2), abs=0.12)

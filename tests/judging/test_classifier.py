@@ -1,0 +1,91 @@
+"""The classifier two-sample test: it tells planted changes, tells no two equal sets apart, and refuses leaks."""
+
+from functools import cache
+
+import pytest
+from judged import sources
+
+from worldcompass.errors import UnfitInputs
+from worldcompass.judging.classifier import FOLDS, LINEAR, Asked, classify, networks_of
+from worldcompass.judging.folds import check_folds, folds_of
+from worldcompass.judging.forgeries import FORGERIES
+from worldcompass.judging.sources import windows
+
+QUICK = Asked(capacities=(LINEAR,))
+
+
+def forged(name, strength):
+    return lambda video, generator: FORGERIES[name](video, strength, generator)
+
+
+def classified(base=None, trained=None, asked=QUICK, folds=None, seeds=1):
+    found = sources(base=base, trained=trained, frames=26, seeds=seeds)
+    return classify(found, windows(found.frames), 0, asked, folds)
+
+
+@pytest.mark.parametrize(("name", "strength"), [("blurred", 1.5), ("sharpened", 2.0), ("grainy", 8.0)])
+def test_a_changed_picture_looks_less_real_than_the_truth(name, strength):
+    found, overall = classified(trained=forged(name, strength))
+    assert overall.falls
+    assert found[LINEAR].auc["trained"].low > 0.6
+
+
+@pytest.mark.parametrize("capacity", ["patch", "clip"])
+def test_networks_that_learn_find_grain(capacity):
+    asked = Asked(capacities=(capacity,), separate=False, steps=0.25)
+    _, overall = classified(trained=forged("grainy", 16.0), asked=asked)
+    assert overall.falls
+
+
+@cache
+def of_equal_sets():
+    return classified()
+
+
+def test_equal_sets_cannot_be_told_apart():
+    found, overall = of_equal_sets()
+    assert overall.mean == 0
+    for test in ("base", "trained"):
+        assert found[LINEAR].auc[test].low <= 0.5 <= found[LINEAR].auc[test].high
+
+
+def test_other_episodes_of_the_engine_are_the_floor():
+    floor = of_equal_sets()[0][LINEAR].auc["other"]
+    assert floor.low <= 0.5 <= floor.high
+
+
+def test_a_fault_that_moves_into_a_blind_spot_shows_in_the_transfer_matrix():
+    found, _ = classified(base=forged("blurred", 1.5), trained=forged("sharpened", 2.0))
+    transfer = found[LINEAR].transfer
+    assert transfer["base"]["trained"] < 0.5 < transfer["trained"]["trained"]
+
+
+def test_two_seeds_of_a_model_are_resampled_together_with_their_scenario():
+    one, two = (classified(trained=forged("grainy", 8.0), seeds=k)[1] for k in (1, 2))
+    assert one.n == 16 and two.n == 32
+    assert two.falls
+
+
+def test_folds_keep_groups_together_and_are_of_like_size():
+    groups = [f"start {i // 3}" for i in range(36)]
+    folds = folds_of(groups, FOLDS, 0)
+    check_folds(folds, groups)
+    assert {folds.count(fold) for fold in range(FOLDS)} == {9}
+
+
+def test_folds_that_leak_are_refused():
+    leaking = [i % FOLDS for i in range(16)]  # both scenarios of a start in different folds
+    with pytest.raises(UnfitInputs, match="folds leak: scenarios of start 0"):
+        classified(folds=leaking)
+
+
+def test_too_few_starts_are_refused_in_one_sentence():
+    with pytest.raises(UnfitInputs, match="2 different places"):
+        folds_of(["here", "here", "there"], FOLDS, 0)
+
+
+def test_the_number_of_networks_is_the_number_of_calls():
+    calls = []
+    found = sources(frames=26)
+    classify(found, windows(found.frames), 0, QUICK, on_network=lambda: calls.append(1))
+    assert len(calls) == networks_of(QUICK)

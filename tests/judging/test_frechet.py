@@ -1,0 +1,78 @@
+"""Frechet and kernel distances: exact on known Gaussians, and farther for every change of the pictures."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from judged import sources
+
+from worldcompass.judging.forgeries import FORGERIES
+from worldcompass.judging.frechet import frechet, kernel_distance, log_ratio, measure_distances, moments_of
+from worldcompass.judging.sources import windows
+from worldcompass.judging.spaces import haar, spaces, wavelet_packets
+from worldcompass.seeding import generator_for
+
+WHOLE = np.arange(200)[None]
+
+
+def gaussian(mean, scale, seed=0):
+    values = torch.randn(200, 10, 2, generator=generator_for(seed, "gaussian"), dtype=torch.float64)
+    return torch.tensor(mean) + torch.tensor(scale) * values
+
+
+def few(trained=None, base=None, count=12):
+    found = sources(base=base, trained=trained, count=count, frames=26)
+    return measure_distances(found, windows(found.frames), spaces(0, networks=1))
+
+
+def test_the_frechet_distance_of_gaussians_is_the_known_one():
+    a, b = gaussian([0.0, 0.0], [1.0, 1.0]), gaussian([3.0, 0.0], [1.0, 2.0], seed=1)
+    found = frechet(moments_of(a), moments_of(b), WHOLE)[0]
+    assert found == pytest.approx(9 + 1, rel=0.1)  # |m|^2 + (2 - 1)^2
+
+
+def test_equal_sets_have_no_distance_and_a_finite_logarithm():
+    a = moments_of(gaussian([0.0, 0.0], [1.0, 1.0]))
+    assert frechet(a, a, WHOLE)[0] == pytest.approx(0, abs=1e-6)
+    assert math.isfinite(log_ratio(np.zeros(1), np.ones(1))[0])
+
+
+def test_the_kernel_distance_is_near_zero_for_equal_distributions_and_larger_for_others():
+    a, b, far = (
+        gaussian([0.0, 0.0], [1.0, 1.0]),
+        gaussian([0.0, 0.0], [1.0, 1.0], 1),
+        gaussian([2.0, 0.0], [1.0, 1.0]),
+    )
+    near = kernel_distance(a, b, WHOLE)[0]
+    assert abs(near) < 0.1 and kernel_distance(a, far, WHOLE)[0] > 1
+
+
+def test_wavelet_packets_keep_all_energy():
+    picture = torch.rand(1, 3, 16, 24, generator=generator_for(0))
+    assert sum(float(p.square().sum()) for p in wavelet_packets(picture)) == pytest.approx(
+        float(picture.square().sum()), rel=1e-5
+    )
+    assert [tuple(band.shape) for band in haar(picture)] == [(1, 3, 8, 12)] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "strength"), [("blurred", 1.5), ("sharpened", 1.5), ("grainy", 8.0), ("contrasted", 0.3)]
+)
+def test_every_change_of_the_pictures_is_farther_in_every_space(name, strength):
+    found, overall = few(lambda video, generator: FORGERIES[name](video, strength, generator))
+    assert overall.rises
+    assert all(distance.change.mean > 0 for distance in found.values())
+
+
+def test_a_stronger_change_is_farther():
+    def grain(strength):
+        return lambda video, generator: FORGERIES["grainy"](video, strength, generator)
+
+    _, overall = few(trained=grain(3.0), base=grain(12.0))
+    assert overall.falls
+
+
+def test_a_model_that_equals_the_base_shows_no_difference():
+    _, overall = few()
+    assert (overall.mean, overall.low, overall.high) == (0, 0, 0)
