@@ -76,6 +76,7 @@ CONTENTS = {
             "/docs/votes",
             "/docs/rewards",
             "/docs/audits",
+            "/docs/judge",
             "/docs/doctor",
             "/docs/reliability",
             "/docs/performance",

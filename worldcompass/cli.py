@@ -41,6 +41,7 @@ COMMANDS = {
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
+    "judge": ("judge", "judge by what a viewer sees whether training changed the looks"),
     "audit": ("audit", "test a critic against the engine before a run relies on it"),
     "serve-reward": ("serve_reward", "serve a critic over HTTP to other processes"),
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),

@@ -8,6 +8,7 @@ from judged import sources
 
 from worldcompass.judging.bands import BAND, STATISTICS, distances, measure_bands, statistics_of
 from worldcompass.judging.forgeries import FORGERIES
+from worldcompass.judging.sources import STRETCHES
 
 
 def forged(name, strength):
@@ -28,19 +29,19 @@ def test_a_change_is_named_with_its_direction_and_counts_against_the_model(name,
     found = measure_bands(sources(trained=forged(name, strength)))
     deviation = found.models["trained"][statistic]
     assert sign * deviation.signed.mean > BAND and not deviation.inside
-    assert found.change[statistic].falls and found.overall.falls
+    assert all(found.change[s][statistic].falls and found.overall[s].falls for s in STRETCHES)
 
 
 def test_a_model_that_equals_the_truth_lies_inside_every_band_and_shows_no_difference():
     found = measure_bands(sources())
     assert all(d.inside and d.distance.mean == 0 for d in found.models["trained"].values())
-    assert found.overall.mean == 0 and not found.overall.rises
+    assert all(found.overall[s].mean == 0 and not found.overall[s].rises for s in STRETCHES)
 
 
 def test_training_that_removes_blur_comes_nearer_and_training_that_oversteps_does_not():
     nearer = measure_bands(sources(base=forged("blurred", 1.5), trained=forged("blurred", 0.6)))
     beyond = measure_bands(sources(base=forged("blurred", 0.6), trained=forged("sharpened", 3.0)))
-    assert nearer.overall.rises and beyond.overall.falls
+    assert all(nearer.overall[s].rises and beyond.overall[s].falls for s in STRETCHES)
 
 
 def test_half_too_soft_and_half_too_sharp_is_far_although_the_mean_is_right():

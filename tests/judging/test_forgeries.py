@@ -1,9 +1,24 @@
 """Forgeries of videos: each changes what it names, and nothing at strength 0."""
 
+import itertools
+
 import pytest
 import torch
 
-from worldcompass.judging.forgeries import FORGERIES, blurred, contrasted, forge, grainy, sharpened
+from worldcompass.judging.forgeries import (
+    FORGERIES,
+    FULL,
+    blurred,
+    contrasted,
+    forge,
+    frozen,
+    grainy,
+    repeated,
+    saturated,
+    sharpened,
+    speckled,
+    striped,
+)
 from worldcompass.seeding import generator_for
 
 
@@ -12,6 +27,12 @@ def video(frames=3, size=(24, 32)):
     frames_F3hw = torch.full((frames, 3, *size), 90, dtype=torch.uint8)
     frames_F3hw[:, :, 8:16, 10:20] = 160
     return frames_F3hw
+
+
+def lively():
+    """The same in colour, and brighter from frame to frame."""
+    brighter = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1)
+    return video() + brighter + torch.tensor([0, 30, 60], dtype=torch.uint8).view(3, 1, 1)
 
 
 def detail(frames_F3hw):
@@ -25,9 +46,9 @@ def test_a_forgery_of_strength_zero_changes_nothing(name):
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forgery_keeps_the_shape_leaves_its_input_alone_and_depends_on_its_generator_only(name):
-    given = video()
+    given = lively()
     first, second = (FORGERIES[name](given, 1.5, generator_for("same")) for _ in range(2))
-    assert first.equal(second) and not first.equal(given) and given.equal(video())
+    assert first.equal(second) and not first.equal(given) and given.equal(lively())
     assert first.shape == given.shape and first.dtype == torch.uint8
 
 
@@ -68,3 +89,41 @@ def test_several_forgeries_are_applied_in_their_order():
     assert forge(video(), {"sharpened": 1.0, "contrasted": 0.2}, generator_for(0)).equal(by_hand)
     with pytest.raises(ValueError, match="no forgery 'sepia': expected one of blurred"):
         forge(video(), {"sepia": 1.0}, generator_for(0))
+
+
+def coloured(frames=8):
+    """A video of which every frame is a little brighter than the one before."""
+    ramp = torch.arange(frames, dtype=torch.uint8)[:, None, None, None]
+    return ramp + torch.tensor([90, 120, 60], dtype=torch.uint8).view(3, 1, 1).expand(frames, 3, 24, 32)
+
+
+def test_saturation_spreads_the_channels_and_keeps_the_grey():
+    vivid = saturated(coloured(), 0.5, generator_for(0)).float()
+    assert vivid[0, 1].mean() - vivid[0, 2].mean() == pytest.approx(1.5 * 60, abs=1)
+    assert vivid.mean() == pytest.approx(float(coloured().float().mean()), abs=0.6)
+
+
+def test_speckle_changes_the_asked_share_of_pixels():
+    spotted = speckled(coloured(40), 0.05, generator_for(0)) != coloured(40)
+    assert spotted.any(1).float().mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_frozen_video_stands_still_at_its_end_only():
+    found = frozen(coloured(), 0.5, generator_for(0))
+    assert found[:4].equal(coloured()[:4]) and all(frame.equal(found[3]) for frame in found[4:])
+
+
+def test_a_repeated_frame_shows_the_one_before():
+    found = repeated(coloured(60), 0.5, generator_for(0))
+    same = [a.equal(b) for a, b in itertools.pairwise(found)]
+    assert sum(same) / len(same) == pytest.approx(0.5, abs=0.15)
+
+
+def test_stripes_come_from_the_other_video():
+    found = striped(torch.zeros_like(coloured()))(coloured(), 0.3, generator_for(1))
+    black = (found == 0).all(1).all(1).all(0)
+    assert 0 < black.float().mean() < 0.7 and found[..., ~black].equal(coloured()[..., ~black])
+
+
+def test_every_forgery_has_a_full_strength():
+    assert set(FORGERIES) | {"striped"} == set(FULL)

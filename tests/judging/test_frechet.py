@@ -9,7 +9,7 @@ from judged import sources
 
 from worldcompass.judging.forgeries import FORGERIES
 from worldcompass.judging.frechet import frechet, kernel_distance, log_ratio, measure_distances, moments_of
-from worldcompass.judging.sources import windows
+from worldcompass.judging.sources import STRETCHES, windows
 from worldcompass.judging.spaces import haar, spaces, wavelet_packets
 from worldcompass.seeding import generator_for
 
@@ -59,20 +59,34 @@ def test_wavelet_packets_keep_all_energy():
 @pytest.mark.parametrize(
     ("name", "strength"), [("blurred", 1.5), ("sharpened", 1.5), ("grainy", 8.0), ("contrasted", 0.3)]
 )
-def test_every_change_of_the_pictures_is_farther_in_every_space(name, strength):
-    found, overall = few(lambda video, generator: FORGERIES[name](video, strength, generator))
-    assert overall.rises
-    assert all(distance.change.mean > 0 for distance in found.values())
+def test_every_change_of_the_pictures_is_farther_in_every_space_and_stretch(name, strength):
+    found = few(lambda video, generator: FORGERIES[name](video, strength, generator))
+    for stretch in STRETCHES:
+        assert found.change[stretch]["pictures"].rises
+        assert all(distance.change.mean > 0 for distance in found.spaces[stretch].values())
 
 
 def test_a_stronger_change_is_farther():
     def grain(strength):
         return lambda video, generator: FORGERIES["grainy"](video, strength, generator)
 
-    _, overall = few(trained=grain(3.0), base=grain(12.0))
-    assert overall.falls
+    found = few(trained=grain(3.0), base=grain(12.0))
+    assert all(
+        found.change[stretch][family].falls for stretch in STRETCHES for family in ("pictures", "motion")
+    )
+
+
+def test_a_collapse_at_the_end_shows_there_more_than_in_the_whole_video():
+    def collapsing(video, generator):
+        return torch.cat([video[:19], video[19:].roll(1, 1)])
+
+    found = few(trained=collapsing)
+    whole, end = (found.change[stretch]["pictures"].mean for stretch in STRETCHES)
+    assert 0 < whole < end
 
 
 def test_a_model_that_equals_the_base_shows_no_difference():
-    _, overall = few()
-    assert (overall.mean, overall.low, overall.high) == (0, 0, 0)
+    found = few()
+    for stretch in STRETCHES:
+        change = found.change[stretch]["pictures"]
+        assert (change.mean, change.low, change.high) == (0, 0, 0)

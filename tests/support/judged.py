@@ -42,7 +42,6 @@ def sources(base=None, trained=None, count=16, frames=29, regions=2, seeds=1):
         scenarios=names,
         groups=tuple(f"start {i // 2}" for i in range(count)),
         regions=tuple(f"region {i % regions}" for i in range(count)),
-        other_groups=tuple(f"other {i // 2}" for i in range(count)),
         engine_SF3hw=truth,
         other_SF3hw=moving_pictures(count, frames, "other", regions),
         reachable_SF3hw=truth,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from worldcompass.judging.forgeries import FORGERIES, FULL
+
 Degrade = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
 """(frames_F3hw, past_F3hw, strength, generator) -> frames_F3hw."""
 
@@ -96,5 +98,20 @@ PICTURE: dict[str, Degrade] = {
     "flickering": flickering,
     "dropped": dropped,
 }
+
+
+def _forged(name: str) -> Degrade:
+    """A forgery of ``worldcompass.judging.forgeries``; strength 1 is the one that a judge must notice."""
+
+    def degrade(frames: Tensor, past: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+        return FORGERIES[name](frames, strength * FULL[name], generator)
+
+    return degrade
+
+
+FORGED: dict[str, Degrade] = {
+    name: _forged(name) for name in ("sharpened", "contrasted", "saturated", "grainy", "speckled")
+}
+"""What a policy does to please a critic that asks for detail."""
 STRENGTHS = (0.25, 0.5, 1.0)
 WITHOUT_STRENGTH = ("mirrored", "backwards")

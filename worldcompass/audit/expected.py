@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldcompass.audit.clips import NO_ITEM, OTHER_ITEM
-from worldcompass.audit.degradations import MOTION, PICTURE
+from worldcompass.audit.degradations import FORGED, MOTION, PICTURE
 from worldcompass.audit.tricks import Trick
 
 MOTION_LIES = (*MOTION, "wrong commands")
@@ -14,7 +14,14 @@ ITEM_LIES = (OTHER_ITEM, NO_ITEM)
 """Only for clips of pick-ups."""
 SINGLE_LIES = ("dropped", "cut")
 """Required only by name, as the pictures are right and most of the motion is too."""
-KINDS = {"motion": MOTION_LIES, "pictures": PICTURE_LIES, "both": (*MOTION_LIES, *PICTURE_LIES)}
+FORGERIES = tuple(FORGED)
+"""Changes that a policy makes to please a critic of detail."""
+KINDS = {
+    "motion": MOTION_LIES,
+    "pictures": PICTURE_LIES,
+    "both": (*MOTION_LIES, *PICTURE_LIES),
+    "forgeries": FORGERIES,
+}
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,9 @@ def expected(words: str) -> Expected:
     """
     named = [word.strip() for word in words.split(",")]
     lies = tuple(dict.fromkeys(lie for word in named for lie in KINDS.get(word, (word,))))
-    if unknown := [lie for lie in lies if lie not in (*KINDS["both"], *SINGLE_LIES, *ITEM_LIES)]:
+    if unknown := [lie for lie in lies if lie not in (*KINDS["both"], *FORGERIES, *SINGLE_LIES, *ITEM_LIES)]:
         raise ValueError(
             f"a critic cannot be expected to notice {unknown[0]!r}: expected {', '.join(KINDS)}, or some of"
-            f" {', '.join((*KINDS['both'], *SINGLE_LIES))}"
+            f" {', '.join((*KINDS['both'], *FORGERIES, *SINGLE_LIES))}"
         )
     return Expected(words, lies)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
-from worldcompass.audit.degradations import MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH
+from worldcompass.audit.degradations import FORGED, MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH
 from worldcompass.audit.expected import PICTURE_LIES, Expected
 from worldcompass.audit.exploit import Found, search
 from worldcompass.audit.tricks import TRICKS
@@ -155,7 +155,7 @@ def _candidates(clip: Clip, other: Clip, seed: int) -> dict[str, Tensor]:
     generator = generator_for(seed, "audit", clip.name)
     frames, past = clip.frames_F3hw, clip.past_F3hw
     made = {"true": frames}
-    for name, degrade in (MOTION | PICTURE).items():
+    for name, degrade in (MOTION | PICTURE | FORGED).items():
         for strength in (1.0,) if name in WITHOUT_STRENGTH else STRENGTHS:
             made[f"{name}@{strength:g}"] = degrade(frames, past, strength, generator)
     half = len(frames) // 2

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.judging.pixels import luma
-from worldcompass.judging.sources import BASE, TRAINED, Sources
+from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, depths_of
 from worldcompass.statistics import Estimate, bootstrap, resamples
 
 BAND = math.log(1.1)  # half width of the equivalence band
@@ -53,10 +53,11 @@ class Bands:
 
     models: dict[str, dict[str, Deviation]]
     """Source -> statistic -> deviation; the sources are the models, ``engine`` and ``other``."""
-    change: dict[str, Estimate]
-    """Statistic -> distance of the base minus distance of the trained model: above 0, training came nearer."""
-    overall: Estimate
-    """The mean of ``change`` over the statistics."""
+    change: dict[str, dict[str, Estimate]]
+    """Stretch -> statistic -> distance of the base minus distance of the trained model: above 0, training came
+    nearer."""
+    overall: dict[str, Estimate]
+    """Stretch -> the mean of ``change`` over the statistics."""
 
 
 def measure_bands(sources: Sources, seed: int = 0) -> Bands:
@@ -72,11 +73,19 @@ def measure_bands(sources: Sources, seed: int = 0) -> Bands:
     values["engine"] = np.tile(statistics_of(sources.engine_SF3hw), (sources.seeds, 1, 1))
     values["other"] = np.tile(statistics_of(sources.other_SF3hw), (sources.seeds, 1, 1))
     models = {name: deviations(v, truth, rows) for name, v in values.items()}
-    change_BQ = distances(values[BASE], truth, rows) - distances(values[TRAINED], truth, rows)
-    whole_Q = distances(values[BASE], truth)[0] - distances(values[TRAINED], truth)[0]
-    count = len(truth)
-    change = {name: bootstrap(change_BQ[:, q], whole_Q[q], count) for q, name in enumerate(STATISTICS)}
-    return Bands(models, change, bootstrap(change_BQ.mean(1), whole_Q.mean(), count))
+    change: dict[str, dict[str, Estimate]] = {}
+    overall: dict[str, Estimate] = {}
+    whole_BV = np.concatenate([np.arange(len(truth))[None], rows])
+    for stretch in STRETCHES:
+        inside = list(depths_of(stretch, DEPTHS))
+        cut, true = {name: v[:, inside] for name, v in values.items()}, truth[:, inside]
+        change_BQ = distances(cut[BASE], true, whole_BV) - distances(cut[TRAINED], true, whole_BV)
+        change[stretch] = {
+            name: bootstrap(change_BQ[1:, q], change_BQ[0, q], len(truth))
+            for q, name in enumerate(STATISTICS)
+        }
+        overall[stretch] = bootstrap(change_BQ[1:].mean(1), change_BQ[0].mean(), len(truth))
+    return Bands(models, change, overall)
 
 
 def deviations(values_VDQ: np.ndarray, truth_VDQ: np.ndarray, rows_BV: np.ndarray) -> dict[str, Deviation]:

@@ -26,7 +26,7 @@ from worldcompass.judging.networks import (
     read,
     trained_network,
 )
-from worldcompass.judging.sources import BASE, TRAINED, Sources, Windows
+from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.seeding import generator_for
 from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, resamples
 
@@ -42,9 +42,9 @@ ENGINE, OTHER, REACHABLE = "engine", "other", "reachable"
 class Separation:
     """The tests of one capacity."""
 
-    change: Estimate
-    """Logit of the trained model minus that of the base by a network that learned both as fakes, in standard
-    deviations of the logits; above 0, the trained model looks more real."""
+    change: dict[str, Estimate]
+    """Stretch -> logit of the trained model minus that of the base by networks that learned both as fakes, in
+    standard deviations of the logits; above 0, the trained model looks more real."""
     auc: dict[str, Estimate]
     """Test -> area under the curve of reachable truth against a model, each with networks of its own: 0.5 cannot be
     told apart, 1 always. ``other``, the engine against other episodes, is the floor. Empty when not asked for."""
@@ -70,7 +70,7 @@ def classify(
     asked: Asked | None = None,
     folds: Sequence[int] | None = None,
     on_network: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Separation], Estimate]:
+) -> tuple[dict[str, Separation], dict[str, Estimate]]:
     """Run the test at every capacity.
 
     Args:
@@ -82,27 +82,28 @@ def classify(
         on_network: called after each fold of a test, ``networks_of`` times.
 
     Returns:
-        Capacity -> tests, and the mean over the capacities of ``Separation.change``.
+        Capacity -> tests, and the mean over the capacities of ``Separation.change`` for each stretch.
 
     Raises:
         UnfitInputs: when there are too few different starts, or the folds leak.
     """
     asked = asked or Asked()
-    names = (*sources.groups, *sources.other_groups)
-    both = folds_of(names, FOLDS, seed)
-    if folds is not None:
-        check_folds(folds, sources.groups)
-        both = [*folds, *both[len(folds) :]]
-    table = _Table(sources, windows, tuple(both), seed, on_network)
+    chosen = folds_of(sources.groups, FOLDS, seed) if folds is None else list(folds)
+    check_folds(chosen, sources.groups)
+    table = _Table(sources, windows, tuple(chosen), seed, on_network)
     rows_BV = resamples(sources.rows, seed, RESAMPLES)
     found, changes = {}, []
     for name in asked.capacities:
         test = _Linear(table) if name == LINEAR else _Network(table, NETWORKS[name], asked.steps)
-        separation, change_V = _separated(test, table, rows_BV, asked.separate)
+        separation, change_VW = _separated(test, table, rows_BV, asked.separate)
         found[name] = separation
-        changes.append(change_V)
-    change_V = np.mean(changes, 0)
-    return found, bootstrap(change_V[rows_BV].mean(1), change_V.mean(), len(change_V))
+        changes.append(change_VW)
+    return found, _by_stretch(np.mean(changes, 0), table, rows_BV)
+
+
+def _by_stretch(change_VW: np.ndarray, table: _Table, rows_BV: np.ndarray) -> dict[str, Estimate]:
+    means = {stretch: change_VW[:, list(table.windows.inside(stretch))].mean(1) for stretch in STRETCHES}
+    return {stretch: bootstrap(v[rows_BV].mean(1), v.mean(), len(v)) for stretch, v in means.items()}
 
 
 def networks_of(asked: Asked) -> int:
@@ -129,11 +130,11 @@ class _Table:
         return real[name] if name in real else self.sources.flat(name)
 
     def fold_of(self, name: str) -> list[int]:
-        """The fold of every video."""
-        count = len(self.sources.scenarios)
-        if name == OTHER:
-            return list(self.folds[count:])
-        return list(self.folds[:count]) * (len(self.videos(name)) // count)
+        """The fold of every video. Another episode is in the fold of its row, so both sides show the same regions.
+
+        Else a fold with more of a region on one side has fewer of it to learn from, and areas fall below 0.5.
+        """
+        return list(self.folds) * (len(self.videos(name)) // len(self.folds))
 
     def rows(self, name: str, fold: int, inside: bool) -> tuple[int, ...]:
         return tuple(row for row, f in enumerate(self.fold_of(name)) if (f == fold) == inside)
@@ -195,7 +196,7 @@ def _separated(
     test: _Network | _Linear, table: _Table, rows_BV: np.ndarray, separate: bool
 ) -> tuple[Separation, np.ndarray]:
     pooled = _by_video(test, table, REACHABLE, (BASE, TRAINED), ())
-    change_V = _change(pooled, table)
+    change_VW = _change(pooled, table)
     auc: dict[str, Estimate] = {}
     transfer: dict[str, dict[str, float]] = {}
     for model, sibling in ((BASE, TRAINED), (TRAINED, BASE)) if separate else ():
@@ -206,8 +207,7 @@ def _separated(
         logits = _by_video(test, table, ENGINE, (OTHER,), ())
         rows = resamples(table.sources.scenarios, table.seed, RESAMPLES)
         auc[OTHER] = area(logits, ENGINE, OTHER, table, rows)
-    change = bootstrap(change_V[rows_BV].mean(1), change_V.mean(), len(change_V))
-    return Separation(change, auc, transfer), change_V
+    return Separation(_by_stretch(change_VW, table, rows_BV), auc, transfer), change_VW
 
 
 def _by_video(
@@ -224,8 +224,8 @@ def _by_video(
 
 
 def _change(pooled: dict[str, np.ndarray], table: _Table) -> np.ndarray:
-    """Trained minus base for every video, in deviations of the fold's logits; (V,)."""
-    found = (pooled[TRAINED] - pooled[BASE]).mean(1)
+    """Trained minus base for every video, in deviations of the fold's logits; (V, W)."""
+    found = pooled[TRAINED] - pooled[BASE]
     folds = np.array(table.fold_of(BASE))
     for fold in range(FOLDS):
         logits = [pooled[m][np.array(table.fold_of(m)) == fold].ravel() for m in (REACHABLE, BASE, TRAINED)]

@@ -20,6 +20,7 @@ from torch import Tensor
 Forge = Callable[[Tensor, float, torch.Generator], Tensor]
 """(frames_F3hw, strength, generator) -> frames_F3hw."""
 
+STRIPE = 4  # pixels: width of a pasted stripe
 SHARPEN_RADIUS = 1.0  # pixels: standard deviation of the unsharp mask
 
 
@@ -54,12 +55,76 @@ def grainy(frames_F3hw: Tensor, strength: float, generator: torch.Generator) -> 
     return _uint8(frames_F3hw.float() + strength * torch.randn(frames_F3hw.shape, generator=generator))
 
 
+def saturated(frames_F3hw: Tensor, strength: float, _: torch.Generator) -> Tensor:
+    """Stronger colours around each pixel's grey; strength 0.5 multiplies them by 1.5."""
+    _check(frames_F3hw, strength)
+    frames = frames_F3hw.float()
+    grey = frames.mean(1, keepdim=True)
+    return _uint8(grey + (1 + strength) * (frames - grey))
+
+
+def speckled(frames_F3hw: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Black and white pixels, drawn anew in every frame; the strength is their share."""
+    _check(frames_F3hw, strength)
+    shape = (len(frames_F3hw), 1, *frames_F3hw.shape[-2:])
+    spots = torch.rand(shape, generator=generator) < strength
+    white = torch.rand(shape, generator=generator) < 0.5
+    return torch.where(spots, torch.where(white, 255, 0), frames_F3hw.int()).to(torch.uint8)
+
+
+def frozen(frames_F3hw: Tensor, strength: float, _: torch.Generator) -> Tensor:
+    """The end of the video stands still; the strength is its share, at most 1."""
+    _check(frames_F3hw, strength)
+    moving = max(1, round((1 - min(strength, 1.0)) * len(frames_F3hw)))
+    still = frames_F3hw[moving - 1].expand(len(frames_F3hw) - moving, -1, -1, -1)
+    return torch.cat([frames_F3hw[:moving], still])
+
+
+def repeated(frames_F3hw: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Some frames show the frame before them again; the strength is their share."""
+    _check(frames_F3hw, strength)
+    lost = torch.rand(len(frames_F3hw), generator=generator) < strength
+    lost[:1] = False
+    index = torch.where(lost, 0, torch.arange(len(frames_F3hw))).cummax(0).values
+    return frames_F3hw[index]
+
+
+def striped(foreign_F3hw: Tensor) -> Forge:
+    """A forgery that pastes vertical stripes of another video; the strength is the share of columns, at most 1."""
+
+    def paste(frames_F3hw: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+        _check(frames_F3hw, strength)
+        width = frames_F3hw.shape[-1]
+        edges = torch.rand(-(-width // STRIPE), generator=generator).repeat_interleave(STRIPE)[:width]
+        return torch.where(edges < strength, foreign_F3hw[: len(frames_F3hw)], frames_F3hw)
+
+    return paste
+
+
 FORGERIES: Mapping[str, Forge] = {
     "blurred": blurred,
     "sharpened": sharpened,
     "contrasted": contrasted,
     "grainy": grainy,
+    "saturated": saturated,
+    "speckled": speckled,
+    "frozen": frozen,
+    "repeated": repeated,
 }
+FULL: Mapping[str, float] = {
+    "blurred": 1.5,
+    "sharpened": 1.5,
+    "contrasted": 0.3,
+    "grainy": 8.0,
+    "saturated": 0.6,
+    "speckled": 0.01,
+    "frozen": 0.6,
+    "repeated": 0.6,
+    "striped": 0.3,
+}
+"""Full strength of each, in its own unit; a judge must notice it. ``striped`` needs another video."""
+THIRDS = (1 / 3, 2 / 3, 1.0)
+"""Shares of the full strength at which a judge is tried."""
 
 
 def forge(frames_F3hw: Tensor, steps: Mapping[str, float], generator: torch.Generator) -> Tensor:

@@ -4,34 +4,35 @@
 episodes lie from each other. One space alone can misrank pictures (arXiv 2604.28190), so there are several, and the
 verdict averages logarithms. All sets have the same number of clips, as the Frechet distance depends on it
 (arXiv 1911.07023); the kernel distance does not.
+
+Features keep their scale: a direction counts by how much real pictures differ in it. Scaling all directions alike
+would count details that nobody sees as much as a change of the whole picture.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.judging.sources import BASE, TRAINED, Sources, Windows
+from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.judging.spaces import Space, embedded
 from worldcompass.statistics import Estimate, bootstrap, resamples
 
 RESAMPLES = 300
 NEAR_ZERO = 0.02  # of the floor: equal sets have a finite logarithm
-BLOCK = 4096  # moments at once
-SHRINK = 1e-3  # of the largest variance, added before scaling
+ENGINE, OTHER, REACHABLE = "engine", "other", "reachable"
 
 
 @dataclass(frozen=True)
 class Distance:
-    """One space."""
+    """One space and one stretch of the videos."""
 
     ratio: dict[str, Estimate]
-    """Source -> ``exp`` of the mean log ratio of its sets; the sources are the models and ``engine``."""
+    """Source -> ratio to the floor; the sources are the models and ``engine``."""
     absolute: dict[str, Estimate]
     """The same against the engine's own frames; ``reachable`` is what a perfect network would get."""
     kernel: dict[str, float]
@@ -40,6 +41,16 @@ class Distance:
     """Log ratio of the trained model minus that of the base: below 0, training came nearer."""
     kernel_change: Estimate
     """Kernel distance of the trained model minus that of the base, times 1000."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """All spaces and stretches."""
+
+    spaces: dict[str, dict[str, Distance]]
+    """Stretch -> space -> distance."""
+    change: dict[str, dict[str, Estimate]]
+    """Stretch -> family of spaces, ``pictures`` or ``motion`` -> mean of their ``Distance.change``."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ def measure_distances(
     spaces: Sequence[Space],
     seed: int = 0,
     on_space: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Distance], Estimate]:
+) -> Distances:
     """Compare the models with reachable truth in every space.
 
     Args:
@@ -67,87 +78,98 @@ def measure_distances(
         spaces: to compare in.
         seed: of the bootstrap over scenarios and seeds.
         on_space: called after each space.
-
-    Returns:
-        Space -> distance, and the mean over the spaces of ``Distance.change``.
     """
     rows = resamples(sources.rows, seed, RESAMPLES)
     rows_BV = np.concatenate([np.arange(len(sources.rows))[None], rows])
-    found, changes = {}, []
+    models = tuple(sources.models_KSF3hw)
+    found: dict[str, dict[str, Distance]] = {stretch: {} for stretch in STRETCHES}
+    changes: dict[str, dict[str, list[np.ndarray]]] = {stretch: {} for stretch in STRETCHES}
     for space in spaces:
-        distance, change_B = _in_space(sources, windows, space, rows_BV)
-        found[space.name] = distance
-        changes.append(change_B)
+        sets = projected(_features(sources, windows, space), space.most_dims)
+        for stretch in STRETCHES:
+            inside = list(windows.inside(stretch))
+            cut = [{name: x[:, inside] for name, x in features.items()} for features in sets]
+            distance, change_B = _distance(cut, models, rows_BV)
+            found[stretch][space.name] = distance
+            changes[stretch].setdefault(space.family, []).append(change_B)
         on_space()
-    change_B = np.mean(changes, 0)
-    return found, bootstrap(change_B[1:], change_B[0], len(sources.rows))
-
-
-def _in_space(
-    sources: Sources, windows: Windows, space: Space, rows_BV: np.ndarray
-) -> tuple[Distance, np.ndarray]:
-    real = {
-        "engine": sources.engine_SF3hw,
-        "other": sources.other_SF3hw,
-        "reachable": sources.reachable_SF3hw,
+    change = {
+        stretch: {family: _estimate(np.mean(parts, 0), rows_BV) for family, parts in of.items()}
+        for stretch, of in changes.items()
     }
-    sets = {name: embedded(space, videos, windows) for name, videos in real.items()}
-    sets = {name: [part.repeat(sources.seeds, 1, 1) for part in parts] for name, parts in sets.items()}
-    sets |= {name: embedded(space, sources.flat(name), windows) for name in sources.models_KSF3hw}
-    logs: dict[str, list[np.ndarray]] = {}
-    absolute: dict[str, list[np.ndarray]] = {}
-    kernels: dict[str, list[np.ndarray]] = {}
-    for number in range(len(sets["engine"])):
-        scaled = whitened({name: parts[number] for name, parts in sets.items()}, space.most_dims)
-        moments = {name: moments_of(features) for name, features in scaled.items()}
-        floor_B = frechet(moments["other"], moments["engine"], rows_BV)
-        for name in (*sources.models_KSF3hw, "engine"):
-            logs.setdefault(name, []).append(
-                log_ratio(frechet(moments[name], moments["reachable"], rows_BV), floor_B)
-            )
-        for name in (*sources.models_KSF3hw, "reachable"):
-            absolute.setdefault(name, []).append(
-                log_ratio(frechet(moments[name], moments["engine"], rows_BV), floor_B)
-            )
-        for name in sources.models_KSF3hw:
-            kernels.setdefault(name, []).append(
-                1000 * kernel_distance(scaled[name], scaled["reachable"], rows_BV)
-            )
-    mean = {name: np.mean(parts, 0) for name, parts in logs.items()}
-    mean_absolute = {name: np.mean(parts, 0) for name, parts in absolute.items()}
-    kernel = {name: np.mean(parts, 0) for name, parts in kernels.items()}
-    change_B, kernel_B = mean[TRAINED] - mean[BASE], kernel[TRAINED] - kernel[BASE]
-    count = rows_BV.shape[1]
+    return Distances(found, change)
+
+
+def _features(sources: Sources, windows: Windows, space: Space) -> list[dict[str, Tensor]]:
+    """For each set of the space: source -> features (V, W, P, D)."""
+    real = {
+        ENGINE: sources.engine_SF3hw,
+        OTHER: sources.other_SF3hw,
+        REACHABLE: sources.reachable_SF3hw,
+    }
+    found = {name: embedded(space, videos, windows) for name, videos in real.items()}
+    found = {name: [x.repeat(sources.seeds, 1, 1, 1) for x in sets] for name, sets in found.items()}
+    found |= {name: embedded(space, sources.flat(name), windows) for name in sources.models_KSF3hw}
+    return [{name: sets[i] for name, sets in found.items()} for i in range(len(found[ENGINE]))]
+
+
+def projected(sets: Sequence[Mapping[str, Tensor]], most_dims: int) -> list[dict[str, Tensor]]:
+    """Features on the leading principal directions of the engine's and the reachable videos; (V, W, P, D')."""
+    found = []
+    for features in sets:
+        real = torch.cat([features[ENGINE], features[REACHABLE]]).flatten(0, 2).double()
+        mean = real.mean(0)
+        _, vectors = torch.linalg.eigh(torch.cov((real - mean).T).reshape(real.shape[1], -1))
+        directions = vectors.flip(1)[:, :most_dims]
+        found.append({name: (x.double() - mean) @ directions for name, x in features.items()})
+    return found
+
+
+def _distance(
+    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], rows_BV: np.ndarray
+) -> tuple[Distance, np.ndarray]:
+    """The distances of one space, summed over its sets, and their change in every resample."""
+    moments = [{name: moments_of(x.flatten(1, 2)) for name, x in features.items()} for features in sets]
+
+    def apart(a: str, b: str) -> np.ndarray:
+        return np.sum([frechet(of[a], of[b], rows_BV) for of in moments], 0)
+
+    floor_B = apart(OTHER, ENGINE)
+    logs = {name: log_ratio(apart(name, REACHABLE), floor_B) for name in (*models, ENGINE)}
+    absolute = {name: log_ratio(apart(name, ENGINE), floor_B) for name in (*models, REACHABLE)}
+    joined = _joined(sets)
+    kernel = {name: 1000 * kernel_distance(joined[name], joined[REACHABLE], rows_BV) for name in models}
+    change_B = logs[TRAINED] - logs[BASE]
     distance = Distance(
-        {name: _exp(v, count) for name, v in mean.items()},
-        {name: _exp(v, count) for name, v in mean_absolute.items()},
+        {name: _estimate(np.exp(v), rows_BV) for name, v in logs.items()},
+        {name: _estimate(np.exp(v), rows_BV) for name, v in absolute.items()},
         {name: float(v[0]) for name, v in kernel.items()},
-        bootstrap(change_B[1:], change_B[0], count),
-        bootstrap(kernel_B[1:], kernel_B[0], count),
+        _estimate(change_B, rows_BV),
+        _estimate(kernel[TRAINED] - kernel[BASE], rows_BV),
     )
     return distance, change_B
 
 
-def _exp(logs_B: np.ndarray, count: int) -> Estimate:
-    return bootstrap(np.exp(logs_B[1:]), math.exp(logs_B[0]), count)
+def _joined(sets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Features of all sets side by side, mean over a clip's parts, in units of the largest deviation; (V, W, D).
+
+    One kernel of clips, not one for each pair of patches, which would be quadratic in their number.
+    """
+    means = [{name: x.mean(2) for name, x in features.items()} for features in sets]
+    units = [x[REACHABLE].flatten(0, 1).std(0).max().clamp_min(1e-12) for x in means]
+    return {
+        name: torch.cat([x[name] / u for x, u in zip(means, units, strict=True)], -1) for name in means[0]
+    }
+
+
+def _estimate(values_B: np.ndarray, rows_BV: np.ndarray) -> Estimate:
+    """The first value, which is of all videos, with its interval over the others, which are resamples."""
+    return bootstrap(values_B[1:], values_B[0], rows_BV.shape[1])
 
 
 def log_ratio(distance_B: np.ndarray, floor_B: np.ndarray) -> np.ndarray:
     """Logarithm of a distance over the floor; equal sets stay finite."""
     return np.log(np.maximum(distance_B, NEAR_ZERO * floor_B) / floor_B)
-
-
-def whitened(features: dict[str, Tensor], most_dims: int) -> dict[str, Tensor]:
-    """Project on the engine's principal directions and scale each to its deviation there; (V, N, D').
-
-    Without the scaling a few directions of large variance, such as brightness, would decide alone.
-    """
-    engine = features["engine"].flatten(0, 1).double()
-    mean = engine.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((engine - mean).T).reshape(engine.shape[1], -1))
-    values, vectors = values.flip(0)[:most_dims], vectors.flip(1)[:, :most_dims]
-    scale = (values + SHRINK * values[0]).clamp_min(1e-12).rsqrt()
-    return {name: ((x.double() - mean) @ (vectors * scale)) for name, x in features.items()}
 
 
 def moments_of(features_VND: Tensor) -> Moments:

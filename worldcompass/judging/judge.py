@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from worldcompass.judging.bands import STATISTICS as STATISTIC_NAMES
 from worldcompass.judging.bands import Bands, measure_bands
 from worldcompass.judging.classifier import Asked, Separation, classify, networks_of
-from worldcompass.judging.frechet import Distance, measure_distances
+from worldcompass.judging.frechet import Distance, Distances, measure_distances
 from worldcompass.judging.paired import Likeness, measure_paired
 from worldcompass.judging.place import Place, measure_place, place_network, regions_known
-from worldcompass.judging.sources import Sources, windows
+from worldcompass.judging.sources import STRETCHES, Sources, windows
 from worldcompass.judging.spaces import place_space, spaces
 from worldcompass.judging.verdict import Gate, Judgement, Row
 from worldcompass.statistics import UNKNOWN, Estimate
@@ -29,10 +30,9 @@ class Measures:
     """What every measure found."""
 
     bands: Bands
-    distances: Mapping[str, Distance]
-    distance_change: Estimate
+    distances: Distances
     tests: Mapping[str, Separation]
-    test_change: Estimate
+    test_change: Mapping[str, Estimate]
     place: Place | None
     paired: Mapping[str, Likeness]
 
@@ -57,12 +57,12 @@ def measure_all(
     net = place_network(sources, seed) if regions_known(sources.regions) else None
     on_step()
     known = [*spaces(seed), *([place_space(net.maps)] if net else [])]
-    distances, distance_change = measure_distances(sources, cut, known, seed, on_step)
+    distances = measure_distances(sources, cut, known, seed, on_step)
     tests, test_change = classify(sources, cut, seed, asked, on_network=on_step)
     place = measure_place(sources, net, seed) if net else None
     paired = measure_paired(sources, net, seed) if net else {}
     on_step()
-    return Measures(bands, distances, distance_change, tests, test_change, place, paired)
+    return Measures(bands, distances, tests, test_change, place, paired)
 
 
 def steps_of(sources: Sources, asked: Asked | None = None) -> int:
@@ -71,12 +71,17 @@ def steps_of(sources: Sources, asked: Asked | None = None) -> int:
 
 
 def gates_of(measures: Measures) -> tuple[Gate, ...]:
-    """The three gates; above 0, training came nearer."""
-    return (
-        Gate(CLASSIFIER, measures.test_change, "deviations of the logit"),
-        Gate(DISTANCES, _negated(measures.distance_change), "in the logarithm of the Frechet distance"),
-        Gate(STATISTICS, measures.bands.overall, "in the logarithm of the statistics"),
-    )
+    """The gates of every stretch; above 0, training came nearer."""
+    found = []
+    for stretch in STRETCHES:
+        of = {
+            CLASSIFIER: (measures.test_change[stretch], "deviations of the logit"),
+            STATISTICS: (measures.bands.overall[stretch], "in the logarithm of the statistics"),
+        }
+        for family, change in measures.distances.change[stretch].items():
+            of[f"{DISTANCES} of {family}"] = (_negated(change), "in the logarithm of the Frechet distance")
+        found += [Gate(f"{name}, {stretch}", change, unit) for name, (change, unit) in of.items()]
+    return tuple(found)
 
 
 def judge(
@@ -98,38 +103,11 @@ def judge(
 def rows_of(measures: Measures) -> Iterator[Row]:
     """Everything that explains the gates, with floors and ceilings."""
     for name, test in measures.tests.items():
-        yield Row("classifier", f"{name}: logit", {"change": test.change}, "above 0: more real")
-        if test.auc:
-            yield Row(
-                "classifier", f"{name}: area", test.auc, "0.5: cannot be told apart; other is the floor"
-            )
-            for judge_of, judged in test.transfer.items():
-                values = {model: _point(value) for model, value in judged.items()}
-                yield Row(
-                    "classifier",
-                    f"{name}: area by networks of {judge_of}",
-                    values,
-                    "0.5: cannot be told apart",
-                )
-    for name, distance in measures.distances.items():
-        yield Row(
-            "distances", f"{name}: Frechet", {**distance.ratio, "change": distance.change},
-            "against reachable truth; 1: as other episodes"
-        )  # fmt: skip
-        yield Row("distances", f"{name}: Frechet to the engine", distance.absolute, "reachable is the best")
-        kernels = {source: _point(value) for source, value in distance.kernel.items()}
-        yield Row(
-            "distances",
-            f"{name}: kernel",
-            {**kernels, "change": distance.kernel_change},
-            "0: equal; times 1000",
-        )
-    for statistic in next(iter(measures.bands.models.values())):
-        values = {source: found[statistic].signed for source, found in measures.bands.models.items()}
-        yield Row("statistics", statistic, values, "log ratio to reachable truth; the band is ±0.1")
-        apart = {source: found[statistic].distance for source, found in measures.bands.models.items()}
-        change = _negated(measures.bands.change[statistic])
-        yield Row("statistics", f"{statistic}: distance", {**apart, "change": change}, "0: same distribution")
+        yield from _classifier_rows(name, test)
+    for stretch, of in measures.distances.spaces.items():
+        for name, distance in of.items():
+            yield from _distance_rows(f"{name}, {stretch}", distance)
+    yield from _statistic_rows(measures.bands)
     for name, found in measures.paired.items():
         yield Row(
             "paired", f"{name}: information kept", {**found.information, "change": found.information_change},
@@ -149,6 +127,33 @@ def rows_of(measures: Measures) -> Iterator[Row]:
         yield Row(
             "place", "patches of another region", {**place.foreign, "change": place.foreign_change}, "0: none"
         )
+
+
+def _classifier_rows(name: str, test: Separation) -> Iterator[Row]:
+    yield Row("classifier", f"{name}: logit", test.change, "trained minus base; above 0: more real")
+    if test.auc:
+        yield Row("classifier", f"{name}: area", test.auc, "0.5: cannot be told apart; other is the floor")
+    for judges, judged in test.transfer.items():
+        values = {model: _point(value) for model, value in judged.items()}
+        yield Row("classifier", f"{name}: area by networks of {judges}", values, "0.5: cannot be told apart")
+
+
+def _distance_rows(name: str, distance: Distance) -> Iterator[Row]:
+    ratio = {**distance.ratio, "change": distance.change}
+    yield Row("distances", f"{name}: Frechet", ratio, "to reachable truth; 1: as other episodes")
+    yield Row("distances", f"{name}: Frechet to the engine", distance.absolute, "reachable is the best")
+    kernels = {source: _point(value) for source, value in distance.kernel.items()}
+    kernels["change"] = distance.kernel_change
+    yield Row("distances", f"{name}: kernel", kernels, "0: equal; times 1000")
+
+
+def _statistic_rows(bands: Bands) -> Iterator[Row]:
+    for name in STATISTIC_NAMES:
+        signed = {source: found[name].signed for source, found in bands.models.items()}
+        yield Row("statistics", name, signed, "log ratio to reachable truth; the band is ±0.1")
+        apart = {source: found[name].distance for source, found in bands.models.items()}
+        changes = {f"change, {stretch}": _negated(change[name]) for stretch, change in bands.change.items()}
+        yield Row("statistics", f"{name}: distance", {**apart, **changes}, "0: same distribution")
 
 
 def digest_of(sources: Sources) -> str:

@@ -39,12 +39,10 @@ class Sources:
     """The start that a scenario may share with others, such as map and place; no fold splits a group."""
     regions: tuple[str, ...]
     """The part of the world that a scenario shows, such as its map; without parts, its recording's name."""
-    other_groups: tuple[str, ...]
-    """The starts of the other episodes."""
     engine_SF3hw: Tensor
     """The real videos."""
     other_SF3hw: Tensor
-    """Real videos of other episodes from the same regions in the same order, with other starts and commands."""
+    """Real videos of other episodes, with other starts and commands; row by row from the same regions."""
     reachable_SF3hw: Tensor
     """The real videos through the autoencoder."""
     models_KSF3hw: Mapping[str, Tensor]
@@ -64,10 +62,10 @@ class Sources:
             )
         if len(set(self.scenarios)) != count:
             raise UnfitInputs("a scenario occurs twice: give every scenario an id of its own")
-        if not count == len(self.groups) == len(self.other_groups) == len(self.regions) == shape[0]:
+        if not count == len(self.groups) == len(self.regions) == shape[0]:
             raise UnfitInputs(
-                f"{count} scenarios have {len(self.groups)} groups, {len(self.other_groups)} other groups,"
-                f" {len(self.regions)} regions and {shape[0]} videos: give one of each"
+                f"{count} scenarios have {len(self.groups)} groups, {len(self.regions)} regions and"
+                f" {shape[0]} videos: give one of each"
             )
         for name, videos in {"other": self.other_SF3hw, "reachable": self.reachable_SF3hw}.items():
             _fits(name, videos, shape)
@@ -101,6 +99,18 @@ class Sources:
         """The same real videos beside other models, without steps."""
         return replace(self, models_KSF3hw=models_KSF3hw, steps=None)
 
+    def first(self, frames: int) -> Sources:
+        """The first frames of every video, without steps."""
+        models = {name: v[:, :, :frames] for name, v in self.models_KSF3hw.items()}
+        return replace(
+            self,
+            engine_SF3hw=self.engine_SF3hw[:, :frames],
+            other_SF3hw=self.other_SF3hw[:, :frames],
+            reachable_SF3hw=self.reachable_SF3hw[:, :frames],
+            models_KSF3hw=models,
+            steps=None,
+        )
+
     def select(self, rows: Sequence[int]) -> Sources:
         """Some of the scenarios; the other episodes keep the same rows."""
         index = torch.tensor(list(rows))
@@ -115,13 +125,17 @@ class Sources:
             names(self.scenarios),
             names(self.groups),
             names(self.regions),
-            names(self.other_groups),
             self.engine_SF3hw[index],
             self.other_SF3hw[index],
             self.reachable_SF3hw[index],
             models(self.models_KSF3hw),
             self.steps and Steps(self.steps.first_frame, models(self.steps.models_KST3hw)),
         )
+
+
+STRETCHES = {"the whole video": 0.0, "its end": 0.75}
+"""Stretches that are judged, by the share of the video before them. Errors add up, and people judge where a video
+ends as much as how it begins: a mean over the whole video would hide a collapse behind a good start."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +150,16 @@ class Windows:
     """Equal parts of the video, from its start to its end."""
     depth_of: tuple[int, ...] = field(default=())
     """Depth of every window."""
+
+    def inside(self, stretch: str) -> tuple[int, ...]:
+        """Windows of one of ``STRETCHES``."""
+        first = depths_of(stretch, self.depths)[0]
+        return tuple(i for i, depth in enumerate(self.depth_of) if depth >= first)
+
+
+def depths_of(stretch: str, depths: int) -> tuple[int, ...]:
+    """Depths of one of ``STRETCHES``."""
+    return tuple(range(round(STRETCHES[stretch] * depths), depths))
 
 
 def windows(frames: int, depths: int = 8, per_depth: int = 2, length: int = 9) -> Windows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class Space:
     """One or several sets of features that are compared separately and averaged, such as wavelet packets."""
 
     name: str
+    family: Literal["pictures", "motion"]
+    """Spaces of one family are averaged."""
     embed: Callable[[Tensor], list[Tensor]]
     """(clips_NT3hw uint8) -> a list of features (N, P, D)."""
     most_dims: int
@@ -39,13 +42,13 @@ def clips_of(videos_VF3hw: Tensor, windows: Windows) -> Tensor:
 
 
 def embedded(space: Space, videos_VF3hw: Tensor, windows: Windows) -> list[Tensor]:
-    """Features of every video; a list of (V, W * P, D), one for each set of the space."""
+    """Features of every video; a list of (V, W, P, D), one for each set of the space."""
     parts: list[list[Tensor]] = []
     step = max(1, BLOCK // len(windows.starts))
     for block in videos_VF3hw.split(step):
         clips = clips_of(block, windows)
         sets = space.embed(clips.flatten(0, 1))
-        parts.append([features.unflatten(0, clips.shape[:2]).flatten(1, 2) for features in sets])
+        parts.append([features.unflatten(0, clips.shape[:2]) for features in sets])
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
@@ -59,10 +62,10 @@ def spaces(seed: int, networks: int = 3) -> list[Space]:
     nets = [random_filters(seed, number) for number in range(networks)]
     volumes = random_volumes(seed)
     return [
-        Space("wavelets", lambda clips: wavelet_packets(middle(clips)), 16),
-        Space("pictures", lambda clips: [_whole(middle(clips), net) for net in nets], 64),
-        Space("patches", lambda clips: [_patches(middle(clips), net) for net in nets], 48),
-        Space("motion", lambda clips: [_motion(clips, volumes)], 64),
+        Space("wavelets", "pictures", lambda clips: wavelet_packets(middle(clips)), 8),
+        Space("pictures", "pictures", lambda clips: [_whole(middle(clips), net) for net in nets], 32),
+        Space("patches", "pictures", lambda clips: [_patches(middle(clips), net) for net in nets], 32),
+        Space("motion", "motion", lambda clips: [_motion(clips, volumes)], 32),
     ]
 
 
@@ -156,4 +159,4 @@ def place_space(maps: Callable[[Tensor], list[Tensor]]) -> Space:
         found = maps(255 * middle(clips))[:-1]
         return [torch.cat([part for x in found for part in (x.mean((-2, -1)), x.std((-2, -1)))], 1)[:, None]]
 
-    return Space("places", embed, 64)
+    return Space("places", "pictures", embed, 32)

@@ -1,0 +1,78 @@
+"""The judge's scenarios in the embedded world: even over maps, apart from the twin's, stored and resumed."""
+
+import pytest
+import torch
+
+from worldcompass import cli
+from worldcompass.errors import UserError
+from worldcompass.worlds.doom import judging
+from worldcompass.worlds.doom.engine.maps import TRAINING
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
+from worldcompass.worlds.doom.judging import MOST, place_of, scenes, sources_of, stored_sources
+from worldcompass.worlds.doom.world import shipped_weights
+
+LATENTS = 10  # 37 frames
+
+
+@pytest.fixture(scope="module")
+def found():
+    return {role: scenes(role, 16, LATENTS) for role in ("judge", "twin")}
+
+
+def test_scenarios_spread_over_all_maps_and_other_episodes_match_them_row_by_row(found):
+    judge = found["judge"]
+    assert {judge.regions.count(name) for name in set(judge.regions)} == {2} and len(set(judge.regions)) == 8
+    assert [s.id.split("/")[1] for s in judge.others] == judge.regions
+    assert len({s.id for s in (*judge.scenarios, *judge.others)}) == 32
+
+
+def test_the_twin_sees_other_starts_on_the_training_maps_alone(found):
+    assert set(found["twin"].regions) == {m.name for m in TRAINING}
+
+    def starts(of):
+        return {s.image_3hw.numpy().tobytes() for s in (*of.scenarios, *of.others)}
+
+    drawn = starts(found["twin"]) - starts(found["judge"])
+    assert len(drawn) > 16  # maps with one start show it to both
+    assert not {s.id for s in found["twin"].scenarios} & {s.id for s in found["judge"].scenarios}
+
+
+def test_starts_near_each_other_are_one_place():
+    plans = {p.id: place_of(p) for p in evaluation_plans()}
+    assert len(set(plans.values())) < len(plans)
+    assert all(place.startswith(id_.split("/")[1]) for id_, place in plans.items())
+
+
+def test_an_impossible_number_of_scenarios_is_refused():
+    with pytest.raises(UserError, match=f"8 to {MOST['judge']} scenarios, got 500"):
+        scenes("judge", 500)
+
+
+def test_videos_are_stored_and_the_same_command_reads_them(found, tmp_path, monkeypatch):
+    filmed = []
+
+    def film(world, scenarios, seed, on_video):
+        filmed.append(seed)
+        return torch.stack([s.truth.frames_F3hw for s in scenarios])
+
+    monkeypatch.setattr(judging, "scenes", lambda role, count: found[role])
+    for name in ("imagine", "step_after_truth"):
+        monkeypatch.setattr(judging, name, film)
+    monkeypatch.setattr(judging, "through_autoencoder", lambda w, s, on_video: film(w, s, -1, on_video))
+    out = tmp_path / "judge"
+    first = sources_of([shipped_weights()], out, 16, 0, "cpu")
+    assert filmed == [-1, 0, 0, 0, 0]
+    again = sources_of([shipped_weights()], out, 16, 0, "cpu")
+    assert len(filmed) == 5 and again.flat("trained").equal(first.flat("trained"))
+    (out / "trained_0.safetensors").unlink()
+    with pytest.raises(UserError, match="no complete judge"):
+        stored_sources(out)
+    sources_of([shipped_weights()], out, 16, 0, "cpu")
+    assert len(filmed) == 6
+    with pytest.raises(UserError, match="other seed: choose another --out"):
+        sources_of([shipped_weights()], out, 16, 1, "cpu")
+
+
+def test_the_command_refuses_a_run_that_is_not_there(capsys, tmp_path):
+    assert cli.main(["judge", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
