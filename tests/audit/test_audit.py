@@ -17,7 +17,7 @@ from worldcompass.audit.clips import (
     partly_obeyed,
     share_obeyed,
 )
-from worldcompass.audit.degradations import MOTION, PICTURE
+from worldcompass.audit.degradations import FORGED, MOTION, PICTURE
 from worldcompass.audit.expected import expected
 from worldcompass.audit.exploit import RUBBISH_DB, psnr, search
 from worldcompass.audit.page import render
@@ -112,7 +112,23 @@ def test_a_critic_that_knows_the_truth_is_sound():
     )
     assert audit.punished["wrong commands@1"].mean == 1 and audit.accuracy.mean == 1
     assert audit.cheated["replayed latents"].mean == audit.cheated["frozen picture"].mean == 0
-    assert audit.videos == 6 and audit.overlooked() == ["tinted"]
+    assert audit.videos == 6 and audit.overlooked() == ["tinted", "speckled"]
+
+
+class Detail:
+    """Rewards every gradient, as if more detail were always better."""
+
+    name = "detail"
+
+    def __call__(self, group):
+        values = group.frames_GF3hw.float().diff(dim=-1).abs().mean((1, 2, 3, 4))
+        return Scores(values, torch.ones(len(values), dtype=torch.bool))
+
+
+def test_a_critic_of_detail_falls_for_the_forgeries_that_add_it():
+    audit = run_audit(Detail(), CLIPS[:6], expected("forgeries"), seed=0, searched=1)
+    assert {"sharpened", "contrasted", "grainy", "speckled"} <= set(audit.overlooked())
+    assert any("does not punish sharpened" in fault for fault in audit.faults)
 
 
 @pytest.mark.parametrize(
@@ -310,11 +326,11 @@ def test_an_audit_repeats_itself_and_fits_into_json_and_a_page():
     assert "not sound" in page and page.count("<img") == len(TRICKS) and "http" not in page
 
 
-@pytest.mark.parametrize("name", MOTION | PICTURE)
+@pytest.mark.parametrize("name", MOTION | PICTURE | FORGED)
 def test_degradations_keep_shape_and_type_and_do_something(name):
     clip = CLIPS[0]
     before = clip.frames_F3hw.clone()
-    made = (MOTION | PICTURE)[name](clip.frames_F3hw, clip.past_F3hw, 1.0, generator_for("degrade"))
+    made = (MOTION | PICTURE | FORGED)[name](clip.frames_F3hw, clip.past_F3hw, 1.0, generator_for("degrade"))
     assert made.shape == before.shape and made.dtype == torch.uint8
     assert not torch.equal(made, before) and torch.equal(clip.frames_F3hw, before)
 
@@ -391,7 +407,7 @@ def test_a_critic_may_be_expected_to_notice_single_lies(capsys):
     with pytest.raises(ValueError, match="cannot be expected to notice 'smell'"):
         expected("blurred,smell")
     assert cli.main(["audit", "stability", "--expects", "smell"]) == 2
-    assert "motion, pictures, both, or some of frozen" in capsys.readouterr().err
+    assert "motion, pictures, both, forgeries, or some of frozen" in capsys.readouterr().err
 
 
 def test_likeness_to_the_truth_is_not_audited_on_wrong_commands():
