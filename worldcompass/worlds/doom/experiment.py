@@ -42,7 +42,7 @@ from worldcompass.report import write_report
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.quality import QualityWeights
-from worldcompass.rewards.truth_paired import TruthPaired
+from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
 from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import exporting
@@ -83,6 +83,7 @@ WEIGHTED = (
     "interaction",
     "quality",
     "likeness",
+    "steadiness",
     "reality",
     "cycle",
 )  # rewards of a recipe
@@ -108,6 +109,8 @@ class DoomRecipe:
     """Of the looks reward of formulas and learned realism; 0 to only monitor it."""
     likeness_weight: float = 0.0
     """Of likeness to reachable truth, see ``TruthPaired``; above 0 for the critic to take part."""
+    steadiness_weight: float = 0.0
+    """Of colours like reachable truth's, see ``TwoSided``; above 0 for the critic to take part."""
     reality_weight: float = 0.0
     """Of networks that learn to tell candidates from the engine, see ``Discriminator``; above 0 to use it."""
     drift_weight: float = 6.0
@@ -201,6 +204,8 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
     critics: tuple[Critic, ...] = (InteractionFollowing(nets.motion), quality)
     if recipe.likeness_weight > 0:
         critics = (*critics, TruthPaired())
+    if recipe.steadiness_weight > 0:
+        critics = (*critics, TwoSided())
     if recipe.reality_weight > 0:
         critics = (*critics, Discriminator(seed=recipe.config.seed))
     comes_back = recipe.cycle_weight > 0
