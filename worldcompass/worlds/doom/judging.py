@@ -41,7 +41,7 @@ from worldcompass.worlds.doom.engine.scenarios import (
     replay_all,
     scenarios_hash,
 )
-from worldcompass.worlds.doom.world import SPEC, WORLD_FILE, DoomWorld, load_doom_world, shipped_weights
+from worldcompass.worlds.doom.world import SPEC, WEIGHTS, DoomWorld, load_doom_world, shipped_weights
 
 Role = Literal["judge", "twin"]
 LATENTS = 32  # 125 frames
@@ -157,11 +157,11 @@ def sources_of(
     Raises:
         UserError: when weights are missing, or ``out`` holds something else.
     """
-    weights = [weights_folder(path, WORLD_FILE) for path in runs]
+    weights = [weights_folder(path, WEIGHTS.net) for path in runs]
     worlds = [load_doom_world(path, device) for path in weights]
     base = load_doom_world(device=device)
     noise = twin_seed(seed) if role == "twin" else seed
-    _claim(out, [path / WORLD_FILE for path in (shipped_weights(), *weights)], count, seed, role)
+    _claim(out, [path / WEIGHTS.net for path in (shipped_weights(), *weights)], count, seed, role)
     if not all((out / f"{name}.safetensors").exists() for name in _names(len(runs))):
         found, reel = scenes(role, count), Reel(out)
         _same_scenes(out, found)
