@@ -6,10 +6,12 @@ import pytest
 import torch
 from toy_worlds import FewSteps, LongStart, NoisyContext, NoisyPast, Recorded
 
+from worldcompass.noise import ExplicitLevels
 from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.testing import ContractError, check_critic, check_world_model
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.types import Scores
+from worldcompass.ways import Walking
 
 
 @pytest.mark.parametrize("batches_pasts", [True, False])
@@ -194,6 +196,23 @@ def test_a_broken_adapter_is_caught_with_expectation_finding_and_remedy(broken, 
     with pytest.raises(ContractError, match=words) as caught:
         check_world_model(broken(), toy_scenarios(2, 12))
     assert all(part in str(caught.value) for part in ("expected", "received", "Change:"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"play": Walking(3, 6)}, r"chunk length of the way play: expected one of \(4, 1\), received 3"),
+        (
+            {"schedule": ExplicitLevels((1.0, 0.5, 0.0)), "play": Walking(1, 4)},
+            "steps of the way play: expected those of spec.schedule",
+        ),
+    ],
+)
+def test_a_way_of_playing_that_the_model_cannot_walk_is_caught(spec, words):
+    world = ToyWorld()
+    world.spec = dataclasses.replace(world.spec, **spec)
+    with pytest.raises(ContractError, match=words):
+        check_world_model(world, toy_scenarios(2))
 
 
 def test_an_impossible_spec_is_caught():

@@ -13,7 +13,7 @@ ROOT = Path(worldcompass.__file__).parent
 # From the ground up. Rooms of one row do not know each other. A room is a module of the root, a folder, or a
 # folder of ``worlds``; the list must name all of them.
 LAYERS = (
-    ("errors", "settings", "version", "statistics"),
+    ("errors", "settings", "version", "statistics", "ways"),
     ("types", "parallel"),
     ("runs",),
     ("media",),

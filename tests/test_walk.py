@@ -7,11 +7,15 @@ import torch
 from camera_paths import commanded, parse_path
 from toy_worlds import FewSteps, LongStart, NoisyPast, Recorded
 
+from worldcompass.env import WorldEnv
+from worldcompass.player.panes import WorldPane
+from worldcompass.player.starts import Start
 from worldcompass.rollout import imagine_video
 from worldcompass.seeding import generator_for
 from worldcompass.toy import ToyWorld
 from worldcompass.types import Scenario
 from worldcompass.walk import start_walk
+from worldcompass.ways import Walking
 from worldcompass.worlds.doom.world import SPEC, intrinsics, load_doom_world
 
 PATH = "w-2, left-1, w+right-2"
@@ -39,6 +43,35 @@ def test_a_walk_is_the_video_of_its_actions(make):
     torch.testing.assert_close(
         walk.actions.world_from_camera_K44[0], scenarios[0].actions.world_from_camera_K44
     )
+
+
+def played(chunk_length=1, num_steps=2):
+    """A toy that says how people walk."""
+    world = ToyWorld()
+    world.spec = replace(world.spec, play=Walking(chunk_length, num_steps))
+    return world
+
+
+@pytest.mark.parametrize(("chunk_length", "path"), [(1, "w-1"), (4, "w-3")])
+def test_players_and_agents_walk_as_the_world_declares(chunk_length, path):
+    world = played(chunk_length)
+    (start,) = along(world, path, 1)
+    expected = imagine_video(world, [start], (3,), chunk_length, 2)[0]
+    assert not expected.equal(imagine_video(world, [start], (3,), chunk_length, 6)[0])
+    walk = start_walk(world, [start], 3)
+    frames = torch.cat([walk.frames_PF3hw, walk.press("w").frames_PF3hw], 1)[0]
+    place = WorldPane("World", world).begin(Start(start.id, "", "", start.image_3hw), 3)
+    shown = torch.cat([place.frames_F3hw, place.step(9).frames_F3hw])
+    env = WorldEnv(world, [start])
+    env.reset(seed=0)
+    assert env.simulator.frames == 2 * chunk_length and env._episode.walk.sigmas.equal(walk.sigmas)
+    assert frames[-len(expected) + 1 :].equal(expected[1:]) and shown[-len(expected) + 1 :].equal(
+        expected[1:]
+    )
+
+
+def test_a_world_that_declares_nothing_is_played_in_its_shortest_chunks_with_all_steps():
+    assert ToyWorld().spec.ways == {"rollout": Walking(4, 6), "play": Walking(1, 6)}
 
 
 def test_a_walk_begins_after_what_is_given_whole():

@@ -1,9 +1,9 @@
 """Gymnasium environments with a world model as the simulator.
 
 ``gymnasium.make("worldcompass/Doom-v0")`` makes the embedded world; ``WorldEnv`` and ``WorldVectorEnv`` accept any.
-One step holds one action for the world's shortest chunk, in most worlds one latent of 4 frames. The action space
-derives from the world's ``spec.actions``, see ``gym_space``. Episodes never terminate; they are truncated after
-``max_steps``.
+One step holds one action for one chunk of the world's way ``play``, in most worlds one latent of 4 frames. The
+action space derives from the world's ``spec.actions``, see ``gym_space``. Episodes never terminate; they are
+truncated after ``max_steps``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from worldcompass.critic import Critic
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS, label
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.walk import Walk, start_walk
+from worldcompass.ways import PLAY
 from worldcompass.world import WorldModel
 
 Reward = Critic | Callable[[Tensor, Actions], float]
@@ -112,7 +113,7 @@ class Simulator:
     @property
     def frames(self) -> int:
         """Frames of an observation."""
-        return min(self.world.spec.chunk_lengths) * self.world.spec.frames_per_latent
+        return self.world.spec.ways[PLAY].chunk_length * self.world.spec.frames_per_latent
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -234,7 +235,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             starts: scenarios whose start images start the episodes; their commands are not used.
             reward: of every step; 0 when None.
             max_steps: steps until truncation.
-            num_steps: denoising steps; the world's default when None.
+            num_steps: denoising steps; those of the world's way ``play`` when None.
             render_mode: ``rgb_array``, ``human`` or None.
         """
         if render_mode not in (None, *self.metadata["render_modes"]):

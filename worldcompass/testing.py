@@ -215,6 +215,16 @@ def _check_spec(spec: WorldSpec) -> None:
     sigmas = spec.sigmas()
     falling = bool((sigmas.diff() < 0).all()) and float(sigmas[0]) <= 1 and float(sigmas[-1]) == 0
     _expect(falling, "spec.sigmas()", "falling from at most 1 to 0", sigmas, "see worldcompass.noise")
+    for name, way in spec.ways.items():
+        known = way.chunk_length in spec.chunk_lengths
+        what = f"chunk length of the way {name}"
+        _expect(known, what, f"one of {spec.chunk_lengths}", way.chunk_length, "correct spec.play")
+        try:
+            spec.sigmas(way.num_steps)
+        except ValueError as why:
+            raise _broken(
+                f"steps of the way {name}", "those of spec.schedule", why, "correct spec.play"
+            ) from why
 
 
 def _check_sampler(spec: WorldSpec) -> None:

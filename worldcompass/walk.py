@@ -16,6 +16,7 @@ from torch import Tensor
 from worldcompass.rollout import chunk_noise, device_of, given_whole, imagine_chunk, past_generators
 from worldcompass.seeding import Key
 from worldcompass.types import Actions, Scenario
+from worldcompass.ways import PLAY
 from worldcompass.world import WorldModel
 
 
@@ -39,8 +40,8 @@ class Walk:
 
     @property
     def chunk_length(self) -> int:
-        """Latents of one step: the world's shortest chunk."""
-        return min(self.world.spec.chunk_lengths)
+        """Latents of one step, as the world declares them for its way ``play``."""
+        return self.world.spec.ways[PLAY].chunk_length
 
     def step(self, coming: Actions) -> Walk:
         """The walks after one more chunk, in which each holds its action: ``imagine``, then ``remember``."""
@@ -142,7 +143,8 @@ def start_walk(
 
     Args:
         seed: one, or one per walk. Noise derives from it, the scenario's id and the index of the chunk.
-        num_steps: denoising steps of every chunk; the world's default when None. Fewer are faster and blurrier.
+        num_steps: denoising steps of every chunk; those of the world's way ``play`` when None. Others are
+            neither trained nor measured.
 
     Raises:
         ValueError: for several scenarios in a world that holds one past at a time.
@@ -163,7 +165,7 @@ def start_walk(
         world.begin(scenarios),
         still,
         tuple((own, s.id) for own, s in zip(seeds, scenarios, strict=True)),
-        world.spec.sigmas(num_steps),
+        world.spec.sigmas(num_steps or world.spec.ways[PLAY].num_steps),
         frames,
     )
     # The start image fills a chunk of one latent; longer chunks need the first action.

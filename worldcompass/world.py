@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from worldcompass.actions import ActionSpace
 from worldcompass.noise import Sampler, Schedule, euler_step
 from worldcompass.types import Actions, Scenario
+from worldcompass.ways import PLAY, ROLLOUT, Walking
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class WorldSpec:
     """The step between noise levels: ``euler_step``, or ``fresh_noise_step`` for distilled models."""
     first_latent_frames: int = 1
     """Video frames of latent 0."""
+    play: Walking | None = None
+    """How people and agents walk live, chunk by chunk; the shortest chunks with all steps when None."""
 
     @property
     def num_steps(self) -> int:
@@ -54,6 +57,24 @@ class WorldSpec:
             UnfitInputs: when an explicit schedule has another number of steps.
         """
         return self.schedule.sigmas(num_steps)
+
+    @property
+    def ways(self) -> dict[str, Walking]:
+        """The ways of walking by name: ``rollout`` and ``play``, which may be the same."""
+        rollout = Walking(self.chunk_lengths[0], self.num_steps)
+        return {ROLLOUT: rollout, PLAY: self.play or Walking(min(self.chunk_lengths), self.num_steps)}
+
+    def keys_of_frames(self, actions: Actions) -> list[str]:
+        """The commanded keys in every frame of a video, such as ``w + left``, for captions.
+
+        Args:
+            actions: of one video, M latents.
+        """
+        words = [self.actions.words(int(composite)) for composite in self.actions.composites(actions)]
+        texts = [" + ".join(keys) or "no key" for keys in words[1:]]
+        return ["start"] * self.first_latent_frames + [
+            t for t in texts for _ in range(self.frames_per_latent)
+        ]
 
     def num_frames(self, start: int, stop: int) -> int:
         """Frames of the latents ``start <= i < stop``."""

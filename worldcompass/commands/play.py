@@ -27,7 +27,6 @@ EXAMPLES = """\
 
 RUNS = Path("runs")
 FPS = 24.0
-STEPS = 4
 
 SHIPPED = "the shipped weights"
 
@@ -50,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--votes", type=Path, default=RUNS / "votes.jsonl", metavar="FILE", help=text)
     text = "frames per second of every pane; the engine's own speed is 17.5 (default: %(default)s)"
     parser.add_argument("--fps", type=float, default=FPS, metavar="N", help=text)
-    text = f"denoising steps of a latent; more are sharper and slower (default: {STEPS}, or your world's own)"
+    text = (
+        "denoising steps of a latent; others than the world's own are not measured (default: the world's own)"
+    )
     parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
     text = "most browsers at the same time (default: %(default)s)"
     parser.add_argument("--sessions", type=positive, default=4, metavar="N", help=text)
@@ -92,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
-    make, steps = world_maker(args.world), args.steps or (STEPS if embedded else None)
+    make = world_maker(args.world)
     worlds = [
-        WorldPane(name, world, steps)
+        WorldPane(name, world, args.steps)
         for name, world in ((n, make(folder, device)) for n, folder in zip(names, folders, strict=True))
     ]
     panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine or args.vote else [])]

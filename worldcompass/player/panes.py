@@ -54,6 +54,11 @@ class Pane(Protocol):
         """An executor with one thread."""
         ...
 
+    @property
+    def real(self) -> bool:
+        """Whether it shows the truth, with which the other panes are compared."""
+        ...
+
     def begin(self, start: Start, seed: int) -> Place | None:
         """The place at a start; None for a start that this pane cannot show."""
         ...
@@ -105,8 +110,9 @@ class WorldPane:
     name: str
     world: WorldModel[Any]
     num_steps: int | None = None
-    """Denoising steps; the world's default when None."""
+    """Denoising steps; those of the world's way ``play`` when None."""
     worker: ThreadPoolExecutor = field(default_factory=one_thread)
+    real: bool = False
 
     def begin(self, start: Start, seed: int) -> WorldPlace:
         """See ``Pane``. The noise depends on the seed and the start's id, so it is the same in every pane."""

@@ -98,6 +98,7 @@ class EnginePane:
 
     name: str
     worker: ThreadPoolExecutor = field(default_factory=one_thread)
+    real: bool = True
     _games: weakref.WeakSet[_Game] = field(default_factory=weakref.WeakSet)
 
     def begin(self, start: Start, seed: int) -> EnginePlace | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from worldcompass.geometry import angles_from_rotation, level_motion
 from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions
+from worldcompass.ways import Walking
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.doom.engine.facts import (
     ACTIONS,
@@ -43,6 +44,7 @@ SPEC = WorldSpec(
     schedule=ShiftedLevels(shift=2.0, num_steps=8),
     actions=ACTIONS,
     batches_pasts=True,
+    play=Walking(chunk_length=1, num_steps=4),
 )
 
 
