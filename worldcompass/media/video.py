@@ -31,6 +31,8 @@ GAP = 2  # pixels between pictures
 BACKGROUND = 24  # grey level behind labels and between pictures
 INK = 235  # grey level of labels
 LABEL_HEIGHT = 22  # pixels
+KEYS_HEIGHT = 16  # pixels of the bar with the commanded keys
+KEYS_SIZE, LABEL_SIZE = 0.38, 0.5  # of letters
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -159,21 +161,47 @@ def stack_rows(rows: Sequence[Frames]) -> np.ndarray:
     return _join([_repeat_last(array, length) for array in arrays], axis=2)
 
 
-def filmstrip(frames_F3hw: Frames, every: int, scale: int = 1) -> np.ndarray:
-    """Every ``every``-th frame from left to right as one image, uint8 (3, h, w)."""
+def filmstrip(frames_F3hw: Frames, every: int, scale: int = 1, keys_F: Sequence[str] = ()) -> np.ndarray:
+    """Every ``every``-th frame from left to right as one image, uint8 (3, h, w); see ``above_keys``."""
     if every < 1:
         raise ValueError(f"every must be 1 or more, got {every}")
-    return _join([f[None] for f in enlarge(to_array(frames_F3hw)[::every], scale)], axis=3)[0]
+    shown = enlarge(to_array(frames_F3hw)[::every], scale)
+    shown = above_keys(shown, keys_F[: len(frames_F3hw)][::every]) if keys_F else shown
+    return _join([f[None] for f in shown], axis=3)[0]
 
 
-def filmstrips(rows: Sequence[Frames], labels: Sequence[str], every: int, scale: int = 2) -> np.ndarray:
-    """Filmstrips of several videos below each other, each with its label, as one image (3, h, w)."""
+def filmstrips(
+    rows: Sequence[Frames], labels: Sequence[str], every: int, scale: int = 2, keys_F: Sequence[str] = ()
+) -> np.ndarray:
+    """Filmstrips of several videos below each other, each with its label, as one image (3, h, w).
+
+    Args:
+        rows: the videos, which all follow the same commands.
+        labels: of the videos.
+        every: frames from picture to picture.
+        scale: of the pictures.
+        keys_F: the commanded keys of every frame, for the bar below each picture; none when empty.
+    """
     strips = [
-        _under_label(filmstrip(row, every, scale)[None], label)
+        _under_label(filmstrip(row, every, scale, keys_F)[None], label)
         for row, label in zip(rows, labels, strict=True)
     ]
     width = max(strip.shape[3] for strip in strips)
     return _join([_pad(strip, 0, width - strip.shape[3]) for strip in strips], axis=2)[0]
+
+
+def above_keys(frames_F3hw: Frames, keys_F: Sequence[str]) -> np.ndarray:
+    """Every frame above a bar with its own text, such as the commanded keys.
+
+    Args:
+        frames_F3hw: already enlarged.
+        keys_F: one text per frame, see ``WorldSpec.keys_of_frames``.
+    """
+    frames = to_array(frames_F3hw)
+    if len(keys_F) != len(frames):
+        raise ValueError(f"expected one text for each of {len(frames)} frames, got {len(keys_F)}")
+    bars = {text: _bar(text, frames.shape[3], KEYS_HEIGHT, KEYS_SIZE) for text in set(keys_F)}
+    return np.concatenate([frames, np.stack([bars[text] for text in keys_F])], axis=2)
 
 
 def save_png(path: Path, image_3hw: Frames) -> Path:
@@ -211,14 +239,18 @@ def _even(frames: np.ndarray) -> np.ndarray:
 
 
 def _under_label(frames: np.ndarray, label: str) -> np.ndarray:
-    """The frames below a bar with the label, whose text is shrunk to fit."""
-    width = frames.shape[3]
-    (needed, _), _ = cv2.getTextSize(label, FONT, 0.5, 1)
-    size = 0.5 * min(1.0, (width - 8) / max(needed, 1))
-    bar = np.full((LABEL_HEIGHT, width, 3), BACKGROUND, np.uint8)
-    cv2.putText(bar, label, (4, 16), FONT, size, (INK, INK, INK), 1, cv2.LINE_AA)
-    bars = bar.transpose(2, 0, 1)[None].repeat(len(frames), axis=0)
-    return np.concatenate([bars, frames], axis=2)
+    """The frames below a bar with the label."""
+    bar = _bar(label, frames.shape[3], LABEL_HEIGHT, LABEL_SIZE)
+    return np.concatenate([bar[None].repeat(len(frames), axis=0), frames], axis=2)
+
+
+def _bar(text: str, width: int, height: int, size: float) -> np.ndarray:
+    """A bar with a text that is shrunk to fit; (3, height, width)."""
+    (needed, _), _ = cv2.getTextSize(text, FONT, size, 1)
+    bar = np.full((height, width, 3), BACKGROUND, np.uint8)
+    fitted = size * min(1.0, (width - 8) / max(needed, 1))
+    cv2.putText(bar, text, (4, height * 3 // 4), FONT, fitted, (INK, INK, INK), 1, cv2.LINE_AA)
+    return bar.transpose(2, 0, 1)
 
 
 def _join(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -76,13 +77,15 @@ def probe(
     )
     team = Team.current()  # all processes imagine, the main one writes
     before, clip, fps = folder.untrained, folder.clip(step), world.spec.fps
-    if team.agree(not before.is_file()):
+    keys = [world.spec.keys_of_frames(scenario.actions) for scenario in held_out.scenarios]
+    shown = _shown(videos, keys)
+    if team.agree(not _fits(before, shown)):
         with run.policy.reference(), run.autocast():
             base = imagine_video(world, held_out.scenarios, key)
         if team.is_main:
-            video.write_mp4(before, _shown(base), fps)
+            video.write_mp4(before, _shown(base, keys), fps)
     if team.is_main:
-        columns = [video.read_video(before), _shown(videos)]
+        columns = [video.read_video(before), shown]
         video.write_mp4(clip, video.side_by_side(columns, ["before", clip.stem], scale=1), fps)
     return judged
 
@@ -99,8 +102,13 @@ def due(every: int, step: int) -> bool:
     return every > 0 and (step == 1 or step % every == 0)
 
 
-def _shown(videos_VF3hw: Tensor) -> np.ndarray:
-    """The first videos stacked vertically, with small frames enlarged."""
+def _fits(clip: Path, shown: np.ndarray) -> bool:
+    """Whether a clip exists and its frames are as large; earlier versions drew no keys."""
+    return clip.is_file() and video.read_video(clip, max_frames=1).shape[-2:] == shown.shape[-2:]
+
+
+def _shown(videos_VF3hw: Tensor, keys_VF: Sequence[Sequence[str]]) -> np.ndarray:
+    """The first videos stacked vertically above their commanded keys, with small frames enlarged."""
     scale = max(1, SHOWN_WIDTH // videos_VF3hw.shape[-1])
     rows = [video.enlarge(video.to_array(frames), scale) for frames in videos_VF3hw[:SHOWN]]
-    return video.stack_rows(rows)
+    return video.stack_rows([video.above_keys(*row) for row in zip(rows, keys_VF[:SHOWN], strict=True)])
