@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,24 @@ from camera_paths import commanded
 from controls_of_a_gripper import GRIPPER
 
 from worldcompass.controls import Controls, button
-from worldcompass.evaluate import MEASURES, Measured, measure, per_action, pool, summarise
+from worldcompass.evaluate import (
+    MEASURES,
+    Measured,
+    evaluation_of,
+    imagine_all,
+    measure,
+    per_action,
+    pool,
+    summarise,
+    with_ways,
+)
 from worldcompass.report.actions import heat_maps
-from worldcompass.runs.results import ActionCounts
+from worldcompass.rollout import imagine_video
+from worldcompass.runs.results import ActionCounts, Count
 from worldcompass.statistics import Estimate, resamples, share_closed
+from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Scenario, Truth
+from worldcompass.ways import Walking
 from worldcompass.worlds.doom.world import SPEC, intrinsics
 
 
@@ -89,6 +103,47 @@ def test_a_scenario_without_truth_is_refused():
     bare = Scenario("a", scenario.actions, scenario.image_3hw, kind="combined")
     with pytest.raises(ValueError, match="has no engine truth"):
         measure(torch.zeros(1, 13, 3, 48, 64, dtype=torch.uint8), [bare], SPEC, Reader(), Reader())
+
+
+def test_imagined_videos_are_of_the_asked_way_of_walking():
+    world = ToyWorld()
+    world.spec = replace(world.spec, play=Walking(1, 2))
+    scenarios = toy_scenarios(3)
+    for way, sizes in (("rollout", (4, 6)), ("play", (1, 2))):
+        expected = imagine_video(world, scenarios, ("evaluation", 5), *sizes)
+        assert imagine_all(world, scenarios, 5, batch=2, way=way).equal(expected)
+
+
+def counted(name, kinds, right):
+    """Measures of videos of 3 moving latents, of which so many are read as commanded."""
+    asked = np.full((len(kinds), 4), 9)
+    read = np.array([[9] + [9] * count + [1] * (3 - count) for count in right])
+    scores = np.array(right)[:, None] / 3
+    names = tuple(f"{name}/{i}" for i in range(len(kinds)))
+    return Measured(names, kinds, dict.fromkeys(MEASURES, scores), asked, read)
+
+
+def test_counts_are_the_latents_behind_the_shares():
+    """A base that several runs share is measured once, so its latents count once."""
+    kinds = ("combined", "combined", "basic")
+    engine, base = counted("heldout", kinds, [3, 3, 3]), counted("heldout", kinds, [0, 1, 2])
+    found = evaluation_of(engine, base, pool([counted("heldout", kinds, [2, 3, 3])] * 2))
+    assert str(found.count("base", "combined")) == "1 of 6" and found.count("engine", "basic") == Count(3, 3)
+    assert found.count("trained", "combined") == Count(10, 12) and found.count("trained", "none") is None
+    share = found.score("trained", "combined", "judge_accuracy")
+    assert share.n == 4 and share.mean == pytest.approx(10 / 12)
+    assert found.score("base", "combined", "judge_accuracy").n == 4
+
+
+def test_a_way_of_walking_carries_its_own_numbers_beside_the_headline():
+    kinds = ("combined", "basic")
+    engine, base = counted("heldout", kinds, [3, 3]), counted("heldout", kinds, [0, 1])
+    rollout = evaluation_of(engine, base, None)
+    play = evaluation_of(engine.only({"heldout/1"}), base.only({"heldout/1"}), None)
+    found = with_ways({"rollout": rollout, "play": play})
+    assert found.base == rollout.base and list(found.by_way()) == ["rollout", "play"]
+    assert not found.by_way()["play"].has("combined")
+    assert found.by_way()["play"].count("base", "basic") == Count(1, 3)
 
 
 def test_the_paired_interval_is_narrow_where_the_pairs_agree():

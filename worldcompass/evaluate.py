@@ -6,7 +6,7 @@ Higher is better for every score. No score here is a reward; ``critic_accuracy``
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,10 @@ from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_object
-from worldcompass.runs.results import SIDES, ActionCounts, Depths, Evaluation
+from worldcompass.runs.results import SIDES, ActionCounts, Count, Depths, Evaluation
 from worldcompass.statistics import Estimate, bootstrap, resamples, share_closed
 from worldcompass.types import Scenario
+from worldcompass.ways import ROLLOUT
 from worldcompass.world import WorldModel, WorldSpec
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
@@ -61,7 +62,9 @@ class Measured:
 
     def select(self, prefix: str) -> Measured:
         """The videos of scenarios whose id starts with ``prefix``."""
-        rows = [i for i, scenario in enumerate(self.scenarios) if scenario.startswith(prefix)]
+        return self._rows([i for i, own in enumerate(self.scenarios) if own.startswith(prefix)])
+
+    def _rows(self, rows: Sequence[int]) -> Measured:
         return Measured(
             tuple(self.scenarios[i] for i in rows),
             tuple(self.kinds[i] for i in rows),
@@ -69,6 +72,10 @@ class Measured:
             self.asked_VM[rows],
             self.read_VM[rows],
         )
+
+    def only(self, scenarios: Collection[str]) -> Measured:
+        """The videos of these scenarios."""
+        return self._rows([i for i, own in enumerate(self.scenarios) if own in scenarios])
 
     def first(self, chunks: int, latents_per_chunk: int = 4) -> Measured:
         """The first chunks of every video."""
@@ -130,12 +137,18 @@ def imagine_all(
     seed: int,
     batch: int = 12,
     on_video: Callable[[int], None] = lambda done: None,
+    way: str = ROLLOUT,
 ) -> Tensor:
-    """Imagine videos of all scenarios in batches, uint8 (V, F, 3, h, w); noise depends on seed and scenario."""
-    videos = []
+    """Imagine videos of all scenarios in batches, uint8 (V, F, 3, h, w); noise depends on seed and scenario.
+
+    Args:
+        way: of walking, one of ``spec.ways``.
+    """
+    videos, walking = [], world.spec.ways[way]
     for start in range(0, len(scenarios), batch):
         part = scenarios[start : start + batch]
-        videos.append(imagine_video(world, part, ("evaluation", seed)).cpu())
+        keys = ("evaluation", seed)
+        videos.append(imagine_video(world, part, keys, walking.chunk_length, walking.num_steps).cpu())
         on_video(min(len(scenarios), start + batch))
     return torch.cat(videos)
 
@@ -223,17 +236,33 @@ def _flicker(frames_F3hw: Tensor) -> np.ndarray:
 def evaluation_of(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:
     """The evaluation on held-out starts, and on unseen places if there are any.
 
-    Base and trained may be pooled over several runs; the engine is measured once.
+    Base and trained may be pooled over several runs. An engine or a base that all runs share is measured once.
     """
+    videos = len((trained or base).scenarios)
 
     def summary(prefix: str) -> Evaluation:
         of_engine, of_base = engine.select(prefix), base.select(prefix)
-        seeds = len(of_base.scenarios) // len(of_engine.scenarios)
         of_trained = None if trained is None else trained.select(prefix)
-        return summarise(pool([of_engine] * seeds), of_base, of_trained)
+        engines = [of_engine] * (videos // len(engine.scenarios))
+        bases = [of_base] * (videos // len(base.scenarios))
+        sides = {"engine": of_engine, "base": of_base} | ({"trained": of_trained} if of_trained else {})
+        counts = {name: counted for name, side in sides.items() if (counted := followed(side))}
+        return replace(summarise(pool(engines), pool(bases), of_trained), counts=counts)
 
     unseen = any(scenario.startswith(UNSEEN) for scenario in base.scenarios)
     return replace(summary(HELD_OUT), unseen=summary(UNSEEN) if unseen else None)
+
+
+def with_ways(by_way: Mapping[str, Evaluation]) -> Evaluation:
+    """The evaluation of ``rollout``, which carries those of the other ways of walking."""
+    return replace(by_way[ROLLOUT], ways={name: found for name, found in by_way.items() if name != ROLLOUT})
+
+
+def followed(measured: Measured) -> dict[str, Count]:
+    """Latents that show the command, by kind of actions; empty for measures without actions."""
+    asked, right = measured.asked_VM[:, 1:], (measured.asked_VM == measured.read_VM)[:, 1:]
+    rows = {kind: [i for i, own in enumerate(measured.kinds) if own == kind] for kind in KINDS}
+    return {kind: Count(int(right[of].sum()), asked[of].size) for kind, of in rows.items() if asked[of].size}
 
 
 def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:

@@ -204,7 +204,7 @@ def test_partial_results_are_tolerated(tmp_path):
         (None, "", "expected results.json or metrics.jsonl"),
         ("results.json", "{", "results.json is not a run's results: it is not valid JSON"),
         ("results.json", "[1]", "one JSON object"),
-        ("results.json", '{"schema": 99}', "schema 99, expected 1"),
+        ("results.json", '{"schema": 99}', "schema 99, expected 2"),
         ("results.json", b"\xff\xfe\x00", "not valid JSON"),
         ("metrics.jsonl", '{"step": 1, "rewards": {}}\nnonsense\n{"step": 2, "rewards": {}}\n', "line 2"),
         ("metrics.jsonl", "[1]\n", "one JSON object on each line"),

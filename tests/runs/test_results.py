@@ -9,6 +9,7 @@ from report_runs import make_results
 from worldcompass.errors import UserError
 from worldcompass.runs.results import (
     ActionCounts,
+    Count,
     Evaluation,
     ForwardPasses,
     Results,
@@ -16,20 +17,26 @@ from worldcompass.runs.results import (
     write_results,
 )
 from worldcompass.statistics import UNKNOWN, Estimate
+from worldcompass.ways import Walking
 
 SCORES = {"combined": {"quality": Estimate(0.5, 0.25, 0.75, 24)}}
 NO_GAP = {"basic": Estimate(float("nan"), float("nan"), float("nan"), 24)}
 
 
 def test_results_survive_the_file(tmp_path):
-    found = Evaluation(SCORES, SCORES, SCORES, SCORES, {}, unseen=Evaluation(base=SCORES))
+    counts = {"base": {"combined": Count(591, 744)}}
+    play = Evaluation(base=SCORES, counts=counts, unseen=Evaluation(base=SCORES))
+    found = Evaluation(
+        SCORES, SCORES, SCORES, SCORES, {}, counts, Evaluation(base=SCORES), ways={"play": play}
+    )
+    walking = {"rollout": Walking(4, 8), "play": Walking(1, 4)}
     results = Results(
-        found, "5f3c", 12.5, 8.0, ForwardPasses(18, 79, 2, 8), {125: found}, {"base": {"basic": {"drift": [0.5]}}},
-        {"base": ActionCounts([[1, 2]], [[0, 1]])},
+        found, "5f3c", walking, 12.5, 8.0, ForwardPasses(18, 79, 2, 8), {125: found},
+        {"base": {"basic": {"drift": [0.5]}}}, {"base": ActionCounts([[1, 2]], [[0, 1]])},
     )  # fmt: skip
     write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json") == results
-    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 1
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
 
 
 def test_an_unknown_gap_is_null_and_a_missing_file_is_empty(tmp_path):
@@ -49,7 +56,8 @@ def test_results_of_runs_so_far_are_read_whole_and_written_alike(tmp_path):
     results = read_results(tmp_path / "results.json")
     assert results.evaluation.score("base", "combined", "judge_accuracy") == Estimate(0.241, 0.211, 0.271, 96)
     assert results.evaluation.score("base", "combined", "nothing") == UNKNOWN
-    assert results.to_json() == before
+    assert results.to_json() == before | {"schema": 2}
+    assert results.evaluation.by_way() == {"rollout": results.evaluation} and not results.walking
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,14 @@ def test_results_of_runs_so_far_are_read_whole_and_written_alike(tmp_path):
         ({"forward_passes": {"clip_level": 3}}, "forward_passes is malformed"),
         ({"per_action": {"base": {"asked": [3], "followed": []}}}, "per_action is malformed"),
         ({"horizons": {"soon": {}}}, "horizons is malformed"),
-        ({"schema": 2}, "has schema 2, expected 1"),
+        (
+            {"walking": {"play": {"chunk_length": 0, "num_steps": 4}}},
+            "walking.play is malformed: expected chunk",
+        ),
+        ({"walking": {"play": 4}}, "walking is malformed: expected an object, got int"),
+        ({"ways": {"play": []}}, "evaluation is malformed: expected an object, got list"),
+        ({"counts": {"base": {"combined": [1]}}}, "counts is malformed: expected followed and commanded"),
+        ({"schema": 3}, "has schema 3, expected 2 or 1"),
     ],
 )
 def test_malformed_results_are_one_sentence_that_names_the_part(change, words, tmp_path):

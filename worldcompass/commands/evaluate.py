@@ -1,5 +1,6 @@
 """Score a world model on the fixed scenarios with the held-out judge, next to the base model and the engine.
 
+Every world is measured in all its ways of walking: rollout, and play as in the browser.
 With --checkpoint the weights are compared with the shipped base, scenario by scenario. Several checkpoints, the
 seeds of one recipe, give one result. The same command resumes a stopped evaluation.
 """
@@ -45,11 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.worlds.doom.evaluation import compare
 
     results = compare(args.checkpoint, args.out, args.frames, args.seed, device)
-    for frames, found in results.horizons.items():
-        print(f"{frames} frames, actions followed (held-out judge)")
-        for title, part in (("held-out starts", found), ("unseen maps", found.unseen)):
-            for line in _lines(part) if part else ():
-                print(f"  {title:15} {line}")
+    for frames, walked in results.horizons.items():
+        for way, found in walked.by_way().items():
+            how = results.walking[way].describe()
+            print(f"{frames} frames, way {way} ({how}), actions followed (held-out judge)")
+            for title, part in (("held-out starts", found), ("unseen maps", found.unseen)):
+                for line in _lines(part) if part else ():
+                    print(f"  {title:15} {line}")
     print(f"wrote {args.out / 'results.json'}")
     return 0
 

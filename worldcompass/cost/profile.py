@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
-from worldcompass.training.curriculum import chunk_of_step
 from worldcompass.training.preflight import prepare
 from worldcompass.training.run import Parts, Run
 from worldcompass.training.step import train_step
+from worldcompass.training.stretch import stretch_of_step
 from worldcompass.types import Group, Scores
 from worldcompass.world import Context
 
@@ -208,7 +208,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
     }
     return Profile(
         step=step,
-        chunk=chunk_of_step(config.sampling, step),
+        chunk=stretch_of_step(config.sampling, parts.world.spec, step).chunk,
         device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         threads=torch.get_num_threads(),
         steps_timed=repeats,

@@ -53,7 +53,8 @@ class Point:
     """One measured number of one step."""
 
     step: int
-    chunk: int
+    chunk: str
+    """With its way of walking, see ``StepMetrics.place``."""
     value: float
 
 
@@ -82,7 +83,7 @@ class Record:
     @property
     def num_chunks(self) -> int:
         """Number of visited chunks of the curriculum."""
-        return len({row.chunk for row in self.rows})
+        return len({row.place for row in self.rows})
 
     @property
     def window(self) -> int:
@@ -103,7 +104,7 @@ class Record:
         """The finite values of a measurement, such as ``lambda step: step.clipped``."""
         found = [(row, of(row)) for row in self.rows]
         return [
-            Point(row.step, row.chunk, float(value))
+            Point(row.step, row.place, float(value))
             for row, value in found
             if value is not None and math.isfinite(value)
         ]
@@ -134,7 +135,7 @@ class Record:
     def since_baseline(self, series: Sequence[Point], change: Callable[[float, float], float]) -> list[Point]:
         """``change(value, baseline)`` of every later point; the baseline is the first points' mean on its chunk."""
         size = max(BASELINE, self.num_chunks)
-        baseline: dict[int, list[float]] = {}
+        baseline: dict[str, list[float]] = {}
         for point in series[:size]:
             baseline.setdefault(point.chunk, []).append(point.value)
         return [
@@ -176,9 +177,9 @@ def peak(record: Record, reward: str) -> int:
     return points[best + PERSISTENT // 2].step
 
 
-def deepest_fall(record: Record, reward: str) -> tuple[int, float] | None:
+def deepest_fall(record: Record, reward: str) -> tuple[str, float] | None:
     """The chunk whose reward fell most from its first two visits to its last two, with the change."""
-    visits: dict[int, list[float]] = {}
+    visits: dict[str, list[float]] = {}
     for point in record.reward(reward, lambda r: r.mean):
         visits.setdefault(point.chunk, []).append(point.value)
     changes = {c: fmean(values[-2:]) - fmean(values[:2]) for c, values in visits.items() if len(values) >= 4}

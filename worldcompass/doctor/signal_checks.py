@@ -132,7 +132,7 @@ def slow_critic(record: Record) -> list[Finding] | None:
     if not timed:
         return None
     shares = [
-        Point(row.step, row.chunk, row.seconds["score"] / max(sum(row.seconds.values()), 1e-9))
+        Point(row.step, row.place, row.seconds["score"] / max(sum(row.seconds.values()), 1e-9))
         for row in timed
     ]
     if not (ill := lasting(shares, record.window, lambda share: share > SLOW)):

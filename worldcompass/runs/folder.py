@@ -16,6 +16,7 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.metrics import read_object
+from worldcompass.ways import ROLLOUT
 
 CLIPS = "step_*.mp4"
 
@@ -88,9 +89,9 @@ class RunFolder:
         """The results of the evaluation."""
         return self.path / "results.json"
 
-    def evaluation(self, name: str) -> Path:
-        """Single measurements of ``engine``, ``base`` or ``trained``."""
-        return self.path / f"evaluation_{name}.json"
+    def evaluation(self, name: str, way: str = ROLLOUT) -> Path:
+        """Single measurements of ``engine``, ``base`` or ``trained`` in one of the world's ways of walking."""
+        return self.path / f"evaluation_{name}{'' if way == ROLLOUT else f'_{way}'}.json"
 
     def evaluations(self) -> list[Path]:
         """All existing files of measurements."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
+from worldcompass.ways import ROLLOUT
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class StepMetrics:
     step: int
     """Counted from 1."""
     chunk: int = 0
-    """The chunk that was trained, counted from 0."""
+    """The chunk that was trained, counted from 0 in chunks of its way of walking."""
     rewards: Mapping[str, RewardMetrics] = field(default_factory=dict[str, RewardMetrics])
     """By critic."""
     flat_groups: float | None = None
@@ -118,6 +119,8 @@ class StepMetrics:
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Duration of each stage."""
     judge: Judged | None = None
+    way: str = ROLLOUT
+    """The way of walking that was trained; in the file only where it is another one."""
 
     def to_json(self) -> dict[str, Any]:
         """The row of the file."""
@@ -125,6 +128,7 @@ class StepMetrics:
         row = {
             "step": self.step,
             "chunk": self.chunk,
+            "way": None if self.way == ROLLOUT else self.way,
             "rewards": {name: dict(vars(reward)) for name, reward in self.rewards.items()},
             "flat_groups": self.flat_groups,
             "clipped": self.clipped,
@@ -172,6 +176,7 @@ class StepMetrics:
         return StepMetrics(
             step=step,
             chunk=int(_number(data, "chunk") or 0),
+            way=_way(data.get("way", ROLLOUT)),
             rewards=rewards,
             agreement=_numbers(data.get("agreement", {}), "agreement"),
             objective=_numbers({k: v for k, v in data.items() if k not in known and v is not None}, ""),
@@ -185,6 +190,11 @@ class StepMetrics:
             judge=None if judge is None else _judged(judge),
             **{name: _number(data, name) for name in _PLAIN},
         )
+
+    @property
+    def place(self) -> str:
+        """The chunk with its way of walking; only steps of one place are comparable."""
+        return str(self.chunk) if self.way == ROLLOUT else f"{self.chunk} of {self.way}"
 
     def numbers(self) -> dict[str, float | None]:
         """Every number by its path, such as ``rewards/interaction/mean``; None for nulls, without lists."""
@@ -204,6 +214,12 @@ def _malformed(name: str) -> ValueError:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _way(value: object) -> str:
+    if not isinstance(value, str):
+        raise _malformed("way")
+    return value
 
 
 def _object(value: object, name: str) -> Mapping[str, Any]:

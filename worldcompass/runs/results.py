@@ -12,13 +12,25 @@ from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.metrics import read_object
 from worldcompass.statistics import UNKNOWN, Estimate
+from worldcompass.ways import ROLLOUT, Walking
 
-SCHEMA = 1  # of results.json
+SCHEMA = 2  # of results.json; 1 knew the way ``rollout`` alone and no counts
 
 Scores = Mapping[str, Mapping[str, Estimate]]
 """By kind of action, such as ``combined``, then by measure."""
 SIDES = ("engine", "base", "trained", "difference")
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Count:
+    """Latents in which the held-out judge reads exactly the command, of those with a command to follow."""
+
+    followed: int
+    commanded: int
+
+    def __str__(self) -> str:
+        return f"{self.followed:,} of {self.commanded:,}"
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,20 @@ class Evaluation:
     """Trained minus base, paired by scenario."""
     gap_closed: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
     """Share closed of the gap in followed actions between base and engine; unknown without a gap."""
+    counts: Mapping[str, Mapping[str, Count]] = field(default_factory=dict[str, Mapping[str, Count]])
+    """By side, then by kind: the latents behind the shares of followed actions; empty in older files."""
     unseen: Evaluation | None = None
     """The evaluation on data that is not trained on, such as other maps."""
+    ways: Mapping[str, Evaluation] = field(default_factory=dict[str, "Evaluation"])
+    """The same scenarios in the world's other ways of walking, by name; this evaluation is that of ``rollout``."""
+
+    def by_way(self) -> dict[str, Evaluation]:
+        """The evaluation of every way of walking that was measured, ``rollout`` first."""
+        return {ROLLOUT: self, **self.ways}
+
+    def count(self, side: str, kind: str) -> Count | None:
+        """Followed and commanded latents of ``engine``, ``base`` or ``trained``; None when not counted."""
+        return self.counts.get(side, {}).get(kind)
 
     def score(self, side: str, kind: str, measure: str) -> Estimate:
         """One score of one of ``SIDES``; unknown when not measured."""
@@ -60,6 +84,13 @@ class Evaluation:
         }
         if self.gap_closed:
             blocks["gap_closed"] = {kind: share.to_json() for kind, share in self.gap_closed.items()}
+        if self.counts:
+            blocks["counts"] = {
+                side: {kind: [count.followed, count.commanded] for kind, count in of.items()}
+                for side, of in self.counts.items()
+            }
+        if self.ways:
+            blocks["ways"] = {name: way.to_json() for name, way in self.ways.items()}
         return blocks | ({"unseen_maps": self.unseen.to_json()} if self.unseen else {})
 
     @staticmethod
@@ -74,7 +105,15 @@ class Evaluation:
         return Evaluation(
             **{side: _scores(blocks.get(side, {}), side) for side in SIDES},
             gap_closed=_estimates(blocks.get("gap_closed", {}), "gap_closed"),
+            counts={
+                side: {kind: _count(pair) for kind, pair in _object(of, f"counts.{side}").items()}
+                for side, of in _object(blocks.get("counts", {}), "counts").items()
+            },
             unseen=None if unseen is None else Evaluation.from_json(unseen),
+            ways={
+                name: Evaluation.from_json(way)
+                for name, way in _object(blocks.get("ways", {}), "ways").items()
+            },
         )
 
 
@@ -110,6 +149,8 @@ class Results:
     evaluation: Evaluation = field(default_factory=Evaluation)
     scenarios_hash: str = ""
     """Hash of the evaluation's scenarios; runs with different hashes are not comparable."""
+    walking: Mapping[str, Walking] = field(default_factory=dict[str, Walking])
+    """The measured ways of walking by name; empty in files of schema 1, which measured ``rollout``."""
     seconds: float | None = None
     training_seconds: float | None = None
     forward_passes: ForwardPasses | None = None
@@ -125,6 +166,7 @@ class Results:
         passes = self.forward_passes
         parts = {
             "scenarios_hash": self.scenarios_hash or None,
+            "walking": {name: vars(way) for name, way in self.walking.items()} or None,
             "seconds": self.seconds,
             "training_seconds": self.training_seconds,
             **self.evaluation.to_json(),
@@ -153,6 +195,7 @@ class Results:
         return Results(
             evaluation=Evaluation.from_json(data),
             scenarios_hash=_word(data.get("scenarios_hash", ""), "scenarios_hash"),
+            walking=read_walking(data.get("walking", {})),
             seconds=_number(data.get("seconds"), "seconds"),
             training_seconds=_number(data.get("training_seconds"), "training_seconds"),
             forward_passes=None if passes is None else _passes(passes),
@@ -171,8 +214,8 @@ def read_results(path: Path) -> Results:
         UserError: when the file is malformed or has another schema.
     """
     data = read_object(path, "a run's results")
-    if (schema := data.get("schema", SCHEMA)) != SCHEMA:
-        raise UserError(f"{path} has schema {schema}, expected {SCHEMA}")
+    if (schema := data.get("schema", SCHEMA)) not in (1, SCHEMA):
+        raise UserError(f"{path} has schema {schema}, expected {SCHEMA} or 1")
     try:
         return Results.from_json(data)
     except ValueError as why:
@@ -182,6 +225,21 @@ def read_results(path: Path) -> Results:
 def write_results(path: Path, results: Results) -> None:
     """Write a results.json atomically."""
     write_json(path, results.to_json(), indent=1)
+
+
+def read_walking(data: object) -> dict[str, Walking]:
+    """Ways of walking by name, from JSON.
+
+    Raises:
+        ValueError: when they are malformed.
+    """
+    found: dict[str, Walking] = {}
+    for name, way in _object(data, "walking").items():
+        sizes = [_object(way, "walking").get(size) for size in ("chunk_length", "num_steps")]
+        if not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise ValueError(f"walking.{name} is malformed: expected chunk_length and num_steps, got {way}")
+        found[name] = Walking(*cast("list[int]", sizes))
+    return found
 
 
 def _object(value: object, name: str) -> Mapping[str, Any]:
@@ -214,6 +272,13 @@ def _estimates(value: object, name: str) -> dict[str, Estimate]:
         except ValueError as why:
             raise ValueError(f"{name}.{key} is malformed: {why}") from None
     return found
+
+
+def _count(value: object) -> Count:
+    pair = _list(value, int, "counts")
+    if len(pair) != 2:
+        raise ValueError(f"counts is malformed: expected followed and commanded latents, got {pair}")
+    return Count(*pair)
 
 
 def _passes(value: object) -> ForwardPasses:

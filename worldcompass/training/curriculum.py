@@ -36,6 +36,8 @@ class Sampling:
     """Inclusive, counted from 0."""
     denoising_steps: int | None = None
     """Denoising steps of the rollout; the world's default when None."""
+    play_share: float = 0.0
+    """Share of steps that imagine in the world's way ``play``, as people walk: short chunks, few steps."""
     explore: float = 0.0
     """Largest guidance of a group's candidates, spread evenly from 0; above 0 needs a ``Guidable`` world."""
     shared_noise: bool = False
@@ -67,6 +69,9 @@ class Sampling:
                     ("first_chunk", "last_chunk"),
                     0 <= self.first_chunk <= self.last_chunk,
                     "need 0 <= first_chunk <= last_chunk",
+                ),
+                Rule(
+                    ("play_share",), 0 <= self.play_share <= 1, "play_share must be a share between 0 and 1"
                 ),
                 Rule(("explore",), self.explore >= 0, "explore must not be negative"),
                 Rule(

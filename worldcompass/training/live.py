@@ -72,7 +72,7 @@ class LiveTable:
         for row in self.history:
             means = [_mean_text(row.rewards[name].mean) for name in rewards]
             rest = _digits(row.loss, 4), _digits(row.grad_norm, 3), f"{sum(row.seconds.values()):.1f}"
-            table.add_row(str(row.step), str(row.chunk), *means, *rest)
+            table.add_row(str(row.step), row.place, *means, *rest)
         lines = [
             f"[yellow][bold]{escape(name)}[/bold]: {escape(t)}[/yellow]" for name, t in self.warnings.items()
         ]

@@ -17,7 +17,9 @@ from worldcompass.seeding import generator_for
 from worldcompass.training.lora import inject_lora
 from worldcompass.training.policy import Policy
 from worldcompass.training.run import Parts, Run
+from worldcompass.training.stretch import rollout_length
 from worldcompass.types import Scenario
+from worldcompass.ways import PLAY
 from worldcompass.world import Encoder, Guidable, WorldModel
 
 
@@ -92,7 +94,7 @@ def check_inputs(parts: Parts) -> None:
             "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would be many times slower:"
             " set config.autocast_bf16=False"
         )
-    length = sampling.chunk_length or world.spec.chunk_lengths[0]
+    length = rollout_length(sampling, world.spec)
     if length not in world.spec.chunk_lengths:
         raise UnfitInputs(
             f"chunk_length is {length}, but {world.spec.name} was trained for {world.spec.chunk_lengths}:"
@@ -131,6 +133,34 @@ def check_inputs(parts: Parts) -> None:
         )
     # Critics in other processes are checked when they connect.
     try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)
+    if sampling.play_share:
+        check_play(parts, length)
+
+
+def check_play(parts: Parts, length: int) -> None:
+    """Check that steps in the way ``play`` fit the curriculum, the loss and the critics.
+
+    Args:
+        parts: of the run.
+        length: latents of a chunk in the way ``rollout``.
+
+    Raises:
+        UnfitInputs: for the first mismatch.
+    """
+    spec, sampling, learning = parts.world.spec, parts.config.sampling, parts.config.learning
+    play, said = spec.ways[PLAY], f"play_share is {sampling.play_share}"
+    if length % play.chunk_length:
+        raise UnfitInputs(
+            f"{said}, but {spec.name} plays in chunks of {play.chunk_length} latents, which do not divide the"
+            f" rollout's {length}: set play_share=0 or another chunk_length"
+        )
+    if learning.noise_levels > play.num_steps:
+        raise UnfitInputs(
+            f"{said}, but noise_levels is {learning.noise_levels} and {spec.name} plays with {play.num_steps}"
+            " denoising steps: lower noise_levels or set play_share=0"
+        )
+    here = [critic for critic in parts.critics if not isinstance(critic, Elsewhere)]
+    try_critics(parts.world, here, parts.scenarios[0], play.chunk_length)
 
 
 def check_truth(parts: Parts, length: int) -> None:

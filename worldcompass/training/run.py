@@ -41,11 +41,6 @@ class Run:
     """The processes that share each step; a single one by default."""
 
     @property
-    def chunk_length(self) -> int:
-        """Latents per chunk."""
-        return self.config.sampling.chunk_length or self.world.spec.chunk_lengths[0]
-
-    @property
     def learners(self) -> list[Learner]:
         """The critics that learn along with the policy."""
         return [critic for critic in self.critics if isinstance(critic, Learner)]

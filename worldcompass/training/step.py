@@ -18,7 +18,7 @@ from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import Key, seed_globals
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
-from worldcompass.training.curriculum import by_past, chunk_of_step, scenarios_of_step
+from worldcompass.training.curriculum import by_past, scenarios_of_step
 from worldcompass.training.data_term import add_share, data_rows
 from worldcompass.training.diagnostics import mean_vitals, reward_vitals, step_vitals, without_gradient
 from worldcompass.training.live import Stopwatch
@@ -27,6 +27,7 @@ from worldcompass.training.optim import clip_gradients, set_learning_rate
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Rows, choose, share_out
+from worldcompass.training.stretch import stretch_of_step
 from worldcompass.types import Scenario
 
 DISTANCES = ("kl_to_start", "mean_shift", "velocity_norm", "contrast")  # from the start weights
@@ -91,6 +92,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     return StepMetrics(
         step=step,
         chunk=request.chunk,
+        way=stretch_of_step(sampling, world.spec, step).way,
         **vars(signal),
         **vars(updated),
         **vars(mean_vitals(vitals, team)),
@@ -139,13 +141,14 @@ def mean_update(updates: Sequence[Updated]) -> Updated:
 def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
     """The rollout of a step; ``scenarios`` is this process's part of the step's scenarios."""
     sampling = run.config.sampling
+    stretch = stretch_of_step(sampling, run.world.spec, step)
     return RolloutRequest(
         scenarios=scenarios,
-        chunk=chunk_of_step(sampling, step),
-        chunk_length=run.chunk_length,
+        chunk=stretch.chunk,
+        chunk_length=stretch.chunk_length,
         group_size=sampling.group_size,
         keys=(run.config.seed, step),
-        sigmas=run.world.spec.sigmas(sampling.denoising_steps),
+        sigmas=run.world.spec.sigmas(stretch.num_steps),
         explore=sampling.explore,
         shared_noise=sampling.shared_noise,
         projected=sampling.projected,

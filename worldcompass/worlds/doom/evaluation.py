@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from worldcompass.evaluate import (
     per_depth,
     pool,
     read_measured,
+    with_ways,
 )
 from worldcompass.media import video
 from worldcompass.media.progress import progress
@@ -34,17 +35,19 @@ from worldcompass.runs.atomic import write_json, write_tensors
 from worldcompass.runs.folder import RunFolder, claim, weights_folder
 from worldcompass.runs.results import Evaluation, Results, write_results
 from worldcompass.types import Scenario
+from worldcompass.ways import ROLLOUT
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, scenarios_hash
-from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld, load_doom_world, shipped_weights
+from worldcompass.worlds.doom.world import SPEC, WEIGHTS, DoomWorld, load_doom_world, shipped_weights
 
 HORIZONS = {125: 8, 253: 16, 381: 24}
 """Frames of a rollout: its chunks of 4 latents."""
-LATENTS_PER_CHUNK = 4
+LATENTS_PER_CHUNK = SPEC.ways[ROLLOUT].chunk_length
 SHOWN_PER_KIND = 2  # scenarios of each kind in the before/after video
 FILMSTRIP_EVERY = 12  # frames between the pictures of a filmstrip
+SCALE = 3  # of the pictures in videos and filmstrips
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Evaluator:
     scenarios: Sequence[Scenario]
     judge: Judge
     reader: LabelReader
+    played_every: int = 1
+    """The way ``play`` is measured on every so many scenarios of a map and a kind, which saves time."""
 
     def engine(self, spec: WorldSpec) -> Measured:
         """Measures of the engine's videos, the upper bound."""
@@ -65,20 +70,28 @@ class Evaluator:
             write_json(path, measured.to_json())
         return read_measured(path)
 
-    def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> Measured:
-        """Measures of a model's videos of all scenarios with every seed; some videos are saved for pictures."""
-        path = self.folder.evaluation(name)
+    def model(self, name: str, world: WorldModel[Any], seeds: Sequence[int]) -> dict[str, Measured]:
+        """Measures of a model's videos of all scenarios with every seed, by way of walking."""
+        return {way: self._walked(name, world, seeds, way) for way in world.spec.ways}
+
+    def _walked(self, name: str, world: WorldModel[Any], seeds: Sequence[int], way: str) -> Measured:
+        """Measures in one way of walking; some videos of ``rollout`` are saved for pictures."""
+        path = self.folder.evaluation(name, way)
         if not path.exists():
-            parts = []
+            parts, scenarios = [], self.scenarios if way == ROLLOUT else self._played()
             for seed in seeds:
-                with progress(f"evaluating the {name} model", len(self.scenarios)) as advance:
-                    videos = imagine_all(world, self.scenarios, seed, on_video=advance)
-                parts.append(measure(videos, self.scenarios, world.spec, self.judge, self.reader))
-                if seed == seeds[0]:
+                with progress(f"evaluating the {name} model, {way}", len(scenarios)) as advance:
+                    videos = imagine_all(world, scenarios, seed, on_video=advance, way=way)
+                parts.append(measure(videos, scenarios, world.spec, self.judge, self.reader))
+                if way == ROLLOUT and seed == seeds[0]:
                     kept = {f"{i}": videos[i].contiguous() for i in _shown(self.scenarios)}
                     write_tensors(self.folder.videos(name), kept)
             write_json(path, pool(parts).to_json())
         return read_measured(path)
+
+    def _played(self) -> list[Scenario]:
+        """The scenarios of the way ``play``; an id ends with its number on the map and of the kind."""
+        return [s for s in self.scenarios if int(s.id.rpartition("/")[2]) % self.played_every == 0]
 
     def pictures(self, fps: float) -> None:
         """Write before_after.mp4 and the filmstrips from the saved videos of ``base`` and ``trained``."""
@@ -88,9 +101,13 @@ class Evaluator:
             scenario = self.scenarios[int(key)]
             assert scenario.truth is not None
             columns: list[Tensor] = [before[key], after[key], scenario.truth.frames_F3hw]
-            names = ["before", "after", "engine"]
-            panels.append(video.side_by_side(columns, names, scale=3))
-            strip = video.filmstrips(columns, names, every=FILMSTRIP_EVERY)
+            names, keys = (
+                ["before", "after", "engine"],
+                SPEC.keys_of_frames(scenario.actions)[: len(before[key])],
+            )
+            large = [video.above_keys(video.enlarge(video.to_array(c), SCALE), keys) for c in columns]
+            panels.append(video.side_by_side(large, names, scale=1))
+            strip = video.filmstrips(columns, names, FILMSTRIP_EVERY, SCALE, keys)
             video.save_png(self.folder.filmstrips / f"{scenario.id.replace('/', '_')}.png", strip)
         video.write_mp4(self.folder.comparison, video.stack_rows(panels), fps)
 
@@ -118,16 +135,14 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
     with progress("replaying the scenarios in the engine", len(plans)) as advance:
         scenarios = replay_all(plans, LATENTS_PER_CHUNK * HORIZONS[frames], advance)
     evaluator = Evaluator(folder, scenarios, load_judge(), LabelReader(load_critics().motion))
-    of_engine = evaluator.engine(base.spec)
-    of_base = evaluator.model("base", base, [seed])
-    of_trained = _trained(evaluator, worlds, seed)
-    sides = {"engine": of_engine, "base": of_base} | ({"trained": of_trained} if of_trained else {})
+    sides = _sides(evaluator, base, worlds, seed)
     results = Results(
-        evaluation=evaluation_of(of_engine, pool([of_base] * max(1, len(worlds))), of_trained),
+        evaluation=evaluated(sides),
         scenarios_hash=scenarios_hash(scenarios),
+        walking=base.spec.ways,
         seconds=time.monotonic() - begun,
-        horizons={n: _within(n, sides, len(worlds)) for n in HORIZONS if n <= frames},
-        per_depth={name: per_depth(side) for name, side in sides.items()},
+        horizons={n: evaluated(sides, HORIZONS[n]) for n in HORIZONS if n <= frames},
+        per_depth={name: per_depth(side) for name, side in sides[ROLLOUT].items()},
     )
     write_results(folder.results, results)
     if worlds:
@@ -135,18 +150,34 @@ def compare(checkpoints: Sequence[Path], out: Path, frames: int, seed: int, devi
     return results
 
 
-def _trained(evaluator: Evaluator, worlds: Sequence[DoomWorld], seed: int) -> Measured | None:
-    parts = [
+Sides = Mapping[str, Measured]
+"""Measures of ``engine``, ``base`` and, if there are trained weights, ``trained``."""
+
+
+def _sides(
+    evaluator: Evaluator, base: DoomWorld, worlds: Sequence[DoomWorld], seed: int
+) -> dict[str, dict[str, Measured]]:
+    """Measures of all sides by way of walking; the weights of several seeds are pooled."""
+    engine, of_base = evaluator.engine(base.spec), evaluator.model("base", base, [seed])
+    trained = [
         evaluator.model(f"trained_{i + 1}" if i else "trained", world, [seed])
         for i, world in enumerate(worlds)
     ]
-    return pool(parts) if parts else None
+    return {
+        way: {"engine": engine, "base": of_base[way]}
+        | ({"trained": pool([one[way] for one in trained])} if trained else {})
+        for way in base.spec.ways
+    }
 
 
-def _within(frames: int, sides: dict[str, Measured], runs: int) -> Evaluation:
-    """The evaluation of the rollouts' first frames."""
-    part = {name: side.first(HORIZONS[frames]) for name, side in sides.items()}
-    return evaluation_of(part["engine"], pool([part["base"]] * max(1, runs)), part.get("trained"))
+def evaluated(sides: Mapping[str, Sides], chunks: int | None = None) -> Evaluation:
+    """The evaluation of all ways of walking, within the first chunks of the videos or the whole of them."""
+    found = {}
+    for way, whole in sides.items():
+        part = {name: side.first(chunks) if chunks else side for name, side in whole.items()}
+        engine = part["engine"].only(set(part["base"].scenarios))  # fewer scenarios may be played
+        found[way] = evaluation_of(engine, part["base"], part.get("trained"))
+    return with_ways(found)
 
 
 def _claim(folder: RunFolder, weights: Sequence[Path], frames: int, seed: int) -> None:

@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,6 @@ from worldcompass.evaluate import (
     HELD_OUT,
     KINDS,
     Judge,
-    Measured,
-    evaluation_of,
     per_action,
     per_depth,
 )
@@ -56,8 +54,11 @@ from worldcompass.training.loop import train_parts
 from worldcompass.training.probe import HeldOut
 from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
 from worldcompass.training.run import Parts
+from worldcompass.training.stretch import stretch_of_step
 from worldcompass.types import Scenario
 from worldcompass.version import __version__
+from worldcompass.ways import PLAY, ROLLOUT
+from worldcompass.world import WorldSpec
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
 from worldcompass.worlds.doom.engine.facts import ACTIONS, THRESHOLDS
@@ -69,7 +70,7 @@ from worldcompass.worlds.doom.engine.scenarios import (
     scenarios_hash,
     training_scenarios,
 )
-from worldcompass.worlds.doom.evaluation import Evaluator
+from worldcompass.worlds.doom.evaluation import Evaluator, Sides, evaluated
 from worldcompass.worlds.doom.needs import needs_of
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 from worldcompass.worlds.doom.rewards.quality import VisualQuality
@@ -102,6 +103,8 @@ class DoomRecipe:
     """Length of the evaluation: 32 latents are 125 frames, 64 are 253, 96 are 381."""
     evaluation_seeds: tuple[int, ...] = (0,)
     """Noise seeds of the evaluation, for both the base and the trained model."""
+    evaluation_played_every: int = 2
+    """The way ``play`` is evaluated on every so many scenarios of a map and a kind, to save time."""
     unseen: bool = True
     """Also evaluate unseen maps."""
     interaction_weight: float = 2.0
@@ -158,6 +161,8 @@ def run_experiment(
         )
     weights_of(recipe)
     check_members(recipe.members, recipe.extend)
+    if recipe.evaluation_played_every < 1:
+        raise UserError(f"evaluation_played_every is {recipe.evaluation_played_every}: set a number above 0")
     team.check_divides(recipe.config.sampling.prompts_per_step)
     team.on_main(lambda: _claim(folder, recipe, resume))
     if measured_by is not None:
@@ -169,7 +174,8 @@ def run_experiment(
         plans = evaluation_plans(None if recipe.unseen else False)
         with progress("replaying the scenarios in the engine", len(plans)) as advance:
             scenarios = replay_all(plans, recipe.evaluation_latents, advance)
-        evaluator = Evaluator(folder, scenarios, judge, LabelReader(load_critics().motion))
+        reader = LabelReader(load_critics().motion)
+        evaluator = Evaluator(folder, scenarios, judge, reader, recipe.evaluation_played_every)
         engine = evaluator.engine(world.spec)
         base = evaluator.model("base", world, recipe.evaluation_seeds)
     held_out = _held_out(judge, config.seed) if config.keeping.probe_every else None
@@ -187,7 +193,8 @@ def run_experiment(
         with exporting(folder) as weights:
             WEIGHTS.export(world.net, weights / WEIGHTS.net)
         trained = evaluator.model("trained", world, recipe.evaluation_seeds)
-    results = _results(folder, recipe, scenarios, engine, base, trained, time.monotonic() - begun)
+    sides = {way: {"engine": engine, "base": base[way], "trained": trained[way]} for way in base}
+    results = _results(folder, recipe, world.spec, scenarios, sides, time.monotonic() - begun)
     write_results(folder.results, results)
     evaluator.pictures(world.spec.fps)
     page = write_report(out)
@@ -284,7 +291,8 @@ def _claim(folder: RunFolder, recipe: DoomRecipe, resume: bool) -> None:
 def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
     """Delete stale measurements: those of the trained model, or all if settings of the evaluation changed."""
     everything = any(name.startswith("evaluation_") or name == "unseen" for name in changed)
-    for path in folder.evaluations() if everything else [folder.evaluation("trained")]:
+    trained = [folder.evaluation("trained", way) for way in (ROLLOUT, PLAY)]
+    for path in folder.evaluations() if everything else trained:
         path.unlink(missing_ok=True)
 
 
@@ -301,37 +309,37 @@ def _described(recipe: DoomRecipe) -> dict[str, Any]:
 
 
 def _take_measurements(folder: RunFolder, finished: RunFolder) -> None:
+    """Copy what was measured of engine and base; ways of walking that the older run did not measure are left."""
     for theirs, ours in (
         (finished.evaluation("engine"), folder.evaluation("engine")),
         (finished.videos("base"), folder.videos("base")),
-        (finished.evaluation("base"), folder.evaluation("base")),
+        *((finished.evaluation("base", way), folder.evaluation("base", way)) for way in (ROLLOUT, PLAY)),
     ):
-        if not ours.exists():
+        if not ours.exists() and theirs.exists():
             shutil.copyfile(theirs, ours)
 
 
 def _results(
-    folder: RunFolder, recipe: DoomRecipe, scenarios: Sequence[Scenario],
-    engine: Measured, base: Measured, trained: Measured, seconds: float,
+    folder: RunFolder, recipe: DoomRecipe, spec: WorldSpec, scenarios: Sequence[Scenario],
+    sides_of: Mapping[str, Sides], seconds: float,
 ) -> Results:  # fmt: skip
-    config, sampling = recipe.config, recipe.config.sampling
-    chunks, steps = sampling.last_chunk + 1, sampling.denoising_steps or 8
-    groups = sampling.prompts_per_step * config.steps * recipe.members
+    sampling, group = recipe.config.sampling, recipe.config.sampling.group_size
+    chunks, steps = sampling.last_chunk + 1, sampling.denoising_steps or spec.num_steps
+    stretches = [stretch_of_step(sampling, spec, step) for step in range(1, recipe.config.steps + 1)]
+    whole = [whole_video_passes(s.chunk + 1, group, s.num_steps, sampling.explore) for s in stretches]
     metrics = read_metrics(folder.metrics)
-    whole = [
-        whole_video_passes(n, sampling.group_size, steps, sampling.explore) for n in range(1, chunks + 1)
-    ]
-    sides = {"engine": engine, "base": base, "trained": trained}
+    sides = sides_of[ROLLOUT]
     return Results(
-        evaluation=evaluation_of(engine, base, trained),
+        evaluation=evaluated(sides_of),
         scenarios_hash=scenarios_hash(scenarios),
+        walking=spec.ways,
         seconds=seconds,
         training_seconds=sum(sum(m.seconds.values()) for m in metrics),
         forward_passes=ForwardPasses(
             clip_level=sum(m.forward_passes or 0 for m in metrics),
-            whole_video=groups * sum(whole) // chunks,
-            clip_level_per_group=clip_level_passes(chunks, sampling.group_size, steps, sampling.explore),
-            whole_video_per_group=whole[-1],
+            whole_video=sampling.prompts_per_step * recipe.members * sum(whole),
+            clip_level_per_group=clip_level_passes(chunks, group, steps, sampling.explore),
+            whole_video_per_group=whole_video_passes(chunks, group, steps, sampling.explore),
         ),
         per_depth={name: per_depth(side) for name, side in sides.items()},
         per_action={name: per_action(sides[name].select(HELD_OUT), ACTIONS) for name in ("base", "trained")},
@@ -340,14 +348,19 @@ def _results(
 
 def _headline(results: Results, folder: RunFolder, page: Path, further: str | None) -> None:
     """Print the final table and the next command: ``further``, or the player when None."""
-    console, found = Console(), results.evaluation
+    console = Console()
     table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
-    for column in ("actions", "base", "trained", "difference", "engine", "gap closed"):
-        table.add_column(column, justify="left" if column == "actions" else "right")
-    for kind in KINDS:
-        scores = [found.score(side, kind, FOLLOWED) for side in ("base", "trained", "difference", "engine")]
-        table.add_row(kind, *(score.in_percent("\n") for score in (*scores, found.closed(kind))))
+    for column in ("way", "actions", "base", "trained", "difference", "engine", "gap closed"):
+        table.add_column(column, justify="left" if column in ("way", "actions") else "right")
+    for way, found in results.evaluation.by_way().items():
+        for kind in KINDS:
+            scores = [
+                found.score(side, kind, FOLLOWED) for side in ("base", "trained", "difference", "engine")
+            ]
+            table.add_row(way, kind, *(score.in_percent("\n") for score in (*scores, found.closed(kind))))
     console.print(table)
+    for way, walking in results.walking.items():
+        console.print(f"{way}: {walking.describe()}")
     minutes = (results.seconds or 0) / 60
     console.print(f"Page: {page}   video: {folder.comparison}   minutes: {minutes:.1f}")
     run = folder.path
