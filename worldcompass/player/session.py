@@ -213,9 +213,10 @@ class Session:
     async def _remember(self, moment: Moment, send: Send) -> None:
         """Store a step whose pictures are being sent: settle its places and read the gauges."""
         before, reader = self.moments[-1], self.shared.reader
+        truth = _truth(self.shared.panes, moment)
         settled = await asyncio.gather(
             *(
-                in_worker(pane, _settle, reader, gauge, old, new)
+                in_worker(pane, _settle, reader, gauge, old, new, truth)
                 for pane, gauge, old, new in zip(
                     self.shared.panes, before.gauges, before.places, moment.places, strict=True
                 )
@@ -255,7 +256,8 @@ class Session:
         )
         self.start, self.seed, self.script, self.pressed = start, command.seed, script, set()
         self.moments.clear()
-        self.moments.append(Moment(tuple(places), tuple(Gauge.begin(start.image_3hw) for _ in places)))
+        gauges = tuple(Gauge.begin(start.image_3hw, pane.real) for pane in self.shared.panes)
+        self.moments.append(Moment(tuple(places), gauges))
 
     def _rewind(self, latents: int) -> None:
         if not self.moments:
@@ -331,10 +333,16 @@ def read_path(space: ActionSpace, text: str, longest: int = MAX_LATENTS) -> tupl
 
 
 def _settle(
-    reader: Reader | None, gauge: Gauge, before: Place | None, now: Place | None
+    reader: Reader | None, gauge: Gauge, before: Place | None, now: Place | None, truth_3hw: Tensor | None
 ) -> tuple[Place | None, Gauge]:
     """A pane's place, prepared for the next step, with its gauge."""
-    return None if now is None else now.settle(), gauge.after(reader, before, now)
+    return None if now is None else now.settle(), gauge.after(reader, before, now, truth_3hw)
+
+
+def _truth(panes: Sequence[Pane], moment: Moment) -> Tensor | None:
+    """The engine's last frame, if a pane shows it."""
+    shown = zip(panes, moment.places, strict=True)
+    return next((place.frames_F3hw[-1] for pane, place in shown if pane.real and place is not None), None)
 
 
 def _frames(moment: Moment) -> Sequence[Tensor]:
