@@ -42,6 +42,7 @@ svg .dot{fill:var(--accent)}
 svg .bar{fill:var(--base);opacity:.75}svg .trained .bar{fill:var(--accent)}svg .engine .bar{fill:var(--engine)}
 svg .whisker{stroke:var(--ink);stroke-width:1.6;fill:none}
 img{display:block;max-width:none;image-rendering:pixelated}
+.strips{width:min(96vw,2200px);margin-left:calc(50% - min(48vw,1100px))}.strips img{width:100%;min-width:1200px}
 details{border:1px solid var(--line);border-radius:8px;margin:12px 0;background:var(--card)}
 summary{padding:10px 14px;cursor:pointer;font-weight:550}
 pre{margin:0;padding:12px 14px;overflow-x:auto;border-top:1px solid var(--line);font-size:.85rem}
@@ -57,6 +58,7 @@ table.map{font-size:.8rem;width:auto;border-spacing:2px}
 table.map th{font-weight:400;color:var(--muted);min-width:0;padding:2px 4px;border:0;font-size:.75rem}
 table.map :is(th,td){vertical-align:middle}
 table.map thead th{vertical-align:bottom;font-size:.72rem;white-space:normal;text-align:center}
+table.map td small{font-size:.6rem;line-height:1;white-space:nowrap}
 table.map td{min-width:30px;padding:4px 2px;text-align:center;border:0;border-radius:3px;
 background:color-mix(in srgb,var(--accent) calc(45%*var(--share)),var(--paper))}
 output{white-space:nowrap}input[type=range]{width:min(100%,280px);vertical-align:middle;accent-color:var(--accent)}
@@ -71,6 +73,7 @@ svg [class^=run] .smooth,svg [class^=run] .dot{stroke:var(--run)}svg [class^=run
 @media print{.moving{display:none}:root{--paper:#fff;--card:#fff;--ink:#000;--muted:#444;--line:#bbb}
 main{max-width:none;padding:0}video,input[type=range]{display:none}
 section{break-inside:auto}figure,tr,details,.finding{break-inside:avoid}h2,h3{break-after:avoid}
-.scroll{overflow:visible}img{max-width:100%;height:auto}table{font-size:.85rem}
+.scroll{overflow:visible}.strips{width:auto;margin:0}img,.strips img{min-width:0;max-width:100%;height:auto}
+table{font-size:.85rem}
 table.map td,.bar{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

@@ -25,6 +25,8 @@ slider.addEventListener("input", () => {
       const sum = part => chosen.reduce((total, counts) => total + counts[action][part], 0);
       const commanded = sum(0), share = sum(1) / commanded;
       cell.textContent = commanded ? Math.round(100 * share) : "";
+      const small = Object.assign(document.createElement("small"), {textContent: `${sum(1)}/${commanded}`});
+      if (commanded) cell.append(small);
       cell.title = commanded ? `${sum(1)} of ${commanded} latents` : "never commanded";
       cell.style.setProperty("--share", commanded ? share : 0);
     });
@@ -42,8 +44,8 @@ def heat_maps(entries: Mapping[str, ActionCounts]) -> str:
     maps = "".join(_map(i, name, entries[name]) for i, name in enumerate(sides))
     return (
         '<section><h2>Which actions are followed</h2><p class="muted">Percent of the latents of each commanded '
-        "action in which the held-out judge reads that action: a row with a column. Commands that never "
-        "occurred are empty.</p>"
+        "action in which the held-out judge reads that action, above their counts: a row with a column. Commands "
+        "that never occurred are empty. Way of walking: rollout.</p>"
         f'<p hidden><label for="horizon">How far into the video: </label><input type="range" id="horizon" min="0" '
         f'max="{chunks}" value="0"> <output id="horizon-said" for="horizon">all chunks</output></p>'
         f'<div class="maps">{maps}</div>{script(_CODE, list(sides.values()))}</section>'
@@ -87,4 +89,5 @@ def _map(index: int, name: str, entry: ActionCounts) -> str:
 def _cell(commanded: int, followed: int) -> str:
     share = followed / commanded if commanded else 0.0
     title = f"{followed} of {commanded} latents" if commanded else "never commanded"
-    return f'<td title="{title}" style="--share:{share:.3f}">{round(100 * share) if commanded else ""}</td>'
+    text = f"{round(100 * share)}<small>{followed}/{commanded}</small>" if commanded else ""
+    return f'<td title="{title}" style="--share:{share:.3f}">{text}</td>'

@@ -31,7 +31,10 @@ def filmstrip_section(scenarios: Mapping[str, Group]) -> str:
     """The section with before, after and engine of a few scenarios by name; empty without pictures."""
     if not scenarios:
         return ""
-    return f"<section><h2>Filmstrips</h2>{''.join(map(_figures, scenarios.values()))}</section>"
+    return (
+        '<section class="strips"><h2>Filmstrips</h2><p class="muted">Time runs from left to right; below each '
+        f"picture are the commanded keys.</p>{''.join(map(_figures, scenarios.values()))}</section>"
+    )
 
 
 def looks_section(looks: Mapping[int, Group]) -> str:

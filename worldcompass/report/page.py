@@ -23,11 +23,12 @@ from worldcompass.report.runs import (
     headline,
     load_run,
     verdict,
+    walked_text,
 )
 from worldcompass.runs.atomic import write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics
-from worldcompass.runs.results import ActionCounts, Evaluation, ForwardPasses, Results
+from worldcompass.runs.results import ActionCounts, Count, Evaluation, ForwardPasses, Results
 from worldcompass.statistics import Estimate, number, percent
 
 NEXT = {
@@ -53,10 +54,10 @@ def render(run: Run) -> str:
     title = f"WorldCompass run: {run.folder.resolve().name}"
     parts = [
         _header(run, title),
-        _video(run.video),
-        _scores(run.results.evaluation),
-        _actions(run.results.per_action),
         filmstrip_section({name: {name: strip} for name, strip in run.filmstrips.items()}),
+        _video(run.video),
+        _scores(run.results),
+        _actions(run.results.per_action),
         looks_section({step: {f"step {step}": strip} for step, strip in run.looks.items()}),
         section(run.diagnosis) if run.diagnosis.steps else "",
         _next(run),
@@ -71,7 +72,12 @@ def render(run: Run) -> str:
 
 
 def _header(run: Run, title: str) -> str:
-    sentences = [s for s in (headline(run.results.evaluation, name) for name in KINDS) if s]
+    sentences = [
+        said
+        for way, found in run.results.evaluation.by_way().items()
+        for kind in KINDS
+        if (said := headline(found, kind, way))
+    ]
     lines = [f'<p class="headline">{escape(sentences[0])}</p>'] if sentences else []
     lines += [f"<p>{escape(sentence)}</p>" for sentence in sentences[1:]]
     if run.results.evaluation.score("difference", "basic", FOLLOWED).falls:
@@ -113,27 +119,35 @@ def _video(video: bytes) -> str:
         '<section class="moving"><h2>Before and after</h2>'
         '<video controls loop muted playsinline preload="metadata" aria-label="The same scenarios before '
         f'training, after training, and in the engine" src="{data_address("video/mp4", video)}"></video>'
-        '<p class="muted">Same scenarios, same seeds. The engine shows the commanded motion.</p></section>'
+        '<p class="muted">Same scenarios, same seeds, way of walking: rollout. The bar shows the commanded keys; '
+        "the engine carries them out.</p></section>"
     )
 
 
-def _scores(found: Evaluation) -> str:
-    tables = [_table(found, kind) for kind in KINDS if found.has(kind)]
+def _scores(results: Results) -> str:
+    """A table for every kind of actions in every way of walking."""
+    tables = [
+        _table(found, kind, walked_text(results, way))
+        for way, found in results.evaluation.by_way().items()
+        for kind in KINDS
+        if found.has(kind)
+    ]
     if not tables:
         return ""
     return (
         "<section><h2>Scores</h2><p class='muted'>Means with 95% intervals; higher is always better. "
-        "The difference is paired: same scenario, same seed. Bold: the interval excludes zero.</p>"
-        f"{''.join(tables)}</section>"
+        "The difference is paired: same scenario, same seed. Bold: the interval excludes zero. Counts are latents. "
+        f"People and agents walk in the way play.</p>{''.join(tables)}</section>"
     )
 
 
-def _table(found: Evaluation, kind: str) -> str:
+def _table(found: Evaluation, kind: str, way: str) -> str:
     rows = "".join(_row(found, kind, measure) for measure in MEASURES)
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("Base", "Trained", "Difference", "Engine"))
+    title = f"{KINDS[kind]}, {escape(way)}"
     return (
-        f"<h3>{KINDS[kind]}</h3>{_interval_figure(found, kind)}"
-        f'<div class="scroll" role="region" tabindex="0" aria-label="Scores of {KINDS[kind].lower()}"><table>'
+        f"<h3>{title}</h3>{_interval_figure(found, kind)}"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="Scores of {title.lower()}"><table>'
         f'<thead><tr><th scope="col">Measure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
@@ -141,7 +155,9 @@ def _table(found: Evaluation, kind: str) -> str:
 def _row(found: Evaluation, kind: str, measure: str) -> str:
     words, share = MEASURES[measure]
     cells = "".join(
-        difference_cell(value, share) if side == "difference" else f"<td>{shown(value, share)}</td>"
+        difference_cell(value, share)
+        if side == "difference"
+        else f"<td>{shown(value, share, count=found.count(side, kind) if measure == FOLLOWED else None)}</td>"
         for side in ("base", "trained", "difference", "engine")
         for value in [found.score(side, kind, measure)]
     )
@@ -155,14 +171,15 @@ def difference_cell(value: Estimate, share: bool) -> str:
     return f"<td{style}>{shown(value, share, signed=True)}</td>"
 
 
-def shown(value: Estimate, share: bool, signed: bool = False) -> str:
-    """A mean with its interval below it; a share as percent, with a plus sign if ``signed``."""
+def shown(value: Estimate, share: bool, signed: bool = False, count: Count | None = None) -> str:
+    """A mean with its interval below it; a share as percent, with a plus sign if ``signed``, beside its count."""
     if not value.known:
         return '<span class="muted">–</span>'
     show = percent if share else number
     plus = "+" if signed and value.mean > 0 else ""
     interval = f"<small>{show(value.low)} to {show(value.high)}</small>" if math.isfinite(value.low) else ""
-    return f"<b>{plus}{show(value.mean)}</b>{interval}"
+    counted = f"<small>{count}</small>" if count else ""
+    return f"<b>{plus}{show(value.mean)}</b>{counted}{interval}"
 
 
 def _interval_figure(found: Evaluation, kind: str) -> str:

@@ -15,9 +15,11 @@ from worldcompass.runs.folder import RunFolder, training_member
 from worldcompass.runs.metrics import StepMetrics, read_metrics, read_object
 from worldcompass.runs.results import Evaluation, Results, read_results
 from worldcompass.runs.settings import read_settings
-from worldcompass.statistics import percent
+from worldcompass.statistics import UNKNOWN, percent
+from worldcompass.ways import ROLLOUT
 
 LOOK_FRAMES = 6  # of a filmstrip
+UNMEASURED = percent(UNKNOWN.mean)
 KINDS = {"combined": "Combined actions", "basic": "Basic actions"}
 # Key in results.json -> (title, whether it is a share in percent).
 MEASURES = {
@@ -100,20 +102,35 @@ def answer(run: Run) -> str:
     return " ".join(sentences)
 
 
-def headline(found: Evaluation, kind: str) -> str:
-    """One sentence, such as ``Combined actions followed: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap …``."""
-    base, trained, engine = (found.score(side, kind, FOLLOWED) for side in ("base", "trained", "engine"))
-    if not base.known and not trained.known:
+def walked_text(results: Results, way: str) -> str:
+    """A way of walking with its sizes, such as ``play (chunks of 1 latent, 4 denoising steps)``."""
+    walking = results.walking.get(way)
+    return f"{way} ({walking.describe()})" if walking else way
+
+
+def headline(found: Evaluation, kind: str, way: str = ROLLOUT) -> str:
+    """One sentence, such as ``Combined actions followed: 24.1% → 41.3% (engine 88.0%); 27.0% of the gap …``.
+
+    Counts of latents stand beside the shares if they are known, and the way of walking if it is not ``rollout``.
+    """
+    base, trained, engine = (_followed(found, side, kind) for side in ("base", "trained", "engine"))
+    if not found.has(kind) or base == trained == UNMEASURED:
         return ""
-    text = f"{KINDS[kind]} followed: {percent(base.mean)} → {percent(trained.mean)}"
-    if engine.known:
-        text += f" (engine {percent(engine.mean)})"
+    walked = "" if way == ROLLOUT else f" in the way {way}"
+    text = f"{KINDS[kind]} followed{walked}: {base} → {trained}"
+    if engine != UNMEASURED:
+        text += f" (engine {engine})"
     gap = found.closed(kind)
     if gap.known:
         text += f"; {percent(gap.mean)} of the gap closed"
     if gap.bounded:
         text += f" (95% interval {percent(gap.low)} to {percent(gap.high)})"
     return text + "."
+
+
+def _followed(found: Evaluation, side: str, kind: str) -> str:
+    share, count = found.score(side, kind, FOLLOWED), found.count(side, kind)
+    return percent(share.mean) + (f", {count}" if count and share.known else "")
 
 
 def _strip(clip: Path) -> bytes:
