@@ -70,6 +70,14 @@ def test_players_and_agents_walk_as_the_world_declares(chunk_length, path):
     )
 
 
+def test_every_frame_has_the_keys_that_command_it():
+    world = LongStart()
+    (scenario,) = along(world, "w-1, w+left-1, none-1", 1)
+    expected = ["start"] * 3 + ["w"] * 2 + ["w + left"] * 2 + ["no key"] * 2
+    assert world.spec.keys_of_frames(scenario.actions) == expected
+    assert len(expected) == world.spec.num_frames(0, 4)
+
+
 def test_a_world_that_declares_nothing_is_played_in_its_shortest_chunks_with_all_steps():
     assert ToyWorld().spec.ways == {"rollout": Walking(4, 6), "play": Walking(1, 6)}
 

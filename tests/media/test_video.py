@@ -68,6 +68,32 @@ def test_filmstrips(tmp_path):
     assert (cv2.imread(str(path))[:, :, ::-1].transpose(2, 0, 1) == strip).all()
 
 
+def bars(frames, height=48):
+    """The bars below frames of this height."""
+    return frames[..., height:, :]
+
+
+def test_every_frame_of_a_video_stands_above_the_keys_of_its_moment():
+    frames = moving_square(4)
+    shown = video.above_keys(frames, ["start", "w + left", "w + left", "no key"])
+    assert shown.shape == (4, 3, 48 + video.KEYS_HEIGHT, 64) and (shown[:, :, :48] == frames).all()
+    start, first, second, last = bars(shown)
+    assert (first == second).all() and (first != start).any() and (first != last).any()
+    assert (first > 150).any(), "the keys are drawn"
+    with pytest.raises(ValueError, match="one text for each of 4 frames, got 1"):
+        video.above_keys(frames, ["w"])
+
+
+def test_every_picture_of_a_filmstrip_has_its_own_keys():
+    keys = ["start", *["w"] * 4, *["left + up"] * 4]
+    both = video.filmstrips([moving_square(9), moving_square(7)], ["base", "trained"], 4, 1, keys)
+    row = 48 + video.KEYS_HEIGHT + video.LABEL_HEIGHT
+    assert both.shape == (3, 2 * row + video.GAP, 3 * 64 + 2 * video.GAP)
+    below = [bars(both[:, video.LABEL_HEIGHT : row, 66 * i : 66 * i + 64]) for i in range(3)]
+    assert (bars(video.above_keys(moving_square(1), ["w"]))[0] == below[1]).all()
+    assert (below[0] != below[1]).any() and (below[1] != below[2]).any()
+
+
 @pytest.mark.parametrize(
     "frames", [np.zeros((2, 3, 4, 4)), np.zeros((2, 4, 4, 3), np.uint8), moving_square()[:0]]
 )

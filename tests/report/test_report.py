@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_runs import MEASURES, entry, make_results, make_run
+from report_runs import MEASURES, both_ways, entry, make_results, make_run
 
 from worldcompass import cli
 from worldcompass.doctor import diagnose, read_record
@@ -123,8 +123,39 @@ def test_the_page_says_what_the_doctor_says(combined, basic, quality, expected, 
 def test_actions_have_a_map_of_81_cells_for_each_side(page):
     maps = re.findall(r'<table class="map".*?</table>', page)
     assert [m.count("<td") for m in maps] == [81, 81]
-    assert 'title="4 of 16 latents" style="--share:0.250">25</td>' in maps[0]
-    assert 'title="10 of 16 latents" style="--share:0.625">62</td>' in maps[1]
+    assert 'title="4 of 16 latents" style="--share:0.250">25<small>4/16</small></td>' in maps[0]
+    assert 'title="10 of 16 latents" style="--share:0.625">62<small>10/16</small></td>' in maps[1]
+
+
+def test_filmstrips_are_the_first_and_the_widest_part(page, tmp_path):
+    """A viewer looks before reading numbers; a run without filmstrips has no empty section."""
+    titles = re.findall(r"<h2>([^<]*)</h2>", page)
+    assert titles[:3] == ["Filmstrips", "Before and after", "Scores"]
+    assert '<section class="strips">' in page and ".strips{width:min(96vw" in page
+    bare = make_run(tmp_path)
+    for path in (bare / "filmstrips").iterdir():
+        path.unlink()
+    assert "Filmstrips" not in write_report(bare).read_text()
+
+
+def test_every_table_says_its_way_of_walking_and_counts_stand_beside_percentages(tmp_path):
+    (make_run(tmp_path) / "results.json").write_text(json.dumps(both_ways()))
+    text = write_report(tmp_path).read_text()
+    assert not Page(text).open
+    titles = re.findall(r"<h3>((?:Combined|Basic) actions, [^<]*)</h3>", text)
+    rollout, play = (
+        "rollout (chunks of 4 latents, 8 denoising steps)",
+        "play (chunks of 1 latent, 4 denoising steps)",
+    )
+    assert titles == [f"{kind} actions, {way}" for way in (rollout, play) for kind in ("Combined", "Basic")]
+    assert "<b>24.1%</b><small>591 of 744</small><small>21.1% to 27.1%</small>" in text
+    assert "Combined actions followed: 24.1%, 591 of 744 → 41.3% (engine 88.0%)" in text
+    assert "Combined actions followed in the way play: 24.1%, 61 of 72 → 32.7%, 65 of 72" in text
+    write_comparison([tmp_path, make_run(tmp_path / "old")], tmp_path / "c.html")
+    compared = re.findall(r"<h2>(\w+ actions, \w+)</h2>", (tmp_path / "c.html").read_text())
+    assert compared == [
+        f"{kind} actions, {way}" for way in ("rollout", "play") for kind in ("Combined", "Basic")
+    ]
 
 
 def test_looks_during_training_are_behind_a_slider(tmp_path):

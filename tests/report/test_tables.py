@@ -10,9 +10,19 @@ import pytest
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.evaluate import FOLLOWED, MEASURES, Measured, evaluation_of
-from worldcompass.report.tables import pooled, read_stored, reduce_run, rewritten, table_of, with_tables
+from worldcompass.report.tables import (
+    Stored,
+    everything,
+    pooled,
+    read_stored,
+    reduce_run,
+    rewritten,
+    table_of,
+    with_tables,
+)
 from worldcompass.runs.results import Results, write_results
 from worldcompass.training.config import Config
+from worldcompass.ways import Walking
 
 ROOT = Path(__file__).parents[2]
 PAGES, STORED = [ROOT / "README.md", ROOT / "docs" / "results.md"], ROOT / "docs" / "results"
@@ -32,13 +42,18 @@ def measured(level, seed):
     return Measured(tuple(IDS), tuple(name.split("/")[1] for name in IDS), values, labels, labels)
 
 
-def make_run(folder, seed=0, recipe="demo", hashed="5f3c"):
-    """A finished run of the embedded world, as far as tables read it."""
+def make_run(folder, seed=0, recipe="demo", hashed="5f3c", played=False):
+    """A finished run of the embedded world, as far as tables read it; ``played`` on every second scenario."""
     folder.mkdir(parents=True)
+    walking = {"rollout": Walking(4, 8), "play": Walking(1, 4)} if played else {}
+    for side, level in (("base", 0.4), ("trained", 0.45)) if played else ():
+        values = measured(level, 20 + seed).only(IDS[::2])
+        (folder / f"evaluation_{side}_play.json").write_text(json.dumps(values.to_json()))
     sides = {"engine": measured(0.9, 7), "base": measured(0.5, 8), "trained": measured(0.7, 9 + seed)}
     for side, values in sides.items():
         (folder / f"evaluation_{side}.json").write_text(json.dumps(values.to_json()))
-    results = Results(evaluation_of(sides["engine"], sides["base"], sides["trained"]), hashed, seconds=60.0)
+    found = evaluation_of(sides["engine"], sides["base"], sides["trained"])
+    results = Results(found, hashed, walking, seconds=60.0)
     write_results(folder / "results.json", results)
     config = Config.from_flat(recipe=recipe, seed=seed)
     (folder / "config.json").write_text(json.dumps(config.described()))
@@ -100,12 +115,39 @@ def test_seeds_are_one_result_over_scenarios_and_seeds(tmp_path):
     assert f"| {100 * score.mean:.1f}% |" in table and f"| {100 * score.mean:.1f}% |" in short
 
 
+def test_every_row_says_its_way_of_walking(tmp_path):
+    runs = [reduce_run(make_run(tmp_path / str(seed), seed, played=True)) for seed in range(2)]
+    found = pooled([Stored.from_json(json.loads(json.dumps(run.to_json()))) for run in runs])
+    play = found.ways["play"]
+    assert found == pooled(runs) and play.score("base", "combined", FOLLOWED).n == 6
+    assert found.score("base", "combined", FOLLOWED).n == 12
+    table = table_of("demo", runs)
+    change = play.score("trained", "basic", FOLLOWED)
+    assert f"| {100 * change.mean:.1f}% |" in table
+    ways = [line.split("|")[1].strip() for line in table.splitlines()[2:] if line.startswith("|")]
+    assert set(ways) == {"rollout", "play"} and ways.count("play") == 4
+    assert "`play`: chunks of 1 latent, 4 denoising steps" in table
+    assert "| play | maps never trained on | basic | gap closed |" in everything(runs)
+
+
+def test_an_older_run_among_others_leaves_the_way_that_all_measured(tmp_path):
+    runs = [reduce_run(make_run(tmp_path / str(seed), seed, played=seed > 0)) for seed in range(2)]
+    assert not pooled(runs).ways and pooled(runs[1:]).ways
+    old = runs[0].to_json() | {"schema": 1}
+    read = Stored.from_json({k: v for k, v in old.items() if k not in ("walking", "ways")})
+    assert read.to_json() == runs[0].to_json()
+    with pytest.raises(ValueError, match="ways is missing or malformed"):
+        Stored.from_json({k: v for k, v in runs[1].to_json().items() if k != "ways"})
+    with pytest.raises(ValueError, match=r"ways.play is malformed: expected base and trained"):
+        Stored.from_json(runs[1].to_json() | {"ways": {"play": {"base": {}}}})
+
+
 def test_a_page_keeps_its_prose_and_tables_without_results_say_so(tmp_path):
     runs = [reduce_run(make_run(tmp_path / "run"))]
     page = "a\n<!-- table: demo, short -->\nold\n<!-- /table -->\nb\n"
     page += "<!-- table: longer -->\n1\n<!-- /table -->\nc\n"
     new = with_tables(page, runs)
-    assert new.startswith("a\n<!-- table: demo, short -->\n\n| measure |") and new.endswith(
+    assert new.startswith("a\n<!-- table: demo, short -->\n\n| way | measure |") and new.endswith(
         "<!-- /table -->\nc\n"
     )
     assert "There are no stored results of `longer` yet." in new and "\n<!-- /table -->\nb\n" in new

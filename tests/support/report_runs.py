@@ -32,6 +32,18 @@ def make_results(difference: float = 0.172) -> dict:
     }
 
 
+def both_ways(difference: float = 0.172) -> dict:
+    """Results that also measured how people walk, with the latents behind the shares."""
+    results, play = make_results(difference), make_results(difference / 2)
+    sides = ("base", "trained", "engine", "difference", "gap_closed")
+    results["ways"] = {"play": {name: play[name] for name in sides}}
+    results["ways"]["play"]["counts"] = {"base": {"combined": [61, 72]}, "trained": {"combined": [65, 72]}}
+    results["counts"] = {"base": {"combined": [591, 744], "basic": [679, 744]}}
+    sizes = {"rollout": (4, 8), "play": (1, 4)}
+    results["walking"] = {n: {"chunk_length": k, "num_steps": s} for n, (k, s) in sizes.items()}
+    return results | {"schema": 2}
+
+
 def make_run(folder: Path, difference: float = 0.172) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(make_results(difference)))

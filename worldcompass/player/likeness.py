@@ -34,6 +34,8 @@ def likeness(picture_3hw: Tensor, other_3hw: Tensor) -> float:
 
 
 def _shared(first: Tensor, second: Tensor) -> float:
+    if not first.any():  # pictures of a few pixels have no gradients at the coarser scales
+        return 1.0
     return float(torch.minimum(first / first.sum(), second / second.sum()).sum())
 
 

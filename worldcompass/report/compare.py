@@ -26,6 +26,7 @@ from worldcompass.report.runs import (
     load_run,
 )
 from worldcompass.runs.atomic import write_text
+from worldcompass.runs.results import Evaluation
 from worldcompass.statistics import percent
 
 MAX_RUNS = 8  # the number of distinct colours
@@ -70,7 +71,7 @@ def render(runs: Sequence[Run], names: Sequence[str]) -> str:
     title = "WorldCompass runs: " + " · ".join(names)
     parts = [
         f"<header><h1>{escape(title)}</h1>{_verdicts(runs, names)}</header>",
-        *(_scores(runs, names, kind) for kind in KINDS),
+        *(_scores(runs, names, kind, way) for way in _ways(runs) for kind in KINDS),
         _actions(runs, names),
         filmstrip_section(_together([run.filmstrips for run in runs], names)),
         looks_section(dict(sorted(_together([run.looks for run in runs], names).items()))),
@@ -91,29 +92,38 @@ def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
     return f'<ul class="runs">{"".join(lines)}</ul>'
 
 
-def _scores(runs: Sequence[Run], names: Sequence[str], kind: str) -> str:
-    sides = [("base", runs[0], "base")] if kind in runs[0].results.evaluation.base else []
-    sides += [(f"run{i}", run, name) for i, (run, name) in enumerate(zip(runs, names, strict=True))]
+def _ways(runs: Sequence[Run]) -> list[str]:
+    """The ways of walking that any run measured."""
+    return list(dict.fromkeys(way for run in runs for way in run.results.evaluation.by_way()))
+
+
+def _scores(runs: Sequence[Run], names: Sequence[str], kind: str, way: str) -> str:
+    evaluations = [run.results.evaluation.by_way().get(way, Evaluation()) for run in runs]
+    sides = [("base", evaluations[0], "base")] if kind in evaluations[0].base else []
+    sides += [
+        (f"run{i}", found, name) for i, (found, name) in enumerate(zip(evaluations, names, strict=True))
+    ]
     bars = []
-    for style, run, name in sides:
-        value = run.results.evaluation.score("base" if style == "base" else "trained", kind, FOLLOWED)
+    for style, found, name in sides:
+        value = found.score("base" if style == "base" else "trained", kind, FOLLOWED)
         if value.bounded:
             bars.append(Bar(name, value, style))
     if not bars:
         return ""
     caption = f"{KINDS[kind]} followed, by the held-out judge"
+    label = f"{KINDS[kind]}, {escape(way)}, differences"
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     rows = "".join(
         f'<tr><th scope="row">{words}</th>'
-        + "".join(difference_cell(r.results.evaluation.score("difference", kind, m), share) for r in runs)
+        + "".join(difference_cell(found.score("difference", kind, m), share) for found in evaluations)
         + "</tr>"
         for m, (words, share) in MEASURES.items()
     )
     return (
-        f"<section><h2>{KINDS[kind]}</h2>"
+        f"<section><h2>{KINDS[kind]}, {escape(way)}</h2>"
         f'<figure class="chart">{interval_chart(caption, bars)}<figcaption>{caption}</figcaption></figure>'
         '<p class="muted">Differences to each run\'s base, paired, with 95% intervals.</p>'
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{KINDS[kind]}, differences"><table><thead><tr>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table><thead><tr>'
         f'<th scope="col">Measure</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
 

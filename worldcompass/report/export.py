@@ -12,12 +12,13 @@ from statistics import fmean
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run
+from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, walked_text
 from worldcompass.runs.atomic import write_tensors, writing
 from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
 from worldcompass.runs.final import final_weights
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics
+from worldcompass.runs.results import Evaluation
 from worldcompass.statistics import percent
 from worldcompass.version import __version__
 
@@ -139,16 +140,23 @@ def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _results(run: Run) -> Iterator[str]:
-    headlines = [text for kind in KINDS if (text := headline(run.results.evaluation, kind))]
+    by_way = run.results.evaluation.by_way()
+    headlines = [
+        text for way, found in by_way.items() for kind in KINDS if (text := headline(found, kind, way))
+    ]
     yield from headlines
     if headlines:
         yield from [
             "",
-            "| actions | measure | base | trained | difference (95%) |",
-            "| --- | --- | --- | --- | --- |",
+            "| way | actions | measure | base | trained | difference (95%) |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
-        yield from _measured(run)
+        for way, found in by_way.items():
+            yield from (f"| {way} {row}" for row in _measured(found))
         yield ""
+        if run.results.walking:
+            yield f"Ways of walking: {'; '.join(walked_text(run.results, way) for way in by_way)}."
+            yield ""
     rows = run.metrics
     if not rows:
         return
@@ -171,11 +179,11 @@ def _mean_of(reward: str, rows: Sequence[StepMetrics]) -> str:
     return f"{fmean(known):.4f}" if known else "–"
 
 
-def _measured(run: Run) -> Iterator[str]:
+def _measured(found: Evaluation) -> Iterator[str]:
     for kind in KINDS:
         for name, (words, share) in MEASURES.items():
             base, trained, change = (
-                run.results.evaluation.score(side, kind, name) for side in ("base", "trained", "difference")
+                found.score(side, kind, name) for side in ("base", "trained", "difference")
             )
             if not base.known:
                 continue

@@ -8,22 +8,32 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import FOLLOWED, KINDS, MEASURES, Measured, evaluation_of, pool, read_measured
+from worldcompass.evaluate import (
+    FOLLOWED,
+    KINDS,
+    MEASURES,
+    Measured,
+    evaluation_of,
+    pool,
+    read_measured,
+    with_ways,
+)
 from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
-from worldcompass.runs.results import SIDES, Evaluation, read_results
+from worldcompass.runs.results import Evaluation, read_results, read_walking
 from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import Estimate
+from worldcompass.ways import ROLLOUT, Walking
 
-SCHEMA = 1  # of a stored result
+SCHEMA = 2  # of a stored result; 1 held the way ``rollout`` alone
 DIGITS = 5  # of a stored number
 # <!-- table: demo --> or <!-- table: demo, short -->
 PLACE = re.compile(r"(<!-- table: ([\w.-]+)(, short)? -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
@@ -46,13 +56,24 @@ class Stored:
     engine: Measured
     base: Measured
     trained: Measured
-    """Measured as means over depth, without actions."""
+    """Measured as means over depth, without actions, in the way ``rollout``."""
+    walking: Mapping[str, Walking] = field(default_factory=dict[str, Walking])
+    """The measured ways of walking; empty in files of schema 1."""
+    ways: Mapping[str, tuple[Measured, Measured]] = field(
+        default_factory=dict[str, tuple[Measured, Measured]]
+    )
+    """Base and trained in the other ways, maybe on fewer scenarios."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
-        plain = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in SIDES}
-        sides = {side: getattr(self, side).to_json() for side in ("engine", "base", "trained")}
-        return {"schema": SCHEMA, **plain, **sides}
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        sides = {side: getattr(self, side).to_json() for side in _SIDES}
+        walking = {name: vars(way) for name, way in self.walking.items()}
+        ways = {
+            name: {"base": base.to_json(), "trained": trained.to_json()}
+            for name, (base, trained) in self.ways.items()
+        }
+        return {"schema": SCHEMA, **plain, **sides, "walking": walking, "ways": ways}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Stored:
@@ -61,16 +82,31 @@ class Stored:
         Raises:
             ValueError: names the missing or malformed part.
         """
-        if (schema := data.get("schema")) != SCHEMA:
-            raise ValueError(f"it has schema {schema}, expected {SCHEMA}")
-        kinds = {"seed": int, "seconds": (int, float)}
+        if (schema := data.get("schema")) not in (1, SCHEMA):
+            raise ValueError(f"it has schema {schema}, expected {SCHEMA} or 1")
+        kinds = {"seed": int, "seconds": (int, float)} | dict.fromkeys((*_SIDES, *_ADDED), dict)
+        data = {**{name: {} for name in _ADDED if schema == 1}, **data}
         for part in fields(Stored):
-            expected = dict if part.name in SIDES else kinds.get(part.name, str)
-            if not isinstance(data.get(part.name), expected):
+            if not isinstance(data.get(part.name), kinds.get(part.name, str)):
                 raise ValueError(f"{part.name} is missing or malformed")
-        plain = {part.name: data[part.name] for part in fields(Stored) if part.name not in SIDES}
-        engine, base, trained = (Measured.from_json(data[side]) for side in ("engine", "base", "trained"))
-        return Stored(**plain, engine=engine, base=base, trained=trained)
+        return Stored(
+            **{name: data[name] for name in _PLAIN},
+            engine=Measured.from_json(data["engine"]),
+            base=Measured.from_json(data["base"]),
+            trained=Measured.from_json(data["trained"]),
+            walking=read_walking(data["walking"]),
+            ways={name: _pair(way, f"ways.{name}") for name, way in data["ways"].items()},
+        )
+
+
+_SIDES, _ADDED = ("engine", "base", "trained"), ("walking", "ways")
+_PLAIN = tuple(part.name for part in fields(Stored) if part.name not in (*_SIDES, *_ADDED))
+
+
+def _pair(data: Any, name: str) -> tuple[Measured, Measured]:
+    if not isinstance(data, Mapping) or not {"base", "trained"} <= data.keys():
+        raise ValueError(f"{name} is malformed: expected base and trained")
+    return Measured.from_json(data["base"]), Measured.from_json(data["trained"])
 
 
 def reduce_run(run_dir: Path) -> Stored:
@@ -87,7 +123,12 @@ def reduce_run(run_dir: Path) -> Stored:
     results = read_results(folder.results)
     settings = read_settings(folder.config)
     made = read_object(folder.record, "a run's command and environment")
-    engine, base, trained = (_over_depth(folder.evaluation(side)) for side in ("engine", "base", "trained"))
+    engine, base, trained = (_over_depth(folder.evaluation(side)) for side in _SIDES)
+    ways = {
+        way: (_over_depth(folder.evaluation("base", way)), _over_depth(folder.evaluation("trained", way)))
+        for way in results.walking
+        if way != ROLLOUT
+    }
     if not settings.get("recipe") or not {"command", "version", "weights"} <= made.keys():
         raise UserError(
             f"{run_dir} is no run of a recipe: config.json or run.json lacks its recipe, command or versions"
@@ -103,6 +144,8 @@ def reduce_run(run_dir: Path) -> Stored:
         engine=engine,
         base=base,
         trained=trained,
+        walking=results.walking,
+        ways=ways,
     )
 
 
@@ -153,7 +196,7 @@ def read_stored(folder: Path) -> list[Stored]:
 
 
 def pooled(runs: Sequence[Stored]) -> Evaluation:
-    """Seeds of one recipe as one result: intervals over scenarios and seeds.
+    """Seeds of one recipe as one result: intervals over scenarios and seeds, in every way that all have measured.
 
     Raises:
         UserError: when recipe, scenarios or weights differ, or a seed occurs twice.
@@ -164,9 +207,15 @@ def pooled(runs: Sequence[Stored]) -> Evaluation:
     seeds = [run.seed for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"each seed counts once, got {', '.join(map(str, seeds))}")
-    return evaluation_of(
-        runs[0].engine, pool([run.base for run in runs]), pool([run.trained for run in runs])
-    )
+    by_way = {ROLLOUT: [(run.base, run.trained) for run in runs]}
+    shared = [way for way in runs[0].ways if all(way in run.ways for run in runs)]
+    by_way |= {way: [run.ways[way] for run in runs] for way in shared}
+    return with_ways({way: _of_pairs(runs[0].engine, pairs) for way, pairs in by_way.items()})
+
+
+def _of_pairs(engine: Measured, pairs: Sequence[tuple[Measured, Measured]]) -> Evaluation:
+    base, trained = (pool(side) for side in zip(*pairs, strict=True))
+    return evaluation_of(engine.only(set(base.scenarios)), base, trained)
 
 
 # --------------------------------------------------------------------------- tables
@@ -177,9 +226,16 @@ def table_of(recipe: str, stored: Sequence[Stored], short: bool = False) -> str:
     runs = [run for run in stored if run.recipe == recipe]
     if not runs:
         return f"There are no stored results of `{recipe}` yet."
-    rows = _short_rows(pooled(runs)) if short else _rows(runs)
-    head = [_line("measure", *(f"{kind} actions" for kind in KINDS)), _rule(1 + len(KINDS))]
-    body = [_line(words, *(cell(kind) for kind in KINDS)) for words, cell in rows]
+    found = pooled(runs)
+    rows = {way: _short_rows(part) for way, part in found.by_way().items()}
+    if not short:
+        rows[ROLLOUT] = _rows(runs)
+    head = [_line("way", "measure", *(f"{kind} actions" for kind in KINDS)), _rule(2 + len(KINDS))]
+    body = [
+        _line(way, words, *(cell(kind) for kind in KINDS))
+        for way, part in rows.items()
+        for words, cell in part
+    ]
     return "\n".join([*head, *body, "", _made(runs)])
 
 
@@ -187,20 +243,23 @@ def everything(runs: Sequence[Stored]) -> str:
     """The full table: every measure of the pooled runs."""
     found = pooled(runs)
     lines = [
-        _line("from", "actions", "measure", "engine", "base", "trained", "difference"),
-        _line(*["---"] * 7),
+        _line("way", "from", "actions", "measure", "engine", "base", "trained", "difference"),
+        _line(*["---"] * 8),
     ]
-    parts = {"held-out starts": found} | ({"maps never trained on": found.unseen} if found.unseen else {})
-    for place, part in parts.items():
-        for kind in KINDS:
-            for measure in MEASURES:
-                means = [
-                    f"{part.score(side, kind, measure).mean:.3f}" for side in ("engine", "base", "trained")
-                ]
-                change = _change(part.score("difference", kind, measure), 3)
-                lines.append(_line(place, kind, measure, *means, change))
-            lines.append(_line(place, kind, "gap closed", *"–––", part.closed(kind).in_percent()))
+    for way, one in found.by_way().items():
+        parts = {"held-out starts": one} | ({"maps never trained on": one.unseen} if one.unseen else {})
+        for place, part in parts.items():
+            for kind in KINDS:
+                lines += [_line(way, place, kind, *cells) for cells in _everything_of(part, kind)]
     return "\n".join([*lines, "", _made(runs)])
+
+
+def _everything_of(found: Evaluation, kind: str) -> Iterator[tuple[str, ...]]:
+    """The cells of every measure of one kind of actions, then of the closed gap."""
+    for measure in MEASURES:
+        means = (f"{found.score(side, kind, measure).mean:.3f}" for side in _SIDES)
+        yield measure, *means, _change(found.score("difference", kind, measure), 3)
+    yield "gap closed", *"–––", found.closed(kind).in_percent()
 
 
 _Row = tuple[str, Callable[[str], str]]
@@ -249,12 +308,14 @@ def _changes(found: Evaluation, measure: str, digits: int) -> Callable[[str], st
 
 
 def _made(runs: Sequence[Stored]) -> str:
-    """Seeds, versions and commands of the runs, in a sentence."""
+    """Seeds, versions and commands of the runs, and the ways of walking, in a sentence or two."""
     seeds = ", ".join(str(run.seed) for run in runs)
     commands = ", ".join(f"`{command}`" for command in dict.fromkeys(run.command for run in runs))
     versions = ", ".join(dict.fromkeys(run.version for run in runs))
     many = "s" * (len(runs) > 1)
-    return f"Seed{many} {seeds}, worldcompass {versions}, weights of version {runs[0].weights}: {commands}."
+    ways = "; ".join(f"`{name}`: {way.describe()}" for name, way in runs[0].walking.items())
+    made = f"Seed{many} {seeds}, worldcompass {versions}, weights of version {runs[0].weights}: {commands}."
+    return f"{made} Ways of walking: {ways}." if ways else made
 
 
 def _line(*cells: str) -> str:

@@ -15,12 +15,13 @@ from pages import ROOT, follow
 from worldcompass import cli
 from worldcompass.commands import evaluate
 from worldcompass.errors import UserError
-from worldcompass.evaluate import KINDS, MEASURES
+from worldcompass.evaluate import FOLLOWED, KINDS, MEASURES
 from worldcompass.recipes.demo import demo
 from worldcompass.report.export import AVERAGE, export_run
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.results import read_results
+from worldcompass.ways import Walking
 from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.experiment import run_experiment
@@ -52,7 +53,7 @@ def run_dir(tmp_path_factory) -> Path:
 
 def test_results_have_the_schema(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
-    assert results["schema"] == 1 and len(results["scenarios_hash"]) == 64 and results["seconds"] > 0
+    assert results["schema"] == 2 and len(results["scenarios_hash"]) == 64 and results["seconds"] > 0
     for side in ("engine", "base", "trained", "difference"):
         for kind in KINDS:
             assert set(results[side][kind]) == set(MEASURES)
@@ -63,6 +64,31 @@ def test_results_have_the_schema(run_dir):
     assert set(results["unseen_maps"]["base"]) == set(KINDS)
     asked = [sum(chunk) for chunk in results["per_action"]["trained"]["asked"]]
     assert asked[1] * 3 == asked[0] * 4 > 0
+
+
+def test_both_ways_of_walking_are_measured_and_named(run_dir, capsys):
+    """The way ``play`` is measured on every second scenario of a map and a kind."""
+    results = read_results(RunFolder(run_dir).results)
+    assert results.walking == {"rollout": Walking(4, 8), "play": Walking(1, 4)}
+    found = results.evaluation.by_way()
+    for side in ("engine", "base", "trained", "difference"):
+        for kind in KINDS:
+            scores = [found[way].score(side, kind, FOLLOWED) for way in ("rollout", "play")]
+            assert [score.n for score in scores] == [2, 1]
+            assert found["play"].unseen.score(side, kind, FOLLOWED).known
+    assert found["play"].count("base", "basic").commanded == 7 and found["rollout"].base != found["play"].base
+    assert found["rollout"].count("trained", "combined").commanded == 14
+    shown = [line.split()[:2] for line in table_of_run(run_dir, results, capsys).splitlines()]
+    assert [line for line in shown if line[:1] in (["rollout"], ["play"])] == [
+        [way, kind] for way in ("rollout", "play") for kind in KINDS
+    ]
+
+
+def table_of_run(run_dir, results, capsys):
+    """The table that a run prints last."""
+    capsys.readouterr()
+    experiment._headline(results, RunFolder(run_dir), run_dir / "report.html", None)
+    return capsys.readouterr().out
 
 
 def test_forward_passes_are_counted_for_the_runs_own_sizes(run_dir):
@@ -119,12 +145,14 @@ def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
 
 def test_accepted_settings_are_recorded_and_stale_measures_repeated(run_dir, tmp_path):
     out = tmp_path / "run"
-    for name in ("run.json", "evaluation_base.json", "evaluation_trained.json"):
+    sides = [f"evaluation_{side}{way}.json" for side in ("base", "trained") for way in ("", "_play")]
+    for name in ("run.json", *sides):
         out.mkdir(exist_ok=True)
         shutil.copy(run_dir / name, out / name)
     accepting = replace(tiny(), config=tiny().config.changed(accept_changes=True))
     experiment._claim(RunFolder(out), replace(accepting, quality_weight=5.0), resume=True)
-    assert {path.name for path in out.iterdir()} == {"run.json", "evaluation_base.json"}
+    kept = {"run.json", "evaluation_base.json", "evaluation_base_play.json"}
+    assert {path.name for path in out.iterdir()} == kept
     facts = json.loads((out / "run.json").read_text())
     assert facts["recipe"]["quality_weight"] == 5.0 and facts["changed"] == {"quality_weight": [1.0, 5.0]}
     longer = replace(accepting, quality_weight=5.0, evaluation_latents=12)
@@ -172,6 +200,7 @@ def test_measures_of_the_base_are_copied_from_a_finished_run(run_dir, tmp_path, 
     other = shutil.copytree(run_dir, tmp_path / "other")
     for name in ("evaluation_engine.json", "evaluation_base.json", "videos_base.safetensors", "results.json"):
         (other / name).unlink()
+    (other / "evaluation_base_play.json").unlink()
     monkeypatch.setattr(evaluation, "imagine_all", None)
     results = experiment.run_experiment(tiny(), other, "cpu", resume=True, measured_by=run_dir)
     found, before = results.evaluation, read_results(RunFolder(run_dir).results).evaluation
@@ -193,11 +222,14 @@ def test_runs_are_compared_with_the_base_at_every_horizon(run_dir, short, tmp_pa
     out, runs = tmp_path / "longer", [str(run_dir), str(run_dir / "weights")]
     arguments = ["evaluate", "--checkpoint", *runs, "--frames", "253", "--out", str(out)]
     assert cli.main(arguments) == 0
-    assert "253 frames, actions followed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "253 frames, way rollout (chunks of 4 latents, 8 denoising steps), actions followed" in said
+    assert "125 frames, way play (chunks of 1 latent, 4 denoising steps), actions followed" in said
     results = json.loads((out / "results.json").read_text())
     assert set(results["horizons"]) == {"125", "253"}
     assert results["trained"]["basic"]["judge_accuracy"]["n"] == 2, "two runs of one held-out scenario"
     assert results["horizons"]["253"]["gap_closed"] == results["gap_closed"]
+    assert results["horizons"]["125"]["ways"]["play"]["trained"]["basic"]["judge_accuracy"]["n"] == 2
     assert (out / "before_after.mp4").is_file() and len(list((out / "filmstrips").glob("*.png"))) == 4
     alone = evaluation.compare([run_dir], tmp_path / "shorter", 125, 0, "cpu")
     for kind in KINDS:
