@@ -31,8 +31,8 @@ GAP = 2  # pixels between pictures
 BACKGROUND = 24  # grey level behind labels and between pictures
 INK = 235  # grey level of labels
 LABEL_HEIGHT = 22  # pixels
-KEYS_HEIGHT = 16  # pixels of the bar with the commanded keys
-KEYS_SIZE, LABEL_SIZE = 0.38, 0.5  # of letters
+KEYS_HEIGHT = 18  # pixels of the bar with the commanded keys
+KEYS_SIZE, LABEL_SIZE = 0.45, 0.5  # of letters
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
