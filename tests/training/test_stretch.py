@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from toy_runs import TINY, critics
+from toy_truth import with_truth
 
+from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.curriculum import Sampling, chunk_of_step
@@ -80,6 +82,15 @@ def test_a_resumed_run_plays_the_same_steps(tmp_path):
     train(Played(), critics(), toy_scenarios(5), config.changed(steps=2), tmp_path / "b")
     resumed = train(Played(), critics(), toy_scenarios(5), config, tmp_path / "b", resume=True).state()
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_played_steps_take_true_pasts_the_data_term_and_a_critic_that_learns(tmp_path):
+    config = TINY.changed(steps=2, play_share=1.0, true_pasts=0.5, data_share=0.25)
+    known = with_truth(ToyWorld(seed=1), toy_scenarios(5))
+    train(Played(), [*critics(), Discriminator()], known, config, tmp_path, live=False)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row.place for row in rows] == ["3 of play", "7 of play"]
+    assert all(row.data_loss > 0 and row.applied == 1 for row in rows)
 
 
 @pytest.mark.parametrize(
