@@ -58,7 +58,7 @@ table.map{font-size:.8rem;width:auto;border-spacing:2px}
 table.map th{font-weight:400;color:var(--muted);min-width:0;padding:2px 4px;border:0;font-size:.75rem}
 table.map :is(th,td){vertical-align:middle}
 table.map thead th{vertical-align:bottom;font-size:.72rem;white-space:normal;text-align:center}
-table.map td small{font-size:.6rem;line-height:1;white-space:nowrap}
+table.map td small{color:inherit;font-size:.6rem;line-height:1;white-space:nowrap}
 table.map td{min-width:30px;padding:4px 2px;text-align:center;border:0;border-radius:3px;
 background:color-mix(in srgb,var(--accent) calc(45%*var(--share)),var(--paper))}
 output{white-space:nowrap}input[type=range]{width:min(100%,280px);vertical-align:middle;accent-color:var(--accent)}
