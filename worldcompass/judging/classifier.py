@@ -90,7 +90,7 @@ def classify(
     asked = asked or Asked()
     chosen = folds_of(sources.groups, FOLDS, seed) if folds is None else list(folds)
     check_folds(chosen, sources.groups)
-    table = _Table(sources, windows, tuple(chosen), seed, on_network)
+    table = Trials(sources, windows, tuple(chosen), seed, on_network)
     rows_BV = resamples(sources.rows, seed, RESAMPLES)
     found, changes = {}, []
     for name in asked.capacities:
@@ -101,7 +101,7 @@ def classify(
     return found, _by_stretch(np.mean(changes, 0), table, rows_BV)
 
 
-def _by_stretch(change_VW: np.ndarray, table: _Table, rows_BV: np.ndarray) -> dict[str, Estimate]:
+def _by_stretch(change_VW: np.ndarray, table: Trials, rows_BV: np.ndarray) -> dict[str, Estimate]:
     means = {stretch: change_VW[:, list(table.windows.inside(stretch))].mean(1) for stretch in STRETCHES}
     return {stretch: bootstrap(v[rows_BV].mean(1), v.mean(), len(v)) for stretch, v in means.items()}
 
@@ -112,8 +112,8 @@ def networks_of(asked: Asked) -> int:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """The videos by name, and the fold of each."""
+class Trials:
+    """The videos of a test by the name of their source, and the fold of each."""
 
     sources: Sources
     windows: Windows
@@ -122,6 +122,7 @@ class _Table:
     on_network: Callable[[], None]
 
     def videos(self, name: str) -> Tensor:
+        """The videos of a source; uint8 (V, F, 3, h, w)."""
         real = {
             ENGINE: self.sources.engine_SF3hw,
             OTHER: self.sources.other_SF3hw,
@@ -137,13 +138,14 @@ class _Table:
         return list(self.folds) * (len(self.videos(name)) // len(self.folds))
 
     def rows(self, name: str, fold: int, inside: bool) -> tuple[int, ...]:
+        """The videos of a source inside of a fold, or all others."""
         return tuple(row for row, f in enumerate(self.fold_of(name)) if (f == fold) == inside)
 
 
 class _Network:
     """Learns and reads with networks of one capacity."""
 
-    def __init__(self, table: _Table, capacity: Capacity, steps: float) -> None:
+    def __init__(self, table: Trials, capacity: Capacity, steps: float) -> None:
         count = max(1, round(capacity.steps * steps))
         self.table, self.capacity = table, Capacity(capacity.name, capacity.make, count, capacity.crop)
 
@@ -166,7 +168,7 @@ class _Network:
 class _Linear:
     """A linear discriminant on fixed random features."""
 
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: Trials) -> None:
         self.table, self._known = table, dict[str, Tensor]()
 
     def _features(self, name: str) -> Tensor:
@@ -193,7 +195,7 @@ class _Linear:
 
 
 def _separated(
-    test: _Network | _Linear, table: _Table, rows_BV: np.ndarray, separate: bool
+    test: _Network | _Linear, table: Trials, rows_BV: np.ndarray, separate: bool
 ) -> tuple[Separation, np.ndarray]:
     pooled = _by_video(test, table, REACHABLE, (BASE, TRAINED), ())
     change_VW = _change(pooled, table)
@@ -211,7 +213,7 @@ def _separated(
 
 
 def _by_video(
-    test: _Network | _Linear, table: _Table, real: str, fakes: Sequence[str], read_too: Sequence[str]
+    test: _Network | _Linear, table: Trials, real: str, fakes: Sequence[str], read_too: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Held-out logits of all videos, (V, W), each from the networks that did not see its group."""
     names = (real, *fakes, *read_too)
@@ -223,7 +225,7 @@ def _by_video(
     return found
 
 
-def _change(pooled: dict[str, np.ndarray], table: _Table) -> np.ndarray:
+def _change(pooled: dict[str, np.ndarray], table: Trials) -> np.ndarray:
     """Trained minus base for every video, in deviations of the fold's logits; (V, W)."""
     found = pooled[TRAINED] - pooled[BASE]
     folds = np.array(table.fold_of(BASE))
@@ -233,7 +235,7 @@ def _change(pooled: dict[str, np.ndarray], table: _Table) -> np.ndarray:
     return found
 
 
-def area(logits: dict[str, np.ndarray], real: str, fake: str, table: _Table, rows_BV: np.ndarray) -> Estimate:
+def area(logits: dict[str, np.ndarray], real: str, fake: str, table: Trials, rows_BV: np.ndarray) -> Estimate:
     """Area under the curve of a real against a fake source, over pairs of clips of one fold."""
     if not logits[real].size:
         return UNKNOWN
