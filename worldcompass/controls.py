@@ -19,7 +19,7 @@ MOST_COMPOSITES = 2**62  # their numbers are int64
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _LEVEL_SLACK = 1e-4  # of the distance between levels: what rounding may add
 
-# Keys of axes that name none, as a browser names their place on a keyboard: two ways each, then single ones.
+# Keys of axes that name none, as a browser names their place on a keyboard: for two directions, then for one.
 _PAIRS = (
     ("KeyS", "KeyW"), ("KeyA", "KeyD"), ("ArrowDown", "ArrowUp"), ("ArrowLeft", "ArrowRight"),
     ("KeyK", "KeyI"), ("KeyJ", "KeyL"), ("KeyG", "KeyT"), ("KeyF", "KeyH"),

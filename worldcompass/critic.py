@@ -108,7 +108,7 @@ def ask(critic: Critic, group: Group) -> Scores:
     except UserError:
         raise
     except FAILURES as error:
-        raise FailedCritic(f"failed: {said(error)}") from error
+        raise FailedCritic(f"failed: {error_line(error)}") from error
     if not isinstance(scores, Scores):
         raise FailedCritic(f"returned {type(scores).__name__}: expected Scores(values_G, valid_G)")
     size = (len(group.frames_GF3hw),)
@@ -120,7 +120,7 @@ def ask(critic: Critic, group: Group) -> Scores:
     return scores
 
 
-def said(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """One line for an error of a user's code: its message, and for a bug also the type and place."""
     words = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if isinstance(error, ValueError | OSError | ImportError | SyntaxError):  # the message suffices

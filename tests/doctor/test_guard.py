@@ -175,7 +175,7 @@ def test_after_going_back_to_the_start_a_kill_does_not_forget_it(tmp_path, monke
 
 
 def test_a_checkpoint_holds_what_the_doctor_knows(tmp_path):
-    """A run whose metrics were lost goes on with all its rows, rollbacks and starting points."""
+    """A run whose metrics were lost resumes with all its rows, rollbacks and starting points."""
     config = HEALTHY.changed(steps=12, lr=0.3, on_disease="rollback", save_every=2)
     treat(config, tmp_path)
     rows, events = read_metrics(tmp_path / "metrics.jsonl"), read_events(tmp_path / "events.jsonl")

@@ -287,7 +287,7 @@ def test_a_vote_is_given_with_the_keyboard(voting):
     page.locator("input[name=place][value=tie]").press("Space")
     page.locator("#send").press("Enter")
     sync_api.expect(page.locator("#count")).to_have_text("1 voted so far")
-    sync_api.expect(page.locator("input").first).to_be_focused()  # the keyboard goes on with the next pair
+    sync_api.expect(page.locator("input").first).to_be_focused()  # the keyboard continues with the next pair
     assert page.is_disabled("#send") and not page.locator(":checked").count()
     vote = read_votes(file)[0]
     assert vote.follows == vote.left and vote.looks not in (vote.left, "tie") and vote.place == "tie"

@@ -20,7 +20,7 @@ HISTORY_LEVEL = 0.3  # size of the noise on the last latent of a noisy past
 
 
 class FewSteps(ToyWorld):
-    """A student of three fixed noise levels that goes on with fresh noise."""
+    """A student of three fixed noise levels that continues with fresh noise."""
 
     def __init__(self, **options):
         super().__init__(**options)

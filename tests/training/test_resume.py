@@ -1,4 +1,4 @@
-"""A folder that holds a run is gone on with by itself; other settings are shown, and taken only when asked to."""
+"""A folder that holds a run is resumed by itself; other settings are shown, and taken only when asked to."""
 
 import random
 import sys

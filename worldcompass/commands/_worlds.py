@@ -24,7 +24,7 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
         return load_doom_world
     if not source.partition(":")[0].endswith(".py"):
         raise UserError(f"--world is {source}: expected {EMBEDDED} or FILE.py:FUNCTION")
-    from worldcompass.critic import FAILURES, said
+    from worldcompass.critic import FAILURES, error_line
     from worldcompass.recipes.load import load_recipe
     from worldcompass.world import WorldSpec
 
@@ -35,8 +35,8 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
             world = make(weights, device)
         except FAILURES as error:
             raise UserError(
-                f"{source} failed to make a world ({said(error)}): it must accept a folder of weights, or None, and"
-                " a device"
+                f"{source} failed to make a world ({error_line(error)}): it must accept a folder of weights, or"
+                " None, and a device"
             ) from error
         if not isinstance(getattr(world, "spec", None), WorldSpec):
             raise UserError(

@@ -117,10 +117,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _description(error: Exception) -> str:
     """A critic's failure in words: the contract's own message, or type and text of another error."""
-    from worldcompass.critic import said
+    from worldcompass.critic import error_line
     from worldcompass.testing import ContractError
 
-    return str(error) if isinstance(error, ContractError | ValueError) else said(error)
+    return str(error) if isinstance(error, ContractError | ValueError) else error_line(error)
 
 
 def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
@@ -182,14 +182,14 @@ def known_critic(name: str) -> Known:
             )
         near = difflib.get_close_matches(name, KNOWN) or KNOWN
         raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
-    from worldcompass.critic import FAILURES, Critic, said
+    from worldcompass.critic import FAILURES, Critic, error_line
     from worldcompass.recipes.load import load_recipe
 
     make = load_recipe(f"{source}:{function or Path(source).stem}")
     try:
         critic = make()
     except FAILURES as error:
-        raise UserError(f"{name} failed to make a critic ({said(error)})") from error
+        raise UserError(f"{name} failed to make a critic ({error_line(error)})") from error
     if not isinstance(critic, Critic):
         raise UserError(f"{name} returned {type(critic).__name__}: expected a critic, a callable with a name")
     return Known(lambda: critic, "both")

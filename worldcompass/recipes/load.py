@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from worldcompass.critic import FAILURES, said
+from worldcompass.critic import FAILURES, error_line
 from worldcompass.errors import UserError
 
 NO_RECIPES = {"load", "overrides"}  # modules of this folder that are not recipes
@@ -58,5 +58,5 @@ def _load_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (*FAILURES, SyntaxError) as error:
-        raise UserError(f"{path} cannot be imported ({said(error)})") from error
+        raise UserError(f"{path} cannot be imported ({error_line(error)})") from error
     return module

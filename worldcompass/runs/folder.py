@@ -246,7 +246,7 @@ def writable(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, team: Team) -> Generator[None]:
+def exclusive(folder: Path, team: Team) -> Generator[None]:
     """Lock a run's folder against other processes inside the block; the lock ends with the process at the latest.
 
     Raises:

@@ -14,7 +14,7 @@ from worldcompass.parallel.signals import Interrupted, finishing_the_step
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import keep_record
-from worldcompass.runs.folder import RunFolder, alone_in, writable
+from worldcompass.runs.folder import RunFolder, exclusive, writable
 from worldcompass.runs.metrics import MetricsLog, StepMetrics
 from worldcompass.runs.trackers import tracking
 from worldcompass.training.advantages import NonFiniteScore
@@ -24,7 +24,7 @@ from worldcompass.training.live import LiveTable
 from worldcompass.training.optim import NonFiniteUpdate
 from worldcompass.training.policy import Policy
 from worldcompass.training.preflight import prepare
-from worldcompass.training.probe import HeldOut, due, only_looked_at, probe
+from worldcompass.training.probe import HeldOut, due, probe, unscored_clips
 from worldcompass.training.resume import begin, restore, roll_back, save
 from worldcompass.training.run import Parts, Run
 from worldcompass.training.step import train_step
@@ -83,11 +83,11 @@ def train_parts(
     held_out: HeldOut | None = None,
 ) -> Policy:
     """``train`` for the ``Parts`` of a recipe."""
-    held_out = held_out or only_looked_at(parts.scenarios)
+    held_out = held_out or unscored_clips(parts.scenarios)
     Team.current().on_main(lambda: writable(out_dir))
     run = prepare(parts)
     folder = RunFolder(out_dir)
-    with alone_in(out_dir, run.team):
+    with exclusive(out_dir, run.team):
         step = restore(run, folder) if resume else run.team.on_main(lambda: begin(folder))
         run.team.wait()  # until every rank has read the files that the main one writes next
         _train_from(step, run, folder, on_step, live, held_out)

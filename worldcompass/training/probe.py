@@ -44,7 +44,7 @@ class HeldOut:
             )
 
 
-def only_looked_at(scenarios: Sequence[Scenario]) -> HeldOut:
+def unscored_clips(scenarios: Sequence[Scenario]) -> HeldOut:
     """The first training scenarios, for clips only: training scenarios must not be judged."""
     same_length = [s for s in scenarios if len(s.actions) == len(scenarios[0].actions)]
     return HeldOut(None, same_length[:SHOWN])

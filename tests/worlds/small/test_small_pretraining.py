@@ -80,7 +80,7 @@ def test_a_world_is_pretrained_killed_and_resumed_and_keeps_the_contract(data, t
     with pytest.raises(Killed):
         run(tmp_path / "killed")
     monkeypatch.setattr(module, "world_loss", loss)
-    with pytest.raises(UserError, match="go on with --resume"):
+    with pytest.raises(UserError, match="resume with --resume"):
         run(tmp_path / "killed")
     resumed = run(tmp_path / "killed", resume=True)
     names = (BLUEPRINT.weights.autoencoder, BLUEPRINT.weights.net)

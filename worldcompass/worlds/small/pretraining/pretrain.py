@@ -70,7 +70,7 @@ def pretrain(
         UserError: when ``data`` is no dataset, ``device`` is not there, or ``out`` holds a run not to be resumed.
     """
     if not resume and any(out.glob("*.state.safetensors")):
-        raise UserError(f"{out} holds a pretraining run: go on with --resume or choose another --out")
+        raise UserError(f"{out} holds a pretraining run: resume with --resume or choose another --out")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("no CUDA device here: use --device cpu")
     require(data, blueprint.recordings)
