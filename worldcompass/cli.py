@@ -178,7 +178,7 @@ def overview() -> str:
             "",
             "examples:",
             "  worldcompass demo                      # nothing to prepare, no GPU needed",
-            "  worldcompass train doom_full           # the best result, half an hour on 2 cores",
+            "  worldcompass train doom_full           # longer than the demo: half an hour on 2 cores",
             "  worldcompass COMMAND --help            # options and examples of one command",
         ]
     )

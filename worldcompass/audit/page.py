@@ -84,8 +84,8 @@ def _tricks(audit: Audit) -> str:
         for trick in TRICKS
     )
     return (
-        '<section><h2>Rubbish that scores as high as the truth</h2><p class="muted">Share of clips for which a '
-        "short search found such rubbish.</p><table><thead><tr><th>trick</th><th>share of clips</th>"
+        '<section><h2>Worthless clips that score as high as the truth</h2><p class="muted">Share of clips where '
+        "a short search found such a clip.</p><table><thead><tr><th>trick</th><th>share of clips</th>"
         f"<th>counts against this critic</th></tr></thead><tbody>{rows}</tbody></table></section>"
     )
 
@@ -102,7 +102,9 @@ def _examples(audit: Audit) -> str:
         if not of_trick:
             continue
         clip, true, found = max(of_trick, key=lambda e: e[2].score - e[1])
-        strips = video.filmstrips([clip.frames_F3hw, found.frames_F3hw], ["engine", "rubbish"], EVERY, SCALE)
+        strips = video.filmstrips(
+            [clip.frames_F3hw, found.frames_F3hw], ["engine", "worthless"], EVERY, SCALE
+        )
         scores = f"{number(found.score)}, the engine {number(true)}"
         text = escape(f"{trick.name}: {scores} ({clip.name}, {found.psnr:.1f} dB)")
         address = data_address("image/png", video.png(strips))
@@ -113,6 +115,6 @@ def _examples(audit: Audit) -> str:
     if not figures:
         return ""
     return (
-        '<section><h2>Best rubbish of each trick</h2><p class="muted">Top: the engine\'s frames. Bottom: the '
-        f"search's result.</p>{''.join(figures)}</section>"
+        '<section><h2>Best worthless clip of each trick</h2><p class="muted">Top: the engine\'s frames. Bottom: '
+        f"the search's result.</p>{''.join(figures)}</section>"
     )

@@ -1,10 +1,11 @@
 """Audit a critic against engine truth, before a run trusts it.
 
 The clips come from maps that no network was trained on. Degraded copies of them show what the critic overlooks. A
-short search looks for rubbish that scores high. Exit code 0: sound; 1: not sound, with reasons; 2: a usage error.
+short search looks for worthless clips that score high. Exit code 0: sound; 1: not sound, with reasons; 2: a usage
+error.
 
 CRITIC is a critic that runs with the package's own weights (`worldcompass audit --list`), or your own
-FILE.py:FUNCTION that returns one.
+FILE.py:FUNCTION that returns one. A class counts as a function that returns its instance.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "instructions (default: the critic's own; mixed for yours)"
     )
     parser.add_argument("--clips", choices=get_args(ClipKind), help=text)
-    text = "number of clips: small takes a minute or two, full gives narrow intervals (default: %(default)s)"
+    text = (
+        "number of clips: quick takes less than a minute, small a minute or two, full gives narrow intervals "
+        "(default: %(default)s)"
+    )
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help=text)
     add_out(parser, "runs/audit", "where audit.json and audit.html go")
     add_seed(parser)
@@ -208,7 +212,7 @@ def print_audit(audit: Audit) -> None:
     words = f"{audit.clips} clips of {audit.videos} videos [95%]"
     for title, first, rows in (
         ("how often a lie scores below the truth", "lie", audit.punished),
-        ("how often rubbish scores as high as the truth", "trick", audit.cheated),
+        ("how often worthless clips score as high as the truth", "trick", audit.cheated),
     ):
         table = Table(title=f"{audit.critic}: {title}", box=SIMPLE)
         table.add_column(first)

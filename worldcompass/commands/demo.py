@@ -1,7 +1,7 @@
 """Watch the embedded world learn to obey.
 
 Evaluates the shipped world model, post-trains it for a fixed number of steps and evaluates it again. Writes a
-table, videos next to the engine's, and report.html. Takes at most ten minutes on 2 cores.
+table, videos next to the engine's, and report.html. Takes about ten minutes on 2 idle cores.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A recipe is a Python function that returns a frozen dataclass with a method ``run(out, device, resume)``.
 
-RECIPE is a shipped recipe (doom_full), a function of a shipped module (MODULE:FUNCTION), or a function of your own
-file (my_recipe.py:FUNCTION). --set changes a setting; --list shows the recipes, or the settings of RECIPE.
+RECIPE is a shipped recipe (demo, doom_full, worldplay_8b or worldplay_5b), a function of a shipped module
+(MODULE:FUNCTION), or a function of your own file (my_recipe.py:FUNCTION). --set changes a setting; --list shows the
+recipes, or the settings of RECIPE.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass train``."""
     parser.add_argument(
-        "recipe", nargs="?", metavar="RECIPE", help="doom_full, MODULE:FUNCTION or FILE.py:FUNCTION"
+        "recipe",
+        nargs="?",
+        metavar="RECIPE",
+        help="demo, doom_full, ..., MODULE:FUNCTION or FILE.py:FUNCTION",
     )
     text = "change one setting, with or without its group (config.optimiser.lr or config.lr); may be repeated"
     parser.add_argument(
