@@ -57,6 +57,12 @@ def extended_mean(
     }
 
 
+def extend_checkpoint(policy: Policy, averages: Sequence[Mapping[str, Tensor]], extend: float) -> None:
+    """Replace the policy's checkpoint average by ``extended_mean`` from the reference weights."""
+    for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
+        policy.checkpoint_weights[name].copy_(tensor)
+
+
 def train_members(
     parts_of: Callable[[Config], Parts],
     config: Config,
@@ -97,8 +103,7 @@ def train_members(
         last = parts, policy
     assert last is not None, "there is at least one member"
     parts, policy = last
-    for name, tensor in extended_mean(policy.reference_weights, averages, extend).items():
-        policy.checkpoint_weights[name].copy_(tensor)
+    extend_checkpoint(policy, averages, extend)
     team.on_main(lambda: _write_run(whole, folders, parts.config.changed(seed=config.seed), policy))
     return parts.world, policy
 

@@ -48,7 +48,7 @@ from worldcompass.runs.folder import RunFolder, claim
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.results import ForwardPasses, Results, write_results
 from worldcompass.runs.settings import by_short_name
-from worldcompass.training.averaging import check_members, train_members
+from worldcompass.training.averaging import check_members, extend_checkpoint, train_members
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train_parts
 from worldcompass.training.probe import HeldOut
@@ -123,7 +123,7 @@ class DoomRecipe:
     members: int = 1
     """Number of runs with different seeds whose weights are averaged, see ``worldcompass.training.averaging``."""
     extend: float = 1.0
-    """Factor of extrapolation from the base through the mean; 1 gives the mean."""
+    """How far to go from the base towards the mean: 0.5 goes half of the way, 1.5 beyond it."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """See ``run_experiment``."""
@@ -179,9 +179,11 @@ def run_experiment(
         engine = evaluator.engine(world.spec)
         base = evaluator.model("base", world, recipe.evaluation_seeds)
     held_out = _held_out(judge, config.seed) if config.keeping.probe_every else None
-    if _is_one_run(recipe):
+    if recipe.members == 1:
         started = team.agree(folder.checkpoints.is_dir())
         policy = train_parts(parts, out, resume=resume and started, held_out=held_out)
+        if recipe.extend != 1:
+            extend_checkpoint(policy, [policy.checkpoint_weights], recipe.extend)
     else:
         world, policy = train_members(
             lambda own: training_parts(replace(recipe, config=own), device),
@@ -199,7 +201,7 @@ def run_experiment(
     evaluator.pictures(world.spec.fps)
     page = write_report(out)
     _headline(
-        results, folder, page, "worldcompass train doom_full (half an hour)" if _is_one_run(recipe) else None
+        results, folder, page, "worldcompass train doom_full (half an hour)" if recipe.members == 1 else None
     )
     return results
 
@@ -225,10 +227,6 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
             count, recipe.scenario_latents, config.seed, advance, out_and_back=comes_back
         )
     return Parts(world, critics, scenarios, config)
-
-
-def _is_one_run(recipe: DoomRecipe) -> bool:
-    return recipe.members == 1 and recipe.extend == 1
 
 
 def weights_of(recipe: DoomRecipe) -> dict[str, float]:
