@@ -84,19 +84,17 @@ BLUEPRINT = Blueprint(
     recordings=FORMAT,
     weights=WeightFiles("bouncing", "1"),
     autoencoder=partial(Autoencoder, CODE),
-    net=partial(ChunkTransformer, NET),
+    net=lambda autoencoder: ChunkTransformer(NET),
     world=BouncingWorld,
     actions_of=actions_of,
     teaching=Teaching(sequences=2),
 )
 
 
-def random_world(
-    config: TransformerConfig = NET, kind: type[SmallWorld] = BouncingWorld, **options
-) -> SmallWorld:
+def random_world(config: TransformerConfig = NET, kind: type[SmallWorld] = BouncingWorld) -> SmallWorld:
     """Random weights without zeros, so that every path of the networks matters."""
     torch.manual_seed(0)
-    autoencoder, net = Autoencoder(CODE), ChunkTransformer(config, **options)
+    autoencoder, net = Autoencoder(CODE), ChunkTransformer(config)
     for parameter in (*autoencoder.parameters(), *net.parameters()):
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

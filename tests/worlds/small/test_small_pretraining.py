@@ -22,7 +22,13 @@ from worldcompass.types import ControlValues
 from worldcompass.worlds.small.autoencoder import Autoencoder, CodeConfig
 from worldcompass.worlds.small.pretraining import pretrain as module
 from worldcompass.worlds.small.pretraining.autoencoder import draw_pictures
-from worldcompass.worlds.small.pretraining.loss import Layout, noise_levels, world_loss
+from worldcompass.worlds.small.pretraining.loss import (
+    Layout,
+    commands_of,
+    last_actions,
+    noise_levels,
+    world_loss,
+)
 from worldcompass.worlds.small.pretraining.pictures import Pictures, decoder_loss, picture_loss, to_unit
 from worldcompass.worlds.small.pretraining.sequences import Latents, blur_past, draw_batch, encode_dataset
 from worldcompass.worlds.small.world import SmallWorld
@@ -174,7 +180,10 @@ def test_sequences_have_the_commands_that_led_to_each_latent(world):
     for seed in range(8):
         batch = draw_batch(BLUEPRINT, world, numbered, np.random.default_rng(seed), 3)
         number = batch.clean_BMCHW[:, :, 0, 0, 0]
-        (value,) = (x[..., 0] for x in batch.command)
+        last = last_actions(world, batch)
+        (value,) = (x[..., 0] for x in commands_of(world, batch.actions, last, 4))
+        assert last.flat_KA[:, 5:, 0].equal(number[:, 5:] - 1)
+        assert last.latents(0, 5).flat_KA[:, ::4].equal(batch.entry.flat_KA)
         assert value[:, 1:].equal(number[:, 1:]) and value[:, 0].any() == (not batch.starts)
         steps, entry = number.diff(dim=1), batch.entry_B2CHW[:, :, 0, 0, 0]
         assert (steps[:, :3] == 1).all() and (steps[:, 4:] == 1).all()
@@ -233,7 +242,7 @@ def test_fine_noise_levels_are_drawn_as_often_as_said(world):
 
 def test_world_loss_starts_at_the_variance_of_the_target(latents):
     """A new network predicts zero velocity; its loss is E|noise - clean|^2 = 2 for unit latents."""
-    world = BouncingWorld(Autoencoder(CODE), BLUEPRINT.net())
+    world = BouncingWorld(autoencoder := Autoencoder(CODE), BLUEPRINT.net(autoencoder))
     nn.init.zeros_(world.net.head.bias)
     unit = replace(
         latents, latents_EMCHW=torch.randn(latents.latents_EMCHW.shape, generator=generator_for(1))

@@ -16,7 +16,7 @@ from worldcompass.testing import check_world_model
 from worldcompass.types import Actions, Scenario
 from worldcompass.walk import start_walk
 from worldcompass.worlds.small.context import needed
-from worldcompass.worlds.small.heads import MixHead
+from worldcompass.worlds.small.heads import posterior_velocity
 from worldcompass.worlds.small.weights import WeightFiles
 from worldcompass.worlds.small.world import SmallWorld
 
@@ -37,11 +37,11 @@ def world() -> SmallWorld:
     return random_world()
 
 
-def mixing() -> SmallWorld:
-    return random_world(replace(NET, seen=2 * C), ShiftedViews, make_head=MixHead)
+def seeing() -> SmallWorld:
+    return random_world(replace(NET, seen=2 * C), ShiftedViews)
 
 
-@pytest.mark.parametrize("make", [random_world, mixing])
+@pytest.mark.parametrize("make", [random_world, seeing])
 def test_a_world_of_the_kit_keeps_the_contract(make):
     check_world_model(make(), scenarios(20))
 
@@ -53,28 +53,28 @@ def test_chunks_of_one_latent_give_the_same_number_of_frames(world):
 
 
 def test_a_still_world_weakens_its_commands_and_another_its_views(world):
-    for own in (world, mixing()):
+    for own in (world, seeing()):
         context = own.begin(scenarios())
         attended = own.attend(context, Actions.stack([s.actions.latents(0, 4) for s in scenarios()])).attended
         weak = own.weaken(replace(context, attended=attended)).attended
-        has_views = attended.seen_PDKHW.shape[1] > 0
-        assert not weak.seen_PDKHW.any() and not (weak.command[0].any() and not has_views)
+        has_views = attended.seen_PDKyx.shape[1] > 0
+        assert not weak.seen_PDKyx.any() and not (weak.command[0].any() and not has_views)
         assert weak.command[0].equal(attended.command[0]) == has_views
 
 
-def test_the_mixing_head_gives_a_mean_of_what_it_is_shown_until_it_learns():
-    config = replace(NET, seen=2 * C)
-    head = MixHead(6, config)
-    cells = torch.randn(3, 4 * C, H, W)
-    sigma = torch.tensor([0.9, 0.5, 0.1])
-    velocity = head(torch.randn(3, 6, H, W), cells, sigma)
-    clean = cells[:, :C] - sigma.view(-1, 1, 1, 1) * velocity
-    torch.testing.assert_close(clean, cells[:, C:].unflatten(1, (3, C)).mean(1), atol=1e-5, rtol=0)
+def test_a_guess_is_trusted_where_all_is_noise_and_the_noisy_latent_where_there_is_none():
+    """Between the two ends the estimate is the mean of the posterior, found here by summing over latents."""
+    noisy, mean, spread = (torch.randn(2, C, H, W).abs() + 0.1 for _ in range(3))
 
+    def clean(sigma: float) -> Tensor:
+        return noisy - sigma * posterior_velocity(noisy, mean, spread, torch.tensor(sigma))
 
-def test_views_that_are_no_latents_are_refused_by_the_mixing_head():
-    with pytest.raises(ValueError, match=f"views of {C} channels each, got 7 channels"):
-        MixHead(6, replace(NET, seen=7))
+    torch.testing.assert_close(clean(1.0), mean)
+    torch.testing.assert_close(clean(0.0), noisy)
+    possible = torch.linspace(-12, 12, 4001).view(-1, 1, 1, 1, 1)
+    unlikely = ((possible - mean) / spread).square() + ((noisy - 0.4 * possible) / 0.6).square()
+    expected = (torch.softmax(-unlikely / 2, 0) * possible).sum(0)
+    torch.testing.assert_close(clean(0.6), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_sizes_that_do_not_divide_are_refused_in_words():

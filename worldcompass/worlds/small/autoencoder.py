@@ -1,17 +1,19 @@
-"""The small causal autoencoder: n frames <-> one latent.
+"""Small causal autoencoders: n frames <-> one latent.
 
 A latent holds the last frame of its n, so all of its numbers go into one sharp picture; the frames before it are
 found between the pictures of two neighbouring latents. The decoder's whole memory of the past is therefore one
 latent, and a chunk decoded after its past equals the same chunk of the whole video. The start image is a latent
 like any other.
 
-A world that knows more about its pictures than a cross-fade overrides ``look`` and ``between``.
+``Autoencoder`` has networks; ``LinearAutoencoder`` (linear.py) has none. A world that knows more about its pictures
+than a cross-fade overrides ``look`` and ``between``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -97,8 +99,73 @@ class Residual(nn.Module):
         return x + self.second(functional.silu(self.first(functional.silu(x))))
 
 
-class Autoencoder(nn.Module):
-    """Frames in [0, 1] <-> latents with unit variance per channel."""
+def principal_components(frames_B3hw: Tensor, cell: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean (d,) of cells of d numbers, their first orthonormal axes (C, d), and deviations along them (C,)."""
+    cells = functional.pixel_unshuffle(frames_B3hw, cell).movedim(1, -1).flatten(0, -2)
+    mean = cells.mean(0)
+    _, sizes, axes = torch.linalg.svd(cells - mean, full_matrices=False)
+    return mean, axes[:channels], sizes[:channels] / len(cells) ** 0.5
+
+
+class Codec(nn.Module):
+    """Frames in [0, 1] <-> latents; how pictures become latents and back is a subclass's own."""
+
+    config: CodeConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Of its tensors."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    def start_linear(self, frames_B3hw: Tensor) -> None:
+        """Begin as the principal components of cells of pixels, the best linear code."""
+        raise NotImplementedError
+
+    def encode(self, frames_B3hw: Tensor) -> Tensor:
+        """Latents (B, C, H, W) of frames in [0, 1], each the last of its n."""
+        raise NotImplementedError
+
+    def pictures(self, latents_BCHW: Tensor) -> Tensor:
+        """The latents' own frames (B, 3, h, w), about [0, 1]."""
+        raise NotImplementedError
+
+    def encode_video(self, frames_BF3hw: Tensor) -> Tensor:
+        """Latents (B, C, M, H, W) of a video of n (M - 1) + 1 frames that begins with its start image."""
+        ends = frames_BF3hw[:, :: self.config.frames_per_latent]
+        return self.encode(ends.flatten(0, 1)).unflatten(0, ends.shape[:2]).transpose(1, 2)
+
+    def look(self, latents_BCHW: Tensor) -> Look:
+        """What each latent says about the moment of its own frame."""
+        return Look(self.pictures(latents_BCHW))
+
+    def between(self, looks: Look) -> Tensor:
+        """The frames (B, K - 1, n - 1, 3, h, w) between K looks in a row: here a cross-fade."""
+        count = self.config.frames_per_latent
+        share = (torch.arange(1, count, device=looks.picture.device) / count).view(-1, 1, 1, 1)
+        before, after = looks.picture[:, :-1, None], looks.picture[:, 1:, None]
+        return torch.lerp(before, after, share)
+
+    def decode_chunk(self, latents_BCKHW: Tensor, previous: Look | None) -> Tensor:
+        """Frames (B, F, 3, h, w) of a chunk after ``previous``, the look of the last latent of its past.
+
+        ``previous`` None means that the chunk begins with the start image, which yields one frame.
+        """
+        latents = latents_BCKHW.transpose(1, 2)
+        return self.frames_of(self.look(latents.flatten(0, 1)).unflatten(latents.shape[:2]), previous)
+
+    def frames_of(self, looks: Look, previous: Look | None) -> Tensor:
+        """``decode_chunk`` of what is known already: the looks (B, K, ...) of its latents."""
+        if previous is not None:
+            looks = looks.behind(previous)
+        frames = looks.picture[:, :1]
+        if looks.picture.shape[1] > 1:
+            moving = torch.cat([self.between(looks), looks.picture[:, 1:, None]], 2).flatten(1, 2)
+            frames = torch.cat([frames, moving], 1)
+        return frames if previous is None else frames[:, 1:]
+
+
+class Autoencoder(Codec):
+    """By networks; latents have unit variance per channel."""
 
     def __init__(self, config: CodeConfig) -> None:
         super().__init__()
@@ -136,21 +203,16 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def start_linear(self, frames_B3hw: Tensor) -> None:
-        """Begin as the principal components of cells of pixels, the best linear code."""
-        channels = self.config.channels
-        cells = functional.pixel_unshuffle(frames_B3hw - 0.5, self.config.cell)
-        cells = cells.movedim(1, -1).flatten(0, -2)
-        mean = cells.mean(0)
-        _, sizes, axes = torch.linalg.svd(cells - mean, full_matrices=False)
-        std = (sizes[:channels] / len(cells) ** 0.5)[:, None]
-        axes = axes[:channels]
+        """See ``Codec``."""
+        mean, axes, std = principal_components(frames_B3hw - 0.5, self.config.cell, self.config.channels)
+        std = std[:, None]
         self.linear_encoder.weight.copy_((axes / std)[..., None, None])
         self.linear_encoder.bias.copy_(-(axes / std) @ mean)  # type: ignore[union-attr]
         self.linear_decoder.weight.copy_((axes * std).T[..., None, None])
         self.linear_decoder.bias.copy_(mean)  # type: ignore[union-attr]
 
     def encode(self, frames_B3hw: Tensor) -> Tensor:
-        """Latents (B, C, H, W) of frames in [0, 1], each the last of its n."""
+        """See ``Codec``."""
         centred = frames_B3hw - 0.5
         linear = self.linear_encoder(functional.pixel_unshuffle(centred, self.config.cell))
         return self.normalise(linear + self.encoder(centred))
@@ -162,36 +224,6 @@ class Autoencoder(nn.Module):
         detail = functional.pixel_shuffle(self.to_pixels(features), self.config.fine_cell)
         return linear + detail + 0.5, features
 
-    def encode_video(self, frames_BF3hw: Tensor) -> Tensor:
-        """Latents (B, C, M, H, W) of a video of n (M - 1) + 1 frames that begins with its start image."""
-        ends = frames_BF3hw[:, :: self.config.frames_per_latent]
-        return self.encode(ends.flatten(0, 1)).unflatten(0, ends.shape[:2]).transpose(1, 2)
-
-    def look(self, latents_BCHW: Tensor) -> Look:
-        """What each latent says about the moment of its own frame."""
-        return Look(self.picture(latents_BCHW)[0])
-
-    def between(self, looks: Look) -> Tensor:
-        """The frames (B, K - 1, n - 1, 3, h, w) between K looks in a row: here a cross-fade."""
-        count = self.config.frames_per_latent
-        share = (torch.arange(1, count, device=looks.picture.device) / count).view(-1, 1, 1, 1)
-        before, after = looks.picture[:, :-1, None], looks.picture[:, 1:, None]
-        return torch.lerp(before, after, share)
-
-    def decode_chunk(self, latents_BCKHW: Tensor, previous: Look | None) -> Tensor:
-        """Frames (B, F, 3, h, w) of a chunk after ``previous``, the look of the last latent of its past.
-
-        ``previous`` None means that the chunk begins with the start image, which yields one frame.
-        """
-        latents = latents_BCKHW.transpose(1, 2)
-        return self.frames_of(self.look(latents.flatten(0, 1)).unflatten(latents.shape[:2]), previous)
-
-    def frames_of(self, looks: Look, previous: Look | None) -> Tensor:
-        """``decode_chunk`` of what is known already: the looks (B, K, ...) of its latents."""
-        if previous is not None:
-            looks = looks.behind(previous)
-        frames = looks.picture[:, :1]
-        if looks.picture.shape[1] > 1:
-            moving = torch.cat([self.between(looks), looks.picture[:, 1:, None]], 2).flatten(1, 2)
-            frames = torch.cat([frames, moving], 1)
-        return frames if previous is None else frames[:, 1:]
+    def pictures(self, latents_BCHW: Tensor) -> Tensor:
+        """See ``Codec``."""
+        return self.picture(latents_BCHW)[0]

@@ -40,7 +40,7 @@ class Attended:
     """(P, K, ...) each."""
     look_P: Look
     """Of the last finished latent."""
-    seen_PDKHW: Tensor
+    seen_PDKyx: Tensor
     """The world's views, see ``SmallWorld.views``."""
     rotary: Rotary
     """Of the chunk's own tokens, (P, 1, K * tokens, head / 2)."""
@@ -53,7 +53,7 @@ class Attended:
         rotary = (self.rotary[0][rows], self.rotary[1][rows])
         command = tuple(x[rows] for x in self.command)
         return Attended(
-            self.given_K, command, self.look_P.select(rows), self.seen_PDKHW[rows], rotary, prefix
+            self.given_K, command, self.look_P.select(rows), self.seen_PDKyx[rows], rotary, prefix
         )
 
 

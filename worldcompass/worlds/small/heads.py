@@ -1,38 +1,25 @@
-"""A head that mixes what it is shown, for worlds in which most of a picture is there already, only elsewhere."""
+"""Velocity from a guess of the clean latent, for networks that find most of a picture in their views."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldcompass.worlds.small.transformer import TransformerConfig
-
-LEAST_SIGMA = 0.02  # below it a latent is as good as clean, and its velocity is not asked for
+LEAST_VARIANCE = 1e-8  # keeps a sure guess of a clean latent finite
 
 
-class MixHead(nn.Module):
-    """The clean latent as a mean of the last one and the views, weighed in each cell, plus gated free values.
+def posterior_velocity(noisy: Tensor, mean: Tensor, spread: Tensor, sigma: Tensor) -> Tensor:
+    """Velocity of a latent that is normal around a guess, given its noisy version ``x``.
 
-    The network's views must be whole latents. The head is born as the plain mean.
+    The clean estimate is the posterior mean ``m + s^2 (1 - t) / ((1 - t)^2 s^2 + t^2) (x - (1 - t) m)`` with the
+    guess m, its deviation s and the noise level t: the guess where all is noise, and ``x`` where there is none. The
+    velocity ``(x - clean) / t`` is written so that t = 0 divides by nothing.
+
+    Args:
+        noisy: (..., C, H, W).
+        mean: the guess m, of the same shape.
+        spread: its deviation s, positive; it broadcasts to that shape.
+        sigma: the noise level t, which broadcasts too.
     """
-
-    def __init__(self, features: int, config: TransformerConfig) -> None:
-        super().__init__()
-        self.channels = config.latent_shape[0]
-        if config.seen % self.channels:
-            raise ValueError(f"expected views of {self.channels} channels each, got {config.seen} channels")
-        self.sources = 1 + config.seen // self.channels
-        self.weigh = nn.Conv2d(features, self.sources + 1, 3, padding=1)
-        self.free = nn.Conv2d(features, self.channels, 3, padding=1)
-        for layer in (self.weigh, self.free):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, features_NcHW: Tensor, cells_NcHW: Tensor, sigma_N: Tensor) -> Tensor:
-        """Velocity (N, C, H, W); see ``VelocityHead``."""
-        noisy, shown = cells_NcHW[:, : self.channels], cells_NcHW[:, self.channels :]
-        logits, gate = self.weigh(features_NcHW).split((self.sources, 1), 1)
-        weights = torch.softmax(logits, 1)[:, :, None]
-        mixed = (weights * shown.unflatten(1, (self.sources, self.channels))).sum(1)
-        clean = mixed + torch.sigmoid(gate) * self.free(features_NcHW)
-        return (noisy - clean) / sigma_N.clamp_min(LEAST_SIGMA).view(-1, 1, 1, 1)
+    keep = 1 - sigma
+    total = keep.square() * spread.square() + sigma.square() + LEAST_VARIANCE
+    return (sigma - keep * spread.square()) / total * (noisy - keep * mean) - mean

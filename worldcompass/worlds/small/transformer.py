@@ -1,11 +1,13 @@
 """The chunk-causal flow-matching transformer.
 
 A token is a few cells of one latent; convolutions at the latent's own resolution, before and after the transformer,
-keep detail. Every latent has its own noise level and command, which modulate each block. The rotary embedding of a
-token says when and where it is; what "where" means is the world's: a place in the picture of a still camera, or the
-direction that a moving one looks at. Values are rotated too and turned back after attention, so that what arrives
-tells how far off it was (as in PRoPE, arXiv 2507.10496). The last finished latent and the world's views are inputs
-next to the noisy chunk.
+keep detail. The last finished latent and the world's views are inputs next to the noisy chunk. A network whose two
+ends differ overrides ``add_stem`` and ``enter``, ``add_head`` and ``leave``.
+
+Every latent has its own noise level and command, which modulate each block. The rotary embedding of a token says
+when and where it is; what "where" means is the world's: a place in the picture of a still camera, or the direction
+that a moving one looks at. Values are rotated too and turned back after attention, so that what arrives tells how
+far off it was (as in PRoPE, arXiv 2507.10496).
 
 Rows are chunks: candidates of one past when imagining, copies and clean chunks when training. Both differ only in
 which keys of a past a row may see, and that is what ``Attend`` says.
@@ -49,7 +51,7 @@ class TransformerConfig:
     latent_shape: tuple[int, int, int]
     """(C, H, W)."""
     seen: int = 0
-    """D, channels of the views that enter next to the noisy chunk and the last finished latent."""
+    """D, channels of the views that enter next to the noisy chunk and the last finished latent; see ``enter``."""
     controls: int = 0
     """Numbers of one latent's command, for networks that do not override ``add_command``."""
     token: tuple[int, int] = (2, 1)
@@ -206,50 +208,72 @@ class _Block(nn.Module):
         return torch.addcmul(x, gate_2, feed_forward(self.up, self.down, normed)), (qk[1], v)
 
 
-class VelocityHead(nn.Conv2d):
-    """The plain head: velocity straight from the features."""
+@dataclass(frozen=True)
+class Inputs:
+    """What a network's ends see of N latents."""
 
-    def __init__(self, features: int, config: TransformerConfig) -> None:
-        super().__init__(features, config.latent_shape[0], 3, padding=1)
-        nn.init.zeros_(self.weight)
-
-    def forward(self, features_NcHW: Tensor, cells_NcHW: Tensor, sigma_N: Tensor) -> Tensor:  # type: ignore[override]
-        """Velocity (N, C, H, W) of N latents.
-
-        Args:
-            features_NcHW: of the network.
-            cells_NcHW: its inputs: C channels of the noisy latent, C of the last finished one, D of views.
-            sigma_N: noise level of each.
-        """
-        return super().forward(features_NcHW)
-
-
-MakeHead = Callable[[int, TransformerConfig], nn.Module]
-"""(channels of the features, sizes) -> a module that is called as ``VelocityHead`` is."""
+    latents_NCHW: Tensor
+    """Noisy, or clean."""
+    sigma_N: Tensor
+    """Their noise levels."""
+    before_NCHW: Tensor
+    """The last finished latent before each one's chunk."""
+    seen_NDyx: Tensor
+    """The world's views."""
 
 
 class ChunkTransformer(nn.Module):
     """Velocity of noisy chunks, or the keys and values of finished ones.
 
     The command is a row of numbers for each latent. A network with another one overrides ``add_command`` and
-    ``commanded``.
+    ``commanded``. Convolutions over the cells of latents and views are its two ends; others override ``add_stem``
+    and ``enter``, ``add_head`` and ``leave``.
     """
 
-    def __init__(self, config: TransformerConfig, make_head: MakeHead = VelocityHead) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         width, condition = config.width, config.condition
-        channels, detail = config.latent_shape[0], width // config.cells
-        # The chunk itself, the last finished latent before it, and the world's views.
-        self.stem = nn.Conv2d(2 * channels + config.seen, detail, 3, padding=1)
+        self.add_stem()
         self.place = nn.Parameter(torch.zeros(config.tokens, width))  # attention alone only knows differences
         self.noise_level = nn.Sequential(nn.Linear(64, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.add_command()
         self.blocks = nn.ModuleList(_Block(width, condition, config.head) for _ in range(config.depth))
         self.final_modulation = nn.Linear(condition, 2 * width)
-        self.merge = nn.Conv2d(2 * detail, detail, 3, padding=1)
-        self.head = make_head(detail, config)
+        self.add_head()
         nn.init.zeros_(self.final_modulation.weight)
+
+    def add_stem(self) -> None:
+        """Add the layers of ``enter``."""
+        channels, detail = self.config.latent_shape[0], self.config.width // self.config.cells
+        self.stem = nn.Conv2d(2 * channels + self.config.seen, detail, 3, padding=1)
+
+    def enter(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Tokens (N, tokens, width) of latents and what they are seen next to, and whatever ``leave`` needs."""
+        detail = self.stem(torch.cat([inputs.latents_NCHW, inputs.before_NCHW, inputs.seen_NDyx], 1))
+        return self._fold(detail), (detail,)
+
+    def add_head(self) -> None:
+        """Add the layers of ``leave``."""
+        channels, detail = self.config.latent_shape[0], self.config.width // self.config.cells
+        self.merge = nn.Conv2d(2 * detail, detail, 3, padding=1)
+        self.head = nn.Conv2d(detail, channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+
+    def leave(
+        self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], condition_NE: Tensor, inputs: Inputs
+    ) -> Tensor:
+        """Velocity (N, C, H, W).
+
+        Args:
+            tokens_NTD: of the last block, normalised and modulated.
+            kept: the second result of ``enter``.
+            condition_NE: what modulates the blocks.
+            inputs: of ``enter``.
+        """
+        (detail,) = kept
+        merged = self.merge(functional.silu(torch.cat([self._unfold(tokens_NTD), detail], 1)))
+        return self.head(functional.silu(merged))
 
     def add_command(self) -> None:
         """Add the layers of ``commanded``."""
@@ -262,7 +286,7 @@ class ChunkTransformer(nn.Module):
         return level_BKE + self.controls(values_BKA)
 
     def forward(
-        self, latents_BCKHW: Tensor, sigma_BK: Tensor, command: Command, before_BCHW: Tensor, seen_BDKHW: Tensor,
+        self, latents_BCKHW: Tensor, sigma_BK: Tensor, command: Command, before_BCHW: Tensor, seen_BDKyx: Tensor,
         *, rotary: Rotary, attend: Attend, keep_keys: bool = False,
     ) -> tuple[Tensor, Prefix]:  # fmt: skip
         """Run the transformer.
@@ -272,7 +296,7 @@ class ChunkTransformer(nn.Module):
             sigma_BK: noise level of each latent, 0 to 1.
             command: of each latent.
             before_BCHW: the last finished latent before each chunk.
-            seen_BDKHW: the world's views for each latent.
+            seen_BDKyx: the world's views for each latent.
             rotary: of each row's tokens.
             attend: which keys each row sees.
             keep_keys: only return the keys and values; the last layers are skipped.
@@ -283,9 +307,10 @@ class ChunkTransformer(nn.Module):
         batch, _, count = latents_BCKHW.shape[:3]
         condition = functional.silu(self.commanded(self._level(sigma_BK), command))
         before = before_BCHW[:, :, None].expand_as(latents_BCKHW)
-        cells = torch.cat([latents_BCKHW, before, seen_BDKHW], 1).transpose(1, 2).flatten(0, 1)
-        detail = self.stem(cells)
-        x = (self._fold(detail) + self.place).unflatten(0, (batch, count))
+        latents, before, seen = (x.transpose(1, 2).flatten(0, 1) for x in (latents_BCKHW, before, seen_BDKyx))
+        inputs = Inputs(latents, sigma_BK.flatten(), before, seen)
+        tokens, kept = self.enter(inputs)
+        x = (tokens + self.place).unflatten(0, (batch, count))
         keys = []
         for index, block in enumerate(self.blocks):
             x, own = block(x, condition, rotary, attend, index)
@@ -294,8 +319,7 @@ class ChunkTransformer(nn.Module):
             return x.new_zeros(0), keys
         shift, scale = self.final_modulation(condition)[..., None, :].chunk(2, -1)
         x = torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:]), 1 + scale)
-        merged = self.merge(functional.silu(torch.cat([self._unfold(x.flatten(0, 1)), detail], 1)))
-        out = self.head(functional.silu(merged), cells, sigma_BK.flatten())
+        out = self.leave(x.flatten(0, 1), kept, condition.flatten(0, 1), inputs)
         return out.unflatten(0, (batch, count)).transpose(1, 2), keys
 
     def _level(self, sigma_BK: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
-from worldcompass.worlds.small.autoencoder import Autoencoder, Look
+from worldcompass.worlds.small.autoencoder import Codec, Look
 from worldcompass.worlds.small.context import (
     Attended,
     Remembered,
@@ -36,7 +36,7 @@ from worldcompass.worlds.small.transformer import (
 ROWS_PER_THREAD = 24  # rows of the network whose tensors fit into a core's cache (docs/performance.md)
 CLIPS_PER_THREAD = 6  # candidates decoded at once there
 
-A = TypeVar("A", bound=Autoencoder)
+A = TypeVar("A", bound=Codec)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SmallWorld(Generic[A]):
     def views(
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
     ) -> Tensor:
-        """What a chunk shows of its past, for the network to mend; (P, D, K, H, W).
+        """What a chunk shows of its past, for the network to mend; (P, D, K, y, x), H x W for the kit's own stem.
 
         Args:
             look: of the last latent.
@@ -166,7 +166,7 @@ class SmallWorld(Generic[A]):
         sigma_BK = torch.where(attended.given_K, 0.0, sigma_B[:, None])
         command = tuple(x.repeat_interleave(rows, 0) for x in attended.command)
         velocity, _ = self.net(
-            noisy, sigma_BK, command, last, attended.seen_PDKHW.repeat_interleave(rows, 0),
+            noisy, sigma_BK, command, last, attended.seen_PDKyx.repeat_interleave(rows, 0),
             rotary=_repeat(attended.rotary, rows), attend=after_prefix(attended.prefix),
         )  # fmt: skip
         clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
@@ -186,8 +186,8 @@ class SmallWorld(Generic[A]):
         """See ``Guidable``: without the world's views; in a world that has none, without the commands."""
         attended = context.attended
         assert attended is not None
-        if attended.seen_PDKHW.shape[1]:
-            weak = replace(attended, seen_PDKHW=torch.zeros_like(attended.seen_PDKHW))
+        if attended.seen_PDKyx.shape[1]:
+            weak = replace(attended, seen_PDKyx=torch.zeros_like(attended.seen_PDKyx))
         else:
             weak = replace(attended, command=tuple(torch.zeros_like(x) for x in attended.command))
         return replace(context, attended=weak)
@@ -204,7 +204,7 @@ class SmallWorld(Generic[A]):
         assert attended is not None
         sigma = torch.where(attended.given_K, 0.0, self.memory.sigma).expand(context.num_pasts, -1)
         _, keys = self.net(
-            clean_PCKHW, sigma, attended.command, context.last_PCHW, attended.seen_PDKHW,
+            clean_PCKHW, sigma, attended.command, context.last_PCHW, attended.seen_PDKyx,
             rotary=attended.rotary, attend=after_prefix(attended.prefix), keep_keys=True,
         )  # fmt: skip
         kept = [(k.clone(), v.clone()) for k, v in keys]  # views would keep the queries too

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
-from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.measures import autoencoder_psnr
@@ -55,7 +55,7 @@ def _single_frames(shards: list[Shard[Any]], rng: np.random.Generator) -> Tensor
 
 def train_autoencoder(
     blueprint: Blueprint[Any], data: Path, out: Path, minutes: float, device: str, seed: int
-) -> Autoencoder:
+) -> Codec:
     """Train or resume all stages; the EMA weights go to ``out/autoencoder.safetensors``."""
     train, heldout = (load(data, split, blueprint.recordings) for split in ("train", "heldout"))
     torch.manual_seed(seed)
@@ -63,10 +63,10 @@ def train_autoencoder(
     net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
 
     def measure(ema: nn.Module) -> dict[str, float]:
-        assert isinstance(ema, Autoencoder)
+        assert isinstance(ema, Codec)
         return {"psnr": autoencoder_psnr(ema, heldout), **blueprint.measure_pictures(ema, heldout)}
 
-    def trained(start: Autoencoder, of: PictureStage) -> Autoencoder:
+    def trained(start: Codec, of: PictureStage) -> Codec:
         stage = Stage(of.name, minutes * of.share, LEARNING_RATE, 200)
         run = StageRun(stage, start.requires_grad_(True), out, device, muon)
         run.resume()
@@ -77,7 +77,7 @@ def train_autoencoder(
             return of.loss(run.net.train(of.learns_code), pictures.to(device), generator)
 
         net = run.run(loss, measure)
-        assert isinstance(net, Autoencoder)
+        assert isinstance(net, Codec)
         return net
 
     for stage in blueprint.stages:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from worldcompass.types import Actions
-from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Episode, Format, Shard
 from worldcompass.worlds.small.pretraining.pictures import CODE, DECODER, PictureStage
 from worldcompass.worlds.small.transformer import ChunkTransformer
@@ -25,7 +25,7 @@ def no_truth(episode: Episode, latent: int) -> tuple[np.ndarray, ...]:
     return ()
 
 
-def no_measures(net: Autoencoder, shards: Sequence[Shard[Any]]) -> dict[str, float]:
+def no_measures(net: Codec, shards: Sequence[Shard[Any]]) -> dict[str, float]:
     """Pictures without a measure of their own."""
     return {}
 
@@ -46,13 +46,20 @@ class Teaching:
     """Share of batches that begin at a start image."""
     past_noise: float = 0.25
     """Largest noise on exact pasts; half of the sequences get some, so that errors do not pile up."""
+    shows_start: bool = False
+    """Whether every sequence also has the exact start image of its episode as the oldest of its past, for views."""
     blurred_share: float = 0.5
     """Share of batches with blurred pasts."""
     blur: tuple[float, float] = (0.25, 0.9)
     """Standard deviation in pixels; in Doom six imagined chunks lose as many edges as by the largest."""
+    blurred_noise: float = 0.0
+    """Largest noise on blurred pasts, in the latents' deviation; half of the sequences get some."""
     fine_share: float = 0.3
     """Share of noise levels in ``fine_levels``: edges are made there, and the usual ones hardly ever lie there."""
     fine_levels: tuple[float, float] = (0.02, 0.5)
+    level_floor: float = 0.0
+    """The squared error of the clean latent is divided by the squared noise level, or by this one where it is
+    larger; 0 is the plain error of the velocity."""
     learning_rate: float = 2e-3
     """Of Muon, whose update is scaled to AdamW's size."""
 
@@ -63,10 +70,10 @@ class Blueprint(Generic[E]):
 
     recordings: Format[E]
     weights: WeightFiles
-    autoencoder: Callable[[], Autoencoder]
+    autoencoder: Callable[[], Codec]
     """A new one."""
-    net: Callable[[], ChunkTransformer]
-    """A new one."""
+    net: Callable[[Any], ChunkTransformer]
+    """A new one for the latents of an autoencoder, of which it may keep a copy."""
     world: Callable[[Any, ChunkTransformer], SmallWorld[Any]]
     """The world of an autoencoder and a network."""
     actions_of: Callable[[E], Actions]

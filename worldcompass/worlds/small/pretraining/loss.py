@@ -17,7 +17,7 @@ from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint, Teaching
 from worldcompass.worlds.small.pretraining.sequences import Batch
-from worldcompass.worlds.small.transformer import Attend, Rotary
+from worldcompass.worlds.small.transformer import Attend, Command, Rotary
 from worldcompass.worlds.small.world import SmallWorld
 
 
@@ -68,7 +68,10 @@ class Layout:
 def world_loss(
     blueprint: Blueprint[Any], world: SmallWorld[Any], batch: Batch, chunk: int, generator: torch.Generator
 ) -> Tensor:
-    """Mean squared velocity error over all predicted latents, in chunks of ``chunk`` latents."""
+    """Mean squared velocity error over all predicted latents, in chunks of ``chunk`` latents.
+
+    See ``Teaching.level_floor`` for errors at low noise levels.
+    """
     teaching, device, whole = blueprint.teaching, world.device, world.spec.chunk_lengths[0]
     clean, past, entry = (
         x.transpose(1, 2).to(device) for x in (batch.clean_BMCHW, batch.past_BMCHW, batch.entry_B2CHW)
@@ -92,18 +95,23 @@ def world_loss(
         sigmas.append(sigma)
     layout = Layout.of(length // chunk, 0 if batch.starts else whole // chunk, teaching.copies)
     sigma_RK = layout.gather(sigmas, 1, chunk)
-    actions = batch.actions.to(device)
+    actions, last = batch.actions.to(device), last_actions(world, batch).to(device)
     before = _before(past, entry, whole, chunk)
-    seen = views_of(world, before, past, actions, batch.entry.to(device), batch.starts)
+    start = None
+    if teaching.shows_start and not batch.starts:
+        start = batch.start_BCHW[:, :, None].to(device), batch.start.to(device)
+    seen = views_of(world, before, past, actions, last, batch.starts, start)
     velocity, _ = world.net(
         layout.gather(latents, 2, chunk), sigma_RK,
-        tuple(layout.repeat(x.to(device), 1, chunk) for x in batch.command),
+        tuple(layout.repeat(x, 1, chunk) for x in commands_of(world, actions, last, chunk)),
         layout.repeat(before, 2, 1)[:, :, 0], layout.repeat(seen, 2, chunk),
         rotary=rotary_of_rows(world, actions, layout, chunk), attend=layout.attend(sequences),
     )  # fmt: skip
     error = (velocity.float() - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
     noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
-    return error[noisy[:, None] & (sigma_RK > 0)].mean()
+    counted = noisy[:, None] & (sigma_RK > 0)
+    level = sigma_RK[counted]
+    return (error[counted] * (level / level.clamp_min(teaching.level_floor)).square()).mean()
 
 
 def _declared(sequences: int, length: int, starts: bool, sigma: float) -> Tensor:
@@ -167,6 +175,10 @@ def noise_levels(
     return torch.where(chosen, fine, usual).repeat_interleave(chunk, 1)
 
 
+def _joined(first: tuple[Tensor, Actions], then: tuple[Tensor, Actions]) -> tuple[Tensor, Actions]:
+    return torch.cat([first[0], then[0]], 2), Actions.join([first[1], then[1]])
+
+
 def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, whole: int, chunk: int) -> Tensor:
     """The last finished latent before each chunk, as the episode had it; (B, C, chunks, H, W)."""
     previous = torch.cat([entry_BC2HW[:, :, :1], past_BCMHW[:, :, :-1]], 2)
@@ -174,23 +186,48 @@ def _before(past_BCMHW: Tensor, entry_BC2HW: Tensor, whole: int, chunk: int) -> 
     return previous[:, :, ::chunk]
 
 
+def last_actions(world: SmallWorld[Any], batch: Batch) -> Actions:
+    """The action of the latent before each one in its episode, (B, M)."""
+    actions, entry, whole = batch.actions, batch.entry, world.spec.chunk_lengths[0]
+    return Actions.join(
+        [
+            entry.latents(0, 1), actions.latents(0, whole - 1),
+            entry.latents(1, 2), actions.latents(whole, len(actions) - 1),
+        ]
+    )  # fmt: skip
+
+
+def commands_of(world: SmallWorld[Any], actions: Actions, last: Actions, chunk: int) -> Command:
+    """What the network is told of each chunk's actions; (B, M, ...) each."""
+    parts = [
+        world.command(last.latents(begin, begin + 1), actions.latents(begin, begin + chunk))
+        for begin in range(0, len(actions), chunk)
+    ]
+    return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+
+
 def views_of(
     world: SmallWorld[Any],
     before_BCNHW: Tensor,
     past_BCMHW: Tensor,
     actions: Actions,
-    entry: Actions,
+    last: Actions,
     starts: bool,
+    start: tuple[Tensor, Actions] | None = None,
 ) -> Tensor:
-    """The world's views of each of N chunks, after the latent before it and an older past; (B, D, M, H, W)."""
+    """The world's views of each of N chunks, after the latent before it and an older past; (B, D, M, y, x).
+
+    Args:
+        world: whose ``views`` they are.
+        before_BCNHW: the last finished latent before each chunk.
+        past_BCMHW: the sequences as later chunks see them.
+        actions: of them.
+        last: of the latent before each one.
+        starts: whether the sequences begin with a start image.
+        start: a latent (B, C, 1, H, W) with its action, the oldest of every past, from before the sequences.
+    """
     whole, length = world.spec.chunk_lengths[0], len(actions)
     chunk = length // before_BCNHW.shape[2]
-    previous = Actions.join(
-        [
-            entry.latents(0, 1), actions.latents(0, whole - 1),
-            entry.latents(1, 2), actions.latents(whole, length - 1),
-        ]
-    )  # fmt: skip
     looks = world.autoencoder.look(before_BCNHW.transpose(1, 2).flatten(0, 1))
     looks = looks.unflatten((len(past_BCMHW), -1))
     seen = []
@@ -198,7 +235,9 @@ def views_of(
         # The latent right before is the last one of the past, except after a memory stretch.
         end = begin if begin == whole and not starts else begin - 1
         older = (past_BCMHW[:, :, :end], actions.latents(0, end)) if end > 0 else None
+        if start is not None:
+            older = start if older is None else _joined(start, older)
         look = looks.each(lambda x, index=index: x[:, index])
         part = actions.latents(begin, begin + chunk)
-        seen.append(world.views(look, previous.latents(begin, begin + 1), older, part))
+        seen.append(world.views(look, last.latents(begin, begin + 1), older, part))
     return torch.cat(seen, 2)

@@ -15,7 +15,7 @@ from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_chunk
 from worldcompass.seeding import generator_for
 from worldcompass.types import Actions, Scenario
-from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.pictures import to_unit
@@ -42,10 +42,10 @@ class Measures:
 
 
 @torch.no_grad()
-def autoencoder_psnr(net: Autoencoder, shards: Sequence[Shard[Any]], latents: int = 8) -> float:
+def autoencoder_psnr(net: Codec, shards: Sequence[Shard[Any]], latents: int = 8) -> float:
     """Mean PSNR in dB over whole videos of held-out episodes, start image included."""
     net.eval()
-    device = next(net.parameters()).device
+    device = net.device
     scores = []
     for index in range(MEASURED_VIDEOS):
         shard = shards[index % len(shards)]

@@ -14,7 +14,7 @@ from worldcompass.errors import UserError
 from worldcompass.rollout import computes_bf16
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
-from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import load, require
 from worldcompass.worlds.small.pretraining.autoencoder import train_autoencoder
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
@@ -32,7 +32,8 @@ def load_world(blueprint: Blueprint[Any], folder: Path | None, device: str = "cp
     Raises:
         UserError: when the files are missing, of another version or for another network.
     """
-    autoencoder, net = blueprint.autoencoder(), blueprint.net()
+    autoencoder = blueprint.autoencoder()
+    net = blueprint.net(autoencoder)
     blueprint.weights.load(folder, autoencoder, net)
     return blueprint.world(autoencoder.to(device), net.to(device))
 
@@ -86,7 +87,7 @@ def train_world(
     blueprint: Blueprint[Any],
     data: Path,
     out: Path,
-    autoencoder: Autoencoder,
+    autoencoder: Codec,
     minutes: float,
     device: str,
     seed: int,
@@ -95,7 +96,7 @@ def train_world(
     teaching, kind = blueprint.teaching, torch.device(device)
     torch.manual_seed(seed)
     stage = Stage("world", minutes, teaching.learning_rate, 100)
-    run = StageRun(stage, blueprint.net(), out, device, muon)
+    run = StageRun(stage, blueprint.net(autoencoder), out, device, muon)
     run.resume()
     assert isinstance(run.net, ChunkTransformer)
     world = blueprint.world(autoencoder, run.net)

@@ -24,11 +24,10 @@ from torch.nn.functional import pad
 
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.types import Actions
-from worldcompass.worlds.small.autoencoder import Autoencoder
+from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.pictures import to_unit
-from worldcompass.worlds.small.transformer import Command
 from worldcompass.worlds.small.world import SmallWorld
 
 BLUR_REACH = 2  # pixels
@@ -69,7 +68,7 @@ def encode_dataset(
     return Latents(stored["latents"], kind(*(stored[name] for name in names)))
 
 
-def _made_from(autoencoder: Autoencoder, shards: Sequence[Shard[Any]]) -> str:
+def _made_from(autoencoder: Codec, shards: Sequence[Shard[Any]]) -> str:
     """SHA-256 of an autoencoder's weights and the names of shards."""
     digest = hashlib.sha256("/".join(shard.folder.name for shard in shards).encode())
     for value in autoencoder.state_dict().values():
@@ -91,12 +90,14 @@ class Batch:
     """The same as the chunks after them see them."""
     actions: Actions
     """(B, M)."""
-    command: Command
-    """(B, M, ...) each: of every latent after the one before it in the episode."""
     entry_B2CHW: Tensor
     """The latents right before the first and the second chunk in the episode; the start image is its own."""
     entry: Actions
     """(B, 2): of those."""
+    start_BCHW: Tensor
+    """The start image of each episode."""
+    start: Actions
+    """(B, 1): of those."""
     starts: bool
     """Whether the first latent is a start image and the first chunk is to be predicted too."""
     blurred: bool = False
@@ -128,16 +129,16 @@ def draw_batch(
             memory = _memory(blueprint, world, actions, begin, int(recent[-1]), rng)
             index = np.concatenate([memory, recent])
         rows.append(_sequence(world, latents.latents_EMCHW[episode], actions, index, starts))
-    clean, actions, commands, entry, entry_actions = zip(*rows, strict=True)
-    command = tuple(torch.stack(parts) for parts in zip(*commands, strict=True))
+    clean, actions, entry, entry_actions, starting, start_actions = zip(*rows, strict=True)
     whole = torch.stack(clean)
     return Batch(
         whole,
         whole,
         Actions.stack(actions),
-        command,
         torch.stack(entry),
         Actions.stack(entry_actions),
+        torch.stack(starting),
+        Actions.stack(start_actions),
         starts,
     )
 
@@ -170,8 +171,8 @@ def _distance(blueprint: Blueprint[Any], world: SmallWorld[Any], past: Actions, 
 
 def _sequence(
     world: SmallWorld[Any], latents_MCHW: Tensor, actions: Actions, index: np.ndarray, starts: bool
-) -> tuple[Tensor, Actions, Command, Tensor, Actions]:
-    """Latents, actions, commands, and the latents before the two stretches of one sequence with their actions."""
+) -> tuple[Tensor, Actions, Tensor, Actions, Tensor, Actions]:
+    """Of one sequence its latents, those before its two stretches, and the episode's first; each with actions."""
     chunk, before = world.spec.chunk_lengths[0], np.maximum(index - 1, 0)
     if starts:
         before[0] = index[0]
@@ -179,10 +180,8 @@ def _sequence(
     own = actions.pick(torch.from_numpy(index))
     if starts:
         own = world.starting(own)
-    each = torch.arange(len(index))[:, None]
-    command = world.command(actions.pick(torch.from_numpy(before)[:, None]), own.pick(each))
     clean, entry = latents_MCHW[index].float(), latents_MCHW[came_from].float()
-    return clean, own, tuple(x[:, 0] for x in command), entry, actions.pick(came_from)
+    return clean, own, entry, actions.pick(came_from), latents_MCHW[0].float(), actions.latents(0, 1)
 
 
 @torch.no_grad()
@@ -190,17 +189,26 @@ def blur_past(
     blueprint: Blueprint[Any], world: SmallWorld[Any], batch: Batch, rng: np.random.Generator
 ) -> Batch:
     """The same with a blurred past, each sequence by its own width; a start image stays as it is."""
-    width_B = torch.from_numpy(rng.uniform(*blueprint.teaching.blur, len(batch.past_BMCHW))).float()
+    teaching, sequences = blueprint.teaching, len(batch.past_BMCHW)
+    width_B = torch.from_numpy(rng.uniform(*teaching.blur, sequences)).float()
     past, entry = (_blurred(x, width_B, world.autoencoder) for x in (batch.past_BMCHW, batch.entry_B2CHW))
+    if teaching.blurred_noise:
+        level_B = teaching.blurred_noise * rng.random(sequences) * (rng.random(sequences) < 0.5)
+        past, entry = (_noised(x, level_B, rng) for x in (past, entry))
     if batch.starts:
         past[:, 0], entry[:, 0] = batch.past_BMCHW[:, 0], batch.entry_B2CHW[:, 0]
     return replace(batch, past_BMCHW=past, entry_B2CHW=entry, blurred=True)
 
 
-def _blurred(latents_BMCHW: Tensor, width_B: Tensor, autoencoder: Autoencoder) -> Tensor:
+def _noised(latents_BMCHW: Tensor, level_B: np.ndarray, rng: np.random.Generator) -> Tensor:
+    noise = rng.standard_normal(latents_BMCHW.shape, np.float32) * level_B[:, None, None, None, None]
+    return latents_BMCHW + torch.from_numpy(noise).float()
+
+
+def _blurred(latents_BMCHW: Tensor, width_B: Tensor, autoencoder: Codec) -> Tensor:
     """Latents of their pictures under a Gaussian of each row's standard deviation in pixels."""
-    device, shape = next(autoencoder.parameters()).device, latents_BMCHW.shape[:2]
-    pictures, _ = autoencoder.picture(latents_BMCHW.flatten(0, 1).to(device))
+    device, shape = autoencoder.device, latents_BMCHW.shape[:2]
+    pictures = autoencoder.pictures(latents_BMCHW.flatten(0, 1).to(device))
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1)
     kernel = torch.softmax(-(offsets**2) / (2 * width_B[:, None] ** 2), 1)
     kernel = kernel.repeat_interleave(shape[1], 0)[:, :, None, None, None].to(device)
