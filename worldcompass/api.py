@@ -22,21 +22,29 @@ from worldcompass.world import WorldModel, WorldSpec
 MAX_LATENTS = 10_000  # limit of a path, about 40 minutes of video
 
 
-def load_world(weights: str | Path | None = None, device: str = "cpu") -> WorldModel[Any]:
-    """The embedded world of the Doom engine.
+def load_world(weights: str | Path | None = None, device: str = "cpu", name: str = "doom") -> WorldModel[Any]:
+    """An embedded world.
 
     Args:
         weights: folder of weights or of a finished run; those of the package when None.
         device: a device of PyTorch, such as ``cuda``.
+        name: ``doom``, or ``hands``, a gripper over a table.
 
     Raises:
-        UserError: when the weights are missing or do not fit.
+        UserError: when there is no such world, or the weights are missing or do not fit.
     """
     from worldcompass.runs.folder import weights_folder
-    from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
 
+    if name == "doom":
+        from worldcompass.worlds.doom.world import WEIGHTS
+        from worldcompass.worlds.doom.world import load_doom_world as load
+    elif name == "hands":
+        from worldcompass.worlds.hands.world import WEIGHTS
+        from worldcompass.worlds.hands.world import load_hands_world as load
+    else:
+        raise UserError(f"there is no embedded world {name!r}: choose doom or hands")
     folder = None if weights is None else weights_folder(Path(weights), WEIGHTS.net)
-    return load_doom_world(folder, device)
+    return load(folder, device)
 
 
 def imagine(

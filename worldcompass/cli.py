@@ -60,11 +60,17 @@ COMMANDS = {
     "doom critics": ("doom_critics", "train the critics and the held-out judge"),
     "doom pickups": ("doom_pickups", "score a critic on scenes of pick-ups"),
     "doom pickup-critic": ("doom_pickup_critic", "train the detector of pick-ups"),
+    "hands collect": ("hands_collect", "record training data in the engine"),
+    "hands pretrain": ("hands_pretrain", "train the Hands world's frames between pictures and transformer"),
+    "hands measure": ("hands_measure", "measure weights of the Hands world on held-out episodes"),
 }
 
 WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
 
-GROUPS = {"doom": "make the embedded world: data, weights, critics"}
+GROUPS = {
+    "doom": "make the embedded world: data, weights, critics",
+    "hands": "make the embedded world of a gripper over a table: data, weights",
+}
 
 # Errors of the operating system that a user can fix; all others keep their traceback.
 _USER_ERRNOS = (
@@ -217,7 +223,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"resume with: worldcompass {shlex.join(again)}"
-    if words[:1] in (["doom"], ["prepare"], ["evaluate"], ["vote-sheet"]):
+    if words[:1] in (["doom"], ["hands"], ["prepare"], ["evaluate"], ["vote-sheet"]):
         return f"resume with the same command: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 

@@ -1,15 +1,20 @@
-"""The worlds of ``--world``: the embedded one, or the world that a function of the user returns."""
+"""The worlds of ``--world``: an embedded one, or the world that a function of the user returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldcompass.errors import UserError
 
-EMBEDDED = "doom"
-HELP = "doom, or your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DOOM, HANDS = "doom", "hands"
+EMBEDDED = (DOOM, HANDS)
+HELP = "doom, hands, or your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device"
 
 
 def world_maker(source: str) -> Callable[[Path | None, str], Any]:
@@ -18,12 +23,12 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
     Raises:
         UserError: for another name; the returned function raises it when the user's function returns no world.
     """
-    if source == EMBEDDED:
-        from worldcompass.worlds.doom.world import load_doom_world
+    if source in EMBEDDED:
+        from worldcompass.api import load_world
 
-        return load_doom_world
+        return partial(load_world, name=source)
     if not source.partition(":")[0].endswith(".py"):
-        raise UserError(f"--world is {source}: expected {EMBEDDED} or FILE.py:FUNCTION")
+        raise UserError(f"--world is {source}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
     from worldcompass.critic import FAILURES, error_line
     from worldcompass.recipes.load import load_recipe
     from worldcompass.world import WorldSpec
@@ -45,3 +50,18 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
         return world
 
     return checked
+
+
+def start_picture(source: str) -> Tensor:
+    """The picture that a world starts from when its user names none; uint8 (3, h, w).
+
+    Raises:
+        UserError: for a world that has none.
+    """
+    if source != HANDS:
+        raise UserError(
+            f"--world {source} has no picture of its own: name one to start from with --image FILE"
+        )
+    from worldcompass.worlds.hands.starts import scene_starts
+
+    return scene_starts()[0].image_3hw

@@ -1,7 +1,8 @@
 """Imagine a video from a picture along a path.
 
-A path lists keys, each with a number of latents of 4 frames. w s a d move, up down left right turn, + combines:
-"w-3, right-1, w+left-4".
+A path lists keys, each with a number of latents of 4 frames, and + combines them. In the Doom world w s a d move
+and up down left right turn: "w-3, right-1, w+left-4". In the Hands world left right pull reach up down move a
+gripper, and close open its fingers: "reach-2, right+down-3, close-1, up-4".
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import argparse
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, add_seed, check_device, positive
-from worldcompass.commands._worlds import EMBEDDED, HELP, world_maker
+from worldcompass.commands._worlds import DOOM, HELP, start_picture, world_maker
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
   worldcompass imagine --image my.png --path "w-3, right-1, w+left-4" --out clip.mp4
+  worldcompass imagine --world hands --path "reach-2, right+down-3, close-1, up-4" --scale 8
   worldcompass imagine --world my_world.py:make --image my.png --path "w-8" --out clip.mp4
   worldcompass imagine --image my.png --path "w-8" --weights runs/demo --scale 8 --out clip.mp4
 """
@@ -22,13 +24,12 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass imagine``."""
-    parser.add_argument(
-        "--image", type=Path, required=True, metavar="FILE", help="picture to start from, up to 4 : 1"
-    )
+    text = "picture to start from, up to 4 : 1; the Hands world has one of its own"
+    parser.add_argument("--image", type=Path, default=None, metavar="FILE", help=text)
     parser.add_argument("--path", required=True, metavar="PATH", help='such as "w-3, right-1, w+left-4"')
     text = "MP4 file to write (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE", help=text)
-    parser.add_argument("--world", default=EMBEDDED, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
+    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
     text = "run folder or folder of weights (default: the shipped weights)"
     parser.add_argument("--weights", type=Path, default=None, metavar="PATH", help=text)
     text = "denoising steps; fewer are faster and blurrier (default: the world's)"
@@ -47,13 +48,10 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass import api
     from worldcompass.media import video
 
-    image = video.read_image(args.image)
+    make = world_maker(args.world)
+    image = start_picture(args.world) if args.image is None else video.read_image(args.image)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    world = (
-        api.load_world(args.weights, device)
-        if args.world == EMBEDDED
-        else world_maker(args.world)(args.weights, device)
-    )
+    world = make(args.weights, device)
     frames = api.imagine(world, image, args.path, args.seed, args.steps)
     video.write_mp4(args.out, video.enlarge(video.to_array(frames), args.scale), world.spec.fps)
     print(f"wrote {args.out}: {len(frames)} frames, {len(frames) / world.spec.fps:.1f} s")

@@ -1,6 +1,7 @@
-"""Walk through the embedded world live in the browser, before and after post-training, in two panes.
+"""Walk through an embedded world live in the browser, before and after post-training, in two panes.
 
-Hold W A S D and the arrow keys. Both panes get the same keys and the same noise; --engine adds the real engine.
+Hold W A S D and the arrow keys; in the Hands world they drive a gripper. Both panes get the same keys and the same
+noise; --engine adds the real engine.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import argparse
 import contextlib
 import socket
 import webbrowser
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, check_device, check_port, positive
-from worldcompass.commands._worlds import EMBEDDED, HELP, world_maker
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, world_maker
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -22,6 +23,7 @@ EXAMPLES = """\
   worldcompass play --after runs/demo --engine
   worldcompass play --single                 # the shipped weights alone
   worldcompass play --after runs/demo --vote # a blind study; worldcompass votes counts it
+  worldcompass play --world hands            # drive a gripper over a table
   worldcompass play --world my_world.py:make --start my.png --after my_weights
 """
 
@@ -37,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", type=Path, default=None, metavar="RUN", help=text)
     text = "run folder or folder of weights on the left (default: the shipped weights)"
     parser.add_argument("--before", type=Path, default=None, metavar="RUN", help=text)
-    parser.add_argument("--world", default=EMBEDDED, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
-    text = "picture for the gallery of starts; may be repeated (worlds other than doom need one)"
+    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
+    text = "picture for the gallery of starts; may be repeated (a world of your own needs one)"
     parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
     parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
-    parser.add_argument("--engine", action="store_true", help="add a pane with the real engine")
+    parser.add_argument("--engine", action="store_true", help="add a pane with the real engine, of Doom")
     parser.add_argument(
         "--vote", action="store_true", help="show a blind preference study instead of the player"
     )
@@ -68,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     _check(args)
     device = check_device(args.device)
-    embedded = args.world == EMBEDDED
-    weights = _weights if embedded else _any_weights
+    embedded = args.world in EMBEDDED
+    weights = partial(_weights, args.world) if embedded else _any_weights
     before = None if args.before is None else weights(args.before)
-    after = None if args.single or not (embedded or args.after) else _after(args.after, weights)
+    after = None if args.after is None else weights(args.after)
+    if embedded and not (args.single or args.after):
+        after = _newest(args.world)
     if args.vote and after is None:
         raise UserError("--vote compares two sets of weights: name the trained ones with --after RUN")
     listener = _listen(args.host, args.port)
@@ -90,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.worlds.doom.player import EnginePane, doom_starts
     from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
     from worldcompass.worlds.doom.rewards.quality import VisualQuality
+    from worldcompass.worlds.hands.player import hands_starts
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
@@ -100,9 +105,10 @@ def run(args: argparse.Namespace) -> int:
     ]
     panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine or args.vote else [])]
     given = [start_from_file(file, worlds[0].world.spec.frame_size) for file in args.start]
-    starts = Starts((*(doom_starts() if embedded else ()), *given))
+    gallery = {DOOM: doom_starts, HANDS: hands_starts}
+    starts = Starts((*(gallery[args.world]() if embedded else ()), *given))
     shared = Shared(tuple(panes), starts, Shelf(), None, args.fps)
-    if embedded:  # the critics know only its motions and pictures
+    if args.world == DOOM:  # the critics know only its motions and pictures
         nets = load_critics()
         critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
         shared = replace(shared, reader=LabelReader(nets.motion).labels, critics=critics)
@@ -133,9 +139,9 @@ def _check(args: argparse.Namespace) -> None:
     check_port(args.port, 0)
     if args.single and args.after is not None:
         raise UserError("--single shows one pane and --after a second one: leave out one of the two")
-    if args.world != EMBEDDED and (args.engine or args.vote):
-        raise UserError("--engine and --vote work with the embedded world alone: leave out --world")
-    if args.world != EMBEDDED and not args.start:
+    if args.world != DOOM and (args.engine or args.vote):
+        raise UserError("--engine and --vote work with the Doom world alone: leave out --world")
+    if args.world not in EMBEDDED and not args.start:
         raise UserError(f"{args.world} has no gallery: name a picture to start from with --start FILE")
     try:
         import fastapi  # noqa: F401
@@ -147,12 +153,19 @@ def _check(args: argparse.Namespace) -> None:
         ) from why
 
 
-def _weights(path: Path) -> Path:
-    """The folder of weights inside a run of the embedded world, or ``path`` itself."""
+def _weights(world: str, path: Path) -> Path:
+    """The folder of weights inside a run of an embedded world, or ``path`` itself."""
     from worldcompass.runs.folder import weights_folder
-    from worldcompass.worlds.doom.world import WEIGHTS
 
-    return weights_folder(path, WEIGHTS.net)
+    return weights_folder(path, _file(world))
+
+
+def _file(world: str) -> str:
+    """The name of an embedded world's weights."""
+    from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
+    from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
+
+    return {DOOM: DOOM_WEIGHTS, HANDS: HANDS_WEIGHTS}[world].net
 
 
 def _any_weights(path: Path) -> Path:
@@ -162,19 +175,18 @@ def _any_weights(path: Path) -> Path:
     return path
 
 
-def _after(path: Path | None, weights: Callable[[Path], Path] = _weights) -> Path | None:
-    """The weights on the right: the named ones, else those of the newest finished run; None without a run."""
-    if path is not None:
-        return weights(path)
+def _newest(world: str) -> Path | None:
+    """The weights of the newest finished run of an embedded world; None without a run."""
     from worldcompass.runs.folder import RunFolder
 
-    finished = [run for run in map(RunFolder, RUNS.glob("*")) if run.finished]
+    runs = map(RunFolder, RUNS.glob("*"))
+    finished = [run for run in runs if run.finished and (run.weights / _file(world)).is_file()]
     if not finished:
         print("no finished run in runs/: showing one pane (worldcompass demo trains a run to compare with)")
         return None
     newest = max(finished, key=lambda run: run.results.stat().st_mtime).path
     print(f"comparing with the newest finished run, {newest} (--after RUN picks another, --single none)")
-    return _weights(newest)
+    return _weights(world, newest)
 
 
 def _title(folder: Path | None, shipped: str = SHIPPED) -> str:

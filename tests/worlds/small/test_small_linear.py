@@ -87,6 +87,17 @@ def test_a_new_interpolator_fades_from_one_picture_to_the_next():
         torch.testing.assert_close(net.between(looks), Codec.between(net, looks), atol=1e-5, rtol=0)
 
 
+def test_nothing_flickers_that_stands_still_whatever_the_network_says():
+    net = Interpolator(replace(CODE, frame_size=(32, 32)))
+    nn.init.normal_(net.head.weight, std=0.5)
+    before = torch.rand(1, 3, 32, 32)
+    after = before.clone()
+    after[:, :, :8, :8] = torch.rand(1, 3, 8, 8)
+    frames = net(before, after)[0]
+    torch.testing.assert_close(frames[:, :, :, 12:], before.expand_as(frames)[:, :, :, 12:])
+    assert (frames - before).abs()[..., :8, :8].max() > 0.1
+
+
 def test_a_picture_comes_with_the_frames_that_lead_to_it(data):
     episode = load(data, "train", FORMAT)[0][0]
     for latent, (first, last) in {0: (0, 4), 1: (0, 4), 3: (8, 12)}.items():

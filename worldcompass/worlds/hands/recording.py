@@ -39,7 +39,10 @@ class HandsEpisode(Episode):
 
 
 FORMAT = Format(
-    HandsEpisode, version=1, frames_per_latent=FRAMES_PER_LATENT, remedy="record with worlds.hands.collect"
+    HandsEpisode,
+    version=1,
+    frames_per_latent=FRAMES_PER_LATENT,
+    remedy="make them with 'worldcompass hands collect'",
 )
 
 

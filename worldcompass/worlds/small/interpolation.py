@@ -1,7 +1,8 @@
 """The frames between two pictures of a camera that stands still: what moved is shifted there, the rest stays.
 
 For each frame a small network gives two flows, which fetch each pixel from the picture before and from the one
-after, and a mask that says which of the two to take. A new network gives a cross-fade.
+after, and a mask that says which of the two to take. A new network gives a cross-fade, and so does any network far
+from everything that differs between the two pictures: what stands still does not flicker.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from worldcompass.worlds.small.autoencoder import CodeConfig, Residual
 
 FLOW_PIXELS = 8.0  # that one unit of the network's flow stands for
 MASK_GAIN = 4.0  # of the network's mask, so that it turns sharp early
+REACH = 4  # pixels around a difference in which something may have passed
+DIFFERENCE = 0.05  # of the two pictures, from which on the network alone is asked
 OUTPUTS = 5  # planes of a frame: right and down into the picture before and into the one after, and the mask
 
 
@@ -44,7 +47,14 @@ class Interpolator(nn.Module):
         shares = torch.linspace(0, 1, self.count + 2, device=out.device)[1:-1]
         mask = torch.sigmoid(MASK_GAIN * out[:, :, 4:] + shares.logit().view(-1, 1, 1, 1))
         earlier, later = _fetched(before_B3hw, out[:, :, :2]), _fetched(after_B3hw, out[:, :, 2:4])
-        return torch.lerp(earlier, later, mask)
+        fade = torch.lerp(before_B3hw[:, None], after_B3hw[:, None], shares.view(-1, 1, 1, 1))
+        return torch.lerp(fade, torch.lerp(earlier, later, mask), _changed(before_B3hw, after_B3hw)[:, None])
+
+
+def _changed(before_B3hw: Tensor, after_B3hw: Tensor) -> Tensor:
+    """Where pictures differ near by, from 0 to 1; (B, 1, h, w)."""
+    difference = (after_B3hw - before_B3hw).abs().amax(1, keepdim=True)
+    return (functional.max_pool2d(difference, 2 * REACH + 1, 1, REACH) / DIFFERENCE).clamp(0, 1)
 
 
 def _fetched(pictures_B3hw: Tensor, flow_BN2hw: Tensor) -> Tensor:
