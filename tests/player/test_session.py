@@ -499,7 +499,7 @@ def test_a_world_of_ones_own_is_played_from_the_shell(monkeypatch, tmp_path, cap
         (): "name a picture to start from with --start FILE",
         ("--start", str(own)): "own.py: this file is not a picture that can be read",
         ("--start", "absent.png"): "there is no file absent.png",
-        ("--start", str(picture), "--engine"): "work with the embedded world alone",
+        ("--start", str(picture), "--engine"): "work with the Doom world alone",
         ("--start", str(picture), "--after", "absent"): "there are no weights at absent",
     }.items():
         assert cli.main([*words, *more]) == 2
@@ -523,13 +523,14 @@ def test_the_newest_finished_run_is_the_default(tmp_path, monkeypatch, capsys):
     from worldcompass.commands import play
 
     monkeypatch.chdir(tmp_path)
-    assert play._after(None) is None
-    for name in ("old", "new", "unfinished"):
+    assert play._newest("doom") is None
+    for name, world in {"old": "doom", "new": "doom", "other": "hands", "unfinished": "doom"}.items():
         (tmp_path / "runs" / name / "weights").mkdir(parents=True)
-        (tmp_path / "runs" / name / "weights" / "doom_world.safetensors").touch()
-    for at, name in enumerate(("old", "new")):
+        (tmp_path / "runs" / name / "weights" / f"{world}_world.safetensors").touch()
+    for at, name in enumerate(("old", "new", "other")):
         results = tmp_path / "runs" / name / "results.json"
         results.touch()
         os.utime(results, (at, at))
-    assert play._after(None) == play.RUNS / "new" / "weights"
+    assert play._newest("doom") == play.RUNS / "new" / "weights"
     assert "the newest finished run, runs/new" in capsys.readouterr().out
+    assert play._newest("hands") == play.RUNS / "other" / "weights"
