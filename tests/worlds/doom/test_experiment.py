@@ -157,7 +157,7 @@ def test_accepted_settings_are_recorded_and_stale_measures_repeated(run_dir, tmp
     kept = {"run.json", "evaluation_base.json", "evaluation_base_play.json"}
     assert {path.name for path in out.iterdir()} == kept
     facts = json.loads((out / "run.json").read_text())
-    assert facts["recipe"]["quality_weight"] == 5.0 and facts["changed"] == {"quality_weight": [1.0, 5.0]}
+    assert facts["recipe"]["quality_weight"] == 5.0 and facts["changed"] == {"quality_weight": [0.0, 5.0]}
     longer = replace(accepting, quality_weight=5.0, evaluation_latents=12)
     experiment._claim(RunFolder(out), longer, resume=True)
     assert [path.name for path in out.iterdir()] == ["run.json"]
@@ -293,6 +293,7 @@ def test_weights_of_rewards_are_checked_before_anything_runs(setting, words, tmp
 
 
 def test_rewards_that_all_weigh_nothing_are_refused(tmp_path, capsys):
-    zeros = ["--set", "interaction_weight=0", "--set", "quality_weight=0"]
+    names = ("interaction", "quality", "likeness", "steadiness")
+    zeros = [word for name in names for word in ("--set", f"{name}_weight=0")]
     assert cli.main(["train", "doom_full", *zeros, "--out", str(tmp_path / "run")]) == 2
     assert "weights of all rewards are zero" in capsys.readouterr().err
