@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from safetensors.torch import load_file
 
-from worldcompass.geometry import keys_of
 from worldcompass.media import video
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 from worldcompass.worlds.doom.world import SPEC
@@ -50,7 +49,7 @@ def _with_keys(columns: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarr
     latents, start = [], 0
     for index, label in enumerate(labels):
         stop = SPEC.num_frames(0, index + 1)
-        held = " + ".join(keys_of(label)) or "none"
+        held = " + ".join(SPEC.actions.words(label)) or "none"
         names = [*COLUMNS[:-1], f"{COLUMNS[-1]}    keys: {held}"]
         latents.append(video.side_by_side([column[start:stop] for column in columns], names, SCALE))
         start = stop
