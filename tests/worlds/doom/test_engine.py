@@ -158,7 +158,8 @@ def test_out_and_back_paths_come_back():
 def test_a_recipe_s_cycle_weight_adds_the_critic_and_paths_that_it_scores():
     plain = replace(demo(), scenarios_per_map=1)
     parts = training_parts(replace(plain, cycle_weight=0.5), "cpu")
-    assert [critic.name for critic in parts.critics] == ["interaction", "quality", "cycle"]
+    names = [critic.name for critic in parts.critics]
+    assert names == ["interaction", "quality", "likeness", "steadiness", "cycle"]
     assert parts.config.rewards.weights["cycle"] == 0.5
     for scenario in parts.scenarios:
         second = scenario.actions.latents(0, 8).world_from_camera_K44

@@ -23,7 +23,13 @@ from worldcompass.worlds.doom.network.transformer import CONFIG, DoomTransformer
 from worldcompass.worlds.doom.pretraining import BLUEPRINT, depth_loss
 from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld, load_doom_world
 from worldcompass.worlds.small.context import SmallContext
-from worldcompass.worlds.small.pretraining.loss import Layout, rotary_of_rows, views_of
+from worldcompass.worlds.small.pretraining.loss import (
+    Layout,
+    commands_of,
+    last_actions,
+    rotary_of_rows,
+    views_of,
+)
 from worldcompass.worlds.small.pretraining.pictures import Pictures
 from worldcompass.worlds.small.pretraining.pretrain import pretrain
 from worldcompass.worlds.small.pretraining.sequences import Latents, draw_batch
@@ -64,10 +70,12 @@ def test_one_pass_over_a_sequence_equals_the_chunk_after_its_past(latents):
         ]
         before = [clean[:, :, 0] if c == 0 else clean[:, :, 4 * c - 1] for c, _ in layout.rows]
         ends = torch.stack([clean[:, :, 0], clean[:, :, 3], clean[:, :, 7]], 2)
-        seen = views_of(world, ends, clean, actions, batch.entry, starts=True)
+        before_each = last_actions(world, batch)
+        command = commands_of(world, actions, before_each, 4)
+        seen = views_of(world, ends, clean, actions, before_each, starts=True)
         joint, _ = net(
             torch.cat([rows[v](c) for c, v in layout.rows]), torch.cat(levels),
-            tuple(layout.repeat(x, 1, 4) for x in batch.command), torch.cat(before), layout.repeat(seen, 2, 4),
+            tuple(layout.repeat(x, 1, 4) for x in command), torch.cat(before), layout.repeat(seen, 2, 4),
             rotary=rotary_of_rows(world, actions, layout, 4), attend=layout.attend(2),
         )  # fmt: skip
         context = SmallContext(clean[:, :, 0], actions.latents(0, 1))

@@ -174,7 +174,7 @@ def test_the_world_is_pretrained_from_recordings_and_resumed(recordings, tmp_pat
     out = pretrain(quick, recordings, tmp_path / "out", minutes_autoencoder=0, minutes_world=0)
     files = [out / WEIGHTS.autoencoder, out / WEIGHTS.net]
     first = [file.read_bytes() for file in files]
-    with pytest.raises(UserError, match="go on with --resume"):
+    with pytest.raises(UserError, match="resume with --resume"):
         pretrain(quick, recordings, out)
     pretrain(quick, recordings, out, minutes_autoencoder=0, minutes_world=0, resume=True)
     assert [file.read_bytes() for file in files] == first
