@@ -20,7 +20,7 @@ State = Literal[
     "worse", "hacked", "harmed", "stuck",
 ]  # fmt: skip
 ANSWERS: dict[State, str] = {
-    "learning": "Yes, it is learning: the held-out judge, which is not a reward, finds the videos better.",
+    "learning": "Yes, it is learning: the held-out judge, which is not a reward, sees a gain in what it reads.",
     "unconfirmed": "Not shown: the rewards rise, but the held-out judge does not find the videos better.",
     "unjudged": "Perhaps: the rewards rise, but no held-out judge has compared the videos.",
     "undecided": "Not shown: the held-out judge finds no clear difference between before and after.",
