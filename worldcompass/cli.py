@@ -88,16 +88,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; in a team of processes (``RANK`` is set) a failure ends the process at once.
+    """Run one command; in a team of processes (``RANK`` is set) the process ends here.
 
     Returns:
         0 on success, 1 for a diseased run, 2 after a user error, 128 + N after signal N, such as 130 for Ctrl-C.
     """
     code = _outcome(list(sys.argv[1:] if argv is None else argv))
-    if code and "RANK" in os.environ:
-        from worldcompass.parallel.team import end_at_once
+    if "RANK" in os.environ:
+        from worldcompass.parallel.team import end_rank
 
-        end_at_once(code)
+        end_rank(code)
     return code
 
 

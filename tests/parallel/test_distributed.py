@@ -329,6 +329,25 @@ def test_a_failing_rank_is_named_with_its_error_and_stops_the_others(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "step_000001").is_dir()
 
 
+OUTLIVED = """
+import atexit, threading, time
+from worldcompass.cli import main
+threading.Thread(target=time.sleep, args=(300,)).start()  # of a library, never joined
+atexit.register(print, "closed")
+main(["--version"])
+"""
+
+
+def test_a_rank_that_is_done_ends_although_a_thread_outlives_it():
+    done = subprocess.run(
+        [sys.executable, "-c", OUTLIVED],
+        env={**os.environ, "RANK": "0"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "closed"), (
+        "what was registered for the exit ran"
+    )
+
+
 LATE = "import sys, time; time.sleep(0.5); print('error: out of memory', file=sys.stderr); sys.exit(2)"
 KILLED = "import os; os.kill(os.getpid(), 9)"
 ENDS = {  # what ranks 0 and 1 do, the exit code of both together, what is said of them

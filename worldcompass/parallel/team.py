@@ -8,6 +8,7 @@ the order of additions.
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import sys
@@ -219,6 +220,17 @@ def joined(device: str = "cpu") -> Iterator[Team]:
         raise
     sys.excepthook = before
     dist.destroy_process_group()
+
+
+def end_rank(code: int) -> NoReturn:
+    """End the process of a rank; after success, what libraries registered for the exit still runs.
+
+    The interpreter is never torn down: a thread that a communication library left behind would abort it, and a run
+    that is finished and saved would count as failed.
+    """
+    if code == 0:
+        atexit._run_exitfuncs()
+    end_at_once(code)
 
 
 def end_at_once(code: int) -> NoReturn:
