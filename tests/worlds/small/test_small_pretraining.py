@@ -240,6 +240,11 @@ def test_fine_noise_levels_are_drawn_as_often_as_said(world):
     assert (levels[:, 0] < teaching.fine_levels[1]).float().mean().item() == pytest.approx(expected, abs=0.05)
 
 
+def test_as_many_levels_are_noise_alone_as_said(world):
+    levels = noise_levels(replace(BLUEPRINT.teaching, whole_share=0.3), world, 2000, 4, 4, generator_for(0))
+    assert (levels[:, 0] == 1).float().mean().item() == pytest.approx(0.3, abs=0.05)
+
+
 def test_world_loss_starts_at_the_variance_of_the_target(latents):
     """A new network predicts zero velocity; its loss is E|noise - clean|^2 = 2 for unit latents."""
     world = BouncingWorld(autoencoder := Autoencoder(CODE), BLUEPRINT.net(autoencoder))

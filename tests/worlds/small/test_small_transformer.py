@@ -8,7 +8,13 @@ import torch
 from bouncing import NET
 
 from worldcompass.worlds.small import transformer
-from worldcompass.worlds.small.transformer import ChunkTransformer, feed_forward, rotate, still_rotary
+from worldcompass.worlds.small.transformer import (
+    ChunkTransformer,
+    after_prefix,
+    feed_forward,
+    rotate,
+    still_rotary,
+)
 
 
 def test_onednn_computes_the_layers_that_it_replaces(monkeypatch):
@@ -36,6 +42,27 @@ def test_tokens_of_any_size_hold_their_own_cells_and_come_back():
         assert tokens.shape == (2, net.config.tokens, 3 * down * across)
         assert set(tokens[0, 0].tolist()) == set(cells[0, :, :down, :across].flatten().tolist())
         assert net._unfold(tokens).equal(cells)
+
+
+def test_rows_that_nobody_asks_for_are_seen_but_not_answered():
+    config = replace(NET, controls=4, seen=0)
+    net = ChunkTransformer(config)
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    shape, latents = config.latent_shape, 2
+    noisy = torch.randn(3, shape[0], latents, *shape[1:])
+    rotary = still_rotary(torch.arange(float(latents)).expand(3, -1), config)
+    asked = torch.tensor([True, False, True])
+
+    def velocity(asked_B):
+        return net(
+            noisy, torch.rand(3, latents, generator=torch.Generator().manual_seed(0)), (torch.ones(3, latents, 4),),
+            noisy[:, :, 0], noisy.new_zeros(3, 0, latents, *shape[1:]),
+            rotary=rotary, attend=after_prefix(None), asked_B=asked_B,
+        )  # fmt: skip
+
+    (all_rows, keys), (two, same_keys) = velocity(None), velocity(asked)
+    torch.testing.assert_close(two, all_rows[asked])
+    assert keys[-1][0].equal(same_keys[-1][0])
 
 
 def test_a_still_cameras_positions_differ_by_row_column_and_time_alone():

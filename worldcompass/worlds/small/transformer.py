@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -220,6 +220,12 @@ class Inputs:
     """The last finished latent before each one's chunk."""
     seen_NDyx: Tensor
     """The world's views."""
+    condition_NE: Tensor
+    """What modulates the blocks: the noise level's features and the command's."""
+
+    def select(self, chosen_N: Tensor) -> Inputs:
+        """The same of the latents where a bool tensor is true."""
+        return Inputs(*(getattr(self, field.name)[chosen_N] for field in fields(self)))
 
 
 class ChunkTransformer(nn.Module):
@@ -260,15 +266,12 @@ class ChunkTransformer(nn.Module):
         self.head = nn.Conv2d(detail, channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
 
-    def leave(
-        self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], condition_NE: Tensor, inputs: Inputs
-    ) -> Tensor:
+    def leave(self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], inputs: Inputs) -> Tensor:
         """Velocity (N, C, H, W).
 
         Args:
             tokens_NTD: of the last block, normalised and modulated.
             kept: the second result of ``enter``.
-            condition_NE: what modulates the blocks.
             inputs: of ``enter``.
         """
         (detail,) = kept
@@ -287,7 +290,7 @@ class ChunkTransformer(nn.Module):
 
     def forward(
         self, latents_BCKHW: Tensor, sigma_BK: Tensor, command: Command, before_BCHW: Tensor, seen_BDKyx: Tensor,
-        *, rotary: Rotary, attend: Attend, keep_keys: bool = False,
+        *, rotary: Rotary, attend: Attend, keep_keys: bool = False, asked_B: Tensor | None = None,
     ) -> tuple[Tensor, Prefix]:  # fmt: skip
         """Run the transformer.
 
@@ -300,15 +303,17 @@ class ChunkTransformer(nn.Module):
             rotary: of each row's tokens.
             attend: which keys each row sees.
             keep_keys: only return the keys and values; the last layers are skipped.
+            asked_B: bool, the rows whose velocity is wanted; None for all.
 
         Returns:
-            Velocity (B, C, K, H, W), and per block the rows' keys and values without rotary embedding.
+            Velocity (B, C, K, H, W) of the rows asked for, and per block the keys and values of all rows without
+            rotary embedding.
         """
         batch, _, count = latents_BCKHW.shape[:3]
         condition = functional.silu(self.commanded(self._level(sigma_BK), command))
         before = before_BCHW[:, :, None].expand_as(latents_BCKHW)
         latents, before, seen = (x.transpose(1, 2).flatten(0, 1) for x in (latents_BCKHW, before, seen_BDKyx))
-        inputs = Inputs(latents, sigma_BK.flatten(), before, seen)
+        inputs = Inputs(latents, sigma_BK.flatten(), before, seen, condition.flatten(0, 1))
         tokens, kept = self.enter(inputs)
         x = (tokens + self.place).unflatten(0, (batch, count))
         keys = []
@@ -319,8 +324,11 @@ class ChunkTransformer(nn.Module):
             return x.new_zeros(0), keys
         shift, scale = self.final_modulation(condition)[..., None, :].chunk(2, -1)
         x = torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:]), 1 + scale)
-        out = self.leave(x.flatten(0, 1), kept, condition.flatten(0, 1), inputs)
-        return out.unflatten(0, (batch, count)).transpose(1, 2), keys
+        x, asked_N = x.flatten(0, 1), None if asked_B is None else asked_B.repeat_interleave(count)
+        if asked_N is not None:
+            x, kept, inputs = x[asked_N], tuple(part[asked_N] for part in kept), inputs.select(asked_N)
+        out = self.leave(x, kept, inputs)
+        return out.unflatten(0, (-1, count)).transpose(1, 2), keys
 
     def _level(self, sigma_BK: Tensor) -> Tensor:
         rates = torch.exp(torch.linspace(0, math.log(1000), 32, device=sigma_BK.device))

@@ -57,6 +57,8 @@ class Teaching:
     fine_share: float = 0.3
     """Share of noise levels in ``fine_levels``: edges are made there, and the usual ones hardly ever lie there."""
     fine_levels: tuple[float, float] = (0.02, 0.5)
+    whole_share: float = 0.0
+    """Share of levels that are noise alone: sampling begins there, and everything is guessed from the past."""
     level_floor: float = 0.0
     """The squared error of the clean latent is divided by the squared noise level, or by this one where it is
     larger; 0 is the plain error of the velocity."""

@@ -101,16 +101,16 @@ def world_loss(
     if teaching.shows_start and not batch.starts:
         start = batch.start_BCHW[:, :, None].to(device), batch.start.to(device)
     seen = views_of(world, before, past, actions, last, batch.starts, start)
+    noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
     velocity, _ = world.net(
         layout.gather(latents, 2, chunk), sigma_RK,
         tuple(layout.repeat(x, 1, chunk) for x in commands_of(world, actions, last, chunk)),
         layout.repeat(before, 2, 1)[:, :, 0], layout.repeat(seen, 2, chunk),
-        rotary=rotary_of_rows(world, actions, layout, chunk), attend=layout.attend(sequences),
+        rotary=rotary_of_rows(world, actions, layout, chunk), attend=layout.attend(sequences), asked_B=noisy,
     )  # fmt: skip
-    error = (velocity.float() - layout.gather(targets, 2, chunk)).square().mean(dim=(1, 3, 4))
-    noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
-    counted = noisy[:, None] & (sigma_RK > 0)
-    level = sigma_RK[counted]
+    error = (velocity.float() - layout.gather(targets, 2, chunk)[noisy]).square().mean(dim=(1, 3, 4))
+    counted = sigma_RK[noisy] > 0
+    level = sigma_RK[noisy][counted]
     return (error[counted] * (level / level.clamp_min(teaching.level_floor)).square()).mean()
 
 
@@ -163,7 +163,7 @@ def noise_levels(
     chunk: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """One level per chunk, (B, M): logit-normal with the world's shift, and a share of fine ones."""
+    """One level per chunk, (B, M): logit-normal with the world's shift, some fine ones, some noise alone."""
     shape = (sequences, length // chunk)
     schedule = world.spec.schedule
     shift = schedule.shift if isinstance(schedule, ShiftedLevels) else 1.0
@@ -172,7 +172,10 @@ def noise_levels(
     low, high = teaching.fine_levels
     fine = low + (high - low) * torch.rand(shape, generator=generator)
     chosen = torch.rand(shape, generator=generator) < teaching.fine_share
-    return torch.where(chosen, fine, usual).repeat_interleave(chunk, 1)
+    levels = torch.where(chosen, fine, usual)
+    if teaching.whole_share:
+        levels = torch.where(torch.rand(shape, generator=generator) < teaching.whole_share, 1.0, levels)
+    return levels.repeat_interleave(chunk, 1)
 
 
 def _joined(first: tuple[Tensor, Actions], then: tuple[Tensor, Actions]) -> tuple[Tensor, Actions]:
