@@ -23,7 +23,14 @@ from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.collect import record_episode
 from worldcompass.worlds.hands.facts import CONTROLS, NUM_ACTIONS, STEP, action_words
 from worldcompass.worlds.hands.network.transformer import HandsTransformer
-from worldcompass.worlds.hands.network.views import MIDDLE, VIEWS, views_after
+from worldcompass.worlds.hands.network.views import (
+    MIDDLE,
+    PLATE_PICTURES,
+    VIEWS,
+    plate_indices,
+    plate_of,
+    views_after,
+)
 from worldcompass.worlds.hands.player import hands_starts
 from worldcompass.worlds.hands.pretraining import BLUEPRINT
 from worldcompass.worlds.hands.recording import FORMAT, shard_folder
@@ -126,7 +133,7 @@ def test_views_move_by_what_the_camera_says(steps, by_view):
     """A dot at the middle of the gripper's range goes where the camera sees it after two latents of a command."""
     picture = dot(project(np.array([MIDDLE]))[0])
     summed = torch.tensor([steps, steps]).float().cumsum(0)[None]
-    views = views_after(picture, picture, summed).unflatten(1, (len(VIEWS), 3))
+    views = views_after(picture, picture, picture, summed).unflatten(1, (len(VIEWS), 3))
     for latent in (0, 1):
         for name, moved in by_view.items():
             expected = project(np.array([MIDDLE]) + (latent + 1) * STEP * np.array(moved))[0]
@@ -145,6 +152,18 @@ def test_the_start_is_seen_for_good(world):
         torch.testing.assert_close(seen[:, VIEWS.index("start"), :, 3], start)
         clean = torch.cat([context.last_PCHW[:, :, None], torch.randn(2, 96, 3, 8, 8)], 2)
         context = world.remember(context, clean, actions.latents(4 * chunk, 4 * chunk + 4))
+
+
+def test_the_plate_shows_what_a_passing_gripper_hides():
+    """A bar that stands in another place in each of five pictures is gone from the plate."""
+    ground = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    past = ground.repeat(5, 1, 1, 1)
+    for index, picture in enumerate(past):
+        picture[:, :, 10 * index : 10 * index + 8] = 0
+    assert plate_of(past[None]).equal(ground[None])
+    chosen = plate_indices(40)
+    assert (len(chosen), chosen[0], chosen[-1]) == (PLATE_PICTURES, 0, 39)
+    assert plate_indices(3).tolist() == [0, 1, 2]
 
 
 def test_guidance_is_against_a_gripper_that_rests(world):

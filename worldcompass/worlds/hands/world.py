@@ -16,7 +16,7 @@ from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.facts import FPS, FRAME_SIZE, FRAMES_PER_LATENT
 from worldcompass.worlds.hands.network.autoencoder import CODE, HandsAutoencoder
 from worldcompass.worlds.hands.network.transformer import HandsTransformer, rotary_table
-from worldcompass.worlds.hands.network.views import VIEWS, views_after
+from worldcompass.worlds.hands.network.views import VIEWS, plate_indices, plate_of, views_after
 from worldcompass.worlds.small.autoencoder import Look
 from worldcompass.worlds.small.context import SmallContext
 from worldcompass.worlds.small.transformer import Command, Rotary
@@ -53,8 +53,13 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
     ) -> Tensor:
         """See ``SmallWorld`` and ``views_after``."""
-        start = look.picture if older is None else self.autoencoder.pictures(older[0][:, :, 0])
-        return views_after(look.picture.clamp(0, 1), start.clamp(0, 1), summed(actions))
+        last = look.picture.clamp(0, 1)
+        past = last[:, None]
+        if older is not None:
+            latents = older[0][:, :, plate_indices(older[0].shape[2])].transpose(1, 2)
+            pictures = self.autoencoder.pictures(latents.flatten(0, 1)).clamp(0, 1)
+            past = torch.cat([pictures.unflatten(0, latents.shape[:2]), past], 1)
+        return views_after(last, past[:, 0], plate_of(past), summed(actions))
 
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
@@ -66,7 +71,7 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         assert attended is not None
         views = attended.seen_PDKyx.unflatten(1, (len(VIEWS), 3))[..., 0, :, :]
         rest = ControlValues(views.new_zeros(context.num_pasts, len(attended.given_K), 1, len(ACTIONS.axes)))
-        still = views_after(views[:, 0], views[:, 1], rest.flat_KA)
+        still = views_after(views[:, 0], views[:, 1], views[:, 2], rest.flat_KA)
         command = self.command(context.last, rest)
         return replace(context, attended=replace(attended, command=command, seen_PDKyx=still))
 
