@@ -98,7 +98,7 @@ def test_the_commands_imagine_and_score(picture, tmp_path, capsys):
         (["imagine", "--image", "{picture}", "--path", "w-3, fly-2"], "cannot read 'fly-2'"),
         (["imagine", "--image", "{text}", "--path", "w-3"], "is not an image"),
         (["imagine", "--image", "{tmp}/none.png", "--path", "w-3"], "there is no file"),
-        (["imagine", "--image", "{billion}", "--path", "w-3"], "too large for OpenCV"),
+        (["imagine", "--image", "{billion}", "--path", "w-3"], "scale it down"),
         (["imagine", "--image", "{narrow}", "--path", "w-3"], "is 100 x 20: crop it to no more than 4 : 1"),
         (["imagine", "--image", "{picture}", "--path", "w-99999999"], "more than 10000 latents"),
         (["imagine", "--image", "{picture}", "--path", "w+s-3"], "opposite ways at once"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.media.video import check_aspect, fit, read_image
-from worldcompass.rewards.video_score import score_video
+from worldcompass.rewards.video_score import read_for, score_video
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
@@ -77,14 +77,18 @@ def imagine(
 
 
 def score(
-    frames_F3hw: Tensor, path: str, critics: Sequence[Critic] | None = None, spec: WorldSpec | None = None
+    video: Tensor | str | Path,
+    path: str,
+    critics: Sequence[Critic] | None = None,
+    spec: WorldSpec | None = None,
 ) -> dict[str, float | None]:
     """Score how well a video follows a path, by critic; None when a critic abstains.
 
     The video is one group with one candidate. Frames are cropped and resized to the critics' world.
 
     Args:
-        frames_F3hw: uint8; its first frame is the start image.
+        video: uint8 frames (F, 3, h, w) or a file; the first frame is the start image. Of a file no more frames are
+            read than the path needs, in the size of the critics' world.
         path: the pose string that the video should follow.
         critics: the embedded world's interaction and quality critics when None.
         spec: of the critics' world; the embedded one's when None.
@@ -93,7 +97,9 @@ def score(
         UserError: when path and video differ in length, or a critic cannot score them.
     """
     known = spec or _doom_spec()
-    return score_video(frames_F3hw, parse(known, path), critics or _doom_critics(), known)
+    composites = parse(known, path)
+    frames = video if isinstance(video, Tensor) else read_for(Path(video), composites, known)
+    return score_video(frames, composites, critics or _doom_critics(), known)
 
 
 def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:

@@ -35,10 +35,9 @@ def run(args: argparse.Namespace) -> int:
     """Score the video and print the scores."""
     from worldcompass import api
     from worldcompass.commands.audit import critic_of
-    from worldcompass.media import video
 
     critics = [critic_of(name)[0] for name in args.critic]
-    scores = api.score(video.read_video(args.video), args.path, critics or None)
+    scores = api.score(args.video, args.path, critics or None)
     if args.json:
         print(json.dumps(scores))
     else:

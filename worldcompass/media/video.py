@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,17 @@ import av.error
 import cv2
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.media.pictures import decode_picture
 from worldcompass.runs.atomic import writing
 
 Frames = Tensor | np.ndarray
+# What PyAV raises for damaged streams besides its own errors.
+_UNREADABLE = (ArithmeticError, LookupError, MemoryError, ValueError)
 
 MAX_ASPECT = 4.0  # of a user's picture
 QUALITY = 18  # x264 constant rate factor: visually lossless for small pictures
@@ -58,7 +63,7 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
     options = {"movflags": "+faststart"}
     with (
         writing(path) as unfinished,
-        av.open(str(unfinished), "w", format="mp4", options=options) as container,
+        av.open(str(unfinished.absolute()), "w", format="mp4", options=options) as container,
     ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
@@ -72,50 +77,101 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
     return path
 
 
-def read_video(source: Path | bytes, max_frames: int | None = None, max_pixels: int | None = None) -> Tensor:
-    """Frames of a video, uint8 (F, 3, h, w).
+def read_video(
+    source: Path | bytes,
+    max_frames: int | None = None,
+    max_pixels: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Frames of a video as a player shows them, uint8 (F, 3, h, w): upright, with square pixels.
 
     Args:
         source: a file, or its content.
         max_frames: number of frames to read; all when None.
         max_pixels: largest number of pixels per frame; unlimited when None.
+        size: (height, width) to ``fit`` every frame to as it is read, so that memory depends on it alone.
 
     Raises:
-        UserError: when the file does not exist, is not a video, or its frames are too large.
+        UserError: when the file does not exist, is not a video, or its frames are too large or change their size.
     """
     name = "this file" if isinstance(source, bytes) else str(source)
     if isinstance(source, Path) and not source.is_file():
         raise UserError(f"there is no file {source}: expected a video such as an MP4")
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
-            size = container.streams.video[0]
-            if max_pixels is not None and size.width * size.height > max_pixels:
-                raise UserError(f"the video is {size.width} x {size.height}: scale it down")
-            pictures = itertools.islice(container.decode(video=0), max_frames)
-            frames = [picture.to_ndarray(format="rgb24") for picture in pictures]
-    except (av.error.FFmpegError, IndexError) as why:
+        shown = itertools.islice(_shown_frames(source, name, max_pixels), max_frames)
+        frames = [picture if size is None else _fitted(picture, size) for picture in shown]
+    except (av.error.FFmpegError, *_UNREADABLE) as why:
         raise UserError(f"{name} is not a readable video ({why}): expected one such as an MP4") from why
     if not frames:
         raise UserError(f"{name} holds no frames: expected a video such as an MP4")
+    if len({picture.shape for picture in frames}) > 1:
+        raise UserError(f"the frames of {name} change their size: expected a video of one size")
     return torch.from_numpy(np.stack(frames)).movedim(-1, 1)
+
+
+def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> Iterator[np.ndarray]:
+    """Frames (h, w, 3) one by one, see ``read_video``."""
+    # A name with a colon, such as 10:20.mp4, would be a protocol of FFmpeg if the path were not absolute.
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
+    with av.open(opened, "r") as container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise UserError(f"{name} holds no video: expected a video such as an MP4")
+        stream = streams[0]
+        if stream.codec_context is None:  # the file ends before what describes the stream
+            raise UserError(f"{name} is not a readable video (no decoder): expected one such as an MP4")
+        _check_pixels(stream.width, stream.height, max_pixels)
+        for frame in container.decode(stream):
+            _check_pixels(frame.width, frame.height, max_pixels)  # a stream may change its size
+            squared = _square_pixels(frame.to_ndarray(format="rgb24"), stream.sample_aspect_ratio, name)
+            yield _upright(squared, frame, name)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise UserError(f"the video is {width} x {height}: scale it down")
+
+
+def _square_pixels(picture: np.ndarray, ratio: Fraction | None, name: str) -> np.ndarray:
+    """The picture with square pixels; ``ratio`` is the width of a pixel by its height."""
+    if not ratio or ratio == 1:
+        return picture
+    if not 1 / MAX_ASPECT <= ratio <= MAX_ASPECT:
+        raise UserError(f"the pixels of {name} are {ratio} as wide as high: expected square ones")
+    height, width = picture.shape[:2]
+    return cv2.resize(picture, (max(1, round(width * ratio)), height), interpolation=cv2.INTER_AREA)
+
+
+def _upright(picture: np.ndarray, frame: av.VideoFrame, name: str) -> np.ndarray:
+    """The picture turned and mirrored as its container says, as a phone's videos need."""
+    parts: Any = frame.side_data  # which PyAV types as if it held names
+    matrix = next((part for part in parts if part.type == SideData.DISPLAYMATRIX), None)
+    if matrix is None:
+        return picture
+    # Fixed point numbers a b u, c d v, x y w: a stored point (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5] / 65536
+    turned, straight = bool(a == d == 0), bool(b == c == 0)
+    if turned == straight:
+        raise UserError(f"{name} is turned by less than a quarter: expected an upright video")
+    right, down = (c, b) if turned else (a, d)
+    shown = picture.swapaxes(0, 1) if turned else picture
+    return np.ascontiguousarray(shown[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``fit`` of a frame (h, w, 3)."""
+    return fit(torch.from_numpy(picture).movedim(-1, 0)[None], size)[0].movedim(0, -1).numpy()
 
 
 def read_image(path: Path) -> Tensor:
     """A picture file, uint8 (3, h, w).
 
     Raises:
-        UserError: when there is no such file, or it is not an image or too large for OpenCV.
+        UserError: when there is no such file, or it is not an image or too large.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}: expected a PNG or JPEG file")
-    data = np.fromfile(path, np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as why:
-        raise UserError(f"{path} is too large for OpenCV: scale it down") from why
-    if image is None:
-        raise UserError(f"{path} is not an image that OpenCV reads: expected a PNG or JPEG file")
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()
+    return decode_picture(path.read_bytes(), str(path))
 
 
 def check_aspect(width: int, height: int) -> None:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import struct
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import numpy as np
-import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.media.pictures import MAX_SIDE, decode_picture, picture_size
 from worldcompass.media.video import check_aspect, fit
 
 MAX_UPLOAD_BYTES = 8 * 2**20
-MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
 MIN_SIDE = 16
 GIVEN, OWN = "Pictures", "Your pictures"
 MAX_PICTURES = 32  # stored pictures of users; the oldest is deleted
@@ -89,7 +86,7 @@ def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
     """
     if len(data) > MAX_UPLOAD_BYTES:
         raise UserError(f"the picture has more than {MAX_UPLOAD_BYTES >> 20} MiB: save a smaller one")
-    size = _size_of(data)
+    size = picture_size(data)
     if size is None:
         raise UserError("this file is not a picture that can be read: choose a PNG or JPEG")
     width, height = size
@@ -98,11 +95,7 @@ def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
             f"the picture is {width} x {height}: expected sides of {MIN_SIDE} to {MAX_SIDE} pixels"
         )
     check_aspect(width, height)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError("the picture is damaged: save it again as PNG or JPEG")
-    picture = torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0)
-    fitted = fit(picture[None], frame_size)[0]
+    fitted = fit(decode_picture(data, "the picture")[None], frame_size)[0]
     return Start(f"own/{hashlib.sha256(data).hexdigest()[:16]}", "your picture", OWN, fitted)
 
 
@@ -119,22 +112,6 @@ def start_from_file(path: Path, frame_size: tuple[int, int]) -> Start:
     except UserError as why:
         raise UserError(f"{path}: {why}") from why
     return replace(start, id=start.id.replace("own/", "given/"), title=path.stem, group=GIVEN)
-
-
-def _size_of(data: bytes) -> tuple[int, int] | None:
-    """Width and height in the header of a PNG or JPEG; None for other data."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
-        return struct.unpack(">II", data[16:24])
-    if data[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        at += 1 if marker == 0xFF else 2 + length
-    return None
 
 
 def data_url(image_3hw: Tensor) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from worldcompass.actions import misfit
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
-from worldcompass.media.video import fit
+from worldcompass.media.video import fit, read_video
 from worldcompass.types import Group
 from worldcompass.world import WorldSpec
 
@@ -28,12 +29,8 @@ def score_video(
     Raises:
         UserError: when commands and video differ in length, or a critic cannot score them.
     """
-    needed = spec.num_frames(0, len(composites_M))
-    if len(frames_F3hw) != needed:
-        raise UserError(
-            f"the path has {len(composites_M) - 1} moves of {spec.frames_per_latent} frames, which makes {needed}"
-            f" frames with the start image, but the video has {len(frames_F3hw)}: give the path of this video"
-        )
+    if len(frames_F3hw) != spec.num_frames(0, len(composites_M)):
+        raise _wrong_length(str(len(frames_F3hw)), composites_M, spec)
     for critic in critics:
         if why := misfit(critic, spec.actions):
             raise UserError(f"the critic {critic.name} {why}: leave it out")
@@ -41,6 +38,27 @@ def score_video(
     actions = spec.actions.commanded(composites_M)
     group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)
     return {critic.name: _score_of(critic, group) for critic in critics}
+
+
+def read_for(path: Path, composites_M: Tensor, spec: WorldSpec) -> Tensor:
+    """The frames of a video file in the size of ``spec``, uint8; one frame after the needed ones ends the reading.
+
+    Raises:
+        UserError: when it is no video, or longer than the commands.
+    """
+    needed = spec.num_frames(0, len(composites_M))
+    frames = read_video(path, needed + 1, size=spec.frame_size)
+    if len(frames) > needed:
+        raise _wrong_length("more", composites_M, spec)
+    return frames
+
+
+def _wrong_length(got: str, composites_M: Tensor, spec: WorldSpec) -> UserError:
+    return UserError(
+        f"the path has {len(composites_M) - 1} moves of {spec.frames_per_latent} frames, which makes"
+        f" {spec.num_frames(0, len(composites_M))} frames with the start image, but the video has {got}: give the"
+        " path of this video"
+    )
 
 
 def _score_of(critic: Critic, group: Group) -> float | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
-from worldcompass.media.video import fit, read_video
+from worldcompass.media.video import read_video
 from worldcompass.rewards.quality import relative_sharpness
 from worldcompass.rewards.video_score import score_video
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
@@ -141,7 +141,7 @@ def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
     try:
         wanted_M = space.parse(path, MAX_LATENTS)
         needed = scorer.spec.num_frames(0, len(wanted_M))  # later frames are not read
-        frames = fit(read_video(data, needed, MAX_VIDEO_PIXELS), scorer.spec.frame_size)
+        frames = read_video(data, needed, MAX_VIDEO_PIXELS, scorer.spec.frame_size)
         scores = score_video(frames, wanted_M, scorer.critics, scorer.spec)
     except (UserError, ValueError) as why:
         raise HTTPException(400, str(why)) from why

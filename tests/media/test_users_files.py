@@ -1,0 +1,165 @@
+"""Videos and pictures as users have them: turned, mirrored, cut, huge, with odd names or no picture at all."""
+
+import struct
+import tracemalloc
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from worldcompass import api
+from worldcompass.errors import UserError
+from worldcompass.media import pictures, video
+from worldcompass.toy import ToyCleanliness, ToyWorld
+
+RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 30), (30, 30, 220), (120, 120, 120)
+ONE = 1 << 16  # of a container's fixed point numbers
+
+
+def corners(frames):
+    """The colours of the first frame's corners: top left, top right, bottom left, bottom right."""
+    first = frames[0].numpy().astype(int)
+    return [tuple(first[:, y, x]) for y in (4, -5) for x in (4, -5)]
+
+
+def like(found, expected, tolerance=8):
+    return np.abs(np.array(found) - np.array(expected)).max() <= tolerance
+
+
+@pytest.fixture(scope="module")
+def four_colours(tmp_path_factory):
+    """13 frames of 48 x 64 with a colour in each corner."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32], picture[24:, 32:] = RED, GREEN, BLUE, GREY
+    frames = np.repeat(picture.transpose(2, 0, 1)[None], 13, 0)
+    return video.write_mp4(tmp_path_factory.mktemp("video") / "a.mp4", frames, 8.0).read_bytes()
+
+
+def shown_by(data, a, b, c, d):
+    """The video with another matrix in its track header: a stored point (x, y) is shown at (ax + cy, bx + dy)."""
+    at = data.index(b"tkhd") + 44
+    return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((ONE, 0, 0, ONE), (RED, GREEN, BLUE, GREY)),
+        ((0, ONE, -ONE, 0), (BLUE, RED, GREY, GREEN)),  # clockwise, as a phone held upright
+        ((0, -ONE, ONE, 0), (GREEN, GREY, RED, BLUE)),
+        ((-ONE, 0, 0, -ONE), (GREY, BLUE, GREEN, RED)),
+        ((-ONE, 0, 0, ONE), (GREEN, RED, GREY, BLUE)),  # mirrored
+    ],
+)
+def test_a_turned_or_mirrored_video_is_read_as_it_is_shown(four_colours, matrix, expected):
+    frames = video.read_video(shown_by(four_colours, *matrix))
+    assert frames.shape == (13, 3, *((64, 48) if matrix[0] == 0 else (48, 64)))
+    assert like(corners(frames), expected)
+
+
+def test_a_video_turned_by_an_eighth_is_refused(four_colours):
+    with pytest.raises(UserError, match="less than a quarter"):
+        video.read_video(shown_by(four_colours, 46341, 46341, -46341, 46341))
+
+
+def encoded(path, frames_Fhw3, options=(), **settings):
+    """A video whose encoder has other settings, such as ``sample_aspect_ratio``."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options=dict(options))
+        stream.height, stream.width = frames_Fhw3.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        for picture in frames_Fhw3:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if "colorspace" in settings:
+                frame = frame.reformat(format="yuv420p", dst_colorspace=settings["colorspace"])
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_pixels_that_are_not_square_are_stretched(tmp_path):
+    frames = np.full((3, 48, 64, 3), 99, np.uint8)
+    wide = encoded(tmp_path / "wide.mp4", frames, sample_aspect_ratio=Fraction(2))
+    assert video.read_video(wide).shape == (3, 3, 48, 128)
+
+
+def test_a_videos_own_colour_space_is_used(tmp_path):
+    red = np.full((2, 720, 1280, 3), RED, np.uint8)
+    fast = {"preset": "ultrafast", "x264-params": "colormatrix=bt709"}
+    path = encoded(tmp_path / "hd.mp4", red, fast, colorspace=1)
+    assert like(corners(video.read_video(path)), (RED,) * 4, 4)  # by the coefficients of BT.601: 201, 8, 30
+
+
+def test_every_cut_of_a_video_is_read_or_refused_in_one_sentence(four_colours):
+    refused = 0
+    for length in range(0, len(four_colours), 37):
+        try:
+            video.read_video(four_colours[:length], max_pixels=1 << 21)
+        except UserError:
+            refused += 1
+    assert refused > 10
+
+
+def test_a_file_that_ends_before_the_description_of_its_stream_is_refused(four_colours):
+    with pytest.raises(UserError, match="not a readable video"):
+        video.read_video(four_colours[: four_colours.index(b"stsd")], max_pixels=1 << 21)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "audio.m4a"), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(UserError, match="holds no video"):
+        video.read_video(tmp_path / "audio.m4a")
+
+
+def test_no_more_frames_are_decoded_than_a_path_needs(tmp_path, monkeypatch):
+    path = video.write_mp4(tmp_path / "long.mp4", np.zeros((60, 3, 8, 8), np.uint8), 8.0)
+    decoded, shown = [], video._shown_frames
+    monkeypatch.setattr(
+        video, "_shown_frames", lambda *args: (decoded.append(1) or frame for frame in shown(*args))
+    )
+    spec = ToyWorld().spec
+    needed = spec.num_frames(0, 4)
+    with pytest.raises(UserError, match=rf"makes {needed} frames .* has more"):
+        api.score(path, "w-3", [ToyCleanliness()], spec)
+    assert len(decoded) == needed + 1
+
+
+def test_memory_depends_on_the_wanted_size_alone(tmp_path):
+    frame_bytes = 720 * 1280 * 3
+    path = encoded(tmp_path / "big.mp4", np.zeros((12, 720, 1280, 3), np.uint8), {"preset": "ultrafast"})
+    tracemalloc.start()
+    frames = video.read_video(path, size=(48, 64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frames.shape == (12, 3, 48, 64)
+    assert peak < 4 * frame_bytes  # all at full size: 12
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = video.write_mp4(video.Path("10:20.mp4"), np.zeros((3, 3, 8, 8), np.uint8), 8.0)
+    assert (tmp_path / "10:20.mp4").is_file() and len(video.read_video(path)) == 3
+
+
+def test_a_picture_of_16_bits_keeps_its_brightness(tmp_path):
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((20, 30), 0x8000, np.uint16))
+    cv2.imwrite(str(tmp_path / "depth.png"), np.full((20, 30), 900, np.uint16))
+    assert (video.read_image(tmp_path / "grey.png") == 128).all()
+    assert (video.read_image(tmp_path / "depth.png") == 3).all()
+
+
+def test_a_huge_picture_is_refused_by_its_header(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures.cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 20_000, 18_000)
+    (tmp_path / "big.png").write_bytes(header + bytes(9))
+    with pytest.raises(UserError, match="20000 x 18000 pixels: scale it down"):
+        video.read_image(tmp_path / "big.png")
