@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.report.export import push
+from worldcompass.runs.checkpoint import load_checkpoint, save_checkpoint
 from worldcompass.runs.final import exporting, final_weights
 from worldcompass.runs.folder import RunFolder
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
@@ -127,6 +128,24 @@ def test_a_file_that_the_record_names_must_be_there(run, tmp_path, capsys):
     (out / "weights" / "world.safetensors").unlink()
     assert export(out, "--out", tmp_path / "a") == 2
     assert "world.safetensors is missing, which" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_weights_that_are_not_finite_are_not_given_away(run, tmp_path, exported, capsys):
+    copy = shutil.copytree(run[0], tmp_path / "run")
+    if exported:
+        with exporting(RunFolder(copy)) as weights:
+            weights.mkdir()
+            save_file({"w": torch.tensor([1.0, torch.nan])}, weights / "lora.safetensors")
+    else:
+        for checkpoint in (copy / "checkpoints").iterdir():
+            tensors, state = load_checkpoint(checkpoint)
+            broken = {name: t * torch.nan if "checkpoint/" in name else t for name, t in tensors.items()}
+            save_checkpoint(checkpoint.parent, state["step"], broken, state)
+    assert export(copy, "--out", tmp_path / "given") == 2
+    said = capsys.readouterr().err
+    assert ("lora.safetensors holds weights that are not finite (w)" if exported else "can be used") in said
+    assert not (tmp_path / "given").exists() and not list(tmp_path.glob(".unfinished*"))
 
 
 def test_what_cannot_be_exported_is_a_sentence(run, tmp_path, capsys):

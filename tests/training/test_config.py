@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def config_of_version_1() -> Config:
 def run(config, out, resume=False):
     critics = [ToyObedience(), ToyCleanliness()]
     return train(ToyWorld(), critics, toy_scenarios(4), config, out, resume=resume, live=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("lr", math.inf), ("weight_decay", math.nan), ("kl_weight", math.inf), ("advantage_clip", math.inf)],
+)
+def test_a_setting_that_is_not_finite_is_refused(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} must be a finite number; got {setting}={value}"):
+        Config.from_flat(**{setting: value})
+    assert Config.from_flat(max_grad_norm=math.inf).optimiser.max_grad_norm == math.inf  # no limit
 
 
 def test_every_setting_has_a_short_name_of_its_own():

@@ -11,6 +11,7 @@ from toy_runs import TINY, critics
 
 from worldcompass.errors import UserError
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
+from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training import resume
@@ -281,6 +282,43 @@ def test_a_non_finite_update_is_refused_and_the_checkpoint_stays(tmp_path):
         train(world, critics(), toy_scenarios(4), TINY, tmp_path, on_step=on_step)
     assert all(bool(p.isfinite().all()) for p in world.net.parameters())
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000001", "step_000002"]
+
+
+def adamw_without_eps(parameters, lr, weight_decay):
+    """Divides 0 by 0 for every weight whose gradient is exactly 0, such as LoRA's first matrices at step 1."""
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, eps=0.0)
+
+
+def test_an_update_that_breaks_the_weights_is_never_saved(tmp_path, capsys):
+    """Loss and gradient are finite, what the optimiser makes of them is not."""
+    config = TINY.changed(make_optimizer=adamw_without_eps, lora=Lora(rank=2, alpha=4, targets="inner|outer"))
+    with pytest.raises(NonFiniteUpdate, match="weights that are not finite, so nothing of its step is saved"):
+        train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_average_that_breaks_keeps_the_older_checkpoint(tmp_path):
+    def spoil(step, metrics, policy):
+        if step == 2:
+            next(iter(policy.checkpoint_weights.values())).fill_(torch.inf)
+
+    with pytest.raises(NonFiniteUpdate):
+        train(ToyWorld(), critics(), toy_scenarios(4), TINY, tmp_path, on_step=spoil)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000001", "step_000002"]
+
+
+def test_a_checkpoint_of_broken_weights_is_passed_over(tmp_path):
+    """As earlier versions saved them."""
+    config = TINY.changed(keep_checkpoints=4)
+    whole = train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / "a").state()
+    train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / "b")
+    newest = latest_checkpoint(tmp_path / "b" / "checkpoints")
+    tensors, state = load_checkpoint(newest)
+    name = next(name for name in tensors if name.startswith("policy/live/"))
+    save_checkpoint(newest.parent, 4, {**tensors, name: tensors[name] * torch.nan}, state, keep=4)
+    with pytest.warns(UserWarning, match="step_000004 holds weights that are not finite; the one before"):
+        again = train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / "b", resume=True)
+    assert all(torch.equal(whole[name], again.state()[name]) for name in whole)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")

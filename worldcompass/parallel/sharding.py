@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -109,6 +109,12 @@ def is_sharded(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """Full values of a sharded tensor; other tensors are returned unchanged. All ranks must call it together."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; of sharded tensors this rank's part counts."""
+    own = (tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors)  # type: ignore[attr-defined]
+    return all(bool(part.isfinite().all()) for part in own if part.is_floating_point())
 
 
 def like(full: Tensor, pattern: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from safetensors import safe_open
+
 from worldcompass.errors import UserError
+from worldcompass.parallel.sharding import all_finite
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, walked_text
 from worldcompass.runs.atomic import write_tensors, writing
 from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
@@ -48,7 +51,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
         base: the base model, such as a repository of the hub.
 
     Raises:
-        UserError: when ``run_dir`` is no run with a checkpoint, or ``out`` is in use.
+        UserError: when ``run_dir`` is no run with a checkpoint, its weights are not finite, or ``out`` is in use.
     """
     run = load_run(run_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -67,10 +70,27 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
             shutil.copyfile(file, copy)
         if not exported:
             step = _write_average(folder, unfinished)
+        _check_finite(unfinished)
         files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*.safetensors"))
         card = model_card(run, facts, step, [str(file) for file in files], license_name, base)
         (unfinished / CARD).write_text(card)
     return step
+
+
+def _check_finite(folder: Path) -> None:
+    """Refuse to give away weights that are not finite.
+
+    Raises:
+        UserError: naming the file and the first such tensor.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            broken = next((name for name in file.keys() if not all_finite([file.get_tensor(name)])), None)  # noqa: SIM118
+        if broken is not None:
+            raise UserError(
+                f"{path.name} holds weights that are not finite ({broken}): delete the checkpoints of the last"
+                " steps and resume the run with a lower learning rate"
+            )
 
 
 def _write_average(run: RunFolder, folder: Path) -> int:

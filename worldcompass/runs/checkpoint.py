@@ -20,13 +20,14 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.parallel.sharding import like
+from worldcompass.parallel.sharding import all_finite, like
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import aside, publish, remove, save_tensors
 from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
 STEP = "step_"
+WEIGHTS = "policy/"  # begins the names of weights
 STATE, _TENSORS = "state.json", "tensors.safetensors"
 
 
@@ -110,7 +111,7 @@ def load_checkpoint(
             do not use it.
 
     Raises:
-        DamagedCheckpoint: when it cannot be read, or differs from its checksums.
+        DamagedCheckpoint: when it cannot be read, differs from its checksums, or holds weights that are not finite.
         UserError: when it has another format.
     """
     team = team or Team()
@@ -128,11 +129,13 @@ def load_checkpoint(
         raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
     if state.get("format") != (SHARDED_FORMAT if files else FORMAT):
         raise UserError(f"{folder} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
+    if team.most(not all_finite(tensor for name, tensor in tensors.items() if name.startswith(WEIGHTS))):
+        raise DamagedCheckpoint(f"{folder} holds weights that are not finite")
     return tensors, state
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint cannot be read, or its content does not match its checksum."""
+    """A checkpoint cannot be used: unreadable, different from its checksum, or with weights that are not finite."""
 
 
 def newest_usable(
@@ -156,7 +159,7 @@ def newest_usable(
         except DamagedCheckpoint as damage:
             warn(f"{damage}; the one before it is used")
     if folders:
-        raise DamagedCheckpoint(f"none of the {len(folders)} checkpoints in {root} can be read")
+        raise DamagedCheckpoint(f"none of the {len(folders)} checkpoints in {root} can be used")
     return None
 
 

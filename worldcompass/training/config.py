@@ -16,7 +16,7 @@ from worldcompass.settings import Rule, enforce
 from worldcompass.training.balance import Weighing
 from worldcompass.training.curriculum import Sampling
 from worldcompass.training.keeping import Keeping
-from worldcompass.training.optim import Optimiser
+from worldcompass.training.optim import UNLIMITED, Optimiser
 from worldcompass.training.selection import Learning
 
 
@@ -85,6 +85,7 @@ class Config:
                     "with 2 candidates or more for each",
                 ),
             ],
+            UNLIMITED,
         )
 
     @classmethod

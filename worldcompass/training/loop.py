@@ -65,7 +65,8 @@ def train(
         UserError: when ``out_dir`` already holds a run, holds a different run than the one to resume, or is used by
             another process.
         LostCritic: when a critic fails or can no longer be reached; earlier steps are saved.
-        NonFiniteUpdate: when an update is not finite, before it is applied.
+        NonFiniteUpdate: when an update is not finite, before it is applied, or made a weight that is not finite.
+            Neither is saved.
         NonFiniteScore: when a critic returns a score that is not finite.
         StoppedRun: when the doctor finds a disease and ``on_disease`` says to stop.
         Interrupted: after a signal.

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import StoppedRun
-from worldcompass.parallel.sharding import like, whole
+from worldcompass.parallel.sharding import all_finite, like, whole
+from worldcompass.parallel.team import Team
 from worldcompass.settings import Rule, enforce
 from worldcompass.training.lora import Lora
 from worldcompass.training.policy import Decay
@@ -24,12 +25,14 @@ RMS_SCALE = 0.2  # makes a Muon update as large as a typical AdamW one (Moonligh
 
 _norm: Callable[..., Tensor] = cast("Any", torch.linalg).vector_norm  # torch has no type for it
 
+UNLIMITED = ("max_grad_norm",)  # settings that may be infinite
+
 MakeOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Optimizer]
 """(parameters, lr, weight_decay) -> optimiser: ``muon`` or ``adamw``."""
 
 
 class NonFiniteUpdate(StoppedRun, RuntimeError):
-    """A loss or gradient is not finite; the update was not applied."""
+    """A loss, a gradient or a weight is not finite; the update was not applied, or is not saved."""
 
 
 def orthogonalise(matrices_BMN: Tensor, precision: torch.dtype | None = None) -> Tensor:
@@ -166,8 +169,18 @@ class Optimiser:
                     self.lr > 0 and self.max_grad_norm > 0,
                     "lr and max_grad_norm must be positive",
                 ),
-                Rule(("lr_end",), self.lr_end >= 0, "lr_end must not be negative"),
+                Rule(
+                    ("lr_end", "weight_decay"),
+                    min(self.lr_end, self.weight_decay) >= 0,
+                    "lr_end and weight_decay must not be negative",
+                ),
+                Rule(
+                    ("checkpoint_decay",),
+                    0 <= self.checkpoint_decay <= 1,
+                    "checkpoint_decay must be between 0 and 1",
+                ),
             ],
+            UNLIMITED,
         )
 
 
@@ -186,6 +199,19 @@ def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: fl
         )
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return float(norm)
+
+
+def refuse_broken_weights(weights: Iterable[Tensor], team: Team) -> None:
+    """Check all ranks' weights after an update, as finite gradients do not make them finite.
+
+    Raises:
+        NonFiniteUpdate: on all ranks, when a weight is NaN or infinite.
+    """
+    if team.most(not all_finite(weights)):
+        raise NonFiniteUpdate(
+            "an update made weights that are not finite, so nothing of its step is saved. Lower the learning rate, "
+            "or check the optimiser: its own eps of 0 divides 0 by 0"
+        )
 
 
 def _grad(parameter: nn.Parameter) -> Tensor:

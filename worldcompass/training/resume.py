@@ -31,6 +31,7 @@ from worldcompass.runs.checkpoint import (
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import MetricsLog
 from worldcompass.runs.settings import by_short_name
+from worldcompass.training.optim import refuse_broken_weights
 
 if TYPE_CHECKING:
     from worldcompass.training.run import Run
@@ -71,8 +72,12 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
 
     Args:
         keep: smallest number of newest checkpoints to keep.
+
+    Raises:
+        NonFiniteUpdate: when a weight is not finite, before an older checkpoint is deleted.
     """
     root, keeping = guard.folder.checkpoints, run.config.keeping
+    refuse_broken_weights(run.policy.tensors().values(), run.team)  # averages too
     keep = max(keep, keeping.keep_checkpoints)
     if keeping.on_disease == "rollback":
         keep = max(keep, 2 + LOOK_BACK // keeping.save_every)

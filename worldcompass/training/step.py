@@ -23,7 +23,7 @@ from worldcompass.training.data_term import add_share, data_rows
 from worldcompass.training.diagnostics import mean_vitals, reward_vitals, step_vitals, without_gradient
 from worldcompass.training.live import Stopwatch
 from worldcompass.training.objective import anchored, normalised_error
-from worldcompass.training.optim import clip_gradients, set_learning_rate
+from worldcompass.training.optim import clip_gradients, refuse_broken_weights, set_learning_rate
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Rows, choose, share_out
@@ -194,7 +194,8 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
     Without a signal the gradient is rounding, which Muon and Adam would both amplify to full size.
 
     Raises:
-        NonFiniteUpdate: for a loss or gradient that is not finite, before the weights change.
+        NonFiniteUpdate: for a loss or gradient that is not finite, before the weights change; for a weight that
+            is not finite, afterwards.
     """
     learning, num_rows = run.config.learning, sum(len(rows.sigma_B) for rows in micro_batches)
     sums: dict[str, Tensor | float] = defaultdict(float)
@@ -233,6 +234,7 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
     applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
     if applied:
         run.optimizer.step()
+        refuse_broken_weights(run.policy.parameters, run.team)
     return Updated(
         objective=result,
         loss=loss,

@@ -21,6 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from worldcompass.errors import StoppedRun
+from worldcompass.parallel.sharding import all_finite
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.training.optim import MakeOptimizer
 
@@ -78,6 +80,8 @@ class StageRun:
     def save(self, path: Path | None = None) -> None:
         """Everything needed to go on, in one file that replaces the last one at once."""
         path = path or self._path
+        if not all_finite([*self.net.state_dict().values(), *self.ema.state_dict().values()]):
+            raise self._broken("weights are not finite")
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
@@ -130,7 +134,7 @@ class StageRun:
                 group["lr"] = learning_rate(self.stage, self.step, self.total)
             loss = loss_of(self.step)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"{self.stage.name}: loss {loss.item()} at step {self.step}")
+                raise self._broken(f"the loss is {loss.item()}")
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.net.parameters(), self.stage.max_grad_norm)
@@ -157,6 +161,12 @@ class StageRun:
                 print(self.stage.name, json.dumps(row), flush=True)
         log.close()
         return self.ema.eval()
+
+    def _broken(self, what: str) -> StoppedRun:
+        return StoppedRun(
+            f"{self.stage.name} stopped at step {self.step}: {what}; resume from the last saved step with the same"
+            " command, or lower the stage's learning rate"
+        )
 
     @torch.no_grad()
     def _follow(self) -> None:
