@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -82,6 +83,22 @@ def test_a_disk_that_fills_up_leaves_files_as_they_were(tmp_path, monkeypatch):
 def test_a_folder_without_its_files_is_not_seen(tmp_path):
     (tmp_path / "step_000007").mkdir()
     assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_other_folders_beside_checkpoints_are_left_alone(tmp_path):
+    save_checkpoint(tmp_path, 8, TENSORS, {})
+    others = ["step_000008_backup", "step_old", "step_000009 (copy)", "step_", "step_-1"]
+    for name in others:
+        shutil.copytree(tmp_path / "step_000008", tmp_path / name)
+    save_checkpoint(tmp_path, 9, TENSORS, {}, keep=1)
+    assert latest_checkpoint(tmp_path).name == "step_000009"
+    assert {path.name for path in tmp_path.iterdir()} == {"step_000009", *others}
+
+
+def test_checkpoints_are_in_order_of_their_numbers(tmp_path):
+    for step in (999_999, 1_000_000):
+        save_checkpoint(tmp_path, step, TENSORS, {})
+    assert latest_checkpoint(tmp_path).name == "step_1000000"
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):

@@ -71,7 +71,8 @@ def _finish(folder: Path, facts: Mapping[str, Any], keep: int) -> Path:
     """Write the state with its checksum, rename the folder, and only then delete the oldest checkpoints."""
     root = folder.parent
     final = root / f"{STEP}{facts['step']:06d}"
-    (folder / STATE).write_text(json.dumps({"checksum": _checksum(folder, facts), **facts}))
+    text = json.dumps({"checksum": _checksum(folder, facts), **facts})
+    (folder / STATE).write_text(text, encoding="utf-8")
     publish(folder, final)
     for old in _complete(root)[: -max(keep, 1)]:
         shutil.rmtree(old)
@@ -116,7 +117,7 @@ def load_checkpoint(
     """
     team = team or Team()
     try:
-        state = json.loads((folder / STATE).read_text())
+        state = json.loads((folder / STATE).read_bytes())
         # Checkpoints of earlier versions have no checksum.
         damaged = state.pop("checksum", checksum := _checksum(folder, state)) != checksum
         files: dict[str, str] = state.get("files", {})
@@ -211,4 +212,7 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _complete(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob(f"{STEP}*") if (p / STATE).is_file() and any(p.glob("*.safetensors")))
+    """The complete checkpoints in order of their steps; a copy such as ``step_000008_backup`` is none."""
+    numbered = [path for path in root.glob(f"{STEP}*") if path.name.removeprefix(STEP).isdecimal()]
+    complete = [path for path in numbered if (path / STATE).is_file() and any(path.glob("*.safetensors"))]
+    return sorted(complete, key=step_of)
