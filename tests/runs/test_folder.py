@@ -22,6 +22,8 @@ def test_clips_and_members_come_in_the_order_of_their_numbers(tmp_path):
         folder.clip(step).parent.mkdir(exist_ok=True)
         folder.clip(step).touch()
     folder.untrained.touch()
+    (folder.samples / "step_000012 (copy).mp4").touch()
+    folder.path.joinpath("members", "9_backup").mkdir(parents=True)
     for number in (10, 9):
         folder.member(number).path.mkdir(parents=True)
     assert folder.clips() == {2: folder.clip(2), 12: folder.clip(12)}

@@ -62,7 +62,7 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
     frames = _even(to_array(frames_F3hw)).transpose(0, 2, 3, 1)
     options = {"movflags": "+faststart"}
     with (
-        writing(path) as unfinished,
+        writing(path, shared=True) as unfinished,
         av.open(str(unfinished.absolute()), "w", format="mp4", options=options) as container,
     ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -262,7 +262,7 @@ def above_keys(frames_F3hw: Frames, keys_F: Sequence[str]) -> np.ndarray:
 
 def save_png(path: Path, image_3hw: Frames) -> Path:
     """Write one image as a PNG file."""
-    with writing(path) as unfinished:
+    with writing(path, shared=True) as unfinished:
         unfinished.write_bytes(png(image_3hw))
     return path
 

@@ -49,7 +49,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         raise UserError(
             f"{', '.join(map(str, folders))} were evaluated on different scenarios: name runs of the same ones"
         )
-    return write_text(out, render(runs, names_of(folders)))
+    return write_text(out, render(runs, names_of(folders)), shared=True)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import all_finite
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, walked_text
-from worldcompass.runs.atomic import write_tensors, writing
+from worldcompass.runs.atomic import check_name, write_tensors, writing
 from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
 from worldcompass.runs.final import final_weights
 from worldcompass.runs.folder import RunFolder
@@ -53,6 +53,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
     Raises:
         UserError: when ``run_dir`` is no run with a checkpoint, its weights are not finite, or ``out`` is in use.
     """
+    check_name(out)
     run = load_run(run_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose another --out")
@@ -62,7 +63,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
         raise UserError(f"{run_dir} holds no checkpoint yet: export it after its first checkpoint")
     facts, step = json.loads((newest / STATE).read_text()), step_of(newest)
     exported = final_weights(folder)
-    with writing(out) as unfinished:
+    with writing(out, shared=True) as unfinished:
         unfinished.mkdir()
         for file in exported:
             copy = unfinished / file.relative_to(folder.weights)

@@ -46,7 +46,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: when the folder is not a run, or a file in it cannot be read.
     """
-    return write_text(out or RunFolder(run_dir).report, render(load_run(run_dir)))
+    return write_text(out or RunFolder(run_dir).report, render(load_run(run_dir)), shared=True)
 
 
 def render(run: Run) -> str:

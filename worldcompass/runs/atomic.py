@@ -7,12 +7,15 @@ that a later reader relies on is written here.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import glob
 import json
 import math
 import os
 import re
 import shutil
 import threading
+import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from worldcompass.errors import UserError
 from worldcompass.statistics import Estimate
 
 UNFINISHED = ".unfinished_"
+LONGEST = 100  # bytes of a name's own part in the name of its incomplete content
+# Errors of file systems that cannot flush, such as some network shares for folders.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
 def aside(path: Path) -> Path:
@@ -38,17 +45,61 @@ def writing(path: Path, shared: bool = False) -> Generator[Path]:
 
     Args:
         path: an older version is replaced; missing parent folders are created.
-        shared: allow several processes or threads to write the same file at once; the last one wins.
+        shared: allow several processes or threads to write the same file at once, as for every output that a user
+            names; the last one wins.
+
+    Raises:
+        UserError: when ``path`` is not a name that a file can have.
     """
+    check_name(path)
     own = f".{os.getpid()}.{threading.get_ident()}" if shared else ""
-    unfinished = path.with_name(f"{UNFINISHED}{path.stem}{own}{path.suffix}")
+    stem = (
+        path.stem if len(os.fsencode(path.name)) <= LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    )
+    unfinished = path.with_name(f"{UNFINISHED}{stem}{own}{path.suffix[-LONGEST:]}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if shared:
+        _remove_leftovers(path.parent, f"{UNFINISHED}{stem}")
     remove(unfinished)
     try:
         yield unfinished
         publish(unfinished, path)
     finally:
         remove(unfinished)
+
+
+def check_name(path: Path) -> None:
+    """Check a name to write before long work starts; a missing parent folder is no error.
+
+    Raises:
+        UserError: when it is no name of a file or folder, or not UTF-8, which safetensors and JSON need.
+        OSError: when it is too long for the file system.
+    """
+    if not path.name:
+        raise UserError(f"{path} has no name of its own: name a file or a new folder")
+    try:
+        os.fspath(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fspath(path)!r} is not UTF-8: choose a name in UTF-8") from None
+    path.exists()  # which fails for a name that is too long
+
+
+def _remove_leftovers(folder: Path, stem: str) -> None:
+    """Delete what processes of this machine left behind when they were killed."""
+    for path in folder.glob(f"{glob.escape(stem)}.*"):
+        process = path.name.removeprefix(stem).split(".")[1]
+        if process.isdigit() and int(process) != os.getpid() and not _runs(int(process)):
+            remove(path)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def publish(unfinished: Path, path: Path) -> None:
@@ -109,21 +160,29 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file directly, for folders that are themselves unfinished.
 
+    Like other new files it gets the permissions that the umask leaves; safetensors alone makes it private.
+
     Raises:
         OSError: when the disk is full or not writable, in place of the error of safetensors.
     """
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata)
+        path.chmod(mode)
     except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
+        if number := re.search(r"(?:os error|code:) (\d+)", str(error)):  # the latter before safetensors 0.6
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
+    """Flush a file or folder to the disk, where the file system can."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(handle)

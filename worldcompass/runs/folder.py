@@ -14,7 +14,7 @@ from typing import Any
 
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
-from worldcompass.runs.atomic import write_json
+from worldcompass.runs.atomic import check_name, write_json
 from worldcompass.runs.metrics import read_object
 from worldcompass.ways import ROLLOUT
 
@@ -67,7 +67,8 @@ class RunFolder:
 
     def clips(self) -> dict[int, Path]:
         """The existing clips, by step."""
-        return {int(path.stem.removeprefix("step_")): path for path in sorted(self.samples.glob(CLIPS))}
+        numbered = {path.stem.removeprefix("step_"): path for path in self.samples.glob(CLIPS)}
+        return {int(step): numbered[step] for step in sorted(filter(str.isdecimal, numbered), key=int)}
 
     @property
     def weights(self) -> Path:
@@ -137,7 +138,7 @@ class RunFolder:
 
     def members(self) -> list[RunFolder]:
         """The members that have started, in order."""
-        found = (self.path / "members").glob("[0-9]*")
+        found = [path for path in (self.path / "members").glob("[0-9]*") if path.name.isdecimal()]
         return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name))]
 
     @property
@@ -230,8 +231,9 @@ def writable(folder: Path) -> None:
     """Check that a folder is writable before long work starts, without leaving new folders behind.
 
     Raises:
-        UserError: when it is not writable.
+        UserError: when it is not writable, or its name is not UTF-8.
     """
+    check_name(folder.absolute())
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)

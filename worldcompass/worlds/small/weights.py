@@ -57,11 +57,13 @@ class WeightFiles:
 
         Raises:
             UserError: when the file is missing, not safetensors, of another version or for another network.
+            OSError: when it may not be read.
         """
         if not path.is_file():
             raise UserError(
                 f"no weights at {path}: expected a file made by 'worldcompass {self.world} pretrain'"
             )
+        path.open("rb").close()  # safetensors calls a file that may not be read a missing one
         try:
             with safe_open(path, "pt") as file:
                 version = (file.metadata() or {}).get("version")

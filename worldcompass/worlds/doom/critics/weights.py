@@ -53,6 +53,7 @@ def read_facts(path: Path, name: str) -> dict[str, str]:
     command = command_of(name)
     if not path.is_file():
         raise UserError(f"{path} is missing: make it with '{command}'")
+    path.open("rb").close()  # safetensors calls a file that may not be read a missing one
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
