@@ -3,9 +3,11 @@
 import dataclasses
 import enum
 import errno
+import importlib
 import itertools
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from worldcompass import cli
 from worldcompass.commands import _options, info, train
 from worldcompass.errors import UserError
+from worldcompass.media.video import save_png
 from worldcompass.recipes.overrides import override, settings
 from worldcompass.training.config import Config
 
@@ -142,6 +146,52 @@ def test_a_full_disk_is_a_sentence_and_a_bug_is_a_traceback(monkeypatch, capsys)
     fake_command(monkeypatch, OSError(errno.EBADF, "Bad file descriptor"))
     with pytest.raises(OSError, match="Bad file"):
         cli.main(["demo"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x.mp4"), "File name too long: x.mp4"),
+        (OSError(errno.EINVAL, "Invalid argument", "run"), "Invalid argument: run"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (
+            shutil.Error([("a", "b", "[Errno 13] Permission denied: 'a'")]),
+            "cannot copy a: [Errno 13] Permission",
+        ),
+        (shutil.SameFileError("a and b are the same file"), "a and b are the same file"),
+    ],
+)
+def test_an_error_that_names_its_file_is_a_sentence(error, said, monkeypatch, capsys):
+    fake_command(monkeypatch, error)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_names_too_long_for_the_file_system_are_said_before_long_work(capsys, tmp_path):
+    long = "x" * 300
+    picture = str(tmp_path / "a.png")
+    save_png(Path(picture), np.zeros((3, 48, 64), np.uint8))
+    for words in (
+        ["doctor", long],
+        ["train", f"{long}.py:toy"],
+        ["imagine", "--image", long, "--path", "w-3"],
+        ["imagine", "--image", picture, "--path", "w-3", "--out", f"{long}.mp4"],
+    ):
+        assert cli.main(words) == 2
+        assert "File name too long" in capsys.readouterr().err
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = cli.build_parser("export", importlib.import_module("worldcompass.commands.export"))
+    assert parser.parse_args(["~/run", "--out=~/x"]).out == tmp_path / "x"
+    with pytest.raises(UserError, match="~nobody-of-this-name/x"):
+        parser.parse_args(["run", "--out", "~nobody-of-this-name/x"])
+
+
+def test_every_fact_stands_apart_from_its_name(capsys):
+    assert cli.main(["info"]) == 0
+    assert all("  " in line for line in capsys.readouterr().out.splitlines())
 
 
 def test_version(capsys):

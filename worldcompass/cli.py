@@ -6,16 +6,18 @@ import argparse
 import difflib
 import errno
 import importlib
+import io
 import os
 import select
 import shlex
+import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from worldcompass.errors import (
     EXIT_DISEASED,
@@ -72,19 +74,33 @@ GROUPS = {
     "hands": "make the embedded world of a gripper over a table: data, weights",
 }
 
-# Errors of the operating system that a user can fix; all others keep their traceback.
+# Errors of the operating system that a user can fix, even where they name no file; all others that name none keep
+# their traceback.
 _USER_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
-    errno.EFBIG,
+    errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
 )  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises a UserError for invalid arguments."""
 
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add an argument; a path may begin with ``~``, which a shell leaves alone in ``--out=~/x``."""
+        if options.get("type") is Path:
+            options["type"] = _path
+        return super().add_argument(*names, **options)
+
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage and exiting."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _outcome(words: list[str]) -> int:
     """Run a command, print its failure in one sentence, and return the exit code."""
     warnings.formatwarning = _warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # for signs and names that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         with notices_raise():
             code = _dispatch(words)
@@ -121,12 +140,26 @@ def _outcome(words: list[str]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             return EXIT_SIGNAL + signal.SIGPIPE
-        if isinstance(error, BrokenPipeError) or error.errno not in _USER_ERRNOS:
+        sentence = _sentence_of(error)
+        if sentence is None:
             raise
-        return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+        return _fail(sentence)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'interrupted'}; {_resume_hint(words)}", file=sys.stderr)
         return EXIT_SIGNAL + stop.number if isinstance(stop, Interrupted) else EXIT_INTERRUPTED
+
+
+def _sentence_of(error: OSError) -> str | None:
+    """What to tell about an error of the operating system; None for one that a user cannot mend."""
+    if isinstance(error, shutil.Error):  # several files failed, in a list; each with its own reason
+        parts = [part for part in error.args if part]
+        first = parts[0][0] if parts and isinstance(parts[0], list) else parts
+        return f"cannot copy {first[0]}: {first[-1]}" if isinstance(first, tuple) else str(error)
+    if isinstance(error, ConnectionError):
+        return None
+    if error.filename is not None and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return error.strerror if error.errno in _USER_ERRNOS else None
 
 
 def _reader_has_left() -> bool:

@@ -47,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     device = check_device(args.device)
     from worldcompass import api
     from worldcompass.media import video
+    from worldcompass.runs.atomic import check_name
 
     make = world_maker(args.world)
+    check_name(args.out)
     image = start_picture(args.world) if args.image is None else video.read_image(args.image)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     world = make(args.weights, device)

@@ -25,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one fact per line."""
-    for name, value in facts():
-        print(f"{name:<24}{value}")
+    found = list(facts())
+    width = max(len(name) for name, _ in found) + 2
+    for name, value in found:
+        print(f"{name:<{width}}{value}")
     return 0
 
 

@@ -74,7 +74,10 @@ def launch(words: Sequence[str], ranks: int) -> int:
     """
     port = str(_free_port(os.environ.get("MASTER_PORT") or "0"))
     with ExitStack() as files:
-        errors = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        errors = [
+            files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+            for _ in range(ranks)
+        ]
         processes: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(ranks):

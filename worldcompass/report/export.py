@@ -61,7 +61,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
         raise UserError(f"{run_dir} holds no checkpoint yet: export it after its first checkpoint")
-    facts, step = json.loads((newest / STATE).read_text()), step_of(newest)
+    facts, step = json.loads((newest / STATE).read_bytes()), step_of(newest)
     exported = final_weights(folder)
     with writing(out, shared=True) as unfinished:
         unfinished.mkdir()
@@ -74,7 +74,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
         _check_finite(unfinished)
         files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*.safetensors"))
         card = model_card(run, facts, step, [str(file) for file in files], license_name, base)
-        (unfinished / CARD).write_text(card)
+        (unfinished / CARD).write_text(card, encoding="utf-8")
     return step
 
 

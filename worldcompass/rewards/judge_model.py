@@ -244,7 +244,7 @@ class JudgeModel:
         if name in self._known or self.cache is None:
             return self._known.get(name)
         try:
-            entry = json.loads((self.cache / f"{name}.json").read_text())
+            entry = json.loads((self.cache / f"{name}.json").read_bytes())
         except (OSError, ValueError):  # missing or damaged: ask again
             return None
         text = entry.get("answer") if isinstance(entry, dict) else None

@@ -341,7 +341,7 @@ def read_rows(path: Path) -> list[tuple[int, Any]]:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append one line to a JSON Lines file."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 

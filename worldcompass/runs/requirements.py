@@ -78,7 +78,7 @@ def parts(path: Path) -> list[Path]:
     if path.exists() or not index.is_file():
         return [path]
     try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
         raise UserError(f"{index} is not an index of weights: expected 'weight_map' with file names") from why
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):

@@ -107,4 +107,4 @@ def _run_id(folder: RunFolder) -> str:
     path = folder.tracker_id
     if not path.is_file():
         write_text(path, uuid.uuid4().hex[:8] + "\n")
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()

@@ -196,7 +196,7 @@ def read_plans(path: Path) -> list[Plan]:
         UserError: when the file is none of plans, or commands an action that there is not.
     """
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_bytes())
         plans = [
             Plan(**{**row, "before": tuple(row["before"]), "labels": tuple(row["labels"])}) for row in rows
         ]

@@ -256,7 +256,7 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
 
 def _part(out: Path, name: str, data: Path, seed: int, train: Callable[[], nn.Module]) -> None:
     """Train a network unless its file exists."""
-    facts = {"seed": str(seed), "dataset": (data / "dataset.json").read_text()}
+    facts = {"seed": str(seed), "dataset": (data / "dataset.json").read_text(encoding="utf-8")}
     path = out / f"{name}.safetensors"
     if path.is_file():
         found = read_facts(path, name)

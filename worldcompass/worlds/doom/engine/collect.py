@@ -190,7 +190,7 @@ def true_labels(cameras_F5: np.ndarray) -> torch.Tensor:
 
 def write_card(root: Path) -> Path:
     """A data card: fingerprint, frames per map and split, counts per action, share of commands carried out."""
-    lines = ["# Data card", "", f"Settings: `{(root / data.CARD).read_text()}`", ""]
+    lines = ["# Data card", "", f"Settings: `{(root / data.CARD).read_text(encoding='utf-8')}`", ""]
     lines += [f"SHA-256 of the shards: `{data.fingerprint(root)}`", ""]
     for split in SPLITS:
         if not any((root / split).glob("[!.]*")):

@@ -293,7 +293,7 @@ def _blocks(seen: list[tuple[float, float, bool]]) -> bool:
 def _quiet() -> Iterator[None]:
     """Keep the engine's start-up chatter off the terminal; it inherits these file descriptors."""
     saved = [os.dup(1), os.dup(2)]
-    with open(os.devnull, "w") as sink:
+    with open(os.devnull, "wb") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         try:

@@ -183,7 +183,7 @@ def load_scenes(path: Path) -> list[Scene]:
         UserError: when the file holds no scenes of this version.
     """
     try:
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_bytes())
         if held["version"] != VERSION:
             raise UserError(f"{path} holds scenes of version {held['version']}, expected {VERSION}")
         return [_scene_of(row) for row in held["scenes"]]

@@ -180,7 +180,7 @@ def replay_all(
 
 def evaluation_plans(unseen: bool | None = None) -> list[Plan]:
     """The fixed scenarios of the package: held-out starts on training maps, and unseen maps."""
-    text = (resources.files("worldcompass.worlds.doom.engine") / FILE).read_text()
+    text = (resources.files("worldcompass.worlds.doom.engine") / FILE).read_text(encoding="utf-8")
     plans = [Plan(**{**row, "labels": tuple(row["labels"])}) for row in json.loads(text)]
     if unseen is None:
         return plans

@@ -126,7 +126,7 @@ class StageRun:
         self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]
     ) -> nn.Module:
         """Train to the end of the stage and return the EMA weights."""
-        log = (self.folder / f"{self.stage.name}.jsonl").open("a")
+        log = (self.folder / f"{self.stage.name}.jsonl").open("a", encoding="utf-8")
         begun = saved = time.monotonic()
         losses: list[float] = []
         while self.total is None or self.step < self.total:
