@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 for a diseased run, 2 after a user error, 128 + N after signal N, such as 130 for Ctrl-C.
     """
     code = _outcome(list(sys.argv[1:] if argv is None else argv))
-    if "RANK" in os.environ:
+    if os.environ.get("RANK"):
         from worldcompass.parallel.team import end_rank
 
         end_rank(code)

@@ -9,6 +9,7 @@ import pytest
 from worldcompass import cli
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import RewardMetrics, StepMetrics, Unreached, read_metrics
+from worldcompass.runs.requirements import has_package
 from worldcompass.runs.trackers import numbers, tracking
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
@@ -84,8 +85,9 @@ class FakeWandb:
     def __init__(self):
         self.settings, self.rows, self.finished = [], [], 0
 
-    def init(self, *, project, name, id, dir, mode, config):
+    def init(self, *, project, name, id, dir, mode, config, resume):
         self.settings.append({"project": project, "name": name, "id": id, "dir": dir, "mode": mode})
+        assert resume == {"offline": None, "online": "allow"}[mode], "a server goes on in the same run"
         json.dumps(config)
         return SimpleNamespace(define_metric=self.define_metric, log=self.rows.append, finish=self.finish)
 
@@ -146,8 +148,14 @@ def test_trackio_is_asked_for_one_run_and_ends_when_training_fails(tmp_path, pre
     assert fake.finished == 2 and len(set(fake.names)) == 1
 
 
+def test_a_folder_that_a_tracker_wrote_to_is_not_its_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb_of_a_test").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert has_package("json") and not has_package("wandb_of_a_test") and not has_package("no_parent.child")
+
+
 def test_an_absent_package_is_a_sentence_before_anything_starts(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("worldcompass.runs.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("worldcompass.runs.requirements.importlib.util.find_spec", lambda name: None)
     assert cli.main(["train", "doom_full", "--track", "wandb", "--out", str(tmp_path / "run")]) == 2
     assert "pip install 'worldcompass[track]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

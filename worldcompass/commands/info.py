@@ -34,12 +34,13 @@ def run(args: argparse.Namespace) -> int:
 
 def facts() -> Iterator[tuple[str, str]]:
     """Name and value of every fact that a bug report needs."""
+    from worldcompass.parallel.cpus import usable_cpus
     from worldcompass.version import __version__
 
     yield "worldcompass", f"{__version__}{_checkout()}"
     yield "python", platform.python_version()
     yield "platform", platform.platform()
-    yield "cpus", str(os.cpu_count())
+    yield "cpus", f"{os.cpu_count()}, of which this process may use {usable_cpus()}"
     for package in PACKAGES:
         yield package, _version(package)
     yield from _torch_facts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import shlex
 import signal
@@ -18,8 +19,9 @@ from typing import IO
 import torch
 
 from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, UserError
-from worldcompass.parallel.signals import Interrupted
-from worldcompass.parallel.team import port_taken
+from worldcompass.parallel.cpus import usable_cpus
+from worldcompass.parallel.signals import Interrupted, Notices
+from worldcompass.parallel.team import port_taken, rank_of_environment
 
 LAST_PORT = 65535
 PR_SET_PDEATHSIG = 1  # of Linux, see prctl(2)
@@ -46,8 +48,13 @@ def number_of_ranks(wanted: str, device: str) -> int:
 
 
 def is_rank() -> bool:
-    """Whether this process was started as one of several."""
-    return "RANK" in os.environ
+    """Whether this process was started as one of several.
+
+    Raises:
+        UserError: when the environment of a launcher is only half set.
+    """
+    rank_of_environment()
+    return bool(os.environ.get("RANK"))
 
 
 def end_with_launcher() -> None:
@@ -105,17 +112,24 @@ def _start(
         "MASTER_PORT": port,
         LAUNCHED: str(os.getpid()),
     }
-    threads = max(1, (os.cpu_count() or 1) // ranks)
+    threads = max(1, usable_cpus() // ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    command = [sys.executable, "-m", "worldcompass", *words]
+    # As in this process, a module beside the user, such as profile.py, must not hide one of a library.
+    unsafe = [] if sys.path[:1] in ([""], [os.getcwd()]) else ["-P"]
+    command = [sys.executable, *unsafe, "-m", "worldcompass", *words]
     if rank == 0:
         return subprocess.Popen(command, env=environment)
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; returns the rank that most likely failed first, None when all succeeded."""
+def _wait(processes: Sequence[subprocess.Popen[bytes]], until: float) -> int | None:
+    """Wait for all; returns the rank that most likely failed first, None when all succeeded.
+
+    After the time ``until`` the ranks that still run are killed.
+    """
     while True:
+        if time.monotonic() > until:
+            _kill(processes)
         codes = [process.poll() for process in processes]
         if failed := [rank for rank, code in enumerate(codes) if code]:
             _wait_for_others(processes)
@@ -138,15 +152,19 @@ def _likely_a_consequence(code: int | None) -> int:
 def _wait_and_forward_signals(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, int | None]:
     """``_wait``, with every signal to this process forwarded to the ranks, which finish their step and save.
 
+    Ranks that a signal which means "stop at once" does not end within ``GRACE`` seconds are killed.
+
     Returns:
         The rank that failed, and the last signal.
     """
-    stop_signal = None
+    stop_signal, notices, until = None, Notices(deferring=True), math.inf
     while True:
         try:
-            return _wait(processes), stop_signal
+            return _wait(processes, until), stop_signal
         except Interrupted as notice:
-            stop_signal = notice.number
+            stop_signal, now = notice.number, time.monotonic()
+            if notices.mean_at_once(notice.number, now):
+                until = min(until, now + GRACE)
             if notice.number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
                 continue  # the terminal sent it to all of them
             for process in processes:

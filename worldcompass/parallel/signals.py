@@ -19,6 +19,33 @@ from typing import Any
 PATIENCE = {signal.SIGINT: 0.0, signal.SIGTERM: 1.0, signal.SIGUSR1: math.inf}
 
 
+_handled: dict[int, float] = {}  # when a handler of this module last ran, by signal
+_deferring = False  # whether the first signal waits for the end of the step
+
+
+class Notices:
+    """Tells signals that mean "stop at once" from the first one, which lets the running step end."""
+
+    def __init__(self, deferring: bool = False) -> None:
+        """With ``deferring`` the first one lets a step end even if this process runs none, as for a launcher."""
+        self._first: dict[int, float] = {}
+        self._deferring = deferring
+
+    def mean_at_once(self, number: int, now: float) -> bool:
+        """Whether a signal that came now does; signals that this module does not handle never do."""
+        if number not in PATIENCE:
+            return False
+        first = self._first.setdefault(number, now)
+        repeated = first != now and now - first >= PATIENCE[signal.Signals(number)]
+        return repeated or not (_deferring or self._deferring)
+
+    @staticmethod
+    def unhandled(number: int, since: float) -> bool:
+        """Whether a handler of this module is installed and has not run since."""
+        ours = getattr(signal.getsignal(number), "notes", False)
+        return ours and _handled.get(number, -math.inf) < since
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal stops the run; the message reports what is saved. The CLI exits with 128 + ``number``."""
 
@@ -53,8 +80,13 @@ def finishing_the_step() -> Iterator[Callable[[], int | None]]:
         elif now - received[number] >= PATIENCE[signal.Signals(number)]:
             raise Interrupted(number, "stopped at once: steps since the last checkpoint will be repeated")
 
+    global _deferring
     with _handling(remember):
-        yield lambda: next(iter(received), None)
+        _deferring = threading.current_thread() is threading.main_thread()
+        try:
+            yield lambda: next(iter(received), None)
+        finally:
+            _deferring = False
     if received:  # after the last step checked for one
         raise Interrupted(next(iter(received)))
 
@@ -65,7 +97,13 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in PATIENCE}
+
+    def noted(number: int, frame: object) -> None:
+        _handled[number] = time.monotonic()
+        handler(number, frame)
+
+    noted.notes = True  # type: ignore[attr-defined]
+    before = {number: signal.signal(number, noted) for number in PATIENCE}
     try:
         yield
     finally:

@@ -23,11 +23,15 @@ from typing import Any, NoReturn, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from worldcompass.errors import LostCritic, LostRank, UserError
 from worldcompass.parallel.sharding import is_sharded
+from worldcompass.parallel.watch import ended_while_waiting
 from worldcompass.version import __version__
 
+MEET = timedelta(minutes=10)  # for all ranks to start
 WAIT = timedelta(hours=2)  # long enough for a rank that evaluates alone; the launcher detects dead ranks
 # Parts of the error messages of gloo and of the first rank's store after a connection is lost.
 LOST = (
@@ -198,13 +202,21 @@ def joined(device: str = "cpu") -> Iterator[Team]:
     the commands do. An uncaught exception does the same.
 
     Raises:
-        UserError: when ranks run different versions of the packages that results depend on.
+        UserError: when the environment names no team, ranks do not meet, or they run different versions of the
+            packages that results depend on.
         LostRank: when the connection to another rank is lost.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = rank_of_environment()
     if size == 1:
         yield Team()
         return
+    with ended_while_waiting(), _met(rank, device) as team:
+        yield team
+
+
+@contextmanager
+def _met(rank: int, device: str) -> Iterator[Team]:
+    """``joined`` for several processes."""
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Offloaded shards and Python objects use gloo.
@@ -216,7 +228,7 @@ def joined(device: str = "cpu") -> Iterator[Team]:
         yield team
     except RuntimeError as error:
         if any(text in str(error) for text in LOST):
-            raise LostRank(f"rank {os.environ['RANK']} lost the connection to another rank") from None
+            raise LostRank(f"rank {rank} lost the connection to another rank") from None
         raise
     sys.excepthook = before
     dist.destroy_process_group()
@@ -247,11 +259,49 @@ def _print_and_exit(kind: type[BaseException], error: BaseException, trace: Trac
 
 def _init_process_group(backend: str) -> None:
     try:
-        dist.init_process_group(backend, timeout=WAIT)
+        store, rank, size = next(rendezvous("env://", timeout=MEET))
+        store.set_timeout(WAIT)
+        store = PrefixStore("worldcompass", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
     except RuntimeError as error:
-        if "EADDRINUSE" not in str(error):
+        if "EADDRINUSE" in str(error):
+            raise UserError(port_taken(os.environ.get("MASTER_PORT", ""))) from None
+        if not isinstance(error, dist.DistStoreError | dist.DistNetworkError):
             raise
-        raise UserError(port_taken(os.environ.get("MASTER_PORT", ""))) from None
+        if "timed out" not in str(error).lower():
+            raise LostRank("the connection to another rank was lost while all met") from None
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the processes did not meet at {place} within {MEET.seconds // 60} minutes: start all of them, and"
+            " give all the same MASTER_ADDR and MASTER_PORT, which others can reach"
+        ) from None
+
+
+def rank_of_environment() -> tuple[int, int]:
+    """This process's rank and the number of ranks as a launcher sets them; (0, 1) without a launcher.
+
+    Raises:
+        UserError: when only a part is set, or they are no numbers that fit together.
+    """
+    found = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+    if not any(found.values()):
+        return 0, 1
+    if missing := [name for name, value in found.items() if not value]:
+        given = next(name for name in found if name not in missing)
+        raise UserError(
+            f"{given} is set and {missing[0]} is not: unset it, or start with --nproc or torchrun"
+        )
+    if not all(value.isdecimal() for value in found.values()) or int(found["RANK"]) >= int(
+        found["WORLD_SIZE"]
+    ):
+        raise UserError(
+            f"RANK is {found['RANK']} and WORLD_SIZE {found['WORLD_SIZE']}: expected whole numbers, the rank below"
+            " the size; unset them, or start with --nproc or torchrun"
+        )
+    size = int(found["WORLD_SIZE"])
+    if size > 1 and (lost := [n for n in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]):
+        raise UserError(f"WORLD_SIZE is {size} and {lost[0]} is not set: start with --nproc or torchrun")
+    return int(found["RANK"]), size
 
 
 def port_taken(port: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
+
+from worldcompass.runs.requirements import has_package
 
 INTERACTION, CAMERAS, QUALITY, CONSISTENCY = "interaction", "camera estimator", "quality", "consistency"
 LANGUAGE = "language"
@@ -35,10 +36,7 @@ class Entry:
     @property
     def installed(self) -> bool:
         """Whether its code is installed; weights are checked when it is built."""
-        try:
-            return not self.module or importlib.util.find_spec(self.module) is not None
-        except ModuleNotFoundError:  # its parent package is missing
-            return False
+        return not self.module or has_package(self.module)
 
 
 ENTRIES = (

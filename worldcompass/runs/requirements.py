@@ -39,7 +39,19 @@ class NeededModule:
     @property
     def here(self) -> bool:
         """Whether it is installed, without importing it."""
-        return importlib.util.find_spec(self.name) is not None
+        return has_package(self.name)
+
+
+def has_package(name: str) -> bool:
+    """Whether a package with code can be imported, without importing it.
+
+    A folder of that name without any, such as the one that a tracker writes to, is none.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:

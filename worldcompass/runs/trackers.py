@@ -7,7 +7,6 @@ the rows that it had not written when the run was killed.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 from worldcompass.runs.atomic import write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics
+from worldcompass.runs.requirements import has_package
 
 Track = Literal["none", "tensorboard", "wandb", "trackio"]
 Send = Callable[[StepMetrics], None]
@@ -32,7 +32,7 @@ def installed(track: Track) -> bool:
     """
     if track not in get_args(Track):
         raise ValueError(f"track must be one of {', '.join(get_args(Track))}, not {track!r}")
-    return track == "none" or importlib.util.find_spec(track) is not None
+    return track == "none" or has_package(track)
 
 
 @contextmanager
@@ -85,6 +85,8 @@ def _wandb(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Op
         project=PROJECT,
         name=folder.path.name,
         id=run_id,
+        # Else a server replaces the history of a resumed run; offline, W&B takes no such wish.
+        resume=None if mode == "offline" else "allow",
         dir=str(folder.path),
         mode=mode,
         config=dict(config),

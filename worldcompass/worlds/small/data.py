@@ -12,7 +12,6 @@ frames and M latents; latent 0 has the episode's first frame alone, so F = n (M 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
@@ -24,6 +23,7 @@ import numpy as np
 
 from worldcompass.errors import UserError
 from worldcompass.media.progress import progress
+from worldcompass.parallel.cpus import usable_cpus
 from worldcompass.runs import folder as folders
 from worldcompass.runs.atomic import writing
 from worldcompass.runs.metrics import read_object
@@ -183,13 +183,13 @@ def collect(
     Args:
         shards: what each folder of the dataset is recorded from.
         record: records one shard; several processes must be able to import it.
-        workers: processes, as many as there are cores by default; one records in this process.
+        workers: processes, as many as there are usable cores by default; one records in this process.
         what: it does, for the progress bar.
     """
     missing = [plan for folder, plan in shards.items() if not folder.is_dir()]
     with progress(what, len(shards)) as advance:
         advance(len(shards) - len(missing))
-        for _ in _recorded(missing, record, workers or os.cpu_count() or 1):
+        for _ in _recorded(missing, record, workers or usable_cpus()):
             advance()
 
 

@@ -7,7 +7,6 @@ the continuous motion.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS
+from worldcompass.parallel.cpus import usable_cpus
 from worldcompass.worlds.doom.engine.facts import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_PER_LATENT
 
 CLIP_FRAMES = FRAMES_PER_LATENT + 1
@@ -97,7 +97,7 @@ def features_of(clips_B53hw: Tensor) -> Tensor:
             [[cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in clip] for clip in clips]
         )
     clips = np.ascontiguousarray(clips)
-    workers = min(torch.get_num_threads(), os.cpu_count() or 1)
+    workers = min(torch.get_num_threads(), usable_cpus())
     if workers == 1:
         found = [clip_features(clip) for clip in clips]
     else:
