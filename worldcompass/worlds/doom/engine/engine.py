@@ -31,10 +31,13 @@ from worldcompass.worlds.doom.engine.facts import (
     TICS_PER_FRAME,
 )
 from worldcompass.worlds.doom.engine.maps import DoomMap
+from worldcompass.worlds.doom.engine.start import write_script
 
 FRAME_SIZE = (FRAME_HEIGHT, FRAME_WIDTH)
 THRUST_PER_DELTA = 1 / 32  # units per tic gained by one unit of a MOVE_*_DELTA button, measured
 MAX_DELTA = 50.0  # the engine clamps forward and side moves there, measured
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_BYTES = 8 << 20  # for pictures and messages of one engine, with room to spare
 SUMMON_DISTANCE = 56.0  # units before the player at which a summoned item of radius 20 appears, measured
 
 
@@ -94,11 +97,17 @@ class Engine:
         self._game.set_labels_buffer_enabled(labels)
         self._game.set_sectors_info_enabled(walls_L4 is None)
         try:
+            _check_machine(self._game, Path(self._folder.name))
             with _quiet():
                 self._game.init()
+        except UserError:
+            self._folder.cleanup()
+            raise
         except (
             vizdoom.ViZDoomErrorException,
             vizdoom.ViZDoomUnexpectedExitException,
+            vizdoom.MessageQueueException,
+            vizdoom.SharedMemoryException,
             FileNotFoundError,
         ) as why:
             self._folder.cleanup()
@@ -236,7 +245,7 @@ def _configure(doom_map: DoomMap, depth: bool, frame_size: tuple[int, int], fold
     wad = doom_map.path()
     if not wad.is_file():
         raise UserError(
-            f"the installed vizdoom has no {doom_map.wad}: reinstall it with 'pip install vizdoom'"
+            f"the installed vizdoom has no {doom_map.wad}: install a newer one with 'pip install -U vizdoom'"
         )
     (game.set_doom_game_path if wad.name.startswith("freedoom") else game.set_doom_scenario_path)(str(wad))
     game.set_doom_map(doom_map.lump)
@@ -267,6 +276,26 @@ def _configure(doom_map: DoomMap, depth: bool, frame_size: tuple[int, int], fold
     game.set_episode_timeout(0)
     game.add_game_args("-nomonsters +movebob 0 +sv_cheats 1")
     return game
+
+
+def _check_machine(game: vizdoom.DoomGame, folder: Path) -> None:
+    """Let the engine start in ``folder``, and refuse a machine on which it would end this process without a word.
+
+    Raises:
+        UserError: when there is too little shared memory, or no folder to start in.
+    """
+    if SHARED_MEMORY.is_dir():
+        space = os.statvfs(SHARED_MEMORY)
+        if space.f_bavail * space.f_frsize < SHARED_BYTES or not os.access(SHARED_MEMORY, os.W_OK):
+            raise UserError(
+                f"the engine needs {SHARED_BYTES >> 20} MiB of writable shared memory in {SHARED_MEMORY}: give the"
+                " container more, such as docker run --shm-size=256m"
+            )
+    script = write_script(folder, Path(vizdoom.__file__).parent / "vizdoom")
+    if script is not None:
+        game.set_vizdoom_path(str(script))
+    elif not os.access(os.curdir, os.W_OK):
+        raise UserError(f"the engine writes to the current folder {Path.cwd()}: start from a writable one")
 
 
 def _walls(sectors: list[vizdoom.Sector]) -> np.ndarray:
