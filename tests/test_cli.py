@@ -200,13 +200,16 @@ def test_version(capsys):
 
 
 def test_info_names_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(info, "WEIGHTS", tmp_path)
-    (tmp_path / "world.safetensors").write_bytes(b"abc")
+    monkeypatch.setattr(info, "WORLDS", tmp_path)
+    file = tmp_path / "pond" / "weights" / "a_world_with_a_very_long_name.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"abc")
     assert cli.main(["info"]) == 0
-    out = capsys.readouterr().out
-    for name in ("worldcompass", "python", "platform", "cpus", "torch threads", "cuda", "vizdoom"):
-        assert f"\n{name} " in f"\n{out}"
-    assert "sha256 ba7816bf8f01" in out
+    lines = capsys.readouterr().out.splitlines()
+    names = ("worldcompass", "python", "platform", "cpus", "torch threads", "cuda", "vizdoom")
+    for name in (*names, f"weights/{file.name}"):
+        assert [line for line in lines if line.startswith(f"{name}  ")], "a gap before the next column"
+    assert lines[-1].endswith("  0.0 MiB, sha256 ba7816bf8f01")
 
 
 def test_report_command_prints_the_page(tmp_path, capsys):

@@ -15,8 +15,8 @@ EXAMPLES = """\
   worldcompass info
 """
 
-PACKAGES = ("torch", "numpy", "vizdoom", "opencv-python-headless", "safetensors", "av", "rich")
-WEIGHTS = Path(__file__).parent.parent / "worlds" / "doom" / "weights"
+PACKAGES = ("torch", "numpy", "vizdoom", "opencv-python-headless", "safetensors", "av", "rich", "mujoco")
+WORLDS = Path(__file__).parent.parent / "worlds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def _torch_facts() -> Iterator[tuple[str, str]]:
 
 
 def _weight_facts() -> Iterator[tuple[str, str]]:
-    files = sorted(WEIGHTS.glob("*.safetensors"))
+    files = sorted(WORLDS.glob("*/weights/*.safetensors"))
     if not files:
         yield "weights", "none in this installation"
     for file in files:
