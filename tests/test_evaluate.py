@@ -16,6 +16,8 @@ from worldcompass.evaluate import (
     MEASURES,
     Measured,
     evaluation_of,
+    gap_share,
+    gap_text,
     imagine_all,
     measure,
     per_action,
@@ -25,7 +27,7 @@ from worldcompass.evaluate import (
 )
 from worldcompass.report.actions import heat_maps
 from worldcompass.rollout import imagine_video
-from worldcompass.runs.results import ActionCounts, Count
+from worldcompass.runs.results import ActionCounts, Count, Evaluation
 from worldcompass.statistics import Estimate, resamples, share_closed
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Scenario, Truth
@@ -156,7 +158,7 @@ def test_the_paired_interval_is_narrow_where_the_pairs_agree():
     assert 0.09 < change.low < 0.1 < change.high < 0.11
     of_base = blocks.score("base", "combined", "judge_accuracy")
     assert of_base.high - of_base.low > 0.08
-    gap = blocks.closed("combined")
+    gap = gap_share(blocks, "combined")
     assert gap.mean == pytest.approx((trained.mean() - base.mean()) / (0.9 - base.mean()))
     assert gap.low < gap.mean < gap.high
 
@@ -217,10 +219,27 @@ def test_the_closed_share_is_unknown_without_a_gap_and_still_json():
     entry = share_closed(same, same, better, rows)
     stored = json.loads(json.dumps(entry.to_json(), allow_nan=False))
     assert stored == {"mean": None, "ci95": [None, None], "n": 2}
-    assert not entry.known and entry.in_percent() == "no gap" and not Estimate.from_json(stored).known
+    assert not entry.known and not Estimate.from_json(stored).known
     engine = np.array([1.0, 1.0])  # no gap in the second scenario, so none in a quarter of the resamples
-    half = share_closed(engine, same, np.array([0.75, 1.0]), rows)
-    assert half == Estimate(0.5, 0.5, 0.5, 2) and half.in_percent() == "50.0% [50.0, 50.0]"
+    assert share_closed(engine, same, np.array([0.75, 1.0]), rows) == Estimate(0.5, 0.5, 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("engine", "shown"),
+    [
+        (0.9, "50.0% ["),
+        (0.5, "gap not resolved"),  # there is none
+        (0.505, "gap not resolved"),  # another sample of scenarios might have none
+        (0.1, "gap not resolved"),
+    ],
+)
+def test_a_share_of_a_gap_is_shown_where_the_gap_is_resolved(engine, shown):
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, 40))
+    base, truth = 0.5 + noise[0], engine + noise[1]
+    found = summarise(measured(truth), measured(base), measured((base + truth) / 2))
+    assert gap_text(found, "combined").startswith(shown) and gap_text(found, "basic") == "–"
+    assert gap_share(found, "combined").known == shown.startswith("50")
+    assert gap_share(found, "combined").n == 40 and not gap_share(Evaluation(), "combined").known
 
 
 def test_actions_of_controls_are_counted_in_the_table_of_their_words():

@@ -40,7 +40,7 @@ def test_what_is_no_estimate_is_refused(data):
 def test_an_estimate_is_written_for_people():
     value = Estimate(0.4134, 0.32, 0.5, 24)
     assert value.in_percent() == "41.3% [32.0, 50.0]" and value.in_percent(digits=0) == "41% [32, 50]"
-    assert UNKNOWN.in_percent(none="nothing") == "nothing"
+    assert UNKNOWN.in_percent() == "–" and UNKNOWN.in_percent(none="nothing") == "nothing"
     assert str(Estimate(0.12, 0.05, 0.19)) == "+0.12 (+0.05 to +0.19)"
     assert Estimate(0.5, 0.25, 1.0, 24).times(100) == Estimate(50.0, 25.0, 100.0, 24)
 

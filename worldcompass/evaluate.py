@@ -20,7 +20,7 @@ from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_object
 from worldcompass.runs.results import SIDES, ActionCounts, Count, Depths, Evaluation
-from worldcompass.statistics import Estimate, bootstrap, resamples, share_closed
+from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, resamples, share_closed
 from worldcompass.types import Scenario
 from worldcompass.ways import ROLLOUT
 from worldcompass.world import WorldModel, WorldSpec
@@ -288,6 +288,22 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Eva
             sides[side][kind] = {n: bootstrap(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
     engine_scores, base_scores, trained_scores, differences = (sides[side] for side in SIDES)
     return Evaluation(engine_scores, base_scores, trained_scores, differences, closed)
+
+
+def gap_share(found: Evaluation, kind: str) -> Estimate:
+    """The share of the gap that training closed; unknown when not measured or when the gap is not resolved.
+
+    The gap is resolved when the engine's 95% interval lies above the base's. Dividing by less gives any number.
+    """
+    closed = found.gap_closed.get(kind, UNKNOWN)
+    base, engine = (found.score(side, kind, FOLLOWED) for side in ("base", "engine"))
+    return closed if engine.low > base.high else replace(UNKNOWN, n=closed.n)
+
+
+def gap_text(found: Evaluation, kind: str, between: str = " ") -> str:
+    """``gap_share`` as text: a dash when not measured, ``gap not resolved`` when it is not."""
+    share = gap_share(found, kind)
+    return share.in_percent(between, none="–" if share.n is None else f"gap not{between}resolved")
 
 
 def per_depth(measured: Measured) -> Depths:

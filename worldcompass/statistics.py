@@ -62,7 +62,7 @@ class Estimate:
         """``+0.12 (+0.05 to +0.19)``."""
         return f"{_signed(self.mean)} ({_signed(self.low)} to {_signed(self.high)})"
 
-    def in_percent(self, between: str = " ", digits: int = 1, none: str = "no gap") -> str:
+    def in_percent(self, between: str = " ", digits: int = 1, none: str = "–") -> str:
         """A share in percent, such as ``41.3% [32.0, 50.1]``; ``none`` when unknown."""
         if not self.known:
             return none

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 
@@ -15,6 +16,7 @@ from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.media import charts, video
 from worldcompass.report import runs, write_comparison, write_report
+from worldcompass.runs.results import Results
 from worldcompass.statistics import Estimate, number
 
 
@@ -55,6 +57,14 @@ def test_headline_says_the_result_in_plain_words(page):
     )
     assert expected in page
     assert '<span class="badge learning">learning</span>' in page
+
+
+def test_headline_says_that_a_gap_is_not_resolved():
+    """In older files too, which hold a share of any gap."""
+    found = Results.from_json(make_results()).evaluation
+    base = {"combined": {"judge_accuracy": Estimate(0.241, 0.1, 0.9, 24)}}
+    found = replace(found, base=base, gap_closed={"combined": Estimate(0.88, -6.8, 6.25, 24)})
+    assert runs.headline(found, "combined").endswith("(engine 88.0%); the gap is not resolved.")
 
 
 def test_page_is_self_contained_and_well_formed(page):

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(found: Evaluation) -> list[str]:
     """One line for each kind of actions: every side in percent, then the closed share of the gap."""
-    from worldcompass.evaluate import FOLLOWED
+    from worldcompass.evaluate import FOLLOWED, gap_text
 
     lines = []
     for kind in ("combined", "basic"):
@@ -67,6 +67,6 @@ def _lines(found: Evaluation) -> list[str]:
             side: found.score(side, kind, FOLLOWED) for side in ("base", "trained", "engine", "difference")
         }
         cells = [f"{side} {score.in_percent()}" for side, score in scores.items() if score.known]
-        cells += [f"gap closed {share.in_percent()}" for k, share in found.gap_closed.items() if k == kind]
+        cells += [f"gap closed: {gap_text(found, kind)}"] if kind in found.gap_closed else []
         lines.append(f"{kind:8}  {'  '.join(cells)}")
     return lines

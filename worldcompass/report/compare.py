@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import FOLLOWED
+from worldcompass.evaluate import FOLLOWED, gap_share
 from worldcompass.media.charts import Bar, Series, curves_chart, interval_chart
 from worldcompass.media.html import document
 from worldcompass.report.actions import heat_maps
@@ -84,7 +84,7 @@ def render(runs: Sequence[Run], names: Sequence[str]) -> str:
 def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> str:
     lines = []
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        gap = run.results.evaluation.closed("combined")
+        gap = gap_share(run.results.evaluation, "combined")
         closed = f" {percent(gap.mean)} of the gap of combined actions closed." if gap.known else ""
         lines.append(
             f'<li><b class="run{index}">{escape(name)}</b> {badge(run)} {escape(answer(run))}{closed}</li>'

@@ -9,7 +9,7 @@ from typing import Any
 
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
-from worldcompass.evaluate import FOLLOWED
+from worldcompass.evaluate import FOLLOWED, gap_share
 from worldcompass.media import video
 from worldcompass.runs.folder import RunFolder, training_member
 from worldcompass.runs.metrics import StepMetrics, read_metrics, read_object
@@ -120,9 +120,11 @@ def headline(found: Evaluation, kind: str, way: str = ROLLOUT) -> str:
     text = f"{KINDS[kind]} followed{walked}: {base} → {trained}"
     if engine != UNMEASURED:
         text += f" (engine {engine})"
-    gap = found.closed(kind)
+    gap = gap_share(found, kind)
     if gap.known:
         text += f"; {percent(gap.mean)} of the gap closed"
+    elif gap.n is not None:
+        text += "; the gap is not resolved"
     if gap.bounded:
         text += f" (95% interval {percent(gap.low)} to {percent(gap.high)})"
     return text + "."

@@ -21,6 +21,7 @@ from worldcompass.evaluate import (
     MEASURES,
     Measured,
     evaluation_of,
+    gap_text,
     pool,
     read_measured,
     with_ways,
@@ -259,7 +260,7 @@ def _everything_of(found: Evaluation, kind: str) -> Iterator[tuple[str, ...]]:
     for measure in MEASURES:
         means = (f"{found.score(side, kind, measure).mean:.3f}" for side in _SIDES)
         yield measure, *means, _change(found.score("difference", kind, measure), 3)
-    yield "gap closed", *"–––", found.closed(kind).in_percent()
+    yield "gap closed", *"–––", gap_text(found, kind)
 
 
 _Row = tuple[str, Callable[[str], str]]
@@ -300,7 +301,7 @@ def _points(found: Evaluation) -> Callable[[str], str]:
 
 
 def _closed(found: Evaluation) -> Callable[[str], str]:
-    return lambda kind: found.closed(kind).in_percent()
+    return lambda kind: gap_text(found, kind)
 
 
 def _changes(found: Evaluation, measure: str, digits: int) -> Callable[[str], str]:

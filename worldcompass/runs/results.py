@@ -44,7 +44,7 @@ class Evaluation:
     difference: Scores = field(default_factory=dict[str, Mapping[str, Estimate]])
     """Trained minus base, paired by scenario."""
     gap_closed: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
-    """Share closed of the gap in followed actions between base and engine; unknown without a gap."""
+    """Share closed of the gap in followed actions between base and engine, however small; see ``gap_share``."""
     counts: Mapping[str, Mapping[str, Count]] = field(default_factory=dict[str, Mapping[str, Count]])
     """By side, then by kind: the latents behind the shares of followed actions; empty in older files."""
     unseen: Evaluation | None = None
@@ -63,10 +63,6 @@ class Evaluation:
     def score(self, side: str, kind: str, measure: str) -> Estimate:
         """One score of one of ``SIDES``; unknown when not measured."""
         return getattr(self, side).get(kind, {}).get(measure, UNKNOWN)
-
-    def closed(self, kind: str) -> Estimate:
-        """The closed share of the gap; unknown when not measured."""
-        return self.gap_closed.get(kind, UNKNOWN)
 
     def has(self, kind: str) -> bool:
         """Whether a kind of actions has any score."""

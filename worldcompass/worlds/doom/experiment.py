@@ -31,6 +31,7 @@ from worldcompass.evaluate import (
     HELD_OUT,
     KINDS,
     Judge,
+    gap_text,
     per_action,
     per_depth,
 )
@@ -355,7 +356,8 @@ def _headline(results: Results, folder: RunFolder, page: Path, further: str | No
             scores = [
                 found.score(side, kind, FOLLOWED) for side in ("base", "trained", "difference", "engine")
             ]
-            table.add_row(way, kind, *(score.in_percent("\n") for score in (*scores, found.closed(kind))))
+            closed = gap_text(found, kind, "\n")
+            table.add_row(way, kind, *(score.in_percent("\n") for score in scores), closed)
     console.print(table)
     for way, walking in results.walking.items():
         console.print(f"{way}: {walking.describe()}")
