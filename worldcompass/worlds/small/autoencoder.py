@@ -117,6 +117,11 @@ class Codec(nn.Module):
         """Of its tensors."""
         return next(chain(self.parameters(), self.buffers())).device
 
+    @property
+    def channel_weights(self) -> Tensor:
+        """How much squared errors of each latent channel (C,) count when a world is taught, 1 on average: alike."""
+        return torch.ones(self.config.channels, device=self.device)
+
     def start_linear(self, frames_B3hw: Tensor) -> None:
         """Begin as the principal components of cells of pixels, the best linear code."""
         raise NotImplementedError

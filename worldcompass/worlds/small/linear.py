@@ -60,6 +60,11 @@ class LinearAutoencoder(Codec):
         self.config = config
         self.code = LinearCode(config)
 
+    @property
+    def channel_weights(self) -> Tensor:
+        """See ``Codec``: errors count as they do in pixels, for axes are orthonormal."""
+        return self.code.scale.square() / self.code.scale.square().mean()
+
     def start_linear(self, frames_B3hw: Tensor) -> None:
         """See ``Codec``."""
         self.code.fit(frames_B3hw)

@@ -70,7 +70,7 @@ def world_loss(
 ) -> Tensor:
     """Mean squared velocity error over all predicted latents, in chunks of ``chunk`` latents.
 
-    See ``Teaching.level_floor`` for errors at low noise levels.
+    See ``Codec.channel_weights``, and ``Teaching.level_floor`` for errors at low noise levels.
     """
     teaching, device, whole = blueprint.teaching, world.device, world.spec.chunk_lengths[0]
     clean, past, entry = (
@@ -108,7 +108,9 @@ def world_loss(
         layout.repeat(before, 2, 1)[:, :, 0], layout.repeat(seen, 2, chunk),
         rotary=rotary_of_rows(world, actions, layout, chunk), attend=layout.attend(sequences), asked_B=noisy,
     )  # fmt: skip
-    error = (velocity.float() - layout.gather(targets, 2, chunk)[noisy]).square().mean(dim=(1, 3, 4))
+    weight = world.autoencoder.channel_weights[:, None, None, None]
+    error = (velocity.float() - layout.gather(targets, 2, chunk)[noisy]).square() * weight
+    error = error.mean(dim=(1, 3, 4))
     counted = sigma_RK[noisy] > 0
     level = sigma_RK[noisy][counted]
     return (error[counted] * (level / level.clamp_min(teaching.level_floor)).square()).mean()
