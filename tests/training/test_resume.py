@@ -111,6 +111,16 @@ def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path,
     assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"
 
 
+def test_more_steps_are_a_changed_setting_where_the_rate_falls_along_them(tmp_path):
+    falling = TINY.changed(lr_end=0.1)
+    train_toy(tmp_path / "run", falling)
+    longer = falling.changed(steps=TINY.steps + 1)
+    with pytest.raises(UserError, match=rf"steps: {TINY.steps} -> {TINY.steps + 1}"):
+        train_toy(tmp_path / "run", longer, resume=True)
+    train_toy(tmp_path / "run", longer.changed(accept_changes=True), resume=True)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1].step == TINY.steps + 1
+
+
 def test_a_folder_that_a_run_is_training_into_is_refused_to_others(tmp_path):
     out, refused = tmp_path / "run", []
 

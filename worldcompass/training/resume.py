@@ -36,7 +36,7 @@ from worldcompass.training.optim import refuse_broken_weights
 if TYPE_CHECKING:
     from worldcompass.training.run import Run
 
-# Settings that a resumed run may change.
+# Settings that a resumed run may change; ``steps`` only if no rate falls along them.
 MAY_CHANGE = (
     "steps", "save_every", "keep_checkpoints", "micro_rows", "probe_every", "on_disease", "track", "shard",
     "shard_within", "offload", "ranks_per_group", "accept_changes", "recipe",
@@ -183,6 +183,7 @@ def _take_over(
     """Load a checkpoint and return the settings that changed."""
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
     changed = differences(by_short_name(state["run"]), now, defaults)
+    changed |= _changed_schedule(run, state)
     refuse_changes(folder.path, changed, run.config.keeping.accept_changes)
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}, "critic": {}}
     for name, tensor in tensors.items():
@@ -197,6 +198,14 @@ def _take_over(
         group |= {"initial_lr": run.config.optimiser.lr} if "lr" in changed else {}
         group |= {"weight_decay": run.config.optimiser.weight_decay} if "weight_decay" in changed else {}
     return changed
+
+
+def _changed_schedule(run: Run, state: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The number of steps, [saved, now], if it changed and the learning rate falls along it; else nothing."""
+    saved, now = by_short_name(state.get("config", {})), run.config.steps
+    old = saved.get("steps", now)
+    falls = run.config.optimiser.lr_end != 1 or saved.get("lr_end", 1) != 1
+    return {"steps": [old, now]} if falls and old != now else {}
 
 
 def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
