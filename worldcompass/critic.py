@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
@@ -97,14 +99,17 @@ def needs_of(critic: Critic) -> frozenset[Need]:
 
 
 def ask(critic: Critic, group: Group) -> Scores:
-    """Call a critic and check that it returns one value and one validity per candidate.
+    """Call a critic without gradients and check that it returns one value and one validity per candidate.
 
     Raises:
         FailedCritic: when it raises an error, or returns something else.
         UserError: as raised by the critic, such as for an unreachable server.
     """
     try:
-        scores: Any = critic(group)
+        with (
+            torch.no_grad()
+        ):  # a network called as people write it would keep its graph, and spoil the next one
+            scores: Any = critic(group)
     except UserError:
         raise
     except FAILURES as error:
@@ -117,7 +122,7 @@ def ask(critic: Critic, group: Group) -> Scores:
             f"must return one score and one verdict for each candidate, {size[0]} each, got"
             f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
         )
-    return scores
+    return replace(scores, values_G=scores.values_G.detach())
 
 
 def error_line(error: Exception) -> str:

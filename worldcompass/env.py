@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worldcompass.actions import ActionSpace, CameraActions, misfit
 from worldcompass.controls import Axis, Controls
-from worldcompass.critic import Critic
+from worldcompass.critic import Critic, ask
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS, label
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.walk import Walk, start_walk
@@ -66,7 +66,7 @@ class Episode:
             return values, valid
         for row in range(walks):
             if isinstance(reward, Critic):
-                scores = reward(self._group(row))
+                scores = ask(reward, self._group(row))
                 valid[row] = bool(scores.valid_G[0])
                 values[row] = float(scores.values_G[0]) if valid[row] else 0.0
             else:

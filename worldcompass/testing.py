@@ -7,6 +7,7 @@ expected and the received value, and the change to make.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def check_critic(critic: Critic, group: Group | None = None) -> None:
     untouched = torch.equal(before[0], group.frames_GF3hw) and torch.equal(before[1], group.past_frames_F3hw)
     _expect(untouched, "a call", "the group left as it was", "changed frames", "copy before writing")
     values, valid = scores.values_G, scores.valid_G
+    if values.requires_grad:  # a run asks it without gradients
+        warnings.warn(f"the critic {critic.name} keeps a graph: call it in torch.no_grad()", stacklevel=2)
     _expect(values.shape == (size,), "values_G", f"shape ({size},)", values.shape, "one score per candidate")
     _expect(values.dtype == torch.float32, "values_G", "float32", values.dtype, "call .float()")
     _expect(

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
@@ -205,7 +207,8 @@ class _Actor:
 
     def score(self, body: bytes) -> dict[str, Any]:
         """Packed scores of a packed group."""
-        return pack_scores(self.critic.name, self.critic(unpack_group(body)))
+        with torch.no_grad():
+            return pack_scores(self.critic.name, self.critic(unpack_group(body)))
 
 
 def _install_error(text: str) -> str:
