@@ -361,3 +361,17 @@ def test_package_warnings_are_one_line_and_others_show_their_place():
         "a checkpoint is damaged", UserWarning, str(Path(cli.__file__).parent / "train.py"), 3
     ) == ("warning: a checkpoint is damaged\n")
     assert cli._warning("old", UserWarning, "/lib/torch/x.py", 3) == "/lib/torch/x.py:3: UserWarning: old\n"
+
+
+def test_a_type_that_only_type_checkers_know_stops_no_other_setting(tmp_path, monkeypatch):
+    (tmp_path / "checked.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from pathlib import Path\n"
+        "@dataclass(frozen=True)\nclass Base:\n    gain: float = 1.0\n"
+        "@dataclass(frozen=True)\nclass Toy(Base):\n    extra: Path | None = None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    toy = importlib.import_module("checked").Toy()
+    assert override(toy, ["gain=2"]).gain == 2.0
+    with pytest.raises(UserError, match="extra cannot be set from the command line: its type is unknown"):
+        override(toy, ["extra=x"])

@@ -112,7 +112,7 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
         known = names if grouped is None else [*names, *grouped.flat()]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(names)
         raise UserError(f"there is no setting {key!r}; nearest: {', '.join(near)}")
-    current, kind = getattr(config, name), get_type_hints(type(config))[name]
+    current, kind = getattr(config, name), _kind_of(type(config), name, key)
     if not inside:
         changes[name] = parse_value(text, kind, key)
     elif isinstance(current, dict):
@@ -124,6 +124,18 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
         _note(own, current, inside, text, key)
     else:
         raise UserError(f"{name} has no settings inside it, so {key!r} cannot be set")
+
+
+def _kind_of(owner: type, name: str, key: str) -> Any:
+    """The annotation of one field; others may name what only type checkers import."""
+    home = next(kind for kind in owner.__mro__ if name in vars(kind).get("__annotations__", {}))
+    alone = type(
+        "_Field", (), {"__module__": home.__module__, "__annotations__": {name: home.__annotations__[name]}}
+    )
+    try:
+        return get_type_hints(alone)[name]
+    except NameError as error:
+        raise UserError(f"{key} cannot be set from the command line: its type is unknown ({error})") from None
 
 
 def _changed(config: Any, changes: _Changes) -> Any:
