@@ -26,6 +26,7 @@ from player_server import Browser, ask, detail, png, running, toy_shared, toy_st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from worldcompass import cli
+from worldcompass.media.pictures import picture_size
 from worldcompass.player import pace, session, sessions, starts
 from worldcompass.player.messages import Begin, encode_frame, read_message
 from worldcompass.player.panes import WorldPane
@@ -425,7 +426,7 @@ def test_bad_pictures_are_answered_with_a_sentence(port, monkeypatch):
 
 def test_jpegs_are_measured_before_they_are_decoded():
     jpeg = cv2.imencode(".jpg", np.zeros((30, 50, 3), np.uint8))[1].tobytes()
-    assert starts._size_of(jpeg) == (50, 30) and starts._size_of(jpeg[:30]) is None
+    assert picture_size(jpeg) == (50, 30) and picture_size(jpeg[:30]) is None
     assert start_from_picture(jpeg, (48, 64)).image_3hw.shape == (3, 48, 64)
 
 
@@ -467,7 +468,10 @@ def test_frames_survive_the_way_to_the_browser():
         (["--fps", "0"], "--fps 0 is out of range"),
         (["--port", "70000"], "--port 70000 is out of range"),
         (["--single", "--vote"], "--vote compares two sets of weights"),
-        (["--single", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1 port 8765"),
+        (
+            ["--single", "--host", "203.0.113.1"],
+            "cannot listen on 203.0.113.1 port 8765: Cannot assign requested address; name an address",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(words, sentence, capsys, monkeypatch, tmp_path):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from worldcompass.commands._listening import address_of, listen
 from worldcompass.commands._options import add_device, check_device, check_port, positive
 from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, world_maker
 from worldcompass.errors import UserError
@@ -59,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sessions", type=positive, default=4, metavar="N", help=text)
     text = "address to listen on; other machines can reach all but the default (default: %(default)s)"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
+    text = "also admit pages from this address, such as of a proxy in front; may be repeated"
+    parser.add_argument("--origin", action="append", default=[], metavar="URL", help=text)
     parser.add_argument("--port", type=int, default=8765, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--no-browser", action="store_true", help="print the address without opening a browser"
@@ -78,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         after = _newest(args.world)
     if args.vote and after is None:
         raise UserError("--vote compares two sets of weights: name the trained ones with --after RUN")
-    listener = _listen(args.host, args.port)
+    origins = _origins(args.origin)
+    listener = listen(args.host, args.port)
     import torch
 
     torch.set_num_threads(1)  # every pane has its own thread
@@ -120,11 +125,11 @@ def run(args: argparse.Namespace) -> int:
         titles = (_fingerprint(before), _fingerprint(after))
         engine = next((pane for pane in panes if isinstance(pane, EnginePane)), None)
         study = Ballot(shared, (worlds[0], worlds[1]), titles, args.votes, engine=engine)
-    app = create_app(shared, Settings(about, args.sessions, local), study)
+    app = create_app(shared, Settings(about, args.sessions, local, origins), study)
     print(about)
     if not local:
         print(f"warning: {args.host} admits other machines without a password. Stop with Ctrl-C.")
-    address = f"http://{'localhost' if local else args.host}:{listener.getsockname()[1]}"
+    address = address_of(args.host, listener)
     print(f"playing at {address} (stop with Ctrl-C)", flush=True)
     if not args.no_browser:
         _open_browser(address)
@@ -205,19 +210,13 @@ def _fingerprint(folder: Path | None) -> str:
     return f"{_title(folder)} ({hashlib.sha256(data).hexdigest()[:12]})"
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, opened first so that a busy port is reported before anything is loaded."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as why:
-        raise UserError(
-            f"cannot listen on {host} port {port}: {why.strerror or why}; choose another with --port"
-        ) from why
-    return listener
+def _origins(addresses: Sequence[str]) -> frozenset[str]:
+    """Names and ports of the addresses of ``--origin``."""
+    places = {address: urlsplit(address) for address in addresses}
+    for address, place in places.items():
+        if place.scheme not in ("http", "https") or not place.netloc:
+            raise UserError(f"--origin is {address}: expected an address such as https://play.example.org")
+    return frozenset(place.netloc for place in places.values())
 
 
 def _open_browser(address: str) -> None:

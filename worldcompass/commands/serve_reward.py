@@ -7,8 +7,8 @@ it as `RemoteCritic("http://127.0.0.1:8770")`; `POST /score?path=w-3` scores a v
 from __future__ import annotations
 
 import argparse
-import socket
 
+from worldcompass.commands._listening import address_of, listen
 from worldcompass.commands._options import check_port
 from worldcompass.errors import UserError
 
@@ -42,18 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.commands.audit import critic_of
     from worldcompass.worlds.doom.world import SPEC
 
-    if not 0 < args.port < 2**16:
-        raise UserError(f"--port {args.port} is out of range: expected 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((args.host, args.port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {args.host}:{args.port} ({error.strerror}): choose another --port"
-            ) from None
+    listener = listen(args.host, args.port)
     critic, _ = critic_of(args.critic)
-    print(f"critic {critic.name} answers at http://{args.host}:{args.port} (stop with Ctrl-C)", flush=True)
+    print(f"critic {critic.name} answers at {address_of(args.host, listener)} (stop with Ctrl-C)", flush=True)
     app = application(critic, SPEC, loopback_only=args.host in LOOPBACK)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     return 0

@@ -53,6 +53,8 @@ class Settings:
     """One line that names the weights on display."""
     max_sessions: int = 4
     loopback_only: bool = True
+    origins: frozenset[str] = frozenset()
+    """Names and ports of other addresses, such as of a proxy, whose pages are admitted too."""
 
 
 def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) -> FastAPI:
@@ -70,7 +72,7 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
     app = FastAPI(
         title="WorldCompass player", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
-    app.add_middleware(Guard, loopback_only=settings.loopback_only)
+    app.add_middleware(Guard, loopback_only=settings.loopback_only, origins=settings.origins)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.include_router(api.routes(shared, worlds))

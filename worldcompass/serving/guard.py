@@ -35,15 +35,16 @@ class Guard:
     resolve to this machine.
     """
 
-    def __init__(self, app: ASGIApp, loopback_only: bool) -> None:
-        self.app, self.loopback_only = app, loopback_only
+    def __init__(self, app: ASGIApp, loopback_only: bool, origins: frozenset[str] = frozenset()) -> None:
+        """Guard ``app``; pages from ``origins``, names with ports, are admitted too."""
+        self.app, self.loopback_only, self.origins = app, loopback_only, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        why = refusal(Headers(scope=scope), self.loopback_only)
+        why = refusal(Headers(scope=scope), self.loopback_only, self.origins)
         if why is None:
             await self._serve(scope, receive, send)
         elif scope["type"] == "http":
@@ -69,14 +70,17 @@ class Guard:
                 await answer(scope, receive, send)
 
 
-def refusal(headers: Headers, loopback_only: bool) -> str | None:
+def refusal(headers: Headers, loopback_only: bool, origins: frozenset[str] = frozenset()) -> str | None:
     """The reason to refuse a request, in one sentence; None for an allowed one."""
     host = headers.get("host", "")
-    if loopback_only and _hostname(host) not in LOOPBACK:
-        return "this server answers to localhost only: use the address that it printed"
+    if loopback_only and _hostname(host) not in LOOPBACK and host not in origins:
+        return "this server answers to localhost only: use the address that it printed, or name yours with --origin"
     origin = headers.get("origin")
-    if origin is not None and _netloc(origin) != host:
-        return "this request comes from another site's page: open this server's own address"
+    if origin is not None and _netloc(origin) not in {host, *origins}:
+        return (
+            "this request comes from another site's page: open this server's own address, or name the page's with"
+            " --origin"
+        )
     return None
 
 
