@@ -15,6 +15,7 @@ from lamp_page import Brightness, LampWorld, MixedLamp, mixed_walks, walks
 
 from worldcompass.controls import Axis, Controls, button
 from worldcompass.env import WorldEnv, WorldVectorEnv, gym_space
+from worldcompass.errors import UserError
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Group, Scores
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
@@ -127,9 +128,65 @@ def test_pictures_are_rendered(monkeypatch):
     window.close()
 
 
+def test_a_recorded_video_plays_at_the_worlds_own_speed():
+    """One picture per step, or all pictures of every step; both last as long as the walk."""
+    fps, per_step, steps = ToyWorld().spec.fps, ToyWorld().spec.frames_per_latent, 3
+    one, every = toy_env(render_mode="rgb_array"), toy_env(render_mode="rgb_array_list")
+    assert one.metadata["render_fps"] * per_step == every.metadata["render_fps"] == fps
+    first, _ = every.reset(seed=0)
+    seen = [every.step(np.array(ACTIONS[i]))[0] for i in range(steps)]
+    frames = every.render()
+    np.testing.assert_array_equal(np.stack(frames), np.concatenate([first[-1:], *seen]))
+    assert every.render() == [] and len(frames) == 1 + steps * per_step
+
+
+def test_the_last_frame_alone_is_an_observation_for_agents_of_pictures():
+    env = toy_env(observes="last")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the toy's pictures are tiny
+        check_env(env, skip_render_check=True)
+    whole, last = play(toy_env(), ACTIONS)[0], play(env, ACTIONS)[0]
+    assert all(np.array_equal(a[-1], b) for a, b in zip(whole, last, strict=True))
+    batch = WorldVectorEnv(ToyWorld(), toy_scenarios(3), 2, observes="last", render_mode="rgb_array")
+    observations, _ = batch.reset(seed=7)
+    assert batch.observation_space.contains(observations)
+    np.testing.assert_array_equal(np.stack(batch.render()), observations)
+    np.testing.assert_array_equal(observations[0], last[0])
+
+
+def test_seeds_of_numpy_count_and_each_row_needs_one():
+    env, batch = toy_env(), WorldVectorEnv(ToyWorld(), toy_scenarios(3), 2)
+    np.testing.assert_array_equal(env.reset(seed=np.int64(3))[0], env.reset(seed=3)[0])
+    rows = batch.reset(seed=np.int64(3))[0]
+    for same in (3, [3, 4], np.array([3, 4])):
+        np.testing.assert_array_equal(batch.reset(seed=same)[0], rows)
+    for wrong in ([3], [3, 4, 5]):
+        with pytest.raises(ValueError, match=f"one seed for each of 2 environments, got {len(wrong)}"):
+            batch.reset(seed=wrong)
+
+
+def test_a_step_of_a_long_episode_copies_no_earlier_frames():
+    """Else its time grows with the episode."""
+    env = toy_env(max_steps=10_000)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.array([1, 0]))
+    before = env._episode.past
+    env.step(np.array([1, 0]))
+    after = env._episode.past
+    assert len(after) == len(before) + 1 == 4
+    assert all(old is kept for old, kept in zip(before, after, strict=False))
+
+
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="expected rgb_array, human or None"):
+    with pytest.raises(ValueError, match="expected rgb_array, rgb_array_list, human or None"):
         toy_env(render_mode="video")
+    with pytest.raises(ValueError, match="observes is 'all', expected step or last"):
+        toy_env(observes="all")
+    with pytest.raises(ValueError, match="expected rgb_array or None"):
+        WorldVectorEnv(ToyWorld(), toy_scenarios(3), 2, render_mode="human")
+    with pytest.raises(UserError, match="holds no trained weights"):
+        gymnasium.make("worldcompass/Doom-v0", weights="no-such-run")
     with pytest.raises(ValueError, match="at least one scenario"):
         WorldEnv(ToyWorld(), [])
     with pytest.raises(ValueError, match="SyncVectorEnv"):

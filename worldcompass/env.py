@@ -8,9 +8,10 @@ truncated after ``max_steps``.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -33,6 +34,9 @@ from worldcompass.world import WorldModel
 Reward = Critic | Callable[[Tensor, Actions], float]
 """A critic, or a function of a step's frames, uint8 (F, 3, h, w), and its actions, K latents."""
 
+Observes = Literal["step", "last"]
+"""What an observation holds: every frame of a step, or the last one alone, as most agents of pictures expect."""
+
 MAX_STEPS = 64
 WINDOW = 640  # pixels across of the window for people
 
@@ -42,14 +46,13 @@ class Episode:
     """P episodes that started together; ``save_state`` stores it with the random generators."""
 
     walk: Walk
-    past_PF3hw: Tensor
-    """uint8: all frames before the last step."""
+    past: tuple[Tensor, ...] = ()
+    """uint8 (P, F, 3, h, w) of every earlier step, joined only for a critic, as the copy grows with the episode."""
     steps: int = 0
 
     def step(self, coming: Actions) -> Episode:
         """The episodes after one more action each, (P, 1)."""
-        walk = self.walk.step(coming)
-        return Episode(walk, torch.cat([self.past_PF3hw, self.walk.frames_PF3hw], 1), self.steps + 1)
+        return Episode(self.walk.step(coming), (*self.past, self.walk.frames_PF3hw), self.steps + 1)
 
     def observations(self, frames: int) -> np.ndarray:
         """The last ``frames`` frames, uint8 (P, F, h, w, 3); a single start image is repeated."""
@@ -60,7 +63,7 @@ class Episode:
 
     def rewards(self, reward: Reward | None) -> tuple[np.ndarray, np.ndarray]:
         """Rewards of the last step, float64 (P,), and their validity; 0 where the critic abstains."""
-        walks = len(self.past_PF3hw)
+        walks = len(self.walk.row_keys)
         values, valid = np.zeros(walks), np.ones(walks, bool)
         if reward is None:
             return values, valid
@@ -79,7 +82,8 @@ class Episode:
         return self.walk.actions.select(row).latents(max(0, done - self.walk.chunk_length), done)
 
     def _group(self, row: int) -> Group:
-        past, per_latent = self.past_PF3hw[row], self.walk.world.spec.frames_per_latent
+        past = torch.cat([frames_PF3hw[row] for frames_PF3hw in self.past])
+        per_latent = self.walk.world.spec.frames_per_latent
         return Group(self.walk.frames_PF3hw[row, None], past, past[0], self._last(row), per_latent)
 
     def infos(self) -> dict[str, np.ndarray]:
@@ -101,8 +105,11 @@ class Simulator:
     reward: Reward | None = None
     num_steps: int | None = None
     max_steps: int = MAX_STEPS
+    observes: Observes = "step"
 
     def __post_init__(self) -> None:
+        if self.observes not in get_args(Observes):
+            raise ValueError(f"observes is {self.observes!r}, expected step or last")
         if self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}, expected 1 or more")
         if not self.starts:
@@ -112,13 +119,20 @@ class Simulator:
 
     @property
     def frames(self) -> int:
-        """Frames of an observation."""
+        """Frames of a step."""
         return self.world.spec.ways[PLAY].chunk_length * self.world.spec.frames_per_latent
 
     @property
     def observation_space(self) -> spaces.Box:
-        """uint8 (F, h, w, 3): the frames of one step, oldest first."""
-        return spaces.Box(0, 255, (self.frames, *self.world.spec.frame_size, 3), np.uint8)
+        """uint8 (F, h, w, 3), the frames of one step, oldest first; or (h, w, 3), the last one alone."""
+        size = (*self.world.spec.frame_size, 3)
+        return spaces.Box(0, 255, size if self.observes == "last" else (self.frames, *size), np.uint8)
+
+    def observations(self, episode: Episode) -> np.ndarray:
+        """One observation per episode, (P, *observation_space)."""
+        return (
+            episode.observations(1)[:, -1] if self.observes == "last" else episode.observations(self.frames)
+        )
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -136,7 +150,7 @@ class Simulator:
         chosen = [int(g.integers(len(self.starts))) if start is None else start for g in generators]
         seeds = [int(g.integers(2**31)) for g in generators]
         walk = start_walk(self.world, [self.starts[i] for i in chosen], seeds, self.num_steps)
-        return Episode(walk, walk.frames_PF3hw[:, :0])
+        return Episode(walk)
 
 
 def gym_space(space: ActionSpace) -> spaces.Space[Any]:
@@ -216,7 +230,7 @@ def _labels_of(given: Any, walks: int) -> list[int]:
 class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """An environment of one agent in any world model; the module's docstring defines a step."""
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 (as the base class has it)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "rgb_array_list", "human"]}  # noqa: RUF012 (as the base class has it)
 
     def __init__(
         self,
@@ -227,6 +241,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         max_steps: int = MAX_STEPS,
         num_steps: int | None = None,
         render_mode: str | None = None,
+        observes: Observes = "step",
     ) -> None:
         """Make the environment.
 
@@ -236,27 +251,33 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             reward: of every step; 0 when None.
             max_steps: steps until truncation.
             num_steps: denoising steps; those of the world's way ``play`` when None.
-            render_mode: ``rgb_array``, ``human`` or None.
+            render_mode: ``rgb_array``, ``rgb_array_list``, ``human`` or None.
+            observes: ``step``, or ``last`` for an observation (h, w, 3).
         """
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}, expected rgb_array, human or None")
-        self.simulator = Simulator(world, starts, reward, num_steps, max_steps)
+            raise ValueError(
+                f"render_mode is {render_mode!r}, expected rgb_array, rgb_array_list, human or None"
+            )
+        self.simulator = Simulator(world, starts, reward, num_steps, max_steps, observes)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
-        self.metadata = {**self.metadata, "render_fps": world.spec.fps}
+        # Pictures per second of what ``render`` returns, which is one picture per step for ``rgb_array``.
+        per_step = self.simulator.frames if render_mode == "rgb_array" else 1
+        self.metadata = {**self.metadata, "render_fps": world.spec.fps / per_step}
         self.render_mode = render_mode
         self._episode: Episode | None = None
         self._window: Any = None
+        self._unseen: list[np.ndarray] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``options={"start": i}`` chooses the scenario."""
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else operator.index(seed))
         self._episode = self.simulator.begin([self.np_random], (options or {}).get("start"))
-        if self.render_mode == "human":
-            self.render()
-        return self._episode.observations(self.simulator.frames)[0], self._info()
+        self._unseen = []
+        self._shown(1)
+        return self.simulator.observations(self._episode)[0], self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold an action for one step.
@@ -273,9 +294,8 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         coming = actions_of(self.simulator.world.spec.actions, one, episode.walk)
         self._episode = episode.step(coming)
         rewards, valid = self._episode.rewards(self.simulator.reward)
-        if self.render_mode == "human":
-            self.render()
-        observation = self._episode.observations(self.simulator.frames)[0]
+        self._shown(self.simulator.frames)
+        observation = self.simulator.observations(self._episode)[0]
         truncated = self._episode.steps >= self.simulator.max_steps
         return observation, float(rewards[0]), False, truncated, {**self._info(), "scored": bool(valid[0])}
 
@@ -286,10 +306,23 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def restore_state(self, state: Any) -> np.ndarray:
         """Restore a saved state of this environment, any number of times, and return its observation."""
         self._episode, self.np_random.bit_generator.state = state
-        return self._running().observations(self.simulator.frames)[0]
+        return self.simulator.observations(self._running())[0]
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Return the last frame (h, w, 3) for ``rgb_array``; show the last frames in a window for ``human``."""
+    def _shown(self, frames: int) -> None:
+        """Show or keep the new frames, as the mode of rendering says."""
+        if self.render_mode == "human":
+            self.render()
+        elif self.render_mode == "rgb_array_list":
+            self._unseen += list(self._running().observations(frames)[0])
+
+    def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
+        """Return the last frame (h, w, 3) for ``rgb_array``, and all frames since the last call for a list.
+
+        ``human`` shows the last step's frames in a window.
+        """
+        if self.render_mode == "rgb_array_list":
+            unseen, self._unseen = self._unseen, []
+            return unseen
         picture = self._running().observations(1)[0, -1]
         if self.render_mode == "human":
             self._window = self._window or _Window(picture.shape, self.simulator.world.spec.fps)
@@ -320,7 +353,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
     (``AutoresetMode.NEXT_STEP``).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012 (as the base class has it)
 
     def __init__(
         self,
@@ -331,17 +364,24 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         reward: Reward | None = None,
         max_steps: int = MAX_STEPS,
         num_steps: int | None = None,
+        render_mode: str | None = None,
+        observes: Observes = "step",
     ) -> None:
-        """See ``WorldEnv``.
+        """See ``WorldEnv``; ``render_mode`` is ``rgb_array`` or None.
 
         Raises:
-            ValueError: when the world holds one past at a time; use ``gymnasium.vector.SyncVectorEnv`` for it.
+            ValueError: for another ``render_mode``, or when the world holds one past at a time; use
+                ``gymnasium.vector.SyncVectorEnv`` for it.
         """
         if not world.spec.batches_pasts:
             raise ValueError(
                 f"{world.spec.name} holds one past at a time: use gymnasium.vector.SyncVectorEnv"
             )
-        self.simulator = Simulator(world, starts, reward, num_steps, max_steps)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}, expected rgb_array or None")
+        self.simulator = Simulator(world, starts, reward, num_steps, max_steps, observes)
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": world.spec.fps / self.simulator.frames}
         self.num_envs = num_envs
         self.single_observation_space = self.simulator.observation_space
         self.single_action_space = self.simulator.action_space
@@ -353,12 +393,30 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start all episodes; an integer seeds row i with ``seed + i``."""
+        """Start all episodes; an integer seeds row i with ``seed + i``.
+
+        Raises:
+            ValueError: when the seeds are not one per row.
+        """
         if seed is not None:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-            self._generators = [np_random(s)[0] for s in seeds]
+            seeds = (
+                list(seed)
+                if isinstance(seed, Sequence | np.ndarray)
+                else [operator.index(seed) + i for i in range(self.num_envs)]
+            )
+            if len(seeds) != self.num_envs:
+                raise ValueError(
+                    f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}"
+                )
+            self._generators = [np_random(None if s is None else operator.index(s))[0] for s in seeds]
         self._episode = self.simulator.begin(self._generators, (options or {}).get("start"))
-        return self._episode.observations(self.simulator.frames), dict(self._episode.infos())
+        return self.simulator.observations(self._episode), dict(self._episode.infos())
+
+    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+        """The last frame (h, w, 3) of every row for ``rgb_array``, else None."""
+        if self._episode is None:
+            raise gymnasium.error.ResetNeeded("call reset() first: no episode has begun")
+        return tuple(self._episode.observations(1)[:, -1]) if self.render_mode else None
 
     def step(
         self, actions: np.ndarray
@@ -375,7 +433,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         rewards, valid = self._episode.rewards(self.simulator.reward)
         infos = {**self._episode.infos(), "scored": valid}
         truncated = np.full(self.num_envs, self._episode.steps >= self.simulator.max_steps)
-        return self._episode.observations(self.simulator.frames), rewards, over, truncated, infos
+        return self.simulator.observations(self._episode), rewards, over, truncated, infos
 
 
 class _Window:

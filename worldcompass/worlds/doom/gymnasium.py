@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from worldcompass.env import MAX_STEPS, Reward, WorldEnv, WorldVectorEnv
+from worldcompass.env import MAX_STEPS, Observes, Reward, WorldEnv, WorldVectorEnv
+from worldcompass.runs.folder import weights_folder
 from worldcompass.types import Scenario
+from worldcompass.world import WorldModel
 
 
 def doom_starts(maps: str = "training") -> list[Scenario]:
@@ -29,17 +32,18 @@ def make_doom(
     max_steps: int = MAX_STEPS,
     num_steps: int | None = None,
     render_mode: str | None = None,
+    observes: Observes = "step",
+    device: str = "cpu",
 ) -> WorldEnv:
     """What ``gymnasium.make("worldcompass/Doom-v0")`` calls.
 
     Args:
-        weights: folder of post-trained weights, such as ``runs/demo/weights``; the package's own when None.
+        weights: folder of a finished run or of weights, such as ``runs/demo``; the package's own when None.
         maps: ``training`` or ``unseen``.
         reward: see ``WorldEnv``, as are the others.
+        device: of PyTorch, such as ``cuda``; observations are NumPy arrays on any.
     """
-    from worldcompass.worlds.doom.world import load_doom_world
-
-    world = load_doom_world(Path(weights) if weights is not None else None)
+    world = _world(weights, device)
     return WorldEnv(
         world,
         doom_starts(maps),
@@ -47,7 +51,15 @@ def make_doom(
         max_steps=max_steps,
         num_steps=num_steps,
         render_mode=render_mode,
+        observes=observes,
     )
+
+
+def _world(weights: str | Path | None, device: str) -> WorldModel[Any]:
+    from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
+
+    folder = None if weights is None else weights_folder(Path(weights), WEIGHTS.net)
+    return load_doom_world(folder, device)
 
 
 def make_doom_vector(
@@ -57,10 +69,18 @@ def make_doom_vector(
     reward: Reward | None = None,
     max_steps: int = MAX_STEPS,
     num_steps: int | None = None,
+    render_mode: str | None = None,
+    observes: Observes = "step",
+    device: str = "cpu",
 ) -> WorldVectorEnv:
     """What ``gymnasium.make_vec("worldcompass/Doom-v0", vectorization_mode="vector_entry_point")`` calls."""
-    from worldcompass.worlds.doom.world import load_doom_world
-
-    world = load_doom_world(Path(weights) if weights is not None else None)
-    starts = doom_starts(maps)
-    return WorldVectorEnv(world, starts, num_envs, reward=reward, max_steps=max_steps, num_steps=num_steps)
+    return WorldVectorEnv(
+        _world(weights, device),
+        doom_starts(maps),
+        num_envs,
+        reward=reward,
+        max_steps=max_steps,
+        num_steps=num_steps,
+        render_mode=render_mode,
+        observes=observes,
+    )
