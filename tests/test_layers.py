@@ -14,6 +14,7 @@ ROOT = Path(worldcompass.__file__).parent
 # folder of ``worlds``; the list must name all of them.
 LAYERS = (
     ("errors", "settings", "version", "statistics", "ways"),
+    ("devices",),
     ("types", "parallel"),
     ("runs",),
     ("media",),

@@ -1,13 +1,14 @@
 """Memory of a world's calls, traced with or without data.
 
 No formulas are involved. The adapter's own code runs on tensors with shapes and storages but no data, and every new
-storage counts while it is alive.
+storage counts while it is alive. Types and kernels are CUDA's (``devices.cuda``) unless a job says otherwise.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from worldcompass.devices.autocast import in_bf16
+from worldcompass.devices.cuda import as_on_cuda
 from worldcompass.seeding import generator_for
 from worldcompass.world import Context, WorldModel
 
@@ -102,6 +105,8 @@ class Job:
     micro_rows: int
     """Rows of one forward and backward pass."""
     autocast_bf16: bool = False
+    on_cuda: bool = True
+    """Whether to use CUDA's types and kernels instead of the CPU's."""
     decodes: bool = True
     """Whether to decode the candidates, which is the slowest part of a trace."""
 
@@ -110,12 +115,17 @@ def trace_without_data(world: WorldModel[Any], modules: Sequence[nn.Module], job
     """``trace`` a world whose ``modules`` are on the meta device, without allocating any memory."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in modules:
-            _without_data(module)
+            without_data(module)
         return trace(world, job)
 
 
 def trace(world: WorldModel[Any], job: Job) -> Traced:
     """Run the calls of one training step on zeros and count the bytes that they use."""
+    with as_on_cuda() if job.on_cuda else nullcontext():
+        return _trace(world, job)
+
+
+def _trace(world: WorldModel[Any], job: Job) -> Traced:
     length = world.spec.chunk_lengths[0]
     channels, height, width = world.spec.latent_shape
     actions = world.spec.actions.commanded(torch.zeros(job.pasts, length, dtype=torch.long))
@@ -123,32 +133,36 @@ def trace(world: WorldModel[Any], job: Job) -> Traced:
     def zeros(rows: int) -> Tensor:
         return torch.zeros(rows, channels, length, height, width)
 
+    def autocast() -> torch.autocast:
+        return in_bf16("cpu", job.autocast_bf16)
+
     def predict(rows: int) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=job.autocast_bf16):
-            return world.predict_clean(zeros(rows), torch.full((rows,), SIGMA), actions, context)
+        return world.predict_clean(zeros(rows), torch.full((rows,), SIGMA), actions, context)
 
     with LiveBytes() as live:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.autocast_bf16):
+        # One context over all of it, as in a training step: copies of weights that autocast kept would count, too.
+        with torch.no_grad(), autocast():
             context = job.begin(world, job.pasts)
             for _ in range(job.num_chunks):
                 context = world.remember(context, zeros(job.pasts), actions)
             live.above()
             generators = [generator_for("trace", past) for past in range(job.pasts)]
             context = world.attend(context, actions, generators)
-        prefix, attend = live.now, live.above()
-        with torch.no_grad():
+            prefix, attend = live.now, live.above()
             clean = predict(job.candidates)
             imagine = live.above()
             if job.decodes:
                 world.decode(clean, context)
-        decode = live.above()
+            decode = live.above()
         for _ in range(2):  # gradients already exist in the second pass, as in most micro-batches
-            predict(job.micro_rows).square().sum().backward()
+            with autocast():
+                predicted = predict(job.micro_rows)
+            predicted.square().sum().backward()
         update = live.above()
     return Traced(prefix, attend, imagine, decode, update)
 
 
-def _without_data(module: nn.Module) -> None:
+def without_data(module: nn.Module) -> None:
     """Replace parameters and buffers on the meta device by ones that appear to be on the CPU."""
     for part in module.modules():
         for name, p in list(part._parameters.items()):

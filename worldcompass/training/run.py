@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from worldcompass.critic import Critic, Learner
+from worldcompass.devices.autocast import in_bf16
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
@@ -47,6 +48,4 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """A context that runs the network in bfloat16 if configured."""
-        return torch.autocast(
-            device_of(self.world).type, dtype=torch.bfloat16, enabled=self.config.optimiser.autocast_bf16
-        )
+        return in_bf16(device_of(self.world).type, self.config.optimiser.autocast_bf16)

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worldcompass.devices.attention import fits_flash
+from worldcompass.devices.cuda import on_cuda
+
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one block, (R, heads, tokens, head): R = 2 branches of attention, rotary then cameras."""
 
 aten = torch.ops.aten
+MAX_SCORES = 1 << 27  # of attention without a kernel, half a GiB in float32
 
 
 def attend_after(q_RBhNd: Tensor, k_RBhNd: Tensor, v_RBhNd: Tensor, pasts: Sequence[KeyValues]) -> Tensor:
@@ -114,16 +118,16 @@ def _unfold(x_RhM: Tensor, num_rows: int) -> Tensor:
     return x_RhM.unflatten(2, (num_rows, -1)).transpose(1, 2)
 
 
-def _on_flash(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] % 8 == 0
+def _on_flash(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return on_cuda(q) and fits_flash(q, k, v)
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """Attention (B, h, N, d), its log normaliser (B, h, N), and further inputs of the backward kernel."""
-    if _on_flash(q):
+    if _on_flash(q, k, v):
         out, lse, *rest = aten._scaled_dot_product_flash_attention.default(q, k, v)
         return out, lse, tuple(rest[:6])
-    if q.device.type == "cpu":
+    if not on_cuda(q) and q.device.type == "cpu":
         return *aten._scaled_dot_product_flash_attention_for_cpu.default(q, k, v), ()
     return *plain_attention(q, k, v), ()
 
@@ -131,12 +135,12 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple[Any,
 def _kernel_backward(saved: Sequence[Tensor], rest: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for queries, keys and values from (grad, q, k, v, out, lse)."""
     grad, q, k, v, out, lse = saved
-    if _on_flash(q):
+    if _on_flash(q, k, v):
         cum_q, cum_k, max_q, max_k, seed, offset = rest
         return aten._scaled_dot_product_flash_attention_backward.default(
             grad, q, k, v, out, lse.contiguous(), cum_q, cum_k, max_q, max_k, 0.0, False, seed, offset
         )
-    if q.device.type == "cpu":
+    if not on_cuda(q) and q.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu_backward.default(
             grad, q, k, v, out, lse, 0.0, False
         )
@@ -144,21 +148,51 @@ def _kernel_backward(saved: Sequence[Tensor], rest: tuple[Any, ...]) -> tuple[Te
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention in plain PyTorch for devices and dtypes without a kernel (float32 on CUDA), with N × S memory."""
-    scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5
+    """Attention in plain PyTorch for devices and types without a kernel (float32 on CUDA), slow.
+
+    Queries are taken in parts, so that no more than ``MAX_SCORES`` scores exist at once. Exact under autocast too.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        k_, v_ = k.float(), v.float()
+        parts = [_plain_part(part, k_, v_) for part in q.split(_queries_at_once(q, k), -2)]
+        return torch.cat([out for out, _ in parts], -2), torch.cat([lse for _, lse in parts], -1)
+
+
+def _plain_part(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    scores = q.float() @ k.mT * q.shape[-1] ** -0.5
     lse = scores.logsumexp(-1)
-    return ((scores - lse[..., None]).exp() @ v.float()).to(q.dtype), lse
+    return ((scores - lse[..., None]).exp() @ v).to(q.dtype), lse
 
 
 def plain_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``plain_attention`` for queries, keys and values."""
-    scale = q.shape[-1] ** -0.5
-    grad, q_, k_, v_ = (x.float() for x in (grad, q, k, v))
-    weights = (q_ @ k_.mT * scale - lse[..., None]).exp()
+    size, dtype = _queries_at_once(q, k), q.dtype
+    with torch.autocast(q.device.type, enabled=False):
+        k_, v_ = k.float(), v.float()
+        dq, dk, dv = [], torch.zeros_like(k_), torch.zeros_like(v_)
+        grads, queries, outs = (x.split(size, -2) for x in (grad, q, out))
+        for grad_part, q_part, out_part, lse_part in zip(
+            grads, queries, outs, lse.split(size, -1), strict=True
+        ):
+            dq_part, dk_part, dv_part = _plain_part_backward(grad_part, q_part, out_part, lse_part, k_, v_)
+            dq.append(dq_part.to(dtype))
+            dk += dk_part
+            dv += dv_part
+        return torch.cat(dq, -2), dk.to(dtype), dv.to(dtype)
+
+
+def _plain_part_backward(
+    grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale, grad, q = q.shape[-1] ** -0.5, grad.float(), q.float()
+    weights = (q @ k.mT * scale - lse[..., None]).exp()
     delta = (grad * out.float()).sum(-1, keepdim=True)
-    scores_grad = weights * (grad @ v_.mT - delta) * scale
-    parts = scores_grad @ k_, scores_grad.mT @ q_, weights.mT @ grad
-    dq, dk, dv = (part.to(q.dtype) for part in parts)
-    return dq, dk, dv
+    scores_grad = weights * (grad @ v.mT - delta) * scale
+    return scores_grad @ k, scores_grad.mT @ q, weights.mT @ grad
+
+
+def _queries_at_once(q: Tensor, k: Tensor) -> int:
+    of_one_query = q.shape[:-2].numel() * k.shape[-2]
+    return max(1, MAX_SCORES // max(1, of_one_query))

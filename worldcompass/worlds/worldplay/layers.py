@@ -66,8 +66,11 @@ class Modulation(nn.Module):
 
 
 def modulate(x_BKTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters, shifted and scaled."""
-    return functional.layer_norm(x_BKTD, x_BKTD.shape[-1:], eps=EPS) * (1 + scale) + shift
+    """Layer norm without parameters, shifted and scaled, in the type of ``x``.
+
+    Autocast on CUDA normalises in float32. The next layer rounds the result anyway, but would hold it longer.
+    """
+    return (functional.layer_norm(x_BKTD, x_BKTD.shape[-1:], eps=EPS) * (1 + scale) + shift).to(x_BKTD.dtype)
 
 
 def split_heads(x_BND: Tensor, num_heads: int) -> Tensor:

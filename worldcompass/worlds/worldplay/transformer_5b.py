@@ -42,7 +42,10 @@ class Past5B:
 
 
 class _Attention(nn.Module):
-    """Queries, keys and values; norms cover all heads together."""
+    """Queries, keys and values of one type; norms cover all heads together.
+
+    Autocast on CUDA normalises in float32, and attention's kernels take one type, so that results are cast back.
+    """
 
     def __init__(self, config: Config5B, by_camera: bool) -> None:
         super().__init__()
@@ -54,12 +57,13 @@ class _Attention(nn.Module):
             self.to_out_prope = nn.ModuleList([nn.Linear(width, width)])
 
     def queries(self, x_BND: Tensor) -> Tensor:
-        return split_heads(self.norm_q(self.to_q(x_BND)), self.num_heads)
+        q = self.to_q(x_BND)
+        return split_heads(self.norm_q(q).to(q), self.num_heads)
 
     def keys(self, x_BND: Tensor) -> KeyValues:
-        return (
-            split_heads(self.norm_k(self.to_k(x_BND)), self.num_heads),
-            split_heads(self.to_v(x_BND), self.num_heads),
+        v = self.to_v(x_BND)
+        return split_heads(self.norm_k(self.to_k(x_BND)).to(v), self.num_heads), split_heads(
+            v, self.num_heads
         )
 
 

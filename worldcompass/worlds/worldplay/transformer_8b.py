@@ -86,7 +86,8 @@ class DoubleBlock(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = part("mod", condition_BKD)
         normed = modulate(x_BKTD, shift_1, scale_1).flatten(1, 2)
         q, k, v = (split_heads(part(f"attn_{name}", normed), self.num_heads) for name in "qkv")
-        branches, kept = attend(part("attn_q_norm", q), part("attn_k_norm", k), v)
+        # Autocast on CUDA normalises in float32, and attention's kernels take one type: that of v.
+        branches, kept = attend(part("attn_q_norm", q).to(v), part("attn_k_norm", k).to(v), v)
         projections = zip(_PROJECTIONS[stream], branches, strict=True)
         mixed = reduce(torch.add, (part(name, merge_heads(output)) for name, output in projections))
         x = x_BKTD + gate_1 * mixed.view_as(x_BKTD)

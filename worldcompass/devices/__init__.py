@@ -1,0 +1,1 @@
+"""What CUDA would choose: types under autocast, kernels of attention; and a stand-in for it without a GPU."""
