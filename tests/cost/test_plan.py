@@ -75,7 +75,7 @@ def trace_with_data(world, modules, job):
 def test_the_estimate_is_near_the_measured_peak_of_an_update(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "trace_without_data", trace_with_data)
     recipe = heavy_update(worldplay_8b.smoke())
-    estimate = make_plan(recipe.needs())
+    estimate = make_plan(recipe.needs(), on_cuda=False)
     assert max(estimate.phases, key=estimate.phases.__getitem__) == "update"
     assert estimate.peak == pytest.approx(measured_peak(recipe, tmp_path), rel=TOLERANCE)
 
@@ -99,14 +99,15 @@ class RoomyStandIns(StandIns):
 def test_the_estimate_is_near_the_measured_peak_of_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "trace_without_data", trace_with_data)
     recipe = dataclasses.replace(worldplay_5b.smoke(), source=RoomyStandIns())
-    estimate = make_plan(recipe.needs())
+    estimate = make_plan(recipe.needs(), on_cuda=False)
     assert max(estimate.phases, key=estimate.phases.__getitem__) == "decode"
     assert estimate.peak == pytest.approx(measured_peak(recipe, tmp_path), rel=TOLERANCE)
 
 
-def test_traces_with_and_without_data_agree_and_every_block_adds_the_same():
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_traces_with_and_without_data_agree_and_every_block_adds_the_same(on_cuda):
     needs = worldplay_8b.smoke().needs()
-    job = Job(needs.begin, num_chunks=1, pasts=1, candidates=2, micro_rows=2)
+    job = Job(needs.begin, num_chunks=1, pasts=1, candidates=2, micro_rows=2, on_cuda=on_cuda)
     two, three, five = (trace_with_data(*needs.world_of_depth(depth), job) for depth in (2, 3, 5))
     assert two.extended(three, 3) == five
     assert trace_without_data(*needs.world_of_depth(2), job) == two
@@ -153,6 +154,7 @@ STATES = States(
     optimizer=400,
     optimizer_step=40,
     block=10,
+    block_gradients=3,
 )
 TRACED = Traced(prefix=1000, attend=100, imagine=300, decode=200, update=500)
 
@@ -167,11 +169,16 @@ def test_sharding_divides_states_and_not_activations():
         "update": held + 9 + 200 + 500,
         "optimiser step": held + 9 + 200 + 40,
     }
-    assert four.phases["update"] == 450 + 50 + 1000 + 7 + 2 * 10 + 9 + 50 + 500
+    whole_at_once = plan.GATHERED * 10
+    assert four.phases["imagine"] == 450 + 50 + 1000 + 7 + whole_at_once + 50 + 300
+    assert four.phases["update"] == 450 + 50 + 1000 + 7 + whole_at_once + plan.REDUCED * 3 + 9 + 50 + 500
+    assert four.phases["optimiser step"] == 450 + 50 + 1000 + 7 + 9 + 50 + 40  # matrices are whole on each
     whole = dataclasses.replace(four, sharded=False)
     assert whole.phases == one.phases
     assert one.peak == one.phases["update"]
     assert not one.fits(one.peak) and one.fits(one.peak * 1.1 + plan.CONTEXT_BYTES + 1)
+    assert not four.fits(four.peak * 1.1 + plan.CONTEXT_BYTES + 1)  # several GPUs have NCCL's buffers, too
+    assert four.fits(four.peak * 1.1 + plan.CONTEXT_BYTES + plan.NCCL_BYTES + 1)
 
 
 @pytest.mark.parametrize(("prompts", "micro", "updates"), [(2, 4, 1), (2, 100, 1), (2, 1, 2), (1, 3, 3)])

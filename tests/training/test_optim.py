@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from worldcompass.cost.trace import LiveBytes
+from worldcompass.training import optim
 from worldcompass.training.optim import Muon, NonFiniteUpdate, adamw, clip_gradients, muon, orthogonalise
 
 
@@ -112,3 +114,20 @@ def test_non_finite_losses_and_gradients_are_refused_before_the_step(loss):
 def test_unusable_settings_are_refused():
     with pytest.raises(ValueError, match="momentum"):
         Muon(parameters(), lr=0.1, momentum=1.0)
+
+
+def test_muon_takes_many_matrices_in_parts_with_the_same_result_and_less_memory(monkeypatch):
+    def step(most):
+        monkeypatch.setattr(optim, "MAX_TOGETHER", most)
+        generator = torch.Generator().manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(16, 24, generator=generator)) for _ in range(12)]
+        for matrix in matrices:
+            matrix.grad = torch.randn(16, 24, generator=generator)
+        optimizer = Muon(matrices, lr=0.1)
+        with LiveBytes() as live:
+            optimizer.step()
+        return torch.stack([matrix.detach() for matrix in matrices]), live.peak - live.now
+
+    (whole, most), (parts, less) = step(1 << 26), step(2 * 16 * 24)
+    torch.testing.assert_close(parts, whole)
+    assert less < most / 4

@@ -6,7 +6,8 @@ and prefix come from ``worldcompass.cost.trace``. This module adds them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,16 +15,20 @@ import torch
 from torch import nn
 
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
+from worldcompass.devices.cuda import as_on_cuda
 from worldcompass.runs.requirements import NeededFile, NeededModule
 from worldcompass.training.config import Config
 from worldcompass.training.policy import Policy
 from worldcompass.world import Context, WorldModel, WorldSpec
 
-# Assumed, not measured: memory of the CUDA context, and the share by which the allocator's blocks and the kernels'
-# work space exceed the live tensors.
-CONTEXT_BYTES = 1 << 30
-SLACK = 0.1
 GIB = 1 << 30
+# Assumed, not measured: memory of the CUDA context, of NCCL's buffers, and the share by which the allocator's
+# blocks and the kernels' work space exceed the live tensors.
+CONTEXT_BYTES = GIB
+NCCL_BYTES = GIB
+SLACK = 0.1
+GATHERED = 3  # blocks whole at once with sharded weights: the one that computes, the next one, and its buffer
+REDUCED = 2  # gradients of a block whole at once: as computed, and copied for their reduction
 SHALLOW = 2  # blocks of the traced network; a second one with one more block shows the memory per block
 LATENTS_PER_ROW = 4  # latents stored per training row: clean, noisy, noise, behaviour's prediction
 
@@ -71,6 +76,8 @@ class States:
     """Peak of an optimiser's step above its state."""
     block: int
     """Weights of the largest block, which sharding gathers for its computation."""
+    block_gradients: int = 0
+    """Gradients of the largest block, which sharding reduces together."""
     critics: int = 0
     """Assumed, not traced."""
 
@@ -99,17 +106,32 @@ class Plan:
     def phases(self) -> dict[str, int]:
         """The peak of each part of a training step, bytes."""
         s, t = self.states, self.traced
-        gathered = 2 * s.block if self.shards > 1 else 0  # the next block arrives while one computes
-        held = s.other + s.critics + gathered + _share(s.weights + s.averages + s.optimizer, self.shards)
+        held = s.other + s.critics + _share(s.weights + s.averages + s.optimizer, self.shards)
         held += self.past_frames + t.prefix
         swap, gradients = _share(s.swap, self.shards), _share(s.gradients, self.shards)
         return {
-            "attend": held + swap + t.attend,
-            "imagine": held + swap + t.imagine,
+            "attend": held + self.gathered + swap + t.attend,
+            "imagine": held + self.gathered + swap + t.imagine,
             "decode": held + swap + t.decode,
-            "update": held + self.futures + gradients + t.update,
-            "optimiser step": held + self.futures + gradients + _share(s.optimizer_step, self.shards),
+            "update": held + self.gathered + self.reduced + self.futures + gradients + t.update,
+            # Not divided: an optimiser may need its matrices whole, a part of them at a time.
+            "optimiser step": held + self.futures + gradients + s.optimizer_step,
         }
+
+    @property
+    def gathered(self) -> int:
+        """Bytes of sharded weights that are whole at once."""
+        return GATHERED * self.states.block if self.shards > 1 else 0
+
+    @property
+    def reduced(self) -> int:
+        """Bytes of sharded gradients that are whole at once."""
+        return REDUCED * self.states.block_gradients if self.shards > 1 else 0
+
+    @property
+    def assumed(self) -> int:
+        """Bytes beside the live tensors: CUDA's context, and NCCL's buffers between several GPUs."""
+        return CONTEXT_BYTES + (NCCL_BYTES if self.gpus > 1 else 0)
 
     @property
     def worst_phase(self) -> str:
@@ -124,11 +146,14 @@ class Plan:
 
     def fits(self, memory: float) -> bool:
         """Whether a GPU with ``memory`` bytes is enough, including the assumed slack."""
-        return self.peak * (1 + SLACK) + CONTEXT_BYTES <= memory
+        return self.peak * (1 + SLACK) + self.assumed <= memory
 
 
-def make_plan(needs: Needs, gpus: int = 1) -> Plan:
-    """The plan of a run that divides its prompts, and with ``config.shard`` its weights, among ``gpus`` GPUs."""
+def make_plan(needs: Needs, gpus: int = 1, on_cuda: bool = True) -> Plan:
+    """The plan of a run that divides its prompts, and with ``config.shard`` its weights, among ``gpus`` GPUs.
+
+    ``on_cuda=False`` uses the types and kernels of a CPU instead.
+    """
     config = needs.config
     pasts = -(-config.sampling.prompts_per_step // gpus)
     job = Job(
@@ -138,18 +163,21 @@ def make_plan(needs: Needs, gpus: int = 1) -> Plan:
         pasts * config.sampling.group_size,
         largest_micro_batch(config, pasts),
         config.optimiser.autocast_bf16,
+        on_cuda,
     )
     jobs = job, replace(job, decodes=False)
     worlds = [needs.world_of_depth(depth) for depth in (SHALLOW, SHALLOW + 1)]
-    if gpus > 1 and config.parallel.shard and config.optimiser.autocast_bf16:
+    if gpus > 1 and config.parallel.gather_bf16:
         for world, _ in worlds:
-            world.net.bfloat16()  # the dtype of gathered weights, so that autocast makes no second copy
+            world.net.bfloat16()  # the type of gathered weights, so that autocast casts none
     shallow, deeper = (
         trace_without_data(world, modules, job) for (world, modules), job in zip(worlds, jobs, strict=True)
     )
     traced = shallow.extended(deeper, needs.num_blocks - SHALLOW)
     past_frames, futures = pasts * past_bytes(config, needs.spec), pasts * futures_bytes(config, needs.spec)
-    return Plan(gpus, pasts, measure_states(needs), traced, past_frames, futures, config.parallel.shard)
+    with as_on_cuda() if on_cuda else nullcontext():
+        states = measure_states(needs)
+    return Plan(gpus, pasts, states, traced, past_frames, futures, config.parallel.shard)
 
 
 def share_of(needs: Needs, ranks: int) -> Needs:
@@ -184,7 +212,7 @@ def what_to_lower(plan: Plan, config: Config) -> str:
 
 def measure_states(needs: Needs) -> States:
     """All sizes except those of activations, from the run's own classes on the meta device."""
-    net, optimiser = needs.net, needs.config.optimiser
+    net, optimiser, gather_bf16 = needs.net, needs.config.optimiser, needs.config.parallel.gather_bf16
     trained = [p for p in net.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     with LiveBytes() as live:
@@ -193,6 +221,8 @@ def measure_states(needs: Needs) -> States:
         optimizer = optimiser.make_optimizer(policy.parameters, optimiser.lr, optimiser.weight_decay)
         for p in trained:
             p.grad = torch.zeros_like(p)
+        for group in optimizer.param_groups:  # on CUDA PyTorch's optimisers take all parameters at once
+            group.update({"foreach": True} if group.get("foreach", True) is None else {})
         before = live.now
         live.above()
         optimizer.step()
@@ -209,7 +239,10 @@ def measure_states(needs: Needs) -> States:
         gradients=gradients,
         optimizer=state,
         optimizer_step=step,
-        block=max(_bytes_by_block(net).values()),
+        block=max(_bytes_by_block(net.named_parameters()).values()) // (2 if gather_bf16 else 1),
+        block_gradients=max(
+            _bytes_by_block((n, p) for n, p in net.named_parameters() if p.requires_grad).values()
+        ),
         critics=needs.critic_bytes,
     )
 
@@ -252,10 +285,10 @@ def _share(size: int, gpus: int) -> int:
     return -(-size // gpus)
 
 
-def _bytes_by_block(net: nn.Module) -> dict[str, int]:
+def _bytes_by_block(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
     """Bytes of each numbered block, and under ``""`` of all other parameters."""
     sizes: dict[str, int] = {}
-    for name, parameter in net.named_parameters():
+    for name, parameter in parameters:
         parts = name.split(".")
         block = next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()), "")
         sizes[block] = sizes.get(block, 0) + parameter.nbytes

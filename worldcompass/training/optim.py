@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from worldcompass.devices.cuda import on_cuda
 from worldcompass.errors import StoppedRun
 from worldcompass.parallel.sharding import all_finite, like, whole
 from worldcompass.parallel.team import Team
@@ -20,6 +21,7 @@ from worldcompass.training.policy import Decay
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
+MAX_TOGETHER = 1 << 26  # numbers of matrices that are orthogonalised in one batch, 256 MiB in float32
 NS_FLOOR = 1e-7  # added to the Frobenius norm
 RMS_SCALE = 0.2  # makes a Muon update as large as a typical AdamW one (Moonlight, arXiv 2502.16982)
 
@@ -42,7 +44,7 @@ def orthogonalise(matrices_BMN: Tensor, precision: torch.dtype | None = None) ->
         precision: of the computation; by default bfloat16 on CUDA and float32 elsewhere.
     """
     a, b, c = NS_COEFFICIENTS
-    x = matrices_BMN.to(precision or (torch.bfloat16 if matrices_BMN.is_cuda else torch.float32))
+    x = matrices_BMN.to(precision or (torch.bfloat16 if on_cuda(matrices_BMN) else torch.float32))
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (_norm(x, dim=(-2, -1), keepdim=True) + NS_FLOOR)
@@ -96,7 +98,8 @@ class Muon(torch.optim.Optimizer):
                 else:
                     self._adam(parameter, group)
             for matrices in same_shape.values():
-                self._muon(matrices, group)
+                for some in _at_once(matrices):
+                    self._muon(some, group)
         return loss
 
     def _muon(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
@@ -128,6 +131,12 @@ class Muon(torch.optim.Optimizer):
         size = group["lr"] * (1 - beta_2**count) ** 0.5 / (1 - beta_1**count)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(state["mean"] / (group["eps"] + state["square"].sqrt()), alpha=-size)
+
+
+def _at_once(matrices: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parts of a list of equal matrices, each of at most ``MAX_TOGETHER`` numbers: sharded ones are made whole."""
+    size = max(1, MAX_TOGETHER // matrices[0].numel())
+    yield from (matrices[i : i + size] for i in range(0, len(matrices), size))
 
 
 def muon(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
