@@ -8,11 +8,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from worldcompass import cli
 from worldcompass.devices import autocast
 from worldcompass.devices.attention import cuda_kernel
 from worldcompass.devices.autocast import cuda_policy, registered
 from worldcompass.devices.cuda import as_on_cuda, device_of_rank, on_cuda
 from worldcompass.errors import UserError
+from worldcompass.worlds.worldplay.weights import _with_index
 
 
 def x(device, *shape, dtype=torch.bfloat16):
@@ -144,7 +146,27 @@ def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert device_of_rank("cuda", 8) == "cuda:3"
     assert device_of_rank("cuda", 1) == "cuda:0"  # a scheduler shows each process only its own
-    assert device_of_rank("cuda:1", 8) == "cuda:1"
+    assert device_of_rank("cuda:1", 8) == "cuda:1"  # a single process may choose
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert device_of_rank("cuda:3", 8) == "cuda:3"
+    with pytest.raises(UserError, match="several processes cannot share cuda:1: use --device cuda"):
+        device_of_rank("cuda:1", 8)
     assert device_of_rank("cpu", 0) == "cpu"
     with pytest.raises(UserError, match="process 3 of this machine has no GPU, PyTorch sees 2"):
         device_of_rank("cuda", 2)
+
+
+def test_a_rank_of_a_training_run_is_told_its_own_gpu(monkeypatch, tmp_path):
+    """And so are the libraries that it hands the device to."""
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "import dataclasses\nfrom pathlib import Path\n@dataclasses.dataclass(frozen=True)\nclass Mine:\n"
+        "    def run(self, out, device, resume):\n        Path(out, 'device').write_text(device)\n"
+        "def mine():\n    return Mine()\n"
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert cli.main(["train", str(recipe), "--device", "cuda", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "device").read_text() == "cuda:3"
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
+    assert [_with_index(name) for name in ("cuda", "cuda:3", "cpu")] == ["cuda:5", "cuda:3", "cpu"]

@@ -17,6 +17,7 @@ from typing import Any, get_args
 import torch
 
 from worldcompass.commands._options import add_automatic_resume, add_device, add_out, announce, check_device
+from worldcompass.devices.cuda import device_of_rank
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
         return launch(sys.argv[1:], ranks)
     end_with_launcher()
+    device = device_of_rank(device)
     with joined(device) as team:
         team.on_main(lambda: writable(args.out))
         if team.is_main:

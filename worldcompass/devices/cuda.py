@@ -49,7 +49,13 @@ def device_of_rank(device: str, count: int | None = None) -> str:
         UserError: when this rank has no GPU of its own.
     """
     rank = os.environ.get("LOCAL_RANK")
-    if device != "cuda" or rank is None:
+    if not device.startswith("cuda") or rank is None:
+        return device
+    if device != "cuda":
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 and device != device_of_rank("cuda", count):
+            raise UserError(
+                f"several processes cannot share {device}: use --device cuda, which gives each its own"
+            )
         return device
     count = torch.cuda.device_count() if count is None else count
     if count == 1:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from worldcompass.devices.cuda import device_of_rank
 from worldcompass.errors import LostCritic, LostRank, UserError
 from worldcompass.parallel.sharding import is_sharded
 from worldcompass.parallel.watch import ended_while_waiting
@@ -218,7 +219,7 @@ def joined(device: str = "cpu") -> Iterator[Team]:
 def _met(rank: int, device: str) -> Iterator[Team]:
     """``joined`` for several processes."""
     if device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(torch.device(device_of_rank(device)))
     # Offloaded shards and Python objects use gloo.
     _init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     before, sys.excepthook = sys.excepthook, _print_and_exit

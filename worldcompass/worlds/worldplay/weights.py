@@ -129,9 +129,16 @@ def _read_safetensors(
 def _opened(path: Path, device: str | torch.device) -> Any:
     _check_exists(path)
     try:
-        return safe_open(path, "pt", device=str(device))
+        return safe_open(path, "pt", device=_with_index(device))
     except SafetensorError as why:
         raise UserError(f"{path} is damaged or no safetensors file ({why}): fetch it again") from why
+
+
+def _with_index(device: str | torch.device) -> str:
+    """A device as safetensors takes it, which reads ``cuda`` as the first GPU, not as this process's own."""
+    device = torch.device(device)
+    is_general = device.type == "cuda" and device.index is None
+    return f"cuda:{torch.cuda.current_device()}" if is_general else str(device)
 
 
 def _check_exists(path: Path) -> None:
