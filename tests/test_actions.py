@@ -1,7 +1,8 @@
 """The words of a path, the numbers of composites and the limits of both kinds of action spaces."""
 
 import pytest
-from camera_paths import CAMERAS
+import torch
+from camera_paths import CAMERAS, parse_path
 
 from worldcompass.geometry import NUM_ACTIONS, label, motion_signs
 
@@ -44,3 +45,11 @@ def test_commanded_actions_are_sliceable():
     actions = CAMERAS.along("w-7")
     assert len(actions) == 8 and len(actions.latents(4, 8)) == 4
     assert motion_signs(actions.latents(4, 8).labels_K).tolist() == [[0, 1, 0, 0]] * 4
+
+
+def test_fractions_of_a_latent_are_cut_off_as_in_official_pose_strings():
+    assert torch.equal(parse_path("w-3, right-0.5, d-4"), parse_path("w-3, d-4"))
+    assert torch.equal(parse_path("right-2.9"), parse_path("right-2"))
+    for text in ("right-0.5", "w-0.0", "w--1", "w-1e3", "w-."):
+        with pytest.raises(ValueError, match=r"lasts less than one latent|cannot read"):
+            parse_path(text)

@@ -6,6 +6,7 @@ A path lists composites and the number of latents to hold each: ``w-3, right-1``
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -167,7 +168,8 @@ class ActionSpace(ABC):
     def parse(self, text: str, longest: int | None = None) -> Tensor:
         """Composites of a path such as ``w-3, w+left-4``: int64 (M,), one per latent, starting with 0.
 
-        A number counts latents, ``+`` combines keys and ``none`` rests.
+        A number counts latents, ``+`` combines keys and ``none`` rests. Fractions of a latent are cut off, as
+        WorldPlay reads its own ``right-0.5``.
 
         Args:
             text: the path.
@@ -179,9 +181,9 @@ class ActionSpace(ABC):
         found, known = [0], {key.word: key for key in self.keys}
         for segment in (part.strip() for part in text.split(",")):
             head, _, count = segment.rpartition("-")
-            words, digits = [word.strip() for word in head.split("+")], count.strip()
+            words, latents = [word.strip() for word in head.split("+")], _whole_latents(count.strip())
             unread = [word for word in words if word not in known and word != REST]
-            if unread or not digits.isdecimal() or len(digits) > 9 or int(digits) < 1:
+            if unread or latents is None:
                 raise ValueError(
                     f"cannot read {segment!r} in the path {text!r}: expected KEYS-LATENTS such as"
                     f" {' or '.join(self.examples)}, with keys from {self._vocabulary}"
@@ -193,9 +195,11 @@ class ActionSpace(ABC):
                 raise ValueError(
                     f"{segment!r} in the path {text!r} asks for opposite ways at once: leave one out"
                 )
-            if longest is not None and len(found) - 1 + int(digits) > longest:
+            if longest is not None and len(found) - 1 + latents > longest:
                 raise ValueError(f"the path lasts more than {longest} latents: shorten it")
-            found += [self.of_words(words)] * int(digits)
+            found += [self.of_words(words)] * latents
+        if len(found) == 1:
+            raise ValueError(f"the path {text!r} lasts less than one latent: make a part of it longer")
         return torch.tensor(found)
 
     def path(self, composites_M: Sequence[int]) -> str:
@@ -308,7 +312,11 @@ class CameraActions(ActionSpace):
         """See ``ActionSpace``: labels with their nominal camera path from the identity."""
         labels = composites_M.long()
         lens = torch.tensor(self.intrinsics) if like is None else like.cameras.intrinsics_K4[..., :1, :]
-        return CameraMoves(labels, nominal_poses(labels, self.motion), lens.expand(*labels.shape, 4))
+        return CameraMoves(labels, self.poses(labels), lens.expand(*labels.shape, 4))
+
+    def poses(self, labels_M: Tensor) -> Tensor:
+        """The nominal camera path of labels, from the identity; float32 (..., M, 4, 4)."""
+        return nominal_poses(labels_M, self.motion)
 
     def composites(self, actions: Actions) -> Tensor:
         """See ``ActionSpace``: the labels."""
@@ -318,7 +326,7 @@ class CameraActions(ActionSpace):
         """See ``ActionSpace``: by the action's nominal motion, from the last pose."""
         own = actions.cameras
         labels = torch.cat([own.labels_K, own.labels_K[-1:].expand(num_extra)])
-        nominal = nominal_poses(labels, self.motion).to(own.world_from_camera_K44)
+        nominal = self.poses(labels).to(own.world_from_camera_K44)
         last = len(own) - 1
         extra = own.world_from_camera_K44[last] @ torch.inverse(nominal[last]) @ nominal[last + 1 :]
         lens = torch.cat([own.intrinsics_K4, own.intrinsics_K4[-1:].expand(num_extra, 4)])
@@ -365,3 +373,10 @@ class CameraActions(ActionSpace):
     def describe(self) -> str:
         """See ``ActionSpace``."""
         return f"{NUM_ACTIONS} camera motions"
+
+
+def _whole_latents(count: str) -> int | None:
+    """The whole latents of a duration such as ``3`` or ``2.5``; None for one that is not positive."""
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", count) or float(count) <= 0:
+        return None
+    return int(float(count))
