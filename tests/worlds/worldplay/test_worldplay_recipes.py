@@ -38,6 +38,9 @@ def test_the_settings_are_the_papers(module):
     assert (config.sampling.group_size, config.learning.best, config.learning.worst) == (12, 3, 3)
     assert (config.sampling.denoising_steps, config.learning.noise_levels) == (40, 20)
     assert (config.sampling.first_chunk, config.sampling.last_chunk) == (0, 15)
+    # The released threshold is of a sum over levels, divided by 2 candidates; ours is of the mean over all rows.
+    rows = 6 * config.learning.noise_levels / config.learning.updates_per_rollout
+    assert config.optimiser.max_grad_norm * rows / 2 == pytest.approx(2.0)
     assert config.rewards.weights == {"interaction": 2.0, "quality": 1.0}
     assert [config.optimiser.behaviour_decay.at(k) for k in (0, 70, 100)] == [0.2, 0.9, 0.9]
     assert (

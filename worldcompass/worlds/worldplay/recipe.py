@@ -223,7 +223,8 @@ PAPER = Config(
         make_optimizer=muon,  # Muon, with AdamW for one-dimensional parameters
         lr=1e-5,  # learning_rate
         weight_decay=1e-4,  # weight_decay
-        max_grad_norm=2.0,  # max_grad_norm
+        max_grad_norm=2.0
+        / 20,  # max_grad_norm, of a loss that sums its 20 noise levels; here the mean of rows
         behaviour_decay=Decay(0.2, 0.9, 0.01),  # ema min, max, step
         checkpoint_decay=0.9,  # ema_ckpt_decay
         autocast_bf16=True,  # computes in bfloat16 with float32 master weights
