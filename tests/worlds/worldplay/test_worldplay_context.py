@@ -23,7 +23,9 @@ from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
 from worldcompass.worlds.worldplay.poses import (
     INTRINSICS,
     MOTION,
+    THRESHOLDS,
     TRAINING_MOTION,
+    WorldPlayActions,
     camera_path,
     commanded,
     labels_from_cameras,
@@ -44,11 +46,27 @@ def test_labels_of_a_commanded_path_are_its_commands(motion):
     assert torch.equal(labels_from_cameras(camera_path(labels, motion).float()), labels)
 
 
-def test_a_step_moves_as_far_in_every_direction():
-    path = camera_path(torch.arange(81))
-    step = (rigid_inverse(path[:-1]) @ path[1:])[:, :3, 3].norm(dim=-1)
-    moves = motion_signs(torch.arange(1, 81))[:, :2].any(-1)
-    torch.testing.assert_close(step, MOTION.move * moves.double(), atol=1e-12, rtol=0)
+def test_a_diagonal_moves_the_whole_length_along_both_axes():
+    """As the released trajectories do, whose generator adds the axes: 0.1 right and 0.1 forward."""
+    path = camera_path(torch.arange(81), TRAINING_MOTION)
+    signs = motion_signs(torch.arange(81))
+    turns = rotation_from_angles(signs[:, 2] * 2.0, signs[:, 3] * 2.0).double()
+    step = (rigid_inverse(path[:-1]) @ path[1:])[:, :3, 3, None]
+    moved = (turns[1:].mT @ step)[..., 0]  # in the camera's frame after its turn
+    expected = 0.1 * torch.stack([signs[1:, 0], torch.zeros(80), signs[1:, 1]], -1).double()
+    torch.testing.assert_close(moved, expected, atol=1e-6, rtol=0)
+
+
+def test_the_worlds_own_paths_are_those_of_its_pose_strings():
+    """Also for several walks at once, and when the last action is held."""
+    space = WorldPlayActions(MOTION, THRESHOLDS)
+    labels = parse_path("w-2, up-1, right+w-1, d+w-3")
+    torch.testing.assert_close(
+        space.commanded(labels[None]).world_from_camera_K44[0], camera_path(labels).float()
+    )
+    held = space.hold_last(space.commanded(labels[:6]), 2)
+    torch.testing.assert_close(held.world_from_camera_K44, camera_path(labels).float(), atol=1e-6, rtol=0)
+    assert space.commanded(labels).intrinsics_K4[0].tolist() == pytest.approx(INTRINSICS)
 
 
 def test_a_first_pose_has_action_0_and_small_motion_is_none():

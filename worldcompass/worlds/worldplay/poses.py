@@ -1,14 +1,18 @@
 """Camera poses by WorldPlay's conventions; pure functions.
 
-They differ from ``geometry`` in two ways. Turns accumulate in the camera's own frame, so that yaw after pitch rolls
-the camera. Labels derive from the motion in the previous camera's frame, independent of the vertical.
+They differ from ``geometry`` in three ways. Turns accumulate in the camera's own frame, so that yaw after pitch
+rolls the camera. A diagonal moves the whole length along both axes. Labels derive from the motion in the previous
+camera's frame, independent of the vertical.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from worldcompass.actions import CameraActions
 from worldcompass.geometry import (
     NUM_ACTIONS,
     SECTOR_DEG,
@@ -46,17 +50,28 @@ def rigid_inverse(pose_44: Tensor) -> Tensor:
 def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:
     """``world_from_camera`` of commands: each turns the camera in its current frame, then moves it in the new one.
 
-    Latent 0 is the identity, whatever its label; float64 (M, 4, 4).
+    Latent 0 is the identity, whatever its label; float64 (..., M, 4, 4).
     """
     right, forward, yaw, pitch = motion_signs(labels_M).double().unbind(-1)
     turns = rotation_from_angles(yaw * motion.yaw_deg, pitch * motion.pitch_deg)
-    steps = torch.stack([right, torch.zeros_like(right), forward], -1)
-    steps = motion.move * steps / steps.norm(dim=-1, keepdim=True).clamp_min(1)
+    # Not shortened to one length: the generator of WorldCompass's trajectories adds the axes.
+    steps = motion.move * torch.stack([right, torch.zeros_like(right), forward], -1)
     relative = pose(turns, (turns @ steps[..., None])[..., 0])
-    path = [torch.eye(4, dtype=torch.float64, device=labels_M.device)]
-    for step in relative[1:]:
+    path = [torch.eye(4, dtype=torch.float64, device=labels_M.device).expand_as(relative[..., 0, :, :])]
+    for step in relative.unbind(-3)[1:]:
         path.append(path[-1] @ step)
-    return torch.stack(path)
+    return torch.stack(path, -3)
+
+
+@dataclass(frozen=True)
+class WorldPlayActions(CameraActions):
+    """The 81 camera motions with WorldPlay's paths and its camera."""
+
+    intrinsics: tuple[float, float, float, float] = INTRINSICS
+
+    def poses(self, labels_M: Tensor) -> Tensor:
+        """See ``CameraActions``; turns accumulate in the camera's own frame."""
+        return camera_path(labels_M, self.motion).float()
 
 
 def commanded(

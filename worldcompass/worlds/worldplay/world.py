@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from worldcompass.actions import CameraActions
 from worldcompass.geometry import Motion
 from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, CameraMoves, Scenario
@@ -26,7 +25,7 @@ from worldcompass.worlds.worldplay.context import (
     select_memory,
     timesteps,
 )
-from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
+from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, WorldPlayActions
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
@@ -183,7 +182,7 @@ class WorldPlay:
             fps=FPS,
             frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
             schedule=ShiftedLevels(family.shift, NUM_STEPS),
-            actions=CameraActions(motion, THRESHOLDS),
+            actions=WorldPlayActions(motion, THRESHOLDS),
             batches_pasts=True,
         )
 
