@@ -76,7 +76,7 @@ def test_labels_and_accuracy_of_the_released_reward():
         chunk = torch.zeros(1, count - len(past), *size[1:], dtype=torch.uint8)
         actions = CameraMoves(labels, torch.eye(4).expand(len(labels), 4, 4), torch.ones(len(labels), 4))
         frames, commands = Group(chunk, past, chunk[0, 0], actions, 4).transitions()
-        commanded = commands.repeat_interleave(4)
+        commanded = commands.cameras.labels_K.repeat_interleave(4)
         assert frames.shape[1] == count == 1 + len(commanded)
         cameras = torch.eye(4).repeat(count, 1, 1)
         cameras[:, :3] = inputs[f"{index}.extrinsics"]
