@@ -1,6 +1,7 @@
 """Post-train WorldPlay 5B (Wan2.2, 704x1280): ``worldcompass train worldplay_5b``, ``:lora``, ``:smoke``.
 
-WorldCompass reports results for this model without a training configuration, so the settings are those of the 8B.
+WorldCompass reports results for this model without a training configuration, so the settings are those of the 8B,
+except for the denoising steps: the released weights are distilled to 4.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ from worldcompass.recipes._smoke import critics
 from worldcompass.worlds.worldplay.config import Config5B
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b
 from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
-from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.worlds.worldplay.sources import RELEASED_5B, OfficialFiles
 from worldcompass.worlds.worldplay.tiny import TINY_5B
-from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B
+from worldcompass.worlds.worldplay.world import FAMILY_5B, LORA_TARGETS_5B
 
 
 def worldplay_5b() -> WorldPlayRecipe:
     """The paper's settings: trains the whole video half of the network and needs several GPUs."""
     files = OfficialFiles(
-        Path("checkpoints/worldplay-5b"), Path("data/worldplay-5b"), load_decoder=load_decoder_5b
+        Path("checkpoints/worldplay-5b"),
+        Path("data/worldplay-5b"),
+        load_decoder=load_decoder_5b,
+        released=RELEASED_5B,
     )
-    return WorldPlayRecipe(PAPER, Config5B(), latent_size=(44, 80), source=files)
+    steps = FAMILY_5B.num_steps
+    # Every level is trained on, and the threshold of gradients is again of a sum over them.
+    config = PAPER.changed(denoising_steps=steps, noise_levels=steps, max_grad_norm=2.0 / steps)
+    return WorldPlayRecipe(config, Config5B(), latent_size=(44, 80), source=files)
 
 
 def lora() -> WorldPlayRecipe:

@@ -24,7 +24,14 @@ from worldcompass.worlds.worldplay.pose_files import write_poses
 from worldcompass.worlds.worldplay.sources import OfficialFiles
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, load_5b, load_8b
+from worldcompass.worlds.worldplay.weights import (
+    FILE_NAME,
+    GENERATOR_FILE,
+    export_weights,
+    file_in,
+    load_5b,
+    load_8b,
+)
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
 
 SMOKE = {"8b": worldplay_8b.smoke, "5b": worldplay_5b.smoke}
@@ -36,7 +43,9 @@ def test_the_settings_are_the_papers(module):
     recipe, adapters = getattr(module, module.__name__.rpartition(".")[2])(), module.lora()
     config = recipe.config
     assert (config.sampling.group_size, config.learning.best, config.learning.worst) == (12, 3, 3)
-    assert (config.sampling.denoising_steps, config.learning.noise_levels) == (40, 20)
+    # The released 5B is distilled to four steps, on which it alone may be asked.
+    steps = {"worldplay_8b": (40, 20), "worldplay_5b": (4, 4)}[module.__name__.rpartition(".")[2]]
+    assert (config.sampling.denoising_steps, config.learning.noise_levels) == steps
     assert (config.sampling.first_chunk, config.sampling.last_chunk) == (0, 15)
     # The released threshold is of a sum over levels, divided by 2 candidates; ours is of the mean over all rows.
     rows = 6 * config.learning.noise_levels / config.learning.updates_per_rollout
@@ -93,7 +102,9 @@ def test_the_smoke_run_trains_and_exports_the_official_format(kind, tmp_path, ca
     saved = load_file(out / "checkpoints" / "step_000002" / "tensors.safetensors")
     shipped = {n: p for n, p in net.named_parameters() if f"policy/checkpoint/{n}" in saved}
     assert shipped and all(torch.equal(p, saved[f"policy/checkpoint/{n}"]) for n, p in shipped.items())
-    (out / "weights" / FILE_NAME).unlink()
+    file = file_in(out / "weights")
+    assert file.name == (FILE_NAME if kind == "8b" else GENERATOR_FILE)  # as the official inference wants it
+    file.unlink()
     words = [
         "--set",
         "config.steps=1",
@@ -149,7 +160,8 @@ def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path, monkeypatch):
     adapters = load_file(tmp_path / "weights" / "adapter" / "adapter_model.safetensors")
     assert {t.dtype for t in adapters.values()} == {torch.float32}
     assert any(bool(t.any()) for n, t in adapters.items() if "lora_B" in n)
-    merged = load_file(tmp_path / "weights" / FILE_NAME)
+    file = file_in(tmp_path / "weights")
+    merged = load_file(file) if kind == "8b" else torch.load(file, weights_only=True)["generator"]
     assert {t.dtype for t in merged.values()} == {torch.bfloat16}
     load, tiny = (load_8b, TINY_8B) if kind == "8b" else (load_5b, TINY_5B)
     assert load(tmp_path / "weights", tiny).state_dict().keys() == merged.keys()
@@ -277,3 +289,31 @@ def test_images_prepared_for_another_size_are_refused_by_the_real_recipe(tmp_pat
     files = dataclasses.replace(recipe.source, data=prepare(tmp_path / "data"))
     with pytest.raises(UserError, match=r"latent is \(3, 6, 8\), expected \(32, 30, 52\)"):
         dataclasses.replace(recipe, source=files).scenarios()
+
+
+def test_the_5b_is_called_on_the_four_steps_that_it_was_distilled_to():
+    world = worldplay_5b.worldplay_5b()._blank()
+    assert (world.spec.fps, len(world.spec.sigmas()) - 1) == (16.0, 4)
+    timesteps = 1000 * world.spec.sigmas()[:-1]
+    assert timesteps.tolist() == pytest.approx([1000, 960, 888.8889, 727.2728], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["8b", "5b"])
+def test_files_are_found_where_the_official_download_puts_them(kind, tmp_path):
+    """``ar_model`` of the 8B; of the 5B the only file with actions, a ``.pt`` with its weights under a key."""
+    recipe = worldplay_8b.worldplay_8b() if kind == "8b" else worldplay_5b.worldplay_5b()
+    source = dataclasses.replace(recipe.source, checkpoints=tmp_path)
+    place = tmp_path / {"8b": f"ar_model/{FILE_NAME}", "5b": f"wan_distilled_model/{GENERATOR_FILE}"}[kind]
+    assert source.files({}, {})[0].path == place
+    net = random_network(kind)
+    export_weights(net, place)
+    if kind == "5b":
+        assert torch.load(place, weights_only=True)["generator"].keys() == net.state_dict().keys()
+    other = random_network(kind)
+    torch.nn.init.zeros_(next(other.parameters()))
+    source.fill(other, torch.float32, "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), net.parameters(), strict=True))
+    rival = dataclasses.replace(source, transformer=tmp_path / "ar_rl_model")
+    assert rival.files({}, {})[0].path == tmp_path / "ar_rl_model" / FILE_NAME
+    export_weights(net, tmp_path / "transformer" / FILE_NAME)
+    assert source.files({}, {})[0].path == tmp_path / "transformer" / FILE_NAME

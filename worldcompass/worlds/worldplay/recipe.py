@@ -42,7 +42,7 @@ from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
+from worldcompass.worlds.worldplay.weights import FILE_NAME, GENERATOR_FILE, export_weights
 from worldcompass.worlds.worldplay.world import CHUNK, FAMILY_5B, FAMILY_8B, Decoder, WorldPlay
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class WorldPlayRecipe:
             if self.config.optimiser.lora is not None:
                 export_lora(policy.net, self.config.optimiser.lora, weights / "adapter")
                 merge_lora(policy.net)
-            export_weights(policy.net, weights / FILE_NAME)
+            export_weights(policy.net, weights / self._exported)
         if main:
-            print(f"wrote {folder.weights / FILE_NAME}; curves: worldcompass report {out}")
+            print(f"wrote {folder.weights / self._exported}; curves: worldcompass report {out}")
 
     def check(self) -> None:
         """Check all inputs of the run; reads only headers.
@@ -177,6 +177,11 @@ class WorldPlayRecipe:
         return self.world(lambda net: net.to(self._loaded_as), self.source.blank_decoder(self.network))
 
     @property
+    def _exported(self) -> str:
+        """The name of the file that the official inference of the model reads."""
+        return FILE_NAME if isinstance(self.network, Config8B) else GENERATOR_FILE
+
+    @property
     def _loaded_as(self) -> torch.dtype:
         """Dtype of the loaded network: bfloat16 for a frozen one with adapters, unless ``half_weights`` is off."""
         return (
@@ -214,7 +219,7 @@ PAPER = Config(
         worst=3,  # and half the worst
         noise_levels=20,  # train_timestep_fraction 0.5 of them
         updates_per_rollout=3,  # gradient_accumulation_steps 2 of 6 chosen candidates
-        micro_rows=8,  # this project's choice; it affects only memory
+        micro_rows=4,  # this project's choice; it affects only memory
         objective=nft_loss,  # the paper's; the script computes advantage_weighted_loss, see docs/worldplay.md
         beta=1.0,  # in its loss the negative velocity is 2 v_old - v
         kl_weight=0.0,  # no reference in its loss

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import NeededFile, visible
+from worldcompass.runs.requirements import INDEX, NeededFile, visible
 from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
@@ -25,11 +25,21 @@ from worldcompass.worlds.worldplay.transformer_5b import Caption
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, load_weights, shapes_in_file
+from worldcompass.worlds.worldplay.weights import (
+    FILE_NAME,
+    GENERATOR_FILE,
+    file_in,
+    load_weights,
+    shapes_in_file,
+)
 from worldcompass.worlds.worldplay.world import Decoder, WorldPlay, WorldPlayContext, begun_context
 
 # Largest numbers of tokens: the 8B's image, quoted text and caption without padding, and the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
+
+# Where tencent/HY-WorldPlay keeps the weights to start from. The 5B's other file, in ``wan_transformer/``, is the
+# video model without actions.
+RELEASED_8B, RELEASED_5B = f"ar_model/{FILE_NAME}", f"wan_distilled_model/{GENERATOR_FILE}"
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by their official names."""
@@ -40,7 +50,7 @@ class OfficialFiles:
     """Official checkpoints, a dataset from ``worldcompass prepare``, and trajectories."""
 
     checkpoints: Path
-    """Folder with ``transformer/`` and ``vae/``, each holding a ``diffusion_pytorch_model.safetensors``."""
+    """Folder with the released transformer (see ``released``) or a ``transformer/``, and with ``vae/``."""
     data: Path
     """Folder of one safetensors file per image."""
     poses: Path | None = None
@@ -52,7 +62,9 @@ class OfficialFiles:
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
     """Loads the video decoder from its folder to a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
     transformer: Path | None = None
-    """Another file or folder of the transformer, such as a ``.pt`` of WorldPlay's training."""
+    """Another file or folder of the transformer, such as ``ar_rl_model`` or a ``.pt`` of WorldPlay's training."""
+    released: str = RELEASED_8B
+    """Place of the transformer in ``checkpoints`` as it is downloaded; a folder ``transformer/`` goes before it."""
     half_decoder: bool = False
     """Decode in bfloat16 instead of float32, for half the memory and slightly different pictures."""
 
@@ -81,8 +93,11 @@ class OfficialFiles:
 
     @property
     def _transformer(self) -> Path:
-        chosen = self.transformer or self.checkpoints / "transformer"
-        return chosen if chosen.suffix else chosen / FILE_NAME
+        if self.transformer is not None:
+            return self.transformer if self.transformer.suffix else file_in(self.transformer)
+        own = file_in(self.checkpoints / "transformer")
+        present = own.exists() or own.with_name(own.name + INDEX).exists()
+        return own if present else self.checkpoints / self.released
 
     @property
     def _decoder_is_official(self) -> bool:

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import whole
 from worldcompass.parallel.team import Team
-from worldcompass.runs.atomic import write_tensors
-from worldcompass.runs.requirements import header, parts
+from worldcompass.runs.atomic import write_tensors, writing
+from worldcompass.runs.requirements import INDEX, header, parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 
 FILE_NAME = "diffusion_pytorch_model.safetensors"
+GENERATOR_FILE = "model.pt"  # the released WorldPlay-5B, and all that its official inference reads
+_GENERATOR = "generator"
 _PICKLED = (".pt", ".pth", ".bin")
 _WRAPPER = "_fsdp_wrapped_module."  # added anywhere in names by sharding
 _NUM_NAMED = 3  # wrong tensors that a message names
@@ -62,18 +64,25 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
 
     Args:
         net: the network.
-        path: the file, or a folder with ``diffusion_pytorch_model.safetensors``. Several files with an index,
-            ``diffusion_pytorch_model.safetensors.index.json``, count as one.
+        path: the file, or a folder with ``diffusion_pytorch_model.safetensors`` or ``model.pt``. Several files with
+            an index, ``diffusion_pytorch_model.safetensors.index.json``, count as one.
         dtype: of the parameters.
         device: of the parameters.
 
     Raises:
         UserError: when the file is missing, damaged, or does not fit this network exactly.
     """
-    path = path / FILE_NAME if path.is_dir() else path
+    path = file_in(path) if path.is_dir() else path
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
     net.load_state_dict(read(path, shapes, dtype, device), assign=True)
+
+
+def file_in(folder: Path) -> Path:
+    """The file of weights in a folder: ``model.pt`` if it is the only one."""
+    pickled, plain = folder / GENERATOR_FILE, folder / FILE_NAME
+    alone = pickled.is_file() and not plain.is_file() and not plain.with_name(FILE_NAME + INDEX).is_file()
+    return pickled if alone else plain
 
 
 def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
@@ -95,7 +104,7 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
 
     Args:
         net: without adapters, or with merged ones.
-        path: the safetensors file to write.
+        path: the file to write: safetensors, or ``.pt`` with the weights under ``generator``.
         dtype: of the tensors in the file; the network's when None.
 
     Raises:
@@ -112,7 +121,11 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
             tensors[name] = full.to("cpu", dtype or full.dtype).contiguous()
     if not tensors:
         return
-    write_tensors(path, tensors, {"format": "pt"})
+    if path.suffix in _PICKLED:
+        with writing(path) as unfinished:
+            torch.save({_GENERATOR: tensors}, unfinished)
+    else:
+        write_tensors(path, tensors, {"format": "pt"})
 
 
 def _read_safetensors(
@@ -169,7 +182,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged or holds more than tensors ({first_line}): use the safetensors file, as code in"
             " files is never run"
         ) from why
-    raw = raw.get("generator", raw) if isinstance(raw, dict) else raw
+    raw = raw.get(_GENERATOR, raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
         raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under 'generator'")
     return {str(name).replace(_WRAPPER, "").removeprefix("model."): t for name, t in raw.items()}

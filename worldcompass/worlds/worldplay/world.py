@@ -31,8 +31,6 @@ from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 
 CHUNK = 4  # latents
-FPS = 24.0
-NUM_STEPS = 40  # denoising steps of WorldCompass's rollouts
 VIEW_SEED = 0  # of the random points for the comparison of fields of view
 
 # Layers with adapters in a LoRA run: those of the vision half, see ``Lora.targets``.
@@ -82,6 +80,9 @@ class Family:
     memory: MemoryRule
     shift: float
     """Of the noise levels, see ``ShiftedLevels``."""
+    num_steps: int
+    """Denoising steps that the released weights were trained for."""
+    fps: float
     gives_start: bool
     """Whether the start image is the given first latent; otherwise it is a separate condition."""
     keys: tuple[str, ...]
@@ -179,9 +180,9 @@ class WorldPlay:
             latent_shape=(net.config.latent_channels, height, width),
             chunk_lengths=(CHUNK,),
             frames_per_latent=FRAMES_PER_LATENT,
-            fps=FPS,
+            fps=family.fps,
             frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
-            schedule=ShiftedLevels(family.shift, NUM_STEPS),
+            schedule=ShiftedLevels(family.shift, family.num_steps),
             actions=WorldPlayActions(motion, THRESHOLDS),
             batches_pasts=True,
         )
@@ -382,6 +383,8 @@ FAMILY_8B = Family(
     name="worldplay-8b",
     memory=MEMORY_8B,
     shift=5.0,  # released for 480p
+    num_steps=40,  # of WorldCompass's rollouts
+    fps=24.0,
     gives_start=False,
     keys=("latent", "text_states", "text_mask", "byt5_states", "byt5_mask", "vision_states"),
     read=_read_8b,
@@ -391,6 +394,8 @@ FAMILY_5B = Family(
     name="worldplay-5b",
     memory=MEMORY_5B,
     shift=8.0,  # of the released timesteps 1000, 960, 888.9, 727.3
+    num_steps=4,  # the released weights are distilled to them
+    fps=16.0,  # of the released inference
     gives_start=True,
     keys=("latent", "text_states"),
     read=lambda conditioning: Caption(conditioning["text_states"]),
