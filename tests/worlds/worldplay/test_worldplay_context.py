@@ -19,7 +19,7 @@ from worldcompass.worlds.worldplay.context import (
     select_memory,
     whole_timesteps,
 )
-from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
+from worldcompass.worlds.worldplay.pose_files import read_pose_list, read_poses, write_poses
 from worldcompass.worlds.worldplay.poses import (
     INTRINSICS,
     MOTION,
@@ -97,8 +97,20 @@ def test_pose_files_come_back_as_they_were_written(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["path.json"]
 
 
-def without_last(raw):
-    raw.pop(str(len(raw) - 1))
+def test_official_samples_of_33_poses_and_lists_of_trajectories_are_read(tmp_path):
+    """As in the official assets, and as the released ``prepare_custom_action.py`` writes them."""
+    actions = commanded(parse_path("w-16, right-16"))
+    assert len(actions) == 33
+    write_poses(actions, tmp_path / "one.json")
+    found = read_poses(tmp_path / "one.json")
+    assert torch.equal(found.labels_K, actions.labels_K)
+    raw = json.loads((tmp_path / "one.json").read_text())
+    (tmp_path / "many.json").write_text(json.dumps([raw, raw, raw]))
+    assert [len(part) for part in read_pose_list(tmp_path / "many.json")] == [33, 33, 33]
+    assert len(read_pose_list(tmp_path / "many.json", 2)) == 2
+    assert len(read_pose_list(tmp_path / "one.json", 2)) == 1
+    with pytest.raises(UserError, match="expected an object with keys"):
+        read_poses(tmp_path / "many.json")
 
 
 def scaled(raw):
@@ -129,7 +141,6 @@ def ragged(raw):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_last, "holds 3 poses: expected one per latent, a multiple of 4"),
         (scaled, "pose 2 is not rigid"),
         (mirrored, "pose 1 is not rigid"),
         (without_camera, "pose 3 has no K of 3x3 numbers"),

@@ -244,8 +244,12 @@ def test_pose_files_are_dealt_out_in_order(tmp_path):
     for i, scenario in enumerate(found):
         assert torch.equal(scenario.actions.labels_K, random_trajectory(12, (9, i)).labels_K[:8])
     (poses / ".unfinished_9.json").write_text("{")  # what a killed process leaves
-    with pytest.raises(UserError, match="2 pose files, 4 scenarios need one each: make more"):
+    with pytest.raises(UserError, match="holds 2 trajectories, 4 scenarios need one each: make more"):
         load_scenarios(OfficialFiles(tmp_path, data, poses, trajectories_per_image=2))
+    listed = tmp_path / "listed.json"
+    listed.write_text(json.dumps([json.loads((poses / f"{i}.json").read_text()) for i in (0, 1, 0)]))
+    again = load_scenarios(OfficialFiles(tmp_path, data, listed))
+    assert all(torch.equal(a.actions.labels_K, b.actions.labels_K) for a, b in zip(found, again, strict=True))
     with pytest.raises(
         UserError, match="holds 12 poses, the last clip of the curriculum needs 16: make longer"
     ):

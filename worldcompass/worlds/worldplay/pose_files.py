@@ -1,4 +1,8 @@
-"""Camera trajectories in the official JSON form, one pose per latent: ``{"0": {"extrinsic": 4x4, "K": 3x3}}``."""
+"""Camera trajectories in the official JSON form, one pose per latent: ``{"0": {"extrinsic": 4x4, "K": 3x3}}``.
+
+A file may hold any number of poses (the official samples hold 33), or a list of trajectories (as the released
+``prepare_custom_action.py`` writes).
+"""
 
 from __future__ import annotations
 
@@ -27,21 +31,37 @@ def read_poses(path: Path) -> CameraMoves:
     """A trajectory with the labels of its motion; poses are neither moved nor scaled.
 
     Raises:
-        UserError: when the file cannot be read, a pose is missing or not rigid, or the length is no multiple of 4.
+        UserError: when the file cannot be read, or a pose is missing or not rigid.
     """
+    return _trajectory(path, _read(path))
+
+
+def read_pose_list(path: Path, most: int | None = None) -> list[CameraMoves]:
+    """The first ``most`` trajectories of a file that holds a list of them, or the only one of another file.
+
+    Raises:
+        UserError: see ``read_poses``.
+    """
+    raw = _read(path)
+    return (
+        [_trajectory(path, part) for part in raw[:most]]
+        if isinstance(raw, list)
+        else [_trajectory(path, raw)]
+    )
+
+
+def _read(path: Path) -> Any:
     try:
-        raw = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as why:
         raise UserError(
             f"{path} is not a readable pose file ({why}): make one with 'worldcompass trajectories'"
         ) from why
+
+
+def _trajectory(path: Path, raw: Any) -> CameraMoves:
     if not isinstance(raw, dict) or not raw or set(raw) != {str(i) for i in range(len(raw))}:
         raise UserError(f'{path} is no pose file: expected an object with keys "0", "1", ..., one per latent')
-    if len(raw) % CHUNK:
-        raise UserError(
-            f"{path} holds {len(raw)} poses: expected one per latent, a multiple of {CHUNK}; drop the last"
-            f" {len(raw) % CHUNK}"
-        )
     entries = [raw[str(i)] for i in range(len(raw))]
     poses = torch.stack([_matrix(path, i, entry, "extrinsic", 4) for i, entry in enumerate(entries)])
     pixels = torch.stack([_matrix(path, i, entry, "K", 3) for i, entry in enumerate(entries)])

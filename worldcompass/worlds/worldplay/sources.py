@@ -17,7 +17,7 @@ from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
-from worldcompass.worlds.worldplay.pose_files import read_poses
+from worldcompass.worlds.worldplay.pose_files import read_pose_list
 from worldcompass.worlds.worldplay.prepared import Shape, check_header, expected_shapes, read_tensor
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
@@ -54,7 +54,8 @@ class OfficialFiles:
     data: Path
     """Folder of one safetensors file per image."""
     poses: Path | None = None
-    """Folder of pose files, one per scenario in the order of their names; random trajectories when None."""
+    """Folder of pose files, one per scenario in the order of their names, or one file with a list of trajectories;
+    random trajectories when None."""
     mix: str | None = None
     """Motions of random trajectories, see ``worlds.trajectories.parse_mix``; the method's mix when None."""
     trajectories_per_image: int = 1
@@ -160,20 +161,20 @@ class OfficialFiles:
                 return [random_trajectory(num_latents, (own,), mix=self.mix) for own in seeds]
             except ValueError as mistake:
                 raise UserError(str(mistake)) from mistake
-        files = visible(self.poses, "*.json")
-        if len(files) < len(names):
+        files = [self.poses] if self.poses.is_file() else visible(self.poses, "*.json")[: len(names)]
+        found = [(file, actions) for file in files for actions in read_pose_list(file, len(names))]
+        if len(found) < len(names):
             raise UserError(
-                f"{self.poses} holds {len(files)} pose files, {len(names)} scenarios need one each: make more with"
-                " 'worldcompass trajectories --count', or lower source.trajectories_per_image"
+                f"{self.poses} holds {len(found)} trajectories, {len(names)} scenarios need one each: make more"
+                " with 'worldcompass trajectories --count', or lower source.trajectories_per_image"
             )
-        found = [read_poses(file) for file in files[: len(names)]]
-        for file, actions in zip(files, found, strict=False):
+        for file, actions in found:
             if len(actions) < num_latents:
                 raise UserError(
                     f"{file} holds {len(actions)} poses, the last clip of the curriculum needs {num_latents}: make"
                     " longer ones with 'worldcompass trajectories --latents', or lower config.last_chunk"
                 )
-        return [actions.latents(0, num_latents) for actions in found]
+        return [actions.latents(0, num_latents) for _, actions in found[: len(names)]]
 
 
 @dataclass(frozen=True)
