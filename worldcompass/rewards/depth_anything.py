@@ -19,7 +19,7 @@ WIDTH = 504  # pixels of the longer side, the package's default
 INSTALL = (
     "install it in a separate environment with 'pip install depth-anything-3' (it needs numpy<2, xformers)"
 )
-GET = "download the repository depth-anything/DA3-BASE and give its folder"
+GET = "download the repository depth-anything/DA3-GIANT-1.1 (CC BY-NC 4.0) and give its folder"
 
 
 class DepthAnything3:

@@ -30,7 +30,8 @@ GIB = 1 << 30
 # GPU memory of the two running networks; assumed, not measured.
 CAMERAS_BYTES, QUALITY_BYTES = 4 * GIB, 20 * GIB
 # Smallest length of a moving step (one latent, 4 frames), in each estimator's unit. For Depth-Anything-3 it is the
-# middle one of the three released thresholds, which are per frame. For odometry it is the share of the depth in
+# middle one of the three released thresholds, which are per frame and belong to DA3-GIANT-1.1: each of its networks
+# has a scale of its own. For odometry it is the share of the depth in
 # view that `benchmarks/odometry.py --maps critic` calibrates on engine videos.
 MOVE_DEPTH_ANYTHING, MOVE_ODOMETRY = 4 * 0.005, 0.0413
 # Smallest angle of a turning step in degrees: the released threshold is per frame. Actions turn 2 or 3 per latent.
@@ -97,7 +98,9 @@ class PaperRewards:
             # Lengths relative to the depth in view, so that one threshold fits every scene.
             return ActionAccuracy(Odometry(per_view=True), self._thresholds(MOVE_ODOMETRY), name=INTERACTION)
         estimator = depth_anything.DepthAnything3(self.cameras_weights, device)
-        return ActionAccuracy(estimator, self._thresholds(MOVE_DEPTH_ANYTHING), name=INTERACTION)
+        # The released reward trusts every frame, and nobody has measured what this confidence is worth.
+        limits = self._thresholds(MOVE_DEPTH_ANYTHING)
+        return ActionAccuracy(estimator, limits, least_confidence=0.0, name=INTERACTION)
 
     def visual_quality(self, device: str) -> Critic:
         """The critic of picture quality that ``quality`` names."""
