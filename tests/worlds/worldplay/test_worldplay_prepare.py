@@ -22,7 +22,9 @@ from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.encoders import PARTS_5B, PARTS_8B, check_parts, quotes_for_byt5
+from worldcompass.worlds.worldplay.encoders import quotes_for_byt5, stretch
+from worldcompass.worlds.worldplay.layouts import OFFICIAL_8B, PARTS_5B, PARTS_8B, check_parts, parts_8b
+from worldcompass.worlds.worldplay.official_data import conditioning
 from worldcompass.worlds.worldplay.poses import commanded
 from worldcompass.worlds.worldplay.prepare import prepare, read_requests
 from worldcompass.worlds.worldplay.prepared import expected_shapes, load_prepared, save_prepared
@@ -253,3 +255,85 @@ def test_shapes_of_the_published_models():
 )
 def test_quoted_text_is_read_out(caption, spoken):
     assert quotes_for_byt5(caption) == spoken
+
+
+def official_image(config, size):
+    """One image as the released trainer's preparation stores it: padded text, no quotation."""
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*shape):
+        return torch.randn(1, *shape, generator=generator)
+
+    start = random(config.latent_channels, 1, *size).bfloat16()
+    return {
+        "latent": start, "image_cond": start, "prompt_embeds": random(9, config.text_width).half(),
+        "prompt_mask": (torch.arange(9) < 4).long()[None],
+        "vision_states": random(5, config.vision_width).bfloat16(),
+        "byt5_text_states": torch.zeros(1, 7, config.byt5_widths[0]), "byt5_text_mask": torch.zeros(1, 7).long(),
+    }  # fmt: skip
+
+
+def test_the_released_trainers_latents_become_a_dataset_without_encoders(tmp_path, capsys):
+    """The index may come from another machine: files are looked for next to it, too."""
+    image = official_image(Config8B(), (30, 52))
+    folder = tmp_path / "train_latents"
+    (folder / "latents").mkdir(parents=True)
+    torch.save(image, folder / "latents" / "0_000000.pt")
+    entry = {"latent_path": "/gone/latents/0_000000.pt", "image_path": "/gone/a.jpg", "caption": "A lake."}
+    (folder / "latents.json").write_text(json.dumps([entry]))
+    words = [
+        "prepare",
+        "--model",
+        "worldplay-8b",
+        "--images",
+        str(folder / "latents.json"),
+        "--device",
+        "cpu",
+    ]
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    found = load_prepared(tmp_path / "out" / "0_000000.safetensors", expected_shapes(Config8B(), (30, 52)))
+    assert found.caption == "A lake."
+    assert torch.equal(found.conditioning["latent"], image["image_cond"][0, :, 0].float())
+    assert torch.equal(found.conditioning["text_states"], image["prompt_embeds"][0, :4])
+    assert found.conditioning["byt5_mask"].tolist() == [0]  # without a quotation all of it is masked
+    (folder / "latents.json").write_text(json.dumps([entry, {**entry, "latent_path": "/gone/b.pt"}]))
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "entry 1 names /gone/b.pt, which is neither there nor in latents/" in capsys.readouterr().err
+
+
+def test_quoted_text_of_the_released_data_is_kept(tmp_path):
+    image = official_image(CONFIG_8B, (HEIGHT, WIDTH))
+    image["byt5_text_states"] = torch.randn(1, 7, CONFIG_8B.byt5_widths[0])
+    image["byt5_text_mask"] = (torch.arange(7) < 3).long()[None]
+    torch.save(image, tmp_path / "a.pt")
+    found = conditioning(tmp_path / "a.pt")
+    assert torch.equal(found["byt5_states"], image["byt5_text_states"][0, :3])
+    assert found["byt5_mask"].tolist() == [1, 1, 1]
+    torch.save({"latent": image["latent"]}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"has no image_cond, prompt_embeds, .* of one image"):
+        conditioning(tmp_path / "a.pt")
+
+
+def test_lists_of_the_released_trainer_name_images_by_path(pictures):
+    (pictures / "list.json").write_text(json.dumps([{"image_path": "lake.png", "caption": "A lake."}]))
+    (request,) = read_requests(pictures / "list.json")
+    assert (request.image.name, request.caption) == ("lake.png", "A lake.")
+
+
+def test_encoders_are_found_as_the_official_scripts_download_them(tmp_path):
+    assert parts_8b(tmp_path) == PARTS_8B
+    for folder in ("text_encoder/llm", "text_encoder/byt5-small", "vision_encoder/siglip/image_encoder"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").touch()
+    assert parts_8b(tmp_path) == OFFICIAL_8B
+    with pytest.raises(
+        UserError, match=r"Glyph-SDXL-v2/checkpoints/byt5_model.pt .*AI-ModelScope/Glyph-SDXL-v2"
+    ):
+        check_parts(tmp_path, parts_8b(tmp_path))
+
+
+def test_a_stretched_image_is_seen_whole_as_in_the_released_data():
+    ramp = torch.arange(0, 200, 10).byte().expand(3, 10, 20)
+    found = stretch(ramp, (40, 40))
+    assert found.shape == (3, 40, 40)
+    assert int(found[0, 0, 0]) == 0 and int(found[0, 0, -1]) == 190  # a crop would lose both ends

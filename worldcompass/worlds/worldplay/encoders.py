@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,24 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
-from worldcompass.worlds.worldplay.weights import FILE_NAME
+from worldcompass.worlds.worldplay.layouts import (
+    BYT5,
+    GLYPH,
+    PARTS_5B,
+    QWEN,
+    SIGLIP,
+    check_parts,
+    is_official,
+    parts_8b,
+)
+from worldcompass.worlds.worldplay.weights import read_pickled
+
+Fit = Callable[[Tensor, tuple[int, int]], Tensor]
+"""(image (3, h, w), size (height, width)) -> image of this size."""
 
 SIZE_8B, SIZE_5B = (480, 832), (704, 1280)  # height and width in pixels of the published models
 MAX_TEXT_TOKENS = 1000  # of a caption, 8B
@@ -39,55 +52,10 @@ INSTRUCTION = " ".join(
     ]
 )
 _QUOTED = re.compile(r'"(.*?)"|“(.*?)”')
+_GLYPH_PREFIX = "module.text_tower.encoder."
 _CAPTION = (
     "<<caption>>"  # placeholder that splits the chat template into the parts before and after the caption
 )
-
-
-@dataclass(frozen=True)
-class Part:
-    """One folder of the encoders' checkpoints."""
-
-    folder: str
-    files: tuple[str, ...]
-    """Patterns of files that it must contain."""
-    what: str
-    """Its content and origin, for messages."""
-
-
-_NET, _WORDS = ("config.json", "*.safetensors"), ("tokenizer_config.json",)
-_HUNYUAN = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_i2v"
-_WAN = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-PARTS_8B = (
-    Part("vae", ("config.json", FILE_NAME), "the video autoencoder, folder vae of tencent/HunyuanVideo-1.5"),
-    Part("text_encoder", _NET, f"Qwen2.5-VL, from {_HUNYUAN}"),
-    Part("tokenizer", _WORDS, f"its tokenizer, from {_HUNYUAN}"),
-    Part("text_encoder_2", _NET, f"byT5 for quoted text, from {_HUNYUAN}"),
-    Part("tokenizer_2", _WORDS, f"its tokenizer, from {_HUNYUAN}"),
-    Part("image_encoder", _NET, f"SigLIP, from {_HUNYUAN}"),
-    Part("feature_extractor", ("preprocessor_config.json",), f"its image sizes, from {_HUNYUAN}"),
-)
-PARTS_5B = (
-    Part("vae", ("config.json", FILE_NAME), f"the video autoencoder, from {_WAN}"),
-    Part("text_encoder", _NET, f"UMT5, from {_WAN}"),
-    Part("tokenizer", _WORDS, f"its tokenizer, from {_WAN}"),
-)
-
-
-def check_parts(checkpoints: Path, parts: tuple[Part, ...]) -> None:
-    """Check that every folder exists with its files.
-
-    Raises:
-        UserError: listing all missing files and their origin.
-    """
-    missing = [
-        f"{part.folder}/{file} ({part.what})"
-        for part in parts
-        for file in part.files
-        if not any((checkpoints / part.folder).glob(file))
-    ]
-    if missing:
-        raise UserError(f"{checkpoints} lacks {'; '.join(missing)}: download the missing files")
 
 
 def need_transformers() -> Any:
@@ -106,14 +74,46 @@ def need_transformers() -> Any:
     return transformers
 
 
+def crop(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image to cover (height, width), keeping its aspect, and crop the centre; uint8.
+
+    The method is that of WorldPlay's inference: Lanczos, with rounded sides and offsets.
+    """
+    from PIL import Image  # pyright: ignore[reportMissingImports]
+
+    height, width = image_3hw.shape[-2:]
+    scale = max(size[0] / height, size[1] / width)
+    resized_h, resized_w = round(height * scale), round(width * scale)
+    picture = Image.fromarray(image_3hw.movedim(0, -1).numpy())
+    covering = np.array(picture.resize((resized_w, resized_h), Image.Resampling.LANCZOS))
+    top, left = round((resized_h - size[0]) / 2), round((resized_w - size[1]) / 2)
+    cut = covering[top : top + size[0], left : left + size[1]]
+    return torch.from_numpy(cut.copy()).movedim(-1, 0).contiguous()
+
+
+def stretch(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image to (height, width) whatever its aspect; uint8.
+
+    The method of the released RL data: bilinear without antialiasing.
+    """
+    stretched = functional.interpolate(image_3hw[None].float(), size, mode="bilinear", align_corners=False)
+    return stretched[0].round().clamp(0, 255).byte()
+
+
+FITS: dict[str, Fit] = {"crop": crop, "stretch": stretch}
+"""Ways to give an image the model's size: of WorldPlay's inference, and of the released RL data."""
+
+
 class Encoder8B:
     """Conditioning of the 8B model: autoencoder, Qwen2.5-VL, byT5 and SigLIP.
 
     Args:
-        checkpoints: folder with ``PARTS_8B``.
+        checkpoints: folder with the parts of ``parts_8b``.
         device: of all networks.
-        dtype: of the encoders and the stored states; the autoencoder stays in float32.
-        size: height and width in pixels to which images are cropped.
+        dtype: of the encoders and the stored states; those of the released data when None (float16 on CUDA,
+            and float32 for byT5). The autoencoder stays in float32.
+        size: height and width in pixels of images.
+        fit: how images get this size.
 
     Raises:
         UserError: when the extra is not installed, or when a file is missing, damaged or of another network.
@@ -123,28 +123,27 @@ class Encoder8B:
         self,
         checkpoints: Path,
         device: str = "cpu",
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         size: tuple[int, int] = SIZE_8B,
+        fit: Fit = crop,
     ) -> None:
         transformers = need_transformers()
-        check_parts(checkpoints, PARTS_8B)
-        self.size = size
+        check_parts(checkpoints, parts_8b(checkpoints))
+        half = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
+        self.size, self.fit = size, fit
         self.decoder = load_decoder_8b(checkpoints / "vae", device)
-        self.tokenizer = _read(transformers.AutoTokenizer.from_pretrained, checkpoints / "tokenizer")
-        self.quoted_tokenizer = _read(transformers.AutoTokenizer.from_pretrained, checkpoints / "tokenizer_2")
-        self.pixels = _read(
-            transformers.SiglipImageProcessor.from_pretrained, checkpoints / "feature_extractor"
-        )
-        self.language = _network(
-            transformers.Qwen2_5_VLTextModel, checkpoints / "text_encoder", device, dtype
-        )
-        self.quoted = _network(transformers.T5EncoderModel, checkpoints / "text_encoder_2", device, dtype)
-        self.vision = _network(transformers.SiglipVisionModel, checkpoints / "image_encoder", device, dtype)
+        self.language, words = _language(transformers, checkpoints, device, half)
+        self.tokenizer = _read(transformers.AutoTokenizer.from_pretrained, words)
+        self.quoted, words = _quoted(transformers, checkpoints, device, dtype or torch.float32)
+        self.quoted_tokenizer = _read(transformers.AutoTokenizer.from_pretrained, words)
+        images = checkpoints / SIGLIP if is_official(checkpoints) else checkpoints
+        self.pixels = _read(transformers.SiglipImageProcessor.from_pretrained, images / "feature_extractor")
+        self.vision = _network(transformers.SiglipVisionModel, images / "image_encoder", device, half)
 
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
         """The start image's latent, and the states of the caption, its quoted text and the image."""
-        cropped = crop(image_3hw, self.size)
+        cropped = self.fit(image_3hw, self.size)
         text, quoted = self._caption(caption), self._quoted(caption)
         return {
             "latent": _latent(cropped, self.decoder),
@@ -182,21 +181,27 @@ class Encoder8B:
 
 
 class Encoder5B:
-    """Conditioning of the 5B model: autoencoder and UMT5; arguments and errors as in ``Encoder8B``."""
+    """Conditioning of the 5B model: autoencoder and UMT5; arguments and errors as in ``Encoder8B``.
+
+    ``dtype`` is bfloat16 when None. The official cleaning of captions by ``ftfy`` is left out: write clean UTF-8.
+    """
 
     def __init__(
         self,
         checkpoints: Path,
         device: str = "cpu",
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         size: tuple[int, int] = SIZE_5B,
+        fit: Fit = crop,
     ) -> None:
         transformers = need_transformers()
         check_parts(checkpoints, PARTS_5B)
-        self.size = size
+        self.size, self.fit = size, fit
         self.decoder = load_decoder_5b(checkpoints / "vae", device)
         self.tokenizer = _read(transformers.AutoTokenizer.from_pretrained, checkpoints / "tokenizer")
-        self.language = _network(transformers.UMT5EncoderModel, checkpoints / "text_encoder", device, dtype)
+        self.language = _network(
+            transformers.UMT5EncoderModel, checkpoints / "text_encoder", device, dtype or torch.bfloat16
+        )
 
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
@@ -208,30 +213,13 @@ class Encoder5B:
         states = self.language(input_ids=tokens.to(self.language.device)).last_hidden_state[0]
         padded = states.new_zeros(NUM_CAPTION_STATES, states.shape[-1])
         padded[: len(states)] = states
-        return {"latent": _latent(crop(image_3hw, self.size), self.decoder), "text_states": padded}
+        return {"latent": _latent(self.fit(image_3hw, self.size), self.decoder), "text_states": padded}
 
 
 def quotes_for_byt5(caption: str) -> str:
     """A caption's quotations without repetitions, in the form on which byT5 was trained; empty without any."""
     quotes = dict.fromkeys(straight or curly for straight, curly in _QUOTED.findall(caption))
     return "".join(f'Text "{quote}". ' for quote in quotes)
-
-
-def crop(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize an image to cover (height, width), keeping its aspect, and crop the centre; uint8.
-
-    The method is that of WorldPlay's inference: Lanczos, with rounded sides and offsets.
-    """
-    from PIL import Image  # pyright: ignore[reportMissingImports]
-
-    height, width = image_3hw.shape[-2:]
-    scale = max(size[0] / height, size[1] / width)
-    resized_h, resized_w = round(height * scale), round(width * scale)
-    picture = Image.fromarray(image_3hw.movedim(0, -1).numpy())
-    covering = np.array(picture.resize((resized_w, resized_h), Image.Resampling.LANCZOS))
-    top, left = round((resized_h - size[0]) / 2), round((resized_w - size[1]) / 2)
-    cut = covering[top : top + size[0], left : left + size[1]]
-    return torch.from_numpy(cut.copy()).movedim(-1, 0).contiguous()
 
 
 def _latent(cropped_3hw: Tensor, decoder: VideoDecoder) -> Tensor:
@@ -257,6 +245,42 @@ def _network(kind: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
         examples = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{folder} lacks weights of a {kind.__name__}, {examples} missing: fetch it again")
     return net.to(device).eval().requires_grad_(False)
+
+
+def _language(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtype) -> tuple[Any, Path]:
+    """The language model, and the folder of its tokenizer."""
+    if not is_official(checkpoints):
+        net = _network(transformers.Qwen2_5_VLTextModel, checkpoints / "text_encoder", device, dtype)
+        return net, checkpoints / "tokenizer"
+    folder = checkpoints / QWEN  # the whole Qwen2.5-VL, of which only the language model is used
+    return _network(transformers.Qwen2_5_VLModel, folder, device, dtype).language_model, folder
+
+
+def _quoted(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtype) -> tuple[Any, Path]:
+    """byT5 with the weights for quoted text, and the folder of its tokenizer.
+
+    The official weights have more rows than the tokenizer has words: of colours and fonts, which no caption names.
+
+    Raises:
+        UserError: when the official weights are damaged or of another network.
+    """
+    if not is_official(checkpoints):
+        net = _network(transformers.T5EncoderModel, checkpoints / "text_encoder_2", device, dtype)
+        return net, checkpoints / "tokenizer_2"
+    file, plain = checkpoints / GLYPH, checkpoints / BYT5
+    found = {
+        name.removeprefix(_GLYPH_PREFIX): tensor for name, tensor in read_pickled(file, "state_dict").items()
+    }
+    if "embed_tokens.weight" not in found:
+        raise UserError(f"{file} has no embed_tokens.weight: expected the byT5 of Glyph-SDXL-v2")
+    config = _read(transformers.T5Config.from_pretrained, plain)
+    config.vocab_size = len(found["embed_tokens.weight"])
+    net = transformers.T5EncoderModel(config)
+    try:
+        net.encoder.load_state_dict({name: found[name] for name in net.encoder.state_dict()})
+    except (KeyError, RuntimeError) as why:
+        raise UserError(f"{file} does not fit the byT5 in {plain} ({why}): fetch both again") from why
+    return net.to(device, dtype).eval().requires_grad_(False), plain
 
 
 def _read(load: Callable[..., Any], folder: Path) -> Any:

@@ -36,7 +36,10 @@ class Request:
     caption: str
 
     def source(self, model: str) -> dict[str, str]:
-        """The inputs of the result, stored in its file; a file with other inputs is made again."""
+        """The inputs of the result, stored in its file; a file with other inputs is made again.
+
+        ``model`` names the model, and how images are fitted to it if not in the usual way.
+        """
         digest = hashlib.sha256(self.image.read_bytes()).hexdigest()
         return {"model": model, "caption": self.caption, "image_sha256": digest}
 
@@ -46,7 +49,8 @@ def read_requests(images: Path) -> list[Request]:
 
     Args:
         images: a folder of pictures, each with a caption file next to it (``lake.png``, ``lake.txt``), or a JSON
-            list of objects with ``image`` (a path, relative to the list), ``caption`` and optionally ``id``.
+            list of objects with ``image`` (a path, relative to the list), ``caption`` and optionally ``id``. The
+            released trainer's lists, with ``image_path``, are read too.
 
     Raises:
         UserError: when there are no images, a caption or image is missing or unreadable, or names repeat.
@@ -139,7 +143,9 @@ def _from_list(path: Path) -> list[Request]:
 
 
 def _from_entry(path: Path, index: int, entry: Any) -> Request:
-    values = entry if isinstance(entry, dict) else {}
+    values = dict(entry) if isinstance(entry, dict) else {}
+    if "image_path" in values and "image" not in values:
+        values["image"] = values.pop("image_path")
     unknown = sorted(values.keys() - {"image", "caption", "id"})
     if unknown:
         raise UserError(

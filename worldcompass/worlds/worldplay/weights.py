@@ -93,7 +93,7 @@ def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
         UserError: when a ``.pt`` file is damaged or has other content.
     """
     if path.suffix in _PICKLED:
-        return {name: tuple(tensor.shape) for name, tensor in _pickled(path).items()}
+        return {name: tuple(tensor.shape) for name, tensor in read_pickled(path).items()}
     return header(path)
 
 
@@ -162,13 +162,15 @@ def _check_exists(path: Path) -> None:
 def _read_pickled(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
 ) -> dict[str, Tensor]:
-    plain = _pickled(path)
+    plain = read_pickled(path)
     _check(path, shapes, {name: tuple(t.shape) for name, t in plain.items()})
     return {name: plain[name].to(device, dtype) for name in shapes}
 
 
-def _pickled(path: Path) -> dict[str, Tensor]:
+def read_pickled(path: Path, key: str = _GENERATOR) -> dict[str, Tensor]:
     """A ``.pt`` file's tensors by their official names, memory-mapped if its form allows.
+
+    They may be under ``key``, and names may have prefixes of training.
 
     Raises:
         UserError: when it is missing, damaged, or has other content.
@@ -182,9 +184,9 @@ def _pickled(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged or holds more than tensors ({first_line}): use the safetensors file, as code in"
             " files is never run"
         ) from why
-    raw = raw.get(_GENERATOR, raw) if isinstance(raw, dict) else raw
+    raw = raw.get(key, raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
-        raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under 'generator'")
+        raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under {key!r}")
     return {str(name).replace(_WRAPPER, "").removeprefix("model."): t for name, t in raw.items()}
 
 
