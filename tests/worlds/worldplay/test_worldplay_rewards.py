@@ -34,6 +34,8 @@ from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, loa
 class WalkingCameras:
     """A stand-in for Depth-Anything-3 that reads the forward motion from a video's brightness."""
 
+    confidence = 4.0
+
     @classmethod
     def from_pretrained(cls, folder):
         assert (Path(folder) / "config.json").exists()
@@ -48,7 +50,7 @@ class WalkingCameras:
     def inference(self, image, process_res):
         camera_from_world = np.tile(np.eye(4, dtype=np.float32)[:3], (len(image), 1, 1))
         camera_from_world[:, 2, 3] = -0.05 * np.arange(len(image)) * (image[-1].mean() > 100)
-        maps = np.full((len(image), 4, 6), 4.0, np.float32)
+        maps = np.full((len(image), 4, 6), self.confidence, np.float32)
         matrix = np.array([[6, 0, 3], [0, 4, 2], [0, 0, 1]], np.float32)
         return types.SimpleNamespace(
             extrinsics=camera_from_world,
@@ -125,6 +127,13 @@ def test_the_papers_rewards_obey_their_networks(installed):
     assert Preference.prompts == {QUALITY_SENTENCE, "a cave"}
     strict = dataclasses.replace(installed, move=0.3).interaction("cpu")
     assert strict(walking(10, 130)).values_G.tolist() == [0.5, 0.5]
+
+
+def test_no_frame_of_depth_anything_is_distrusted_as_in_the_released_reward(installed, monkeypatch):
+    """Its confidence has never been compared with truth; a gate on it could silence whole groups."""
+    monkeypatch.setattr(WalkingCameras, "confidence", 1.0)  # a pure guess in its own words
+    found = installed.interaction("cpu")(walking(10, 130))
+    assert found.valid_G.all() and found.values_G.tolist() == [0.5, 1.0]
 
 
 def test_odometry_and_formulas_score_action_following():
