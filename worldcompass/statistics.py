@@ -157,6 +157,17 @@ def resamples(scenarios: Sequence[str], seed: int = 0, count: int = RESAMPLES) -
     return grid[pick[..., None], seeds].reshape(count, -1)
 
 
+def draws_of_seeds(seeds: int, count: int, seed: int = 0) -> np.ndarray:
+    """Which of K seeds every resample takes, with repetition; (1 + count, K), the first row takes each once."""
+    drawn = np.random.default_rng(seed).integers(seeds, size=(count, seeds))
+    return np.concatenate([np.arange(seeds)[None], drawn])
+
+
+def over_seeds(values_KB: np.ndarray, draws_BK: np.ndarray) -> np.ndarray:
+    """Mean over the seeds that each resample takes, (B,)."""
+    return np.take_along_axis(values_KB.T, draws_BK, 1).mean(1)
+
+
 def bootstrap(values_B: Sequence[float] | np.ndarray, mean: float, n: int) -> Estimate:
     """A mean with its 95% percentile interval, from its values over bootstrap resamples."""
     low, high = np.percentile(values_B, [2.5, 97.5])

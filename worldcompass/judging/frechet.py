@@ -5,6 +5,9 @@ episodes lie from each other. One space alone can misrank pictures (arXiv 2604.2
 verdict averages logarithms. All sets have the same number of clips, as the Frechet distance depends on it
 (arXiv 1911.07023); the kernel distance does not.
 
+With several seeds of post-training, each is compared alone and logarithms are averaged. Sets that pool seeds would
+hide a drift that goes one way in one seed and another way in the next; a user gets one seed.
+
 Features keep their scale: a direction counts by how much real pictures differ in it. Scaling all directions alike
 would count details that nobody sees as much as a change of the whole picture.
 """
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.judging.spaces import Space, embedded
-from worldcompass.statistics import Estimate, bootstrap, resamples
+from worldcompass.statistics import Estimate, bootstrap, draws_of_seeds, over_seeds, resamples
 
 RESAMPLES = 300
 NEAR_ZERO = 0.02  # of the floor: equal sets have a finite logarithm
@@ -62,6 +65,11 @@ class Moments:
     sum_VD: Tensor
     outer_VDD: Tensor
 
+    def part(self, number: int, videos: int) -> Moments:
+        """The moments of one seed's videos."""
+        rows = slice(number * videos, (number + 1) * videos)
+        return Moments(self.count, self.sum_VD[rows], self.outer_VDD[rows])
+
 
 def measure_distances(
     sources: Sources,
@@ -79,8 +87,11 @@ def measure_distances(
         seed: of the bootstrap over scenarios and seeds.
         on_space: called after each space.
     """
-    rows = resamples(sources.rows, seed, RESAMPLES)
-    rows_BV = np.concatenate([np.arange(len(sources.rows))[None], rows])
+    rows = resamples(sources.scenarios, seed, RESAMPLES)
+    chance = Chance(
+        np.concatenate([np.arange(len(sources.scenarios))[None], rows]),
+        draws_of_seeds(sources.seeds, RESAMPLES, seed),
+    )
     models = tuple(sources.models_KSF3hw)
     found: dict[str, dict[str, Distance]] = {stretch: {} for stretch in STRETCHES}
     changes: dict[str, dict[str, list[np.ndarray]]] = {stretch: {} for stretch in STRETCHES}
@@ -89,65 +100,110 @@ def measure_distances(
         for stretch in STRETCHES:
             inside = list(windows.inside(stretch))
             cut = [{name: x[:, inside] for name, x in features.items()} for features in sets]
-            distance, change_B = _distance(cut, models, rows_BV)
+            distance, change_B = _distance(cut, models, chance)
             found[stretch][space.name] = distance
             changes[stretch].setdefault(space.family, []).append(change_B)
         on_space()
     change = {
-        stretch: {family: _estimate(np.mean(parts, 0), rows_BV) for family, parts in of.items()}
+        stretch: {family: chance.estimate(np.mean(parts, 0)) for family, parts in of.items()}
         for stretch, of in changes.items()
     }
     return Distances(found, change)
 
 
+@dataclass(frozen=True)
+class Chance:
+    """Resamples of scenarios and of seeds; the first of each is the whole."""
+
+    rows_BS: np.ndarray
+    draws_BK: np.ndarray
+
+    def estimate(self, values_B: np.ndarray) -> Estimate:
+        """The value of the whole, with its interval over the resamples."""
+        return bootstrap(values_B[1:], values_B[0], self.rows_BS.shape[1] * self.draws_BK.shape[1])
+
+
 def _features(sources: Sources, windows: Windows, space: Space) -> list[dict[str, Tensor]]:
-    """For each set of the space: source -> features (V, W, P, D)."""
-    real = {
+    """For each set of the space: source -> features (V, W, P, D); a model has the videos of all its seeds."""
+    videos = {
         ENGINE: sources.engine_SF3hw,
         OTHER: sources.other_SF3hw,
         REACHABLE: sources.reachable_SF3hw,
+        **{name: sources.flat(name) for name in sources.models_KSF3hw},
     }
-    found = {name: embedded(space, videos, windows) for name, videos in real.items()}
-    found = {name: [x.repeat(sources.seeds, 1, 1, 1) for x in sets] for name, sets in found.items()}
-    found |= {name: embedded(space, sources.flat(name), windows) for name in sources.models_KSF3hw}
+    found = {name: embedded(space, v, windows) for name, v in videos.items()}
     return [{name: sets[i] for name, sets in found.items()} for i in range(len(found[ENGINE]))]
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Leading principal directions of real features."""
+
+    mean_D: Tensor
+    directions_Dd: Tensor
+
+
+def axes_of(features: Mapping[str, Tensor], most_dims: int) -> Axes:
+    """The leading principal directions of the engine's and the reachable videos."""
+    real = torch.cat([features[ENGINE], features[REACHABLE]]).flatten(0, 2).double()
+    mean = real.mean(0)
+    _, vectors = torch.linalg.eigh(torch.cov((real - mean).T).reshape(real.shape[1], -1))
+    return Axes(mean, vectors.flip(1)[:, :most_dims])
+
+
+def on_axes(features_D: Tensor, axes: Axes) -> Tensor:
+    """Features (..., D) on the axes, (..., d)."""
+    return (features_D.double() - axes.mean_D) @ axes.directions_Dd
+
+
 def projected(sets: Sequence[Mapping[str, Tensor]], most_dims: int) -> list[dict[str, Tensor]]:
-    """Features on the leading principal directions of the engine's and the reachable videos; (V, W, P, D')."""
+    """Every source's features on the axes of its set; (V, W, P, D')."""
     found = []
     for features in sets:
-        real = torch.cat([features[ENGINE], features[REACHABLE]]).flatten(0, 2).double()
-        mean = real.mean(0)
-        _, vectors = torch.linalg.eigh(torch.cov((real - mean).T).reshape(real.shape[1], -1))
-        directions = vectors.flip(1)[:, :most_dims]
-        found.append({name: (x.double() - mean) @ directions for name, x in features.items()})
+        axes = axes_of(features, most_dims)
+        found.append({name: on_axes(x, axes) for name, x in features.items()})
     return found
 
 
 def _distance(
-    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], rows_BV: np.ndarray
+    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], chance: Chance
 ) -> tuple[Distance, np.ndarray]:
     """The distances of one space, summed over its sets, and their change in every resample."""
     moments = [{name: moments_of(x.flatten(1, 2)) for name, x in features.items()} for features in sets]
+    rows_BS, scenarios = chance.rows_BS, chance.rows_BS.shape[1]
 
     def apart(a: str, b: str) -> np.ndarray:
-        return np.sum([frechet(of[a], of[b], rows_BV) for of in moments], 0)
+        """Summed over the sets, for every seed of ``a``; (K, B)."""
+        count = len(moments[0][a].sum_VD) // scenarios
+        parts = [[frechet(of[a].part(k, scenarios), of[b], rows_BS) for of in moments] for k in range(count)]
+        return np.array([np.sum(of_seed, 0) for of_seed in parts])
 
-    floor_B = apart(OTHER, ENGINE)
-    logs = {name: log_ratio(apart(name, REACHABLE), floor_B) for name in (*models, ENGINE)}
-    absolute = {name: log_ratio(apart(name, ENGINE), floor_B) for name in (*models, REACHABLE)}
+    floor_B = apart(OTHER, ENGINE)[0]
+
+    def logs(a: str, b: str) -> np.ndarray:
+        of_KB = log_ratio(apart(a, b), floor_B)
+        return over_seeds(of_KB, chance.draws_BK) if a in models else of_KB[0]
+
+    to_truth = {name: logs(name, REACHABLE) for name in (*models, ENGINE)}
+    absolute = {name: logs(name, ENGINE) for name in (*models, REACHABLE)}
     joined = _joined(sets)
-    kernel = {name: 1000 * kernel_distance(joined[name], joined[REACHABLE], rows_BV) for name in models}
-    change_B = logs[TRAINED] - logs[BASE]
+    kernel = {name: 1000 * _kernel(joined[name], joined[REACHABLE], chance) for name in models}
+    change_B = to_truth[TRAINED] - to_truth[BASE]
     distance = Distance(
-        {name: _estimate(np.exp(v), rows_BV) for name, v in logs.items()},
-        {name: _estimate(np.exp(v), rows_BV) for name, v in absolute.items()},
+        {name: chance.estimate(np.exp(v)) for name, v in to_truth.items()},
+        {name: chance.estimate(np.exp(v)) for name, v in absolute.items()},
         {name: float(v[0]) for name, v in kernel.items()},
-        _estimate(change_B, rows_BV),
-        _estimate(kernel[TRAINED] - kernel[BASE], rows_BV),
+        chance.estimate(change_B),
+        chance.estimate(kernel[TRAINED] - kernel[BASE]),
     )
     return distance, change_B
+
+
+def _kernel(model_VND: Tensor, truth_SND: Tensor, chance: Chance) -> np.ndarray:
+    """Kernel distance, mean over the seeds that each resample takes; (B,)."""
+    parts = model_VND.split(len(truth_SND))
+    of_KB = np.stack([kernel_distance(part, truth_SND, chance.rows_BS) for part in parts])
+    return over_seeds(of_KB, chance.draws_BK)
 
 
 def _joined(sets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -160,11 +216,6 @@ def _joined(sets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
         name: torch.cat([x[name] / u for x, u in zip(means, units, strict=True)], -1) for name in means[0]
     }
-
-
-def _estimate(values_B: np.ndarray, rows_BV: np.ndarray) -> Estimate:
-    """The first value, which is of all videos, with its interval over the others, which are resamples."""
-    return bootstrap(values_B[1:], values_B[0], rows_BV.shape[1])
 
 
 def log_ratio(distance_B: np.ndarray, floor_B: np.ndarray) -> np.ndarray:

@@ -98,13 +98,18 @@ def wavelet_packets(pictures_NChw: Tensor, levels: int = WAVELET_LEVELS) -> list
 
 
 def random_filters(seed: int, number: int) -> list[Tensor]:
-    """Filters of a network of three convolutions; most of the first have no mean, as brightness is no edge."""
+    """Filters of a network of three convolutions; most of the first have no mean, as brightness is no edge.
+
+    Every filter of the first has its opposite: a rectifier passes one sign, and a network whose few filters of
+    brightness all have one sign would not see a picture become darker or brighter.
+    """
     generator, found, channels = generator_for(seed, "random network", number), [], 3
     for level, width in enumerate(WIDTHS):
-        size = 5 if level == 0 else 3
-        weights = torch.randn(width, channels, size, size, generator=generator)
-        if level == 0:
-            weights[width // 4 :] -= weights[width // 4 :].mean((-2, -1), keepdim=True)
+        size, first = (5, True) if level == 0 else (3, False)
+        weights = torch.randn(width // 2 if first else width, channels, size, size, generator=generator)
+        if first:
+            weights[width // 8 :] -= weights[width // 8 :].mean((-2, -1), keepdim=True)
+            weights = torch.cat([weights, -weights])
         found.append(weights / weights.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
         channels = width
     return found

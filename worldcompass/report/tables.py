@@ -188,7 +188,7 @@ def read_stored(folder: Path) -> list[Stored]:
             f"there are no stored results at {folder}: store runs with worldcompass tables RUN --store FOLDER"
         )
     runs = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*_seed*.json")):
         try:
             runs.append(Stored.from_json(read_object(path, "a stored result")))
         except ValueError as why:
