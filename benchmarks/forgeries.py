@@ -4,14 +4,15 @@
     python benchmarks/forgeries.py runs/judge --thirds --out forgeries.json
 
 ``runs/judge`` is the folder of ``worldcompass judge RUN``. For every gate the table shows the share of resamples in
-which the forgery ranks below its original; 90% or more is demanded at full strength.
+which the forgery ranks below its original; at full strength a gate must do so in 90%. The judge rejects what any
+gate rejects.
 """
 
 import argparse
 from pathlib import Path
 
 from worldcompass.judging.forgeries import FULL, THIRDS
-from worldcompass.judging.trial import DEMANDED, ORIGINALS, Caught, changes_of, try_forgeries
+from worldcompass.judging.trial import DEMANDED, GATES, ORIGINALS, Caught, changes_of, try_forgeries
 from worldcompass.runs.atomic import finite, write_json
 from worldcompass.worlds.doom.judging import stored_sources
 
@@ -26,12 +27,17 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path)
 
 
+def line(caught: Caught) -> str:
+    """A row of the table."""
+    cells = [f"{caught.share(gate):.0%}" for gate in caught.changes]
+    rejected = "yes" if caught.rejected_by else "**no**"
+    words = [caught.original, caught.forgery, f"{caught.strength:.2f}", *cells, rejected]
+    return f"| {' | '.join(words)} |"
+
+
 def show(caught: Caught) -> None:
-    """Print one line as soon as it is known."""
-    cells = "  ".join(
-        f"{gate} {caught.share(gate):4.0%} ({change})" for gate, change in caught.changes.items()
-    )
-    print(f"{caught.original:10} {caught.forgery:11} {caught.strength:4.2f}  {cells}", flush=True)
+    """Print a row as soon as it is known."""
+    print(line(caught), flush=True)
 
 
 def main() -> None:
@@ -41,16 +47,18 @@ def main() -> None:
     sources = sources.select(range(0, len(sources.scenarios), args.every)).first(
         args.frames or sources.frames
     )
+    print(f"| {' | '.join(['original', 'forgery', 'strength', *GATES, 'rejected'])} |")
+    print("|" + "---|" * (4 + len(GATES)))
     trained = Caught("base", "trained", 1.0, changes_of(sources, args.seed))
     show(trained)
     shares = THIRDS if args.thirds else THIRDS[-1:]
     found = try_forgeries(sources, args.seed, args.names, shares, args.originals, on_forgery=show)
     full = [c for c in found if c.strength == 1.0 and c.original != "base"]
-    for gate in trained.changes:
+    for gate in GATES:
         missed = [f"{c.forgery} of {c.original}" for c in full if c.share(gate) < DEMANDED]
-        print(
-            f"{gate}: {len(full) - len(missed)} of {len(full)} full forgeries; misses {', '.join(missed) or 'none'}"
-        )
+        seen = f"{len(full) - len(missed)} of {len(full)} full forgeries"
+        print(f"{gate}: {seen}; misses {', '.join(missed) or 'none'}")
+    print(f"the judge: {sum(bool(c.rejected_by) for c in full)} of {len(full)} full forgeries")
     if args.out:
         write_json(args.out, finite([trained, *found]), indent=1)
 

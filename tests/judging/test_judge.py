@@ -6,11 +6,12 @@ from functools import cache
 import pytest
 from judged import sources
 
-from worldcompass.judging.classifier import LINEAR, Asked
+from worldcompass.judging.classifier import GATES_ALONE, LINEAR, Asked
 from worldcompass.judging.forgeries import FORGERIES, FULL
 from worldcompass.judging.judge import CLASSIFIER, DISTANCES, STATISTICS, judge, steps_of
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import STRETCHES, Steps
-from worldcompass.judging.trial import Caught, forged, share_below_zero, try_forgeries
+from worldcompass.judging.trial import Caught, changes_of, forged, share_below_zero, try_forgeries
 from worldcompass.judging.twin import twin_seed
 from worldcompass.judging.verdict import read_judgement, write_judgement
 from worldcompass.statistics import Estimate
@@ -61,6 +62,15 @@ def test_progress_ends_at_its_total():
     assert calls == total
 
 
+def test_a_quick_judge_has_the_same_gates_and_nothing_that_explains():
+    found = sources(base=soft(0.5), trained=lambda v, g: FORGERIES["sharpened"](v, 3.0, g), frames=26)
+    calls = []
+    quick = judge(found, 0, GATES_ALONE, lambda: calls.append(1))
+    assert [g.name for g in quick.gates] == [g.name for g in judged()[0].gates]
+    assert quick.outcome == "worse" and len(calls) == steps_of(found, GATES_ALONE)
+    assert not any("area" in row.name or row.part in ("place", "paired") for row in quick.rows)
+
+
 def test_a_judgement_survives_its_file(tmp_path):
     written, _, _ = judged()
     found = read_judgement(write_judgement(tmp_path / "judgement.json", written))
@@ -72,14 +82,28 @@ def test_the_twin_never_uses_the_seed_of_the_judge():
 
 
 @pytest.mark.parametrize("name", ["blurred", "sharpened", "grainy", "striped"])
-def test_full_forgeries_of_the_truth_rank_below_it_by_every_gate(name):
+def test_full_forgeries_of_the_truth_rank_below_it_by_every_gate_of_pictures(name):
     (caught,) = try_forgeries(sources(frames=26), 0, (name,), (1.0,), ("reachable",))
-    assert all(caught.share(gate) > 0.9 for gate in caught.changes), caught
+    assert {"classifier", "pictures", "statistics"} <= set(caught.rejected_by), caught
 
 
-def test_frozen_pictures_are_caught_by_their_motion():
+def test_frozen_pictures_are_rejected_by_their_motion():
     (caught,) = try_forgeries(sources(frames=26), 0, ("frozen",), (1.0,), ("reachable",))
-    assert caught.share("distances") > 0.9
+    assert "motion" in caught.rejected_by
+
+
+def test_what_is_remembered_of_an_original_changes_no_number():
+    found = sources(base=soft(0.5), trained=soft(1.5), frames=26)
+    real = (found.engine_SF3hw, found.other_SF3hw, found.reachable_SF3hw)
+    memo = Memo((*real, found.models_KSF3hw["base"][0]))
+    once, again, alone = (
+        changes_of(found, 0, memo=memo),
+        changes_of(found, 0, memo=memo),
+        changes_of(found, 0),
+    )
+    assert once == again == alone
+    other = found.with_models({**found.models_KSF3hw, "trained": found.models_KSF3hw["base"]})
+    assert changes_of(other, 0, memo=memo)["pictures"].mean == 0
 
 
 def test_stripes_come_from_another_region():

@@ -31,10 +31,9 @@ def test_one_gate_on_the_wrong_side_rejects_and_better_needs_all(changes, outcom
 
 
 def test_the_sentence_names_the_gates_that_reject():
-    assert (
-        judged(UP, DOWN, DOWN).sentence
-        == "The trained model looks worse than the base, by gate 1 and gate 2."
-    )
+    found = judged(UP, DOWN, DOWN).sentence
+    assert found.startswith("The trained model looks worse than the base, by gate 1 and gate 2.")
+    assert found.endswith("It is nearer to the real thing by gate 0.")
 
 
 def test_a_judgement_is_read_as_it_was_written(tmp_path):

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   worldcompass judge runs/demo
   worldcompass judge runs/seed0 runs/seed1 runs/seed2 --out runs/judge_demo
-  worldcompass judge runs/demo --scenarios 72               # faster, with wider intervals
+  worldcompass judge runs/demo --scenarios 168              # slower, with narrower intervals
+  worldcompass judge runs/demo --quick                      # the gates alone
+  worldcompass judge runs/other --reuse runs/judge          # takes the videos of engine and base from there
 """
 SHOWN = ("reachable", "engine", "other", "base", "trained")
 """Columns of the table, before the changes."""
+SHORT = {"better": "nearer", "worse": "farther", "undecided": "not shown"}
+WIDTH = 110
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser, "runs/judge", "where judgement.json and the videos go")
     text = "number of scenarios, at most 168 (default: %(default)s)"
-    parser.add_argument("--scenarios", type=positive, default=168, metavar="N", help=text)
+    parser.add_argument("--scenarios", type=positive, default=72, metavar="N", help=text)
+    text = "the gates alone, with linear tests: a third of the time for judging"
+    parser.add_argument("--quick", action="store_true", help=text)
+    text = "take the videos of the engine and the base from the judge of another run"
+    parser.add_argument("--reuse", type=Path, metavar="FOLDER", help=text)
+    text = "print every measure, with its floor and ceiling"
+    parser.add_argument("--details", action="store_true", help=text)
     add_seed(parser)
     add_device(parser)
 
@@ -43,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
     device = check_device(args.device)
+    from worldcompass.judging.classifier import GATES_ALONE, Asked
     from worldcompass.judging.judge import judge, steps_of
     from worldcompass.judging.verdict import read_judgement, write_judgement
     from worldcompass.media.progress import progress
@@ -50,26 +61,54 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.worlds.doom.judging import sources_of
 
     writable(args.out)
-    path = args.out / "judgement.json"
-    sources = sources_of(args.runs, args.out, args.scenarios, args.seed, device)
+    asked = GATES_ALONE if args.quick else Asked()
+    path = args.out / ("judgement_quick.json" if args.quick else "judgement.json")
+    sources = sources_of(args.runs, args.out, args.scenarios, args.seed, device, reuse=args.reuse)
     if not path.exists():
-        with progress("judging", steps_of(sources)) as advance:
-            write_judgement(path, judge(sources, args.seed, on_step=advance))
+        with progress("judging", steps_of(sources, asked)) as advance:
+            write_judgement(path, judge(sources, args.seed, asked, advance))
     judgement = read_judgement(path)
-    print_judgement(judgement)
+    if args.details:
+        print_rows(judgement)
+    print_gates(judgement)
+    print(judgement.sentence)
     print(f"wrote {path}")
     return EXIT_DISEASED if judgement.outcome == "worse" else 0
 
 
-def print_judgement(judgement: Judgement) -> None:
-    """Print the tables, the gates and the verdict."""
+def print_gates(judgement: Judgement) -> None:
+    """Print what every gate says of the whole video and of its end."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldcompass.judging.sources import STRETCHES
+
+    many = "s" * (judgement.seeds > 1)
+    table = Table(
+        title=f"Trained against base, {judgement.scenarios} scenarios of {judgement.frames} frames, "
+        f"{judgement.seeds} seed{many}: nearer to the real thing? [95%]",
+        box=SIMPLE,
+    )
+    table.add_column("gate")
+    for stretch in STRETCHES:
+        table.add_column(stretch)
+    by_name = {gate.name: gate for gate in judgement.gates}
+    for name in dict.fromkeys(gate.name.rpartition(", ")[0] for gate in judgement.gates):
+        gates = [by_name[f"{name}, {stretch}"] for stretch in STRETCHES]
+        table.add_row(name, *(f"{SHORT[gate.outcome]}: {gate.change}" for gate in gates))
+    Console(width=WIDTH).print(table)
+
+
+def print_rows(judgement: Judgement) -> None:
+    """Print everything that explains the gates."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     from worldcompass.statistics import number
 
-    console = Console()
+    console = Console(width=WIDTH)
     for part in dict.fromkeys(row.part for row in judgement.rows):
         rows = [row for row in judgement.rows if row.part == part]
         table = Table(title=f"{part} [95%]", box=SIMPLE)
@@ -84,7 +123,3 @@ def print_judgement(judgement: Judgement) -> None:
             ]
             table.add_row(row.name, *cells, "\n".join(changes), row.meaning)
         console.print(table)
-    print(f"{judgement.scenarios} scenarios, {judgement.seeds} seed(s), {judgement.frames} frames")
-    for gate in judgement.gates:
-        print(f"  {gate.sentence}")
-    print(judgement.sentence)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.pixels import luma
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, depths_of
 from worldcompass.statistics import Estimate, bootstrap, resamples
@@ -60,18 +61,24 @@ class Bands:
     """Stretch -> the mean of ``change`` over the statistics."""
 
 
-def measure_bands(sources: Sources, seed: int = 0) -> Bands:
+def measure_bands(sources: Sources, seed: int = 0, memo: Memo | None = None) -> Bands:
     """Compare every source with reachable truth.
 
     Args:
         sources: with the models ``base`` and ``trained``.
         seed: of the bootstrap over scenarios and seeds.
+        memo: of the statistics.
     """
     rows = resamples(sources.rows, seed, RESAMPLES)
-    truth = np.tile(statistics_of(sources.reachable_SF3hw), (sources.seeds, 1, 1))
-    values = {name: statistics_of(sources.flat(name)) for name in sources.models_KSF3hw}
-    values["engine"] = np.tile(statistics_of(sources.engine_SF3hw), (sources.seeds, 1, 1))
-    values["other"] = np.tile(statistics_of(sources.other_SF3hw), (sources.seeds, 1, 1))
+    known = memo or Memo()
+
+    def of(videos_VF3hw: Tensor) -> np.ndarray:
+        return known.of(("statistics",), videos_VF3hw, lambda: statistics_of(videos_VF3hw))
+
+    truth = np.tile(of(sources.reachable_SF3hw), (sources.seeds, 1, 1))
+    values = {name: of(sources.flat(name)) for name in sources.models_KSF3hw}
+    values["engine"] = np.tile(of(sources.engine_SF3hw), (sources.seeds, 1, 1))
+    values["other"] = np.tile(of(sources.other_SF3hw), (sources.seeds, 1, 1))
     models = {name: deviations(v, truth, rows) for name, v in values.items()}
     change: dict[str, dict[str, Estimate]] = {}
     overall: dict[str, Estimate] = {}

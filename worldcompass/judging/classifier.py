@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.judging.folds import check_folds, folds_of
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.networks import (
     CLIP,
     PATCH,
@@ -54,13 +55,17 @@ class Separation:
 
 @dataclass(frozen=True)
 class Asked:
-    """The size of the test."""
+    """The size of the judge."""
 
     capacities: tuple[str, ...] = CAPACITIES
-    separate: bool = True
-    """Also test each model alone, and the floor."""
+    explain: bool = True
+    """Also what explains the gates: tests of each model alone and of the floor, places and pairs."""
     steps: float = 1.0
     """Factor of the networks' learning steps."""
+
+
+GATES_ALONE = Asked((LINEAR,), explain=False)
+"""A quick judge: linear tests, and nothing that explains."""
 
 
 def classify(
@@ -70,6 +75,7 @@ def classify(
     asked: Asked | None = None,
     folds: Sequence[int] | None = None,
     on_network: Callable[[], None] = lambda: None,
+    memo: Memo | None = None,
 ) -> tuple[dict[str, Separation], dict[str, Estimate]]:
     """Run the test at every capacity.
 
@@ -80,6 +86,7 @@ def classify(
         asked: the size of the test.
         folds: of the scenarios; drawn when None.
         on_network: called after each fold of a test, ``networks_of`` times.
+        memo: of fixed features.
 
     Returns:
         Capacity -> tests, and the mean over the capacities of ``Separation.change`` for each stretch.
@@ -90,12 +97,12 @@ def classify(
     asked = asked or Asked()
     chosen = folds_of(sources.groups, FOLDS, seed) if folds is None else list(folds)
     check_folds(chosen, sources.groups)
-    table = Trials(sources, windows, tuple(chosen), seed, on_network)
+    table = Trials(sources, windows, tuple(chosen), seed, on_network, memo or Memo())
     rows_BV = resamples(sources.rows, seed, RESAMPLES)
     found, changes = {}, []
     for name in asked.capacities:
         test = _Linear(table) if name == LINEAR else _Network(table, NETWORKS[name], asked.steps)
-        separation, change_VW = _separated(test, table, rows_BV, asked.separate)
+        separation, change_VW = _separated(test, table, rows_BV, asked.explain)
         found[name] = separation
         changes.append(change_VW)
     return found, _by_stretch(np.mean(changes, 0), table, rows_BV)
@@ -108,7 +115,7 @@ def _by_stretch(change_VW: np.ndarray, table: Trials, rows_BV: np.ndarray) -> di
 
 def networks_of(asked: Asked) -> int:
     """How often ``classify`` calls ``on_network``."""
-    return len(asked.capacities) * FOLDS * (4 if asked.separate else 1)
+    return len(asked.capacities) * FOLDS * (4 if asked.explain else 1)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class Trials:
     folds: tuple[int, ...]
     seed: int
     on_network: Callable[[], None]
+    memo: Memo
 
     def videos(self, name: str) -> Tensor:
         """The videos of a source; uint8 (V, F, 3, h, w)."""
@@ -173,7 +181,10 @@ class _Linear:
 
     def _features(self, name: str) -> Tensor:
         if name not in self._known:
-            self._known[name] = fixed_features(self.table.videos(name), self.table.windows, self.table.seed)
+            table, videos = self.table, self.table.videos(name)
+            self._known[name] = table.memo.of(
+                ("fixed", table.seed), videos, lambda: fixed_features(videos, table.windows, table.seed)
+            )
         return self._known[name]
 
     def logits(

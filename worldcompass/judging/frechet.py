@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.judging.spaces import Space, embedded
 from worldcompass.statistics import Estimate, bootstrap, draws_of_seeds, over_seeds, resamples
@@ -77,6 +79,7 @@ def measure_distances(
     spaces: Sequence[Space],
     seed: int = 0,
     on_space: Callable[[], None] = lambda: None,
+    memo: Memo | None = None,
 ) -> Distances:
     """Compare the models with reachable truth in every space.
 
@@ -86,7 +89,9 @@ def measure_distances(
         spaces: to compare in.
         seed: of the bootstrap over scenarios and seeds.
         on_space: called after each space.
+        memo: of features of the spaces.
     """
+    memo = memo or Memo()
     rows = resamples(sources.scenarios, seed, RESAMPLES)
     chance = Chance(
         np.concatenate([np.arange(len(sources.scenarios))[None], rows]),
@@ -96,7 +101,7 @@ def measure_distances(
     found: dict[str, dict[str, Distance]] = {stretch: {} for stretch in STRETCHES}
     changes: dict[str, dict[str, list[np.ndarray]]] = {stretch: {} for stretch in STRETCHES}
     for space in spaces:
-        sets = projected(_features(sources, windows, space), space.most_dims)
+        sets = projected(_features(sources, windows, space, memo), space.most_dims)
         for stretch in STRETCHES:
             inside = list(windows.inside(stretch))
             cut = [{name: x[:, inside] for name, x in features.items()} for features in sets]
@@ -123,7 +128,7 @@ class Chance:
         return bootstrap(values_B[1:], values_B[0], self.rows_BS.shape[1] * self.draws_BK.shape[1])
 
 
-def _features(sources: Sources, windows: Windows, space: Space) -> list[dict[str, Tensor]]:
+def _features(sources: Sources, windows: Windows, space: Space, memo: Memo) -> list[dict[str, Tensor]]:
     """For each set of the space: source -> features (V, W, P, D); a model has the videos of all its seeds."""
     videos = {
         ENGINE: sources.engine_SF3hw,
@@ -131,7 +136,10 @@ def _features(sources: Sources, windows: Windows, space: Space) -> list[dict[str
         REACHABLE: sources.reachable_SF3hw,
         **{name: sources.flat(name) for name in sources.models_KSF3hw},
     }
-    found = {name: embedded(space, v, windows) for name, v in videos.items()}
+    found = {
+        name: memo.of(("space", space.name), v, partial(embedded, space, v, windows))
+        for name, v in videos.items()
+    }
     return [{name: sets[i] for name, sets in found.items()} for i in range(len(found[ENGINE]))]
 
 

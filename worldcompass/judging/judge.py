@@ -17,7 +17,7 @@ from worldcompass.judging.frechet import Distance, Distances, measure_distances
 from worldcompass.judging.paired import Likeness, measure_paired
 from worldcompass.judging.place import Place, measure_place, place_network, regions_known
 from worldcompass.judging.sources import STRETCHES, Sources, windows
-from worldcompass.judging.spaces import place_space, spaces
+from worldcompass.judging.spaces import Space, place_space, spaces
 from worldcompass.judging.verdict import Gate, Judgement, Row
 from worldcompass.statistics import UNKNOWN, Estimate
 
@@ -54,9 +54,9 @@ def measure_all(
     asked, cut = asked or Asked(), windows(sources.frames)
     bands = measure_bands(sources, seed)
     on_step()
-    net = place_network(sources, seed) if regions_known(sources.regions) else None
+    net = place_network(sources, seed) if _placed(sources, asked) else None
     on_step()
-    known = [*spaces(seed), *([place_space(net.maps)] if net else [])]
+    known = [*_spaces(seed, asked), *([place_space(net.maps)] if net else [])]
     distances = measure_distances(sources, cut, known, seed, on_step)
     tests, test_change = classify(sources, cut, seed, asked, on_network=on_step)
     place = measure_place(sources, net, seed) if net else None
@@ -67,7 +67,16 @@ def measure_all(
 
 def steps_of(sources: Sources, asked: Asked | None = None) -> int:
     """How often ``measure_all`` calls ``on_step``."""
-    return 3 + len(spaces(0)) + regions_known(sources.regions) + networks_of(asked or Asked())
+    asked = asked or Asked()
+    return 3 + len(_spaces(0, asked)) + _placed(sources, asked) + networks_of(asked)
+
+
+def _placed(sources: Sources, asked: Asked) -> bool:
+    return asked.explain and regions_known(sources.regions)
+
+
+def _spaces(seed: int, asked: Asked) -> list[Space]:
+    return spaces(seed) if asked.explain else spaces(seed, networks=1)
 
 
 def gates_of(measures: Measures) -> tuple[Gate, ...]:

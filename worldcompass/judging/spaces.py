@@ -152,7 +152,7 @@ def random_volumes(seed: int, width: int = 48) -> Tensor:
 def _motion(clips_NT3hw: Tensor, weights: Tensor) -> Tensor:
     """Mean and deviation of the responses to change over a clip, (N, 1, 2 * width)."""
     x = clips_NT3hw.transpose(1, 2).float() / 255
-    found = conv3d(x, weights, stride=(1, 2, 2)).abs()
+    found = conv3d(x, weights, stride=(1, 4, 4)).abs()
     return torch.cat([found.mean((-3, -2, -1)), found.std((-3, -2, -1))], 1)[:, None]
 
 

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from worldcompass.judging.bands import measure_bands
-from worldcompass.judging.classifier import LINEAR, Asked, classify
+from worldcompass.judging.classifier import GATES_ALONE, Asked, classify
 from worldcompass.judging.forgeries import FORGERIES, FULL, THIRDS, Forge, striped
 from worldcompass.judging.frechet import measure_distances
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import BASE, TRAINED, Sources, windows
 from worldcompass.judging.spaces import spaces
 from worldcompass.seeding import Key, generator_for
 from worldcompass.statistics import Estimate
 
 ORIGINALS = ("engine", "reachable", BASE)
+GATES = ("classifier", "pictures", "motion", "statistics")
 DEMANDED = 0.9  # share of resamples
-QUICK = Asked(capacities=(LINEAR,), separate=False)
 WHOLE = "the whole video"
 
 
@@ -32,11 +33,16 @@ class Caught:
     strength: float
     """Share of the full strength."""
     changes: Mapping[str, Estimate]
-    """Gate -> forgery minus original; below 0, the forgery is farther from reachable truth."""
+    """One of ``GATES`` -> forgery minus original; below 0, the forgery is farther from reachable truth."""
 
     def share(self, gate: str) -> float:
         """Share of resamples in which the gate ranks the forgery below its original, by a normal distribution."""
         return share_below_zero(self.changes[gate])
+
+    @property
+    def rejected_by(self) -> tuple[str, ...]:
+        """Gates that rank the forgery below its original often enough; one suffices to reject."""
+        return tuple(gate for gate in self.changes if self.share(gate) >= DEMANDED)
 
 
 def share_below_zero(change: Estimate) -> float:
@@ -77,7 +83,7 @@ def try_forgeries(
     names: Sequence[str] = tuple(FULL),
     shares: Sequence[float] = THIRDS,
     originals: Sequence[str] = ORIGINALS,
-    asked: Asked = QUICK,
+    asked: Asked = GATES_ALONE,
     on_forgery: Callable[[Caught], None] = lambda caught: None,
 ) -> list[Caught]:
     """Judge forgeries against their originals, as if post-training had made them.
@@ -92,28 +98,29 @@ def try_forgeries(
         on_forgery: called with each result.
     """
     found = []
+    real = (sources.engine_SF3hw, sources.other_SF3hw, sources.reachable_SF3hw)
     for original in originals:
         videos = original_of(sources, original)
+        memo = Memo((*real, videos))
         for name in names:
             for share in shares:
                 fake = forged(videos, name, share, sources.regions, (seed, original))
                 pair = sources.with_models({BASE: videos[None], TRAINED: fake[None]})
-                found.append(Caught(original, name, share, changes_of(pair, seed, asked)))
+                found.append(Caught(original, name, share, changes_of(pair, seed, asked, memo)))
                 on_forgery(found[-1])
     return found
 
 
-def changes_of(sources: Sources, seed: int, asked: Asked = QUICK) -> dict[str, Estimate]:
-    """The gates over the whole video; above 0, the trained model is nearer.
-
-    ``distances`` is the family of spaces, pictures or motion, that rejects the most.
-    """
+def changes_of(
+    sources: Sources, seed: int, asked: Asked = GATES_ALONE, memo: Memo | None = None
+) -> dict[str, Estimate]:
+    """The gates over the whole video; above 0, the trained model is nearer."""
     cut = windows(sources.frames)
-    families = measure_distances(sources, cut, spaces(seed, networks=1), seed).change[WHOLE].values()
-    worst = max(families, key=lambda change: change.mean)
-    _, test = classify(sources, cut, seed, asked)
+    families = measure_distances(sources, cut, spaces(seed, networks=1), seed, memo=memo).change[WHOLE]
+    _, test = classify(sources, cut, seed, asked, memo=memo)
+    away = {family: Estimate(-c.mean, -c.high, -c.low, c.n) for family, c in families.items()}
     return {
         "classifier": test[WHOLE],
-        "distances": Estimate(-worst.mean, -worst.high, -worst.low, worst.n),
-        "statistics": measure_bands(sources, seed).overall[WHOLE],
+        **away,
+        "statistics": measure_bands(sources, seed, memo).overall[WHOLE],
     }

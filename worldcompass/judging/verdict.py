@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,13 +76,15 @@ class Judgement:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        against = [gate.name for gate in self.gates if gate.outcome == "worse"]
+        against, better = (
+            [gate.name for gate in self.gates if gate.outcome == outcome] for outcome in ("worse", "better")
+        )
         if self.outcome == "worse":
-            return f"The trained model looks worse than the base, by {' and '.join(against)}."
+            part = f" It is nearer to the real thing by {_and(better)}." if better else ""
+            return f"The trained model looks worse than the base, by {_and(against)}.{part}"
         if self.outcome == "better":
             return "The trained model looks better than the base, by every gate."
-        better = [gate.name for gate in self.gates if gate.outcome == "better"]
-        part = f"; better by {' and '.join(better)} alone" if better else ""
+        part = f"; better by {_and(better)} alone" if better else ""
         return f"No gate shows that the trained model looks worse than the base{part}."
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +98,11 @@ class Judgement:
             for g in self.gates
         ]
         return finite({"schema": SCHEMA, **facts, "outcome": self.outcome, "gates": gates, "rows": self.rows})
+
+
+def _and(names: Sequence[str]) -> str:
+    """Names in a sentence; ``A; B and C``, as a name may hold a comma."""
+    return " and ".join(["; ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def write_judgement(path: Path, judgement: Judgement) -> Path:

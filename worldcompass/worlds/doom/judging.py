@@ -7,6 +7,7 @@ settings, sees other starts on the training maps alone: neither ever sees an epi
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from worldcompass.judging.filming import (
 from worldcompass.judging.sources import BASE, TRAINED, Sources, Steps
 from worldcompass.judging.twin import twin_seed
 from worldcompass.media.progress import progress
-from worldcompass.runs.atomic import write_json
+from worldcompass.runs.atomic import write_json, writing
 from worldcompass.runs.folder import claim, weights_folder
 from worldcompass.runs.metrics import read_object
 from worldcompass.types import Scenario
@@ -140,7 +141,13 @@ def place_of(plan: Plan) -> str:
 
 
 def sources_of(
-    runs: Sequence[Path], out: Path, count: int, seed: int, device: str, role: Role = "judge"
+    runs: Sequence[Path],
+    out: Path,
+    count: int,
+    seed: int,
+    device: str,
+    role: Role = "judge",
+    reuse: Path | None = None,
 ) -> Sources:
     """All videos of the judge: real, reachable, the shipped base, and the trained weights of every run.
 
@@ -153,15 +160,18 @@ def sources_of(
         seed: of the noise.
         device: of the models.
         role: the judge, or its twin.
+        reuse: the folder of another run's judge, whose videos of the engine and the base are taken.
 
     Raises:
-        UserError: when weights are missing, or ``out`` holds something else.
+        UserError: when weights are missing, ``out`` holds something else, or ``reuse`` is another kind of judge.
     """
     weights = [weights_folder(path, WEIGHTS.net) for path in runs]
     worlds = [load_doom_world(path, device) for path in weights]
     base = load_doom_world(device=device)
     noise = twin_seed(seed) if role == "twin" else seed
     _claim(out, [path / WEIGHTS.net for path in (shipped_weights(), *weights)], count, seed, role)
+    if reuse is not None:
+        _take(reuse, out)
     if not all((out / f"{name}.safetensors").exists() for name in _names(len(runs))):
         found, reel = scenes(role, count), Reel(out)
         _same_scenes(out, found)
@@ -174,6 +184,25 @@ def sources_of(
                 _filmed(reel, label, model, found, partial(imagine, seed=own))
                 _filmed(reel, f"{label}_step", model, found, partial(step_after_truth, seed=own))
     return stored_sources(out)
+
+
+SHARED = (SCENES, "engine.safetensors", "other.safetensors", "reachable.safetensors")
+"""Files that all judges of the same scenarios share; the base's videos are shared too."""
+
+
+def _take(reuse: Path, out: Path) -> None:
+    """Link the videos of the engine and the base from another judge of the same base, scenarios and seed."""
+    own, theirs = (read_object(folder / RECORD, "a judge's record") for folder in (out, reuse))
+    same = ("scenarios", "seed", "role")
+    if not theirs or theirs["weights"][0] != own["weights"][0] or any(theirs[n] != own[n] for n in same):
+        raise UserError(
+            f"{reuse} is no judge with the same base, --scenarios and --seed: leave out --reuse, or choose another"
+        )
+    for path in [*(reuse / name for name in SHARED), *sorted(reuse.glob(f"{BASE}_*.safetensors"))]:
+        target = out / path.name
+        if path.exists() and not target.exists():
+            with writing(target) as unfinished:
+                shutil.copyfile(path, unfinished)
 
 
 def _names(runs: int) -> list[str]:
