@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -137,7 +138,12 @@ class Bench:
             return self._film(name, lambda w, s, on_video: imagine_all(w, s, NOISE, on_video=on_video), world)
 
         measured = self._measured(name, lambda: self.reel.take(name, film))
-        return Model(measured, self.ruler.logarithms(self.ruler.features(self.reel.take(name, film))))
+        path = self.reel.folder / f"{name}_looks.json"
+        if not path.exists():
+            logs = self.ruler.logarithms(self.ruler.features(self.reel.take(name, film)))
+            write_json(path, {stretch: values.tolist() for stretch, values in logs.items()})
+        stored = read_object(path, "the looks of a model")
+        return Model(measured, {stretch: np.array(values) for stretch, values in stored.items()})
 
     def _measured(self, name: str, videos: Callable[[], Tensor]) -> Measured:
         path = self.reel.folder / f"{name}.json"

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from worldcompass.guidance import Guidance
+from worldcompass.media.pixels import gain_limited_vif, luma
 from worldcompass.media.progress import progress
 from worldcompass.reachable import reachable_truth, true_past
 from worldcompass.rewards.discriminator import Discriminator
-from worldcompass.rewards.quality import formula_parts, luma
+from worldcompass.rewards.quality import formula_parts
 from worldcompass.rewards.random_features import RandomFeatures
 from worldcompass.rewards.reference import psnr
 from worldcompass.rewards.truth_paired import TruthPaired, colour_distance, flicker_distance
-from worldcompass.rewards.vif import gain_limited_vif
 from worldcompass.rollout import chunk_actions, chunk_noise, imagine_chunk, imagine_past, make_group
 from worldcompass.runs.atomic import write_json
 from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, rank_correlation, resamples

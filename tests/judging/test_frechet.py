@@ -10,7 +10,7 @@ from judged import sources
 from worldcompass.judging.forgeries import FORGERIES
 from worldcompass.judging.frechet import frechet, kernel_distance, log_ratio, measure_distances, moments_of
 from worldcompass.judging.sources import STRETCHES, windows
-from worldcompass.judging.spaces import haar, spaces, wavelet_packets
+from worldcompass.judging.spaces import activations, haar, random_filters, spaces, wavelet_packets
 from worldcompass.seeding import generator_for
 
 WHOLE = np.arange(200)[None]
@@ -90,3 +90,25 @@ def test_a_model_that_equals_the_base_shows_no_difference():
     for stretch in STRETCHES:
         change = found.change[stretch]["pictures"]
         assert (change.mean, change.low, change.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("level", [0.2, 0.8])
+def test_every_random_network_sees_flat_pictures_become_darker_or_brighter(level):
+    def seen(value, seed):
+        return activations(torch.full((1, 3, 16, 16), value), random_filters(seed, 0))[0].mean((-2, -1))
+
+    for seed in range(30):  # filters of one sign would be blind on one side of grey
+        assert (seen(level, seed) - seen(level + 0.1, seed)).abs().max() > 0.02, seed
+
+
+def test_seeds_that_drift_in_opposite_directions_do_not_cancel():
+    def drifting(seeds):
+        found = sources(count=12, frames=26, seeds=seeds)
+        truth = found.engine_SF3hw
+        moved = [(truth.int() + (40 if k % 2 else -40)).clamp(0, 255).to(torch.uint8) for k in range(seeds)]
+        trained = torch.stack(moved)
+        pair = found.with_models({"base": found.models_KSF3hw["base"], "trained": trained})
+        return measure_distances(pair, windows(26), spaces(0, networks=1)[1:2])
+
+    one, two = (drifting(seeds).spaces["the whole video"]["pictures"].change.mean for seeds in (1, 2))
+    assert two > 0.8 * one > 1

@@ -7,9 +7,10 @@ import torch
 from judged import sources
 
 from worldcompass.judging.forgeries import FORGERIES
-from worldcompass.judging.paired import aligned, gain_limited_vif, measure_paired
+from worldcompass.judging.paired import aligned, measure_paired
 from worldcompass.judging.place import PlaceNetwork
 from worldcompass.judging.sources import Steps
+from worldcompass.media.pixels import gain_limited_vif
 from worldcompass.seeding import generator_for
 
 

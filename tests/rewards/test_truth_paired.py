@@ -8,11 +8,11 @@ from drawn_room import drawn_video
 from torch.nn.functional import avg_pool2d
 
 from worldcompass.actions import CameraActions
+from worldcompass.media.pixels import gain_limited_vif
 from worldcompass.rewards.alignment import align
 from worldcompass.rewards.quality import sharpness_loss
 from worldcompass.rewards.random_features import RandomFeatures
 from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
-from worldcompass.rewards.vif import gain_limited_vif
 from worldcompass.testing import check_critic
 from worldcompass.toy import ACTIONS
 from worldcompass.types import Group, Truth

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.judging.memo import Memo
-from worldcompass.judging.pixels import luma
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, depths_of
+from worldcompass.media.pixels import luma
 from worldcompass.statistics import Estimate, bootstrap, resamples
 
 BAND = math.log(1.1)  # half width of the equivalence band

@@ -12,19 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
-from worldcompass.judging.pixels import luma
 from worldcompass.judging.place import PlaceNetwork, feature_distance
 from worldcompass.judging.sources import BASE, TRAINED, Sources
+from worldcompass.media.pixels import gain_limited_vif
 from worldcompass.statistics import Estimate, bootstrap, resamples
 
 FREE_FRAMES = 44  # of a rollout: chunks 0 to 2
 EVERY = 4  # frames between compared frames
 MOST_SHIFT = 2  # pixels
-WINDOW = 7  # pixels
-SCALES = 3
-NOISE = 4.0  # squared levels of 255
 RESAMPLES = 1000
 
 
@@ -96,31 +92,3 @@ def aligned(frames_N3hw: Tensor, truth_N3hw: Tensor, most: int = MOST_SHIFT) -> 
     moved = torch.stack([x[..., d : d + y.shape[-2], r : r + y.shape[-1]] for d, r in shifts])
     best_N = (moved - y).square().mean((-3, -2, -1)).argmin(0)
     return moved[best_N, torch.arange(len(x))], y
-
-
-def gain_limited_vif(frames_N3hw: Tensor, truth_N3hw: Tensor) -> Tensor:
-    """Visual information fidelity of the luma whose gain is limited to 1, as in VMAF's NEG; (N,).
-
-    Per window ``g = cov(x, y) / var(y)`` and the rest ``s = var(x) - g cov(x, y)``, then over windows and scales
-    ``sum log(1 + min(max(g, 0), 1)^2 var(y) / (s + n)) / sum log(1 + var(y) / n)``. Sharpening beyond the truth
-    earns nothing, and whatever does not follow the truth counts as noise.
-
-    Args:
-        frames_N3hw: levels of 255.
-        truth_N3hw: of the same size.
-    """
-    x, y = (luma(v)[:, None] for v in (frames_N3hw, truth_N3hw))
-    gained, whole = torch.zeros(len(x)), torch.zeros(len(x))
-    for _ in range(SCALES):
-        mean_x, mean_y = (avg_pool2d(v, WINDOW, 1) for v in (x, y))
-        var_x = (avg_pool2d(x * x, WINDOW, 1) - mean_x**2).clamp_min(0)
-        var_y = (avg_pool2d(y * y, WINDOW, 1) - mean_y**2).clamp_min(0)
-        both = avg_pool2d(x * y, WINDOW, 1) - mean_x * mean_y
-        gain = (both / var_y.clamp_min(1e-6)).clamp_min(0)
-        rest = torch.where(both > 0, var_x - gain * both, var_x).clamp_min(0)
-        gained += (1 + gain.clamp_max(1) ** 2 * var_y / (rest + NOISE)).log().sum((1, 2, 3))
-        whole += (1 + var_y / NOISE).log().sum((1, 2, 3))
-        if min(x.shape[-2:]) < 2 * WINDOW:
-            break
-        x, y = avg_pool2d(x, 2), avg_pool2d(y, 2)
-    return torch.where(whole > 0, gained / whole.clamp_min(1e-6), torch.ones_like(whole))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from worldcompass.rewards.quality import luma
+from worldcompass.media.pixels import luma
 
 COLOUR_LEVELS = 6  # of each channel
 TEXTURE_SCALES = (1, 2, 4)  # pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.rewards.quality import luma
+from worldcompass.media.pixels import luma
 
 MOST_SHIFT = 2  # pixels, each way
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, leaky_relu, softplus
 
 from worldcompass.critic import Need
+from worldcompass.media.pixels import luma
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.examples import Replay, chunk_clips, pairs_of
-from worldcompass.rewards.quality import luma
 from worldcompass.runs.checkpoint import pack_optimizer, unpack_optimizer
 from worldcompass.seeding import Key, generator_for
 from worldcompass.types import Group, Scores

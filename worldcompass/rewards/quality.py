@@ -11,17 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from worldcompass.media.pixels import luma
 from worldcompass.types import Group, Scores
 
-LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue, ITU-R BT.601
 GRADIENT_FLOOR = 1.0  # levels of 255, so that a flat picture has a finite logarithm
 FLICKER_CELL = 8  # pixels: between frames, flicker changes the means of cells and motion hardly does
-
-
-def luma(frames_F3hw: Tensor) -> Tensor:
-    """Brightness (..., h, w) in levels of 255."""
-    weights = torch.tensor(LUMA, device=frames_F3hw.device)
-    return torch.einsum("...chw,c->...hw", frames_F3hw.float(), weights)
 
 
 def sharpness(frames_F3hw: Tensor) -> Tensor:

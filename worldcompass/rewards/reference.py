@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from worldcompass.critic import Need
+from worldcompass.media.pixels import luma
 from worldcompass.rewards.abstain import abstain
-from worldcompass.rewards.quality import luma
 from worldcompass.types import Group, Scores
 
 Likeness = Callable[[Tensor, Tensor], Tensor]

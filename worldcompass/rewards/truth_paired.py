@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from worldcompass.critic import Need
+from worldcompass.media.pixels import gain_limited_vif
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.alignment import align
 from worldcompass.rewards.quality import abstention, colour_statistics, flicker
 from worldcompass.rewards.random_features import RandomFeatures
-from worldcompass.rewards.vif import gain_limited_vif
 from worldcompass.types import Group, Scores
 
 LEAST_FIT = 0.5  # correlation of gradients at the best shift; below it another view is shown

@@ -1,4 +1,4 @@
-"""Visual information fidelity with a limited gain: likeness to a reference that no enhancement can raise."""
+"""Brightness of pixels, and how much of a picture's information another picture keeps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from worldcompass.rewards.quality import luma
-
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 WINDOW = 7  # pixels
 SCALES = 3  # each half the size of the one before
 NOISE = 4.0  # levels squared: the variance of the eye's own noise
+
+
+def luma(frames_3hw: Tensor) -> Tensor:
+    """Brightness of frames (..., 3, h, w) in their own unit, float32 (..., h, w)."""
+    weights = torch.tensor(LUMA, device=frames_3hw.device)
+    return torch.einsum("...chw,c->...hw", frames_3hw.float(), weights)
 
 
 def gain_limited_vif(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
@@ -24,7 +29,7 @@ def gain_limited_vif(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
     that of VMAF NEG.
 
     Args:
-        frames_N3hw: uint8, at least 7 pixels high and wide.
+        frames_N3hw: levels of 255, at least 7 pixels high and wide.
         references_N3hw: uint8, of that shape.
     """
     x, y = luma(frames_N3hw)[:, None], luma(references_N3hw)[:, None]
