@@ -1,5 +1,6 @@
 # Every target builds its own .venv when it is missing or older than the files that describe it.
 PYTHON ?= python3
+TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.worldcompass-stamp
@@ -11,11 +12,16 @@ comma := ,
 space := $(comma:,=) $(comma:,=)
 CORE_FILES := $(CORE:%=worldcompass/%.py) worldcompass/training/*.py worldcompass/runs/*.py
 
-.PHONY: help demo test check docs format bench golden soak
+# What `make test-lowest` runs: every dependency in use, in a few minutes.
+SMOKE := test_cli.py test_api.py test_env.py test_encodings.py test_listening.py media runs training/test_loop.py \
+  training/test_resume.py parallel/test_waiting.py report/test_export.py worlds/doom/test_world_doom.py \
+  worlds/doom/test_engine_start.py worlds/hands/test_hands_scenes.py player/test_api_of_player.py
+
+.PHONY: help demo test test-lowest check docs format bench golden soak
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 2; }
@@ -33,6 +39,13 @@ test: $(STAMP) ## all tests, one process for each core; the core's line coverage
 	  --cov=worldcompass --cov-report= $(ARGS)
 	$(if $(ARGS),@echo "coverage is judged when all tests run",$(BIN)/python -m coverage report --fail-under=90 \
 	  --include='$(subst $(space),$(comma),$(CORE_FILES))')
+
+test-lowest: $(STAMP) ## a smoke test at the lowest versions that pyproject.toml admits, in a new environment (TORCH=2.13.0)
+	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
+	$(BIN)/python tests/support/lowest.py $(if $(TORCH),torch==$(TORCH)) > build/lowest/bounds.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/bounds.txt '.[web,hands]' pytest hypothesis
+	cd build/lowest && OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 bin/python -m pytest -q -p no:cacheprovider \
+	  $(addprefix ../../tests/,$(SMOKE)) $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, spelling
 	$(BIN)/ruff check .

@@ -1,0 +1,53 @@
+"""What the package imports is what it declares, at versions that work."""
+
+import re
+import sys
+from pathlib import Path
+
+from lowest import ROOT, bounds
+
+# Name of a module -> name of the package that brings it, where they differ.
+PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "mujoco": "mujoco",
+    "starlette": "fastapi",
+    "pydantic": "fastapi",
+}
+IMPORT = re.compile(r"^ *(?:from (\w+)[\w.]* import|import (\w+))", re.MULTILINE)
+# Never declared: named in an error where they are imported.
+OPTIONAL = {"pygame"}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the modules of others that a file imports."""
+    found = IMPORT.findall(path.read_text(encoding="utf-8"))
+    return {a or b for a, b in found} - set(sys.stdlib_module_names) - {"worldcompass", "__future__"}
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def test_every_imported_package_is_declared():
+    files = (ROOT / "worldcompass").rglob("*.py")
+    needed = {PACKAGES.get(name, name) for path in files for name in imported(path)}
+    assert needed - OPTIONAL <= set(bounds())
+
+
+def test_versions_that_crash_or_compute_wrong_things_are_not_admitted():
+    """PyAV before 18.1, safetensors before 0.6 and ViZDoom before 1.3.2 do; PyTorch 2.11 must stay admitted."""
+    lowest = {name: version(text) for name, text in bounds().items()}
+    assert lowest["av"] >= (18, 1) and lowest["safetensors"] >= (0, 6) and lowest["vizdoom"] >= (1, 3, 2)
+    assert lowest["torch"] <= (2, 11)
+
+
+def test_the_tested_versions_are_admitted():
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    tested = {name: pin for name, pin in pins.items() if name in bounds()}
+    assert len(tested) > 10
+    assert all(version(pin) >= version(bounds()[name]) for name, pin in tested.items())
