@@ -16,7 +16,9 @@ TEXT_MODES = {"r", "w", "a", "x", "r+", "w+", "a+"}
 
 def without_encoding(source: str) -> list[str]:
     """Every call that reads or writes text in the encoding of the locale."""
-    found = []
+    found: list[str] = []
+    if not any(word in source for word in ("_text(", "open(", "TemporaryFile(")):
+        return found
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
             continue
