@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from worldcompass.errors import UserError
+from worldcompass.media.progress import clock
 from worldcompass.runs.atomic import write_tensors, write_text
 from worldcompass.runs.checkpoint import (
     delete_after,
@@ -23,7 +25,7 @@ from worldcompass.runs.checkpoint import (
     unpack_optimizer,
 )
 from worldcompass.runs.metrics import MetricsLog, RewardMetrics, StepMetrics, read_metrics
-from worldcompass.training.live import LiveTable, clock
+from worldcompass.training.live import LiveTable
 from worldcompass.training.optim import adamw, muon
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch.int64)}
@@ -160,12 +162,20 @@ def test_the_log_drops_rows_after_the_resumed_step_and_a_cut_line(tmp_path):
 ROW = StepMetrics(2, 1, {"obedience": RewardMetrics(0.5)}, loss=1.0, grad_norm=0.1, seconds={"imagine": 1.0})
 
 
-def test_the_table_is_silent_unless_the_output_is_a_terminal():
-    for terminal, live in ((False, True), (True, False), (True, True)):
+def test_a_log_gets_a_line_now_and_then_and_a_terminal_the_table():
+    for terminal, live in ((False, True), (True, False), (False, False), (True, True)):
         file = io.StringIO()
-        with LiveTable(4, 0, live, Console(file=file, force_terminal=terminal, width=100)) as table:
-            table.show(ROW)
-        assert ("obedience" in file.getvalue()) == (terminal and live)
+        with LiveTable(
+            4, 0, live, Console(file=file, force_terminal=terminal, width=40 if not terminal else 100)
+        ) as table:
+            table.started -= 20
+            for step in (1, 2, 3, 4):
+                table.show(replace(ROW, step=step))
+        assert ("obedience" in file.getvalue()) == live
+        if live and not terminal:
+            first, last = file.getvalue().splitlines()  # the steps between came too soon after the first
+            assert first == "step 1 of 4: obedience 0.500, loss 1.0000, 1.0 s; 1 min 00 s left"
+            assert last.startswith("step 4 of 4: ") and last.endswith("0 s left")
 
 
 def test_whether_the_run_is_learning_stands_below_the_table():

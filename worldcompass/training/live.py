@@ -1,7 +1,8 @@
-"""The live table of a run in the terminal."""
+"""The live table of a run in the terminal, and its lines in a log."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -10,15 +11,18 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from worldcompass.media.progress import clock
 from worldcompass.runs.metrics import StepMetrics
 
 SHOWN_STEPS = 8
+LINE_SECONDS = 10.0  # between two lines of a log, so that quick steps do not fill it
 
 
 class LiveTable:
     """The last steps of a run, the remaining time and the doctor's warnings.
 
-    Without a terminal, each new warning is printed as one line and the table is not shown.
+    Without a terminal the table is not shown. Steps become lines, at most one in ``LINE_SECONDS``, as does each new
+    warning.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class LiveTable:
         self.history: list[StepMetrics] = []
         self.warnings: Mapping[str, str] = {}
         self.answer = ""
+        self._line_at = -math.inf
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> LiveTable:
@@ -53,6 +58,10 @@ class LiveTable:
         if self.active:
             self.live.update(self.table(), refresh=True)
         elif self.live_output:
+            now = time.monotonic()
+            if now - self._line_at >= LINE_SECONDS or metrics.step == self.num_steps:
+                self._line_at = now
+                self.console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
             for name in self.warnings.keys() - known.keys():
                 self.console.print(f"step {metrics.step}, {name}: {self.warnings[name]}", markup=False)
 
@@ -61,6 +70,15 @@ class LiveTable:
         step = self.history[-1].step
         pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
         return pace * (self.num_steps - step)
+
+    def line(self) -> str:
+        """The last step in one line of a log."""
+        row = self.history[-1]
+        rewards = "".join(f"{name} {_mean_text(reward.mean)}, " for name, reward in row.rewards.items())
+        return (
+            f"step {row.step} of {self.num_steps}: {rewards}loss {_digits(row.loss, 4)}, "
+            f"{sum(row.seconds.values()):.1f} s; {clock(self.seconds_left())} left"
+        )
 
     def table(self) -> Table:
         """The table with its caption."""
@@ -88,15 +106,6 @@ def _mean_text(mean: float | None) -> str:
 
 def _digits(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def clock(seconds: float) -> str:
-    """A duration in words: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_rest = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_rest:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 class Stopwatch:
