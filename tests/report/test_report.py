@@ -229,6 +229,16 @@ def test_unfinished_runs_have_a_page(tmp_path):
     assert "unfinished" in text and "--resume" in text and "1 training steps" in text
 
 
+def test_a_run_of_a_world_without_an_evaluation_can_be_complete(tmp_path):
+    rows = "".join(f'{{"step": {step}, "rewards": {{}}, "loss": 1.5}}\n' for step in (1, 2))
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    (tmp_path / "config.json").write_text('{"version": 2, "steps": 2}')
+    text = write_report(tmp_path).read_text()
+    assert "unfinished" not in text and "--resume" not in text and "All steps are done" in text
+    (tmp_path / "evaluation_base.json").write_text("{}")  # a second one comes after the steps
+    assert "unfinished" in write_report(tmp_path).read_text()
+
+
 def test_partial_results_are_tolerated(tmp_path):
     results = make_results()
     for key in ("trained", "difference", "gap_closed", "forward_passes", "seconds"):

@@ -91,13 +91,21 @@ def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def verdict(run: Run) -> str:
-    """The doctor's state, or ``unfinished`` without the evaluation that it depends on."""
-    return run.diagnosis.state if run.diagnosis.evaluation else "unfinished"
+    """The doctor's state, or ``unfinished`` before the last step, or the evaluation that the run began with."""
+    return run.diagnosis.state if run.diagnosis.evaluation or _complete(run) else "unfinished"
+
+
+def _complete(run: Run) -> bool:
+    """Whether a run without a comparison of before and after has done all of its steps and plans none."""
+    planned = run.config.get("steps")
+    done = isinstance(planned, int) and run.diagnosis.steps >= planned
+    return done and not RunFolder(run.folder).evaluations()
 
 
 def answer(run: Run) -> str:
     """The doctor's verdict in one or two sentences."""
     sentences = [] if run.diagnosis.evaluation else ["This run has no before-and-after comparison yet."]
+    sentences = ["All steps are done; nothing compared before and after."] if _complete(run) else sentences
     sentences += [run.diagnosis.answer] if run.diagnosis.evaluation or run.diagnosis.steps else []
     return " ".join(sentences)
 
