@@ -73,7 +73,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         (["doom", "colect"], "did you mean `worldcompass doom collect`?"),
         (["zzz"], "see `worldcompass --help`"),
         (["demo", "--sed", "1"], "unrecognized arguments: --sed 1 (see worldcompass demo --help)"),
-        (["demo", "--seed", "x"], "invalid int value: 'x'"),
+        (["demo", "--seed", "x"], "whole number of 0 or more, not 'x'"),
         (["demo", "--device", "tpu"], "unknown device 'tpu'"),
         (["demo", "--device", "cuda:99"], "device cuda:99 is not available"),
         (["doom", "collect", "--frames", "0"], "whole number of 1 or more"),
@@ -284,7 +284,7 @@ def test_overrides_are_typed(assignment, name, value):
     ("assignment", "sentence"),
     [
         ("stepz=3", "there is no setting 'stepz'; nearest: steps"),
-        ("inner.decai=3", "there is no setting 'inner.decai'; nearest: decay"),
+        ("inner.decai=3", "there is no setting 'inner.decai'; nearest: inner.decay"),
         ("steps.x=3", "steps has no settings inside it"),
         ("steps=many", "steps must be a whole number, not 'many'"),
         ("steps=0", "steps must be at least 1"),
@@ -308,8 +308,25 @@ def test_settings_are_listed_flat():
 
 def test_every_listed_recipe_can_be_made(capsys):
     assert cli.main(["train", "--list"]) == 0
-    names = capsys.readouterr().out.split()
+    *lines, own = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert all(len(line.split()) > 3 for line in lines) and "FILE.py:FUNCTION" in own
     assert "demo" in names and all(train.load_recipe(name)().config.steps for name in names)
+
+
+def test_settings_are_listed_with_what_they_do(capsys):
+    assert cli.main(["train", "doom_full", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "config.sampling.group_size = 12\n    G: candidate futures of one chunk.\n" in out
+    assert "config.rewards.scale = worldcompass.training.advantages." in out and "<function" not in out
+
+
+def test_a_recipe_in_a_folder_with_a_colon_is_found(tmp_path):
+    folder = tmp_path / "10:20"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def mine():\n    return 1\ndef other():\n    return 2\n")
+    assert train.load_recipe(f"{folder}/mine.py")() == 1
+    assert train.load_recipe(f"{folder}/mine.py:other")() == 2
 
 
 def test_own_recipe_file(tmp_path):
@@ -325,7 +342,7 @@ def test_settings_that_fit_only_together_may_come_in_any_order():
     for order in itertools.permutations(smaller):
         config = override(Config(), order)
         assert (config.sampling.group_size, config.learning.best, config.learning.worst) == (4, 2, 2)
-    with pytest.raises(UserError, match=r"^group_size=4, best=9 does not fit: best \+ worst must be"):
+    with pytest.raises(UserError, match=r"^best \+ worst must be .*; got group_size=4, best=9"):
         override(Config(), ["group_size=4", "best=9"])
 
 

@@ -171,7 +171,8 @@ def test_a_users_critic_that_breaks_gives_one_sentence(name, words, tmp_path, ca
     said = capsys.readouterr().err
     assert said == f"error: mine.py:{name} breaks the contract of critics: {words}\n"
     monkeypatch.setattr(
-        "worldcompass.media.video.read_video", lambda *_: torch.zeros(13, 3, 48, 64, dtype=torch.uint8)
+        "worldcompass.rewards.video_score.read_video",
+        lambda *_, **__: torch.zeros(13, 3, 48, 64, dtype=torch.uint8),
     )
     assert cli.main(["score", "--video", "x.mp4", "--path", "w-3", "--critic", f"mine.py:{name}"]) == 2
     assert capsys.readouterr().err == f"error: the critic mine {words}\n"

@@ -79,7 +79,9 @@ def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path,
     out = tmp_path / "run"
     train_toy(out, TINY)
     assert command(out) == 0
-    assert f"{out} holds a run: resuming after step 2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{out} holds a run: resuming after step 2" in said
+    assert f"worldcompass report {out}; its weights: worldcompass export {out} --out FOLDER" in said
     assert [row.step for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
     changed = (
         "--set",

@@ -11,7 +11,7 @@ from worldcompass.errors import UserError
 def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
     """``--seed``."""
     parser.add_argument(
-        "--seed", type=int, default=default, metavar="N", help="random seed (default: %(default)s)"
+        "--seed", type=seed, default=default, metavar="N", help="random seed (default: %(default)s)"
     )
 
 
@@ -61,6 +61,13 @@ def check_port(port: int, lowest: int = 1) -> None:
     if not lowest <= port < 2**16:
         free = " (0 picks a free one)" if lowest == 0 else ""
         raise UserError(f"--port {port} is out of range: expected {lowest} to 65535{free}")
+
+
+def seed(text: str) -> int:
+    """A whole number of 0 or more, as an argument type."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, not {text!r}")
+    return int(text)
 
 
 def positive(text: str) -> int:

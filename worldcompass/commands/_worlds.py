@@ -27,10 +27,11 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
         from worldcompass.api import load_world
 
         return partial(load_world, name=source)
-    if not source.partition(":")[0].endswith(".py"):
-        raise UserError(f"--world is {source}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
     from worldcompass.critic import FAILURES, error_line
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import load_recipe, parts_of
+
+    if not parts_of(source)[0].endswith(".py"):
+        raise UserError(f"--world is {source}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
     from worldcompass.world import WorldSpec
 
     make: Callable[..., Any] = load_recipe(source)

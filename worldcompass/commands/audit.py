@@ -177,7 +177,9 @@ def known_critic(name: str) -> Known:
 
     if name in KNOWN:
         return KNOWN[name]
-    source, _, function = name.partition(":")
+    from worldcompass.recipes.load import load_recipe, parts_of
+
+    source, function = parts_of(name)
     if not source.endswith(".py"):
         if any(entry.name == name for entry in ENTRIES):
             raise UserError(
@@ -187,7 +189,6 @@ def known_critic(name: str) -> Known:
         near = difflib.get_close_matches(name, KNOWN) or KNOWN
         raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
     from worldcompass.critic import FAILURES, Critic, error_line
-    from worldcompass.recipes.load import load_recipe
 
     make = load_recipe(f"{source}:{function or Path(source).stem}")
     try:

@@ -56,5 +56,5 @@ def run(args: argparse.Namespace) -> int:
     world = make(args.weights, device)
     frames = api.imagine(world, image, args.path, args.seed, args.steps)
     video.write_mp4(args.out, video.enlarge(video.to_array(frames), args.scale), world.spec.fps)
-    print(f"wrote {args.out}: {len(frames)} frames, {len(frames) / world.spec.fps:.1f} s")
+    print(f"wrote {args.out}: {len(frames)} frames, {len(frames) / world.spec.fps:.1f} s of video")
     return 0

@@ -65,8 +65,9 @@ def _named(name: str) -> Entry:
 
     by_name = {entry.name: entry for entry in ENTRIES}
     if name not in by_name:
-        near = difflib.get_close_matches(name, by_name) or by_name
-        raise UserError(f"there is no critic or estimator {name!r}: nearest {', '.join(near)}")
+        near = difflib.get_close_matches(name, by_name)
+        words = f"nearest {', '.join(near)}" if near else "worldcompass rewards lists all"
+        raise UserError(f"there is no critic or estimator {name!r}: {words}")
     return by_name[name]
 
 

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(scores))
     else:
+        print("higher is better; compare videos of one path by one critic alone")
         for name, value in scores.items():
             print(f"{name:12} {'abstains' if value is None else f'{value:.3f}'}")
     return 0

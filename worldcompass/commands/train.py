@@ -10,8 +10,10 @@ recipes, or the settings of RECIPE.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -22,9 +24,9 @@ from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
 from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
 from worldcompass.parallel.team import joined
-from worldcompass.recipes.load import load_recipe, shipped_recipes
-from worldcompass.recipes.overrides import override, settings
-from worldcompass.runs.folder import writable
+from worldcompass.recipes.load import load_recipe, shipped_recipes, summaries
+from worldcompass.recipes.overrides import explained, override
+from worldcompass.runs.folder import RunFolder, writable
 from worldcompass.runs.trackers import Track
 from worldcompass.training.config import Config
 
@@ -71,14 +73,15 @@ def run(args: argparse.Namespace) -> int:
         if not args.list:
             known = ", ".join(shipped_recipes()) or "none shipped"
             raise UserError(f"expected a recipe: name a recipe ({known}) or FILE.py:FUNCTION")
-        print("\n".join(shipped_recipes()))
+        print("\n".join(f"{name:<14}{text}" for name, text in summaries().items()))
+        print("or your own: FILE.py:FUNCTION, as in worldcompass train my_recipe.py:smoke")
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
     chosen += [f"config.track={args.track}"] if args.track else []
     chosen += ["config.accept_changes=true"] if args.accept_changes else []
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
     if args.list:
-        print("\n".join(f"{key} = {value}" for key, value in settings(recipe).items()))
+        print("\n".join(explained(recipe)))
         return 0
     if isinstance(getattr(recipe, "config", None), Config):
         recipe = replace(recipe, config=recipe.config.changed(recipe=args.recipe))
@@ -92,10 +95,22 @@ def run(args: argparse.Namespace) -> int:
         if team.is_main:
             announce(args.out)
         try:
+            if args.resume and team.is_main and not args.out.exists():
+                print(f"{args.out} holds no run yet: this one starts at step 1", flush=True)
             recipe.run(args.out, device, True)
         except torch.OutOfMemoryError as error:
             raise UserError(out_of_memory(recipe, args.recipe, team.size, str(error))) from error
+        if team.is_main and RunFolder(args.out).metrics.is_file():
+            print(_next_commands(args.out))
     return 0
+
+
+def _next_commands(out: Path) -> str:
+    name = shlex.quote(str(out))
+    return (
+        f"The run is in {out}. Did it learn: worldcompass doctor {name}; its page: worldcompass report {name}; its"
+        f" weights: worldcompass export {name} --out FOLDER"
+    )
 
 
 def out_of_memory(recipe: Any, name: str, ranks: int, error: str) -> str:

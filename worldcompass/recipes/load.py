@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -24,13 +25,23 @@ def shipped_recipes() -> list[str]:
     return sorted(name for name in modules - NO_RECIPES if not name.startswith("_"))
 
 
+def summaries() -> dict[str, str]:
+    """The first line of every shipped recipe, by name; nothing is imported."""
+    texts = {
+        name: (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in shipped_recipes()
+    }
+    return {
+        name: (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0] for name, text in texts.items()
+    }
+
+
 def load_recipe(name: str) -> Callable[[], Any]:
     """The recipe function for a name such as ``doom_full``, ``worldplay_8b:lora`` or ``my_recipe.py:NAME``.
 
     Raises:
         UserError: when the module, the file or the function does not exist.
     """
-    source, _, function = name.partition(":")
+    source, function = parts_of(name)
     module = _load_file(Path(source)) if source.endswith(".py") else _load_shipped(source)
     function = function or Path(source).stem
     recipe = getattr(module, function, None)
@@ -39,11 +50,22 @@ def load_recipe(name: str) -> Callable[[], Any]:
     return recipe
 
 
+def parts_of(name: str) -> tuple[str, str]:
+    """Source and function; a colon in the path of a file is no separator."""
+    source, _, function = name.rpartition(":") if ".py:" in name else name.partition(":")
+    return (name, "") if name.endswith(".py") else (source, function)
+
+
 def _load_shipped(name: str) -> ModuleType:
     names = shipped_recipes()
     if name not in names:
-        near = difflib.get_close_matches(name, names) or names
-        raise UserError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+        near = difflib.get_close_matches(name, names)
+        words = (
+            f"nearest: {', '.join(near)}"
+            if near
+            else f"there are {', '.join(names)}, and your own FILE.py:FUNCTION"
+        )
+        raise UserError(f"there is no recipe {name!r}; {words}")
     return importlib.import_module(f"worldcompass.recipes.{name}")
 
 

@@ -5,11 +5,16 @@ A key is a full path (``config.optimiser.lr``), or a short name (``config.lr``) 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import enum
+import inspect
+import re
+import textwrap
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import (
     Any,
@@ -61,6 +66,47 @@ def settings(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def explained(config: Any) -> Iterator[str]:
+    """A line ``key = value`` for every setting, with the first sentence of its docstring below it."""
+    said = _docstrings(config)
+    for key, value in settings(config).items():
+        yield f"{key} = {_shown(value)}"
+        if key in said:
+            yield f"    {said[key]}"
+
+
+def _docstrings(config: Any, prefix: str = "") -> dict[str, str]:
+    """First sentences of the strings below a dataclass's fields, by the settings' full names."""
+    found: dict[str, str] = {}
+    for owner in reversed(type(config).__mro__):
+        try:
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        except (OSError, TypeError, SyntaxError, ValueError):  # its source is not here
+            continue
+        body = tree.body if isinstance(tree, ast.ClassDef) else []
+        for field, after in pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(field.target, ast.Name)
+            ):
+                text = after.value.value if isinstance(after.value, ast.Constant) else ""
+                found[prefix + field.target.id] = re.split(r"(?<=[.]) ", " ".join(str(text).split()))[0]
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            found |= _docstrings(value, f"{prefix}{field.name}.")
+    return found
+
+
+def _shown(value: Any) -> str:
+    """A value as text; functions by their names."""
+    return (
+        f"{value.__module__}.{value.__qualname__}"
+        if callable(value) and hasattr(value, "__qualname__")
+        else str(value)
+    )
+
+
 def parse_value(text: str, kind: Any, key: str) -> Any:
     """Parse ``text`` as a value of the annotation ``kind``.
 
@@ -109,9 +155,12 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
         grouped: Grouped | None = config if isinstance(config, Grouped) else None
         if grouped is not None and (group := grouped.group_of(name)) is not None:
             return _note(changes, config, [group, *path], text, key)
-        known = names if grouped is None else [*names, *grouped.flat()]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(names)
-        raise UserError(f"there is no setting {key!r}; nearest: {', '.join(near)}")
+        before = key.removesuffix(".".join(path))
+        known = {before + full: short for full, short in _names_in(config).items()}
+        near = difflib.get_close_matches(name, set(known.values()), n=3, cutoff=0.5)
+        said = [full for short in near for full in known if known[full] == short][:3]
+        said = said or [before + own for own in sorted(names)]
+        raise UserError(f"there is no setting {key!r}; nearest: {', '.join(said)}")
     current, kind = getattr(config, name), _kind_of(type(config), name, key)
     if not inside:
         changes[name] = parse_value(text, kind, key)
@@ -124,6 +173,16 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
         _note(own, current, inside, text, key)
     else:
         raise UserError(f"{name} has no settings inside it, so {key!r} cannot be set")
+
+
+def _names_in(config: Any) -> dict[str, str]:
+    """What can be set: full name -> last part; the settings of ``Grouped`` fields without their groups."""
+    own = list(dict.fromkeys([f.name for f in dataclasses.fields(config)]))
+    names = {name: name for name in [*own, *(config.flat() if isinstance(config, Grouped) else ())]}
+    for name in own:
+        if isinstance(value := getattr(config, name), Grouped):
+            names |= {f"{name}.{short}": short for short in value.flat()}
+    return names
 
 
 def _kind_of(owner: type, name: str, key: str) -> Any:
@@ -146,7 +205,8 @@ def _changed(config: Any, changes: _Changes) -> Any:
     try:
         return dataclasses.replace(config, **values)
     except ValueError as error:
-        raise UserError(f"{', '.join(_texts(changes))} does not fit: {error}") from None
+        said = str(error) if "; got " in str(error) else f"{', '.join(_texts(changes))} does not fit: {error}"
+        raise UserError(said) from None
 
 
 def _texts(changes: _Changes) -> list[str]:
