@@ -58,7 +58,8 @@ def _numbers(audit: Audit) -> str:
         "Abstentions": f"{audit.abstained:.0%}",
     }
     cells = "".join(
-        f'<tr><th scope="row">{name}</th><td>{escape(value)}</td></tr>' for name, value in rows.items()
+        f'<tr><th scope="row">{name}</th><td class="words">{escape(value)}</td></tr>'
+        for name, value in rows.items()
     )
     return f"<section><h2>Agreement with the truth</h2><table><tbody>{cells}</tbody></table></section>"
 

@@ -23,6 +23,7 @@ video{width:auto;height:auto;max-width:100%;max-height:88vh;display:block;border
 .scroll:focus-visible,pre:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:separate;border-spacing:0;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
+td.words{white-space:normal;min-width:180px}
 th:first-child{text-align:left;white-space:normal;min-width:130px;font-weight:500}
 thead th{color:var(--muted);font-weight:500;font-size:.9rem}
 td b{font-weight:500}td small{display:block;color:var(--muted)}

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from fastapi import APIRouter, Response
@@ -48,14 +47,25 @@ async def imagine(pane: Pane, start: Start, composites_M: tuple[int, ...], seed:
     return torch.cat(frames)
 
 
+class Health(BaseModel):
+    """The state of the server."""
+
+    status: str = Field(examples=["ok"])
+    panes: list[str] = Field(description="names of the panes, left to right")
+    version: str = Field(description="of worldcompass")
+    critic: str | None = Field(description="that scores a trainer's groups; null without one")
+    wire: int = Field(description="version of the messages between trainer and critic")
+
+
 def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
     """``/imagine``, ``/score`` and ``/health``."""
     router, turn = APIRouter(), Turn(MAX_WAITING)
     spec = worlds[-1].world.spec
 
     @router.get("/health", summary="State of the server, its panes and critics")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "panes": [pane.name for pane in shared.panes], **identity(shared.critics)}
+    async def health() -> Health:
+        panes = [pane.name for pane in shared.panes]
+        return Health(status="ok", panes=panes, **identity(shared.critics))
 
     @router.post(
         "/imagine",

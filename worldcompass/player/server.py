@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from pydantic import BaseModel, Field
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from worldcompass.errors import UserError
@@ -43,6 +44,15 @@ CLOSE_BUSY, CLOSE_POLICY = 1013, 1008
 END_SECONDS = 1.0  # grace for running requests when the server stops; clips are not finished
 
 log = logging.getLogger("worldcompass.player")
+
+
+class StartCard(BaseModel):
+    """A start as the gallery shows it."""
+
+    id: str = Field(description="for `start` of /imagine")
+    title: str
+    group: str = Field(description="of the gallery")
+    image: str = Field(description="data URL with a PNG")
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
             list[str] | None,
             Query(max_length=MAX_PICTURES, description="ids of uploaded pictures to include"),
         ] = None,
-    ) -> list[dict[str, str]]:
+    ) -> list[StartCard]:
         listed = set(own or ())
         return [_card(start) for start in shared.starts.all() if start.group != OWN or start.id in listed]
 
@@ -156,7 +166,7 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
         summary="Add a picture as a start; the body is the PNG or JPEG file",
         openapi_extra={"requestBody": {"required": True, "content": picture}},
     )
-    async def add_picture(request: Request) -> dict[str, str]:
+    async def add_picture(request: Request) -> StartCard:
         data = await body_of(request, MAX_UPLOAD_BYTES, "picture")
         start = await asyncio.to_thread(start_from_picture, data, frame_size)
         shared.starts.add(start)
@@ -170,9 +180,8 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
         return FileResponse(path, filename=f"worldcompass{path.suffix}")
 
 
-def _card(start: Start) -> dict[str, str]:
-    """A start as the gallery shows it."""
-    return {"id": start.id, "title": start.title, "group": start.group, "image": data_url(start.image_3hw)}
+def _card(start: Start) -> StartCard:
+    return StartCard(id=start.id, title=start.title, group=start.group, image=data_url(start.image_3hw))
 
 
 def _add_walk(app: FastAPI, shared: Shared, settings: Settings) -> None:
