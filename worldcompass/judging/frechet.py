@@ -15,7 +15,7 @@ would count details that nobody sees as much as a change of the whole picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.judging.spaces import Space, embedded
-from worldcompass.statistics import Estimate, bootstrap, draws_of_seeds, over_seeds, resamples
+from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, draws_of_seeds, over_seeds, resamples
 
 RESAMPLES = 300
 NEAR_ZERO = 0.02  # of the floor: equal sets have a finite logarithm
@@ -37,14 +37,14 @@ class Distance:
     """One space and one stretch of the videos."""
 
     ratio: dict[str, Estimate]
-    """Source -> ratio to the floor; the sources are the models and ``engine``."""
-    absolute: dict[str, Estimate]
-    """The same against the engine's own frames; ``reachable`` is what a perfect network would get."""
-    kernel: dict[str, float]
-    """Source -> unbiased polynomial kernel distance, times 1000."""
+    """Source -> ratio to the floor; the sources are the models and, explained, ``engine``."""
     change: Estimate
     """Log ratio of the trained model minus that of the base: below 0, training came nearer."""
-    kernel_change: Estimate
+    absolute: dict[str, Estimate] = field(default_factory=dict[str, Estimate])
+    """The same against the engine's own frames; ``reachable`` is what a perfect network would get."""
+    kernel: dict[str, float] = field(default_factory=dict[str, float])
+    """Source -> unbiased polynomial kernel distance, times 1000."""
+    kernel_change: Estimate = UNKNOWN
     """Kernel distance of the trained model minus that of the base, times 1000."""
 
 
@@ -80,6 +80,7 @@ def measure_distances(
     seed: int = 0,
     on_space: Callable[[], None] = lambda: None,
     memo: Memo | None = None,
+    explain: bool = True,
 ) -> Distances:
     """Compare the models with reachable truth in every space.
 
@@ -90,6 +91,7 @@ def measure_distances(
         seed: of the bootstrap over scenarios and seeds.
         on_space: called after each space.
         memo: of features of the spaces.
+        explain: also compare with the engine's own frames and by kernels.
     """
     memo = memo or Memo()
     rows = resamples(sources.scenarios, seed, RESAMPLES)
@@ -105,7 +107,7 @@ def measure_distances(
         for stretch in STRETCHES:
             inside = list(windows.inside(stretch))
             cut = [{name: x[:, inside] for name, x in features.items()} for features in sets]
-            distance, change_B = _distance(cut, models, chance)
+            distance, change_B = _distance(cut, models, chance, explain)
             found[stretch][space.name] = distance
             changes[stretch].setdefault(space.family, []).append(change_B)
         on_space()
@@ -174,17 +176,28 @@ def projected(sets: Sequence[Mapping[str, Tensor]], most_dims: int) -> list[dict
 
 
 def _distance(
-    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], chance: Chance
+    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], chance: Chance, explain: bool
 ) -> tuple[Distance, np.ndarray]:
     """The distances of one space, summed over its sets, and their change in every resample."""
-    moments = [{name: moments_of(x.flatten(1, 2)) for name, x in features.items()} for features in sets]
-    rows_BS, scenarios = chance.rows_BS, chance.rows_BS.shape[1]
+    sums = [{name: moments_of(x.flatten(1, 2)) for name, x in features.items()} for features in sets]
+    scenarios = chance.rows_BS.shape[1]
+    known = {
+        name: [
+            [gaussians_of(of[name].part(k, scenarios), chance.rows_BS) for of in sums]
+            for k in range(len(sums[0][name].sum_VD) // scenarios)
+        ]
+        for name in sums[0]
+    }
+    to = {name: [root_of(g) for g in known[name][0]] for name in (ENGINE, REACHABLE)}
 
     def apart(a: str, b: str) -> np.ndarray:
         """Summed over the sets, for every seed of ``a``; (K, B)."""
-        count = len(moments[0][a].sum_VD) // scenarios
-        parts = [[frechet(of[a].part(k, scenarios), of[b], rows_BS) for of in moments] for k in range(count)]
-        return np.array([np.sum(of_seed, 0) for of_seed in parts])
+        return np.array(
+            [
+                np.sum([apart_from(g, h, r) for g, h, r in zip(of, known[b][0], to[b], strict=True)], 0)
+                for of in known[a]
+            ]
+        )
 
     floor_B = apart(OTHER, ENGINE)[0]
 
@@ -192,19 +205,26 @@ def _distance(
         of_KB = log_ratio(apart(a, b), floor_B)
         return over_seeds(of_KB, chance.draws_BK) if a in models else of_KB[0]
 
-    to_truth = {name: logs(name, REACHABLE) for name in (*models, ENGINE)}
-    absolute = {name: logs(name, ENGINE) for name in (*models, REACHABLE)}
-    joined = _joined(sets)
-    kernel = {name: 1000 * _kernel(joined[name], joined[REACHABLE], chance) for name in models}
+    def ratios(names: Sequence[str], b: str) -> dict[str, Estimate]:
+        return {name: chance.estimate(np.exp(logs(name, b))) for name in names}
+
+    to_truth = {name: logs(name, REACHABLE) for name in models}
     change_B = to_truth[TRAINED] - to_truth[BASE]
     distance = Distance(
-        {name: chance.estimate(np.exp(v)) for name, v in to_truth.items()},
-        {name: chance.estimate(np.exp(v)) for name, v in absolute.items()},
-        {name: float(v[0]) for name, v in kernel.items()},
-        chance.estimate(change_B),
-        chance.estimate(kernel[TRAINED] - kernel[BASE]),
+        {name: chance.estimate(np.exp(v)) for name, v in to_truth.items()}, chance.estimate(change_B)
     )
-    return distance, change_B
+    if not explain:
+        return distance, change_B
+    joined = _joined(sets)
+    kernel = {name: 1000 * _kernel(joined[name], joined[REACHABLE], chance) for name in models}
+    explained = replace(
+        distance,
+        ratio=distance.ratio | ratios((ENGINE,), REACHABLE),
+        absolute=ratios((*models, REACHABLE), ENGINE),
+        kernel={name: float(v[0]) for name, v in kernel.items()},
+        kernel_change=chance.estimate(kernel[TRAINED] - kernel[BASE]),
+    )
+    return explained, change_B
 
 
 def _kernel(model_VND: Tensor, truth_SND: Tensor, chance: Chance) -> np.ndarray:
@@ -237,27 +257,44 @@ def moments_of(features_VND: Tensor) -> Moments:
     return Moments(features_VND.shape[1], features_VND.sum(1), outer)
 
 
-def frechet(a: Moments, b: Moments, rows_BV: np.ndarray) -> np.ndarray:
-    """Frechet distance of Gaussians in every resample of videos, (B,).
+@dataclass(frozen=True)
+class Gaussians:
+    """Mean and covariance of every resample."""
 
-    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^(1/2) C_b C_a^(1/2))^(1/2))``, arXiv 1706.08500.
-    """
+    mean_BD: Tensor
+    cov_BDD: Tensor
+
+
+def gaussians_of(moments: Moments, rows_BV: np.ndarray) -> Gaussians:
+    """The Gaussian of the videos of every resample."""
     weights_BV = _weights(rows_BV)
-    mean_a, cov_a = _gaussian(a, weights_BV)
-    mean_b, cov_b = _gaussian(b, weights_BV)
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.transpose(1, 2)
-    inner = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum(1)
-    traces = cov_a.diagonal(dim1=1, dim2=2).sum(1) + cov_b.diagonal(dim1=1, dim2=2).sum(1)
-    return ((mean_a - mean_b).square().sum(1) + traces - 2 * inner).clamp_min(0).numpy()
-
-
-def _gaussian(moments: Moments, weights_BV: Tensor) -> tuple[Tensor, Tensor]:
     total = moments.count * weights_BV.sum(1)
     mean = weights_BV @ moments.sum_VD / total[:, None]
     dims = mean.shape[1]
     second = (weights_BV @ moments.outer_VDD.flatten(1)).view(-1, dims, dims) / total[:, None, None]
-    return mean, second - mean[:, :, None] * mean[:, None]
+    return Gaussians(mean, second - mean[:, :, None] * mean[:, None])
+
+
+def root_of(gaussians: Gaussians) -> Tensor:
+    """Symmetric roots of the covariances, (B, D, D)."""
+    values, vectors = torch.linalg.eigh(gaussians.cov_BDD)
+    return (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.transpose(1, 2)
+
+
+def apart_from(a: Gaussians, b: Gaussians, root_b_BDD: Tensor) -> np.ndarray:
+    """Frechet distance of every resample's Gaussians, (B,); ``root_b_BDD`` are the roots of b's covariances.
+
+    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_b^(1/2) C_a C_b^(1/2))^(1/2))``, arXiv 1706.08500.
+    """
+    inner = torch.linalg.eigvalsh(root_b_BDD @ a.cov_BDD @ root_b_BDD).clamp_min(0).sqrt().sum(1)
+    traces = (a.cov_BDD + b.cov_BDD).diagonal(dim1=1, dim2=2).sum(1)
+    return ((a.mean_BD - b.mean_BD).square().sum(1) + traces - 2 * inner).clamp_min(0).numpy()
+
+
+def frechet(a: Moments, b: Moments, rows_BV: np.ndarray) -> np.ndarray:
+    """Frechet distance of the videos of every resample, (B,); see ``apart_from``."""
+    of_b = gaussians_of(b, rows_BV)
+    return apart_from(gaussians_of(a, rows_BV), of_b, root_of(of_b))
 
 
 def _weights(rows_BV: np.ndarray) -> Tensor:

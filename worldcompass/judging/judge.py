@@ -57,7 +57,7 @@ def measure_all(
     net = place_network(sources, seed) if _placed(sources, asked) else None
     on_step()
     known = [*_spaces(seed, asked), *([place_space(net.maps)] if net else [])]
-    distances = measure_distances(sources, cut, known, seed, on_step)
+    distances = measure_distances(sources, cut, known, seed, on_step, explain=asked.explain)
     tests, test_change = classify(sources, cut, seed, asked, on_network=on_step)
     place = measure_place(sources, net, seed) if net else None
     paired = measure_paired(sources, net, seed) if net else {}
@@ -150,6 +150,8 @@ def _classifier_rows(name: str, test: Separation) -> Iterator[Row]:
 def _distance_rows(name: str, distance: Distance) -> Iterator[Row]:
     ratio = {**distance.ratio, "change": distance.change}
     yield Row("distances", f"{name}: Frechet", ratio, "to reachable truth; 1: as other episodes")
+    if not distance.absolute:
+        return
     yield Row("distances", f"{name}: Frechet to the engine", distance.absolute, "reachable is the best")
     kernels = {source: _point(value) for source, value in distance.kernel.items()}
     kernels["change"] = distance.kernel_change

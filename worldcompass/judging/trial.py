@@ -116,7 +116,8 @@ def changes_of(
 ) -> dict[str, Estimate]:
     """The gates over the whole video; above 0, the trained model is nearer."""
     cut = windows(sources.frames)
-    families = measure_distances(sources, cut, spaces(seed, networks=1), seed, memo=memo).change[WHOLE]
+    found = measure_distances(sources, cut, spaces(seed, networks=1), seed, memo=memo, explain=False)
+    families = found.change[WHOLE]
     _, test = classify(sources, cut, seed, asked, memo=memo)
     away = {family: Estimate(-c.mean, -c.high, -c.low, c.n) for family, c in families.items()}
     return {

@@ -48,17 +48,36 @@ def test_an_impossible_number_of_scenarios_is_refused():
         scenes("judge", 500)
 
 
-def test_videos_are_stored_and_the_same_command_reads_them(found, tmp_path, monkeypatch):
-    filmed = []
+@pytest.fixture
+def filmed(found, monkeypatch):
+    """Seeds of all films, which show the truth at once; -1 stands for the autoencoder's."""
+    seeds = []
 
     def film(world, scenarios, seed, on_video):
-        filmed.append(seed)
+        seeds.append(seed)
         return torch.stack([s.truth.frames_F3hw for s in scenarios])
 
     monkeypatch.setattr(judging, "scenes", lambda role, count: found[role])
     for name in ("imagine", "step_after_truth"):
         monkeypatch.setattr(judging, name, film)
     monkeypatch.setattr(judging, "through_autoencoder", lambda w, s, on_video: film(w, s, -1, on_video))
+    return seeds
+
+
+def test_a_second_run_takes_engine_and_base_from_the_first_and_films_itself_alone(filmed, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    sources_of([shipped_weights()], first, 16, 0, "cpu")
+    filmed.clear()
+    found = sources_of([shipped_weights()], second, 16, 0, "cpu", reuse=first)
+    assert filmed == [0, 0]  # the trained model's videos and its single chunks
+    assert found.engine_SF3hw.equal(stored_sources(first).engine_SF3hw)
+    with pytest.raises(UserError, match="no judge with the same base"):
+        sources_of([shipped_weights()], tmp_path / "third", 16, 1, "cpu", reuse=first)
+    with pytest.raises(UserError, match="no judge with the same base"):
+        sources_of([shipped_weights()], tmp_path / "fourth", 16, 0, "cpu", reuse=tmp_path / "nowhere")
+
+
+def test_videos_are_stored_and_the_same_command_reads_them(filmed, tmp_path):
     out = tmp_path / "judge"
     first = sources_of([shipped_weights()], out, 16, 0, "cpu")
     assert filmed == [-1, 0, 0, 0, 0]

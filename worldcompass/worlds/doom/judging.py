@@ -191,7 +191,7 @@ SHARED = (SCENES, "engine.safetensors", "other.safetensors", "reachable.safetens
 
 
 def _take(reuse: Path, out: Path) -> None:
-    """Link the videos of the engine and the base from another judge of the same base, scenarios and seed."""
+    """Copy the videos of the engine and the base from another judge of the same base, scenarios and seed."""
     own, theirs = (read_object(folder / RECORD, "a judge's record") for folder in (out, reuse))
     same = ("scenarios", "seed", "role")
     if not theirs or theirs["weights"][0] != own["weights"][0] or any(theirs[n] != own[n] for n in same):
