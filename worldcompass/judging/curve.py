@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import FOLLOWED, KINDS, Measured, evaluation_of, pool
+from worldcompass.evaluate import FOLLOWED, KINDS, Measured, evaluation_of, gap_share, pool
 from worldcompass.judging.frechet import ENGINE, REACHABLE, Axes, axes_of, frechet, moments_of, on_axes
 from worldcompass.judging.sources import Windows
 from worldcompass.judging.spaces import Space, embedded
@@ -52,7 +52,7 @@ class Point:
     unseen: Mapping[str, Estimate]
     """The same on places that no training saw."""
     closed: Mapping[str, Estimate]
-    """Kind of actions -> share of the gap between base and engine."""
+    """Kind of actions -> share of the gap between base and engine; unknown when the gap is not resolved."""
     looks: Mapping[str, Estimate]
     """Stretch -> logarithm of the ratio of Frechet distances; below 0, nearer to reachable truth than the base."""
     colour: Estimate
@@ -209,7 +209,7 @@ def point_of(
         command,
         {kind: found.score("difference", kind, FOLLOWED) for kind in KINDS},
         {kind: unseen.score("difference", kind, FOLLOWED) for kind in KINDS} if unseen else {},
-        {kind: found.closed(kind) for kind in KINDS},
+        {kind: gap_share(found, kind) for kind in KINDS},
         looks,
         _colour(base.measured, [m.measured for m in trained]),
     )
@@ -275,7 +275,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         f"mean of {seeds}" if point.averaged else seeds,
         _brackets(point.followed[combined].times(100), 1, "+"),
         _brackets(point.followed[basic].times(100), 1, "+"),
-        point.closed[combined].in_percent(),
+        point.closed[combined].in_percent(none="gap not resolved"),
         _brackets(unseen.times(100), 1, "+") if unseen else "–",
         _brackets(_exp(point.looks[FIRST]), 2),
         _brackets(_exp(point.looks[LAST]), 2),
