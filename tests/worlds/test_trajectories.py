@@ -1,5 +1,6 @@
 """Random composite trajectories, and the pose files that the command writes."""
 
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -9,6 +10,7 @@ from camera_paths import CAMERAS, parse_path
 from controls_of_a_gripper import GRIPPER
 
 from worldcompass import cli
+from worldcompass.actions import CameraActions
 from worldcompass.controls import Controls, button
 from worldcompass.geometry import label
 from worldcompass.worlds.trajectories import (
@@ -22,7 +24,7 @@ from worldcompass.worlds.trajectories import (
     random_composites,
 )
 from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
-from worldcompass.worlds.worldplay.poses import TRAINING_MOTION, camera_path
+from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, TRAINING_MOTION, camera_path
 from worldcompass.worlds.worldplay.trajectories import random_trajectories, random_trajectory
 
 
@@ -158,3 +160,29 @@ def test_any_space_of_controls_has_a_mix_of_its_ways_alone_and_in_pairs():
     walk = random_composites(np.random.default_rng(0), 50, mix_of(GRIPPER))
     GRIPPER.check(GRIPPER.commanded(walk))
     assert {GRIPPER.kind(int(c)) for c in walk[1:]} == {"basic", "combined"}
+
+
+PATH = "w-16, right-8, w+left-8"  # 33 poses, as many as the official samples hold
+TO_OPENGL = torch.diag(torch.tensor([1.0, -1, -1, 1]))  # y up, z backward
+
+
+@pytest.mark.parametrize(
+    ("convention", "printed"),
+    [
+        (lambda pose: pose, PATH),
+        (lambda pose: (1000 * pose).round() / 1000, PATH),  # of three digits
+        (torch.linalg.inv, "s-16, d+left-8, s+a+right-8"),  # world to camera
+        (lambda pose: TO_OPENGL @ pose @ TO_OPENGL, "s-16, left-8, s+right-8"),  # OpenGL's world and camera
+        (lambda pose: pose @ TO_OPENGL, "s-16, left-8, s+right-8"),  # OpenGL's camera alone
+    ],
+)
+def test_the_keys_that_a_pose_file_means_are_printed(convention, printed, tmp_path, capsys):
+    """A file of another convention is rigid too, so only its user can tell that it means something else."""
+    space = CameraActions(MOTION, THRESHOLDS)
+    moves = space.along(PATH).cameras
+    poses = torch.stack([convention(pose) for pose in moves.world_from_camera_K44])
+    write_poses(replace(moves, world_from_camera_K44=poses), tmp_path / "poses.json")
+    assert cli.main(["trajectories", "--read", str(tmp_path / "poses.json")]) == 0
+    said = capsys.readouterr()
+    assert said.out == printed + "\n"
+    assert "camera-to-world poses in OpenCV axes (x right, y down, z forward)" in said.err

@@ -1,12 +1,14 @@
 """Write camera trajectories as WorldPlay's pose files: JSON, one pose per latent.
 
 Without --path they are random, as in the method's training: motions from a mix, each held for 2 to 16 latents.
-Every file has its own seed, made of --seed and its number, so a larger --count keeps the first files.
+Every file has its own seed, made of --seed and its number, so a larger --count keeps the first files. --read shows
+which keys the poses of a file mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +19,14 @@ EXAMPLES = """\
   worldcompass trajectories --count 1000 --latents 128 --out data/poses
   worldcompass trajectories --mix 'move=4, yaw=2, w+left=1' --out data/easy
   worldcompass trajectories --path 'w-15, right-8, w+left-8' --out data/poses
+  worldcompass trajectories --read data/poses/path.json    # w-15, right-8, w+left-8
 """
+
+
+CONVENTION = (
+    "read as camera-to-world poses in OpenCV axes (x right, y down, z forward); if you expected another path, the"
+    " file holds world-to-camera poses or other axes"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "degrees per latent (default: 2, or 3 with --path)"
     parser.add_argument("--turn", type=float, default=None, metavar="DEG", help=text)
 
+    text = "print the path that a pose file means, and write nothing"
+    parser.add_argument("--read", type=Path, default=None, metavar="FILE", help=text)
+
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files and print their folder."""
+    """Write the files and print their folder, or print what a file means."""
+    if args.read is not None:
+        for path in _read(args.read):
+            print(path or "the camera stands still")
+        print(CONVENTION, file=sys.stderr)
+        return 0
     from worldcompass.worlds.worldplay import trajectories
     from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION
 
@@ -60,6 +77,15 @@ def run(args: argparse.Namespace) -> int:
     _write(drawn, [args.out / name for name in names])
     print(f"{len(drawn)} trajectories of {len(drawn[0])} latents in {args.out}")
     return 0
+
+
+def _read(file: Path) -> list[str]:
+    from worldcompass.actions import CameraActions
+    from worldcompass.worlds.worldplay.pose_files import read_pose_list
+    from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
+
+    space = CameraActions(MOTION, THRESHOLDS)
+    return [space.path(moves.labels_K.tolist()) for moves in read_pose_list(file)]
 
 
 def _write(trajectories: list, files: list[Path]) -> None:

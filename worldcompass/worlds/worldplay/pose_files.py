@@ -24,7 +24,8 @@ from worldcompass.worlds.worldplay.poses import (
 )
 
 CHUNK = 4  # latents; a trajectory is made of whole chunks
-RIGID = 1e-3  # largest error of a rotation, per entry of its product with its transpose
+# Largest error of a rotation, per entry of its product with its transpose; three digits suffice.
+RIGID = 2e-3
 
 
 def read_poses(path: Path) -> CameraMoves:
