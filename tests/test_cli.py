@@ -392,3 +392,15 @@ def test_a_type_that_only_type_checkers_know_stops_no_other_setting(tmp_path, mo
     assert override(toy, ["gain=2"]).gain == 2.0
     with pytest.raises(UserError, match="extra cannot be set from the command line: its type is unknown"):
         override(toy, ["extra=x"])
+
+
+def test_a_recipe_imports_its_neighbours_and_they_hide_no_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "parts_beside_a_recipe.py").write_text("STEPS = 3\n")
+    (tmp_path / "json.py").write_text("raise ImportError('hidden')\n")
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\nfrom parts_beside_a_recipe import STEPS\ndef mine():\n    return json, STEPS\n"
+    )
+    library, steps = train.load_recipe(f"{file}:mine")()
+    assert steps == 3 and library.loads("1") == 1
