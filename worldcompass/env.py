@@ -29,7 +29,7 @@ from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS, label
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.walk import Walk, start_walk
 from worldcompass.ways import PLAY
-from worldcompass.world import WorldModel
+from worldcompass.world import WorldModel, WorldSpec
 
 Reward = Critic | Callable[[Tensor, Actions], float]
 """A critic, or a function of a step's frames, uint8 (F, 3, h, w), and its actions, K latents."""
@@ -56,10 +56,7 @@ class Episode:
 
     def observations(self, frames: int) -> np.ndarray:
         """The last ``frames`` frames, uint8 (P, F, h, w, 3); a single start image is repeated."""
-        shown = self.walk.frames_PF3hw[:, -frames:]
-        missing = frames - shown.shape[1]
-        shown = torch.cat([shown[:, :1].expand(-1, missing, -1, -1, -1), shown], 1)
-        return shown.movedim(2, -1).cpu().numpy()
+        return observed(self.walk.frames_PF3hw, frames)
 
     def rewards(self, reward: Reward | None) -> tuple[np.ndarray, np.ndarray]:
         """Rewards of the last step, float64 (P,), and their validity; 0 where the critic abstains."""
@@ -96,6 +93,14 @@ class Episode:
         return {"controls": last.controls.values_KTA[:, 0, -1].numpy()}
 
 
+def observed(frames_PF3hw: Tensor, count: int) -> np.ndarray:
+    """The last frames as observations, uint8 (P, F, h, w, 3); a single start image is repeated."""
+    shown = frames_PF3hw[:, -count:]
+    missing = count - shown.shape[1]
+    shown = torch.cat([shown[:, :1].expand(-1, missing, -1, -1, -1), shown], 1)
+    return shown.movedim(2, -1).cpu().numpy()
+
+
 @dataclass(frozen=True)
 class Simulator:
     """The shared parts of both environments: a world, starts and a reward."""
@@ -120,13 +125,12 @@ class Simulator:
     @property
     def frames(self) -> int:
         """Frames of a step."""
-        return self.world.spec.ways[PLAY].chunk_length * self.world.spec.frames_per_latent
+        return frames_of_step(self.world.spec)
 
     @property
     def observation_space(self) -> spaces.Box:
-        """uint8 (F, h, w, 3), the frames of one step, oldest first; or (h, w, 3), the last one alone."""
-        size = (*self.world.spec.frame_size, 3)
-        return spaces.Box(0, 255, size if self.observes == "last" else (self.frames, *size), np.uint8)
+        """See ``picture_space``."""
+        return picture_space(self.world.spec, self.observes)
 
     def observations(self, episode: Episode) -> np.ndarray:
         """One observation per episode, (P, *observation_space)."""
@@ -151,6 +155,17 @@ class Simulator:
         seeds = [int(g.integers(2**31)) for g in generators]
         walk = start_walk(self.world, [self.starts[i] for i in chosen], seeds, self.num_steps)
         return Episode(walk)
+
+
+def frames_of_step(spec: WorldSpec) -> int:
+    """Frames of one step, in the way ``play``."""
+    return spec.ways[PLAY].chunk_length * spec.frames_per_latent
+
+
+def picture_space(spec: WorldSpec, observes: Observes = "step") -> spaces.Box:
+    """uint8 (F, h, w, 3), the frames of one step, oldest first; or (h, w, 3), the last one alone."""
+    size = (*spec.frame_size, 3)
+    return spaces.Box(0, 255, size if observes == "last" else (frames_of_step(spec), *size), np.uint8)
 
 
 def gym_space(space: ActionSpace) -> spaces.Space[Any]:
@@ -325,7 +340,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             return unseen
         picture = self._running().observations(1)[0, -1]
         if self.render_mode == "human":
-            self._window = self._window or _Window(picture.shape, self.simulator.world.spec.fps)
+            self._window = self._window or Window(picture.shape, self.simulator.world.spec.fps)
             for frame in self._running().observations(self.simulator.frames)[0]:
                 self._window.show(frame)
             return None
@@ -436,8 +451,12 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         return self.simulator.observations(self._episode), rewards, over, truncated, infos
 
 
-class _Window:
-    """A window for people, through pygame."""
+class Window:
+    """A window for people, through pygame.
+
+    Raises:
+        DependencyNotInstalled: without pygame-ce.
+    """
 
     def __init__(self, shape: tuple[int, ...], fps: float) -> None:
         try:
@@ -452,6 +471,7 @@ class _Window:
         self.clock, self.fps = pygame.time.Clock(), fps
 
     def show(self, picture_hw3: np.ndarray) -> None:
+        """Show a frame (h, w, 3), in time."""
         small = self.pygame.surfarray.make_surface(picture_hw3.swapaxes(0, 1))
         self.pygame.transform.scale(small, self.surface.get_size(), self.surface)
         self.pygame.event.pump()
@@ -459,4 +479,5 @@ class _Window:
         self.clock.tick(self.fps)
 
     def close(self) -> None:
+        """Close it."""
         self.pygame.display.quit()

@@ -104,7 +104,7 @@ def test_pushed_things_go_the_way_they_are_pushed(blind):
     moved = []
     for number in range(16):
         for kind in kinds_of("heldout", number):
-            ways = pushes(Look.at_end(blind.reset(scene("heldout", number))), kind)
+            ways = pushes(blind.reset(scene("heldout", number)).things_FT7[-1], kind)
             for way in ways[:1]:
                 place = run(blind, "heldout", number, Push(kind, way, 4)).things_FT7[
                     :, THINGS.index(kind), :2

@@ -114,7 +114,7 @@ def _behaviour(rng: np.random.Generator, kind: str, look: Look, present_T: np.nd
         moves = carry(rng, int(rng.integers(1, 5)), int(rng.integers(0, 4)))
         return Chain(rng, [Pick(thing, int(rng.integers(2, 5))), moves], NOISE)
     if kind == "push":
-        ways = pushes(look, thing) or ["left", "right"]
+        ways = pushes(look.things_T7, thing) or ["left", "right"]
         return Chain(rng, [Push(thing, ways[int(rng.integers(len(ways)))], int(rng.integers(3, 8)))], NOISE)
     if kind == "miss":
         angle, size = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS)

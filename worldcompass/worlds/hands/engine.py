@@ -17,6 +17,7 @@ import numpy as np
 from worldcompass.errors import UserError
 from worldcompass.worlds.hands.drawing import Drawing
 from worldcompass.worlds.hands.facts import (
+    ABSENT_POSE,
     CONTROLS,
     FPS,
     FRAMES_PER_LATENT,
@@ -47,7 +48,6 @@ LAG = np.array([POSITION_DAMPING / POSITION_GAIN] * 3 + [FINGER_DAMPING / FINGER
 LOW = LIMIT_LOW * [1, 1, 1, 0.5]  # per finger
 HIGH = LIMIT_HIGH * [1, 1, 1, 0.5]
 PARKED = (2.0, 2.0, 3.0)  # where things are that a scene does not have
-ABSENT_POSE = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0)  # what the truth says of them
 SETTLE = 0.0005  # metres above the table at which things start
 
 

@@ -42,6 +42,8 @@ FINGER_HALF = (0.014, 0.034, 0.081)  # x, y, z
 PALM_HALF = (0.150, 0.013, 0.013)  # a slim beam, so that it hides little of what is held
 REST_HEIGHT = (0.0, BALL_RADIUS, BLOCK_HALF, 0.0)
 """Height of each standing thing's own origin."""
+ABSENT_POSE = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0)
+"""What the truth says of things that a scene does not have: position and quaternion."""
 
 # Camera: a long lens, so that near and far things are alike in size.
 CAMERA_POSITION = (0.0, -1.36, 1.50)

@@ -165,9 +165,9 @@ class Push:
         return action_of((*self._way, 0, 0)) if self._left >= 0 else None
 
 
-def pushes(look: Look, kind: str) -> list[str]:
+def pushes(things_T7: np.ndarray, kind: str) -> list[str]:
     """Ways in which a thing can be pushed: the gripper reaches the place beside it, and there is room ahead."""
-    x, y = (float(value) for value in look.things_T7[THINGS.index(kind), :2])
+    x, y = (float(value) for value in things_T7[THINGS.index(kind), :2])
     found = []
     for way, signs in WAYS.items():
         start = np.array([x, y]) - np.array(signs) * PUSH_START
