@@ -12,6 +12,7 @@ from worldcompass.statistics import (
     bootstrap,
     calibration_error,
     detectable_share,
+    kendall,
     rank_correlation,
     resamples,
     share,
@@ -64,6 +65,13 @@ def test_intervals_count_videos_and_not_clips():
 def test_measures_against_hand_computed_values():
     assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 20, 15])) == pytest.approx(0.5)
     assert rank_correlation(np.ones(3), np.arange(3)) == 0
+
+
+def test_kendalls_tau_counts_pairs_and_allows_for_ties():
+    x, y = np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 4])
+    assert kendall(x, y) == pytest.approx(4 / 6)  # five pairs agree and one does not
+    assert kendall(x, np.array([1.0, 1, 2, 2])) == pytest.approx(4 / np.sqrt(6 * 4))
+    assert kendall(x, -x) == -1 and kendall(np.ones(4), x) == 0
     assert calibration_error(np.array([0.1, 0.3, 0.9]), np.array([0, 0, 1])) == pytest.approx(0.15)
 
 

@@ -65,6 +65,7 @@ COMMANDS = {
     "hands collect": ("hands_collect", "record training data in the engine"),
     "hands pretrain": ("hands_pretrain", "train the Hands world's frames between pictures and transformer"),
     "hands measure": ("hands_measure", "measure weights of the Hands world on held-out episodes"),
+    "hands policies": ("hands_policies", "compare policies' success in the world model and in the engine"),
 }
 
 WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help

@@ -270,6 +270,16 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float((a * b).sum() / size) if size > 0 else 0.0
 
 
+def kendall(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-b, which allows for ties; 0 when one variable is constant.
+
+    Source: Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945).
+    """
+    a, b = (np.sign(v[:, None] - v[None]) for v in (np.asarray(x, float), np.asarray(y, float)))
+    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum() / size) if size > 0 else 0.0
+
+
 def calibration_error(scores: np.ndarray, truth: np.ndarray) -> float:
     """Mean absolute difference of mean score and truth, averaged over the truth's levels."""
     levels = np.unique(truth)

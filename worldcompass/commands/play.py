@@ -202,12 +202,9 @@ def _title(folder: Path | None, shipped: str = SHIPPED) -> str:
 
 def _fingerprint(folder: Path | None) -> str:
     """Name and digest of weights, so that votes on different weights are never added up."""
-    import hashlib
+    from worldcompass.worlds.doom.world import WEIGHTS
 
-    from worldcompass.worlds.doom.world import WEIGHTS, shipped_weights
-
-    data = ((folder or shipped_weights()) / WEIGHTS.net).read_bytes()
-    return f"{_title(folder)} ({hashlib.sha256(data).hexdigest()[:12]})"
+    return f"{_title(folder)} ({WEIGHTS.fingerprint(folder)})"
 
 
 def _origins(addresses: Sequence[str]) -> frozenset[str]:

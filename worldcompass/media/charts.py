@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from worldcompass.statistics import Estimate, number
+from worldcompass.statistics import Estimate, number, percent
 
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 22  # margins; the left one fits the label "−0.00116"
@@ -121,6 +121,44 @@ def interval_chart(title: str, rows: Sequence[Bar]) -> str:
         f"{name} {v.mean:.1f}% ({v.low:.1f} to {v.high:.1f})" for name, v in shares
     )
     return _svg(width, height, description, marks)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark of a scatter chart."""
+
+    name: str
+    x: float
+    """Share from 0 to 1, as ``y``."""
+    y: float
+    style: str
+    """CSS class, see ``Bar``."""
+
+
+def scatter_chart(title: str, across: str, up: str, points: Sequence[Point]) -> str:
+    """Shares against shares, 0 to 100% on both axes, with the line of equality."""
+    side, left, bottom = 300, 44, 34
+    scale_x, scale_y = _scale(0, 1, left, left + side), _scale(0, 1, 10 + side, 10)
+    corner = f"{scale_x(0):.0f} {scale_y(0):.0f}L{scale_x(1):.0f} {scale_y(1):.0f}"
+    marks = [
+        f'<path class="grid" d="M{corner}"/>',
+        f'<path class="axis" d="M{scale_x(0):.0f} {scale_y(1):.0f}V{scale_y(0):.0f}H{scale_x(1):.0f}"/>',
+        _text(scale_x(0.5), side + 10 + bottom - 4, across, "middle"),
+        _text(left + 4, 22, up, "start"),
+    ]
+    for tick in (0, 0.5, 1):
+        marks += [
+            _text(scale_x(tick), side + 26, percent(tick, 0), "middle"),
+            _text(left - 6, scale_y(tick) + 4, percent(tick, 0), "end"),
+        ]
+    for point in points:
+        said = f"{point.name}: {percent(point.x, 0)} {across}, {percent(point.y, 0)} {up}"
+        marks.append(
+            f'<g class="{point.style}"><circle class="bar" cx="{scale_x(point.x):.1f}"'
+            f' cy="{scale_y(point.y):.1f}" r="5"><title>{escape(said)}</title></circle></g>'
+        )
+    told = "; ".join(f"{p.name} {percent(p.x, 0)} and {percent(p.y, 0)}" for p in points)
+    return _svg(left + side + 20, side + 10 + bottom, f"{title}: {told}", marks)
 
 
 def _interval_row(row: Bar, scale: Scale, y: float, left: float) -> str:

@@ -102,10 +102,20 @@ class Pick:
 
     Args:
         error_2: metres by which the aim misses in x and y.
+        high: metres by which it closes too high.
+        closes: steps of closing, at most.
     """
 
-    def __init__(self, kind: str, lift: int = 3, error_2: tuple[float, float] = (0.0, 0.0)) -> None:
+    def __init__(
+        self,
+        kind: str,
+        lift: int = 3,
+        error_2: tuple[float, float] = (0.0, 0.0),
+        high: float = 0.0,
+        closes: int = 3,
+    ) -> None:
         self._kind, self._lift, self._error = kind, lift, error_2
+        self._low, self._closes = GRASP_LOW[kind] + high, closes
         self._stage, self._count = "over", 0
 
     def __call__(self, look: Look) -> int | None:
@@ -117,13 +127,13 @@ class Pick:
                 return action
             self._enter("down")
         if self._stage == "down":
-            if look.grip_4[2] > GRASP_LOW[self._kind] and self._waits(PATIENCE):
+            if look.grip_4[2] > self._low and self._waits(PATIENCE):
                 return action_of((0, 0, -1, 0))
             self._enter("close")
         if self._stage == "close":
             touch = look.touch_T5[THINGS.index(self._kind)]
             grasped = touch[1] and touch[2] and self._count >= 2
-            if not grasped and self._waits(3):
+            if not grasped and self._waits(self._closes):
                 return action_of((0, 0, 0, -1))
             self._enter("lift")
         return action_of((0, 0, 1, 0)) if self._waits(self._lift) else None
@@ -141,10 +151,20 @@ class Push:
 
     Args:
         way: a name of ``WAYS``.
+        error_2: metres by which the aim misses in x and y.
+        high: metres by which it pushes too high.
     """
 
-    def __init__(self, kind: str, way: str, steps: int = 5) -> None:
+    def __init__(
+        self,
+        kind: str,
+        way: str,
+        steps: int = 5,
+        error_2: tuple[float, float] = (0.0, 0.0),
+        high: float = 0.0,
+    ) -> None:
         self._kind, self._way, self._left = kind, WAYS[way], steps
+        self._error, self._low = error_2, PUSH_HEIGHT + high
         self._stage, self._patience = "over", 4 * PATIENCE
 
     def __call__(self, look: Look) -> int | None:
@@ -152,13 +172,14 @@ class Push:
         self._patience -= 1
         if self._stage == "over":
             x, y = look.things_T7[THINGS.index(self._kind), :2]
-            start = x - self._way[0] * PUSH_START[0], y - self._way[1] * PUSH_START[1]
-            action = hover(look, *start, -1)
+            start_x = x - self._way[0] * PUSH_START[0] + self._error[0]
+            start_y = y - self._way[1] * PUSH_START[1] + self._error[1]
+            action = hover(look, start_x, start_y, -1)
             if action is not None and self._patience > 0:
                 return action
             self._stage, self._patience = "down", PATIENCE
         if self._stage == "down":
-            if look.grip_4[2] > PUSH_HEIGHT and self._patience > 0:
+            if look.grip_4[2] > self._low and self._patience > 0:
                 return action_of((0, 0, -1, -1 if look.grip_4[3] > NARROW else 0))
             self._stage = "push"
         self._left -= 1

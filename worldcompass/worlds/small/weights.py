@@ -83,6 +83,12 @@ class WeightFiles:
             )
         return {name: found[name].to(value.dtype) for name, value in expected.items()}
 
+    def fingerprint(self, folder: Path | None) -> str:
+        """The first 12 digits of the SHA-256 of the network's file in a folder, or in the package when None."""
+        base = folder or self.shipped
+        assert base is not None, f"the package has no weights of the {self.world} world"
+        return hashlib.sha256((base / self.net).read_bytes()).hexdigest()[:12]
+
     def export(self, module: nn.Module, path: Path) -> str:
         """Write weights in float16 with their version; returns their SHA-256."""
         tensors = {name: _half(value) for name, value in module.state_dict().items()}
