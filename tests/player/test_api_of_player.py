@@ -15,6 +15,7 @@ from player_server import ask, detail, png, running, toy_shared
 from worldcompass import api as package
 from worldcompass.errors import UserError
 from worldcompass.media.video import read_video, write_mp4
+from worldcompass.player.fittings import Fittings
 from worldcompass.player.session import Shared
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.testing import noise_group
@@ -44,8 +45,8 @@ class Brightness:
 
 @pytest.fixture(scope="module")
 def port():
-    toy = toy_shared()
-    with running(Shared(toy.panes, toy.starts, toy.shelf, read_forward, toy.fps, (Brightness(),))) as port:
+    toy, fittings = toy_shared(), Fittings(reader=read_forward, critics=(Brightness(),))
+    with running(Shared(toy.panes, toy.starts, toy.shelf, toy.fps, fittings)) as port:
         yield port
 
 

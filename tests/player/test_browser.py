@@ -18,6 +18,7 @@ from player_server import running
 from playwright import sync_api
 from report_runs import make_run
 
+from worldcompass.errors import UserError
 from worldcompass.player.ballot import Ballot
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.recording import Shelf
@@ -27,9 +28,13 @@ from worldcompass.player.votes import read_votes
 from worldcompass.report import write_comparison, write_report
 from worldcompass.worlds.doom.player import EnginePane, doom_starts
 from worldcompass.worlds.doom.world import load_doom_world
+from worldcompass.worlds.hands.player import EnginePane as HandsEnginePane
+from worldcompass.worlds.hands.player import hands_fittings, hands_starts
+from worldcompass.worlds.hands.world import load_hands_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+PUSH_LEFT = "right+close-3, right-1, down-3, left-5"  # what the script of the first scene does
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
 sync_api.expect.set_options(timeout=PATIENCE)
 PIXELS = """() => [...document.querySelectorAll("canvas")].map(c =>
@@ -52,7 +57,7 @@ def starts():
 @pytest.fixture(scope="module")
 def address(world, starts):
     panes = (WorldPane("Before", world, 1), EnginePane("Engine"))
-    with running(Shared(panes, starts, Shelf(), None, 24.0)) as port:
+    with running(Shared(panes, starts, Shelf(), 24.0)) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -213,6 +218,30 @@ def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
     sync_api.expect(page.locator("#note")).to_have_text("k does nothing here: press ? for the keys.")
 
 
+def test_a_task_of_the_hands_world_is_chosen_and_the_page_says_in_which_pane_it_was_done(chromium):
+    starts = Starts(tuple(itertools.islice(hands_starts(), 1)))
+    try:
+        engine = HandsEnginePane.start()
+    except UserError as why:
+        pytest.skip(str(why))
+    panes = (WorldPane("World", load_hands_world(), 1), engine)
+    with running(Shared(panes, starts, Shelf(), 200.0, hands_fittings())) as port:
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{port}")
+        sync_api.expect(page.locator("#goal")).to_have_value("pick up the navy cup")
+        sync_api.expect(page.locator(".done")).to_have_text(["not yet", "not yet"])
+        page.select_option("#goal", label="push the navy cup to the left")
+        assert page.locator('.pad [data-key="reach"]').inner_text() == "W\nreach"
+        page.fill("#path", PUSH_LEFT)
+        page.locator("#walk button").click()
+        sync_api.expect(page.locator(".done").nth(1)).to_have_text(re.compile(r"✓ done, step \d+"))
+        sync_api.expect(page.locator("#note")).to_contain_text("Engine: push the navy cup to the left. Done!")
+        page.select_option("#goal", label="none, just play")
+        sync_api.expect(page.locator(".done")).to_have_text(["", ""])
+        page.close()
+
+
 @pytest.fixture(scope="module")
 def serious():
     """What axe (WCAG and good practice) finds on a page that is serious or worse, in words."""
@@ -268,7 +297,7 @@ def test_reports_pass_an_accessibility_audit_and_fit_a_phone(chromium, serious, 
 def voting(chromium, world, starts, tmp_path):
     """A page that shows the first pair, and the file that votes go to."""
     worlds = tuple(WorldPane(name, world, 1) for name in ("Before", "After"))
-    shared = Shared(worlds, starts, Shelf(), None, 24.0)
+    shared = Shared(worlds, starts, Shelf(), 24.0)
     ballot = Ballot(shared, worlds, ("base", "trained"), tmp_path / "votes.jsonl", latents=2, control_share=0)
     with running(shared, votes=ballot) as port:
         page = chromium.new_page()

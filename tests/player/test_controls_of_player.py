@@ -20,7 +20,7 @@ from worldcompass.player.starts import Start, Starts
 @pytest.fixture(scope="module")
 def port():
     start = Start("lamp/0", "dark", "Lamps", torch.full((3, 16, 16), 100, dtype=torch.uint8))
-    with running(Shared((WorldPane("World", LampWorld()),), Starts((start,)), Shelf(), None, 200.0)) as port:
+    with running(Shared((WorldPane("World", LampWorld()),), Starts((start,)), Shelf(), 200.0)) as port:
         yield port
 
 

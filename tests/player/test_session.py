@@ -496,14 +496,14 @@ def test_a_world_of_ones_own_is_played_from_the_shell(monkeypatch, tmp_path, cap
     assert cli.main([*words, "--start", str(picture), "--after", str(tmp_path)]) == 0
     (shared,) = made
     start = shared.starts.first()
-    assert (start.title, start.group) == ("my room", starts.GIVEN) and shared.critics == ()
+    assert (start.title, start.group) == ("my room", starts.GIVEN) and shared.fittings.critics == ()
     before, after = (pane.begin(start, 0).step(9).frames_F3hw for pane in shared.panes)
     assert before.shape == (2, 3, 4, 4) and not before.equal(after)
     for more, said in {
         (): "name a picture to start from with --start FILE",
         ("--start", str(own)): "own.py: this file is not a picture that can be read",
         ("--start", "absent.png"): "there is no file absent.png",
-        ("--start", str(picture), "--engine"): "work with the Doom world alone",
+        ("--start", str(picture), "--engine"): "--engine works with doom and hands alone",
         ("--start", str(picture), "--after", "absent"): "there are no weights at absent",
     }.items():
         assert cli.main([*words, *more]) == 2

@@ -35,7 +35,7 @@ def toy_shared(fps=FPS, seeds=(0, 1), starts=None):
     panes = tuple(
         WorldPane(name, ToyWorld(seed), 2) for name, seed in zip(("Before", "After"), seeds, strict=True)
     )
-    return Shared(panes, starts or toy_starts(), Shelf(), None, fps)
+    return Shared(panes, starts or toy_starts(), Shelf(), fps)
 
 
 @contextlib.contextmanager

@@ -66,3 +66,20 @@ def start_picture(source: str) -> Tensor:
     from worldcompass.worlds.hands.starts import scene_starts
 
     return scene_starts()[0].image_3hw
+
+
+def check_picture(file: Path, image_3hw: Tensor) -> None:
+    """Refuse a picture that the Hands world cannot start from.
+
+    Raises:
+        UserError: names the file.
+    """
+    from worldcompass.media.video import check_aspect, fit
+    from worldcompass.worlds.hands.facts import FRAME_SIZE
+    from worldcompass.worlds.hands.recognise import check_scene
+
+    check_aspect(image_3hw.shape[-1], image_3hw.shape[-2])
+    try:
+        check_scene(fit(image_3hw[None], FRAME_SIZE)[0])
+    except UserError as why:
+        raise UserError(f"{file}: {why}") from why

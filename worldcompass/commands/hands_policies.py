@@ -54,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
     }
     weights = {side: f"{named[side] or 'shipped'} ({WEIGHTS.fingerprint(f)})" for side, f in folders.items()}
     facts = {"split": args.split, "scenes": args.scenes, "seeds": args.seeds, "weights": weights}
+    scenes = Scenes.draw(args.split, args.scenes)
     record = args.out / "trials.json"
     known = claim(args.out, record, facts, "trials of policies")
     if known not in (None, facts):
         raise UserError(f"{args.out} holds trials of other scenes, seeds or weights: choose another --out")
     worlds = {side: load_hands_world(folder, device) for side, folder in folders.items()}
-    scenes = Scenes.draw(args.split, args.scenes)
     trials = Trials(args.out / "outcomes", scenes, worlds, tuple(range(args.seeds)))
     with progress("policies", len(trials.blocks())) as advance:
         trials.run(advance)
@@ -77,7 +77,7 @@ def print_results(results: PolicyResults) -> None:
     from rich.table import Table
 
     from worldcompass.statistics import number
-    from worldcompass.worlds.hands.policies.page import MEASURE_WORDS, SIDE_WORDS, TASK_WORDS
+    from worldcompass.worlds.hands.policies.page import MEASURE_WORDS, SIDE_WORDS
 
     console = Console()
     table = Table(title="Episodes in which the task was done [95%]", box=SIMPLE)
@@ -93,6 +93,6 @@ def print_results(results: PolicyResults) -> None:
     for one in results.agreements:
         values = (one.measures[name] for name in MEASURE_WORDS)
         cells = (f"{number(v.mean)} [{number(v.low)}, {number(v.high)}]" for v in values)
-        table.add_row(TASK_WORDS[one.task], SIDE_WORDS[one.side], *cells)
+        table.add_row(one.task, SIDE_WORDS[one.side], *cells)
     console.print(table)
     print(results.verdict)

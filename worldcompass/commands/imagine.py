@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, HELP, start_picture, world_maker
+from worldcompass.commands._worlds import DOOM, HANDS, HELP, check_picture, start_picture, world_maker
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     make = world_maker(args.world)
     check_name(args.out)
     image = start_picture(args.world) if args.image is None else video.read_image(args.image)
+    if args.world == HANDS and args.image is not None:
+        check_picture(args.image, image)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     world = make(args.weights, device)
     frames = api.imagine(world, image, args.path, args.seed, args.steps)

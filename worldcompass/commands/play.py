@@ -1,7 +1,7 @@
 """Walk through an embedded world live in the browser, before and after post-training, in two panes.
 
-Hold W A S D and the arrow keys; in the Hands world they drive a gripper. Both panes get the same keys and the same
-noise; --engine adds the real engine.
+Hold W A S D and the arrow keys; in the Hands world they drive a gripper, and the page says when an instruction is
+done. Both panes get the same keys and the same noise; --engine adds the real engine.
 """
 
 from __future__ import annotations
@@ -9,23 +9,36 @@ from __future__ import annotations
 import argparse
 import contextlib
 import webbrowser
+<<<<<<< HEAD
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
+=======
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+>>>>>>> 399a03d (Drive the gripper next to the engine, choose a task, and refuse pictures that are no scene)
 
 from worldcompass.commands._listening import address_of, listen
 from worldcompass.commands._options import add_device, check_device, check_port, positive
 from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, world_maker
 from worldcompass.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from worldcompass.player.fittings import Fittings
+    from worldcompass.player.starts import Start
+
 EXAMPLES = """\
   worldcompass play                          # compares with the newest finished run, if any
   worldcompass play --after runs/demo --engine
   worldcompass play --single                 # the shipped weights alone
   worldcompass play --after runs/demo --vote # a blind study; worldcompass votes counts it
-  worldcompass play --world hands            # drive a gripper over a table
+  worldcompass play --world hands --engine   # drive a gripper over a table
   worldcompass play --world my_world.py:make --start my.png --after my_weights
 """
 
@@ -45,13 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "picture for the gallery of starts; may be repeated (a world of your own needs one)"
     parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
     parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
-    parser.add_argument("--engine", action="store_true", help="add a pane with the real engine, of Doom")
+    parser.add_argument("--engine", action="store_true", help="add a pane with the real engine")
     parser.add_argument(
         "--vote", action="store_true", help="show a blind preference study instead of the player"
     )
     text = "file that stores the votes (default: %(default)s)"
     parser.add_argument("--votes", type=Path, default=RUNS / "votes.jsonl", metavar="FILE", help=text)
-    text = "frames per second of every pane; the engine's own speed is 17.5 (default: %(default)s)"
+    text = (
+        "frames per second of every pane; Doom's own speed is 17.5, that of Hands 20 (default: %(default)s)"
+    )
     parser.add_argument("--fps", type=float, default=FPS, metavar="N", help=text)
     text = (
         "denoising steps of a latent; others than the world's own are not measured (default: the world's own)"
@@ -92,38 +107,26 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.recording import Shelf
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
-    from worldcompass.player.starts import Starts, start_from_file
+    from worldcompass.player.starts import Starts
     from worldcompass.serving.guard import LOOPBACK
-    from worldcompass.worlds.doom.critics.motion import LabelReader
-    from worldcompass.worlds.doom.critics.weights import load_critics
-    from worldcompass.worlds.doom.player import EnginePane, doom_starts
-    from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
-    from worldcompass.worlds.doom.rewards.quality import VisualQuality
-    from worldcompass.worlds.hands.player import hands_starts
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
-    make = world_maker(args.world)
+    make, fittings = world_maker(args.world), _fittings(args.world)
+    engine = fittings.engine() if fittings.engine and (args.engine or args.vote) else None
     worlds = [
         WorldPane(name, world, args.steps)
         for name, world in ((n, make(folder, device)) for n, folder in zip(names, folders, strict=True))
     ]
-    panes: list[Pane] = [*worlds, *([EnginePane("Engine")] if args.engine or args.vote else [])]
-    given = [start_from_file(file, worlds[0].world.spec.frame_size) for file in args.start]
-    gallery = {DOOM: doom_starts, HANDS: hands_starts}
-    starts = Starts((*(gallery[args.world]() if embedded else ()), *given))
-    shared = Shared(tuple(panes), starts, Shelf(), None, args.fps)
-    if args.world == DOOM:  # the critics know only its motions and pictures
-        nets = load_critics()
-        critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
-        shared = replace(shared, reader=LabelReader(nets.motion).labels, critics=critics)
+    panes: list[Pane] = [*worlds, *([engine] if engine is not None else [])]
+    given = [_given(file, worlds[0].world.spec.frame_size, fittings.check) for file in args.start]
+    shared = Shared(tuple(panes), Starts((*fittings.starts(), *given)), Shelf(), args.fps, fittings)
     shipped = SHIPPED if embedded else args.world
     about = " · ".join(f"{name}: {_title(f, shipped)}" for name, f in zip(names, folders, strict=True))
     local = args.host in LOOPBACK
     study = None
     if args.vote:
         titles = (_fingerprint(before), _fingerprint(after))
-        engine = next((pane for pane in panes if isinstance(pane, EnginePane)), None)
         study = Ballot(shared, (worlds[0], worlds[1]), titles, args.votes, engine=engine)
     app = create_app(shared, Settings(about, args.sessions, local, origins), study)
     print(about)
@@ -144,8 +147,10 @@ def _check(args: argparse.Namespace) -> None:
     check_port(args.port, 0)
     if args.single and args.after is not None:
         raise UserError("--single shows one pane and --after a second one: leave out one of the two")
-    if args.world != DOOM and (args.engine or args.vote):
-        raise UserError("--engine and --vote work with the Doom world alone: leave out --world")
+    if args.world != DOOM and args.vote:
+        raise UserError("--vote works with the Doom world alone: leave out --world")
+    if args.world not in EMBEDDED and args.engine:
+        raise UserError(f"--engine works with {' and '.join(EMBEDDED)} alone: {args.world} brings none")
     if args.world not in EMBEDDED and not args.start:
         raise UserError(f"{args.world} has no gallery: name a picture to start from with --start FILE")
     try:
@@ -156,6 +161,33 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(
             f"the player needs {why.name}: install it with pip install 'worldcompass[web]'"
         ) from why
+
+
+def _fittings(world: str) -> Fittings:
+    """What an embedded world brings to the player; nothing for another one."""
+    from worldcompass.player.fittings import Fittings
+
+    if world == DOOM:
+        from worldcompass.worlds.doom.player import doom_fittings
+
+        return doom_fittings()
+    if world == HANDS:
+        from worldcompass.worlds.hands.player import hands_fittings
+
+        return hands_fittings()
+    return Fittings()
+
+
+def _given(file: Path, frame_size: tuple[int, int], check: Callable[[Tensor], None]) -> Start:
+    """A start of ``--start``."""
+    from worldcompass.player.starts import start_from_file
+
+    start = start_from_file(file, frame_size)
+    try:
+        check(start.image_3hw)
+    except UserError as why:
+        raise UserError(f"{file}: {why}") from why
+    return start
 
 
 def _weights(world: str, path: Path) -> Path:

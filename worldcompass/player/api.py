@@ -17,8 +17,9 @@ from worldcompass.media.video import write_mp4
 from worldcompass.player.messages import LARGEST_SEED
 from worldcompass.player.panes import Pane, WorldPane
 from worldcompass.player.session import Shared, in_worker, read_path
-from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start, start_from_picture
+from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start
 from worldcompass.serving.scoring import MAX_LATENTS, MAX_PATH_CHARACTERS, Scorer, Turn, identity, score_route
+from worldcompass.world import WorldSpec
 
 MAX_GROUP_BYTES = 64 * 2**20  # ten times a group of this world's candidates
 MAX_WAITING = 4  # requests in the queue; more are refused
@@ -63,9 +64,18 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
     spec = worlds[-1].world.spec
 
     @router.get("/health", summary="State of the server, its panes and critics")
+<<<<<<< HEAD
     async def health() -> Health:
         panes = [pane.name for pane in shared.panes]
         return Health(status="ok", panes=panes, **identity(shared.critics))
+=======
+    async def health() -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "panes": [pane.name for pane in shared.panes],
+            **identity(shared.fittings.critics),
+        }
+>>>>>>> 399a03d (Drive the gripper next to the engine, choose a task, and refuse pictures that are no scene)
 
     @router.post(
         "/imagine",
@@ -76,16 +86,19 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
     async def post_imagine(request: ImagineRequest) -> Response:
         wanted = read_path(shared.space, request.path, MAX_LATENTS)
         pane = _pane_of(worlds, request.pane)
-        start = await asyncio.to_thread(_start_of, shared, request, spec.frame_size)
+        start = await asyncio.to_thread(_start_of, shared, request)
         async with turn:
             frames = await imagine(pane, start, wanted, request.seed)
             mp4 = await asyncio.to_thread(_mp4_bytes, frames[: spec.num_frames(0, len(wanted))], spec.fps)
         return Response(mp4, media_type="video/mp4")
 
-    router.include_router(
-        score_route(Scorer(shared.critics, spec, shared.reader, max_group_bytes=MAX_GROUP_BYTES), turn)
-    )
+    router.include_router(score_route(_scorer(shared, spec), turn))
     return router
+
+
+def _scorer(shared: Shared, spec: WorldSpec) -> Scorer:
+    fittings = shared.fittings
+    return Scorer(fittings.critics, spec, fittings.reader, max_group_bytes=MAX_GROUP_BYTES)
 
 
 def _pane_of(worlds: tuple[WorldPane, ...], name: str | None) -> WorldPane:
@@ -95,9 +108,9 @@ def _pane_of(worlds: tuple[WorldPane, ...], name: str | None) -> WorldPane:
     raise UserError(f"there is no world {name!r}: expected {' or '.join(pane.name for pane in worlds)}")
 
 
-def _start_of(shared: Shared, request: ImagineRequest, frame_size: tuple[int, int]) -> Start:
+def _start_of(shared: Shared, request: ImagineRequest) -> Start:
     if request.image is not None:
-        return start_from_picture(_bytes_of(request.image), frame_size)
+        return shared.start_from(_bytes_of(request.image))
     if request.start is not None:
         return shared.starts.find(request.start)
     return shared.starts.first()

@@ -30,7 +30,6 @@ from worldcompass.player.starts import (
     OWN,
     Start,
     data_url,
-    start_from_picture,
 )
 from worldcompass.serving.guard import Guard, Rate
 from worldcompass.serving.scoring import body_of
@@ -89,7 +88,7 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
     if votes is not None:
         app.include_router(ballot.routes(votes))
     _add_pages(app, "vote.html" if votes else "page.html")
-    _add_starts(app, shared, worlds[-1].world.spec.frame_size)
+    _add_starts(app, shared)
     _add_walk(app, shared, settings)
     return app
 
@@ -146,7 +145,7 @@ def _add_pages(app: FastAPI, front: str) -> None:
         )
 
 
-def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> None:
+def _add_starts(app: FastAPI, shared: Shared) -> None:
     @app.get("/starts", summary="The starts of walks")
     async def starts(
         own: Annotated[
@@ -168,7 +167,7 @@ def _add_starts(app: FastAPI, shared: Shared, frame_size: tuple[int, int]) -> No
     )
     async def add_picture(request: Request) -> StartCard:
         data = await body_of(request, MAX_UPLOAD_BYTES, "picture")
-        start = await asyncio.to_thread(start_from_picture, data, frame_size)
+        start = await asyncio.to_thread(shared.start_from, data)
         shared.starts.add(start)
         return _card(start)
 
@@ -218,6 +217,8 @@ async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settin
             "keys": key_cards(space),
             "example": ", ".join(space.examples),
             "size": list(spec.frame_size),
+            "guide": shared.fittings.guide,
+            "reads": shared.fittings.reader is not None,
         }
         known = session.start is not None
         await socket.send_json({"type": "welcome", "token": token, "known": known, **facts})

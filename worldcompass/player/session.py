@@ -11,20 +11,21 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from worldcompass.actions import ActionSpace
-from worldcompass.critic import Critic
 from worldcompass.errors import UserError
+from worldcompass.player.fittings import Fittings
 from worldcompass.player.gauges import Gauge, Reader
+from worldcompass.player.goals import Referee, Watch, reached
 from worldcompass.player.messages import Begin, Keys, Message, Record, Rewind, encode_frame, pack_pictures
 from worldcompass.player.pace import Costs, Pace
 from worldcompass.player.panes import Pane, Place, WorldPane
 from worldcompass.player.recording import Recording, Shelf
-from worldcompass.player.starts import Start, Starts
+from worldcompass.player.starts import Start, Starts, start_from_picture
 from worldcompass.world import WorldModel
 
 MAX_LATENTS = 1500  # of one walk: about 4 minutes
@@ -35,10 +36,11 @@ SEND_TIMEOUT = 20.0  # seconds until an unresponsive browser is dropped
 
 @dataclass(frozen=True)
 class Moment:
-    """The places and gauges of all panes after a step."""
+    """The places, gauges and watches of all panes after a step."""
 
     places: tuple[Place | None, ...]
     gauges: tuple[Gauge, ...]
+    watches: tuple[Watch | None, ...]
 
     @property
     def composites_M(self) -> tuple[int, ...]:
@@ -53,16 +55,23 @@ class Shared:
     panes: tuple[Pane, ...]
     starts: Starts
     shelf: Shelf
-    reader: Reader | None
-    """Of the gauges."""
     fps: float
-    critics: tuple[Critic, ...] = ()
-    """Of ``/score``."""
+    fittings: Fittings = field(default_factory=Fittings)
 
     @property
     def world(self) -> WorldModel[Any]:
         """The first world of the panes; all panes have the same actions and size."""
         return next(pane.world for pane in self.panes if isinstance(pane, WorldPane))
+
+    def start_from(self, data: bytes) -> Start:
+        """A start from a user's PNG or JPEG file.
+
+        Raises:
+            UserError: when it is no picture, or none that the world can start from.
+        """
+        start = start_from_picture(data, self.world.spec.frame_size)
+        self.fittings.check(start.image_3hw)
+        return start
 
     @property
     def space(self) -> ActionSpace:
@@ -208,22 +217,26 @@ class Session:
                 for pane, place in zip(self.shared.panes, here.places, strict=True)
             )
         )
-        return Moment(tuple(places), here.gauges)
+        return replace(here, places=tuple(places))
 
     async def _remember(self, moment: Moment, send: Send) -> None:
         """Store a step whose pictures are being sent: settle its places and read the gauges."""
-        before, reader = self.moments[-1], self.shared.reader
+        before, reader = self.moments[-1], self.shared.fittings.reader
         truth = _truth(self.shared.panes, moment)
         settled = await asyncio.gather(
             *(
-                in_worker(pane, _settle, reader, gauge, old, new, truth)
-                for pane, gauge, old, new in zip(
-                    self.shared.panes, before.gauges, before.places, moment.places, strict=True
+                in_worker(pane, _settle, reader, gauge, watch, old, new, truth)
+                for pane, gauge, watch, old, new in zip(
+                    self.shared.panes,
+                    before.gauges,
+                    before.watches,
+                    before.places,
+                    moment.places,
+                    strict=True,
                 )
             )
         )
-        places, gauges = zip(*settled, strict=True)
-        moment = Moment(places, gauges)
+        moment = Moment(*zip(*settled, strict=True))
         self.moments.append(moment)
         if self.recording is not None and not self.recording.add(_frames(moment)):
             await self._stop_recording(send)
@@ -257,7 +270,13 @@ class Session:
         self.start, self.seed, self.script, self.pressed = start, command.seed, script, set()
         self.moments.clear()
         gauges = tuple(Gauge.begin(start.image_3hw, pane.real) for pane in self.shared.panes)
-        self.moments.append(Moment(tuple(places), gauges))
+        watches = await asyncio.gather(
+            *(
+                in_worker(pane, _watch, self.shared.fittings.referee, start, place)
+                for pane, place in zip(self.shared.panes, places, strict=True)
+            )
+        )
+        self.moments.append(Moment(tuple(places), gauges, tuple(watches)))
 
     def _rewind(self, latents: int) -> None:
         if not self.moments:
@@ -311,9 +330,13 @@ class Session:
                 "rewindable": done + 1 - len(self.moments[0].composites_M),
                 "full": done >= MAX_LATENTS,
                 "replaying": done + 1 < len(self.script),
+                "goals": list(referee.goals(self.start)) if (referee := self.shared.fittings.referee) else [],
                 "action": list(self.shared.space.words(moment.composites_M[-1])),
                 "recorded": self.recording.seconds if self.recording else None,
-                "panes": [gauge.as_json(self.shared.space) for gauge in moment.gauges],
+                "panes": [
+                    {**gauge.as_json(self.shared.space), "reached": reached(watch)}
+                    for gauge, watch in zip(moment.gauges, moment.watches, strict=True)
+                ],
             }
         )
 
@@ -333,10 +356,21 @@ def read_path(space: ActionSpace, text: str, longest: int = MAX_LATENTS) -> tupl
 
 
 def _settle(
-    reader: Reader | None, gauge: Gauge, before: Place | None, now: Place | None, truth_3hw: Tensor | None
-) -> tuple[Place | None, Gauge]:
-    """A pane's place, prepared for the next step, with its gauge."""
-    return None if now is None else now.settle(), gauge.after(reader, before, now, truth_3hw)
+    reader: Reader | None,
+    gauge: Gauge,
+    watch: Watch | None,
+    before: Place | None,
+    now: Place | None,
+    truth_3hw: Tensor | None,
+) -> tuple[Place | None, Gauge, Watch | None]:
+    """A pane's place, prepared for the next step, with its gauge and watch."""
+    if watch is not None and now is not None:
+        watch = watch.after(now)
+    return None if now is None else now.settle(), gauge.after(reader, before, now, truth_3hw), watch
+
+
+def _watch(referee: Referee | None, start: Start, place: Place | None) -> Watch | None:
+    return None if referee is None or place is None else referee.watch(start, place)
 
 
 def _truth(panes: Sequence[Pane], moment: Moment) -> Tensor | None:

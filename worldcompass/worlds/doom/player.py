@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from worldcompass.player.fittings import Fittings
 from worldcompass.player.panes import one_thread
 from worldcompass.player.starts import Start
+from worldcompass.worlds.doom.critics.motion import LabelReader
+from worldcompass.worlds.doom.critics.weights import load_critics
 from worldcompass.worlds.doom.engine.engine import Engine, Steps
 from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAME_HEIGHT, FRAME_WIDTH
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, find_map
 from worldcompass.worlds.doom.engine.scenarios import Plan, evaluation_plans
+from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+from worldcompass.worlds.doom.rewards.quality import VisualQuality
 
 FIRST_MAP = "health_gathering"  # open ground, where the first steps do not end at a wall
 SEEN, UNSEEN_GROUP = "Training maps", "Unseen maps"
@@ -90,6 +95,13 @@ class EnginePlace:
     def settle(self) -> EnginePlace:
         """See ``Place``. Does nothing."""
         return self
+
+
+def doom_fittings() -> Fittings:
+    """Gallery, engine and critics, which know this world's motions and pictures only."""
+    nets = load_critics()
+    critics = InteractionFollowing(nets.motion), VisualQuality(nets.realism)
+    return Fittings(doom_starts, lambda: EnginePane("Engine"), LabelReader(nets.motion).labels, critics)
 
 
 @dataclass(frozen=True)

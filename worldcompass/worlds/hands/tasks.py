@@ -33,7 +33,7 @@ LIFTED = 0.06  # metres of a thing's base above the table
 PUSHED = 0.06  # metres along the way
 STANDING = 0.03  # metres: a pushed thing's base is not higher above where it rested
 PUSH_SHOWN = 2  # latents in a row that must show a push: what the gripper half hides seems to move
-GRASPING = 0.13  # metres: the commanded opening at which fingers can hold something, at most
+GRASPING = 0.18  # metres: the commanded opening at which fingers can hold something, at most: a cup's handle
 HANGS = 3.0  # pixels between what hangs from the fingers and the middle between them, across
 FOLLOWS = 2.0  # pixels by which what is lifted may fail to follow the fingers
 

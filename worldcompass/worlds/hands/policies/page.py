@@ -21,9 +21,9 @@ SIDE_WORDS = {
     "difference": "trained − base",
 }
 MEASURE_WORDS = {
-    "spearman": "Spearman's rank correlation",
+    "spearman": "Spearman's rho",
     "kendall": "Kendall's tau-b",
-    "error": "mean absolute error",
+    "error": "mean |error|",
     "bias": "mean error",
 }
 TASK_WORDS = {**{name: str(wanted).capitalize() for name, wanted in TASKS.items()}, BOTH: "Both tasks"}
