@@ -9,18 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import webbrowser
-<<<<<<< HEAD
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
-=======
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
->>>>>>> 399a03d (Drive the gripper next to the engine, choose a task, and refuse pictures that are no scene)
+from urllib.parse import urlsplit
 
 from worldcompass.commands._listening import address_of, listen
 from worldcompass.commands._options import add_device, check_device, check_port, positive

@@ -64,18 +64,9 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
     spec = worlds[-1].world.spec
 
     @router.get("/health", summary="State of the server, its panes and critics")
-<<<<<<< HEAD
     async def health() -> Health:
         panes = [pane.name for pane in shared.panes]
-        return Health(status="ok", panes=panes, **identity(shared.critics))
-=======
-    async def health() -> dict[str, Any]:
-        return {
-            "status": "ok",
-            "panes": [pane.name for pane in shared.panes],
-            **identity(shared.fittings.critics),
-        }
->>>>>>> 399a03d (Drive the gripper next to the engine, choose a task, and refuse pictures that are no scene)
+        return Health(status="ok", panes=panes, **identity(shared.fittings.critics))
 
     @router.post(
         "/imagine",

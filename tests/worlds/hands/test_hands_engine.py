@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import subprocess
 import sys
@@ -211,3 +212,17 @@ def test_words_and_kinds_of_actions():
     kinds = [kind_of_action(action) for action in range(NUM_ACTIONS)]
     assert [kinds.count(kind) for kind in ("none", "basic", "combined")] == [1, 8, 72]
     assert [action_of(CONTROLS[action]) for action in range(NUM_ACTIONS)] == list(range(NUM_ACTIONS))
+
+
+def test_an_engine_that_is_dropped_unclosed_leaves_the_pictures_of_others_alone(engine):
+    """Renderers number what they own from 1: one that is freed in another's context would delete that one's."""
+    other = Engine()
+    drawn = other.reset(scene("heldout", 0)).frames_Fhw3
+    dropped = Engine()
+    dropped.reset(scene("heldout", 1))
+    other.restore(other.save())  # the other's context is the current one now
+    del dropped
+    gc.collect()
+    again = other.reset(scene("heldout", 0)).frames_Fhw3
+    other.close()
+    assert np.array_equal(drawn, again)

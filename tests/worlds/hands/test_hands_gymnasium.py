@@ -28,8 +28,10 @@ def make(name: str, **options) -> HandsEnv:
 @pytest.mark.parametrize("name", NAMES)
 def test_gymnasiums_own_checker_is_content(name, engine, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # the checker tries every way of rendering
-    env = make(name, render_mode="rgb_array")
-    check_env(env, skip_render_check=True)
+    for observes, shape in (("step", (4, 64, 64, 3)), ("last", (64, 64, 3))):
+        env = make(name, render_mode="rgb_array", observes=observes)
+        check_env(env, skip_render_check=True)
+        assert env.observation_space.shape == shape
     env.reset(seed=0)
     picture = env.render()
     assert picture is not None and picture.shape == (64, 64, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import cv2
@@ -35,6 +36,7 @@ class Drawing:
         self._geoms = [np.flatnonzero(model.geom_bodyid == model.body(kind).id) for kind in THINGS]
         self._absent: frozenset[str] = frozenset()
         self._context, self._renderer = open_renderer(mujoco, model, side)
+        self._free = weakref.finalize(self, _free, self._context, self._renderer)
         self._shapes, self._options, self._camera = _stage(mujoco, model)
         self._window = mujoco.MjrRect(0, 0, side, side)
         self._pixels = np.empty((side, side, 3), np.uint8)
@@ -44,10 +46,8 @@ class Drawing:
         self._shadows = Shadows(side, 2 * self.SUPERSAMPLING + 1, bodies)
 
     def close(self) -> None:
-        """Free the renderer and its context."""
-        self._context.make_current()
-        self._renderer.free()
-        self._context.free()
+        """Free the renderer and its context; otherwise that happens when nobody refers to the drawing any more."""
+        self._free()
 
     def dress(self, scene: Scene) -> None:
         """Colours and table of a scene; things that it does not have are not drawn."""
@@ -87,6 +87,13 @@ class Drawing:
         self._draw()
         self._options.geomgroup[THINGS_GROUP] = 1
         return np.where(table_mask(side), self._depth, np.float32(-1))
+
+
+def _free(context: Any, renderer: Any) -> None:
+    """Free a renderer in its own context: freed in another one it would delete what that one draws with."""
+    context.make_current()
+    renderer.free()
+    context.free()
 
 
 def _stage(mujoco: Any, model: Any) -> tuple[Any, Any, Any]:

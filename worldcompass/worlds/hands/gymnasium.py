@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, get_args
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.env import Window, frames_of_step, gym_space, observed, picture_space
+from worldcompass.env import Observes, Window, frames_of_step, gym_space, observed, picture_space
 from worldcompass.errors import UserError
 from worldcompass.types import Scenario
 from worldcompass.walk import Walk, start_walk
@@ -142,12 +142,16 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         wanted: the task, with or without a colour.
         max_steps: steps until truncation.
         render_mode: ``rgb_array``, ``human`` or None.
+        observes: every frame of a step, or the last one alone.
 
     Raises:
         UserError: when no scene has what the task needs.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": SPEC.fps}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as the base class has it)
+        "render_modes": ["rgb_array", "human"],
+        "render_fps": SPEC.fps / SPEC.frames_per_latent,  # of ``rgb_array``, one picture per step
+    }
 
     def __init__(
         self,
@@ -157,7 +161,10 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         *,
         max_steps: int = MAX_STEPS,
         render_mode: str | None = None,
+        observes: Observes = "step",
     ) -> None:
+        if observes not in get_args(Observes):
+            raise UserError(f"observes is {observes!r}, expected step or last")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"render_mode is {render_mode!r}, expected rgb_array, human or None")
         if max_steps < 1:
@@ -168,7 +175,8 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise UserError(
                 f"none of {len(starts)} scenes lets anybody {wanted}: choose others, or another task"
             )
-        self.observation_space = picture_space(SPEC)
+        self.observes: Observes = observes
+        self.observation_space = picture_space(SPEC, observes)
         self.action_space = gym_space(ACTIONS)
         self._now: _Now | None = None
         self._window: Any = None
@@ -219,7 +227,7 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The last frame (h, w, 3) for ``rgb_array``; in the mode ``human`` steps show themselves."""
-        return self._observation()[-1] if self.render_mode == "rgb_array" else self._show()
+        return self._frames()[-1] if self.render_mode == "rgb_array" else self._show()
 
     def close(self) -> None:
         """Close the window, and the engine if there is one."""
@@ -230,6 +238,9 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self.stage.table.close()
 
     def _observation(self) -> np.ndarray:
+        return self._frames()[-1] if self.observes == "last" else self._frames()
+
+    def _frames(self) -> np.ndarray:
         return observed(self._running().moment.frames_F3hw[None], frames_of_step(SPEC))[0]
 
     def _info(self) -> dict[str, Any]:
@@ -244,7 +255,7 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _show(self) -> None:
         if self.render_mode == "human":
-            frames = self._observation()
+            frames = self._frames()
             self._window = self._window or Window(frames.shape[1:], SPEC.fps)
             for frame in frames:
                 self._window.show(frame)
@@ -271,6 +282,7 @@ def make_hands(
     max_steps: int = MAX_STEPS,
     num_steps: int | None = None,
     render_mode: str | None = None,
+    observes: Observes = "step",
 ) -> HandsEnv:
     """What ``gymnasium.make("worldcompass/Hands-v0")`` calls: tasks in the world model.
 
@@ -279,7 +291,7 @@ def make_hands(
         weights: folder of post-trained weights, such as ``runs/mine/weights``; the package's own when None.
         split: of the scenes, see ``splits``.
         numbers: of the scenes; the package holds the default ones, the engine draws all others.
-        max_steps: see ``HandsEnv``, as is ``render_mode``.
+        max_steps: see ``HandsEnv``, as are ``render_mode`` and ``observes``.
         num_steps: denoising steps; those of the world's way ``play`` when None.
 
     Raises:
@@ -289,7 +301,12 @@ def make_hands(
     starts = starts_of(split, numbers)
     world = load_hands_world(Path(weights) if weights is not None else None)
     return HandsEnv(
-        WorldStage(world, num_steps), starts, wanted, max_steps=max_steps, render_mode=render_mode
+        WorldStage(world, num_steps),
+        starts,
+        wanted,
+        max_steps=max_steps,
+        render_mode=render_mode,
+        observes=observes,
     )
 
 
@@ -299,6 +316,7 @@ def make_hands_engine(
     numbers: Sequence[int] = NUMBERS,
     max_steps: int = MAX_STEPS,
     render_mode: str | None = None,
+    observes: Observes = "step",
 ) -> HandsEnv:
     """What ``gymnasium.make("worldcompass/HandsEngine-v0")`` calls: the tasks in the engine; see ``make_hands``.
 
@@ -307,7 +325,14 @@ def make_hands_engine(
     """
     wanted = parse(instruction)
     starts = starts_of(split, numbers)
-    return HandsEnv(EngineStage(Table()), starts, wanted, max_steps=max_steps, render_mode=render_mode)
+    return HandsEnv(
+        EngineStage(Table()),
+        starts,
+        wanted,
+        max_steps=max_steps,
+        render_mode=render_mode,
+        observes=observes,
+    )
 
 
 def starts_of(split: str, numbers: Sequence[int]) -> list[SceneStart]:
