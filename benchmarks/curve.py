@@ -44,6 +44,7 @@ from worldcompass.judging.sources import windows
 from worldcompass.judging.spaces import spaces
 from worldcompass.judging.twin import twin_seed
 from worldcompass.media.progress import progress
+from worldcompass.report.tables import without_folder
 from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder, owner_of, weights_folder
 from worldcompass.runs.metrics import read_object
@@ -82,7 +83,7 @@ def read_run(path: Path, base: Weights) -> Run:
     own = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS.net).items()}
     full = extended_mean(base, [own], 1 / float(recipe.get("extend", 1.0)))
     seed = int(recipe.get("config", {}).get("seed", 0))
-    return Run(seed, str(record.get("command", "weights alone")), full)
+    return Run(seed, without_folder(str(record.get("command", "weights alone"))), full)
 
 
 class Bench:

@@ -137,7 +137,7 @@ def reduce_run(run_dir: Path) -> Stored:
     return Stored(
         recipe=str(settings["recipe"]),
         seed=int(settings.get("seed", 0)),
-        command=_without_folder(str(made["command"])),
+        command=without_folder(str(made["command"])),
         version=str(made["version"]),
         weights=str(made["weights"]),
         scenarios_hash=results.scenarios_hash,
@@ -159,7 +159,7 @@ def _over_depth(path: Path) -> Measured:
     return replace(measured, values_VD=values, asked_VM=nothing, read_VM=nothing)
 
 
-def _without_folder(command: str) -> str:
+def without_folder(command: str) -> str:
     """The command without ``--out``, which differs on every machine."""
     words = shlex.split(command)
     kept = [w for i, w in enumerate(words) if w != "--out" and (i == 0 or words[i - 1] != "--out")]
