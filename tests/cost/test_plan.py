@@ -15,6 +15,7 @@ from worldcompass.commands import plan as command
 from worldcompass.cost import plan
 from worldcompass.cost.plan import Plan, States, largest_micro_batch, make_plan, measure_states
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without_data
+from worldcompass.cost.work import Work, count, step_work
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
@@ -332,3 +333,48 @@ def test_the_embedded_worlds_recipes_have_a_plan_too():
     # What the trace ran on has no data, and nothing of it may stay behind in the code.
     pictures, nearness = torch.rand(1, 2, 3, 48, 64), torch.ones(1, 2, *NEARNESS_SHAPE)
     assert not is_fake(measured_motion(pictures, nearness, torch.zeros(1, 2)))
+
+
+def counted(needs, chunks=1):
+    """Of two blocks, on tensors with data, which is several times faster at this size."""
+    world, modules = needs.world_of_depth(2)
+    for module in modules:
+        module.to_empty(device="cpu")
+    return count(world, Job(needs.begin, chunks, 1, 1, 1, on_cuda=False))
+
+
+def test_work_grows_with_the_clip_and_its_parts_are_those_of_a_step():
+    """Operations of a tiny step by its parts, and the same on one GPU as on four times as long as on four."""
+    recipe = worldplay_8b.smoke()
+    work = counted(recipe.needs())
+    assert 0 < work.first < work.row < work.attend * 4 and work.update > 2 * work.row
+    config = recipe.config.changed(prompts_per_step=1)
+    first, later = (step_work(work, config, chunk, 1, 3) for chunk in (0, 1))
+    rows = (1 + 1) * config.learning.noise_levels
+    assert first.network == pytest.approx(work.first * (4 * 3 + rows * (1 + work.update / work.row)))
+    assert later.network == pytest.approx(
+        3 * work.first + work.attend + 4 * 3 * work.row + rows * (work.row + work.update)
+    )
+    assert step_work(work, config, 9, 1, 3).network > later.network
+    assert later.seconds(0.4, 1) == pytest.approx(4 * later.seconds(0.4, 4))
+    assert later.seconds(0.2, 1) == pytest.approx(2 * later.seconds(0.4, 1))
+
+
+def test_the_operations_of_attention_are_counted_in_full():
+    """By hand: the same chunk after twice the past costs as much more as the past alone cost."""
+    needs = worldplay_8b.smoke().needs()
+    found = [counted(needs, chunks) for chunks in (0, 1, 2)]
+    width, tokens, past, blocks = 24, 4 * 6 * 8, 4 * 6 * 8, 2
+    attention = 2 * 2 * 2 * blocks * tokens * past * width  # two branches, products with keys and with values
+    assert found[1].row - found[0].row == attention
+    assert found[2].row - found[1].row == attention
+
+
+def test_the_command_shows_hours_at_several_rates(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "make_plan", lambda needs, gpus: Plan(gpus, 1, STATES, TRACED, 7, 9))
+    monkeypatch.setattr(plan, "count_work", lambda needs: Work(1e14, 3e14, 1e15, 1e15, 2e14))
+    assert cli.main(["plan", "worldplay_8b:smoke", "--memory", "80", "--hours"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (of_run,) = [line.split() for line in lines if line.startswith("  2 steps")]
+    assert "at assumed shares of it" in "".join(lines) and of_run[2:] != of_run[4:]
+    assert float(of_run[2]) == pytest.approx(3 * float(of_run[6]), rel=0.1)  # at 20% and at 60%

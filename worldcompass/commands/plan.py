@@ -1,7 +1,9 @@
 """Estimate what a recipe needs before anything is loaded: memory per GPU, files, matching checkpoints.
 
-The estimate counts live tensors, traced on the recipe's own code without data. The verdict adds a slack of 10% and
-1 GiB. --gpus splits the prompts of a step over GPUs, and config.shard the weights too.
+The estimate counts live tensors, traced on the recipe's own code without data, in the types and with the kernels
+that CUDA would choose. The verdict adds what is assumed: a slack of 10%, 1 GiB for CUDA, and 1 GiB for NCCL.
+--gpus splits the prompts of a step over GPUs, and config.shard the weights too. --hours also counts operations, and
+shows how long a step and the run take at several assumed shares of a GPU's peak rate.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from worldcompass.commands._options import positive
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
-    from worldcompass.cost.plan import Plan
+    from worldcompass.cost.plan import Needs, Plan
     from worldcompass.runs.requirements import NeededFile, NeededModule
 
 EXAMPLES = """\
   worldcompass plan worldplay_8b:lora
-  worldcompass plan worldplay_8b --gpus 8 --memory 96
+  worldcompass plan worldplay_8b --gpus 8 --memory 96 --hours
   worldcompass plan worldplay_5b:lora --checkpoints checkpoints/worldplay-5b
 """
 
 GIB, MIB = 1 << 30, 1 << 20
 MOST_DIFFERENCES = 20  # printed for one file
+CARD_OF_80_GB = 79.0  # GiB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "GPUs that share the work (default: %(default)s)"
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help=text)
-    text = "memory of each GPU in GiB (default: this machine's GPU, else 80)"
+    text = "memory of each GPU in GiB (default: this machine's GPU, else 79, which a card of 80 GB has)"
     parser.add_argument("--memory", type=float, default=None, metavar="GIB", help=text)
+    parser.add_argument(
+        "--hours", action="store_true", help="count operations and estimate how long a run takes"
+    )
     text = "folder of the official files (default: the recipe's)"
     parser.add_argument("--checkpoints", type=Path, default=None, metavar="FOLDER", help=text)
 
@@ -65,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
         # PyTorch's warnings about kernels do not apply, as the trace computes nothing.
         warnings.simplefilter("ignore")
         plan = make_plan(needs, args.gpus)
-    print("\n".join(_memory_lines(plan, memory)))
+    print("\n".join(_memory_lines(plan, memory)), flush=True)
+    if args.hours:
+        print("\n".join(_time_lines(needs, args.gpus)))
     if plan.fits(memory):
         return 1 if problems else 0
     print(f"the phase {plan.worst_phase} needs the most memory: {what_to_lower(plan, needs.config)}")
@@ -75,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
 def _memory_here() -> float:
     import torch
 
-    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 80.0
+    return (
+        torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else CARD_OF_80_GB
+    )
 
 
 def _memory_lines(plan: Plan, memory: float) -> list[str]:
@@ -106,8 +116,41 @@ def _memory_lines(plan: Plan, memory: float) -> list[str]:
         *[f"  {name:<46}{_readable(size):>12}" for name, size in rows.items() if size],
         "peak of each phase:",
         *[f"  {name:<46}{_readable(size):>12}" for name, size in plan.phases.items()],
-        f"{_readable(plan.peak)}, with slack {verdict} {memory / GIB:.0f} GiB",
+        f"{_readable(plan.peak)}, with 10% and {_readable(plan.assumed)} assumed on top, {verdict}"
+        f" {memory / GIB:.0f} GiB",
     ]
+
+
+def _time_lines(needs: Needs, gpus: int) -> list[str]:
+    from worldcompass.cost.plan import count_work
+    from worldcompass.cost.work import PEAK, SHARES, step_work
+
+    config, work = needs.config, count_work(needs)
+    steps = config.sampling.denoising_steps or len(needs.spec.sigmas()) - 1
+    first, last = config.sampling.first_chunk, config.sampling.last_chunk
+    chunks = range(first, last + 1)
+    of_chunk = {c: step_work(work, config, c, needs.num_chunks, steps) for c in chunks}
+    shown = sorted({first, (first + last) // 2, last})
+    mean = {s: sum(w.seconds(s, gpus) for w in of_chunk.values()) / len(chunks) for s in SHARES}
+
+    def row(name: str, values: Sequence[str]) -> str:
+        return f"  {name:<46}{''.join(f'{value:>12}' for value in values)}"
+
+    return [
+        f"time on {gpus} GPU(s) of {PEAK / 1e12:.0f} TFLOP/s, at assumed shares of it, without critics:",
+        row("", [f"{share:.0%}" for share in SHARES]),
+        *[
+            row(
+                f"one step on clip {c + 1}", [_duration(of_chunk[c].seconds(share, gpus)) for share in SHARES]
+            )
+            for c in shown
+        ],
+        row(f"{config.steps} steps", [_duration(config.steps * mean[share]) for share in SHARES]),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _readable(size: float) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
+from worldcompass.cost.work import Work, count_without_data
 from worldcompass.devices.cuda import as_on_cuda
 from worldcompass.runs.requirements import NeededFile, NeededModule
 from worldcompass.training.config import Config
@@ -178,6 +179,14 @@ def make_plan(needs: Needs, gpus: int = 1, on_cuda: bool = True) -> Plan:
     with as_on_cuda() if on_cuda else nullcontext():
         states = measure_states(needs)
     return Plan(gpus, pasts, states, traced, past_frames, futures, config.parallel.shard)
+
+
+def count_work(needs: Needs) -> Work:
+    """The operations of single calls of the whole network."""
+    job = Job(needs.begin, needs.num_chunks, 1, 1, 1, needs.config.optimiser.autocast_bf16)
+    least = count_without_data(needs.world_of_depth, SHALLOW, job)
+    more = count_without_data(needs.world_of_depth, SHALLOW + 1, replace(job, decodes=False))
+    return least.extended(more, needs.num_blocks - SHALLOW)
 
 
 def share_of(needs: Needs, ranks: int) -> Needs:

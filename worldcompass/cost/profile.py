@@ -7,18 +7,18 @@ Every run starts from the initial weights, so all do the same work.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
+from worldcompass.cost.kernels import CPU_KERNELS
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
 from worldcompass.training.preflight import prepare
@@ -28,37 +28,11 @@ from worldcompass.training.stretch import stretch_of_step
 from worldcompass.types import Group, Scores
 from worldcompass.world import Context
 
-Shape = Sequence[int]
-
 REST = "advantages, choice, vitals"  # time outside of all metered parts
 # Part of the time between the end of a metered part and the beginning of the next one.
 AFTERWARDS = {"objective": "backward, clipping", "optimiser": REST, "averages": REST}
 MATRIX_SIZE = 1536  # of the square matrices that measure the machine's rate
 MATRIX_SECONDS = 0.5  # duration of this measurement, before and after the steps
-
-
-def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(out: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(out, query, key, value)
-
-
-def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
-    return 2 * math.prod(x) * weight[0]
-
-
-# PyTorch has such formulas only for the kernels of GPUs. oneDNN's linear layer is not in every build.
-CPU_KERNELS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    **(
-        {torch.ops.mkldnn._linear_pointwise: _linear}
-        if hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        else {}
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -121,11 +121,30 @@ def trace_without_data(world: WorldModel[Any], modules: Sequence[nn.Module], job
 
 def trace(world: WorldModel[Any], job: Job) -> Traced:
     """Run the calls of one training step on zeros and count the bytes that they use."""
-    with as_on_cuda() if job.on_cuda else nullcontext():
-        return _trace(world, job)
+    with as_on_cuda() if job.on_cuda else nullcontext(), LiveBytes() as live:
+        return metered(world, job, live, "cpu")
 
 
-def _trace(world: WorldModel[Any], job: Job) -> Traced:
+class Meter(Protocol):
+    """Reads memory: ``LiveBytes``, or a GPU's own statistics."""
+
+    @property
+    def now(self) -> int:
+        """Bytes alive, above those at the start."""
+        ...
+
+    def above(self) -> int:
+        """The peak since the last call, above the bytes alive now; starts a new peak."""
+        ...
+
+
+def metered(world: WorldModel[Any], job: Job, live: Meter, device: str) -> Traced:
+    """The calls of one training step on zeros of ``device``, with their bytes by a meter; see ``Traced``."""
+    with torch.device(device):
+        return _metered(world, job, live, torch.device(device).type)
+
+
+def _metered(world: WorldModel[Any], job: Job, live: Meter, kind: str) -> Traced:
     length = world.spec.chunk_lengths[0]
     channels, height, width = world.spec.latent_shape
     actions = world.spec.actions.commanded(torch.zeros(job.pasts, length, dtype=torch.long))
@@ -134,31 +153,30 @@ def _trace(world: WorldModel[Any], job: Job) -> Traced:
         return torch.zeros(rows, channels, length, height, width)
 
     def autocast() -> torch.autocast:
-        return in_bf16("cpu", job.autocast_bf16)
+        return in_bf16(kind, job.autocast_bf16)
 
     def predict(rows: int) -> Tensor:
         return world.predict_clean(zeros(rows), torch.full((rows,), SIGMA), actions, context)
 
-    with LiveBytes() as live:
-        # One context over all of it, as in a training step: copies of weights that autocast kept would count, too.
-        with torch.no_grad(), autocast():
-            context = job.begin(world, job.pasts)
-            for _ in range(job.num_chunks):
-                context = world.remember(context, zeros(job.pasts), actions)
-            live.above()
-            generators = [generator_for("trace", past) for past in range(job.pasts)]
-            context = world.attend(context, actions, generators)
-            prefix, attend = live.now, live.above()
-            clean = predict(job.candidates)
-            imagine = live.above()
-            if job.decodes:
-                world.decode(clean, context)
-            decode = live.above()
-        for _ in range(2):  # gradients already exist in the second pass, as in most micro-batches
-            with autocast():
-                predicted = predict(job.micro_rows)
-            predicted.square().sum().backward()
-        update = live.above()
+    # One context over all of it, as in a training step: copies of weights that autocast kept would count, too.
+    with torch.no_grad(), autocast():
+        context = job.begin(world, job.pasts)
+        for _ in range(job.num_chunks):
+            context = world.remember(context, zeros(job.pasts), actions)
+        live.above()
+        generators = [generator_for("trace", past) for past in range(job.pasts)]
+        context = world.attend(context, actions, generators)
+        prefix, attend = live.now, live.above()
+        clean = predict(job.candidates)
+        imagine = live.above()
+        if job.decodes:
+            world.decode(clean, context)
+        decode = live.above()
+    for _ in range(2):  # gradients already exist in the second pass, as in most micro-batches
+        with autocast():
+            predicted = predict(job.micro_rows)
+        predicted.square().sum().backward()
+    update = live.above()
     return Traced(prefix, attend, imagine, decode, update)
 
 

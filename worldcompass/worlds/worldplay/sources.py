@@ -252,7 +252,9 @@ def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, i
     assert isinstance(world, WorldPlay)
     net = world.net
     if isinstance(net, Transformer8B):
-        config, dtype = net.config, net.cond_type_embedding.weight.dtype
+        config, weight = net.config, net.cond_type_embedding.weight
+        kind = weight.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         shape = (1, config.num_heads, num_tokens[0], config.head)
         texts = [
             [
