@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,32 @@ if TYPE_CHECKING:
 
 DOOM, HANDS = "doom", "hands"
 EMBEDDED = (DOOM, HANDS)
-HELP = "doom, hands, or your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device"
+HELP = (
+    "doom, hands, your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device, or in play a"
+    " recipe of WorldPlay"
+)
 
 
-def world_maker(source: str) -> Callable[[Path | None, str], Any]:
+def is_worldplay(source: str) -> bool:
+    """Whether ``--world`` names a WorldPlay recipe, such as ``worldplay_8b:lora``."""
+    return source.startswith("worldplay_")
+
+
+def worldplay_recipe(source: str, assignments: Sequence[str] = ()) -> Any:
+    """The WorldPlay recipe of this name with changed settings.
+
+    Raises:
+        UserError: for another recipe or setting, or a missing file.
+    """
+    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.overrides import override
+
+    recipe: Any = override(load_recipe(source)(), list(assignments))
+    recipe.check_world()
+    return recipe
+
+
+def world_maker(source: str, assignments: Sequence[str] = ()) -> Callable[[Path | None, str], Any]:
     """The function that makes the ``WorldModel`` of ``--world`` from a folder of weights, or None, and a device.
 
     Raises:
@@ -27,6 +49,10 @@ def world_maker(source: str) -> Callable[[Path | None, str], Any]:
         from worldcompass.api import load_world
 
         return partial(load_world, name=source)
+    if is_worldplay(source):
+        from worldcompass.worlds.worldplay.player import prepared_world
+
+        return partial(prepared_world, worldplay_recipe(source, assignments))
     from worldcompass.critic import FAILURES, error_line
     from worldcompass.recipes.load import load_recipe, parts_of
 

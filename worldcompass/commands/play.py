@@ -1,7 +1,8 @@
 """Walk through an embedded world live in the browser, before and after post-training, in two panes.
 
 Hold W A S D and the arrow keys; in the Hands world they drive a gripper, and the page says when an instruction is
-done. Both panes get the same keys and the same noise; --engine adds the real engine.
+done. Both panes get the same keys and the same noise; --engine adds the real engine. WorldPlay starts from prepared
+images, at whatever rate the GPU gives.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from worldcompass.commands._listening import address_of, listen
 from worldcompass.commands._options import add_device, check_device, check_port, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, world_maker
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, is_worldplay, world_maker
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ EXAMPLES = """\
   worldcompass play --single                 # the shipped weights alone
   worldcompass play --after runs/demo --vote # a blind study; worldcompass votes counts it
   worldcompass play --world hands --engine   # drive a gripper over a table
+  worldcompass play --world worldplay_8b:lora --after runs/lora8 --steps 4
   worldcompass play --world my_world.py:make --start my.png --after my_weights
 """
 
@@ -50,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", default=DOOM, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
     text = "picture for the gallery of starts; may be repeated (a world of your own needs one)"
     parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
+    text = "change a setting of a WorldPlay recipe, such as source.data; may be repeated"
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
     parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
     parser.add_argument("--engine", action="store_true", help="add a pane with the real engine")
     parser.add_argument(
@@ -96,21 +102,25 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)  # every pane has its own thread
     from worldcompass.player.ballot import Ballot
+    from worldcompass.player.fittings import Fittings
     from worldcompass.player.panes import Pane, WorldPane
     from worldcompass.player.recording import Shelf
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts
     from worldcompass.serving.guard import LOOPBACK
+    from worldcompass.worlds.worldplay.player import PreparedWorld, prepared_starts
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
-    make, fittings = world_maker(args.world), _fittings(args.world)
+    make, fittings = world_maker(args.world, args.assignments), _fittings(args.world)
     engine = fittings.engine() if fittings.engine and (args.engine or args.vote) else None
     worlds = [
         WorldPane(name, world, args.steps)
         for name, world in ((n, make(folder, device)) for n, folder in zip(names, folders, strict=True))
     ]
+    if isinstance(prepared := worlds[0].world, PreparedWorld):
+        fittings = Fittings(partial(prepared_starts, prepared))
     panes: list[Pane] = [*worlds, *([engine] if engine is not None else [])]
     given = [_given(file, worlds[0].world.spec.frame_size, fittings.check) for file in args.start]
     shared = Shared(tuple(panes), Starts((*fittings.starts(), *given)), Shelf(), args.fps, fittings)
@@ -144,7 +154,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--vote works with the Doom world alone: leave out --world")
     if args.world not in EMBEDDED and args.engine:
         raise UserError(f"--engine works with {' and '.join(EMBEDDED)} alone: {args.world} brings none")
-    if args.world not in EMBEDDED and not args.start:
+    if args.world not in EMBEDDED and not is_worldplay(args.world) and not args.start:
         raise UserError(f"{args.world} has no gallery: name a picture to start from with --start FILE")
     try:
         import fastapi  # noqa: F401

@@ -111,6 +111,17 @@ class WorldPlayRecipe:
                     f"{file.path} is not {file.what} as this recipe needs it: {wrong[0]}{more if wrong[1:] else ''}"
                 )
 
+    def check_world(self) -> None:
+        """Check the inputs of the world alone, without the critics; reads only headers.
+
+        Raises:
+            UserError: naming the missing files.
+        """
+        network = self._blank()
+        files = self.source.files(_shapes([network.net]), _shapes(_modules(network.decoder)))
+        if lacks := lacking(files, ()):
+            raise UserError(f"this world lacks {'; '.join(lacks)}: put it there or give its path with --set")
+
     def parts(self, device: str) -> Parts:
         """The parts of a training run, with loaded weights."""
         scenarios, critics = self.scenarios(), self.rewards.critics(device)

@@ -1,0 +1,178 @@
+"""Evaluation of WorldPlay weights: videos along fixed trajectories, scored by the recipe's critics, and compared.
+
+These critics are also the rewards of training, so that a difference shows what the run optimised. A judge that was
+held out does not exist for real videos; look at the videos, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from worldcompass.critic import Critic
+from worldcompass.devices.autocast import in_bf16
+from worldcompass.errors import UserError
+from worldcompass.media.video import write_mp4
+from worldcompass.rewards.video_score import score_video
+from worldcompass.rollout import imagine_video
+from worldcompass.runs.atomic import write_json
+from worldcompass.runs.folder import RunFolder
+from worldcompass.statistics import Estimate, bootstrap, resamples
+from worldcompass.types import Scenario
+from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
+from worldcompass.worlds.worldplay.weights import file_in, load_weights
+from worldcompass.worlds.worldplay.world import CHUNK, WorldPlay
+
+SEED = 7_000_000  # of trajectories that no run draws, as its own seeds are far below
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is imagined and scored."""
+
+    count: int
+    """Scenarios, the first ones of the recipe's dataset."""
+    latents: int
+    """Of every video, a multiple of 4."""
+    steps: int | None
+    """Denoising steps; the world's own when None."""
+    seed: int
+
+
+def scenarios_of(recipe: WorldPlayRecipe, request: Request) -> list[Scenario]:
+    """The evaluated scenarios: the recipe's images, each along one trajectory that the training does not draw.
+
+    Raises:
+        UserError: when the dataset has fewer images, or the length is no multiple of a chunk.
+    """
+    if request.latents % CHUNK:
+        raise UserError(f"--latents is {request.latents}: expected a multiple of {CHUNK}")
+    found = recipe.source.scenarios(recipe.network, recipe.latent_size, request.latents, SEED + request.seed)
+    if len(found) < request.count:
+        raise UserError(f"the dataset has {len(found)} scenarios: lower --scenarios from {request.count}")
+    return found[: request.count]
+
+
+def weights_file(path: Path) -> Path:
+    """The file of a run, of a folder of weights such as ``ar_rl_model``, or the file itself.
+
+    Raises:
+        UserError: when there is none.
+    """
+    folder = RunFolder(path).weights if RunFolder(path).weights.is_dir() else path
+    file = file_in(folder) if folder.is_dir() else folder
+    if not file.is_file():
+        raise UserError(f"there are no weights at {path}: expected a run, a folder of weights, or their file")
+    return file
+
+
+def evaluate(
+    recipe: WorldPlayRecipe, sides: Mapping[str, Path | None], request: Request, out: Path, device: str
+) -> Iterator[str]:
+    """Make and score every side's videos, a file of each; finished ones are kept. Yields what is finished.
+
+    Args:
+        recipe: whose world, dataset and critics are used.
+        sides: weights by name; None stands for the recipe's own.
+        request: see there.
+        out: folder of videos and scores.
+        device: of everything.
+
+    Raises:
+        UserError: when a file is missing or of another network, or ``out`` holds another evaluation.
+    """
+    for path in sides.values():
+        if path is not None:
+            weights_file(path)
+    _check_same(out, sides, request)
+    scenarios, critics = scenarios_of(recipe, request), recipe.rewards.critics(device)
+    world = loaded = None
+    for side, path in sides.items():
+        for scenario in scenarios:
+            if not _file(out, side, scenario.id).exists():
+                world = world or blank_world(recipe, device)
+                if loaded != side:
+                    use_weights(world.net, path, recipe, device)
+                    loaded = side
+                _evaluate_one(world, critics, scenario, request, out, side, recipe)
+            yield f"{side}/{scenario.id}"
+
+
+def _evaluate_one(
+    world: WorldPlay,
+    critics: Sequence[Critic],
+    scenario: Scenario,
+    request: Request,
+    out: Path,
+    side: str,
+    recipe: WorldPlayRecipe,
+) -> None:
+    kind = next(world.net.parameters()).device.type
+    with torch.no_grad(), in_bf16(kind, recipe.config.optimiser.autocast_bf16):
+        frames = imagine_video(world, [scenario], (request.seed,), num_steps=request.steps)[0]
+    labels = scenario.actions.cameras.labels_K
+    scores = score_video(frames.cpu(), labels.cpu(), critics, world.spec)
+    file = _file(out, side, scenario.id)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_mp4(file.with_suffix(".mp4"), frames.cpu(), world.spec.fps)
+    write_json(file, scores, indent=1)
+
+
+def compare(sides: Sequence[str], scenarios: Sequence[str], out: Path) -> dict[str, dict[str, Estimate]]:
+    """Mean of every score by side, and for every side but the first its difference from it, paired by scenario."""
+    values = {side: [json.loads(_file(out, side, name).read_text()) for name in scenarios] for side in sides}
+    found: dict[str, dict[str, Estimate]] = {}
+    for critic in values[sides[0]][0]:
+        table = {
+            side: np.array([np.nan if row[critic] is None else row[critic] for row in rows], float)
+            for side, rows in values.items()
+        }
+        known = np.all([np.isfinite(column) for column in table.values()], 0)
+        names = [name for name, one in zip(scenarios, known, strict=True) if one]
+        if not names:
+            continue
+        rows = resamples(names)
+        columns = {side: column[known] for side, column in table.items()}
+        columns |= {f"{side} - {sides[0]}": columns[side] - columns[sides[0]] for side in sides[1:]}
+        found[critic] = {
+            name: bootstrap(column[rows].mean(1), column.mean(), len(names))
+            for name, column in columns.items()
+        }
+    return found
+
+
+def use_weights(net: nn.Module, path: Path | None, recipe: WorldPlayRecipe, device: str) -> None:
+    """Load weights, the recipe's own for None."""
+    if path is None:
+        recipe.source.fill(net, _dtype(recipe), device)
+    else:
+        load_weights(net, weights_file(path), _dtype(recipe), device)
+
+
+def _check_same(out: Path, sides: Mapping[str, Path | None], request: Request) -> None:
+    own = {"sides": {name: str(path) for name, path in sides.items()}, "request": vars(request)}
+    file = out / "request.json"
+    if file.is_file() and json.loads(file.read_text()) != own:
+        raise UserError(f"{out} holds an evaluation of other weights or settings: choose another --out")
+    write_json(file, own, indent=1)
+
+
+def _file(out: Path, side: str, scenario: str) -> Path:
+    return out / side / f"{scenario.replace('/', '_')}.json"
+
+
+def blank_world(recipe: WorldPlayRecipe, device: str) -> WorldPlay:
+    """The recipe's world, still without weights."""
+    return recipe.world(lambda net: net.to_empty(device=device), recipe.source.decoder(device))
+
+
+def _dtype(recipe: WorldPlayRecipe) -> torch.dtype:
+    """Of the whole network, as nothing is trained."""
+    return torch.bfloat16 if recipe.half_weights else torch.float32

@@ -1,0 +1,78 @@
+"""WorldPlay in the player: walks start from prepared images, whose states the encoders have made before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldcompass.errors import UserError
+from worldcompass.player.starts import Start
+from worldcompass.types import Actions, Scenario
+from worldcompass.worlds.worldplay.evaluation import blank_world, use_weights
+from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
+from worldcompass.worlds.worldplay.world import CHUNK, WorldPlay, WorldPlayContext
+
+GROUP = "Prepared images"
+
+
+class PreparedWorld:
+    """A world whose scenarios need only the name of a prepared image; otherwise that of ``WorldPlay``."""
+
+    def __init__(self, world: WorldPlay, conditioning: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.world, self.conditioning = world, conditioning
+        self.spec, self.net = world.spec, world.net
+        self.attend, self.remember, self.decode = world.attend, world.remember, world.decode
+
+    def begin(self, scenarios: Sequence[Scenario]) -> WorldPlayContext:
+        """See ``WorldModel``.
+
+        Raises:
+            UserError: for a picture that was not prepared.
+        """
+        unknown = [scenario.id for scenario in scenarios if scenario.id not in self.conditioning]
+        if unknown:
+            raise UserError(
+                f"{self.spec.name} starts from prepared images only: add the picture with worldcompass prepare"
+            )
+        return self.world.begin([replace(s, conditioning=self.conditioning[s.id]) for s in scenarios])
+
+    @torch.no_grad()
+    def predict_clean(
+        self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: WorldPlayContext
+    ) -> Tensor:
+        """See ``WorldModel``."""
+        return self.world.predict_clean(noisy_BCKHW, sigma_B, actions, context)
+
+
+def prepared_world(recipe: WorldPlayRecipe, weights: Path | None, device: str) -> PreparedWorld:
+    """The recipe's world for play, with its own weights or those of a run, a folder or a file.
+
+    Raises:
+        UserError: when a file is missing or does not fit.
+    """
+    world = blank_world(recipe, device)
+    use_weights(world.net, weights, recipe, device)
+    found = recipe.source.scenarios(recipe.network, recipe.latent_size, CHUNK, recipe.config.seed)
+    return PreparedWorld(world, {scenario.id: scenario.conditioning or {} for scenario in found})
+
+
+@torch.no_grad()
+def prepared_starts(world: PreparedWorld, most: int = 12) -> tuple[Start, ...]:
+    """The first prepared images, as the autoencoder shows them."""
+    return tuple(_start(world, name) for name in list(world.conditioning)[:most])
+
+
+def _start(world: PreparedWorld, name: str) -> Start:
+    device = next(world.net.parameters()).device
+    latent = world.conditioning[name]["latent"].float().to(device)
+    picture: Any = world.decode(latent[None, :, None], world.begin([_still(world, name)]))[0, 0].cpu()
+    return Start(name, name, GROUP, picture)
+
+
+def _still(world: PreparedWorld, name: str) -> Scenario:
+    return Scenario(name, world.spec.actions.commanded(torch.zeros(1, dtype=torch.long)))
