@@ -44,8 +44,8 @@ class _RemoteOnShortPast:
 
     at_once = 1
 
-    def __init__(self, address: str, name: str) -> None:
-        self.critic, self.name = RemoteCritic(address, name=name), name
+    def __init__(self, address: str, name: str, timeout: float) -> None:
+        self.critic, self.name = RemoteCritic(address, name=name, timeout=timeout), name
 
     @property
     def tries(self) -> tuple[int, int]:
@@ -79,6 +79,9 @@ class PaperRewards:
     """A copy of the package's file that names a local folder of Qwen2-VL-7B-Instruct."""
     quality_at: str = ""
     """Address of a server with the quality critic; in this process if empty."""
+    timeout_s: float = 600.0
+    """Seconds that a server may take for one group. It scores one after another, so that the last of eight
+    processes waits for seven others."""
 
     def critics(self, device: str) -> list[Critic]:
         """Both critics, named ``interaction`` and ``quality``.
@@ -91,7 +94,7 @@ class PaperRewards:
     def interaction(self, device: str) -> Critic:
         """The critic that gives half a point for each latent's translation and half for its rotation."""
         if self.cameras_at:
-            return _RemoteOnShortPast(self.cameras_at, INTERACTION)
+            return _RemoteOnShortPast(self.cameras_at, INTERACTION, self.timeout_s)
         if self.cameras == "odometry":
             from worldcompass.rewards.odometry import Odometry
 
@@ -105,7 +108,7 @@ class PaperRewards:
     def visual_quality(self, device: str) -> Critic:
         """The critic of picture quality that ``quality`` names."""
         if self.quality_at:
-            return _RemoteOnShortPast(self.quality_at, QUALITY)
+            return _RemoteOnShortPast(self.quality_at, QUALITY, self.timeout_s)
         if self.quality == "formulas":
             return PictureStability(name=QUALITY)
         if self.quality == "hpsv3":

@@ -17,6 +17,7 @@ from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.geometry import Motion, nominal_poses
 from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.rewards import paper
 from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE
 from worldcompass.rewards.paper import GIB, PaperRewards
 from worldcompass.rewards.remote import RemoteCritic
@@ -134,6 +135,14 @@ def test_no_frame_of_depth_anything_is_distrusted_as_in_the_released_reward(inst
     monkeypatch.setattr(WalkingCameras, "confidence", 1.0)  # a pure guess in its own words
     found = installed.interaction("cpu")(walking(10, 130))
     assert found.valid_G.all() and found.values_G.tolist() == [0.5, 1.0]
+
+
+def test_a_server_may_be_waited_for_as_long_as_the_recipe_says(monkeypatch):
+    """Eight processes send their groups at once, and a server scores one after another."""
+    asked = []
+    monkeypatch.setattr(paper, "RemoteCritic", lambda address, name, timeout: asked.append((name, timeout)))
+    PaperRewards(cameras_at="http://a", quality_at="http://b", timeout_s=77.0).critics("cpu")
+    assert asked == [("interaction", 77.0), ("quality", 77.0)]
 
 
 def test_odometry_and_formulas_score_action_following():
