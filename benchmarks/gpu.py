@@ -106,7 +106,7 @@ def worldplay_part(name: str) -> Callable[[bool], Result]:
     def part(tiny: bool) -> Result:
         device, kind = device_of(tiny), "cpu" if tiny else "cuda"
         needs = load_recipe(f"{name}:{'smoke' if tiny else 'lora'}")().needs()
-        job = replace(job_of(needs), on_cuda=not tiny)
+        job = replace(job_of(needs, needs.config.sampling.prompts_per_step), on_cuda=not tiny)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             planned, work = make_plan(needs, on_cuda=not tiny).traced, count_work(needs)
@@ -116,7 +116,7 @@ def worldplay_part(name: str) -> Callable[[bool], Result]:
         measured, taken = measure(world, job, device)
         rate = matrix_rate(device, DTYPE[kind])
         counted = {
-            "attend": work.attend,
+            "attend": job.pasts * work.attend,
             "imagine": job.candidates * work.row,
             "decode": job.candidates * work.decode,
             "update": 2 * job.micro_rows * work.update,

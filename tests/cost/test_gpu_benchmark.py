@@ -6,6 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from worldcompass.cost import plan
+from worldcompass.cost.trace import trace
+from worldcompass.cost.work import Work
+
+
+def trace_with_data(world, modules, job):
+    for module in modules:
+        module.to_empty(device="cpu")
+    return trace(world, job)
+
 
 @pytest.fixture
 def gpu(monkeypatch):
@@ -13,7 +23,10 @@ def gpu(monkeypatch):
     return importlib.import_module("gpu")
 
 
-def test_every_part_runs_at_tiny_size(gpu, tmp_path):
+def test_every_part_runs_at_tiny_size(gpu, tmp_path, monkeypatch):
+    # Counting operations and tracing without data have tests of their own, and take longest.
+    monkeypatch.setattr(gpu, "count_work", lambda needs: Work(1.0, 1.0, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(plan, "trace_without_data", trace_with_data)
     for name in ("attention", "worldplay_8b", "sharded", "compile"):
         gpu.run_part(name, True, tmp_path)
     found = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
@@ -21,7 +34,9 @@ def test_every_part_runs_at_tiny_size(gpu, tmp_path):
     parts = found["worldplay_8b"]["parts"]
     assert set(parts) == {"prefix", "attend", "imagine", "decode", "update"}
     assert all(
-        part["measured_over_planned"] == pytest.approx(1) for part in parts.values() if part["planned_gib"]
+        part["measured_over_planned"] == pytest.approx(1, rel=0.01)
+        for part in parts.values()
+        if part["planned_gib"]
     )
     assert found["sharded"]["off"] < 1e-5 and found["sharded"]["plain_norm"] > 0
     assert found["compile"]["difference"] == 0 and found["compile"]["plain_seconds"] > 0
