@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_runs import TINY, critics
 
-from worldcompass.errors import UserError
+from worldcompass.errors import UnfitInputs, UserError
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.runs.metrics import read_metrics
@@ -376,6 +376,20 @@ def test_chunks_of_one_latent_can_be_trained(tmp_path):
     config = TINY.changed(chunk_length=1, first_chunk=1, last_chunk=3, make_optimizer=muon)
     policy = train(ToyWorld(), critics(), toy_scenarios(5), config, tmp_path)
     assert not same(policy.behaviour_weights, policy.reference_weights)
+
+
+def test_parameters_that_are_not_named_stay_as_they_are(tmp_path):
+    world = ToyWorld()
+    before = {name: p.detach().clone() for name, p in world.net.named_parameters()}
+    train(world, critics(), toy_scenarios(5), TINY.changed(trained="outer.*"), tmp_path)
+    changed = {name for name, p in world.net.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all(name.startswith("outer") for name in changed)
+    with pytest.raises(
+        UnfitInputs, match="trained='nothing' matches no parameter's whole name; layers are inner"
+    ):
+        train(ToyWorld(), critics(), toy_scenarios(5), TINY.changed(trained="nothing"), tmp_path / "none")
+    with pytest.raises(ValueError, match="trained must be a regular expression"):
+        TINY.changed(trained="(")
 
 
 def test_lora_trains_adapters_alone(tmp_path):

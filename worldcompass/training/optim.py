@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from worldcompass.errors import StoppedRun
 from worldcompass.parallel.sharding import all_finite, like, whole
 from worldcompass.parallel.team import Team
 from worldcompass.settings import Rule, enforce
-from worldcompass.training.lora import Lora
+from worldcompass.training.lora import Lora, inject_lora
 from worldcompass.training.policy import Decay
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024), steep at zero.
@@ -166,6 +167,8 @@ class Optimiser:
     """Decay of the average that is evaluated and exported, applied once per training step."""
     lora: Lora | None = None
     """Train low-rank adapters instead of the whole network."""
+    trained: str = ".*"
+    """Regular expression that a parameter's whole name must match to be trained; the others stay as they are."""
     autocast_bf16: bool = False
     """Run the network in bfloat16; latents, losses and weights stay float32. Refused on CPUs without bfloat16."""
 
@@ -173,6 +176,7 @@ class Optimiser:
         enforce(
             vars(self),
             [
+                Rule(("trained",), is_pattern(self.trained), "trained must be a regular expression"),
                 Rule(
                     ("lr", "max_grad_norm"),
                     self.lr > 0 and self.max_grad_norm > 0,
@@ -191,6 +195,35 @@ class Optimiser:
             ],
             UNLIMITED,
         )
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def choose_trained(net: nn.Module, optimiser: Optimiser, generator: torch.Generator) -> None:
+    """Add adapters if there are to be some, and stop the gradients of all parameters that are not to be trained.
+
+    Raises:
+        ValueError: when the pattern matches no parameter.
+    """
+    if optimiser.lora is not None:
+        inject_lora(net, optimiser.lora, generator)
+    chosen = {name for name, _ in net.named_parameters() if re.fullmatch(optimiser.trained, name)}
+    if not chosen:
+        layers = sorted({name.rsplit(".", 1)[0] for name, _ in net.named_parameters()})
+        shown = ", ".join(layers[:8]) + (" and more" if len(layers) > 8 else "")
+        raise ValueError(
+            f"trained={optimiser.trained!r} matches no parameter's whole name; layers are {shown}"
+        )
+    for name, parameter in net.named_parameters():
+        if name not in chosen:
+            parameter.requires_grad_(False)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], loss: float, max_norm: float) -> float:

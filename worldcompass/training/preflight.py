@@ -14,7 +14,7 @@ from worldcompass.parallel.sharding import shard
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import computes_bf16, device_of, make_group
 from worldcompass.seeding import generator_for
-from worldcompass.training.lora import inject_lora
+from worldcompass.training.optim import choose_trained
 from worldcompass.training.policy import Policy
 from worldcompass.training.run import Parts, Run
 from worldcompass.training.stretch import rollout_length
@@ -32,8 +32,10 @@ def prepare(parts: Parts) -> Run:
     check_inputs(parts)
     world, config = parts.world, parts.config
     optimiser, parallel = config.optimiser, config.parallel
-    if optimiser.lora is not None:
-        inject_lora(world.net, optimiser.lora, generator_for(config.seed, "lora"))
+    try:
+        choose_trained(world.net, optimiser, generator_for(config.seed, "lora"))
+    except ValueError as error:
+        raise UnfitInputs(str(error)) from None
     team = Team.current(parallel.ranks_per_group)
     sampling = config.sampling
     team.check_divides(sampling.prompts_per_step)

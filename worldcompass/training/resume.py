@@ -42,7 +42,7 @@ MAY_CHANGE = (
     "shard_within", "offload", "ranks_per_group", "accept_changes", "recipe",
 )  # fmt: skip
 # Settings that a checkpoint cannot be resumed without.
-FIXED = ("world", "lora", "make_optimizer", "critics")
+FIXED = ("world", "lora", "trained", "make_optimizer", "critics")
 
 
 def begin(folder: RunFolder) -> int:

@@ -12,7 +12,7 @@ from worldcompass.cost.plan import Needs
 from worldcompass.runs.requirements import NeededFile
 from worldcompass.seeding import generator_for
 from worldcompass.training.config import Config
-from worldcompass.training.lora import inject_lora
+from worldcompass.training.optim import choose_trained
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.doom.critics.weights import FILES
@@ -34,8 +34,7 @@ def needs_of(config: Config) -> Needs:
         NeededFile(folder / f"{name}.safetensors", "its critics and judge, shipped with the package")
         for name in FILES
     ]
-    if config.optimiser.lora is not None:
-        inject_lora(net, config.optimiser.lora, generator_for("plan"))
+    choose_trained(net, config.optimiser, generator_for("plan"))
     return Needs(
         config=config,
         spec=SPEC,
@@ -57,8 +56,7 @@ def _modules(depth: int) -> tuple[DoomAutoencoder, DoomTransformer]:
 def _world(config: Config, depth: int) -> tuple[DoomWorld, list[nn.Module]]:
     autoencoder, net = _modules(depth)
     world = DoomWorld(autoencoder, net)
-    if config.optimiser.lora is not None:
-        inject_lora(net, config.optimiser.lora, generator_for("plan"))
+    choose_trained(net, config.optimiser, generator_for("plan"))
     return world, [net, autoencoder]
 
 

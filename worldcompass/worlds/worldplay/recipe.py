@@ -27,9 +27,9 @@ from worldcompass.training.config import Config
 from worldcompass.training.curriculum import Sampling
 from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train_parts
-from worldcompass.training.lora import Lora, export_lora, inject_lora, merge_lora
+from worldcompass.training.lora import Lora, export_lora, merge_lora
 from worldcompass.training.objective import nft_loss
-from worldcompass.training.optim import Optimiser, adamw, muon
+from worldcompass.training.optim import Optimiser, adamw, choose_trained, muon
 from worldcompass.training.policy import Decay
 from worldcompass.training.preflight import try_critics
 from worldcompass.training.run import Parts
@@ -156,8 +156,7 @@ class WorldPlayRecipe:
 
         world = self._blank()
         files = self._files(world)
-        if self.config.optimiser.lora is not None:
-            inject_lora(world.net, self.config.optimiser.lora, generator_for("plan"))
+        choose_trained(world.net, self.config.optimiser, generator_for("plan"))
         return Needs(
             config=self.config,
             spec=world.spec,
@@ -179,8 +178,7 @@ class WorldPlayRecipe:
 
     def _of_depth(self, depth: int) -> tuple[WorldPlay, list[nn.Module]]:
         world = replace(self, network=replace(self.network, num_blocks=depth))._blank()
-        if self.config.optimiser.lora is not None:
-            inject_lora(world.net, self.config.optimiser.lora, generator_for("plan"))
+        choose_trained(world.net, self.config.optimiser, generator_for("plan"))
         return world, [world.net, *_modules(world.decoder)]
 
     def _blank(self) -> WorldPlay:
