@@ -32,6 +32,10 @@ MOST_COUNTED = 1000  # composites
 HELD_OUT, UNSEEN = "heldout", "unseen"  # prefixes of scenario ids: new starts on known maps, and unknown maps
 
 
+Measure = Callable[[Tensor, Scenario], np.ndarray]
+"""(video uint8 (F, 3, h, w), its scenario) -> a value of each frame (F,), higher is better."""
+
+
 class Reader(Protocol):
     """Reads actions from pixels."""
 
@@ -160,6 +164,7 @@ def measure(
     judge: Judge,
     critic: Reader,
     chunk: int = 4,
+    more: Mapping[str, Measure] | None = None,
 ) -> Measured:
     """Score videos against their scenarios' commands and the engine's frames.
 
@@ -170,13 +175,15 @@ def measure(
         judge: reads actions and realism.
         critic: reads actions for ``critic_accuracy``.
         chunk: latents per chunk.
+        more: further measures of the world's own, by name.
 
     Raises:
         ValueError: when a scenario lacks the engine's continuation.
     """
     labels_VM = torch.stack([spec.actions.composites(s.actions) for s in scenarios])
     latents = labels_VM.shape[1]
-    values: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    own = more or {}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, *own)}
     read = []
     for video, scenario, labels in zip(videos_VF3hw, scenarios, labels_VM, strict=True):
         if scenario.truth is None:
@@ -189,6 +196,7 @@ def measure(
             "flicker": _flicker(video),
             "drift": -np.abs(realism - realism[0]),
             "colour": -np.abs(_colour(video) - _colour(truth)).mean(1),
+            **{name: of(video, scenario) for name, of in own.items()},
         }
         for name, reader in (("judge_accuracy", judge), ("critic_accuracy", critic)):
             found = reader.labels(video[None])[0]
@@ -281,7 +289,7 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Eva
         columns = {"engine": engine.of_kind(kind), "base": base.of_kind(kind)}
         if trained is not None:
             columns["trained"] = trained.of_kind(kind)
-            columns["difference"] = {n: columns["trained"][n] - columns["base"][n] for n in MEASURES}
+            columns["difference"] = {n: v - columns["base"][n] for n, v in columns["trained"].items()}
             engine_V, base_V, trained_V = (columns[c][FOLLOWED] for c in ("engine", "base", "trained"))
             closed[kind] = share_closed(engine_V, base_V, trained_V, rows)
         for side, values in columns.items():

@@ -24,7 +24,8 @@ from worldcompass.training import loop as training
 from worldcompass.training import resume
 from worldcompass.training.loop import train
 from worldcompass.training.probe import HeldOut
-from worldcompass.worlds.doom.experiment import _claim
+from worldcompass.worlds.doom.experiment import ground
+from worldcompass.worlds.small.post_training.experiment import claim_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -279,9 +280,11 @@ def test_a_probe_without_a_judge_leaves_clips_and_a_judge_needs_scenarios(tmp_pa
 
 def test_what_the_doctor_does_may_change_when_a_recipe_is_resumed(tmp_path):
     recipe = demo()
-    _claim(RunFolder(tmp_path / "run"), recipe, resume=False)
+    claim_run(ground(), RunFolder(tmp_path / "run"), recipe, resume=False)
     told = recipe.config.changed(on_disease="stop", probe_every=5)
-    _claim(RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=told), resume=True)
+    claim_run(ground(), RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=told), resume=True)
     with pytest.raises(UserError, match="other settings"):
         other = recipe.config.changed(lr=1.0)
-        _claim(RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=other), resume=True)
+        claim_run(
+            ground(), RunFolder(tmp_path / "run"), dataclasses.replace(recipe, config=other), resume=True
+        )

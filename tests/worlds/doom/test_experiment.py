@@ -26,6 +26,8 @@ from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.experiment import run_experiment
 from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
+from worldcompass.worlds.small.post_training import evaluation as measuring
+from worldcompass.worlds.small.post_training import experiment as running
 
 
 def tiny():
@@ -87,7 +89,7 @@ def test_both_ways_of_walking_are_measured_and_named(run_dir, capsys):
 def table_of_run(run_dir, results, capsys):
     """The table that a run prints last."""
     capsys.readouterr()
-    experiment._headline(results, RunFolder(run_dir), run_dir / "report.html", None)
+    running.headline(results, RunFolder(run_dir), run_dir / "report.html", None)
     return capsys.readouterr().out
 
 
@@ -137,7 +139,7 @@ def test_the_folder_of_a_run_is_not_used_twice(run_dir):
 def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
     """Its checkpoints are of another base, and its measurements too; before they were noted there was version 3."""
     out = tmp_path / "run"
-    experiment._claim(RunFolder(out), tiny(), resume=False)
+    running.claim_run(experiment.ground(), RunFolder(out), tiny(), resume=False)
     facts = json.loads((out / "run.json").read_text())
     assert facts.pop("weights") == WEIGHTS.version
     (out / "run.json").write_text(json.dumps({**facts, **noted}))
@@ -153,13 +155,15 @@ def test_accepted_settings_are_recorded_and_stale_measures_repeated(run_dir, tmp
         out.mkdir(exist_ok=True)
         shutil.copy(run_dir / name, out / name)
     accepting = replace(tiny(), config=tiny().config.changed(accept_changes=True))
-    experiment._claim(RunFolder(out), replace(accepting, quality_weight=5.0), resume=True)
+    running.claim_run(
+        experiment.ground(), RunFolder(out), replace(accepting, quality_weight=5.0), resume=True
+    )
     kept = {"run.json", "evaluation_base.json", "evaluation_base_play.json"}
     assert {path.name for path in out.iterdir()} == kept
     facts = json.loads((out / "run.json").read_text())
     assert facts["recipe"]["quality_weight"] == 5.0 and facts["changed"] == {"quality_weight": [0.0, 5.0]}
     longer = replace(accepting, quality_weight=5.0, evaluation_latents=12)
-    experiment._claim(RunFolder(out), longer, resume=True)
+    running.claim_run(experiment.ground(), RunFolder(out), longer, resume=True)
     assert [path.name for path in out.iterdir()] == ["run.json"]
 
 
@@ -204,7 +208,7 @@ def test_measures_of_the_base_are_copied_from_a_finished_run(run_dir, tmp_path, 
     for name in ("evaluation_engine.json", "evaluation_base.json", "videos_base.safetensors", "results.json"):
         (other / name).unlink()
     (other / "evaluation_base_play.json").unlink()
-    monkeypatch.setattr(evaluation, "imagine_all", None)
+    monkeypatch.setattr(measuring, "imagine_all", None)
     results = experiment.run_experiment(tiny(), other, "cpu", resume=True, measured_by=run_dir)
     found, before = results.evaluation, read_results(RunFolder(run_dir).results).evaluation
     assert found.base == before.base and found.engine == before.engine
@@ -242,7 +246,7 @@ def test_runs_are_compared_with_the_base_at_every_horizon(run_dir, short, tmp_pa
         )
         assert longer["sharpness"].mean == pytest.approx(shorter["sharpness"].mean, abs=1e-5)
     (out / "results.json").unlink()
-    monkeypatch.setattr(evaluation, "imagine_all", None)
+    monkeypatch.setattr(measuring, "imagine_all", None)
     assert (
         cli.main(arguments) == 0 and json.loads((out / "results.json").read_text())["base"] == results["base"]
     )
@@ -272,7 +276,7 @@ def test_weights_that_cannot_be_evaluated_are_refused_before_any_work(run_dir, t
 
 
 def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "NEEDED_BYTES", 10**18)
+    monkeypatch.setattr(running, "NEEDED_BYTES", 10**18)
     with pytest.raises(UserError, match="B free, a run needs"):
         tiny().run(tmp_path / "run", "cpu", resume=False)
     assert not list((tmp_path / "run").iterdir())

@@ -10,6 +10,7 @@ from worldcompass.worlds.doom.engine.maps import TRAINING
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.judging import MOST, place_of, scenes, sources_of, stored_sources
 from worldcompass.worlds.doom.world import shipped_weights
+from worldcompass.worlds.small.post_training import judging as filming
 
 LATENTS = 10  # 37 frames
 
@@ -59,8 +60,8 @@ def filmed(found, monkeypatch):
 
     monkeypatch.setattr(judging, "scenes", lambda role, count: found[role])
     for name in ("imagine", "step_after_truth"):
-        monkeypatch.setattr(judging, name, film)
-    monkeypatch.setattr(judging, "through_autoencoder", lambda w, s, on_video: film(w, s, -1, on_video))
+        monkeypatch.setattr(filming, name, film)
+    monkeypatch.setattr(filming, "through_autoencoder", lambda w, s, on_video: film(w, s, -1, on_video))
     return seeds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -15,9 +16,11 @@ from worldcompass.judging.votes.subjects import Subjects
 from worldcompass.media.progress import progress
 from worldcompass.runs.folder import RunFolder, owner_of, weights_folder
 from worldcompass.types import Scenario
-from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, scenarios_hash
+from worldcompass.worlds.doom.engine.facts import ACTIONS
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 from worldcompass.worlds.doom.evaluation import HORIZONS, LATENTS_PER_CHUNK
 from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld, load_doom_world, shipped_weights
+from worldcompass.worlds.small.post_training.evaluation import scenarios_hash
 
 TRAINED, OTHER = "trained", "other"
 
@@ -68,7 +71,7 @@ def doom_subjects(run: Path, rival: Path | None, frames: int, device: str) -> Su
         num_frames=frames,
         prepare=prepare,
         imagine=imagine,
-        fingerprint=scenarios_hash,
+        fingerprint=partial(scenarios_hash, space=ACTIONS),
     )
 
 

@@ -6,16 +6,13 @@ import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from worldcompass.errors import UserError
-from worldcompass.runs.atomic import write_tensors
 from worldcompass.worlds.doom.critics.judge import Judge
 from worldcompass.worlds.doom.critics.motion import MotionCritic
 from worldcompass.worlds.doom.critics.pickup import PickupReader
 from worldcompass.worlds.doom.critics.realism import Realism
+from worldcompass.worlds.small.network_files import NetworkFile
 
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}
@@ -31,46 +28,16 @@ def command_of(name: str) -> str:
 
 def save(net: nn.Module, path: Path, name: str, facts: dict[str, str]) -> None:
     """Write weights in float16 with their facts as metadata, atomically."""
-    state = net.state_dict().items()
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state
-    }
-    metadata = {
-        "format": f"worldcompass {name}",
-        "version": str(VERSION),
-        "command": command_of(name),
-        **facts,
-    }
-    write_tensors(path, tensors, metadata)
+    _file(name).save(net, path, facts)
 
 
 def read_facts(path: Path, name: str) -> dict[str, str]:
-    """The metadata of a file of weights.
+    """The metadata of a file of weights; see ``NetworkFile.facts``."""
+    return _file(name).facts(path)
 
-    Raises:
-        UserError: when the file is missing, of another kind or of another version.
-    """
-    command = command_of(name)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: make it with '{command}'")
-    path.open("rb").close()  # safetensors calls a file that may not be read a missing one
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}): make it again with '{command}'"
-        ) from error
-    expected, found = f"worldcompass {name}", facts.get("format", "no format")
-    if found != expected:
-        raise UserError(
-            f"{path} holds {found!r}, expected {expected!r}: choose the file named {name}.safetensors"
-        )
-    if facts.get("version") != str(VERSION):
-        raise UserError(
-            f"{path} has version {facts.get('version')}, expected {VERSION}: make it with '{command}'"
-        )
-    return facts
+
+def _file(name: str) -> NetworkFile:
+    return NetworkFile(name, VERSION, command_of(name))
 
 
 def load(name: str, folder: Path | None = None) -> nn.Module:
@@ -84,24 +51,15 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         UserError: when the file is missing, of another kind or of another version.
     """
     place = importlib.resources.files("worldcompass.worlds.doom") / "weights" if folder is None else folder
-    with importlib.resources.as_file(place / f"{name}.safetensors") as path:
-        tensors = tensors_of(path, name)
     net = PickupReader() if name == PICKUP else FILES[name]()
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} does not fit this version of {name}: make it again with '{command_of(name)}'"
-        ) from error
-    return net.eval().requires_grad_(False)
+    with importlib.resources.as_file(place / f"{name}.safetensors") as path:
+        _file(name).load(net, path)
+    return net
 
 
 def tensors_of(path: Path, name: str) -> dict[str, Tensor]:
     """The weights of a file after a check of its kind and version; floats in float32."""
-    read_facts(path, name)
-    return {
-        key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
-    }
+    return _file(name).tensors(path)
 
 
 @dataclass(frozen=True)

@@ -188,17 +188,6 @@ def evaluation_plans(unseen: bool | None = None) -> list[Plan]:
     return [p for p in plans if (p.map_name in names) == unseen]
 
 
-def scenarios_hash(scenarios: Sequence[Scenario]) -> str:
-    """SHA-256 over ids, commands and start images."""
-    digest = hashlib.sha256()
-    for scenario in scenarios:
-        assert scenario.image_3hw is not None
-        digest.update(scenario.id.encode())
-        digest.update(scenario.actions.cameras.labels_K.numpy().tobytes())
-        digest.update(scenario.image_3hw.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def training_scenarios(
     count_per_map: int,
     latents: int,

@@ -1,0 +1,330 @@
+"""A run on a small world: evaluate the base, post-train, evaluate again, and report.
+
+Every stage writes a file; ``resume`` continues after the last one, or within post-training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from worldcompass.actions import ActionSpace
+from worldcompass.doctor import diagnose, read_record
+from worldcompass.errors import UserError
+from worldcompass.evaluate import FOLLOWED, HELD_OUT, KINDS, Judge, gap_text, per_action, per_depth
+from worldcompass.parallel.team import Team
+from worldcompass.report import write_report
+from worldcompass.rollout import clip_level_passes, whole_video_passes
+from worldcompass.runs.atomic import write_json
+from worldcompass.runs.final import exporting
+from worldcompass.runs.folder import RunFolder, claim
+from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.results import ForwardPasses, Results, write_results
+from worldcompass.runs.settings import by_short_name
+from worldcompass.training.averaging import check_members, extend_checkpoint, train_members
+from worldcompass.training.config import Config
+from worldcompass.training.loop import train_parts
+from worldcompass.training.probe import HeldOut
+from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
+from worldcompass.training.run import Parts
+from worldcompass.training.stretch import stretch_of_step
+from worldcompass.types import Scenario
+from worldcompass.version import __version__
+from worldcompass.ways import PLAY, ROLLOUT
+from worldcompass.world import WorldSpec
+from worldcompass.worlds.small.post_training.evaluation import (
+    Evaluator,
+    Exam,
+    Sides,
+    evaluated,
+    scenarios_hash,
+)
+from worldcompass.worlds.small.weights import WeightFiles
+
+NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
+
+
+class Recipe(Protocol):
+    """What every recipe of a small world says: a frozen dataclass with a field ``NAME_weight`` per reward."""
+
+    @property
+    def config(self) -> Config:
+        """Of the training."""
+        ...
+
+    @property
+    def evaluation_latents(self) -> int:
+        """Length of the evaluation."""
+        ...
+
+    @property
+    def evaluation_seeds(self) -> tuple[int, ...]:
+        """Noise seeds of the evaluation, for both the base and the trained model."""
+        ...
+
+    @property
+    def evaluation_played_every(self) -> int:
+        """The way ``play`` is evaluated on every so many scenarios, to save time."""
+        ...
+
+    @property
+    def members(self) -> int:
+        """Number of runs with different seeds whose weights are averaged."""
+        ...
+
+    @property
+    def extend(self) -> float:
+        """How far to go from the base towards the mean."""
+        ...
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class Ground(Generic[R]):
+    """What an experiment needs of a world."""
+
+    weights: WeightFiles
+    first_version: str
+    """Version of the base weights of runs without a record of it."""
+    weighted: tuple[str, ...]
+    """Names of the rewards."""
+    plain: R
+    """The recipe with every setting at its default."""
+    parts: Callable[[R, str], Parts]
+    """The inputs of training on a device."""
+    scenarios: Callable[[R], Sequence[Scenario]]
+    """The fixed scenarios of the evaluation, with the engine's continuation."""
+    probes: Callable[[int], Sequence[Scenario]]
+    """Short scenarios of a seed that neither training nor evaluation uses, for probes during training."""
+    exam: Callable[[], Exam]
+    longer: str
+    """The command of the longer recipe, and how long it takes."""
+
+
+def run_experiment(
+    ground: Ground[R], recipe: R, out: Path, device: str, resume: bool, measured_by: Path | None = None
+) -> Results:
+    """Run a recipe and write results.json and report.html; the main process evaluates.
+
+    Args:
+        ground: the world's part.
+        recipe: to run.
+        out: folder of the run.
+        device: a device of PyTorch, such as ``cuda``.
+        resume: continue the run in ``out``.
+        measured_by: a finished run with the same evaluation, whose measurements of engine and base are copied.
+
+    Raises:
+        UserError: when ``out`` holds another run, or holds a run and ``resume`` is False.
+    """
+    begun, team = time.monotonic(), Team.current(recipe.config.parallel.ranks_per_group)
+    folder = RunFolder(out)
+    if team.size > 1 and recipe.config.parallel.shard:
+        raise UserError(
+            "the embedded world cannot be sharded, as it fits every process: set config.shard=False"
+        )
+    weights_of(recipe, ground.weighted)
+    check_members(recipe.members, recipe.extend)
+    if recipe.evaluation_played_every < 1:
+        raise UserError(f"evaluation_played_every is {recipe.evaluation_played_every}: set a number above 0")
+    team.check_divides(recipe.config.sampling.prompts_per_step)
+    team.on_main(lambda: claim_run(ground, folder, recipe, resume))
+    if measured_by is not None:
+        team.on_main(lambda: _take_measurements(folder, RunFolder(measured_by)))
+    parts = ground.parts(recipe, device)
+    world, config = parts.world, parts.config
+    exam = ground.exam()
+    if team.is_main:
+        scenarios = ground.scenarios(recipe)
+        evaluator = Evaluator(folder, scenarios, exam, recipe.evaluation_played_every)
+        engine = evaluator.engine(world.spec)
+        base = evaluator.model("base", world, recipe.evaluation_seeds)
+    held_out = None
+    if config.keeping.probe_every:
+        held_out = _held_out(exam.judge, world.spec.actions, ground.probes(config.seed))
+    if recipe.members == 1:
+        started = team.agree(folder.checkpoints.is_dir())
+        policy = train_parts(parts, out, resume=resume and started, held_out=held_out)
+        if recipe.extend != 1:
+            extend_checkpoint(policy, [policy.checkpoint_weights], recipe.extend)
+    else:
+        world, policy = train_members(
+            lambda own: ground.parts(_with(recipe, config=own), device),
+            recipe.config, recipe.members, recipe.extend, out, held_out,
+        )  # fmt: skip
+    if not team.is_main:
+        return Results()
+    with policy.checkpoint():
+        with exporting(folder) as weights:
+            ground.weights.export(world.net, weights / ground.weights.net)
+        trained = evaluator.model("trained", world, recipe.evaluation_seeds)
+    sides = {way: {"engine": engine, "base": base[way], "trained": trained[way]} for way in base}
+    results = _results(folder, recipe, world.spec, scenarios, sides, time.monotonic() - begun)
+    write_results(folder.results, results)
+    evaluator.pictures(world.spec)
+    page = write_report(out)
+    headline(results, folder, page, ground.longer if recipe.members == 1 else None)
+    return results
+
+
+def weights_of(recipe: Recipe, weighted: Sequence[str]) -> dict[str, float]:
+    """The recipe's weights by the names of its critics.
+
+    Raises:
+        UserError: when they are invalid, or set in ``config.weights``, which these recipes do not read.
+    """
+    weights = {name: getattr(recipe, f"{name}_weight") for name in weighted}
+    texts = ", ".join(f"{name}_weight={weight:g}" for name, weight in weights.items())
+    if recipe.config.rewards.weights:
+        raise UserError(
+            f"config.weights is not read by recipes of the embedded world: set these settings instead, now {texts}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        raise UserError(f"weights of rewards must be finite and not negative, got {texts}")
+    if not any(weights.values()):
+        raise UserError(f"the weights of all rewards are zero ({texts}): set one of them above 0")
+    return weights
+
+
+def _with(recipe: R, config: Config) -> R:
+    """The recipe with another configuration."""
+    changed: Any = recipe
+    return replace(changed, config=config)
+
+
+def _held_out(judge: Judge, space: ActionSpace, scenarios: Sequence[Scenario]) -> HeldOut:
+    """The judge's share of followed actions, on scenarios that neither training nor evaluation uses.
+
+    Reports do not affect training. A rollback by the judge selects by its scores, so it is slightly less
+    independent.
+    """
+
+    def followed(videos_VF3hw: Tensor, scenarios: Sequence[Scenario]) -> Tensor:
+        wanted_VM = torch.stack([space.composites(s.actions) for s in scenarios])
+        return (judge.labels(videos_VF3hw.cpu()) == wanted_VM)[:, 1:].double().mean(1)
+
+    return HeldOut(followed, scenarios)
+
+
+def claim_run(ground: Ground[R], folder: RunFolder, recipe: R, resume: bool) -> None:
+    """Create the run folder, or check that it holds the same run."""
+    out, version = folder.path, ground.weights.version
+    facts = {"recipe": _described(recipe), "version": __version__, "weights": version}
+    facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
+    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    found = claim(out, folder.record, facts, "a run", NEEDED_BYTES)
+    if found is not None:
+        if not resume:
+            raise UserError(f"{out} already holds a run: resume it with --resume or choose another --out")
+        if (started := found.get("weights", ground.first_version)) != version:
+            raise UserError(
+                f"{out} started from weights of version {started}, the package holds version {version}:"
+                " choose another --out"
+            )
+        defaults = _identity(_described(ground.plain))
+        changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
+        refuse_changes(out, changed, recipe.config.keeping.accept_changes)
+        if changed:
+            _forget_evaluations(folder, changed)
+            write_json(folder.record, {**found, "recipe": facts["recipe"], "changed": changed}, indent=1)
+
+
+def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
+    """Delete stale measurements: those of the trained model, or all if settings of the evaluation changed."""
+    everything = any(name.startswith("evaluation_") or name == "unseen" for name in changed)
+    trained = [folder.evaluation("trained", way) for way in (ROLLOUT, PLAY)]
+    for path in folder.evaluations() if everything else trained:
+        path.unlink(missing_ok=True)
+
+
+def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings that must equal those of a run to resume it; those that change no result are excluded."""
+    settings = by_short_name(recipe["config"])
+    config = {k: v for k, v in settings.items() if k not in MAY_CHANGE or k == "steps"}
+    return {**recipe, "config": config}
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    assert is_dataclass(recipe)
+    own = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "config"}
+    return json.loads(json.dumps({**own, "config": recipe.config.described()}))
+
+
+def _take_measurements(folder: RunFolder, finished: RunFolder) -> None:
+    """Copy what was measured of engine and base; ways of walking that the older run did not measure are left."""
+    for theirs, ours in (
+        (finished.evaluation("engine"), folder.evaluation("engine")),
+        (finished.videos("base"), folder.videos("base")),
+        *((finished.evaluation("base", way), folder.evaluation("base", way)) for way in (ROLLOUT, PLAY)),
+    ):
+        if not ours.exists() and theirs.exists():
+            shutil.copyfile(theirs, ours)
+
+
+def _results(
+    folder: RunFolder, recipe: Recipe, spec: WorldSpec, scenarios: Sequence[Scenario],
+    sides_of: Mapping[str, Sides], seconds: float,
+) -> Results:  # fmt: skip
+    sampling, group = recipe.config.sampling, recipe.config.sampling.group_size
+    chunks, steps = sampling.last_chunk + 1, sampling.denoising_steps or spec.num_steps
+    stretches = [stretch_of_step(sampling, spec, step) for step in range(1, recipe.config.steps + 1)]
+    whole = [whole_video_passes(s.chunk + 1, group, s.num_steps, sampling.explore) for s in stretches]
+    metrics = read_metrics(folder.metrics)
+    sides = sides_of[ROLLOUT]
+    return Results(
+        evaluation=evaluated(sides_of),
+        scenarios_hash=scenarios_hash(scenarios, spec.actions),
+        walking=spec.ways,
+        seconds=seconds,
+        training_seconds=sum(sum(m.seconds.values()) for m in metrics),
+        forward_passes=ForwardPasses(
+            clip_level=sum(m.forward_passes or 0 for m in metrics),
+            whole_video=sampling.prompts_per_step * recipe.members * sum(whole),
+            clip_level_per_group=clip_level_passes(chunks, group, steps, sampling.explore),
+            whole_video_per_group=whole_video_passes(chunks, group, steps, sampling.explore),
+        ),
+        per_depth={name: per_depth(side) for name, side in sides.items()},
+        per_action={
+            name: per_action(sides[name].select(HELD_OUT), spec.actions) for name in ("base", "trained")
+        },
+    )
+
+
+def headline(results: Results, folder: RunFolder, page: Path, further: str | None) -> None:
+    """Print the final table and the next command: ``further``, or the player when None."""
+    console = Console()
+    table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
+    for column in ("way", "actions", "base", "trained", "difference", "engine", "gap closed"):
+        table.add_column(column, justify="left" if column in ("way", "actions") else "right")
+    for way, found in results.evaluation.by_way().items():
+        for kind in KINDS:
+            scores = [
+                found.score(side, kind, FOLLOWED) for side in ("base", "trained", "difference", "engine")
+            ]
+            closed = gap_text(found, kind, "\n")
+            table.add_row(way, kind, *(score.in_percent("\n") for score in scores), closed)
+    console.print(table)
+    for way, walking in results.walking.items():
+        console.print(f"{way}: {walking.describe()}")
+    minutes = (results.seconds or 0) / 60
+    console.print(f"Page: {page}   video: {folder.comparison}   minutes: {minutes:.1f}")
+    run = folder.path
+    console.print(f"Is it learning? {diagnose(read_record(run)).answer} (More: worldcompass doctor {run})")
+    then = further or f"worldcompass play --after {run}"
+    console.print(f"Next: {then}, or docs/your_own_world.md for your own model.")
