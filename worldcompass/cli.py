@@ -66,13 +66,19 @@ COMMANDS = {
     "hands pretrain": ("hands_pretrain", "train the Hands world's frames between pictures and transformer"),
     "hands measure": ("hands_measure", "measure weights of the Hands world on held-out episodes"),
     "hands policies": ("hands_policies", "compare policies' success in the world model and in the engine"),
+    "hands critics": ("hands_critics", "train the critics and the held-out judge"),
+    "hands errands": ("hands_errands", "carry out instructions by scripted commands in the world model"),
+    "hands measure-critics": (
+        "hands_measure_critics",
+        "measure critics and judges against the engine's truth",
+    ),
 }
 
 WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
 
 GROUPS = {
     "doom": "make the embedded world: data, weights, critics",
-    "hands": "make the embedded world of a gripper over a table: data, weights",
+    "hands": "make the embedded world of a gripper over a table: data, weights, critics",
 }
 
 # Errors of the operating system that a user can fix, even where they name no file; all others that name none keep

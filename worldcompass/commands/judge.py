@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
 from worldcompass.errors import EXIT_DISEASED, UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SHOWN = ("reachable", "engine", "other", "base", "trained")
 """Columns of the table, before the changes."""
 SHORT = {"better": "nearer", "worse": "farther", "undecided": "not shown"}
 WIDTH = 110
+SCENARIOS = 72  # of Doom, where --scenarios does not say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="finished runs or folders of weights"
     )
     add_out(parser, "runs/judge", "where judgement.json and the videos go")
-    text = "number of scenarios, at most 168 (default: %(default)s)"
-    parser.add_argument("--scenarios", type=positive, default=72, metavar="N", help=text)
+    text = "doom, or hands (default: %(default)s)"
+    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
+    text = "number of scenarios (default: 72, at most 168; of hands 24, which are all)"
+    parser.add_argument("--scenarios", type=positive, metavar="N", help=text)
     text = "the gates alone, with linear tests: a third of the time for judging"
     parser.add_argument("--quick", action="store_true", help=text)
     text = "take the videos of the engine and the base from the judge of another run"
@@ -58,12 +62,19 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.judging.verdict import read_judgement, write_judgement
     from worldcompass.media.progress import progress
     from worldcompass.runs.folder import writable
-    from worldcompass.worlds.doom.judging import sources_of
 
+    if args.world == HANDS:
+        from worldcompass.worlds.hands.judging import MOST, sources_of
+
+        count = args.scenarios or MOST
+    else:
+        from worldcompass.worlds.doom.judging import sources_of
+
+        count = args.scenarios or SCENARIOS
     writable(args.out)
     asked = GATES_ALONE if args.quick else Asked()
     path = args.out / ("judgement_quick.json" if args.quick else "judgement.json")
-    sources = sources_of(args.runs, args.out, args.scenarios, args.seed, device, reuse=args.reuse)
+    sources = sources_of(args.runs, args.out, count, args.seed, device, reuse=args.reuse)
     if not path.exists():
         with progress("judging", steps_of(sources, asked)) as advance:
             write_judgement(path, judge(sources, args.seed, asked, advance))

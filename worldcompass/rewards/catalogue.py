@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from worldcompass.runs.requirements import has_package
 
 INTERACTION, CAMERAS, QUALITY, CONSISTENCY = "interaction", "camera estimator", "quality", "consistency"
+THINGS = "things"
 LANGUAGE = "language"
 NO_WEIGHTS, PACKAGED = "none", "in the package"
 OF_ESTIMATOR, OF_SCORER = "those of its estimator", "those of its scorer"
@@ -185,6 +186,41 @@ ENTRIES = (
         license="BSD-2-Clause, backbone BSD-3-Clause",
         module="lpips",
         install="pip install 'worldcompass[rewards]'",
+    ),
+    Entry(
+        "gripper",
+        INTERACTION,
+        "worlds.hands.rewards.interaction:GripperFollowing",
+        "how near the gripper's motion is to the command, Hands",
+        weights=PACKAGED,
+    ),
+    Entry(
+        "permanence",
+        THINGS,
+        "worlds.hands.rewards.objects:Permanence",
+        "nothing appears, vanishes, or changes its colour or kind, Hands",
+        weights=PACKAGED,
+    ),
+    Entry(
+        "passivity",
+        THINGS,
+        "worlds.hands.rewards.objects:Passivity",
+        "what nothing touches stays where it is, Hands",
+        weights=PACKAGED,
+    ),
+    Entry(
+        "grasp",
+        THINGS,
+        "worlds.hands.rewards.objects:Grasp",
+        "what is lifted hangs between the fingers and comes along, Hands",
+        weights=PACKAGED,
+    ),
+    Entry(
+        "task",
+        LANGUAGE,
+        "worlds.hands.rewards.instruction:InstructionFollowing",
+        "how far the named thing is picked up or pushed, Hands",
+        weights=PACKAGED,
     ),
     Entry(
         "cycle",

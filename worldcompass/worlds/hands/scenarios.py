@@ -31,6 +31,7 @@ from worldcompass.worlds.hands.scripts import Look, Pick, play
 from worldcompass.worlds.hands.splits import scene, seed_of
 
 KINDS = ("combined", "basic")
+ERRAND = "instruction"  # the kind of scenarios that carry out a task
 HOLD_MIN, HOLD_MAX = 1, 6  # latents that a motion lasts; the table is about eight wide
 HELD_SHARE = 0.25  # of scenarios that begin with something in hand
 TOWARDS_SHARE = 0.5  # of motions that are the best of several at bringing the gripper to a thing
@@ -40,6 +41,9 @@ MAX_TRIES = 60  # motions tried before a scenario is given up
 EDGE = 0.002  # metres by which a motion may fall short at a limit
 AXES_WEIGHTS = {"basic": {1: 1.0}, "combined": {2: 0.6, 3: 0.3, 4: 0.1}}
 """How often a motion of each kind uses so many axes; among those every action is as likely."""
+
+
+LISTS = ("before", "labels", "done")  # fields of a plan that JSON knows as lists
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Plan:
     """Actions carried out before the start image, such as those of a grasp."""
     labels: tuple[int, ...]
     """Composite actions; the first is 0, the start image's."""
+    instruction: str = ""
+    """The task in words that the commands carry out, if there is one."""
+    done: tuple[int, ...] = ()
+    """What the gripper did, where it differs from the commands: fingers stop at what they hold."""
 
 
 def replay(engine: Engine, plan: Plan, latents: int) -> Steps:
@@ -78,7 +86,7 @@ def replay_all(
     replayed = []
     for plan in plans:
         steps = replay(engine, plan, latents)
-        if tuple(labels_of(steps.grip_F4)) != plan.labels[:latents]:
+        if tuple(labels_of(steps.grip_F4)) != (plan.done or plan.labels)[:latents]:
             raise UserError(
                 f"MuJoCo moved otherwise than planned in scenario {plan.id}: install the pinned version of mujoco"
             )
@@ -197,14 +205,13 @@ def read_plans(path: Path) -> list[Plan]:
     """
     try:
         rows = json.loads(path.read_bytes())
-        plans = [
-            Plan(**{**row, "before": tuple(row["before"]), "labels": tuple(row["labels"])}) for row in rows
-        ]
+        plans = [Plan(**{**row, **{name: tuple(row.get(name, ())) for name in LISTS}}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as why:
         raise UserError(f"{path} holds no Hands scenarios ({why}): expected a list of plans") from why
     for plan in plans:
         if not all(isinstance(a, int) and 0 <= a < NUM_ACTIONS for a in (*plan.before, *plan.labels)):
             raise UserError(f"scenario {plan.id} of {path} commands an action outside 0 to {NUM_ACTIONS - 1}")
-        if plan.kind not in KINDS or any(kind_of_action(a) != plan.kind for a in plan.labels[1:]):
+        mixed = plan.kind in KINDS and any(kind_of_action(a) != plan.kind for a in plan.labels[1:])
+        if mixed or plan.kind not in (*KINDS, ERRAND):
             raise UserError(f"scenario {plan.id} of {path} commands actions that are not {plan.kind}")
     return plans

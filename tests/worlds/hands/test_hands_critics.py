@@ -1,0 +1,154 @@
+"""The critics of Hands keep the contract, prefer the engine's clips to wrong ones, and pay nothing for noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hands_clips import beside, group_of
+
+from worldcompass.critic import Critic
+from worldcompass.errors import UserError
+from worldcompass.testing import check_critic, noise_group
+from worldcompass.types import ControlValues, Group
+from worldcompass.worlds.hands.critic_training.faults import spoilt_clip
+from worldcompass.worlds.hands.critic_training.fit import train_critics
+from worldcompass.worlds.hands.critics.following import GripperReader
+from worldcompass.worlds.hands.critics.reader import GRID, SceneReader, above, seen_of
+from worldcompass.worlds.hands.critics.weights import COMMAND, JUDGE, READER, load_judge, load_reader
+from worldcompass.worlds.hands.facts import THINGS
+from worldcompass.worlds.hands.footage import scene_of, shipped
+from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
+from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
+from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
+from worldcompass.worlds.hands.tasks import PICK, Instruction
+from worldcompass.worlds.hands.view import project
+from worldcompass.worlds.hands.world import SPEC
+
+MAKERS = (GripperFollowing, Permanence, Passivity, Grasp, InstructionFollowing)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_untrained_critics_keep_the_contract(make):
+    critic = make(SceneReader().eval())
+    assert isinstance(critic, Critic)
+    check_critic(critic, noise_group(spec=SPEC))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_trained_critics_keep_the_contract_on_the_engine_s_clips(make):
+    group = group_of("errands", 0, 3)
+    check_critic(make(), beside(group, group.frames_GF3hw[0].flip(0), group.frames_GF3hw[0].flip(-1)))
+
+
+def test_pixels_and_heights_lead_back_to_points_of_the_world():
+    points = torch.tensor([[0.1, -0.1, 0.05], [-0.2, 0.15, 0.12]])
+    pixels = torch.from_numpy(project(points.numpy())).float()
+    torch.testing.assert_close(above(pixels, points[:, 2]), points, atol=1e-4, rtol=0)
+
+
+def test_a_spot_is_read_at_its_place_and_a_second_one_counts_as_more():
+    reader = SceneReader().eval()
+    maps = reader(torch.zeros(1, 3, 64, 64))
+    rows, columns = (torch.arange(size).float() for size in GRID)
+
+    def spot(row, column):
+        near = (columns - column).square()[None] + (rows - row).square()[:, None]
+        return (-near / (2 * 0.7**2)).exp()
+
+    one, two = spot(5.3, 8.0), (spot(5.3, 8.0) + spot(12, 3)).clamp(max=1)
+    spots = torch.stack([one, two, 0 * one, one])[None].clamp(1e-4, 1 - 1e-4)
+    seen = seen_of(type(maps)(**{**vars(maps), "spots_NTyx": spots.logit()}))
+    assert seen.pixel_NT2[0, 0].tolist() == pytest.approx([33.5, 22.7], abs=0.3)
+    assert seen.there_NT[0].tolist() == pytest.approx([1, 1, 0, 1], abs=0.1)
+    assert seen.more_NT[0, 1] > 0.8 and seen.more_NT[0, 0] < 0.05
+
+
+def test_interaction_prefers_the_engine_s_clip_to_a_frozen_one_and_to_other_commands():
+    critic, wins = GripperFollowing(), []
+    for number in range(4):
+        for chunk in (1, 2, 3):
+            group = group_of("probes", number, chunk)
+            frozen = group.past_frames_F3hw[-1:].expand_as(group.frames_GF3hw[0])
+            own, still = critic(beside(group, frozen)).values_G.tolist()
+            mirrored = ControlValues(-group.actions.controls.values_KTA)
+            other = Group(group.frames_GF3hw, group.past_frames_F3hw, group.first_frame_3hw, mirrored, 4)
+            wins += [own > still, own > float(critic(other).values_G[0])]
+    assert sum(wins) >= 22
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [(Permanence, "erased"), (Permanence, "recoloured"), (Permanence, "doubled"), (Passivity, "moved")],
+)
+def test_clips_that_are_wrong_by_construction_score_lower_on_average(make, fault):
+    critic, gains = make(), []
+    for number in range(4):
+        of = scene_of(shipped("probes")[number][0].id)
+        group = group_of("probes", number, 1 + number % 3)
+        for index, kind in enumerate(THINGS):
+            if of.placed(kind) is None:
+                continue
+            wrong = spoilt_clip(group.frames_GF3hw[0].movedim(1, -1).numpy(), of, index, fault, number, 4)
+            if wrong is not None:
+                scores = critic(beside(group, torch.from_numpy(wrong).movedim(-1, 1)))
+                if scores.valid_G.all():
+                    gains.append(float(scores.values_G[0] - scores.values_G[1]))
+    assert len(gains) >= 4 and sum(gains) > 0
+
+
+@pytest.mark.parametrize("make", [GripperFollowing, Permanence, Passivity])
+def test_noise_and_flat_pictures_earn_less_than_the_engine_s_clips(make):
+    critic, generator, values = make(), torch.Generator().manual_seed(0), []
+    for number in range(4):
+        group = group_of("probes", number, 2)
+        own = group.frames_GF3hw[0]
+        noise = torch.randint(0, 256, own.shape, dtype=torch.uint8, generator=generator)
+        flat = own.float().mean((0, 2, 3), keepdim=True).to(torch.uint8).expand_as(own)
+        values.append(critic(beside(group, noise, flat)).values_G)
+    engine, *others = torch.stack(values).mean(0)
+    assert max(others) < 0.5 * engine
+
+
+def test_an_instruction_is_rewarded_more_when_done_than_for_another_thing():
+    critic, own, other = InstructionFollowing(), [], []
+    for number, (plan, _) in enumerate(shipped("errands")):
+        scores = critic(group_of("errands", number, 5))
+        if scores.valid_G[0]:
+            own.append(float(scores.values_G[0]))
+        first = next(t for t in scene_of(plan.id).things if t.kind not in plan.instruction)
+        wrong = critic(group_of("errands", number, 5, str(Instruction(PICK, first.kind, first.colour))))
+        if wrong.valid_G[0]:
+            other.append(float(wrong.values_G[0]))
+    assert len(own) >= 6 and len(other) >= 6
+    assert sum(own) / len(own) > 2 * sum(other) / len(other)
+
+
+def test_words_that_are_no_task_of_this_world_get_no_score():
+    scores = InstructionFollowing()(group_of("errands", 0, 5, "pick up the health pack"))
+    assert not scores.valid_G.any()
+
+
+def test_reader_and_judge_read_the_engine_s_commands():
+    scenarios = [scenario for _, scenario in shipped("probes")]
+    frames = torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])
+    true = torch.stack([SPEC.actions.composites(s.actions) for s in scenarios])
+    for reader in (GripperReader(load_reader()), load_judge()):
+        found = reader.labels(frames)
+        assert (found[:, 0] == 0).all() and (found == true)[:, 1:].double().mean() > 0.4
+    with pytest.raises(ValueError, match="4 M - 3 frames"):
+        load_judge().labels(frames[:, :3])
+
+
+def test_frames_of_another_size_and_missing_weights_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"read frames of \(3, 64, 64\), got \(3, 48, 64\)"):
+        load_reader().read(torch.zeros(2, 3, 48, 64, dtype=torch.uint8))
+    with pytest.raises(UserError, match=COMMAND):
+        load_reader(tmp_path)
+
+
+def test_finished_files_are_skipped_and_those_of_another_seed_refused(tmp_path):
+    for file, net in ((READER, SceneReader()), (JUDGE, load_judge())):
+        file.save(net, tmp_path / f"{file.name}.safetensors", {"seed": "0"})
+    assert train_critics(tmp_path / "no data", tmp_path, seed=0) == tmp_path
+    with pytest.raises(UserError, match="trained with seed 0, not 1"):
+        train_critics(tmp_path / "no data", tmp_path, seed=1)

@@ -1,0 +1,1 @@
+"""Training of the Hands critics on recordings, and their accuracy against the truth."""

@@ -1,0 +1,1 @@
+"""Critics of the Hands world: what a picture shows, read by one small network."""

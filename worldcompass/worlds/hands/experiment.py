@@ -1,0 +1,130 @@
+"""A run on the Hands world: evaluate the base, post-train, evaluate again, and report.
+
+The stages are ``worlds.small.post_training.experiment``'s. All scenarios are in the package: nothing needs the
+engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldcompass.critic import Critic
+from worldcompass.rewards.discriminator import Discriminator
+from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
+from worldcompass.runs.results import Results
+from worldcompass.training.config import Config
+from worldcompass.training.run import Parts
+from worldcompass.worlds.hands.critics.weights import shared_reader
+from worldcompass.worlds.hands.evaluation import exam, fixed_scenarios
+from worldcompass.worlds.hands.footage import shipped_scenarios
+from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
+from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
+from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
+from worldcompass.worlds.hands.world import WEIGHTS, load_hands_world
+from worldcompass.worlds.small.post_training import experiment
+from worldcompass.worlds.small.post_training.experiment import Ground, weights_of
+
+PROBE_LATENTS = 16
+WEIGHTED = (
+    "interaction",
+    "permanence",
+    "passivity",
+    "grasp",
+    "instruction",
+    "likeness",
+    "steadiness",
+    "reality",
+)  # rewards of a recipe
+
+
+@dataclass(frozen=True)
+class HandsRecipe:
+    """A recipe that evaluates the base, post-trains it and evaluates again."""
+
+    config: Config
+    scenario_latents: int = 24
+    """Length of the training scenarios, which must include the curriculum's last chunk; 24 at most."""
+    evaluation_latents: int = 32
+    """Length of the evaluation: 32 latents are 125 frames, the most."""
+    evaluation_seeds: tuple[int, ...] = (0,)
+    """Noise seeds of the evaluation, for both the base and the trained model."""
+    evaluation_played_every: int = 2
+    """The way ``play`` is evaluated on every so many scenarios of a split and a kind, to save time."""
+    unseen: bool = True
+    """Also evaluate unseen colours, tables and sets of things."""
+    interaction_weight: float = 1.0
+    permanence_weight: float = 0.0
+    """Of things that stay what they are, see ``Permanence``; above 0 for the critic to take part, as all below."""
+    passivity_weight: float = 0.0
+    grasp_weight: float = 0.0
+    instruction_weight: float = 0.0
+    """Of doing what the instruction says; a third of the training scenarios carry one."""
+    likeness_weight: float = 0.0
+    """Of likeness to reachable truth, see ``TruthPaired``."""
+    steadiness_weight: float = 0.0
+    """Of colours like reachable truth's, see ``TwoSided``."""
+    reality_weight: float = 0.0
+    """Of networks that learn to tell candidates from the engine, see ``Discriminator``."""
+    members: int = 1
+    """Number of runs with different seeds whose weights are averaged, see ``worldcompass.training.averaging``."""
+    extend: float = 1.0
+    """How far to go from the base towards the mean: 0.5 goes half of the way, 1.5 beyond it."""
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        """See ``run_experiment``."""
+        run_experiment(self, out, device, resume)
+
+    def parts(self, device: str) -> Parts:
+        """See ``training_parts``; for ``worldcompass profile``."""
+        return training_parts(self, device)
+
+
+def run_experiment(
+    recipe: HandsRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
+) -> Results:
+    """Run a recipe; see ``worlds.small.post_training.experiment.run_experiment``."""
+    return experiment.run_experiment(ground(), recipe, out, device, resume, measured_by)
+
+
+def ground() -> Ground[HandsRecipe]:
+    """What an experiment needs of this world."""
+    return Ground(
+        weights=WEIGHTS,
+        first_version=WEIGHTS.version,
+        weighted=WEIGHTED,
+        plain=HandsRecipe(Config()),
+        parts=training_parts,
+        scenarios=lambda recipe: fixed_scenarios(recipe.evaluation_latents, recipe.unseen),
+        probes=lambda seed: shipped_scenarios("probes", PROBE_LATENTS),
+        exam=exam,
+        longer="worldcompass train hands_full (half an hour)",
+    )
+
+
+def training_parts(recipe: HandsRecipe, device: str) -> Parts:
+    """The inputs of training: the shipped world and scenarios, and the critics that weigh."""
+    weights = {name: weight for name, weight in weights_of(recipe, WEIGHTED).items() if weight > 0}
+    config = recipe.config.changed(weights=weights)
+    scenarios = shipped_scenarios("training", recipe.scenario_latents)
+    critics = [_critic(name, config.seed) for name in weights]
+    return Parts(load_hands_world(device=device), critics, scenarios, config)
+
+
+def _critic(name: str, seed: int) -> Critic:
+    reader = shared_reader()
+    if name == "interaction":
+        return GripperFollowing(reader)
+    things = {
+        "permanence": Permanence,
+        "passivity": Passivity,
+        "grasp": Grasp,
+        "instruction": InstructionFollowing,
+    }
+    if name in things:
+        return things[name](reader)
+    return (
+        {"likeness": TruthPaired, "steadiness": TwoSided}[name]()
+        if name != "reality"
+        else Discriminator(seed=seed)
+    )
