@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -206,7 +205,6 @@ def sharded_part(tiny: bool) -> Result:
 
     plain = step()
     world.net.zero_grad(set_to_none=True)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
     dist.init_process_group("gloo" if tiny else "cpu:gloo,cuda:nccl", store=store, rank=0, world_size=1)
     try:
