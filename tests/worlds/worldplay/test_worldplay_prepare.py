@@ -174,7 +174,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     ("spoil", "message"),
     [
         (lambda f: (f / "wood.txt").unlink(), r"wood\.png has no caption: expected one in .*wood\.txt"),
-        (lambda f: (f / "wood.png").write_bytes(b"no picture"), r"wood\.png is not an image"),
+        (lambda f: (f / "wood.png").write_bytes(b"no picture"), r"wood\.png is .*not an image"),
         (lambda f: [p.unlink() for p in f.iterdir()], "holds no images"),
         (lambda f: (f / "wood.txt").write_bytes(b"\xe4"), r"wood\.txt is not UTF-8 text"),
         (lambda f: save_png(f / "wood.png", torch.zeros(3, 2, 21).byte()), r"wood\.png: the picture is .* crop it"),
