@@ -283,6 +283,7 @@ def test_a_pt_file_is_compared_too_and_a_folder_means_the_file_in_it(tmp_path):
         else:
             save_file({"a": torch.zeros(3), "b": torch.zeros(1)}, chosen / FILE_NAME)
         assert differences(files[0]) == ["a is (3,), expected (2,)", "b is (1,), expected no such tensor"]
+        (tmp_path / "model.pt").unlink(missing_ok=True)  # alone in its folder, it would be the folder's file
 
 
 def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, capsys):

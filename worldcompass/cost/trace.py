@@ -158,6 +158,7 @@ def _metered(world: WorldModel[Any], job: Job, live: Meter, kind: str) -> Traced
     def predict(rows: int) -> Tensor:
         return world.predict_clean(zeros(rows), torch.full((rows,), SIGMA), actions, context)
 
+    before = live.now
     # One context over all of it, as in a training step: copies of weights that autocast kept would count, too.
     with torch.no_grad(), autocast():
         context = job.begin(world, job.pasts)
@@ -166,7 +167,7 @@ def _metered(world: WorldModel[Any], job: Job, live: Meter, kind: str) -> Traced
         live.above()
         generators = [generator_for("trace", past) for past in range(job.pasts)]
         context = world.attend(context, actions, generators)
-        prefix, attend = live.now, live.above()
+        prefix, attend = live.now - before, live.above()
         clean = predict(job.candidates)
         imagine = live.above()
         if job.decodes:

@@ -78,11 +78,11 @@ class Preference:
 def installed(monkeypatch, tmp_path):
     """Both packages and their files; the rewards that find them."""
     for name, content in (
-        ("depth_anything_3", {"__spec__": object()}),
+        ("depth_anything_3", {"__spec__": types.SimpleNamespace(origin="here")}),
         ("depth_anything_3.api", {"DepthAnything3": WalkingCameras}),
         ("PIL", {}),
         ("PIL.Image", {"fromarray": lambda picture: picture}),
-        ("hpsv3", {"HPSv3RewardInferencer": Preference, "__spec__": object()}),
+        ("hpsv3", {"HPSv3RewardInferencer": Preference, "__spec__": types.SimpleNamespace(origin="here")}),
     ):
         module = types.ModuleType(name)
         vars(module).update(content)
@@ -202,7 +202,7 @@ def test_missing_files_are_reported_before_loading(tmp_path, capsys):
     words = ["worldplay_8b:lora", "--set", f"rewards.cameras_weights={tmp_path / 'cameras'}"]
     assert cli.main(["train", *words, "--device", "cpu", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    for part in ("worldplay-8b/transformer", "worldplay-8b/vae", "data/worldplay-8b", str(tmp_path / "cameras"),
+    for part in ("worldplay-8b/ar_model", "worldplay-8b/vae", "data/worldplay-8b", str(tmp_path / "cameras"),
                  "HPSv3.safetensors", "rewards.cameras=odometry", "rewards.quality=formulas"):  # fmt: skip
         assert part in said
     assert said.count("\n") == 1 and not (tmp_path / "out").exists()
@@ -255,7 +255,7 @@ def test_with_all_files_in_place_a_recipe_trains_on_the_papers_rewards(official,
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), "this run lacks .*transformer.*WorldPlay's transformer"),
+        (lambda path: path.unlink(), "this run lacks .*ar_model.*WorldPlay's transformer"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged"),
         (
             lambda path: export_weights(random_network("5b"), path),
