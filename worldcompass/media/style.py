@@ -44,6 +44,7 @@ svg .bar{fill:var(--base);opacity:.75}svg .trained .bar{fill:var(--accent)}svg .
 svg .whisker{stroke:var(--ink);stroke-width:1.6;fill:none}
 img{display:block;max-width:none;image-rendering:pixelated}
 .strips{width:min(96vw,2200px);margin-left:calc(50% - min(48vw,1100px))}.strips img{width:100%;min-width:1200px}
+.strips>:is(h2,p){max-width:948px;margin-inline:auto}
 details{border:1px solid var(--line);border-radius:8px;margin:12px 0;background:var(--card)}
 summary{padding:10px 14px;cursor:pointer;font-weight:550}
 pre{margin:0;padding:12px 14px;overflow-x:auto;border-top:1px solid var(--line);font-size:.85rem}
@@ -53,7 +54,7 @@ padding:2px 14px;margin:12px 0}.finding h3{margin:10px 0 0}
 .finding.stuck,.finding.harmful{border-left-color:var(--bad)}
 @media (max-width:600px){th,td{padding:6px 5px}table{font-size:.85rem}td small{font-size:.72rem;white-space:normal}
 th:first-child{min-width:76px;position:sticky;left:0;background:var(--paper)}
-main{padding:16px 12px 48px}.scroll>table:not(.map) :is(th,td){padding:6px 3px}}
+main{padding:16px 12px 48px}.strips{width:auto;margin-left:0}.scroll>table:not(.map) :is(th,td){padding:6px 3px}}
 .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:12px}
 table.map{font-size:.8rem;width:auto;border-spacing:2px}
 table.map th{font-weight:400;color:var(--muted);min-width:0;padding:2px 4px;border:0;font-size:.75rem}
