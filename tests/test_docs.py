@@ -34,8 +34,9 @@ def text_files() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    """The folder of somebody who follows the pages, with a picture in it."""
+    """The folder of somebody who follows the pages: a clone, with a picture of their own in it."""
     folder = tmp_path_factory.mktemp("reader")
+    (folder / "docs").symlink_to(DOCS)
     cv2.imwrite(str(folder / "my.png"), np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))
     return folder
 
@@ -64,7 +65,12 @@ def test_the_tutorial_of_the_critic_runs(reader, monkeypatch, one_thread, capsys
     monkeypatch.chdir(reader)
     monkeypatch.syspath_prepend(str(reader))
     follow(DOCS / "getting_started.md")
-    capsys.readouterr()
+    scores, page = capsys.readouterr().out, (DOCS / "getting_started.md").read_text()
+    for name in ("interaction", "quality"):
+        said, shown = (
+            float(re.search(rf"^{name} +(\S+)$", text, re.MULTILINE)[1]) for text in (scores, page)
+        )
+        assert said == pytest.approx(shown, abs=0.05), "other machines round otherwise"
     means = follow(DOCS / "your_own_critic.md")["means"]
     said = capsys.readouterr().out
     assert sum(means[-10:]) > sum(means[:10])
