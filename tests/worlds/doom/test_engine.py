@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -97,12 +96,6 @@ def test_unknown_map_names_the_maps():
     with pytest.raises(UserError, match="unknown map 'nowhere': expected one of my_way_home"):
         find_map("nowhere")
     assert "my_way_home" in ALL
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("doom")
-    return collect.collect(root, frames=2000, seed=3, workers=2, maps=["my_way_home"])
 
 
 def test_most_commands_are_carried_out_and_the_card_says_so(dataset):

@@ -17,7 +17,6 @@ from worldcompass.cli import main
 from worldcompass.errors import UserError
 from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves
-from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.network.autoencoder import CODE, DoomAutoencoder
 from worldcompass.worlds.doom.network.transformer import CONFIG, DoomTransformer
 from worldcompass.worlds.doom.pretraining import BLUEPRINT, depth_loss
@@ -128,14 +127,15 @@ def test_a_few_steps_of_depth_lower_its_loss_and_leave_the_code():
     assert all(value.equal(code[name]) for name, value in net.encoder.state_dict().items())
 
 
-def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, capsys):
-    """``doom collect`` and ``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
+def test_the_command_makes_weights_that_the_world_takes(dataset, tmp_path, monkeypatch, capsys):
+    """``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.stage.MEASURED_STEPS", 1)
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 256)
     for module in ("small.pretraining.measures", "doom.pretraining"):
-        monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 4)
-    data, out = tmp_path / "data", tmp_path / "pretrain"
-    collect.collect(data, frames=1, maps=["my_way_home"], workers=1)
+        monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 2)
+    quick = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, sequences=1))
+    monkeypatch.setattr("worldcompass.worlds.doom.pretraining.BLUEPRINT", quick)
+    data, out = dataset, tmp_path / "pretrain"
     short = ["--minutes-autoencoder", "1e-9", "--minutes-world", "1e-9", "--device", "cpu"]
     words = ["doom", "pretrain", "--data", str(data), "--out", str(out), *short]
     assert main(words) == 0
@@ -148,7 +148,7 @@ def test_the_command_makes_weights_that_the_world_takes(tmp_path, monkeypatch, c
     world = load_doom_world(out)
     assert not world.net.blocks[0].modulation.weight.equal(load_doom_world().net.blocks[0].modulation.weight)
     with pytest.raises(UserError, match="--resume"):
-        pretrain(BLUEPRINT, data, out)
+        pretrain(quick, data, out)
     assert main([*words, "--resume"]) == 0  # nothing is left to do
     assert {stage: json.loads((out / f"{stage}.jsonl").read_text()) for stage in STAGES} == rows
     capsys.readouterr()
