@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     scenarios = [scenario for _, scenario in shipped("errands")]
     videos = {"engine": torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])}
-    sides = {"base": None}
+    sides: dict[str, Path | None] = {"base": None}
     if args.checkpoint is not None:
         sides["trained"] = weights_folder(args.checkpoint, WEIGHTS.net)
     for name, folder in sides.items():

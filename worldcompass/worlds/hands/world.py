@@ -53,13 +53,13 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
     ) -> Tensor:
         """See ``SmallWorld`` and ``views_after``."""
-        last = look.picture.clamp(0, 1)
-        past = last[:, None]
+        shown = look.picture.clamp(0, 1)
+        past = shown[:, None]
         if older is not None:
             latents = older[0][:, :, plate_indices(older[0].shape[2])].transpose(1, 2)
             pictures = self.autoencoder.pictures(latents.flatten(0, 1)).clamp(0, 1)
             past = torch.cat([pictures.unflatten(0, latents.shape[:2]), past], 1)
-        return views_after(last, past[:, 0], plate_of(past), summed(actions))
+        return views_after(shown, past[:, 0], plate_of(past), summed(actions))
 
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
