@@ -22,6 +22,7 @@ import torch
 from ranks import SMALL, SPREAD, VARIANTS, outcome, post_train, together, toy_world
 from toy_worlds import FewSteps, NoisyPast
 
+from worldcompass import cli
 from worldcompass.errors import EXIT_LOST_RANK, LostCritic, UserError
 from worldcompass.parallel.launch import launch, number_of_ranks
 from worldcompass.parallel.sharding import home_of, shard, whole
@@ -284,19 +285,26 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do(monkeypatch):
         number_of_ranks("8", "cuda")
 
 
-def command(out: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    recipe = f"{Path(ranks.__file__)}:toy"
-    return subprocess.run(
-        [sys.executable, "-m", "worldcompass", "train", recipe, "--out", str(out), "--nproc", "2", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """``worldcompass train --nproc 2`` launched by this process: the exit code, and what was said of errors."""
+
+    def train(out: Path, *words: str, **environment: str) -> tuple[int, str]:
+        words = ("train", f"{Path(ranks.__file__)}:toy", "--out", str(out), "--nproc", "2", *words)
+        monkeypatch.setattr(sys, "argv", ["worldcompass", *words])  # which the launcher gives to the ranks
+        for name, value in {"OMP_NUM_THREADS": "1", **environment}.items():
+            monkeypatch.setenv(name, value)
+        code = cli.main(words)
+        return code, capfd.readouterr().err
+
+    return train
 
 
-def test_a_dead_rank_is_named_and_torchrun_restarts_the_run(alone, tmp_path):
+def test_a_dead_rank_is_named_and_torchrun_restarts_the_run(alone, command, tmp_path):
     sharded = ("--set", "config.shard=true")
-    died = command(tmp_path / "run", *sharded, DIE="1:1")
-    assert died.returncode == 1
-    *warned, last = died.stderr.splitlines()  # FSDP2 has a word about CPUs
+    code, said = command(tmp_path / "run", *sharded, DIE="1:1")
+    assert code == 1
+    *warned, last = said.splitlines()  # FSDP2 has a word about CPUs
     assert last.startswith("error: rank 1 of 2 was killed by signal 9") and last.endswith(" --resume")
     assert not [line for line in warned if "error" in line.lower() or "Traceback" in line], "one message"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
@@ -316,16 +324,16 @@ def test_a_dead_rank_is_named_and_torchrun_restarts_the_run(alone, tmp_path):
     agree(tmp_path / "run", alone["full"])
 
 
-def test_a_failing_rank_is_named_with_its_error_and_stops_the_others(tmp_path):
+def test_a_failing_rank_is_named_with_its_error_and_stops_the_others(command, tmp_path):
     """It exits although others wait for it, and no thread of the group aborts its exit."""
-    failed = command(tmp_path / "run", FAIL="1:1")
+    code, said = command(tmp_path / "run", FAIL="1:1")
     assert time.time() - (tmp_path / "run" / "died_at_1").stat().st_mtime < 60
-    *shown, last = failed.stderr.strip().splitlines()
-    assert failed.returncode == 1 and shown[0] == "Traceback (most recent call last):"
+    *shown, last = said.strip().splitlines()
+    assert code == 1 and shown[0] == "Traceback (most recent call last):"
     assert last.startswith(
         "error: rank 1 of 2 ended with exit code 1 (ValueError: planted by a test); the others"
     )
-    assert "lost the connection" not in failed.stderr
+    assert "lost the connection" not in said
     assert (tmp_path / "run" / "checkpoints" / "step_000001").is_dir()
 
 
@@ -460,7 +468,7 @@ def test_a_lost_critic_stops_all_ranks_and_finished_steps_are_saved(tmp_path):
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000001"]
 
 
-def test_a_users_mistake_is_reported_once_and_stops_all_ranks(tmp_path):
-    refused = command(tmp_path / "run", "--set", "config.prompts_per_step=3")
-    assert refused.returncode == 2
-    assert refused.stderr.count("prompts_per_step is 3, which 2 processes cannot share evenly") == 1
+def test_a_users_mistake_is_reported_once_and_stops_all_ranks(command, tmp_path):
+    code, said = command(tmp_path / "run", "--set", "config.prompts_per_step=3")
+    assert code == 2
+    assert said.count("prompts_per_step is 3, which 2 processes cannot share evenly") == 1

@@ -40,11 +40,12 @@ SMALL = Config(
     optimiser=Optimiser(max_grad_norm=0.05, lr=0.01, make_optimizer=adamw),
     keeping=Keeping(save_every=1),
 )
+SAVED_ONCE = SMALL.changed(save_every=SMALL.steps)
 VARIANTS = {
-    "full": SMALL,
-    "muon": SMALL.changed(make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1, probe_every=3),
-    "lora": SMALL.changed(lora=Lora(rank=2, alpha=2.0)),
-    "bf16": SMALL.changed(autocast_bf16=True, steps=1),
+    "full": SAVED_ONCE,
+    "muon": SAVED_ONCE.changed(make_optimizer=muon, updates_per_rollout=2, kl_weight=0.1, probe_every=3),
+    "lora": SAVED_ONCE.changed(lora=Lora(rank=2, alpha=2.0)),
+    "bf16": SAVED_ONCE.changed(autocast_bf16=True, steps=1),
 }
 SPREAD = {
     "plain": {},
