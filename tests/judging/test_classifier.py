@@ -33,7 +33,7 @@ def test_a_changed_picture_looks_less_real_than_the_truth(name, strength):
 
 @pytest.mark.parametrize("capacity", ["patch", "clip"])
 def test_networks_that_learn_find_grain(capacity):
-    asked = Asked(capacities=(capacity,), separate=False, steps=0.15)
+    asked = Asked(capacities=(capacity,), explain=False, steps=0.15)
     _, overall = classified(trained=forged("grainy", 16.0), asked=asked)
     assert overall[END].falls and overall[WHOLE].falls
 
@@ -62,7 +62,7 @@ def test_a_fault_that_moves_into_a_blind_spot_shows_in_the_transfer_matrix():
 
 
 def test_two_seeds_of_a_model_are_resampled_together_with_their_scenario():
-    asked = Asked(capacities=(LINEAR,), separate=False)
+    asked = Asked(capacities=(LINEAR,), explain=False)
     two = classified(trained=forged("grainy", 8.0), asked=asked, seeds=2)[1][WHOLE]
     assert two.n == 32 and two.falls
 
@@ -86,7 +86,7 @@ def test_too_few_starts_are_refused_in_one_sentence():
 
 
 def test_the_number_of_networks_is_the_number_of_calls():
-    calls, asked = [], Asked(capacities=(LINEAR,), separate=False)
+    calls, asked = [], Asked(capacities=(LINEAR,), explain=False)
     found = sources(frames=26)
     classify(found, windows(found.frames), 0, asked, on_network=lambda: calls.append(1))
     assert len(calls) == networks_of(asked)

@@ -294,6 +294,6 @@ def test_a_taken_port_is_refused(served, capsys, tmp_path):
     file = Path(tmp_path / "mine.py")
     file.write_text("from worldcompass.toy import ToyObedience\n\ndef make():\n    return ToyObedience()\n")
     assert cli.main(["serve-reward", f"{file}:make", "--port", served.rpartition(":")[2]]) == 2
-    assert "choose another --port" in capsys.readouterr().err
+    assert "choose another with --port" in capsys.readouterr().err
     assert cli.main(["serve-reward", f"{file}:make", "--port", "99999"]) == 2
     assert "--port 99999 is out of range: expected 1 to 65535" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from worldcompass.types import Actions, Scores
 from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
 from worldcompass.worlds.worldplay.transformer_5b import Past5B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, load_5b, load_8b
+from worldcompass.worlds.worldplay.weights import FILE_NAME, GENERATOR_FILE, load_5b, load_8b, read_pickled
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
 
 # Relative and absolute: in float32 only the order of additions differs; in bfloat16 products of other shapes round
@@ -109,12 +109,13 @@ def test_two_sharded_processes_train_like_one(kind, training, alone, two):
 
 @pytest.mark.parametrize(("kind", "training"), VARIANTS)
 def test_two_sharded_processes_export_the_whole_official_file(kind, training, alone, two):
-    files = [Path(FILE_NAME)] + [Path("adapter", "adapter_model.safetensors")] * (
+    found_in, expected_in = (root / kind / training / "weights" for root in (two, alone))
+    official, read = (FILE_NAME, load_file) if kind == "8b" else (GENERATOR_FILE, read_pickled)
+    files = [(official, read)] + [("adapter/adapter_model.safetensors", load_file)] * (
         training in ("lora", "half")
     )
-    for file in files:
-        found, expected = (load_file(root / kind / training / "weights" / file) for root in (two, alone))
-        all_close(found, expected, TOLERANCE[training])
+    for file, read in files:
+        all_close(read(found_in / file), read(expected_in / file), TOLERANCE[training])
     load, tiny = (load_8b, TINY_8B) if kind == "8b" else (load_5b, TINY_5B)
     load(two / kind / training / "weights", tiny)
 
