@@ -133,7 +133,7 @@ class Simulator:
         return picture_space(self.world.spec, self.observes)
 
     def observations(self, episode: Episode) -> np.ndarray:
-        """One observation per episode, (P, *observation_space)."""
+        """One observation for each of P episodes, each as in ``observation_space``."""
         return (
             episode.observations(1)[:, -1] if self.observes == "last" else episode.observations(self.frames)
         )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 
 
 class Memo:
@@ -17,7 +17,7 @@ class Memo:
         self._kept = tuple(kept)  # held, so that no other videos take their place in memory
         self._known: dict[tuple[object, ...], Any] = {}
 
-    def of(self, what: tuple[object, ...], videos_VF3hw: Tensor, make: Callable[[], _T]) -> _T:
+    def of(self, what: tuple[object, ...], videos_VF3hw: Tensor, make: Callable[[], T]) -> T:
         """The result of ``make``, which is called once for kept videos.
 
         Args:
