@@ -13,10 +13,14 @@ import torch
 Key = int | str
 
 
-def generator_for(*keys: Key) -> torch.Generator:
-    """A CPU generator that depends only on the keys, not on the device or the number of processes."""
+def generator_for(*keys: Key, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends only on the keys, not on the number of processes.
+
+    Each kind of device draws numbers of its own: the default is a generator of the CPU, whose numbers are the same
+    for every device. Another device's own generator is for many numbers that need not be.
+    """
     digest = hashlib.sha256(json.dumps(keys).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def seed_globals(*keys: Key) -> None:

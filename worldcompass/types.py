@@ -68,7 +68,7 @@ class Actions:
         """The latents ``start <= i < stop`` of every trajectory."""
         return self._each(lambda tensor, after: tensor[(..., slice(start, stop), *[slice(None)] * after)])
 
-    def select(self, row: int | slice) -> Self:
+    def select(self, row: int | slice | Tensor) -> Self:
         """One trajectory of a batch, without its batch axis; or some of them."""
         return self._each(lambda tensor, after: tensor[row])
 

@@ -77,8 +77,8 @@ def actions_of(episode: DoomEpisode) -> CameraMoves:
 
 
 def place_distance(past: Actions, target: Actions) -> Tensor:
-    """How far the cameras (M,) stood from the target's (1,), in map units."""
-    places, place = (x.cameras.world_from_camera_K44[:, :3, 3] for x in (past, target))
+    """How far cameras (B, M) stood from the targets' (B, 1), in map units."""
+    places, place = (x.cameras.world_from_camera_K44[..., :3, 3] for x in (past, target))
     return (places - place).norm(dim=-1)
 
 

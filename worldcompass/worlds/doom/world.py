@@ -76,7 +76,7 @@ class DoomWorld(SmallWorld[DoomAutoencoder]):
     def starting(self, actions: Actions) -> Actions:
         """See ``SmallWorld``."""
         labels = actions.cameras.labels_K.clone()
-        labels[0] = 0
+        labels[..., 0] = 0
         return replace(actions.cameras, labels_K=labels)
 
 

@@ -93,9 +93,9 @@ class SmallWorld(Generic[A]):
         return torch.arange(len(past), device=pasts.device).float().expand_as(pasts)
 
     def starting(self, actions: Actions) -> Actions:
-        """A part (M,) of an episode as the trajectory of a video that begins there: latent 0 has no command."""
+        """A part (..., M) of an episode as the trajectory of a video that begins there: latent 0 has no command."""
         values = actions.controls.values_KTA.clone()
-        values[0] = 0
+        values[..., 0, :, :] = 0
         return replace(actions.controls, values_KTA=values)
 
     # The contract.

@@ -87,5 +87,5 @@ class Blueprint(Generic[E]):
     measure_pictures: Callable[[Any, Sequence[Shard[E]]], dict[str, float]] = no_measures
     """The world's own measures of an autoencoder on held-out shards."""
     memory_distance: Callable[[Actions, Actions], Tensor] | None = None
-    """How far latents (M,) are from a target (1,) where training picks a memory; None for the world's own."""
+    """How far latents (B, M) are from targets (B, 1) where training picks a memory; None for the world's own."""
     teaching: Teaching = Teaching()

@@ -21,6 +21,10 @@ from worldcompass.worlds.small.transformer import Attend, Command, Rotary
 from worldcompass.worlds.small.world import SmallWorld
 
 
+NOISED_SHARE = 0.5  # of exact pasts that get noise
+LEAST_LEVEL = 1e-6  # a noise level that counts as one
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which rows one pass holds: for every chunk in turn its clean version, then its noisy copies."""
@@ -45,6 +49,10 @@ class Layout:
     def repeat(self, tensor: Tensor, axis: int, length: int) -> Tensor:
         """The rows of a tensor that all versions share."""
         return torch.cat([tensor.narrow(axis, c * length, length) for c, _ in self.rows])
+
+    def noisy(self, sequences: int) -> Tensor:
+        """bool (rows * sequences,): which rows are noisy copies."""
+        return torch.tensor([version > 0 for _, version in self.rows]).repeat_interleave(sequences)
 
     def attend(self, sequences: int) -> Attend:
         """Every row sees the clean chunks before its own, and itself."""
@@ -71,6 +79,9 @@ def world_loss(
     """Mean squared velocity error over all predicted latents, in chunks of ``chunk`` latents.
 
     See ``Codec.channel_weights``, and ``Teaching.level_floor`` for errors at low noise levels.
+
+    Args:
+        generator: of the world's device.
     """
     teaching, device, whole = blueprint.teaching, world.device, world.spec.chunk_lengths[0]
     clean, past, entry = (
@@ -85,8 +96,8 @@ def world_loss(
         )
     latents, sigmas, targets = [past], [past_sigma], [past]
     for _ in range(teaching.copies):
-        sigma = noise_levels(teaching, world, sequences, length, chunk, generator).to(device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
+        sigma = noise_levels(teaching, world, sequences, length, chunk, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
         if batch.starts:
             sigma[:, 0] = 0
         expanded = sigma[:, None, :, None, None]
@@ -101,7 +112,7 @@ def world_loss(
     if teaching.shows_start and not batch.starts:
         start = batch.start_BCHW[:, :, None].to(device), batch.start.to(device)
     seen = views_of(world, before, past, actions, last, batch.starts, start)
-    noisy = torch.tensor([v > 0 for _, v in layout.rows], device=device).repeat_interleave(sequences)
+    noisy = layout.noisy(sequences).to(device)
     velocity, _ = world.net(
         layout.gather(latents, 2, chunk), sigma_RK,
         tuple(layout.repeat(x, 1, chunk) for x in commands_of(world, actions, last, chunk)),
@@ -111,9 +122,10 @@ def world_loss(
     weight = world.autoencoder.channel_weights[:, None, None, None]
     error = (velocity.float() - layout.gather(targets, 2, chunk)[noisy]).square() * weight
     error = error.mean(dim=(1, 3, 4))
-    counted = sigma_RK[noisy] > 0
-    level = sigma_RK[noisy][counted]
-    return (error[counted] * (level / level.clamp_min(teaching.level_floor)).square()).mean()
+    level = sigma_RK[noisy]
+    counted = level > 0
+    share = level / level.clamp_min(max(teaching.level_floor, LEAST_LEVEL))
+    return (error * share.square() * counted).sum() / counted.sum()
 
 
 def _declared(sequences: int, length: int, starts: bool, sigma: float) -> Tensor:
@@ -134,11 +146,12 @@ def _noisy_past(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The past that chunks are predicted from, with its noise level per latent, and its entries, noised alike."""
     sequences, _, length = clean_BCMHW.shape[:3]
-    sigma = largest * torch.rand(sequences, generator=generator)
-    sigma = (sigma * (torch.rand(sequences, generator=generator) < 0.5)).to(clean_BCMHW.device)
+    device = clean_BCMHW.device
+    some = torch.rand(sequences, generator=generator, device=device) < NOISED_SHARE
+    sigma = largest * torch.rand(sequences, generator=generator, device=device) * some
     level = sigma.view(-1, 1, 1, 1, 1)
     past, entry = (
-        (1 - level) * x + level * torch.randn(x.shape, generator=generator).to(x.device)
+        (1 - level) * x + level * torch.randn(x.shape, generator=generator, device=device)
         for x in (clean_BCMHW, entry_BC2HW)
     )
     sigma_BM = sigma[:, None].repeat(1, length)
@@ -166,17 +179,18 @@ def noise_levels(
     generator: torch.Generator,
 ) -> Tensor:
     """One level per chunk, (B, M): logit-normal with the world's shift, some fine ones, some noise alone."""
-    shape = (sequences, length // chunk)
+    shape, device = (sequences, length // chunk), generator.device
     schedule = world.spec.schedule
     shift = schedule.shift if isinstance(schedule, ShiftedLevels) else 1.0
-    u = torch.sigmoid(torch.randn(shape, generator=generator))
+    u = torch.sigmoid(torch.randn(shape, generator=generator, device=device))
     usual = shift * u / (1 + (shift - 1) * u)
     low, high = teaching.fine_levels
-    fine = low + (high - low) * torch.rand(shape, generator=generator)
-    chosen = torch.rand(shape, generator=generator) < teaching.fine_share
+    fine = low + (high - low) * torch.rand(shape, generator=generator, device=device)
+    chosen = torch.rand(shape, generator=generator, device=device) < teaching.fine_share
     levels = torch.where(chosen, fine, usual)
     if teaching.whole_share:
-        levels = torch.where(torch.rand(shape, generator=generator) < teaching.whole_share, 1.0, levels)
+        whole = torch.rand(shape, generator=generator, device=device) < teaching.whole_share
+        levels = torch.where(whole, 1.0, levels)
     return levels.repeat_interleave(chunk, 1)
 
 

@@ -100,7 +100,7 @@ def train_world(
     run.resume()
     assert isinstance(run.net, ChunkTransformer)
     world = blueprint.world(autoencoder, run.net)
-    latents = encode_dataset(blueprint, world, data, "train", out / "latents.safetensors")
+    latents = encode_dataset(blueprint, world, data, "train", out / "latents.safetensors").to(device)
     single = teaching.single_share if 1 in world.spec.chunk_lengths else 0.0
 
     def loss_of(step: int) -> Tensor:
@@ -110,7 +110,8 @@ def train_world(
         if rng.random() < teaching.blurred_share:
             batch = blur_past(blueprint, world, batch, rng)
         with torch.autocast(kind.type, torch.bfloat16, enabled=computes_bf16(kind)):
-            return world_loss(blueprint, world, batch, chunk, generator_for(seed, "world", step))
+            generator = generator_for(seed, "world", step, device=device)
+            return world_loss(blueprint, world, batch, chunk, generator)
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
         assert isinstance(ema, ChunkTransformer)

@@ -31,6 +31,7 @@ from worldcompass.worlds.small.pretraining.pictures import to_unit
 from worldcompass.worlds.small.world import SmallWorld
 
 BLUR_REACH = 2  # pixels
+NEAR_SHARE = 0.5  # of memories that lie near the last latent's place; the others lie anywhere
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Latents:
     """float16."""
     actions: Actions
     """(E, M): what really happened."""
+
+    def to(self, device: torch.device | str) -> Latents:
+        """The same on another device."""
+        return Latents(self.latents_EMCHW.to(device), self.actions.to(device))
 
 
 @torch.no_grad()
@@ -53,19 +58,23 @@ def encode_dataset(
     shards = load(data, split, blueprint.recordings)
     made_from = _made_from(world.autoencoder, shards)
     if not cache_file.exists() or _facts(cache_file).get("made_from") != made_from:
-        latents, actions = [], []
-        for shard in shards:
-            for episode in shard:
-                video = to_unit(episode.frames_Fhw3).to(world.device)
-                encoded = world.autoencoder.encode_video(video[None])[0]
-                latents.append(encoded.transpose(0, 1).half().cpu())
-                actions.append(blueprint.actions_of(episode))
+        actions = [blueprint.actions_of(episode) for shard in shards for episode in shard]
         happened = Actions.stack(actions)
         arrays = {name: getattr(happened, name).contiguous() for name in names}
-        arrays["latents"] = torch.stack(latents).contiguous()
+        arrays["latents"] = torch.cat([_encoded(world.autoencoder, shard) for shard in shards])
         write_tensors(cache_file, arrays, {"made_from": made_from})
     stored = load_file(cache_file)
     return Latents(stored["latents"], kind(*(stored[name] for name in names)))
+
+
+def _encoded(autoencoder: Codec, shard: Shard[Any]) -> Tensor:
+    """Latents (E, M, C, H, W) of the episodes of a shard, float16 on the CPU."""
+    rows = []
+    for episode in shard:
+        ends = torch.from_numpy(np.array(episode.frames_Fhw3[:: autoencoder.config.frames_per_latent]))
+        frames = ends.to(autoencoder.device).movedim(-1, -3).float() / 255
+        rows.append(autoencoder.encode(frames).half().cpu())
+    return torch.stack(rows)
 
 
 def _made_from(autoencoder: Codec, shards: Sequence[Shard[Any]]) -> str:
@@ -115,73 +124,57 @@ def draw_batch(
     teaching, chunk = blueprint.teaching, world.spec.chunk_lengths[0]
     starts = bool(rng.random() < teaching.start_share)
     episodes, length = latents.latents_EMCHW.shape[:2]
-    total = chunk * teaching.chunks
-    rows = []
-    for _ in range(sequences or teaching.sequences):
-        episode = int(rng.integers(episodes))
-        actions = latents.actions.select(episode)
-        if starts:
-            begin = int(rng.integers(length - total + 1))
-            index = np.arange(begin, begin + total)
-        else:
-            begin = int(rng.integers(chunk + 1, length - total + chunk + 1))
-            recent = np.arange(begin, begin + total - chunk)
-            memory = _memory(blueprint, world, actions, begin, int(recent[-1]), rng)
-            index = np.concatenate([memory, recent])
-        rows.append(_sequence(world, latents.latents_EMCHW[episode], actions, index, starts))
-    clean, actions, entry, entry_actions, starting, start_actions = zip(*rows, strict=True)
-    whole = torch.stack(clean)
+    total, count = chunk * teaching.chunks, sequences or teaching.sequences
+    device = latents.latents_EMCHW.device
+    episode_B = torch.from_numpy(rng.integers(episodes, size=count)).to(device)
+    actions = latents.actions.select(episode_B)
+    if starts:
+        begin = rng.integers(length - total + 1, size=(count, 1))
+        index_BM = torch.from_numpy(begin + np.arange(total)).to(device)
+    else:
+        begin = rng.integers(chunk + 1, length - total + chunk + 1, size=(count, 1))
+        recent = begin + np.arange(total - chunk)
+        memory_BM = _memories(blueprint, world, actions, begin[:, 0], recent[:, -1], rng)
+        index_BM = torch.cat([memory_BM, torch.from_numpy(recent).to(device)], 1)
+    before_BM = (index_BM - 1).clamp_min(0)
+    if starts:
+        before_BM[:, 0] = index_BM[:, 0]
+    came_from = before_BM[:, [0, chunk]]
+    own = actions.pick_each(index_BM)
+    clean, entry = (
+        latents.latents_EMCHW[episode_B[:, None], index].float() for index in (index_BM, came_from)
+    )
     return Batch(
-        whole,
-        whole,
-        Actions.stack(actions),
-        torch.stack(entry),
-        Actions.stack(entry_actions),
-        torch.stack(starting),
-        Actions.stack(start_actions),
+        clean,
+        clean,
+        world.starting(own) if starts else own,
+        entry,
+        actions.pick_each(came_from),
+        latents.latents_EMCHW[episode_B, 0].float(),
+        actions.latents(0, 1),
         starts,
     )
 
 
-def _memory(
+def _memories(
     blueprint: Blueprint[Any],
     world: SmallWorld[Any],
     actions: Actions,
-    before: int,
-    target: int,
+    before_B: np.ndarray,
+    target_B: np.ndarray,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """A chunk of latents before ``before``: near the target, or at random."""
-    chunk = world.spec.chunk_lengths[0]
-    last_start = before - chunk
-    if rng.random() < 0.5:
-        begin = int(rng.integers(1, last_start + 1))
-    else:
-        past, goal = actions.latents(1, last_start + 1), actions.latents(target, target + 1)
-        begin = 1 + int(_distance(blueprint, world, past, goal).argmin())
-    return np.arange(begin, begin + chunk)
-
-
-def _distance(blueprint: Blueprint[Any], world: SmallWorld[Any], past: Actions, goal: Actions) -> Tensor:
-    """How far latents (M,) are from the goal (1,)."""
-    if blueprint.memory_distance is not None:
-        return blueprint.memory_distance(past, goal)
-    return world.distance(Actions.stack([past]), Actions.stack([goal]))[0]
-
-
-def _sequence(
-    world: SmallWorld[Any], latents_MCHW: Tensor, actions: Actions, index: np.ndarray, starts: bool
-) -> tuple[Tensor, Actions, Tensor, Actions, Tensor, Actions]:
-    """Of one sequence its latents, those before its two stretches, and the episode's first; each with actions."""
-    chunk, before = world.spec.chunk_lengths[0], np.maximum(index - 1, 0)
-    if starts:
-        before[0] = index[0]
-    came_from = torch.from_numpy(before[[0, chunk]])
-    own = actions.pick(torch.from_numpy(index))
-    if starts:
-        own = world.starting(own)
-    clean, entry = latents_MCHW[index].float(), latents_MCHW[came_from].float()
-    return clean, own, entry, actions.pick(came_from), latents_MCHW[0].float(), actions.latents(0, 1)
+) -> Tensor:
+    """A chunk of latents of each episode before ``before_B``: near the target, or at random; int64 (B, chunk)."""
+    chunk, device = world.spec.chunk_lengths[0], actions.commanded_K.device
+    last_B = before_B - chunk
+    anywhere = torch.from_numpy(rng.integers(1, last_B + 1)).to(device)
+    distance = blueprint.memory_distance or world.distance
+    far_BM = distance(actions, actions.pick_each(torch.from_numpy(target_B[:, None]).to(device)))
+    place = torch.arange(len(actions), device=device)
+    allowed = (place >= 1) & (place <= torch.from_numpy(last_B).to(device)[:, None])
+    nearest = far_BM.masked_fill(~allowed, torch.inf).argmin(1)
+    near = torch.from_numpy(rng.random(len(last_B)) < NEAR_SHARE).to(device)
+    return torch.where(near, nearest, anywhere)[:, None] + place[:chunk]
 
 
 @torch.no_grad()
@@ -194,15 +187,14 @@ def blur_past(
     past, entry = (_blurred(x, width_B, world.autoencoder) for x in (batch.past_BMCHW, batch.entry_B2CHW))
     if teaching.blurred_noise:
         level_B = teaching.blurred_noise * rng.random(sequences) * (rng.random(sequences) < 0.5)
-        past, entry = (_noised(x, level_B, rng) for x in (past, entry))
+        generator = torch.Generator(past.device).manual_seed(int(rng.integers(2**63)))
+        level = torch.from_numpy(level_B).float().to(past.device).view(-1, 1, 1, 1, 1)
+        past, entry = (
+            x + level * torch.randn(x.shape, generator=generator, device=x.device) for x in (past, entry)
+        )
     if batch.starts:
         past[:, 0], entry[:, 0] = batch.past_BMCHW[:, 0], batch.entry_B2CHW[:, 0]
     return replace(batch, past_BMCHW=past, entry_B2CHW=entry, blurred=True)
-
-
-def _noised(latents_BMCHW: Tensor, level_B: np.ndarray, rng: np.random.Generator) -> Tensor:
-    noise = rng.standard_normal(latents_BMCHW.shape, np.float32) * level_B[:, None, None, None, None]
-    return latents_BMCHW + torch.from_numpy(noise).float()
 
 
 def _blurred(latents_BMCHW: Tensor, width_B: Tensor, autoencoder: Codec) -> Tensor:
@@ -219,4 +211,4 @@ def _blurred(latents_BMCHW: Tensor, width_B: Tensor, autoencoder: Codec) -> Tens
     down = torch.stack([padded[..., i : i + rows, :] for i in range(len(offsets))], 1)
     # The change alone, so that what the autoencoder loses is not lost twice.
     change = autoencoder.encode((kernel * down).sum(1)) - autoencoder.encode(pictures)
-    return latents_BMCHW + change.cpu().unflatten(0, shape)
+    return latents_BMCHW + change.to(latents_BMCHW.device).unflatten(0, shape)

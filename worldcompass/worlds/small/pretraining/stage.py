@@ -20,14 +20,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from worldcompass.errors import StoppedRun
 from worldcompass.parallel.sharding import all_finite
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.training.optim import MakeOptimizer
 
-SAVE_SECONDS = 180.0
+SAVE_SECONDS, LEAST_SECONDS = 180.0, 15.0  # between two saved states: at most, and at least
+SAVES = 16  # of a short run
 MEASURED_VIDEOS = 24  # held-out videos of every measure
+CHECKED_STEPS = 10  # steps between two looks at whether the losses are finite
 MEASURED_STEPS = 30  # steps timed before minutes are turned into a number of steps
 EMA_DECAY = 0.998
 WEIGHT_DECAY = 0.01
@@ -43,6 +46,11 @@ class Stage:
     warmup: int
     ema_decay: float = EMA_DECAY
     max_grad_norm: float = 1.0
+
+    @property
+    def save_seconds(self) -> float:
+        """Between two saved states."""
+        return min(SAVE_SECONDS, max(LEAST_SECONDS, 60 * self.minutes / SAVES))
 
 
 def learning_rate(stage: Stage, step: int, total: int | None) -> float:
@@ -128,20 +136,21 @@ class StageRun:
         """Train to the end of the stage and return the EMA weights."""
         log = (self.folder / f"{self.stage.name}.jsonl").open("a", encoding="utf-8")
         begun = saved = time.monotonic()
-        losses: list[float] = []
+        losses: list[Tensor] = []
+        counted = self.step
         while self.total is None or self.step < self.total:
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(self.stage, self.step, self.total)
             loss = loss_of(self.step)
-            if not torch.isfinite(loss):
-                raise self._broken(f"the loss is {loss.item()}")
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.net.parameters(), self.stage.max_grad_norm)
             self.optimiser.step()
             self._follow()
             self.step += 1
-            losses.append(loss.item())
+            losses.append(loss.detach())
+            if self.step % CHECKED_STEPS == 0:
+                self._check(losses)
             now = time.monotonic()
             if self.total is None and self.step == MEASURED_STEPS:
                 self.total = max(
@@ -149,18 +158,34 @@ class StageRun:
                 )
             if self.total is not None and self.step == self.total // 2:
                 self.save(self._half_path)
-            if now - saved > SAVE_SECONDS or self.step == self.total:
+            if now - saved > self.stage.save_seconds or self.step == self.total:
+                self._check(losses)
                 self.seconds += now - saved
-                saved = now
+                self._plan_anew((now - saved) / (self.step - counted))
+                saved, counted = now, self.step
                 self.save()
                 row = {"step": self.step, "total": self.total, "seconds": round(self.seconds)}
-                row |= {"loss": float(np.mean(losses)), **evaluate(self.ema)}
+                row |= {"loss": float(torch.stack(losses).mean()), **evaluate(self.ema)}
                 losses.clear()
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 print(self.stage.name, json.dumps(row), flush=True)
         log.close()
         return self.ema.eval()
+
+    def _plan_anew(self, seconds_per_step: float) -> None:
+        """Choose the number of steps once more while the learning rate is still constant.
+
+        Not on a CPU, whose first steps are like all others and whose runs can be repeated exactly.
+        """
+        if self.device != "cpu" and self.total is not None and self.step < self.total // 2:
+            left = 60 * self.stage.minutes - self.seconds
+            self.total = self.step + max(1, int(left / seconds_per_step))
+
+    def _check(self, losses: list[Tensor]) -> None:
+        """Stop where a loss is not finite; now and then, since asking makes an accelerator wait."""
+        if losses and not bool(torch.stack(losses).isfinite().all()):
+            raise self._broken("the loss is not finite")
 
     def _broken(self, what: str) -> StoppedRun:
         return StoppedRun(
@@ -172,9 +197,9 @@ class StageRun:
     def _follow(self) -> None:
         """The EMA follows; faster in the beginning so that it forgets the random start."""
         decay = min(self.stage.ema_decay, (1 + self.step) / (10 + self.step))
-        live = self.net.state_dict()
-        for name, value in self.ema.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(live[name], 1 - decay)
-            else:
-                value.copy_(live[name])
+        pairs = list(zip(self.ema.state_dict().values(), self.net.state_dict().values(), strict=True))
+        floats = [(old, new) for old, new in pairs if old.dtype.is_floating_point]
+        get_ema_multi_avg_fn(decay)([old for old, _ in floats], [new for _, new in floats], self.step)
+        for old, new in pairs:
+            if not old.dtype.is_floating_point:
+                old.copy_(new)
