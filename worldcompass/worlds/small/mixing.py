@@ -1,0 +1,149 @@
+"""A transformer between the two halves of a U-Net that mixes views pixel by pixel.
+
+The noisy latent enters as a picture next to the views. What comes out is a guess of the clean picture: in each
+pixel a mix of the views, and behind a gate a colour of its own, for what no view shows. The guess and its deviation
+give the velocity (``posterior_velocity``). A new network guesses the first view.
+
+The halves (U-Net, arXiv 1505.04597) find outlines, which a few tokens can't; the transformer between them knows the
+past and makes the latents of a chunk agree. Latents are those of a ``LinearCode``.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldcompass.worlds.small.heads import posterior_velocity
+from worldcompass.worlds.small.linear import LinearCode
+from worldcompass.worlds.small.transformer import ChunkTransformer, Inputs, TransformerConfig
+
+GROUP = 16  # channels that are normalised together
+OWN = 1 + 3  # planes of a pixel after those of the views: the gate, and the colour behind it
+FIRST_BORN, GATE_BORN = 5.0, -6.0  # weight of the first view and gate before anything is learned, as logits
+SPREAD_BORN = -2.0  # deviation of the first guess, before the softplus
+
+
+@dataclass(frozen=True)
+class MixingConfig(TransformerConfig):
+    """Sizes of a mixing transformer. ``seen`` counts three planes of each view, then one of each mask."""
+
+    frame_size: tuple[int, int] = (0, 0)
+    """(height, width) in pixels."""
+    views: int = 1
+    """Pictures that are mixed; the other planes of ``seen`` are masks that say what of them is real."""
+    finest: int = 2
+    """Pixels of a cell of the finest grid; each next grid's cells are twice as large, down to the latents'."""
+    grids: tuple[int, ...] = (64, 96, 128)
+    """Channels of the grids, multiples of 16."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seen < 3 * self.views:
+            raise ValueError(f"{self.views} views have {3 * self.views} planes, seen says {self.seen}")
+        coarsest = self.finest * 2 ** (len(self.grids) - 1)
+        if tuple(size // coarsest for size in self.frame_size) != self.latent_shape[1:]:
+            raise ValueError(
+                f"{len(self.grids)} grids from {self.finest} pixels on end at cells of {coarsest} pixels: frames of"
+                f" {self.frame_size} then have no latents of {self.latent_shape[1:]} cells"
+            )
+
+
+class Modulated(nn.Module):
+    """A residual block of two convolutions, told about the command and the noise level; born as the identity."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.before, self.between = (nn.GroupNorm(channels // GROUP, channels) for _ in range(2))
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.modulation = nn.Linear(condition, 2 * channels)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x_Ncyx: Tensor, condition_NE: Tensor) -> Tensor:
+        """Maps of the same shape."""
+        shift, scale = self.modulation(condition_NE)[..., None, None].chunk(2, 1)
+        hidden = self.first(functional.silu(self.before(x_Ncyx)))
+        hidden = torch.addcmul(shift, self.between(hidden), 1 + scale)
+        return x_Ncyx + self.second(functional.silu(hidden))
+
+
+class MixingTransformer(ChunkTransformer):
+    """Views (N, D, h, w) are pictures about [0, 1], three planes each, then masks; it keeps a copy of the code."""
+
+    config: MixingConfig
+
+    def __init__(self, config: MixingConfig, code: LinearCode) -> None:
+        super().__init__(config)
+        self.code = deepcopy(code)
+
+    def add_stem(self) -> None:
+        """See ``ChunkTransformer``."""
+        config, grids = self.config, self.config.grids
+        rows, columns = (size // config.finest for size in config.frame_size)
+        self.stem = nn.Conv2d(
+            3 + config.seen, grids[0], 2 * config.finest, stride=config.finest, padding=config.finest // 2
+        )
+        self.where = nn.Parameter(torch.zeros(grids[0], rows, columns))  # things far away are smaller
+        self.down = nn.ModuleList(Modulated(channels, config.condition) for channels in grids)
+        self.coarser = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(grids))
+        self.tokens = nn.Conv2d(grids[-1], config.width // config.cells, 1)
+
+    def enter(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See ``ChunkTransformer``; kept are the features of every grid."""
+        level = inputs.sigma_N.view(-1, 1, 1, 1)
+        even = (level.square() + (1 - level).square()).sqrt()  # the deviation of a noisy latent
+        picture = self.code.decode(inputs.latents_NCHW / even)
+        x = self.stem(torch.cat([picture, inputs.seen_NDyx], 1) - 0.5) + self.where
+        grids = []
+        for index, block in enumerate(self.down):
+            x = block(self.coarser[index - 1](x) if index else x, inputs.condition_NE)
+            grids.append(x)
+        return self._fold(self.tokens(x)), tuple(grids)
+
+    def add_head(self) -> None:
+        """See ``ChunkTransformer``."""
+        config, grids = self.config, self.config.grids
+        self.untoken = nn.Conv2d(config.width // config.cells, grids[-1], 1)
+        self.up = nn.ModuleList(Modulated(channels, config.condition) for channels in grids)
+        self.finer = nn.ModuleList(
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(grids)
+        )
+        patch = config.finest**2
+        self.head = nn.Conv2d(grids[0], patch * (config.views + OWN), 1)
+        self.spread = nn.Conv2d(grids[-1], 1, 1)
+        self.spread_channels = nn.Parameter(torch.zeros(config.latent_shape[0]))
+        for layer in (self.head, self.spread):
+            nn.init.zeros_(layer.weight)
+        nn.init.constant_(self.spread.bias, SPREAD_BORN)  # type: ignore[arg-type]
+        born = torch.zeros(config.views + OWN, patch)
+        born[0], born[config.views] = FIRST_BORN, GATE_BORN
+        self.head.bias = nn.Parameter(born.flatten())
+
+    def leave(self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], inputs: Inputs) -> Tensor:
+        """See ``ChunkTransformer``."""
+        x = self.up[-1](kept[-1] + self.untoken(self._unfold(tokens_NTD)), inputs.condition_NE)
+        spread = functional.softplus(self.spread(functional.silu(x)).float())
+        spread = spread * self.spread_channels.exp()[:, None, None]
+        for index in reversed(range(len(self.finer))):
+            x = self.up[index](self.finer[index](x) + kept[index], inputs.condition_NE)
+        planes = functional.pixel_shuffle(self.head(functional.silu(x)).float(), self.config.finest)
+        mean = self.code.encode(mixed(planes, inputs.seen_NDyx[:, : 3 * self.config.views]))
+        level = inputs.sigma_N.float().view(-1, 1, 1, 1)
+        return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
+
+
+def mixed(planes_Nchw: Tensor, views_NDhw: Tensor) -> Tensor:
+    """Pictures (N, 3, h, w) out of V views.
+
+    Args:
+        planes_Nchw: of each pixel the views' weights before their softmax, the gate, and the colour behind it.
+        views_NDhw: D = 3 V planes.
+    """
+    count = views_NDhw.shape[1] // 3
+    weights, gate, colour = planes_Nchw.split((count, 1, 3), 1)
+    shown = (weights.softmax(1)[:, :, None] * views_NDhw.unflatten(1, (count, 3))).sum(1)
+    return torch.lerp(shown, colour + 0.5, gate.sigmoid())
