@@ -58,6 +58,8 @@ COMMANDS = {
     "info": ("info", "show versions, devices and weights, for a bug report"),
     "doom collect": ("doom_collect", "record training data in the engine"),
     "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
+    "rooms pretrain": ("rooms_pretrain", "train the depth and the transformer of the world of rooms"),
+    "rooms measure": ("rooms_measure", "measure weights of the world of rooms on held-out episodes"),
     "doom measure": ("doom_measure", "measure an embedded world's weights on held-out episodes"),
     "doom critics": ("doom_critics", "train the critics and the held-out judge"),
     "doom pickups": ("doom_pickups", "score a critic on scenes of pick-ups"),
@@ -78,6 +80,7 @@ WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
 
 GROUPS = {
     "doom": "make the embedded world: data, weights, critics",
+    "rooms": "make the embedded world of legible rooms",
     "hands": "make the embedded world of a gripper over a table: data, weights, critics",
 }
 
@@ -263,7 +266,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"resume with: worldcompass {shlex.join(again)}"
-    if words[:1] in (["doom"], ["hands"], ["prepare"], ["evaluate"], ["vote-sheet"]):
+    if words[:1] in (["doom"], ["hands"], ["rooms"], ["prepare"], ["evaluate"], ["vote-sheet"]):
         return f"resume with the same command: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 

@@ -15,6 +15,7 @@ from worldcompass.commands._options import (
     check_device,
     minutes,
     need_folder,
+    positive,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def add_pretrain_options(parser: argparse.ArgumentParser, world: str, out: str) 
     parser.add_argument("--minutes-autoencoder", type=minutes, default=20.0, metavar="M", help=text)
     text = "minutes for the transformer, converted into steps at the start (default: %(default)s)"
     parser.add_argument("--minutes-world", type=minutes, default=120.0, metavar="M", help=text)
+    text = "sequences of a step (default: the world's own, for a CPU; 64 suits a large GPU)"
+    parser.add_argument("--sequences", type=positive, metavar="N", help=text)
 
 
 def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], Blueprint[Any]]) -> int:
@@ -54,6 +57,7 @@ def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], B
         minutes_world=args.minutes_world,
         seed=args.seed,
         resume=args.resume,
+        sequences=args.sequences,
     )
     return 0
 

@@ -15,7 +15,7 @@ from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.engine import Engine
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, NEARNESS_SHAPE, NOMINAL
 from worldcompass.worlds.doom.engine.maps import find_map
-from worldcompass.worlds.doom.network.autoencoder import DoomAutoencoder, DoomLook
+from worldcompass.worlds.doom.network.autoencoder import DoomLook, between_looks
 from worldcompass.worlds.doom.network.reprojection import (
     PAIRS_AT_ONCE,
     measured_motion,
@@ -96,7 +96,7 @@ def test_a_known_motion_is_measured_and_puts_the_frames_between_in_their_places(
     truth = torch.stack([wide[..., 10 + shift : 74 + shift] for shift in range(5)], 1)
     ends = truth[:, ::4]
     nearness, pitch = torch.full((4, 2, 24, 32), 4 / (64 * 0.5)), torch.zeros(4, 2)
-    frames, motion = DoomAutoencoder().between_pictures(DoomLook(ends, nearness, pitch))
+    frames, motion = between_looks(DoomLook(ends, nearness, pitch))
     torch.testing.assert_close(motion[:, 0], torch.tensor([1.0, 0, 0, 0]).expand(4, -1), atol=0.05, rtol=0)
     blend = torch.lerp(ends[:, :1], ends[:, 1:], torch.arange(1, 4).view(1, 3, 1, 1, 1) / 4)
     error, error_of_blend = ((x - truth[:, 1:4]).square().mean() for x in (frames[:, 0], blend))

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from worldcompass.geometry import label_from_motion
 from worldcompass.types import Actions, CameraMoves
 from worldcompass.worlds.doom.engine.collect import FORMAT, DoomEpisode, latent_poses, true_labels
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, INTRINSICS, MOTION, NOMINAL, THRESHOLDS
-from worldcompass.worlds.doom.network.autoencoder import DoomAutoencoder
+from worldcompass.worlds.doom.network.autoencoder import DoomAutoencoder, between_looks
 from worldcompass.worlds.doom.network.transformer import DoomTransformer
 from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld
 from worldcompass.worlds.small.data import Shard
@@ -32,9 +33,9 @@ DEPTH_NOISE = 0.25  # largest noise on the latents that depth is learned from
 
 
 def truth_of(episode: DoomEpisode, latent: int) -> tuple[np.ndarray, ...]:
-    """The engine's nearness (24, 32) and its pitch in nominal units, at the end of a latent."""
+    """The engine's nearness (48, 64) and its pitch in nominal units, at the end of a latent."""
     pitch = float(episode.cameras_F5[latent * FRAMES_PER_LATENT, 4]) / MOTION.pitch_deg
-    return np.asarray(episode.nearness_Myx[latent], np.float32), np.array(pitch, np.float32)
+    return np.asarray(episode.nearness_Mhw[latent], np.float32), np.array(pitch, np.float32)
 
 
 def depth_loss(net: DoomAutoencoder, pictures: Pictures, generator: torch.Generator) -> Tensor:
@@ -50,6 +51,7 @@ def depth_loss(net: DoomAutoencoder, pictures: Pictures, generator: torch.Genera
         latents = (1 - level) * code + level * noise
         _, features = net.picture(latents)
     nearness, pitch = net.depth(latents, features)
+    true_nearness = interpolate(true_nearness[:, None], size=nearness.shape[-2:], mode="area")[:, 0]
     error = nearness.log() - true_nearness.log()
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + EDGES * edges + PITCH * (pitch - true_pitch).abs().mean()
@@ -63,7 +65,7 @@ def motions_read(net: DoomAutoencoder, shards: Sequence[Shard[DoomEpisode]]) -> 
         shard = shards[index % len(shards)]
         episode = shard[index % len(shard)]
         latents = net.encode(to_unit(episode.frames_Fhw3[::FRAMES_PER_LATENT][:16]).to(device))
-        _, motion = net.between_pictures(net.look(latents).unflatten((1, -1)))
+        _, motion = between_looks(net.look(latents).unflatten((1, -1)))
         labels = label_from_motion(motion[0].cpu() * torch.tensor(NOMINAL), THRESHOLDS)
         right.append((labels == true_labels(episode.cameras_F5)[1 : 1 + len(labels)]).float().mean())
     return {"motions_read": float(torch.stack(right).mean())}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from worldcompass.worlds.doom.engine.facts import (
 )
 from worldcompass.worlds.doom.network.autoencoder import CODE, DoomAutoencoder, DoomLook
 from worldcompass.worlds.doom.network.transformer import DoomTransformer, rotary_table
-from worldcompass.worlds.small.autoencoder import Look
+from worldcompass.worlds.small.autoencoder import Codec, Look
 from worldcompass.worlds.small.transformer import Command, Rotary
 from worldcompass.worlds.small.weights import WeightFiles
 from worldcompass.worlds.small.world import SmallWorld
@@ -48,30 +49,23 @@ SPEC = WorldSpec(
 )
 
 
-class DoomWorld(SmallWorld[DoomAutoencoder]):
-    """Implements ``WorldModel[SmallContext]``; views and memory follow the camera's poses."""
+A = TypeVar("A", bound=Codec)
 
-    spec = SPEC
+
+class CameraWorld(SmallWorld[A]):
+    """A small world whose camera moves: commands, memory and attention follow its poses."""
 
     def command(self, last: Actions, actions: Actions) -> Command:
         """See ``SmallWorld``: the labels (P, K) and the motion (P, K, 5)."""
-        return actions.cameras.labels_K, camera_motion(_poses(last)[:, 0], _poses(actions))
-
-    def views(
-        self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
-    ) -> Tensor:
-        """See ``SmallWorld`` and ``carried_along``."""
-        assert isinstance(look, DoomLook)
-        past = older and (older[0], _poses(older[1]))
-        return carried_along(self.autoencoder, look, _poses(last)[:, 0], past, _poses(actions))
+        return actions.cameras.labels_K, camera_motion(poses_of(last)[:, 0], poses_of(actions))
 
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
-        return rotary_table(positions_PK, _poses(actions))
+        return rotary_table(positions_PK, poses_of(actions))
 
     def distance(self, past: Actions, target: Actions) -> Tensor:
         """See ``SmallWorld``."""
-        return _pose_distance(_poses(past), _poses(target)[:, 0])
+        return pose_distance(poses_of(past), poses_of(target)[:, 0])
 
     def starting(self, actions: Actions) -> Actions:
         """See ``SmallWorld``."""
@@ -80,7 +74,22 @@ class DoomWorld(SmallWorld[DoomAutoencoder]):
         return replace(actions.cameras, labels_K=labels)
 
 
-def _poses(actions: Actions) -> Tensor:
+class DoomWorld(CameraWorld[DoomAutoencoder]):
+    """Implements ``WorldModel[SmallContext]``; views follow the camera's poses."""
+
+    spec = SPEC
+
+    def views(
+        self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
+    ) -> Tensor:
+        """See ``SmallWorld`` and ``carried_along``."""
+        assert isinstance(look, DoomLook)
+        past = older and (older[0], poses_of(older[1]))
+        return carried_along(self.autoencoder, look, poses_of(last)[:, 0], past, poses_of(actions))
+
+
+def poses_of(actions: Actions) -> Tensor:
+    """``world_from_camera`` (..., K, 4, 4) of camera actions."""
     return actions.cameras.world_from_camera_K44
 
 
@@ -123,13 +132,13 @@ def carried_along(
     if older is not None:
         latents, poses = older
         rows = torch.arange(len(poses), device=poses.device)
-        best = _pose_distance(poses, poses_PK44[:, -1]).argmin(1)
+        best = pose_distance(poses, poses_PK44[:, -1]).argmin(1)
         memory = autoencoder.look(latents[rows, :, best])
         pasts.append((memory, *motion_from(poses[rows, best], poses_PK44)))
     return autoencoder.seen_from(pasts)
 
 
-def _pose_distance(poses_PM44: Tensor, target_P44: Tensor) -> Tensor:
+def pose_distance(poses_PM44: Tensor, target_P44: Tensor) -> Tensor:
     """How far views differ in position and yaw, in place of field-of-view overlap; (P, M)."""
     motion = level_motion(target_P44[:, None].expand_as(poses_PM44), poses_PM44)
     return motion[..., :2].norm(dim=-1) / MEMORY_MOVE + motion[..., 2].abs() / MEMORY_TURN_DEG

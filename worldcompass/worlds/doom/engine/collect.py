@@ -26,7 +26,6 @@ from worldcompass.worlds.doom.engine.facts import (
     FRAME_WIDTH,
     FRAMES_PER_LATENT,
     MOTION,
-    NEARNESS_SHAPE,
     THRESHOLDS,
 )
 from worldcompass.worlds.doom.engine.feasible import next_segment
@@ -58,12 +57,12 @@ class DoomEpisode(data.Episode):
     """float32: x, y, z in map units, yaw and pitch in degrees."""
     commands_M: np.ndarray
     """int16: commanded composite action, 0 for latent 0."""
-    nearness_Myx: np.ndarray
-    """float16 (M, 24, 32): one nominal walk over the depth of each latent's last frame."""
+    nearness_Mhw: np.ndarray
+    """float16 (M, 48, 64): one nominal walk over the depth of each latent's last frame."""
 
 
 FORMAT = data.Format(
-    DoomEpisode, version=2, frames_per_latent=FRAMES_PER_LATENT, remedy="run 'worldcompass doom collect'"
+    DoomEpisode, version=3, frames_per_latent=FRAMES_PER_LATENT, remedy="run 'worldcompass doom collect'"
 )
 
 
@@ -165,12 +164,14 @@ def play_episode(
 
 
 def nearness(steps: Steps) -> np.ndarray:
-    """One latent's nominal walk over the depth of what its last frame sees, float16 (24, 32)."""
+    """One latent's nominal walk over the depth of what its last frame sees, float16 (48, 64).
+
+    Of each pixel's middle alone: a mean over an edge would be a place that is not there.
+    """
     assert steps.depth_Fhw is not None
-    depth = cv2.resize(
-        steps.depth_Fhw[-1].astype(np.float32), NEARNESS_SHAPE[::-1], interpolation=cv2.INTER_AREA
-    )
-    return (MOTION.move / (DEPTH_UNIT * depth.clip(1))).astype(np.float16)
+    size = (FRAME_WIDTH, FRAME_HEIGHT)
+    depth = cv2.resize(steps.depth_Fhw[-1], size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return (MOTION.move / (DEPTH_UNIT * depth.astype(np.float32).clip(1))).astype(np.float16)
 
 
 def map_of(shard: data.Shard[DoomEpisode]) -> str:

@@ -44,7 +44,7 @@ class DoomAutoencoder(Autoencoder):
 
     def between(self, looks: Look) -> Tensor:
         """The frames (B, K - 1, 3, 3, h, w) between K looks in a row."""
-        return self.between_pictures(looks)[0]
+        return between_looks(looks)[0]
 
     @torch.no_grad()
     def seen_from(self, pasts: Sequence[tuple[DoomLook, Tensor, Tensor]]) -> Tensor:
@@ -66,10 +66,15 @@ class DoomAutoencoder(Autoencoder):
         share = functional.avg_pool2d(seen.flatten(0, 1), CODE.cell).unflatten(0, seen.shape[:2])
         return torch.cat([latents, share], 2).transpose(1, 2)
 
-    def between_pictures(self, looks: Look) -> tuple[Tensor, Tensor]:
-        """The frames (B, K - 1, 3, 3, h, w) between K looks in a row, and the motions read from them."""
-        assert isinstance(looks, DoomLook)
-        size = len(looks.picture)
-        pairs = looks.each(lambda x: torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1))
-        frames, motion = frames_between(pairs.picture, pairs.nearness, pairs.pitch)
-        return frames.unflatten(0, (size, -1)), motion.unflatten(0, (size, -1))
+
+def between_looks(looks: Look) -> tuple[Tensor, Tensor]:
+    """The frames (B, K - 1, 3, 3, h, w) between K looks in a row, and the motions (B, K - 1, 4) read from them.
+
+    Args:
+        looks: ``DoomLook`` (B, K, ...).
+    """
+    assert isinstance(looks, DoomLook)
+    size = len(looks.picture)
+    pairs = looks.each(lambda x: torch.stack([x[:, :-1], x[:, 1:]], 2).flatten(0, 1))
+    frames, motion = frames_between(pairs.picture, pairs.nearness, pairs.pitch)
+    return frames.unflatten(0, (size, -1)), motion.unflatten(0, (size, -1))

@@ -190,6 +190,7 @@ def measured_motion(pictures_B23hw: Tensor, nearness_B2yx: Tensor, pitch_B2: Ten
     Every composite action's own motion is tried, there and back, on pictures without brightness and contrast;
     motions that explain the pictures about equally well are averaged.
     """
+    nearness_B2yx = interpolate(nearness_B2yx, size=NEARNESS_SHAPE, mode="area")
     at_once = PAIRS_AT_ONCE if pictures_B23hw.device.type == "cpu" else len(pictures_B23hw)
     pieces = zip(*(x.split(at_once) for x in (pictures_B23hw, nearness_B2yx, pitch_B2)), strict=True)
     return torch.cat([_measured_motion(*piece) for piece in pieces])

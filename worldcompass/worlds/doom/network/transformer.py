@@ -52,13 +52,8 @@ def _directions(device: torch.device) -> tuple[Tensor, Tensor]:
     return x.flatten(), y.flatten()
 
 
-class DoomTransformer(ChunkTransformer):
+class CameraCommands(ChunkTransformer):
     """A command is the label (B, K) of each latent's action and its motion (B, K, 5), see ``camera_motion``."""
-
-    def __init__(self, config: TransformerConfig = CONFIG) -> None:
-        super().__init__(config)
-        for table in (self.translation, self.rotation):
-            nn.init.normal_(table.weight, std=0.5)
 
     def add_command(self) -> None:
         """See ``ChunkTransformer``."""
@@ -67,6 +62,8 @@ class DoomTransformer(ChunkTransformer):
         self.rotation = nn.Embedding(9, size)
         self.action = nn.Embedding(81, size)
         self.motion = nn.Sequential(nn.Linear(NUM_MOTION, size), nn.SiLU(), nn.Linear(size, size))
+        for table in (self.translation, self.rotation):
+            nn.init.normal_(table.weight, std=0.5)
         nn.init.zeros_(self.action.weight)
 
     def commanded(self, level_BKE: Tensor, command: Command) -> Tensor:
@@ -74,3 +71,10 @@ class DoomTransformer(ChunkTransformer):
         labels_BK, motion_BK5 = command
         action = self.translation(labels_BK // 9) + self.rotation(labels_BK % 9) + self.action(labels_BK)
         return level_BKE + action + self.motion(motion_BK5)
+
+
+class DoomTransformer(CameraCommands):
+    """Views are ``carried_along``."""
+
+    def __init__(self, config: TransformerConfig = CONFIG) -> None:
+        super().__init__(config)

@@ -24,16 +24,17 @@ from worldcompass.worlds.small.pretraining.measures import autoencoder_psnr
 from worldcompass.worlds.small.pretraining.pictures import Pictures, PictureStage, to_unit
 from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
 
-PICTURES_PER_STEP = 24
+LEAST_PICTURES = 24  # of a step
+PICTURES_PER_SEQUENCE = 2  # of the world's steps, if these are many
 LINEAR_FRAMES = 4096  # frames whose principal components the autoencoder starts from
 LEARNING_RATE = 1e-3  # of Muon
 
 
 def draw_pictures(blueprint: Blueprint[Any], shards: list[Shard[Any]], rng: np.random.Generator) -> Pictures:
-    """``PICTURES_PER_STEP`` random pictures."""
+    """Random pictures, at least ``LEAST_PICTURES``."""
     layout = blueprint.recordings
     frames, truth = [], []
-    for _ in range(PICTURES_PER_STEP):
+    for _ in range(max(LEAST_PICTURES, PICTURES_PER_SEQUENCE * blueprint.teaching.sequences)):
         shard = shards[rng.integers(len(shards))]
         episode = shard[rng.integers(len(shard))]
         latent = int(rng.integers(layout.num_latents(episode)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,12 @@ def pretrain(
     minutes_world: float = 120,
     seed: int = 0,
     resume: bool = False,
+    sequences: int | None = None,
 ) -> Path:
     """Run or resume both parts; the finished weights lie in ``out`` under the names of ``blueprint.weights``.
+
+    Args:
+        sequences: of a step, instead of the world's own number.
 
     Raises:
         UserError: when ``data`` is no dataset, ``device`` is not there, or ``out`` holds a run not to be resumed.
@@ -75,6 +80,8 @@ def pretrain(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("no CUDA device here: use --device cpu")
     require(data, blueprint.recordings)
+    if sequences is not None:
+        blueprint = replace(blueprint, teaching=replace(blueprint.teaching, sequences=sequences))
     files = blueprint.weights
     autoencoder = train_autoencoder(blueprint, data, out, minutes_autoencoder, device, seed)
     _announce(out / files.autoencoder, files.export(autoencoder, out / files.autoencoder))

@@ -28,7 +28,7 @@ from worldcompass.runs.atomic import write_tensors
 from worldcompass.training.optim import MakeOptimizer
 
 SAVE_SECONDS, LEAST_SECONDS = 180.0, 15.0  # between two saved states: at most, and at least
-SAVES = 16  # of a short run
+SAVES = 8  # of a short run
 MEASURED_VIDEOS = 24  # held-out videos of every measure
 CHECKED_STEPS = 10  # steps between two looks at whether the losses are finite
 MEASURED_STEPS = 30  # steps timed before minutes are turned into a number of steps
