@@ -12,7 +12,7 @@ from worldcompass.commands._options import add_out, add_seed, positive
 EXAMPLES = """\
   worldcompass doom collect
   worldcompass doom collect --frames 200000 --workers 2 --out data/small
-  worldcompass doom collect --maps my_way_home --frames 50000
+  worldcompass doom collect --maps my_way_home maps.wad:MAP01 --frames 50000
 """
 
 DEFAULT_FRAMES = 360_000
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=positive, default=DEFAULT_FRAMES, metavar="N", help=text)
     text = "engines that run in parallel (default: %(default)s)"
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help=text)
-    text = "maps to record instead of the standard training and held-out maps"
+    text = "levels, maps of ViZDoom or PATH.wad:MAP to record instead of the standard levels"
     parser.add_argument("--maps", nargs="+", default=None, metavar="MAP", help=text)
 
 

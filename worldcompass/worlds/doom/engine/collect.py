@@ -28,8 +28,8 @@ from worldcompass.worlds.doom.engine.facts import (
     MOTION,
     THRESHOLDS,
 )
-from worldcompass.worlds.doom.engine.feasible import next_segment
-from worldcompass.worlds.doom.engine.maps import CRITIC, TRAINING, UNSEEN, DoomMap, find_map
+from worldcompass.worlds.doom.engine.feasible import next_segment, sight
+from worldcompass.worlds.doom.engine.maps import DoomMap, find_map, level_maps
 from worldcompass.worlds.small import data
 
 EPISODE_LATENTS = 65
@@ -37,16 +37,20 @@ EPISODE_FRAMES = FRAMES_PER_LATENT * (EPISODE_LATENTS - 1) + 1
 EPISODES_PER_SHARD = 8
 WARP_SHARE = 0.7  # share of episodes that start at a place visited before instead of the map's own start
 IDLE_SHARE = 0.05  # share of segments that stand still, so that live play can
+VIEW = 160.0  # map units of free sight ahead of most starts in a level
+NEAR_SHARE = 0.05  # chance that a nearer wall is kept in view
 STUCK_SHARE = 0.5  # a segment ends when less than this share of its motion happens
 
-# Maps and share of the frames of each split. Critics and judge have episodes of their own.
-SPLITS: dict[str, tuple[tuple[DoomMap, ...], float]] = {
-    "train": (TRAINING, 0.62),
-    "heldout": (TRAINING, 0.04),
-    "critic": (TRAINING + CRITIC, 0.15),
-    "judge": (TRAINING + CRITIC, 0.15),
-    "unseen": (UNSEEN, 0.04),
+# Levels and share of the frames of each split. Critics and judge have episodes of their own.
+SPLITS: dict[str, tuple[tuple[str, ...], float]] = {
+    "train": (("house",), 0.62),
+    "heldout": (("house",), 0.04),
+    "critic": (("house", "critic"), 0.13),
+    "judge": (("house", "judge"), 0.13),
+    "unseen": (("unseen",), 0.05),
+    "strange": (("strange",), 0.03),
 }
+FURTHER = ("train", "heldout", "critic", "judge")  # the splits of a map that is of no split
 
 
 @dataclass(frozen=True)
@@ -71,32 +75,53 @@ class ShardPlan:
     """One shard to collect."""
 
     split: str
-    map_name: str
+    doom_map: DoomMap
     number: int
     seed: int
 
     def folder(self, root: Path) -> Path:
         """Where the shard lies."""
-        return root / self.split / f"{self.map_name}-{self.number:04d}"
+        return root / self.split / f"{self.doom_map.slug}-{self.number:04d}"
 
 
 def plan(frames: int, seed: int, maps: Sequence[str] | None) -> list[ShardPlan]:
-    """The shards that make about ``frames`` frames, every split and map at least one.
+    """The shards that make about ``frames`` frames, at least one for every split.
+
+    Args:
+        frames: of all splits.
+        seed: of the data set.
+        maps: names of maps to record instead of the levels of the splits; each has at least one shard.
 
     Raises:
         UserError: for an unknown map.
     """
-    wanted = {find_map(name).name for name in maps} if maps else None
+    wanted = list(dict.fromkeys(maps or ()))
     shards = []
-    for split, (split_maps, share) in SPLITS.items():
-        chosen = [m for m in split_maps if wanted is None or m.name in wanted]
-        weights = np.array([m.weight if split == "train" else 1.0 for m in chosen])
-        per_map = frames * share * weights / max(weights.sum(), 1e-9) / (EPISODE_FRAMES * EPISODES_PER_SHARD)
-        for doom_map, count in zip(chosen, per_map, strict=True):
-            for number in range(max(1, round(count))):
+    for split, (families, share) in SPLITS.items():
+        chosen = _named(wanted, split) if wanted else level_maps(*families)
+        total = frames * share / (EPISODE_FRAMES * EPISODES_PER_SHARD)
+        if not wanted:  # neighbouring levels differ in style
+            chosen = chosen[: max(1, round(total))]
+        weight = sum(_weight(m, split) for m in chosen)
+        for doom_map in chosen:
+            for number in range(max(1, round(total * _weight(doom_map, split) / weight))):
                 key = hashlib.sha256(f"{seed}/{split}/{doom_map.name}/{number}".encode()).digest()
-                shards.append(ShardPlan(split, doom_map.name, number, int.from_bytes(key[:4], "little")))
+                shards.append(ShardPlan(split, doom_map, number, int.from_bytes(key[:4], "little")))
     return shards
+
+
+def _named(names: Sequence[str], split: str) -> tuple[DoomMap, ...]:
+    """Those of the named maps that belong to a split."""
+    found = []
+    for doom_map in map(find_map, names):
+        family = doom_map.name.rpartition("_")[0] if doom_map.level else None
+        if split in FURTHER if family is None else family in SPLITS[split][0]:
+            found.append(doom_map)
+    return tuple(found)
+
+
+def _weight(doom_map: DoomMap, split: str) -> float:
+    return doom_map.weight if split == "train" else 1.0
 
 
 def collect(
@@ -121,17 +146,37 @@ def collect_shard(shard: ShardPlan, root: Path) -> None:
     rng = np.random.default_rng(shard.seed)
     episodes: list[DoomEpisode] = []
     visited: list[np.ndarray] = []
-    with Engine(find_map(shard.map_name), depth=True) as engine:
+    with Engine(shard.doom_map, depth=True) as engine:
         while len(episodes) < EPISODES_PER_SHARD:
-            place = None
-            if visited and rng.random() < WARP_SHARE:
-                spot = visited[rng.integers(len(visited))]
-                place = (float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180)))
+            place = start_place(engine, rng, visited)
             episode = play_episode(engine, rng, place, EPISODE_LATENTS)
             if episode is not None:
                 episodes.append(episode)
                 visited.extend(episode.cameras_F5[::FRAMES_PER_LATENT])
     data.write_shard(shard.folder(root), episodes)
+
+
+def start_place(
+    engine: Engine, rng: np.random.Generator, visited: Sequence[np.ndarray]
+) -> tuple[float, float, float] | None:
+    """Where an episode begins: x, z and yaw in degrees; None for the map's own start.
+
+    In a level that is any free place, mostly with ``VIEW`` units of free sight; on another map it is one that was
+    visited before, cameras (5).
+    """
+    free = engine.map.places()
+    if not free:
+        if not visited or rng.random() >= WARP_SHARE:
+            return None
+        spot = visited[rng.integers(len(visited))]
+        return float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180))
+    x, z = free[rng.integers(len(free))]
+    yaw = float(rng.uniform(-180, 180))
+    while (
+        engine.walls_L4 is not None and sight(x, z, yaw, engine.walls_L4) < VIEW and rng.random() > NEAR_SHARE
+    ):
+        yaw = float(rng.uniform(-180, 180))
+    return x, z, yaw
 
 
 def play_episode(

@@ -242,12 +242,12 @@ def _nothing(frame_size: tuple[int, int]) -> Steps:
 
 def _configure(doom_map: DoomMap, depth: bool, frame_size: tuple[int, int], folder: Path) -> vizdoom.DoomGame:
     game = vizdoom.DoomGame()
-    wad = doom_map.path()
+    wad = doom_map.path(folder)
     if not wad.is_file():
         raise UserError(
             f"the installed vizdoom has no {doom_map.wad}: install a newer one with 'pip install -U vizdoom'"
         )
-    (game.set_doom_game_path if wad.name.startswith("freedoom") else game.set_doom_scenario_path)(str(wad))
+    (game.set_doom_game_path if _is_game(wad) else game.set_doom_scenario_path)(str(wad))
     game.set_doom_map(doom_map.lump)
     game.set_doom_config_path(str(folder / "vizdoom.ini"))
     resolution = vizdoom.ScreenResolution
@@ -276,6 +276,19 @@ def _configure(doom_map: DoomMap, depth: bool, frame_size: tuple[int, int], fold
     game.set_episode_timeout(0)
     game.add_game_args("-nomonsters +movebob 0 +sv_cheats 1")
     return game
+
+
+def _is_game(wad: Path) -> bool:
+    """Whether a file is a whole game; others are loaded on top of Freedoom.
+
+    Raises:
+        UserError: when it is no WAD file.
+    """
+    with wad.open("rb") as file:
+        kind = file.read(4)
+    if kind not in (b"IWAD", b"PWAD"):
+        raise UserError(f"{wad} is not a WAD file: it begins with {kind!r}, expected IWAD or PWAD")
+    return kind == b"IWAD"
 
 
 def _check_machine(game: vizdoom.DoomGame, folder: Path) -> None:

@@ -45,6 +45,21 @@ def distance_to_walls(points_N2: np.ndarray, walls_L4: np.ndarray) -> np.ndarray
     return np.sqrt((nearest**2).sum(-1)).min(-1)
 
 
+def sight(x: float, z: float, yaw_deg: float, walls_L4: np.ndarray) -> float:
+    """How far one can walk straight ahead before a wall, map units."""
+    if not len(walls_L4):
+        return np.inf
+    ahead = np.array([np.sin(np.deg2rad(yaw_deg)), np.cos(np.deg2rad(yaw_deg))])
+    start = walls_L4[:, :2].astype(float) - (x, z)
+    along = (walls_L4[:, 2:] - walls_L4[:, :2]).astype(float)
+    cross = ahead[0] * along[:, 1] - ahead[1] * along[:, 0]
+    safe = np.where(cross == 0, np.nan, cross)
+    distance = (start[:, 0] * along[:, 1] - start[:, 1] * along[:, 0]) / safe
+    share = (start[:, 0] * ahead[1] - start[:, 1] * ahead[0]) / safe
+    hit = (distance > 0) & (share >= 0) & (share <= 1)
+    return float(distance[hit].min()) if hit.any() else np.inf
+
+
 def next_segment(rng: np.random.Generator, camera_5: np.ndarray, walls_L4: np.ndarray) -> tuple[int, int]:
     """A motion and for how many latents to hold it, such that the engine can most likely carry it out."""
     for _ in range(MAX_TRIES):

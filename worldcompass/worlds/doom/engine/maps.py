@@ -1,34 +1,53 @@
-"""The maps of the embedded world, by split.
+"""The maps that the engine plays: levels made from a seed, maps of ViZDoom, and WAD files of a user.
 
-``TRAINING`` maps train the world model, and ``CRITIC`` maps only critics and judge. No network trains on ``UNSEEN``
-maps. Held-out episodes of the training maps have separate seeds (collect.py).
+The data set is recorded on levels (``levels.splits``). The maps of ViZDoom are those of the shipped weights:
+``TRAINING`` trained the world model, ``CRITIC`` only critics and judge, and no network saw ``UNSEEN``.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from worldcompass.errors import UserError
+from worldcompass.worlds.doom.levels import splits
+from worldcompass.worlds.doom.levels.splits import Level
+from worldcompass.worlds.doom.levels.wad import LUMP
 
 
 @dataclass(frozen=True)
 class DoomMap:
-    """A map from the files of ViZDoom."""
+    """A map in a WAD file."""
 
     name: str
     wad: str
-    """Path of the file in the vizdoom package."""
+    """Path of the file, in the vizdoom package or absolute."""
     lump: str
     outdoor: bool
     weight: float = 1.0
     """Share of the training data relative to the other maps."""
+    level: Level | None = None
+    """What the file is made of, for a level."""
 
-    def path(self) -> Path:
-        """The WAD file in the installed vizdoom package."""
+    def path(self, folder: Path) -> Path:
+        """The WAD file; that of a level is written to ``folder``, which no other process writes to."""
         import vizdoom
 
-        return Path(vizdoom.__file__).parent / self.wad
+        if self.level is None:
+            return Path(vizdoom.__file__).parent / self.wad
+        path = folder / self.wad
+        path.write_bytes(self.level.wad())
+        return path
+
+    def places(self) -> list[tuple[float, float]]:
+        """Where an episode may begin, x and z in map units; none are known of a map that is no level."""
+        return [] if self.level is None else self.level.places()
+
+    @property
+    def slug(self) -> str:
+        """The name, fit for a folder."""
+        return re.sub(r"[^\w.-]", "_", self.name)
 
 
 TRAINING = (
@@ -58,12 +77,32 @@ UNSEEN = (
 ALL = {m.name: m for m in TRAINING + CRITIC + UNSEEN}
 
 
+def level_map(level: Level) -> DoomMap:
+    """The map of a level."""
+    return DoomMap(level.name, f"{level.name}.wad", LUMP, outdoor=True, level=level)
+
+
+def level_maps(*families: str) -> tuple[DoomMap, ...]:
+    """The maps of the levels of some families."""
+    return tuple(level_map(level) for family in families for level in splits.levels(family))
+
+
 def find_map(name: str) -> DoomMap:
-    """The map of a name.
+    """The map of a name: a level such as ``house_003``, a map of ViZDoom, or ``PATH.wad:MAP``.
 
     Raises:
-        UserError: for an unknown name, with the known ones.
+        UserError: for an unknown name, with the known ones, or for a file that does not exist.
     """
-    if name not in ALL:
-        raise UserError(f"unknown map {name!r}: expected one of {', '.join(ALL)}")
-    return ALL[name]
+    if name in ALL:
+        return ALL[name]
+    if (level := splits.find_level(name)) is not None:
+        return level_map(level)
+    path, _, lump = name.rpartition(":")
+    if path.lower().endswith(".wad") and lump:
+        if not Path(path).is_file():
+            raise UserError(f"there is no WAD file {path}: expected PATH.wad:MAP, such as maps.wad:MAP01")
+        return DoomMap(name, str(Path(path).resolve()), lump, outdoor=True)
+    families = ", ".join(f"{family}_000" for family in splits.FAMILIES)
+    raise UserError(
+        f"unknown map {name!r}: expected a level ({families}, ...), PATH.wad:MAP, or one of {', '.join(ALL)}"
+    )

@@ -82,10 +82,7 @@ def draw(
 
     With ``out_and_back`` every motion is followed by its opposite of the same length.
     """
-    place = None
-    if places and rng.random() < collect.WARP_SHARE:
-        spot = places[rng.integers(len(places))]
-        place = (float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180)))
+    place = collect.start_place(engine, rng, places)
     seed = int(rng.integers(2**31))
     steps = engine.reset(seed, place)
     if engine.finished() or engine.walls_L4 is None:
