@@ -2,7 +2,7 @@
 
 | family | levels | styles | who sees them |
 |---|---|---|---|
-| ``house`` | 48 | training | the world trains on them; held-out episodes have separate seeds |
+| ``house`` | 320 | training | the world trains on them; held-out episodes have separate seeds |
 | ``critic`` | 16 | training | critics alone |
 | ``judge`` | 16 | training | the judge alone |
 | ``unseen`` | 16 | training | nobody: new rooms in known styles |
@@ -22,7 +22,7 @@ from worldcompass.worlds.doom.levels.plan import Plan, make_plan
 from worldcompass.worlds.doom.levels.styles import STYLES, TRAINING_STYLES, UNSEEN_STYLES
 from worldcompass.worlds.doom.levels.wad import make_wad
 
-FAMILIES = {"house": 48, "critic": 16, "judge": 16, "unseen": 16, "strange": 8}
+FAMILIES = {"house": 320, "critic": 16, "judge": 16, "unseen": 16, "strange": 8}
 """Levels of each family that the splits of a data set use."""
 MOST = 1000  # levels of a family
 
