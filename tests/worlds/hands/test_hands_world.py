@@ -150,7 +150,7 @@ def test_the_start_is_seen_for_good(world):
         assert context.attended is not None
         seen = context.attended.seen_PDKyx.unflatten(1, (len(VIEWS), 3))
         torch.testing.assert_close(seen[:, VIEWS.index("start"), :, 3], start)
-        clean = torch.cat([context.last_PCHW[:, :, None], torch.randn(2, 96, 3, 8, 8)], 2)
+        clean = torch.cat([context.last_PCHW[:, :, None], torch.randn(2, 128, 3, 8, 8)], 2)
         context = world.remember(context, clean, actions.latents(4 * chunk, 4 * chunk + 4))
 
 

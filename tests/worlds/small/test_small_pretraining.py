@@ -15,16 +15,18 @@ from torch import nn
 from torch.nn.functional import interpolate, pixel_unshuffle
 
 from worldcompass.errors import UserError
-from worldcompass.rollout import imagine_video
+from worldcompass.rollout import imagine_chunk, imagine_video
 from worldcompass.seeding import generator_for
 from worldcompass.testing import check_world_model
 from worldcompass.types import ControlValues
 from worldcompass.worlds.small.autoencoder import Autoencoder, CodeConfig
+from worldcompass.worlds.small.context import SmallContext
 from worldcompass.worlds.small.pretraining import pretrain as module
 from worldcompass.worlds.small.pretraining.autoencoder import draw_pictures
 from worldcompass.worlds.small.pretraining.loss import (
     Layout,
     commands_of,
+    imagine_past,
     last_actions,
     noise_levels,
     world_loss,
@@ -205,7 +207,7 @@ def test_blurred_pasts_lose_edges_and_keep_the_start_and_the_target(seed, latent
         latent = net.encode(smooth_frames(48)[..., :64]).unflatten(0, (4, 12))
     batch = replace(batch, clean_BMCHW=latent, past_BMCHW=latent, entry_B2CHW=latent[:, :2])
     blurred = blur_past(BLUEPRINT, BouncingWorld(net, world.net), batch, np.random.default_rng(0))
-    assert blurred.blurred and blurred.clean_BMCHW.equal(latent)
+    assert blurred.worn and blurred.clean_BMCHW.equal(latent)
     with torch.no_grad():
         pictures = [
             net.picture(x.flatten(0, 1))[0].unflatten(0, (4, 12)) for x in (latent, blurred.past_BMCHW)
@@ -217,13 +219,47 @@ def test_blurred_pasts_lose_edges_and_keep_the_start_and_the_target(seed, latent
     assert blurred.entry_B2CHW[:, 0].equal(latent[:, 0]) == batch.starts
 
 
+def test_an_imagined_past_is_what_the_world_itself_imagines(latents, data):
+    """The first chunk after the start image, against the contract's own rollout with the same noise."""
+    world = random_world()
+    nn.init.normal_(world.net.head.weight, std=0.05)
+    batch = next(
+        b
+        for seed in range(9)
+        if (b := draw_batch(BLUEPRINT, world, latents, np.random.default_rng(seed), 3)).starts
+    )
+    worn = imagine_past(BLUEPRINT, world, batch, 4, generator_for("past"))
+    assert worn.worn and worn.clean_BMCHW.equal(batch.clean_BMCHW)
+    assert worn.past_BMCHW[:, 0].equal(batch.clean_BMCHW[:, 0])
+    assert worn.entry_B2CHW[:, 1].equal(worn.past_BMCHW[:, 3])
+    noise = torch.randn(batch.clean_BMCHW.transpose(1, 2).shape, generator=generator_for("past"))[:, :, :4]
+    part = batch.actions.latents(0, 4)
+    context = SmallContext(batch.clean_BMCHW[:, 0], batch.actions.latents(0, 1))
+    attended = world.attend(context, part)
+    clean = imagine_chunk(world, attended, part, lambda step: noise, SPEC.schedule.sigmas(2))
+    torch.testing.assert_close(worn.past_BMCHW[:, :4], clean.transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_a_memory_stays_exact_when_a_past_is_imagined(latents):
+    world = random_world()
+    batch = next(
+        b
+        for seed in range(9)
+        if not (b := draw_batch(BLUEPRINT, world, latents, np.random.default_rng(seed), 3)).starts
+    )
+    worn = imagine_past(BLUEPRINT, world, batch, 4, generator_for("past"))
+    assert worn.past_BMCHW[:, :4].equal(batch.clean_BMCHW[:, :4])
+    assert worn.entry_B2CHW.equal(batch.entry_B2CHW)
+    assert not worn.past_BMCHW[:, 4:].isclose(batch.clean_BMCHW[:, 4:]).any(dim=(2, 3, 4)).all()
+
+
 def test_what_is_seen_after_a_blurred_past_is_blurred_and_what_is_asked_for_is_not(latents):
     """The loss of a network that gives zero is that of the sharp target, whatever the past."""
     world = random_world()
     for layer in (world.net.head.weight, world.net.head.bias):
         nn.init.zeros_(layer)
     batch = draw_batch(BLUEPRINT, world, latents, np.random.default_rng(0), 4)
-    pasts = [replace(batch, past_BMCHW=scale * batch.past_BMCHW, blurred=True) for scale in (1, 0)]
+    pasts = [replace(batch, past_BMCHW=scale * batch.past_BMCHW, worn=True) for scale in (1, 0)]
     full, empty = (world_loss(BLUEPRINT, world, b, 4, generator_for(0)).item() for b in pasts)
     assert full == empty
     nn.init.normal_(world.net.head.weight, std=0.05)

@@ -40,6 +40,7 @@ BLUEPRINT = Blueprint(
         blurred_share=0.25,
         blur=(0.2, 0.6),
         blurred_noise=0.1,
+        imagined_share=0.4,
         fine_share=0.05,
         whole_share=0.5,
         level_floor=0.25,

@@ -15,7 +15,6 @@ CONFIG = MixingConfig(
     head=48,
     frame_size=CODE.frame_size,
     views=len(VIEWS),
-    grids=(64, 96, 128),
 )
 
 

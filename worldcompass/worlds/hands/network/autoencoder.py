@@ -1,4 +1,4 @@
-"""The autoencoder of the Hands world: 4 frames of 64x64 <-> one latent of 96x8x8."""
+"""The autoencoder of the Hands world: 4 frames of 64x64 <-> one latent of 128x8x8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worldcompass.worlds.small.autoencoder import CodeConfig, Look
 from worldcompass.worlds.small.interpolation import Interpolator
 from worldcompass.worlds.small.linear import LinearAutoencoder
 
-CODE = CodeConfig(FRAME_SIZE, FRAMES_PER_LATENT, channels=96, cell=8, fine=64, coarse=96)
+CODE = CodeConfig(FRAME_SIZE, FRAMES_PER_LATENT, channels=128, cell=8, fine=64, coarse=96)
 
 
 class HandsAutoencoder(LinearAutoencoder):

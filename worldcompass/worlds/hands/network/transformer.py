@@ -23,7 +23,6 @@ CONFIG = MixingConfig(
     head=48,
     frame_size=FRAME_SIZE,
     views=len(VIEWS),
-    grids=(48, 96, 128),
 )
 PLACE_RATES = (0.2, 0.4, 0.6, 0.8, 1.1, 1.4, 1.8, 2.4)  # radians for each row or column of tokens
 TIME_RATES = (1.0, 0.6, 0.35, 0.2, 0.1, 0.05, 0.025, 0.012)  # radians for each latent

@@ -54,6 +54,10 @@ class Teaching:
     """Standard deviation in pixels; in Doom six imagined chunks lose as many edges as by the largest."""
     blurred_noise: float = 0.0
     """Largest noise on blurred pasts, in the latents' deviation; half of the sequences get some."""
+    imagined_share: float = 0.0
+    """Share of batches whose pasts the network imagines itself, see ``imagine_past``."""
+    imagined_from: int = 500
+    """The first step that may have them: before, they are nothing to learn from."""
     fine_share: float = 0.3
     """Share of noise levels in ``fine_levels``: edges are made there, and the usual ones hardly ever lie there."""
     fine_levels: tuple[float, float] = (0.02, 0.5)

@@ -6,7 +6,8 @@ clean chunks before theirs and themselves, so one pass trains every chunk with i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from worldcompass.worlds.small.world import SmallWorld
 
 
 NOISED_SHARE = 0.5  # of exact pasts that get noise
+IMAGINED_STEPS = 2  # denoising steps of a past that the network imagines
 LEAST_LEVEL = 1e-6  # a noise level that counts as one
 
 
@@ -73,6 +75,61 @@ class Layout:
         return attend
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the network is told of all latents of a batch, and the finished latents that this follows from."""
+
+    actions: Actions
+    """(B, M)."""
+    command: Command
+    before_BCNHW: Tensor
+    """The last finished latent before each of N chunks."""
+    seen_BDMyx: Tensor
+    """The world's views."""
+    chunk: int
+    """Latents of a chunk."""
+
+    @staticmethod
+    def of(
+        blueprint: Blueprint[Any],
+        world: SmallWorld[Any],
+        batch: Batch,
+        past_BCMHW: Tensor,
+        entry_BC2HW: Tensor,
+        chunk: int,
+    ) -> Told:
+        """What follows from a past and its entries."""
+        device = past_BCMHW.device
+        actions, last = batch.actions.to(device), last_actions(world, batch).to(device)
+        before = _before(past_BCMHW, entry_BC2HW, world.spec.chunk_lengths[0], chunk)
+        start = None
+        if blueprint.teaching.shows_start and not batch.starts:
+            start = batch.start_BCHW[:, :, None].to(device), batch.start.to(device)
+        seen = views_of(world, before, past_BCMHW, actions, last, batch.starts, start)
+        return Told(actions, commands_of(world, actions, last, chunk), before, seen, chunk)
+
+    def velocity(
+        self, world: SmallWorld[Any], layout: Layout, latents: list[Tensor], sigmas: list[Tensor]
+    ) -> Tensor:
+        """Velocity (rows, C, chunk, H, W) of the noisy rows.
+
+        Args:
+            world: whose network it is.
+            layout: of the rows.
+            latents: (B, C, M, H, W) of each version.
+            sigmas: their noise levels, (B, M).
+        """
+        chunk, sequences = self.chunk, len(self.before_BCNHW)
+        velocity, _ = world.net(
+            layout.gather(latents, 2, chunk), layout.gather(sigmas, 1, chunk),
+            tuple(layout.repeat(x, 1, chunk) for x in self.command),
+            layout.repeat(self.before_BCNHW, 2, 1)[:, :, 0], layout.repeat(self.seen_BDMyx, 2, chunk),
+            rotary=rotary_of_rows(world, self.actions, layout, chunk), attend=layout.attend(sequences),
+            asked_B=layout.noisy(sequences).to(world.device),
+        )  # fmt: skip
+        return velocity.float()
+
+
 def world_loss(
     blueprint: Blueprint[Any], world: SmallWorld[Any], batch: Batch, chunk: int, generator: torch.Generator
 ) -> Tensor:
@@ -81,14 +138,16 @@ def world_loss(
     See ``Codec.channel_weights``, and ``Teaching.level_floor`` for errors at low noise levels.
 
     Args:
+        blueprint: of the world.
+        world: with the network that learns.
+        batch: see ``draw_batch``.
+        chunk: latents of a chunk.
         generator: of the world's device.
     """
     teaching, device, whole = blueprint.teaching, world.device, world.spec.chunk_lengths[0]
-    clean, past, entry = (
-        x.transpose(1, 2).to(device) for x in (batch.clean_BMCHW, batch.past_BMCHW, batch.entry_B2CHW)
-    )
+    clean, past, entry = _moved(batch, device)
     sequences, _, length = clean.shape[:3]
-    if batch.blurred:
+    if batch.worn:
         past_sigma = _declared(sequences, length, batch.starts, world.memory.sigma).to(device)
     else:
         past, past_sigma, entry = _noisy_past(
@@ -105,27 +164,53 @@ def world_loss(
         targets.append(noise - clean)
         sigmas.append(sigma)
     layout = Layout.of(length // chunk, 0 if batch.starts else whole // chunk, teaching.copies)
-    sigma_RK = layout.gather(sigmas, 1, chunk)
-    actions, last = batch.actions.to(device), last_actions(world, batch).to(device)
-    before = _before(past, entry, whole, chunk)
-    start = None
-    if teaching.shows_start and not batch.starts:
-        start = batch.start_BCHW[:, :, None].to(device), batch.start.to(device)
-    seen = views_of(world, before, past, actions, last, batch.starts, start)
-    noisy = layout.noisy(sequences).to(device)
-    velocity, _ = world.net(
-        layout.gather(latents, 2, chunk), sigma_RK,
-        tuple(layout.repeat(x, 1, chunk) for x in commands_of(world, actions, last, chunk)),
-        layout.repeat(before, 2, 1)[:, :, 0], layout.repeat(seen, 2, chunk),
-        rotary=rotary_of_rows(world, actions, layout, chunk), attend=layout.attend(sequences), asked_B=noisy,
-    )  # fmt: skip
+    told = Told.of(blueprint, world, batch, past, entry, chunk)
+    velocity, noisy = told.velocity(world, layout, latents, sigmas), layout.noisy(sequences).to(device)
     weight = world.autoencoder.channel_weights[:, None, None, None]
-    error = (velocity.float() - layout.gather(targets, 2, chunk)[noisy]).square() * weight
+    error = (velocity - layout.gather(targets, 2, chunk)[noisy]).square() * weight
     error = error.mean(dim=(1, 3, 4))
-    level = sigma_RK[noisy]
+    level = layout.gather(sigmas, 1, chunk)[noisy]
     counted = level > 0
     share = level / level.clamp_min(max(teaching.level_floor, LEAST_LEVEL))
     return (error * share.square() * counted).sum() / counted.sum()
+
+
+@torch.no_grad()
+def imagine_past(
+    blueprint: Blueprint[Any], world: SmallWorld[Any], batch: Batch, chunk: int, generator: torch.Generator
+) -> Batch:
+    """The same with a past that the network imagines itself, each chunk after a true one, in a few denoising steps.
+
+    So the network learns to go on from what it makes: its own errors do not pile up.
+    """
+    whole, device = world.spec.chunk_lengths[0], world.device
+    clean, _, entry = _moved(batch, device)
+    sequences, _, length = clean.shape[:3]
+    first = 0 if batch.starts else whole
+    told = Told.of(blueprint, world, batch, clean, entry, chunk)
+    layout = Layout.of(length // chunk, first // chunk, 1)
+    schedule = world.spec.schedule
+    levels = schedule.sigmas(IMAGINED_STEPS if isinstance(schedule, ShiftedLevels) else None).tolist()
+    x, exact = torch.randn(clean.shape, generator=generator, device=device), clean.new_zeros(sequences, length)
+    for level, after in pairwise(levels):
+        sigma = torch.full_like(exact, level)
+        if batch.starts:
+            x[:, :, 0], sigma[:, 0] = clean[:, :, 0], 0
+        velocity = told.velocity(world, layout, [clean, x], [exact, sigma])
+        x[:, :, first:] += (after - level) * torch.cat(velocity.split(sequences), 2)
+    x[:, :, :first] = clean[:, :, :first]
+    entry = entry.clone()
+    if batch.starts:
+        x[:, :, 0] = clean[:, :, 0]
+        entry[:, :, 1] = x[:, :, whole - 1]
+    return replace(batch, past_BMCHW=x.transpose(1, 2), entry_B2CHW=entry.transpose(1, 2), worn=True)
+
+
+def _moved(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences, pasts and entries of a batch on the device, (B, C, ..., H, W)."""
+    parts = (batch.clean_BMCHW, batch.past_BMCHW, batch.entry_B2CHW)
+    clean, past, entry = (x.transpose(1, 2).to(device) for x in parts)
+    return clean, past, entry
 
 
 def _declared(sequences: int, length: int, starts: bool, sigma: float) -> Tensor:

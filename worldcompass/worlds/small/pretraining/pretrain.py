@@ -19,7 +19,7 @@ from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import load, require
 from worldcompass.worlds.small.pretraining.autoencoder import train_autoencoder
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
-from worldcompass.worlds.small.pretraining.loss import world_loss
+from worldcompass.worlds.small.pretraining.loss import imagine_past, world_loss
 from worldcompass.worlds.small.pretraining.measures import Measures, autoencoder_psnr, one_chunk_psnr
 from worldcompass.worlds.small.pretraining.sequences import blur_past, draw_batch, encode_dataset
 from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
@@ -114,10 +114,13 @@ def train_world(
         rng = np.random.default_rng((seed, 2, step))
         chunk = 1 if rng.random() < single else world.spec.chunk_lengths[0]
         batch = draw_batch(blueprint, world, latents, rng)
-        if rng.random() < teaching.blurred_share:
+        generator = generator_for(seed, "world", step, device=device)
+        imagined = rng.random() < teaching.imagined_share and step >= teaching.imagined_from
+        if not imagined and rng.random() < teaching.blurred_share:
             batch = blur_past(blueprint, world, batch, rng)
         with torch.autocast(kind.type, torch.bfloat16, enabled=computes_bf16(kind)):
-            generator = generator_for(seed, "world", step, device=device)
+            if imagined:
+                batch = imagine_past(blueprint, world, batch, chunk, generator)
             return world_loss(blueprint, world, batch, chunk, generator)
 
     def evaluate(ema: nn.Module) -> dict[str, float]:

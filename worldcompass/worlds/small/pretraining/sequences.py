@@ -109,8 +109,8 @@ class Batch:
     """(B, 1): of those."""
     starts: bool
     """Whether the first latent is a start image and the first chunk is to be predicted too."""
-    blurred: bool = False
-    """Whether the past is; otherwise it is exact and gets noise instead."""
+    worn: bool = False
+    """Whether the past is blurred or imagined; otherwise it is exact and gets noise instead."""
 
 
 def draw_batch(
@@ -194,7 +194,7 @@ def blur_past(
         )
     if batch.starts:
         past[:, 0], entry[:, 0] = batch.past_BMCHW[:, 0], batch.entry_B2CHW[:, 0]
-    return replace(batch, past_BMCHW=past, entry_B2CHW=entry, blurred=True)
+    return replace(batch, past_BMCHW=past, entry_B2CHW=entry, worn=True)
 
 
 def _blurred(latents_BMCHW: Tensor, width_B: Tensor, autoencoder: Codec) -> Tensor:
