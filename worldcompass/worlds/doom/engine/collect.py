@@ -37,8 +37,9 @@ EPISODE_FRAMES = FRAMES_PER_LATENT * (EPISODE_LATENTS - 1) + 1
 EPISODES_PER_SHARD = 8
 WARP_SHARE = 0.7  # share of episodes that start at a place visited before instead of the map's own start
 IDLE_SHARE = 0.05  # share of segments that stand still, so that live play can
-VIEW = 160.0  # map units of free sight ahead of most starts in a level
-NEAR_SHARE = 0.05  # chance that a nearer wall is kept in view
+VIEW = 192.0  # map units of free sight ahead of most starts in a level
+YAWS = 12  # directions tried for that
+NEAR_SHARE = 0.1  # share of the starts in a level that face anywhere
 STUCK_SHARE = 0.5  # a segment ends when less than this share of its motion happens
 
 # Levels and share of the frames of each split. Critics and judge have episodes of their own.
@@ -161,7 +162,7 @@ def start_place(
 ) -> tuple[float, float, float] | None:
     """Where an episode begins: x, z and yaw in degrees; None for the map's own start.
 
-    In a level that is any free place, mostly with ``VIEW`` units of free sight; on another map it is one that was
+    In a level that is any free place, mostly with a view of ``VIEW`` units; on another map it is one that was
     visited before, cameras (5).
     """
     free = engine.map.places()
@@ -170,13 +171,12 @@ def start_place(
             return None
         spot = visited[rng.integers(len(visited))]
         return float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180))
-    x, z = free[rng.integers(len(free))]
-    yaw = float(rng.uniform(-180, 180))
-    while (
-        engine.walls_L4 is not None and sight(x, z, yaw, engine.walls_L4) < VIEW and rng.random() > NEAR_SHARE
-    ):
-        yaw = float(rng.uniform(-180, 180))
-    return x, z, yaw
+    x, z = free[int(rng.integers(len(free)))]
+    yaws = rng.uniform(-180, 180, YAWS).tolist()
+    if engine.walls_L4 is None or rng.random() < NEAR_SHARE:
+        return x, z, yaws[0]
+    sights = [sight(x, z, yaw, engine.walls_L4) for yaw in yaws]
+    return x, z, next((y for y, far in zip(yaws, sights, strict=True) if far >= VIEW), yaws[np.argmax(sights)])
 
 
 def play_episode(

@@ -38,6 +38,7 @@ THRUST_PER_DELTA = 1 / 32  # units per tic gained by one unit of a MOVE_*_DELTA 
 MAX_DELTA = 50.0  # the engine clamps forward and side moves there, measured
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_BYTES = 8 << 20  # for pictures and messages of one engine, with room to spare
+SETTLING = 21  # tics to land and let the view rise after a warp; a new game ignores turns in the first few
 SUMMON_DISTANCE = 56.0  # units before the player at which a summoned item of radius 20 appears, measured
 
 
@@ -140,11 +141,10 @@ class Engine:
     def _stand(self, place: tuple[float, float, float] | None) -> None:
         if place is not None:
             self._game.send_game_command(f"warp {place[0]:.3f} {place[1]:.3f}")
-        self._game.make_action([0, 0, 0, 0], 1)
+        self._game.make_action([0, 0, 0, 0], SETTLING)
         if place is not None:
             turn = (place[2] - self._camera()[3] + 180) % 360 - 180
             self._game.make_action([0, 0, turn, 0], 1)
-        self._game.make_action([0, 0, 0, 0], 20)  # land, and let the view rise after a warp
 
     def furnish(
         self,

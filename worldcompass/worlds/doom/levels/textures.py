@@ -76,6 +76,15 @@ def bands(colour: str, other: str) -> np.ndarray:
     image = canvas(colour)
     image[(_Y > 48) & (_Y < 88)] = index(other)
     image[((_Y > 36) & (_Y < 43)) | ((_Y > 93) & (_Y < 100))] = index(other)
+    image[(abs(_X % 64 - 32) + abs(_Y - 68)) < 16] = index(colour)
+    return image
+
+
+def spots(colour: str, other: str) -> np.ndarray:
+    """Round spots, staggered."""
+    image = canvas(colour)
+    for x, y in ((32, 30), (96, 30), (0, 72), (64, 72), (128, 72)):
+        image[np.hypot(_X - x, _Y - y) < 13] = index(other)
     return image
 
 
@@ -205,7 +214,7 @@ def lamps(colour: str, other: str) -> np.ndarray:
 PATTERNS: dict[str, Pattern] = {
     f.__name__: f
     for f in (
-        plain, bricks, stones, planks, boards, stripes, bands, wainscot, panels, discs, diamonds, arches, chevrons,
+        plain, bricks, stones, planks, boards, stripes, bands, spots, wainscot, panels, discs, diamonds, arches, chevrons,
         waves, squares, slabs, tiles, rug, herringbone, blobs, beams, coffers, lamps,
     )
 }  # fmt: skip
