@@ -2,12 +2,14 @@
 
 ``python benchmarks/gpu.py --out runs/gpu`` runs every part that has no result yet, each in a process of its own, so
 that one that fails or runs out of memory costs no other, and the same command continues. Results are JSON files.
-``--tiny`` runs the same code at the smoke recipes' sizes on a CPU.
+``--parts`` names some of them. The plans need no GPU: make them before a lease, in the same folder. ``--tiny`` runs
+the same code at the smoke recipes' sizes on a CPU.
 
 | part | what it measures |
 |---|---|
 | attention | flash kernels against plain attention in float32, with gradients; at the real size their rate |
-| worldplay_8b, worldplay_5b | a step with adapters at full size, random weights: memory against the plan, rates |
+| plan_8b, plan_5b | no GPU: planned bytes and counted operations of the step that the next row measures |
+| worldplay_8b, worldplay_5b | a step with adapters at full size, random weights: bytes and seconds of its calls |
 | compile | a denoising step of compiled blocks against plain ones |
 | sharded | a step with sharded weights on one rank against the same without |
 | demo | a step of the embedded world's recipe, part by part |
@@ -21,16 +23,16 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worldcompass.cost.machine import CudaBytes, job_of, matrix_rate, seconds, with_random_weights
-from worldcompass.cost.plan import GIB, count_work, make_plan
-from worldcompass.cost.trace import LiveBytes, Traced, metered
+from worldcompass.cost.plan import GIB, Needs, count_work, make_plan
+from worldcompass.cost.trace import Job, LiveBytes, metered
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.recipes.load import load_recipe
 from worldcompass.runs.atomic import write_json
@@ -39,6 +41,7 @@ from worldcompass.worlds.worldplay.attention import attend_after, plain_attentio
 
 MINUTES = 9.0
 AIM = 0.6  # share of the measured rate of matrix products
+CANDIDATES = 4  # of the measured step; decoding the recipe's twelve would take a minute and tell nothing more
 DTYPE = {"cuda": torch.bfloat16, "cpu": torch.float32}
 Result = Mapping[str, Any]
 
@@ -96,64 +99,119 @@ def plain_softmax(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Te
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+    found, expected = found.detach().float(), expected.detach().float()
+    return float((found - expected).norm() / expected.norm())
 
 
-def worldplay_part(name: str) -> Callable[[bool], Result]:
-    """A step with adapters of the whole network, on random weights."""
+def step_of(name: str, tiny: bool) -> tuple[Needs, Job]:
+    """The needs of a recipe with ``CANDIDATES``, and the step of them that is planned and measured."""
+    recipe = load_recipe(f"{name}:{'smoke' if tiny else 'lora'}")()
+    half = CANDIDATES // 2
+    needs = replace(
+        recipe, config=recipe.config.changed(group_size=CANDIDATES, best=half, worst=half)
+    ).needs()
+    return needs, replace(job_of(needs, needs.config.sampling.prompts_per_step), on_cuda=not tiny)
+
+
+def plan_part(name: str) -> Callable[[bool], Result]:
+    """What a step should take: bytes as ``worldcompass plan`` traces them, and floating-point operations."""
 
     def part(tiny: bool) -> Result:
-        device, kind = device_of(tiny), "cpu" if tiny else "cuda"
-        needs = load_recipe(f"{name}:{'smoke' if tiny else 'lora'}")().needs()
-        job = replace(job_of(needs, needs.config.sampling.prompts_per_step), on_cuda=not tiny)
+        needs, job = step_of(name, tiny)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             planned, work = make_plan(needs, on_cuda=not tiny).traced, count_work(needs)
-        world, modules = needs.world_of_depth(needs.num_blocks)
-        for module in modules:
-            with_random_weights(module, device)
-        measured, taken = measure(world, job, device)
-        rate = matrix_rate(device, DTYPE[kind])
-        counted = {
+        operations = {
+            "remember": job.pasts * job.num_chunks * work.decode,
             "attend": job.pasts * work.attend,
             "imagine": job.candidates * work.row,
             "decode": job.candidates * work.decode,
             "update": 2 * job.micro_rows * work.update,
         }
-        parts = {
-            field.name: {
-                "planned_gib": plan / GIB,
-                "measured_gib": real / GIB,
-                "measured_over_planned": real / plan if plan else None,
-            }
-            for field, plan, real in zip(fields(Traced), astuple(planned), astuple(measured), strict=True)
-        }
-        for part_name, duration in taken.items():
-            share = counted[part_name] / duration / rate
-            parts[part_name] |= {"seconds": duration, "share_of_matrix_rate": share, "aim": AIM}
-        return {"matrix_tflops": rate / 1e12, "parts": parts}
+        return {"bytes": vars(planned), "operations": operations}
 
     return part
 
 
-def measure(world: Any, job: Any, device: str) -> tuple[Traced, dict[str, float]]:
-    """Bytes of the first step, and seconds of a second one, when everything is warm."""
-    if device == "cpu":
-        with LiveBytes() as live:
-            return metered(world, job, live, device), {}
-    first = metered(world, job, CudaBytes(device), device)
-    meter = CudaBytes(device)
-    metered(world, job, meter, device)
-    return first, dict(zip(("attend", "imagine", "decode", "update"), meter.seconds[1:], strict=True))
+def worldplay_part(name: str) -> Callable[[bool], Result]:
+    """A step with adapters of the whole network, on random weights: bytes, and seconds of its calls."""
+
+    def part(tiny: bool) -> Result:
+        device = device_of(tiny)
+        needs, job = step_of(name, tiny)
+        if not tiny:  # one block and one chunk load the kernels
+            warm = replace(job, num_chunks=1, decodes=False)
+            metered(random_world(needs, 1, device), warm, CudaBytes(device), device)
+        world = random_world(needs, needs.num_blocks, device)
+        if tiny:
+            with LiveBytes() as live:
+                return {"bytes": vars(metered(world, job, live, device)), "seconds": {}}
+        meter = Told(device)
+        measured = metered(world, job, meter, device)
+        rate = matrix_rate(device, DTYPE["cuda"])
+        return {"bytes": vars(measured), "seconds": meter.by_call, "matrix_tflops": rate / 1e12}
+
+    return part
+
+
+def random_world(needs: Needs, depth: int, device: str) -> Any:
+    """A world of some blocks, with random weights made on the device."""
+    world, modules = needs.world_of_depth(depth)
+    for module in modules:
+        with_random_weights(module, device)
+    return world
+
+
+class Told(CudaBytes):
+    """Prints each call of ``metered`` when it ends, so that a run cut short has told what it reached."""
+
+    CALLS = ("remember", "attend", "imagine", "decode", "update")
+
+    @property
+    def by_call(self) -> dict[str, float]:
+        """Seconds of each call."""
+        return dict(zip(self.CALLS, self.seconds, strict=False))
+
+    def above(self) -> int:
+        """See ``Meter``."""
+        above = super().above()
+        name, taken = list(self.by_call.items())[-1]
+        print(
+            f"{name}: {taken:.2f} s, {self.now / GIB:.2f} GiB kept, peak {above / GIB:.2f} above", flush=True
+        )
+        return above
+
+
+def compare(out: Path) -> None:
+    """Print and keep each measured step against its plan, where the folder has both."""
+    for size in ("8b", "5b"):
+        files = [out / f"{kind}_{size}.json" for kind in ("plan", "worldplay")]
+        if not all(file.exists() for file in files):
+            continue
+        plan, seen = (json.loads(file.read_text()) for file in files)
+        rate = seen.get("matrix_tflops", 0.0) * 1e12
+        found: dict[str, dict[str, float | None]] = {
+            name: {
+                "planned_gib": plan["bytes"][name] / GIB,
+                "measured_gib": real / GIB,
+                "measured_over_planned": real / plan["bytes"][name] if plan["bytes"][name] else None,
+            }
+            for name, real in seen["bytes"].items()
+        }
+        for name, taken in seen["seconds"].items():
+            share = plan["operations"][name] / taken / rate
+            found.setdefault(name, {}).update(seconds=taken, share_of_matrix_rate=share, aim=AIM)
+        for name, row in found.items():
+            numbers = (f"{key} {value:.3f}" for key, value in row.items() if value is not None)
+            print(f"{size} {name:8} {', '.join(numbers)}", flush=True)
+        write_json(out / f"compared_{size}.json", found, indent=1)
 
 
 def block_step(tiny: bool, depth: int) -> tuple[Any, Any, str]:
     """A network of a few blocks with its denoising step as a call of rows."""
     device = device_of(tiny)
     needs = load_recipe(f"worldplay_8b:{'smoke' if tiny else 'lora'}")().needs()
-    world, modules = needs.world_of_depth(depth)
-    for module in modules:
-        with_random_weights(module, device)
+    world = random_world(needs, depth, device)
     length, (channels, height, width) = world.spec.chunk_lengths[0], world.spec.latent_shape
     with torch.device(device), torch.no_grad(), in_bf16(device[:4].rstrip(":")):
         actions = world.spec.actions.commanded(torch.zeros(1, length, dtype=torch.long))
@@ -228,6 +286,8 @@ def demo_part(tiny: bool) -> Result:
 
 PARTS: dict[str, Callable[[bool], Result]] = {
     "attention": attention_part,
+    "plan_8b": plan_part("worldplay_8b"),
+    "plan_5b": plan_part("worldplay_5b"),
     "worldplay_8b": worldplay_part("worldplay_8b"),
     "worldplay_5b": worldplay_part("worldplay_5b"),
     "sharded": sharded_part,
@@ -242,16 +302,17 @@ def run_part(name: str, tiny: bool, out: Path) -> None:
     result = dict(PARTS[name](tiny))
     facts = {
         "torch": torch.__version__,
-        "device": "cpu" if tiny else torch.cuda.get_device_name(0),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() and not tiny else "cpu",
         "seconds_of_part": time.perf_counter() - begun,
     }
     write_json(out / f"{name}.json", facts | result, indent=1)
 
 
-def run_all(out: Path, tiny: bool, minutes: float) -> int:
-    """Run the parts without a result, while there is time; exit code 1 when one has none."""
+def run_all(out: Path, tiny: bool, minutes: float, names: Sequence[str] | None = None) -> int:
+    """Run those named parts that have no result, while there is time; exit code 1 when one has none."""
+    names = list(PARTS) if names is None else names
     until = time.monotonic() + 60 * minutes
-    for name in PARTS:
+    for name in names:
         file, left = out / f"{name}.json", until - time.monotonic()
         if file.exists() or left <= 0:
             print(f"{name}: {'kept' if file.exists() else 'no time left'}", flush=True)
@@ -262,9 +323,20 @@ def run_all(out: Path, tiny: bool, minutes: float) -> int:
         except subprocess.TimeoutExpired:
             code = -1
         print(f"{name}: {'done' if file.exists() else f'failed with {code}'}", flush=True)
-    missing = [name for name in PARTS if not (out / f"{name}.json").exists()]
-    print(f"{len(PARTS) - len(missing)} of {len(PARTS)} parts in {out}", flush=True)
+    compare(out)
+    missing = [name for name in names if not (out / f"{name}.json").exists()]
+    print(f"{len(names) - len(missing)} of {len(names)} parts in {out}", flush=True)
     return 1 if missing else 0
+
+
+def names_of_parts(text: str) -> list[str]:
+    """The parts named in a list with commas, for argparse."""
+    names = text.split(",")
+    if unknown := sorted(set(names) - set(PARTS)):
+        raise argparse.ArgumentTypeError(
+            f"unknown part {unknown[0]!r}: expected some of {', '.join(PARTS)}, separated by commas"
+        )
+    return names
 
 
 def main() -> int:
@@ -273,14 +345,17 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), metavar="FOLDER")
     parser.add_argument("--part", choices=tuple(PARTS), default=None, help="only this part, in this process")
+    parser.add_argument("--parts", type=names_of_parts, default=None, metavar="A,B", help="only these parts")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--tiny", action="store_true", help="the smoke recipes' sizes on a CPU")
     args = parser.parse_args()
-    if not args.tiny and not torch.cuda.is_available():
+    names = [args.part] if args.part else args.parts or list(PARTS)
+    needs_gpu = not all(name.startswith("plan_") for name in names)
+    if needs_gpu and not args.tiny and not torch.cuda.is_available():
         print(json.dumps({"error": "no GPU: --tiny tries the same on a CPU"}))
         return 2
     if args.part is None:
-        return run_all(args.out, args.tiny, args.minutes)
+        return run_all(args.out, args.tiny, args.minutes, names)
     run_part(args.part, args.tiny, args.out)
     return 0
 
