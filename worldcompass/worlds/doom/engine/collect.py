@@ -170,14 +170,18 @@ def start_place(
     if not free:
         if not visited or rng.random() >= WARP_SHARE:
             return None
-        spot = visited[rng.integers(len(visited))]
+        spot = visited[int(rng.integers(len(visited)))]
         return float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180))
     x, z = free[int(rng.integers(len(free)))]
     yaws = rng.uniform(-180, 180, YAWS).tolist()
     if engine.walls_L4 is None or rng.random() < NEAR_SHARE:
         return x, z, yaws[0]
     sights = [sight(x, z, yaw, engine.walls_L4) for yaw in yaws]
-    return x, z, next((y for y, far in zip(yaws, sights, strict=True) if far >= VIEW), yaws[np.argmax(sights)])
+    return (
+        x,
+        z,
+        next((y for y, far in zip(yaws, sights, strict=True) if far >= VIEW), yaws[int(np.argmax(sights))]),
+    )
 
 
 def play_episode(

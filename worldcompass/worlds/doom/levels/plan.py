@@ -264,7 +264,8 @@ def _rooms(rng: random.Random) -> tuple[tuple[Room, ...], set[tuple[int, int]]]:
         height = {"room": 128, "corridor": 128, "hall": rng.choice((160, 192)), "courtyard": 192}[kind]
         floor = 0 if kind == "courtyard" or rng.random() < 0.7 else rng.choice((16, 24))
         light = 248 if kind == "courtyard" else rng.choice((208, 216, 224, 232))
-        rooms.append(Room(kind, rect, floor, height, *(p[number] for p in paints), light))
+        wall, ground, ceiling = (order[number] for order in paints)
+        rooms.append(Room(kind, rect, floor, height, wall, ground, ceiling, light))
     x0, y0 = min(r.x0 for r in rects), min(r.y0 for r in rects)
     return tuple(replace(r, rect=r.rect.moved(MARGIN - x0, MARGIN - y0)) for r in rooms), doors
 

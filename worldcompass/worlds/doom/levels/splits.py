@@ -19,6 +19,7 @@ from functools import cache
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.doom.levels.plan import Plan, make_plan
+from worldcompass.worlds.doom.levels.sprites import KINDS
 from worldcompass.worlds.doom.levels.styles import STYLES, TRAINING_STYLES, UNSEEN_STYLES
 from worldcompass.worlds.doom.levels.wad import make_wad
 
@@ -43,6 +44,14 @@ class Level:
     def places(self) -> list[tuple[float, float]]:
         """Free places (x, y) all over the level, map units."""
         return _places(self.seed)
+
+    def obstacles(self) -> list[tuple[int, int, int, int]]:
+        """Boxes (x0, y0, x1, y1) of the things in it, map units."""
+        boxes = []
+        for thing in self.plan.things:
+            reach = KINDS[thing.kind].radius
+            boxes.append((thing.x - reach, thing.y - reach, thing.x + reach, thing.y + reach))
+        return boxes
 
     def wad(self) -> bytes:
         """Its WAD file; the map in it is ``MAP01``."""
