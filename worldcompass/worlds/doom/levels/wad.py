@@ -82,12 +82,16 @@ def _wall(room: Room, style: Style) -> tuple[str, str]:
     return f"{letter}{number}", paints[number]
 
 
-def _wall_name(room: Room, style: Style) -> str:
-    return _wall(room, style)[0]
+def _floor(room: Room, style: Style) -> tuple[str, str]:
+    """Name and paint of a room's floor."""
+    paints, letter = (style.grounds, "G") if room.outdoor else (style.floors, "F")
+    number = room.ground % len(paints)
+    return f"{letter}{number}", paints[number]
 
 
-def _floor_name(room: Room, style: Style) -> str:
-    return f"G{room.ground % len(style.grounds)}" if room.outdoor else f"F{room.ground % len(style.floors)}"
+def floor_paint(room: Room, style: Style) -> str:
+    """The paint of a room's floor."""
+    return _floor(room, style)[1]
 
 
 def _textures(plan: Plan, style: Style) -> dict[str, np.ndarray]:
@@ -287,12 +291,12 @@ def _side(plan: Plan, style: Style, line: _Line) -> str:
     stretch = SIZE / room.height  # a texture is as high as its wall
     offset = _along(plan, line) % PANEL
     if line.back < 0:
-        name = line.texture or _wall_name(room, style)
+        name = line.texture or _wall(room, style)[0]
         return f'{words}texturemiddle="{name}";offsetx={offset};scaley_mid={stretch:.4f};'
     beyond = plan.areas[line.back]
     if beyond.kind == "window":
         for part in ("top", "bottom"):
-            name = f'texture{part}="{_wall_name(room, style)}"'
+            name = f'texture{part}="{_wall(room, style)[0]}"'
             words += f"{name};offsetx_{part}={offset};scaley_{part}={stretch:.4f};"
         return words
     if beyond.ceiling < area.ceiling:
@@ -312,7 +316,7 @@ def _block_name(area: Area, style: Style) -> str:
 def _sector(plan: Plan, style: Style, area: Area) -> str:
     room = plan.rooms[area.room]
     ceiling = SKY if room.outdoor else f"C{room.ceiling % len(style.ceilings)}"
-    floor = _floor_name(room, style)
+    floor = _floor(room, style)[0]
     if area.kind in ("door", "window"):
         floor = ceiling = "TRIM"
     elif area.kind == "bed":
