@@ -443,7 +443,7 @@ def _pictures(
                 if all(high <= start - JAMB or low >= end + JAMB for start, end in taken):
                     free.append((side, panel))
         rng.shuffle(free)
-        count = max(2, round(len(free) * rng.uniform(0.25, 0.45)))
+        count = max(2, round(len(free) * rng.uniform(0.35, 0.6)))
         found += [Picture(number, side, panel, numbers.pop()) for side, panel in free[:count]]
     return tuple(found)
 
