@@ -116,8 +116,8 @@ def _named(names: Sequence[str], split: str) -> tuple[DoomMap, ...]:
     """Those of the named maps that belong to a split."""
     found = []
     for doom_map in map(find_map, names):
-        family = doom_map.name.rpartition("_")[0] if doom_map.level else None
-        if split in FURTHER if family is None else family in SPLITS[split][0]:
+        level = doom_map.level
+        if split in FURTHER if level is None else level.family in SPLITS[split][0]:
             found.append(doom_map)
     return tuple(found)
 

@@ -95,8 +95,9 @@ def level_map(level: Level) -> DoomMap:
 
 
 def level_maps(*families: str) -> tuple[DoomMap, ...]:
-    """The maps of the levels of some families."""
-    return tuple(level_map(level) for family in families for level in splits.levels(family))
+    """The maps of the levels of some families, which take turns."""
+    every = [level for family in families for level in splits.levels(family)]
+    return tuple(level_map(level) for level in sorted(every, key=lambda level: level.number))
 
 
 def find_map(name: str) -> DoomMap:

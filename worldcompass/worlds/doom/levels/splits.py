@@ -32,9 +32,15 @@ MOST = 1000  # levels of a family
 class Level:
     """A level made from a seed."""
 
-    name: str
+    family: str
+    number: int
     style: str
     seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``house_003``."""
+        return f"{self.family}_{self.number:03d}"
 
     @property
     def plan(self) -> Plan:
@@ -72,7 +78,7 @@ def level(family: str, number: int) -> Level:
     """A level of a family; neighbours in number have different styles."""
     styles = list(UNSEEN_STYLES if family == "strange" else TRAINING_STYLES)
     digest = hashlib.sha256(f"{family}/{number}".encode()).digest()
-    return Level(f"{family}_{number:03d}", styles[number % len(styles)], int.from_bytes(digest[:6], "little"))
+    return Level(family, number, styles[number % len(styles)], int.from_bytes(digest[:6], "little"))
 
 
 def find_level(name: str) -> Level | None:
