@@ -56,6 +56,7 @@ COMMANDS = {
     "report": ("report", "write the self-contained HTML page of a run"),
     "tables": ("tables", "combine seeds of a recipe into one result, and write tables from stored results"),
     "info": ("info", "show versions, devices and weights, for a bug report"),
+    "doom levels": ("doom_levels", "show the levels made from a seed, or write their WAD files"),
     "doom collect": ("doom_collect", "record training data in the engine"),
     "doom pretrain": ("doom_pretrain", "train the embedded world's autoencoder and transformer"),
     "rooms pretrain": ("rooms_pretrain", "train the depth and the transformer of the world of rooms"),

@@ -115,8 +115,8 @@ def _named(names: Sequence[str], split: str) -> tuple[DoomMap, ...]:
     """Those of the named maps that belong to a split."""
     found = []
     for doom_map in map(find_map, names):
-        family = doom_map.name.rpartition("_")[0] if doom_map.level else None
-        if split in FURTHER if family is None else family in SPLITS[split][0]:
+        level = doom_map.level
+        if split in FURTHER if level is None else level.family in SPLITS[split][0]:
             found.append(doom_map)
     return tuple(found)
 
@@ -169,14 +169,18 @@ def start_place(
     if not free:
         if not visited or rng.random() >= WARP_SHARE:
             return None
-        spot = visited[rng.integers(len(visited))]
+        spot = visited[int(rng.integers(len(visited)))]
         return float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180))
     x, z = free[int(rng.integers(len(free)))]
     yaws = rng.uniform(-180, 180, YAWS).tolist()
     if engine.walls_L4 is None or rng.random() < NEAR_SHARE:
         return x, z, yaws[0]
     sights = [sight(x, z, yaw, engine.walls_L4) for yaw in yaws]
-    return x, z, next((y for y, far in zip(yaws, sights, strict=True) if far >= VIEW), yaws[np.argmax(sights)])
+    return (
+        x,
+        z,
+        next((y for y, far in zip(yaws, sights, strict=True) if far >= VIEW), yaws[int(np.argmax(sights))]),
+    )
 
 
 def play_episode(

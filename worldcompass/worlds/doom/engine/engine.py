@@ -135,7 +135,8 @@ class Engine:
         self._game.send_game_command("god")
         self._stand(place)
         if self.walls_L4 is None and not self.finished():
-            self.walls_L4 = _walls(self._game.get_state().sectors)
+            walls_L4 = _walls(self._game.get_state().sectors)
+            self.walls_L4 = np.concatenate([walls_L4, self.map.obstacles_L4()])
         return self._collect([self._observe()]) if not self.finished() else _nothing(self.frame_size)
 
     def _stand(self, place: tuple[float, float, float] | None) -> None:

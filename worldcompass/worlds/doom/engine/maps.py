@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from worldcompass.errors import UserError
 from worldcompass.worlds.doom.levels import splits
 from worldcompass.worlds.doom.levels.splits import Level
@@ -43,6 +45,16 @@ class DoomMap:
     def places(self) -> list[tuple[float, float]]:
         """Where an episode may begin, x and z in map units; none are known of a map that is no level."""
         return [] if self.level is None else self.level.places()
+
+    def obstacles_L4(self) -> np.ndarray:
+        """Edges (x1, y1, x2, y2) of the boxes of things that are known to stand about, float32 (L, 4)."""
+        boxes = [] if self.level is None else self.level.obstacles()
+        edges = [
+            edge
+            for x0, y0, x1, y1 in boxes
+            for edge in ((x0, y0, x0, y1), (x0, y1, x1, y1), (x1, y1, x1, y0), (x1, y0, x0, y0))
+        ]
+        return np.array(edges, np.float32).reshape(-1, 4)
 
     @property
     def slug(self) -> str:
@@ -83,8 +95,9 @@ def level_map(level: Level) -> DoomMap:
 
 
 def level_maps(*families: str) -> tuple[DoomMap, ...]:
-    """The maps of the levels of some families."""
-    return tuple(level_map(level) for family in families for level in splits.levels(family))
+    """The maps of the levels of some families, which take turns."""
+    every = [level for family in families for level in splits.levels(family)]
+    return tuple(level_map(level) for level in sorted(every, key=lambda level: level.number))
 
 
 def find_map(name: str) -> DoomMap:

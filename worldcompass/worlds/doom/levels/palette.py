@@ -1,10 +1,10 @@
 """The 256 colours of a level: ramps of equal hue from dark to light.
 
-The engine draws with a palette and darkens along it. Ramps keep the hue of a surface in every light, which Doom's own
-palette does not. Colours are made in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/).
+The engine draws with a palette and darkens along it. Ramps keep the hue of a surface in every light, which Doom's
+own palette does not. Colours are made in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/).
 
-Index 0 is transparent. A colour has a name such as ``teal.5`` or ``soft teal.5``: hue and lightness from 0 (dark) to
-7 (light). ``grey.0`` to ``grey.14`` are finer.
+Index 0 is transparent. A colour has a name such as ``teal.5`` or ``soft teal.5``: hue and lightness from 0 (dark)
+to 7 (light). ``grey.0`` to ``grey.14`` are finer.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ JAMB = 16  # width of the frame on both sides of a doorway
 SILL, WINDOW_TOP = 36, 28  # of a window: its height over the floor, and what is left of the wall above it
 CLEARANCE = 48  # of the places where an episode may begin
 EXTENT = 22 * PANEL  # of the whole plan, at most
+TRIES, CANDIDATES = 400, 24  # of a room's place
 SIDES = ("west", "north", "east", "south")
 VOID, PILLAR = -1, -2  # in a raster
 
@@ -264,7 +265,8 @@ def _rooms(rng: random.Random) -> tuple[tuple[Room, ...], set[tuple[int, int]]]:
         height = {"room": 128, "corridor": 128, "hall": rng.choice((160, 192)), "courtyard": 192}[kind]
         floor = 0 if kind == "courtyard" or rng.random() < 0.7 else rng.choice((16, 24))
         light = 248 if kind == "courtyard" else rng.choice((208, 216, 224, 232))
-        rooms.append(Room(kind, rect, floor, height, *(p[number] for p in paints), light))
+        wall, ground, ceiling = (order[number] for order in paints)
+        rooms.append(Room(kind, rect, floor, height, wall, ground, ceiling, light))
     x0, y0 = min(r.x0 for r in rects), min(r.y0 for r in rects)
     return tuple(replace(r, rect=r.rect.moved(MARGIN - x0, MARGIN - y0)) for r in rooms), doors
 
@@ -282,28 +284,39 @@ def _size(rng: random.Random, kind: str) -> tuple[int, int]:
 
 
 def _place(rng: random.Random, kind: str, rects: list[Rect]) -> tuple[Rect, int | None] | None:
-    """A free rectangle next to a room, and which room; None when there is no room for it."""
+    """A free rectangle next to a room, and which room; None when there is no space for it.
+
+    Of several it is the one that shares walls with the most rooms, so that there are ways around.
+    """
     if not rects:
         return Rect(0, 0, *_size(rng, kind)), None
-    for _ in range(300):
+    found: list[tuple[Rect, int]] = []
+    for _ in range(TRIES):
         wide, high = _size(rng, kind)
         parent = rng.randrange(len(rects))
-        beside, side = rects[parent], rng.choice(SIDES)
-        if side in ("west", "east"):
-            x = beside.x0 - WALL - wide if side == "west" else beside.x1 + WALL
-            y = rng.randrange(beside.y0 - high + PANEL, beside.y1 - PANEL + 1, PANEL // 2)
-        else:
-            y = beside.y0 - WALL - high if side == "south" else beside.y1 + WALL
-            x = rng.randrange(beside.x0 - wide + PANEL, beside.x1 - PANEL + 1, PANEL // 2)
-        rect = Rect(x, y, x + wide, y + high)
+        rect = _beside(rng, rects[parent], wide, high)
         every = [*rects, rect]
-        extent = max(
+        extents = (
             max(r.x1 for r in every) - min(r.x0 for r in every),
             max(r.y1 for r in every) - min(r.y0 for r in every),
         )
-        if extent <= EXTENT and not any(rect.grown(WALL).meets(r) for r in rects):
-            return rect, parent
-    return None
+        if max(extents) <= EXTENT and not any(rect.grown(WALL).meets(r) for r in rects):
+            found.append((rect, parent))
+        if len(found) == CANDIDATES:
+            break
+    return max(found, key=lambda f: sum(_gap(f[0], r) is not None for r in rects), default=None)
+
+
+def _beside(rng: random.Random, rect: Rect, wide: int, high: int) -> Rect:
+    """A rectangle of that size on any side of another one, which it faces along a panel or more."""
+    side = rng.choice(SIDES)
+    if side in ("west", "east"):
+        x = rect.x0 - WALL - wide if side == "west" else rect.x1 + WALL
+        y = rng.randrange(rect.y0 - high + PANEL, rect.y1 - PANEL + 1, PANEL // 2)
+    else:
+        x = rng.randrange(rect.x0 - wide + PANEL, rect.x1 - PANEL + 1, PANEL // 2)
+        y = rect.y0 - WALL - high if side == "south" else rect.y1 + WALL
+    return Rect(x, y, x + wide, y + high)
 
 
 def _gap(a: Rect, b: Rect) -> Rect | None:
@@ -430,7 +443,7 @@ def _pictures(
                 if all(high <= start - JAMB or low >= end + JAMB for start, end in taken):
                     free.append((side, panel))
         rng.shuffle(free)
-        count = max(2, round(len(free) * rng.uniform(0.25, 0.45)))
+        count = max(2, round(len(free) * rng.uniform(0.35, 0.6)))
         found += [Picture(number, side, panel, numbers.pop()) for side, panel in free[:count]]
     return tuple(found)
 

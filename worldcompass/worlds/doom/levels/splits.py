@@ -19,6 +19,7 @@ from functools import cache
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.doom.levels.plan import Plan, make_plan
+from worldcompass.worlds.doom.levels.sprites import KINDS
 from worldcompass.worlds.doom.levels.styles import STYLES, TRAINING_STYLES, UNSEEN_STYLES
 from worldcompass.worlds.doom.levels.wad import make_wad
 
@@ -31,9 +32,15 @@ MOST = 1000  # levels of a family
 class Level:
     """A level made from a seed."""
 
-    name: str
+    family: str
+    number: int
     style: str
     seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``house_003``."""
+        return f"{self.family}_{self.number:03d}"
 
     @property
     def plan(self) -> Plan:
@@ -43,6 +50,14 @@ class Level:
     def places(self) -> list[tuple[float, float]]:
         """Free places (x, y) all over the level, map units."""
         return _places(self.seed)
+
+    def obstacles(self) -> list[tuple[int, int, int, int]]:
+        """Boxes (x0, y0, x1, y1) of the things in it, map units."""
+        boxes = []
+        for thing in self.plan.things:
+            reach = KINDS[thing.kind].radius
+            boxes.append((thing.x - reach, thing.y - reach, thing.x + reach, thing.y + reach))
+        return boxes
 
     def wad(self) -> bytes:
         """Its WAD file; the map in it is ``MAP01``."""
@@ -63,7 +78,7 @@ def level(family: str, number: int) -> Level:
     """A level of a family; neighbours in number have different styles."""
     styles = list(UNSEEN_STYLES if family == "strange" else TRAINING_STYLES)
     digest = hashlib.sha256(f"{family}/{number}".encode()).digest()
-    return Level(f"{family}_{number:03d}", styles[number % len(styles)], int.from_bytes(digest[:6], "little"))
+    return Level(family, number, styles[number % len(styles)], int.from_bytes(digest[:6], "little"))
 
 
 def find_level(name: str) -> Level | None:

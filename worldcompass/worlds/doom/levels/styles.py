@@ -73,8 +73,8 @@ TRAINING_STYLES: dict[str, Style] = {
             "discs/lime.6/red.3", "chevrons/soft lime.7/lime.4",
         ),
         floors=(
-            "boards/soft amber.5/soft amber.3", "slabs/soft lime.6/soft green.4", "tiles/soft yellow.6/soft green.4",
-            "rug/green.2/lime.5",
+            "boards/soft amber.5/soft amber.3", "slabs/soft lime.6/soft green.4",
+            "tiles/soft yellow.6/soft green.4", "rug/green.2/lime.5",
         ),
         ceilings=("plain/soft lime.7", "beams/soft yellow.7/green.2", "coffers/soft lime.7/soft green.4"),
         outside=("blobs/green.2/green.3", "bricks/orange.4/soft yellow.7"),

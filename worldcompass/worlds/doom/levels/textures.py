@@ -214,8 +214,8 @@ def lamps(colour: str, other: str) -> np.ndarray:
 PATTERNS: dict[str, Pattern] = {
     f.__name__: f
     for f in (
-        plain, bricks, stones, planks, boards, stripes, bands, spots, wainscot, panels, discs, diamonds, arches, chevrons,
-        waves, squares, slabs, tiles, rug, herringbone, blobs, beams, coffers, lamps,
+        plain, bricks, stones, planks, boards, stripes, bands, spots, wainscot, panels, discs, diamonds, arches,
+        chevrons, waves, squares, slabs, tiles, rug, herringbone, blobs, beams, coffers, lamps,
     )
 }  # fmt: skip
 
@@ -255,7 +255,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "hill": lambda x, y: (y > -0.75 + 1.5 * abs(x)) & (y < 0.75),
     "heart": lambda x, y: (x**2 + (1.15 * y + 0.18 - 0.75 * np.sqrt(abs(x))) ** 2) < 0.55,
     "moon": lambda x, y: (np.hypot(x, y) < 0.78) & (np.hypot(x - 0.38, y + 0.12) > 0.6),
-    "star": lambda x, y: np.hypot(x, y) < 0.34 + 0.5 * abs(((np.arctan2(x, -y) / (0.4 * np.pi)) % 1) * 2 - 1) ** 1.2,
+    "star": lambda x, y: np.hypot(x, y) < 0.34 + 0.5 * abs((np.arctan2(x, -y) / (0.2 * np.pi)) % 2 - 1) ** 1.2,
     "bars": lambda x, y: (np.floor((x + 1) * 2.5) % 2 == 0) & (abs(y) < 2),
     "sunset": lambda x, y: (y > 0.35) | (np.hypot(x, y - 0.35) < 0.62),
     "tree": lambda x, y: (np.hypot(x, y + 0.25) < 0.55) | ((abs(x) < 0.16) & (y > 0) & (y < 0.85)),

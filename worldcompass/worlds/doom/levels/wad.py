@@ -8,16 +8,17 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldcompass.worlds.doom.levels.palette import TRANSPARENT, colormap, colours, index, playpal, shifted
+from worldcompass.worlds.doom.levels.palette import colormap, colours, index, playpal, shifted
 from worldcompass.worlds.doom.levels.plan import (
     CELL,
     JAMB,
     PANEL,
     PILLAR,
+    VOID,
     Area,
     Plan,
     Room,
@@ -35,7 +36,7 @@ SKY_TEXTURE = "WCSKY"
 SKY_SIZE = (128, 1024)  # pixels; 1024 go once round
 MAP_INFO = f'map {LUMP} "Level" {{ sky1 = "{SKY_TEXTURE}" }}\n'
 EVERYWHERE = "".join(f"skill{n}=true;" for n in range(1, 6)) + "single=true;coop=true;dm=true;"
-WALLS = {  # side: from a cell to its neighbour, and from the lower left corner to the ends of the line
+EDGES = {  # side of a cell: rows and columns to its neighbour, and both ends (x, y) with the cell on the right
     "west": ((0, -1), (0, 0), (0, 1)),
     "north": ((1, 0), (0, 1), (1, 1)),
     "east": ((0, 1), (1, 1), (1, 0)),
@@ -74,33 +75,33 @@ def png(image: np.ndarray, feet: bool = False) -> bytes:
     )
 
 
-def _pick(paints: tuple[str, ...], number: int) -> int:
-    return number % len(paints)
-
-
-def _wall_name(room: Room, style: Style) -> str:
+def _wall(room: Room, style: Style) -> tuple[str, str]:
+    """Name and paint of a room's wall."""
     paints, letter = (style.outside, "O") if room.outdoor else (style.walls, "W")
-    return f"{letter}{_pick(paints, room.wall):02d}"
+    number = room.wall % len(paints)
+    return f"{letter}{number}", paints[number]
 
 
-def _paint_of(room: Room, style: Style) -> str:
-    paints = style.outside if room.outdoor else style.walls
-    return paints[_pick(paints, room.wall)]
-
-
-def _floor_name(room: Room, style: Style) -> str:
+def _floor(room: Room, style: Style) -> tuple[str, str]:
+    """Name and paint of a room's floor."""
     paints, letter = (style.grounds, "G") if room.outdoor else (style.floors, "F")
-    return f"{letter}{_pick(paints, room.ground):02d}"
+    number = room.ground % len(paints)
+    return f"{letter}{number}", paints[number]
+
+
+def floor_paint(room: Room, style: Style) -> str:
+    """The paint of a room's floor."""
+    return _floor(room, style)[1]
 
 
 def _textures(plan: Plan, style: Style) -> dict[str, np.ndarray]:
     """Every texture of a level by its name."""
-    found = {f"W{n:02d}": wall(paint, style.trim) for n, paint in enumerate(style.walls)}
-    found |= {f"O{n:02d}": wall(paint, style.trim) for n, paint in enumerate(style.outside)}
-    found |= {f"F{n:02d}": draw(paint) for n, paint in enumerate(style.floors)}
-    found |= {f"G{n:02d}": draw(paint) for n, paint in enumerate(style.grounds)}
-    found |= {f"C{n:02d}": draw(paint) for n, paint in enumerate(style.ceilings)}
-    found |= {f"CR{n}": crate(*colours) for n, colours in enumerate(style.crates)}
+    found = {f"W{n}": wall(paint, style.trim) for n, paint in enumerate(style.walls)}
+    found |= {f"O{n}": wall(paint, style.trim) for n, paint in enumerate(style.outside)}
+    found |= {f"F{n}": draw(paint) for n, paint in enumerate(style.floors)}
+    found |= {f"G{n}": draw(paint) for n, paint in enumerate(style.grounds)}
+    found |= {f"C{n}": draw(paint) for n, paint in enumerate(style.ceilings)}
+    found |= {f"CR{n}": crate(*pair) for n, pair in enumerate(style.crates)}
     found |= {
         "TRIM": canvas(style.trim),
         "LINTEL": _lintel(style),
@@ -110,7 +111,7 @@ def _textures(plan: Plan, style: Style) -> dict[str, np.ndarray]:
     found |= {"HEDGE": draw("blobs/green.3/green.2"), "BED": _bed(), SKY_TEXTURE: sky(style)}
     for number, picture in enumerate(plan.pictures):
         room = plan.rooms[picture.room]
-        found[f"P{number:03d}"] = with_picture(wall(_paint_of(room, style), style.trim), picture.number)
+        found[f"P{number:03d}"] = with_picture(wall(_wall(room, style)[1], style.trim), picture.number)
     return found
 
 
@@ -164,36 +165,48 @@ def sky(style: Style) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Line:
-    """A straight line between an area on its right and another one, or a wall."""
+    """A straight line with an area on its right, and another one or a wall on its left."""
 
     side: str
-    """Of the front area on which it lies."""
+    """Of the right area on which it lies."""
     ends: tuple[tuple[int, int], tuple[int, int]]
     front: int
+    """Number of the area on its right."""
     back: int
-    tag: str
-    """Name of the texture of a wall, empty for that of its room."""
+    """Number of the area on its left, or VOID or PILLAR."""
+    texture: str = ""
+    """Of a wall; empty for that of the room."""
+
+    def turned(self) -> _Line:
+        """The same line seen from its left."""
+        opposite = {"west": "east", "east": "west", "north": "south", "south": "north"}
+        return _Line(opposite[self.side], (self.ends[1], self.ends[0]), self.back, self.front)
+
+    def continued(self, other: _Line) -> _Line | None:
+        """This line and the next one as one; None when they differ or do not meet."""
+        if other != replace(self, ends=other.ends) or other.ends[0] != self.ends[1]:
+            return None
+        return replace(self, ends=(self.ends[0], other.ends[1]))
 
 
 def _text_map(plan: Plan, style: Style) -> str:
     """The lump TEXTMAP."""
     corners: dict[tuple[int, int], int] = {}
-    lines, sides = [], []
-
-    def corner(point: tuple[int, int]) -> int:
-        return corners.setdefault(point, len(corners))
-
+    lines: list[str] = []
+    sides: list[str] = []
     for line in _lines(plan):
-        front, back = plan.areas[line.front], plan.areas[line.back] if line.back >= 0 else None
-        words = f"v1={corner(line.ends[0])};v2={corner(line.ends[1])};sidefront={len(sides)};"
-        sides.append(_side(plan, style, line, front, line.front, back))
-        if back is None:
+        v1, v2 = (corners.setdefault(end, len(corners)) for end in line.ends)
+        words = f"v1={v1};v2={v2};sidefront={len(sides)};"
+        sides.append(_side(plan, style, line))
+        if line.back < 0:
             words += "blocking=true;"
         else:
             words += f"sideback={len(sides)};twosided=true;"
-            sides.append(_side(plan, style, line, back, line.back, front))
-            if "window" in (front.kind, back.kind):
-                words += "blocking=true;dontpegtop=true;dontpegbottom=true;"
+            sides.append(_side(plan, style, line.turned()))
+            if "window" in (plan.areas[line.front].kind, plan.areas[line.back].kind):
+                words += (
+                    "blocking=true;dontpegtop=true;dontpegbottom=true;"  # the wall goes on above and below
+                )
         lines.append(f"linedef{{{words}}}")
     return "\n".join(
         [
@@ -209,51 +222,42 @@ def _text_map(plan: Plan, style: Style) -> str:
 
 
 def _lines(plan: Plan) -> Iterator[_Line]:
-    """Every line once; two cells' edges are one line where nothing changes between them."""
-    grid = np.pad(plan.raster, 1, constant_values=-1)
-    tags = _tags(plan)
-    for side, ((down, right), start, end) in WALLS.items():
-        upright = side in ("west", "east")
-        other = np.roll(grid, (-down, -right), (0, 1))
-        # A line between two areas belongs to the one with the higher number: an opening or a block.
-        edges = (grid >= 0) & (grid != other) & (other < grid)
-        wall_of = other < 0
-        rows, columns = np.nonzero(edges.T)[::-1] if upright else np.nonzero(edges)
+    """Every line once; edges of neighbouring cells are one line where nothing changes between them."""
+    grid = np.pad(plan.raster, 1, constant_values=VOID)
+    inlays = _inlays(plan)
+    for side, ((up, right), *corners) in EDGES.items():
+        beyond = np.roll(grid, (-up, -right), (0, 1))
+        # A line between two areas is drawn for the higher number: an opening or a block.
+        cells = np.argwhere((grid >= 0) & (beyond < grid))
+        if side in ("west", "east"):
+            cells = cells[np.argsort(cells[:, 1], kind="stable")]
         if side in ("east", "south"):
-            rows, columns = rows[::-1], columns[::-1]
-        open_line: _Line | None = None
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            x, y = (column - 1) * CELL, (row - 1) * CELL
-            first, last = ((x + CELL * a, y + CELL * b) for a, b in (start, end))
-            front, back = int(grid[row, column]), int(other[row, column])
-            tag = ""
-            if wall_of[row, column]:
-                tag = "PILLAR" if back == PILLAR else _tag(plan, tags, front, side, first, last)
-            line = _Line(side, (first, last), front, back, tag)
-            if open_line is not None and open_line.ends[1] == first and _same(open_line, line):
-                open_line = _Line(side, (open_line.ends[0], last), front, back, tag)
-                continue
-            if open_line is not None:
-                yield open_line
-            open_line = line
-        if open_line is not None:
-            yield open_line
+            cells = cells[::-1]
+        line: _Line | None = None
+        for row, column in cells.tolist():
+            first, last = ((CELL * (column - 1 + x), CELL * (row - 1 + y)) for x, y in corners)
+            edge = _Line(side, (first, last), int(grid[row, column]), int(beyond[row, column]))
+            if edge.back < 0:
+                edge = replace(edge, texture=_wall_texture(plan, inlays, edge))
+            longer = None if line is None else line.continued(edge)
+            if line is not None and longer is None:
+                yield line
+            line = longer or edge
+        if line is not None:
+            yield line
 
 
-def _same(a: _Line, b: _Line) -> bool:
-    return (a.front, a.back, a.tag) == (b.front, b.back, b.tag)
+Inlays = dict[tuple[int, str], list[tuple[int, int, str]]]
+"""Parts of the walls of a room and side that have a texture of their own: from, to, name."""
 
 
-def _tags(plan: Plan) -> dict[tuple[int, str], list[tuple[int, int, str]]]:
-    """Parts of the walls of each room and side that have a texture of their own: from, to, name."""
-    found: dict[tuple[int, str], list[tuple[int, int, str]]] = {}
+def _inlays(plan: Plan) -> Inlays:
+    found: Inlays = {}
     for number, picture in enumerate(plan.pictures):
-        span = (picture.panel * PANEL, (picture.panel + 1) * PANEL, f"P{number:03d}")
-        found.setdefault((picture.room, picture.side), []).append(span)
+        start = picture.panel * PANEL
+        found.setdefault((picture.room, picture.side), []).append((start, start + PANEL, f"P{number:03d}"))
     for opening in plan.openings:
-        if opening.kind != "door":
-            continue
-        for number in opening.rooms:
+        for number in opening.rooms if opening.kind == "door" else ():
             side = side_of(plan.rooms[number], opening.rect)
             start, end = span_on(plan.rooms[number], side, opening.rect)
             parts = [(start - JAMB, start, "TRIM"), (end, end + JAMB, "TRIM")]
@@ -261,78 +265,64 @@ def _tags(plan: Plan) -> dict[tuple[int, str], list[tuple[int, int, str]]]:
     return found
 
 
-def _tag(
-    plan: Plan,
-    tags: dict[tuple[int, str], list[tuple[int, int, str]]],
-    area: int,
-    side: str,
-    first: tuple[int, int],
-    last: tuple[int, int],
-) -> str:
-    number = plan.areas[area].room
-    if plan.areas[area].kind in ("door", "window"):
+def _along(plan: Plan, line: _Line) -> int:
+    """Where a line begins along its room's wall, from the left end seen from inside."""
+    (x, y), start = line.ends[0], walls_of(plan.rooms[plan.areas[line.front].room])[line.side][0]
+    return abs((y if line.side in ("west", "east") else x) - start)
+
+
+def _wall_texture(plan: Plan, inlays: Inlays, edge: _Line) -> str:
+    """Name of the texture of a wall's edge; empty for that of its room."""
+    area = plan.areas[edge.front]
+    if edge.back == PILLAR:
+        return "PILLAR"
+    if area.kind in ("door", "window"):
         return "TRIM"
-    start = walls_of(plan.rooms[number])[side][0]
-    along = abs((first[1] if side in ("west", "east") else first[0]) - start)
-    return next((tag for low, high, tag in tags.get((number, side), []) if low <= along < high), "")
+    along = _along(plan, edge)
+    parts = inlays.get((area.room, edge.side), [])
+    return next((name for low, high, name in parts if low <= along < high), "")
 
 
-def _side(plan: Plan, style: Style, line: _Line, area: Area, number: int, beyond: Area | None) -> str:
-    """The words of one side of a line: its sector, its textures and how they lie."""
+def _side(plan: Plan, style: Style, line: _Line) -> str:
+    """The words of a line's right side: its sector, its textures and how they lie."""
+    area = plan.areas[line.front]
     room = plan.rooms[area.room]
-    words = f"sector={number};"
-    if area.kind in ("room", "dais", "crate", "bed"):
-        stretch = SIZE / room.height
-        start = walls_of(room)[line.side][0] if beyond is None else 0
-        along = _along(room, line, number == line.front) if beyond is not None else 0
-        if beyond is None:
-            along = abs((line.ends[0][1] if line.side in ("west", "east") else line.ends[0][0]) - start)
-        offset = along % PANEL
-    else:
-        stretch, offset = 1.0, 0
-    if beyond is None:
-        name = line.tag or _wall_name(room, style)
-        offset = 0 if name == "PILLAR" else offset
-        return (
-            words
-            + f'texturemiddle="{name}";offsetx={offset};'
-            + (f"scaley_mid={stretch:.4f};" if stretch != 1 else "")
-        )
-    wall_name = _wall_name(room, style)
+    words = f"sector={line.front};"
+    stretch = SIZE / room.height  # a texture is as high as its wall
+    offset = _along(plan, line) % PANEL
+    if line.back < 0:
+        name = line.texture or _wall(room, style)[0]
+        return f'{words}texturemiddle="{name}";offsetx={offset};scaley_mid={stretch:.4f};'
+    beyond = plan.areas[line.back]
+    if beyond.kind == "window":
+        for part in ("top", "bottom"):
+            name = f'texture{part}="{_wall(room, style)[0]}"'
+            words += f"{name};offsetx_{part}={offset};scaley_{part}={stretch:.4f};"
+        return words
     if beyond.ceiling < area.ceiling:
-        if beyond.kind == "window":
-            words += f'texturetop="{wall_name}";offsetx_top={offset};scaley_top={stretch:.4f};'
-        else:
-            words += 'texturetop="LINTEL";'
-    if beyond.floor > area.floor:
-        if beyond.kind == "window":
-            words += f'texturebottom="{wall_name}";offsetx_bottom={offset};scaley_bottom={stretch:.4f};'
-        elif beyond.kind in ("crate", "bed"):
-            name = "HEDGE" if beyond.kind == "bed" else f"CR{beyond.look % len(style.crates)}"
-            words += f'texturebottom="{name}";scaley_bottom={64 / (beyond.floor - area.floor):.4f};'
+        words += 'texturetop="LINTEL";'
+    if (rise := beyond.floor - area.floor) > 0:
+        if beyond.kind in ("crate", "bed"):
+            words += f'texturebottom="{_block_name(beyond, style)}";scaley_bottom={SIZE / 2 / rise:.4f};'
         else:
             words += 'texturebottom="STEP";'
     return words
 
 
-def _along(room: Room, line: _Line, is_front: bool) -> int:
-    """How far along the wall of its room, from the left end seen from inside, a side begins."""
-    turned = {"west": "east", "east": "west", "north": "south", "south": "north"}
-    side = line.side if is_front else turned[line.side]
-    begin = line.ends[0] if is_front else line.ends[1]
-    return abs((begin[1] if side in ("west", "east") else begin[0]) - walls_of(room)[side][0])
+def _block_name(area: Area, style: Style) -> str:
+    return "HEDGE" if area.kind == "bed" else f"CR{area.look % len(style.crates)}"
 
 
 def _sector(plan: Plan, style: Style, area: Area) -> str:
     room = plan.rooms[area.room]
-    ceiling = SKY if room.outdoor else f"C{_pick(style.ceilings, room.ceiling):02d}"
-    floor = _floor_name(room, style)
+    ceiling = SKY if room.outdoor else f"C{room.ceiling % len(style.ceilings)}"
+    floor = _floor(room, style)[0]
     if area.kind in ("door", "window"):
         floor = ceiling = "TRIM"
     elif area.kind == "bed":
         floor = "BED"
     elif area.kind == "crate":
-        floor = f"CR{area.look % len(style.crates)}"
+        floor = _block_name(area, style)
     corner = area.rect if area.kind in ("crate", "bed") else room.rect
     return (
         f'heightfloor={area.floor};heightceiling={area.ceiling};texturefloor="{floor}";textureceiling="{ceiling}";'
