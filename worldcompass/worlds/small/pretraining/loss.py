@@ -179,24 +179,26 @@ def world_loss(
 def imagine_past(
     blueprint: Blueprint[Any], world: SmallWorld[Any], batch: Batch, chunk: int, generator: torch.Generator
 ) -> Batch:
-    """The same with a past that the network imagines itself, each chunk after a true one, in a few denoising steps.
+    """The same with a past that the network imagines itself, each chunk after that of the batch, in a few steps.
 
-    So the network learns to go on from what it makes: its own errors do not pile up.
+    So the network learns to go on from what it makes: its own errors do not pile up. Done twice, a chunk follows one
+    that followed an imagined one.
     """
     whole, device = world.spec.chunk_lengths[0], world.device
-    clean, _, entry = _moved(batch, device)
+    clean, past, entry = _moved(batch, device)
     sequences, _, length = clean.shape[:3]
     first = 0 if batch.starts else whole
-    told = Told.of(blueprint, world, batch, clean, entry, chunk)
+    told = Told.of(blueprint, world, batch, past, entry, chunk)
     layout = Layout.of(length // chunk, first // chunk, 1)
+    known = _declared(sequences, length, batch.starts, world.memory.sigma if batch.worn else 0.0).to(device)
     schedule = world.spec.schedule
     levels = schedule.sigmas(IMAGINED_STEPS if isinstance(schedule, ShiftedLevels) else None).tolist()
-    x, exact = torch.randn(clean.shape, generator=generator, device=device), clean.new_zeros(sequences, length)
+    x = torch.randn(clean.shape, generator=generator, device=device)
     for level, after in pairwise(levels):
-        sigma = torch.full_like(exact, level)
+        sigma = torch.full_like(known, level)
         if batch.starts:
             x[:, :, 0], sigma[:, 0] = clean[:, :, 0], 0
-        velocity = told.velocity(world, layout, [clean, x], [exact, sigma])
+        velocity = told.velocity(world, layout, [past, x], [known, sigma])
         x[:, :, first:] += (after - level) * torch.cat(velocity.split(sequences), 2)
     x[:, :, :first] = clean[:, :, :first]
     entry = entry.clone()

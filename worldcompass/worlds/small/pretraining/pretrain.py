@@ -26,6 +26,8 @@ from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
 from worldcompass.worlds.small.transformer import ChunkTransformer
 from worldcompass.worlds.small.world import SmallWorld
 
+MOST_ROUNDS = 2  # times that a past is imagined after an imagined one
+
 
 def load_world(blueprint: Blueprint[Any], folder: Path | None, device: str = "cpu") -> SmallWorld[Any]:
     """The world with the weights of a folder, or those of the package when None.
@@ -119,7 +121,7 @@ def train_world(
         if not imagined and rng.random() < teaching.blurred_share:
             batch = blur_past(blueprint, world, batch, rng)
         with torch.autocast(kind.type, torch.bfloat16, enabled=computes_bf16(kind)):
-            if imagined:
+            for _ in range(int(rng.integers(1, MOST_ROUNDS + 1)) if imagined else 0):
                 batch = imagine_past(blueprint, world, batch, chunk, generator)
             return world_loss(blueprint, world, batch, chunk, generator)
 
