@@ -46,7 +46,7 @@ EDGES = {  # side of a cell: rows and columns to its neighbour, and both ends (x
 
 def make_wad(plan: Plan, style: Style) -> bytes:
     """The bytes of a PWAD with the map MAP01; the same plan and style give the same bytes."""
-    textures = _textures(plan, style)
+    textures = textures_of(plan, style)
     lumps: list[tuple[str, bytes]] = [
         ("PLAYPAL", playpal()), ("COLORMAP", colormap()), ("ZMAPINFO", MAP_INFO.encode()),
         (LUMP, b""), ("TEXTMAP", _text_map(plan, style).encode()), ("ENDMAP", b""),
@@ -94,7 +94,7 @@ def floor_paint(room: Room, style: Style) -> str:
     return _floor(room, style)[1]
 
 
-def _textures(plan: Plan, style: Style) -> dict[str, np.ndarray]:
+def textures_of(plan: Plan, style: Style) -> dict[str, np.ndarray]:
     """Every texture of a level by its name."""
     found = {f"W{n}": wall(paint, style.trim) for n, paint in enumerate(style.walls)}
     found |= {f"O{n}": wall(paint, style.trim) for n, paint in enumerate(style.outside)}
@@ -108,7 +108,8 @@ def _textures(plan: Plan, style: Style) -> dict[str, np.ndarray]:
         "STEP": _step(style),
         "PILLAR": _pillar(style),
     }
-    found |= {"HEDGE": draw("blobs/green.3/green.2"), "BED": _bed(), SKY_TEXTURE: sky(style)}
+    found |= {f"BX{n}": _box(*pair) for n, pair in enumerate(style.crates)}
+    found |= {"BED": _bed(), SKY_TEXTURE: sky(style)}
     for number, picture in enumerate(plan.pictures):
         room = plan.rooms[picture.room]
         found[f"P{number:03d}"] = with_picture(wall(_wall(room, style)[1], style.trim), picture.number)
@@ -130,6 +131,13 @@ def _step(style: Style) -> np.ndarray:
 def _pillar(style: Style) -> np.ndarray:
     image = np.full((SIZE, SIZE), shifted(index(style.trim), 2), np.uint8)
     image[:16] = image[-16:] = index(style.trim)
+    return image
+
+
+def _box(colour: str, edge: str) -> np.ndarray:
+    """The side of a bed of plants: leaves over a box."""
+    image = crate(colour, edge)
+    image[:28] = draw("blobs/green.3/green.4")[:28]
     return image
 
 
@@ -303,14 +311,11 @@ def _side(plan: Plan, style: Style, line: _Line) -> str:
         words += 'texturetop="LINTEL";'
     if (rise := beyond.floor - area.floor) > 0:
         if beyond.kind in ("crate", "bed"):
-            words += f'texturebottom="{_block_name(beyond, style)}";scaley_bottom={SIZE / 2 / rise:.4f};'
+            name = f"{'BX' if beyond.kind == 'bed' else 'CR'}{beyond.look % len(style.crates)}"
+            words += f'texturebottom="{name}";scaley_bottom={SIZE / 2 / rise:.4f};'
         else:
             words += 'texturebottom="STEP";'
     return words
-
-
-def _block_name(area: Area, style: Style) -> str:
-    return "HEDGE" if area.kind == "bed" else f"CR{area.look % len(style.crates)}"
 
 
 def _sector(plan: Plan, style: Style, area: Area) -> str:
@@ -322,7 +327,7 @@ def _sector(plan: Plan, style: Style, area: Area) -> str:
     elif area.kind == "bed":
         floor = "BED"
     elif area.kind == "crate":
-        floor = _block_name(area, style)
+        floor = f"CR{area.look % len(style.crates)}"
     corner = area.rect if area.kind in ("crate", "bed") else room.rect
     return (
         f'heightfloor={area.floor};heightceiling={area.ceiling};texturefloor="{floor}";textureceiling="{ceiling}";'
