@@ -83,6 +83,7 @@ CONTENTS = {
             "/docs/scaling",
             "/docs/remote_rewards",
             "/docs/worldplay",
+            "/docs/levels",
             "/docs/hands",
         ],
         "Help": ["/docs/troubleshooting", "/docs/faq"],

@@ -1,7 +1,7 @@
 """Textures drawn by code: arrays of palette indices, 128 x 128, row 0 at the top.
 
-A picture of 64 x 48 pixels shows 6 map units as one pixel from 3 m. So nothing here is finer than 6 units, the
-patterns of walls repeat within 128 units, and they are as high as the wall.
+From 2 m, 64 map units, a pixel of a 64 x 48 picture spans 2 units. Nothing here is finer than 6 units. The patterns
+of walls repeat within 128 units, and they are as high as the wall.
 """
 
 from __future__ import annotations
