@@ -1,6 +1,7 @@
 """Levels made from a seed: plans that can be walked, textures that can be seen, splits, files and the engine."""
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -44,7 +45,7 @@ def test_a_level_is_a_function_of_its_name():
 
 @pytest.mark.golden
 def test_the_levels_are_those_that_data_was_recorded_on():
-    """Another sum means that recordings and scenarios of levels fit no longer, and must be made anew."""
+    """Another sum needs another ``EDITION``: recordings and scenarios of levels fit no longer."""
     digest = hashlib.sha256(repr([level.plan for level in EVERY]).encode())
     for level in (*splits.levels("house", 8), *splits.levels("strange", 2)):
         for name, image in (textures_of(level.plan, STYLES[level.style]) | all_sprites()).items():
@@ -61,8 +62,8 @@ def test_every_room_can_be_walked_to_and_has_free_places():
 
 def test_a_step_that_is_too_high_cuts_a_room_off():
     house = splits.level("house", 0).plan
-    high = tuple(plan.replace(o, floor=o.floor + 60, top=o.top + 60) for o in house.openings)
-    assert plan.replace(house, openings=high).reachable() == {0}
+    high = tuple(replace(o, floor=o.floor + 60, top=o.top + 60) for o in house.openings)
+    assert replace(house, openings=high).reachable() == {0}
 
 
 def test_doorways_are_wide_and_high_enough_and_windows_are_no_way():
@@ -158,6 +159,12 @@ def test_the_data_set_is_recorded_on_levels_and_keeps_the_splits_apart():
     frames = collect.EPISODES_PER_SHARD * collect.EPISODE_FRAMES * len(shards)
     assert 0.9 < frames / 360_000 < 1.1
     assert {s.split for s in collect.plan(2000, 0, None)} == set(collect.SPLITS), "one shard of each at least"
+
+
+def test_recordings_of_maps_are_not_continued_with_levels(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"version": 2, "seed": 0, "frames": 2000, "maps": null}')
+    with pytest.raises(UserError, match=r"holds a dataset made with .*, not .*levels, edition 1"):
+        collect.collect(tmp_path, frames=2000)
 
 
 def test_maps_that_are_named_replace_the_levels():

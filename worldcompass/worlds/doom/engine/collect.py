@@ -30,6 +30,7 @@ from worldcompass.worlds.doom.engine.facts import (
 )
 from worldcompass.worlds.doom.engine.feasible import next_segment, sight
 from worldcompass.worlds.doom.engine.maps import DoomMap, find_map, level_maps
+from worldcompass.worlds.doom.levels.splits import EDITION
 from worldcompass.worlds.small import data
 
 EPISODE_LATENTS = 65
@@ -136,7 +137,8 @@ def collect(
     shards = {shard.folder(out): shard for shard in plan(frames, seed, maps)}
     missing = sum(not folder.is_dir() for folder in shards)
     need = 1.1 * missing * EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_HEIGHT * FRAME_WIDTH * 3
-    data.claim(out, FORMAT, {"seed": seed, "frames": frames, "maps": maps}, need, "lower --frames")
+    made_by = {"seed": seed, "frames": frames, "maps": maps or f"levels, edition {EDITION}"}
+    data.claim(out, FORMAT, made_by, need, "lower --frames")
     data.collect(shards, partial(collect_shard, root=out), workers, "collecting")
     write_card(out)
     return out
@@ -171,6 +173,8 @@ def start_place(
             return None
         spot = visited[int(rng.integers(len(visited)))]
         return float(spot[0]), float(spot[2]), float(rng.uniform(-180, 180))
+    if engine.walls_L4 is None:
+        engine.reset(0)
     x, z = free[int(rng.integers(len(free)))]
     yaws = rng.uniform(-180, 180, YAWS).tolist()
     if engine.walls_L4 is None or rng.random() < NEAR_SHARE:

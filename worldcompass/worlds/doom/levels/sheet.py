@@ -86,7 +86,6 @@ def views(level: Level, count: int, seed: int) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     with Engine(level_map(level)) as engine:
-        engine.reset(0)  # to know the walls, which the choice of starts looks at
         starts = [start_place(engine, rng, ()) for _ in range(count)]
         return np.concatenate([engine.reset(0, start).frames_Fhw3 for start in starts])
 

@@ -26,6 +26,7 @@ from worldcompass.worlds.doom.levels.wad import make_wad
 FAMILIES = {"house": 320, "critic": 16, "judge": 16, "unseen": 16, "strange": 8}
 """Levels of each family that the splits of a data set use."""
 MOST = 1000  # levels of a family
+EDITION = 1  # raised when levels change, so that recordings of others are not continued
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Style:
     crates: tuple[tuple[str, str], ...]
     """Colours of a crate and of its edges."""
     sky: tuple[str, str, str]
-    """Colours of the sky from the top to the horizon, and of the clouds."""
+    """Colours of the sky above and near the horizon, and of the clouds."""
     hills: str
 
 

@@ -243,6 +243,63 @@ def crate(colour: str, edge: str) -> np.ndarray:
     return image
 
 
+def box(colour: str, edge: str) -> np.ndarray:
+    """The side of a bed of plants: leaves over a crate."""
+    image = crate(colour, edge)
+    image[:28] = draw("blobs/green.3/green.4")[:28]
+    return image
+
+
+def flowers() -> np.ndarray:
+    """A bed of plants from above."""
+    image = draw("blobs/green.3/green.4")
+    petals = draw("blobs/green.3/yellow.6") == index("yellow.6")
+    image[petals & ((_X + _Y) % 64 < 24)] = index("pink.5")
+    return image
+
+
+def lintel(trim: str) -> np.ndarray:
+    """The wall above a doorway, to be laid with its lower edge on the opening."""
+    image = np.full((SIZE, SIZE), shifted(index(trim), 1), np.uint8)
+    image[-14:] = index(trim)
+    return image
+
+
+def step(trim: str) -> np.ndarray:
+    """The front of a step with a light edge above."""
+    image = canvas(trim)
+    image[:8] = shifted(index(trim), 2)
+    return image
+
+
+def pillar(trim: str) -> np.ndarray:
+    """A pillar with foot and capital."""
+    image = np.full((SIZE, SIZE), shifted(index(trim), 2), np.uint8)
+    image[:16] = image[-16:] = index(trim)
+    return image
+
+
+def sky(top: str, low: str, cloud: str, hill: str) -> np.ndarray:
+    """The sky all around: two bands of colour, clouds, hills and one sun, uint8 (128, 1024)."""
+    wide = 8 * SIZE
+    y, x = np.mgrid[:SIZE, :wide]
+    image = np.where(y < 52, index(top), index(low)).astype(np.uint8)
+    rng = np.random.default_rng(sum(map(ord, top + low + cloud + hill)))
+    for _ in range(13):
+        at, over, reach = rng.integers(wide), rng.integers(14, 70), rng.integers(26, 60)
+        for part in range(3):
+            dx = abs((x - at - (part - 1) * reach + wide // 2) % wide - wide // 2)
+            image[(dx / reach) ** 2 + ((y - over) / (9 + 5 * (part == 1))) ** 2 < 1] = index(cloud)
+    image[np.hypot(x - 300, y - 34) < 17] = index("yellow.7")
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    turn = 2 * np.pi * x / wide
+    far = 96 - 9 * np.sin(5 * turn + phase[0]) - 6 * np.sin(8 * turn)
+    near = 110 - 7 * np.sin(7 * turn + phase[1])
+    image[y > far] = shifted(index(hill), 1)
+    image[y > near] = index(hill)
+    return image
+
+
 # Pictures on walls, the landmarks.
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

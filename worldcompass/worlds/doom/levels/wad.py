@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldcompass.worlds.doom.levels.palette import colormap, colours, index, playpal, shifted
+from worldcompass.worlds.doom.levels.palette import colormap, colours, playpal
 from worldcompass.worlds.doom.levels.plan import (
     CELL,
     JAMB,
@@ -28,12 +28,24 @@ from worldcompass.worlds.doom.levels.plan import (
 )
 from worldcompass.worlds.doom.levels.sprites import KINDS, all_sprites
 from worldcompass.worlds.doom.levels.styles import Style
-from worldcompass.worlds.doom.levels.textures import SIZE, canvas, crate, draw, wall, with_picture
+from worldcompass.worlds.doom.levels.textures import (
+    SIZE,
+    box,
+    canvas,
+    crate,
+    draw,
+    flowers,
+    lintel,
+    pillar,
+    sky,
+    step,
+    wall,
+    with_picture,
+)
 
 LUMP = "MAP01"
 SKY = "F_SKY1"
 SKY_TEXTURE = "WCSKY"
-SKY_SIZE = (128, 1024)  # pixels; 1024 go once round
 MAP_INFO = f'map {LUMP} "Level" {{ sky1 = "{SKY_TEXTURE}" }}\n'
 EVERYWHERE = "".join(f"skill{n}=true;" for n in range(1, 6)) + "single=true;coop=true;dm=true;"
 EDGES = {  # side of a cell: rows and columns to its neighbour, and both ends (x, y) with the cell on the right
@@ -102,73 +114,14 @@ def textures_of(plan: Plan, style: Style) -> dict[str, np.ndarray]:
     found |= {f"G{n}": draw(paint) for n, paint in enumerate(style.grounds)}
     found |= {f"C{n}": draw(paint) for n, paint in enumerate(style.ceilings)}
     found |= {f"CR{n}": crate(*pair) for n, pair in enumerate(style.crates)}
-    found |= {
-        "TRIM": canvas(style.trim),
-        "LINTEL": _lintel(style),
-        "STEP": _step(style),
-        "PILLAR": _pillar(style),
-    }
-    found |= {f"BX{n}": _box(*pair) for n, pair in enumerate(style.crates)}
-    found |= {"BED": _bed(), SKY_TEXTURE: sky(style)}
+    trim = style.trim
+    found |= {"TRIM": canvas(trim), "LINTEL": lintel(trim), "STEP": step(trim), "PILLAR": pillar(trim)}
+    found |= {f"BX{n}": box(*pair) for n, pair in enumerate(style.crates)}
+    found |= {"BED": flowers(), SKY_TEXTURE: sky(*style.sky, style.hills)}
     for number, picture in enumerate(plan.pictures):
         room = plan.rooms[picture.room]
         found[f"P{number:03d}"] = with_picture(wall(_wall(room, style)[1], style.trim), picture.number)
     return found
-
-
-def _lintel(style: Style) -> np.ndarray:
-    image = np.full((SIZE, SIZE), shifted(index(style.trim), 1), np.uint8)
-    image[-14:] = index(style.trim)
-    return image
-
-
-def _step(style: Style) -> np.ndarray:
-    image = canvas(style.trim)
-    image[:8] = shifted(index(style.trim), 2)
-    return image
-
-
-def _pillar(style: Style) -> np.ndarray:
-    image = np.full((SIZE, SIZE), shifted(index(style.trim), 2), np.uint8)
-    image[:16] = image[-16:] = index(style.trim)
-    return image
-
-
-def _box(colour: str, edge: str) -> np.ndarray:
-    """The side of a bed of plants: leaves over a box."""
-    image = crate(colour, edge)
-    image[:28] = draw("blobs/green.3/green.4")[:28]
-    return image
-
-
-def _bed() -> np.ndarray:
-    image = draw("blobs/green.3/green.4")
-    flowers = draw("blobs/green.3/yellow.6") == index("yellow.6")
-    image[flowers & (np.indices(image.shape).sum(0) % 64 < 24)] = index("pink.5")
-    return image
-
-
-def sky(style: Style) -> np.ndarray:
-    """The sky all around: bands of colour, clouds, hills and one sun, uint8 (128, 1024)."""
-    high, wide = SKY_SIZE
-    y, x = np.mgrid[:high, :wide]
-    top, low, cloud = (index(name) for name in style.sky)
-    image = np.where(y < 52, top, low).astype(np.uint8)
-    rng = np.random.default_rng(sum(map(ord, "".join(style.sky) + style.hills)))
-    for _ in range(13):
-        at, over, reach = rng.integers(wide), rng.integers(14, 70), rng.integers(26, 60)
-        for part in range(3):
-            dx = abs((x - at - (part - 1) * reach + wide // 2) % wide - wide // 2)
-            image[(dx / reach) ** 2 + ((y - over) / (9 + 5 * (part == 1))) ** 2 < 1] = cloud
-    image[np.hypot(x - 300, y - 34) < 17] = index("yellow.7")
-    phase = rng.uniform(0, 2 * np.pi, 2)
-    turn = 2 * np.pi * x / wide
-    far = 96 - 9 * np.sin(5 * turn + phase[0]) - 6 * np.sin(8 * turn)
-    near = 110 - 7 * np.sin(7 * turn + phase[1])
-    hills = index(style.hills)
-    image[y > far] = shifted(hills, 1)
-    image[y > near] = hills
-    return image
 
 
 @dataclass(frozen=True)
@@ -212,9 +165,7 @@ def _text_map(plan: Plan, style: Style) -> str:
             words += f"sideback={len(sides)};twosided=true;"
             sides.append(_side(plan, style, line.turned()))
             if "window" in (plan.areas[line.front].kind, plan.areas[line.back].kind):
-                words += (
-                    "blocking=true;dontpegtop=true;dontpegbottom=true;"  # the wall goes on above and below
-                )
+                words += "blocking=true;dontpegtop=true;dontpegbottom=true;"  # as the wall around it
         lines.append(f"linedef{{{words}}}")
     return "\n".join(
         [
