@@ -1,7 +1,7 @@
 """Show levels from above and from within, or write their WAD files.
 
-A level is a function of its name: house_000 to house_047 train the world, critic_000 and judge_000 and further ones
-train critics and judge, and no network sees unseen_000 (known styles) or strange_000 (other styles).
+A level is a function of its name. Levels such as house_000 train the world, critic_000 and judge_000 only critics
+and judge. No network sees unseen_000, a level of known style, or strange_000, one of another style.
 """
 
 from __future__ import annotations
