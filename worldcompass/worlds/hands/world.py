@@ -30,7 +30,7 @@ SPEC = WorldSpec(
     frames_per_latent=FRAMES_PER_LATENT,
     fps=FPS,
     frame_size=FRAME_SIZE,
-    schedule=ShiftedLevels(shift=2.0, num_steps=4),
+    schedule=ShiftedLevels(shift=2.0, num_steps=2),
     actions=ACTIONS,
     batches_pasts=True,
 )
