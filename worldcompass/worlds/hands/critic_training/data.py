@@ -20,7 +20,7 @@ from worldcompass.worlds.hands.view import project
 from worldcompass.worlds.small.data import Shard
 from worldcompass.worlds.small.linear import LinearCode
 
-FRAMES_EACH = 14  # frames of every episode
+FRAMES_EACH = 40  # frames of every episode
 SPOILT = 0.35  # share of frames that each kind of damage hits
 CODED = 0.6  # share of frames that go through the autoencoder
 MUSH = 0.12  # share of frames that show nothing, for the reader

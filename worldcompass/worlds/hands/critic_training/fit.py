@@ -25,11 +25,9 @@ from worldcompass.worlds.small.linear import LinearCode
 from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
 
 FRAMES_PER_STEP = 64
-READER_STEPS, JUDGE_STEPS = 3000, 500
-FINDER_SHARE, FINDER_BATCH = (
-    6,
-    512,
-)  # steps of the network that finds the gripper, per step of the other; frames
+READER_STEPS, JUDGE_STEPS = 12_000, 800
+FINDER_SHARE, FINDER_BATCH = 50, 512  # steps of the network that finds the gripper per step of the other; frames
+FINDER_FRAMES = 60  # frames of every episode that it learns from: they cost it little
 CHUNK = 256  # frames that are spoilt at once
 LEARNING_RATE, WARMUP = 4e-3, 30  # of Muon; steps
 SPOTS, COLOUR, HEIGHT = 0.2, 4.0, 1.0  # weights besides the gripper's
@@ -112,7 +110,8 @@ def train_judge(data: Path, out: Path, steps: int = JUDGE_STEPS, seed: int = 0) 
     Raises:
         UserError: when ``data`` is not a dataset.
     """
-    known = labelled(shards_of(data, "judge"), "train", np.random.default_rng((seed, 1)))
+    rng = np.random.default_rng((seed, 1))
+    known = labelled(shards_of(data, "judge"), "train", rng, FINDER_FRAMES)
     code = load_hands_world().autoencoder.code
     torch.manual_seed(seed + 1000)
     judge = HandsJudge()

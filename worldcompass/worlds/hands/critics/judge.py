@@ -1,7 +1,8 @@
 """The held-out judge of actions and looks, for evaluation only.
 
-It shares no recording and no network with the critics, and reads otherwise: colours of fingers, palm and arm leave
-profiles along columns and rows, and a network without convolutions finds the gripper from these. A second network
+It shares no recording and no network with the critics, and reads otherwise: colours of fingers, palm and arm, and the
+shade on the table, leave profiles along columns and rows, and a network without convolutions finds the gripper from
+these. A second network
 tells engine frames from damaged ones.
 """
 
@@ -20,19 +21,27 @@ PARTS = ((1.0, 0.56, 0.10), (0.20, 0.26, 0.40), (0.62, 0.66, 0.74))
 """Colours of fingers, palm and arm."""
 SHADES = (0.8, 1.0, 1.2)
 ALIKE = 0.11  # deviation of a colour of a part, in 0..1
-POOLED = 8  # pixels per side of the cells of the pooled masks of fingers and palm
-NUM_FEATURES = len(PARTS) * sum(FRAME_SIZE) + 2 * (FRAME_SIZE[0] // POOLED) * (FRAME_SIZE[1] // POOLED)
+POOLED = 8  # pixels per side of the cells of the pooled planes
+PLANES = len(PARTS) + 1  # of which there are profiles: the parts, and the shade
+PLANES_POOLED = (0, 1, 3)  # fingers, palm and shade
+NUM_FEATURES = PLANES * sum(FRAME_SIZE) + len(PLANES_POOLED) * (FRAME_SIZE[0] // POOLED) * (FRAME_SIZE[1] // POOLED)
 
 
 def features_of(frames_N3hw: Tensor) -> Tensor:
-    """Profiles of the gripper's parts along columns and rows, and pooled masks, (N, ``NUM_FEATURES``).
+    """Profiles of the gripper's parts and of shade along columns and rows, and pooled planes, (N, ``NUM_FEATURES``).
 
     Args:
         frames_N3hw: in [0, 1].
     """
-    masks = torch.stack([_mask(frames_N3hw, colour) for colour in PARTS], 1)
-    profiles = torch.cat([masks.sum(-2), masks.sum(-1)], -1).flatten(1) / 8
-    return torch.cat([profiles, avg_pool2d(masks[:, :2], POOLED).flatten(1) * 4], 1)
+    planes = torch.stack([*(_mask(frames_N3hw, colour) for colour in PARTS), _shade(frames_N3hw)], 1)
+    profiles = torch.cat([planes.sum(-2), planes.sum(-1)], -1).flatten(1) / 8
+    return torch.cat([profiles, avg_pool2d(planes[:, PLANES_POOLED], POOLED).flatten(1) * 4], 1)
+
+
+def _shade(frames_N3hw: Tensor) -> Tensor:
+    """How much darker each pixel is than the middle one of its row, (N, h, w) in 0..1: shadows, and dark things."""
+    grey = frames_N3hw.mean(1)
+    return (1 - grey / grey.median(-1, keepdim=True).values.clamp_min(0.05)).clamp(0, 1)
 
 
 def _mask(frames_N3hw: Tensor, colour: tuple[float, float, float]) -> Tensor:
@@ -44,7 +53,7 @@ def _mask(frames_N3hw: Tensor, colour: tuple[float, float, float]) -> Tensor:
 class GripperFinder(nn.Module):
     """The gripper's place from ``features_of`` a frame."""
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 256) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(NUM_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 8)
@@ -77,7 +86,7 @@ class Texture(nn.Module):
 
 
 class HandsJudge(nn.Module):
-    """Both networks of the judge. About 100,000 parameters."""
+    """Both networks of the judge. About 300,000 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
