@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -210,12 +209,6 @@ def _filmed(
 
 def _true(scenarios: Sequence[Scenario]) -> Tensor:
     return torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import Parallel
 from worldcompass.parallel.team import Team
+from worldcompass.recordings import Recording
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
 from worldcompass.runs.final import exporting
@@ -35,10 +36,12 @@ from worldcompass.training.preflight import try_critics
 from worldcompass.training.run import Parts
 from worldcompass.training.selection import Learning
 from worldcompass.types import Scenario
+from worldcompass.world import WorldSpec
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
 from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
+from worldcompass.worlds.worldplay.recordings import recorded_scenarios
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
@@ -70,6 +73,8 @@ class WorldPlayRecipe:
     """Truncate the network's timesteps to whole numbers, as the released training does."""
     rewards: Rewards = field(default_factory=PaperRewards)
     """Source of the critics."""
+    recordings: Path | None = None
+    """Folder of videos with poses to train on, see ``worldplay.recordings``; images with trajectories when None."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Post-train and write ``out/weights``: a file in the official form, and adapters if there are any.
@@ -133,7 +138,23 @@ class WorldPlayRecipe:
     def scenarios(self) -> list[Scenario]:
         """Scenarios of the training, long enough for the curriculum's last chunk."""
         num_latents = (self.config.sampling.last_chunk + 1) * CHUNK
+        if self.recordings is not None:
+            return recorded_scenarios(self.recordings, self.spec, num_latents, self.begun)
         return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
+
+    def begun(self, recording: Recording, scenario: Scenario) -> Scenario:
+        """The scenario of a recording with its conditioning and caption.
+
+        Raises:
+            UserError: when they are missing, or were prepared from something else.
+        """
+        conditioning, caption = self.source.start_of(recording.video, self.network, self.latent_size)
+        return replace(scenario, conditioning=conditioning, caption=caption)
+
+    @property
+    def spec(self) -> WorldSpec:
+        """Facts about the world; loads no weights."""
+        return self._blank().spec
 
     def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
         """The world; ``fill`` sets the weights of a network on the meta device."""

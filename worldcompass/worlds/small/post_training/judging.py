@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worldcompass.judging.court import Court, Role, Scenes, digest_of
+from worldcompass.judging.court import Court, Role, Scenes
 from worldcompass.runs.folder import weights_folder
+from worldcompass.runs.requirements import digest_of
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.small.weights import WeightFiles
 
