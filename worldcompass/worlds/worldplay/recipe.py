@@ -18,6 +18,7 @@ from worldcompass.parallel.team import Team
 from worldcompass.recordings import Recording
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
+from worldcompass.rewards.truth_paired import TwoSided
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.requirements import NeededFile, differences, lacking
@@ -33,6 +34,7 @@ from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import Optimiser, adamw, choose_trained, muon
 from worldcompass.training.policy import Decay
 from worldcompass.training.preflight import try_critics
+from worldcompass.training.probe import SHOWN, HeldOut
 from worldcompass.training.run import Parts
 from worldcompass.training.selection import Learning
 from worldcompass.types import Scenario
@@ -50,6 +52,11 @@ from worldcompass.worlds.worldplay.world import CHUNK, FAMILY_5B, FAMILY_8B, Dec
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Needs
+
+# Probes during training, as the released trainer's evaluation: latents of a video, and denoising steps.
+LOOK_LATENTS, LOOK_STEPS = 32, 20
+LOOK_SEED = 9_000_000  # of trajectories that no run draws, as its own seeds are far below
+STEADINESS = "steadiness"
 
 Network = Config8B | Config5B
 Source = OfficialFiles | StandIns
@@ -86,7 +93,7 @@ class WorldPlayRecipe:
         parts = self.parts(device)
         length = self.config.sampling.chunk_length or CHUNK
         try_critics(parts.world, parts.critics, parts.scenarios[0], length)
-        policy = train_parts(parts, out, resume=resume)
+        policy = train_parts(parts, out, resume=resume, held_out=self.looks(parts.scenarios))
         main, folder = Team.current().is_main, RunFolder(out)
         with policy.checkpoint(), exporting(folder, writes=main) as weights:
             if self.config.optimiser.lora is not None:
@@ -129,11 +136,15 @@ class WorldPlayRecipe:
 
     def parts(self, device: str) -> Parts:
         """The parts of a training run, with loaded weights."""
-        scenarios, critics = self.scenarios(), self.rewards.critics(device)
+        scenarios, critics, config = self.scenarios(), self.rewards.critics(device), self.config
+        if self.recordings is not None:
+            # It asks for reachable truth, with which the doctor compares the pictures; by default it has no weight.
+            critics = [*critics, TwoSided(name=STEADINESS)]
+            config = config.changed(weights={STEADINESS: 0.0, **config.rewards.weights})
         world = self.world(
             partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
         )
-        return Parts(world, critics, scenarios, self.config)
+        return Parts(world, critics, scenarios, config)
 
     def scenarios(self) -> list[Scenario]:
         """Scenarios of the training, long enough for the curriculum's last chunk."""
@@ -141,6 +152,17 @@ class WorldPlayRecipe:
         if self.recordings is not None:
             return recorded_scenarios(self.recordings, self.spec, num_latents, self.begun)
         return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
+
+    def looks(self, scenarios: Sequence[Scenario]) -> HeldOut:
+        """What the probes of a training on ``scenarios`` film: its first recordings, or images along other ways."""
+        num_latents = min(LOOK_LATENTS, (self.config.sampling.last_chunk + 1) * CHUNK)
+        if self.recordings is not None:
+            found = [replace(s, actions=s.actions.latents(0, num_latents)) for s in scenarios[:SHOWN]]
+        else:
+            seed = LOOK_SEED + self.config.seed
+            found = self.source.scenarios(self.network, self.latent_size, num_latents, seed)
+        steps = min(LOOK_STEPS, self.config.sampling.denoising_steps or LOOK_STEPS)
+        return HeldOut(None, found[:SHOWN], steps)
 
     def begun(self, recording: Recording, scenario: Scenario) -> Scenario:
         """The scenario of a recording with its conditioning and caption.
@@ -264,7 +286,7 @@ PAPER = Config(
         checkpoint_decay=0.9,  # ema_ckpt_decay
         autocast_bf16=True,  # computes in bfloat16 with float32 master weights
     ),
-    keeping=Keeping(save_every=6),  # checkpoints every 6 steps
+    keeping=Keeping(save_every=6, probe_every=6),  # checkpoints and evaluation videos every 6 steps
     parallel=Parallel(shard=True),  # HSDP over the GPUs of a node
 )
 
@@ -302,6 +324,7 @@ def tiny(recipe: WorldPlayRecipe, network: Network, critics: Callable[[], list[C
         lr=1e-3,
         autocast_bf16=False,
         save_every=1,
+        probe_every=2,
     )
     return replace(
         recipe,
