@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.encoders import quotes_for_byt5, stretch
+from worldcompass.worlds.worldplay.encoders import cleaned, quotes_for_byt5, stretch
 from worldcompass.worlds.worldplay.layouts import OFFICIAL_8B, PARTS_5B, PARTS_8B, check_parts, parts_8b
 from worldcompass.worlds.worldplay.official_data import conditioning
 from worldcompass.worlds.worldplay.poses import commanded
@@ -233,6 +234,32 @@ def test_the_command_names_the_missing_extra_first(model, pictures, tmp_path, mo
     assert cli.main(["prepare", "--model", model, "--device", "cpu", *words]) == 2
     assert "pip install 'worldcompass[hf]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_captions_of_the_5b_need_ftfy_and_say_so_before_anything_is_loaded(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    for name in ("transformers", "PIL"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    words = ["--images", str(pictures), "--checkpoints", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["prepare", "--model", "worldplay-5b", "--device", "cpu", *words]) == 2
+    assert "cleaned by the package ftfy: pip install 'worldcompass[hf]'" in capsys.readouterr().err
+    assert cli.main(["prepare", "--model", "worldplay-8b", "--device", "cpu", *words]) == 2
+    assert "ftfy" not in capsys.readouterr().err
+
+
+def test_captions_are_mended_before_entities_and_spaces(monkeypatch):
+    """In the official order: a text that is mended may hold entities, and those may be escaped twice."""
+    mender = types.ModuleType("ftfy")
+    mender.fix_text = lambda text: text.replace("BROKEN", " &amp;lt;3\u3000 ")
+    monkeypatch.setitem(sys.modules, "ftfy", mender)
+    assert cleaned(" A \n lake BROKEN here") == "A lake <3 here"
+
+
+def test_broken_text_is_mended_by_the_package_itself():
+    pytest.importorskip("ftfy", reason="the extra hf is not installed")
+    assert cleaned("I donâ€™t  know\u00a0 &amp;quot;why&amp;quot;") == 'I don\'t know "why"'
 
 
 def test_shapes_of_the_published_models():
