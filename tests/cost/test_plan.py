@@ -183,6 +183,22 @@ def test_sharding_divides_states_and_not_activations():
     assert four.fits(four.peak * 1.1 + plan.CONTEXT_BYTES + plan.NCCL_BYTES + 1)
 
 
+def test_a_plan_has_the_types_of_cuda_and_weights_as_they_are_gathered(monkeypatch):
+    """Float32 unless the recipe gathers bfloat16: else autocast's casts of the weights would be missing."""
+    seen = []
+
+    def look(world, modules, job):
+        seen.append((job.on_cuda, next(p for p in world.net.parameters() if p.requires_grad).dtype))
+        return TRACED
+
+    monkeypatch.setattr(plan, "trace_without_data", look)
+    recipe = worldplay_8b.smoke()
+    for narrow in (False, True):
+        config = recipe.config.changed(shard=True, gather_bf16=narrow, autocast_bf16=True)
+        make_plan(dataclasses.replace(recipe, config=config).needs(), 8)
+    assert seen == [(True, torch.float32)] * 2 + [(True, torch.bfloat16)] * 2
+
+
 @pytest.mark.parametrize(("prompts", "micro", "updates"), [(2, 4, 1), (2, 100, 1), (2, 1, 2), (1, 3, 3)])
 def test_the_largest_micro_batch_is_the_one_that_is_dealt_out(prompts, micro, updates):
     recipe = worldplay_5b.smoke()
