@@ -4,7 +4,10 @@ import pytest
 import torch
 from camera_paths import CAMERAS, parse_path
 
-from worldcompass.geometry import NUM_ACTIONS, label, motion_signs
+from worldcompass import actions
+from worldcompass.actions import CameraActions
+from worldcompass.geometry import NUM_ACTIONS, LabelThresholds, Motion, label, motion_signs
+from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, WorldPlayActions
 
 
 def test_the_number_of_basic_and_combined_actions():
@@ -53,3 +56,39 @@ def test_fractions_of_a_latent_are_cut_off_as_in_official_pose_strings():
     for text in ("right-0.5", "w-0.0", "w--1", "w-1e3", "w-."):
         with pytest.raises(ValueError, match=r"lasts less than one latent|cannot read"):
             parse_path(text)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        CameraActions(Motion(0.3, 7.0, 5.0, level=False), LabelThresholds(1e-3, 0.1, 0.1)),
+        CameraActions(Motion(8.0, 6.0, 7.0, level=True, substeps=4), LabelThresholds(1.0, 1.0, 1.0), 20.0),
+        WorldPlayActions(MOTION, THRESHOLDS),
+    ],
+    ids=["free", "level", "worldplay"],
+)
+def test_a_long_walk_goes_on_from_its_last_pose(space):
+    """Step by step as the whole path at once, also over the head, where yaw and pitch have two readings."""
+    generator = torch.Generator().manual_seed(0)
+    past = space.commanded(torch.zeros(2, 1, dtype=torch.long))
+    for _ in range(400):
+        coming = torch.randint(0, 81, (2, 1), generator=generator)
+        past = space.follow(past, space.commanded(coming), 1)
+    nominal = space.commanded(past.labels_K, like=past)
+    torch.testing.assert_close(
+        past.world_from_camera_K44, nominal.world_from_camera_K44, atol=2e-4, rtol=1e-5
+    )
+    assert torch.equal(past.intrinsics_K4, nominal.intrinsics_K4)
+
+
+def test_a_step_of_a_long_walk_computes_no_earlier_pose(monkeypatch):
+    """Else its time grows with the episode."""
+    space, asked = CameraActions(Motion(0.3, 7.0, 5.0, level=False), LabelThresholds(1e-3, 0.1, 0.1)), []
+    past = space.commanded(torch.ones(1, 300, dtype=torch.long))
+    coming = space.commanded(torch.ones(1, 1, dtype=torch.long))
+    plain = actions.nominal_poses
+    monkeypatch.setattr(
+        actions, "nominal_poses", lambda labels, *a: asked.append(labels.shape) or plain(labels, *a)
+    )
+    space.follow(past, coming, 2)
+    assert asked == [(1, 2)]

@@ -25,7 +25,7 @@ LAYERS = (
     ("guidance",),
     ("rollout",),
     ("reachable",),
-    ("toy", "testing", "walk", "evaluate"),
+    ("toy", "testing", "walk", "evaluate", "recordings"),
     ("doctor",),
     ("training", "env"),
     ("rewards", "judging"),

@@ -314,9 +314,14 @@ class CameraActions(ActionSpace):
         lens = torch.tensor(self.intrinsics) if like is None else like.cameras.intrinsics_K4[..., :1, :]
         return CameraMoves(labels, self.poses(labels), lens.expand(*labels.shape, 4))
 
-    def poses(self, labels_M: Tensor) -> Tensor:
-        """The nominal camera path of labels, from the identity; float32 (..., M, 4, 4)."""
-        return nominal_poses(labels_M, self.motion)
+    def poses(self, labels_M: Tensor, start_44: Tensor | None = None) -> Tensor:
+        """The nominal camera path of labels, the pose after each; float32 (..., M, 4, 4).
+
+        Args:
+            labels_M: that of a start image is 0.
+            start_44: nominal pose before the first label; the identity when None.
+        """
+        return nominal_poses(labels_M, self.motion, start_44)
 
     def composites(self, actions: Actions) -> Tensor:
         """See ``ActionSpace``: the labels."""
@@ -335,11 +340,14 @@ class CameraActions(ActionSpace):
     def follow(self, past: Actions, coming: Actions, latents: int) -> CameraMoves:
         """See ``ActionSpace``. Only the labels of ``coming`` are used; poses follow by the nominal motion.
 
-        Pitch is removed from an action that would exceed the limit.
+        Pitch is removed from an action that would exceed the limit. The path goes on from the last pose, so that a
+        step of a long walk takes no longer than one of a short walk.
         """
-        labels_PM, labels_P = past.cameras.labels_K, coming.cameras.labels_K[:, 0]
-        held = self.within(labels_PM, labels_P, latents)[:, None].expand(-1, latents)
-        return self.commanded(torch.cat([labels_PM, held], 1), like=past)
+        own, labels_P = past.cameras, coming.cameras.labels_K[:, 0]
+        held = self.within(own.labels_K, labels_P, latents)[:, None].expand(-1, latents)
+        poses = self.poses(held, own.world_from_camera_K44[:, -1])
+        lens = own.intrinsics_K4[:, -1:].expand(-1, latents, -1)
+        return CameraMoves.join([own, CameraMoves(held, poses, lens)])
 
     def changed(self, actions: Actions, axis: int) -> CameraMoves:
         """See ``ActionSpace``: a resting axis becomes positive, a moving one rests; poses are nominal."""

@@ -5,6 +5,7 @@ Higher is better for every score. No score here is a reward; ``critic_accuracy``
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,6 +156,17 @@ def imagine_all(
         videos.append(imagine_video(world, part, keys, walking.chunk_length, walking.num_steps).cpu())
         on_video(min(len(scenarios), start + batch))
     return torch.cat(videos)
+
+
+def scenarios_hash(scenarios: Sequence[Scenario], space: ActionSpace) -> str:
+    """SHA-256 over ids, commands and start images."""
+    digest = hashlib.sha256()
+    for scenario in scenarios:
+        assert scenario.image_3hw is not None
+        digest.update(scenario.id.encode())
+        digest.update(space.composites(scenario.actions).numpy().tobytes())
+        digest.update(scenario.image_3hw.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def measure(

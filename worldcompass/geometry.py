@@ -205,21 +205,33 @@ def labels_from_poses(world_from_camera_M44: Tensor, thresholds: LabelThresholds
     return torch.cat([torch.zeros_like(labels[..., :1]), labels], -1)
 
 
-def nominal_poses(labels_M: Tensor, motion: Motion) -> Tensor:
-    """The nominal camera path of commands: latent 0 at the identity, float32 (M, 4, 4).
+def nominal_poses(labels_M: Tensor, motion: Motion, start_44: Tensor | None = None) -> Tensor:
+    """The nominal camera path of commands: the pose after each, float32 (..., M, 4, 4).
 
     In each of ``motion.substeps`` parts the camera turns (yaw, then pitch) and then moves in its new frame
     (WorldPlay's pose strings); with ``motion.level`` it moves along the ground independent of pitch.
+
+    Args:
+        labels_M: commands; that of a start image is 0.
+        motion: of each.
+        start_44: pose without roll before the first command, (..., 4, 4); the identity when None.
     """
     parts = motion.substeps
     right, forward, yaw, pitch = motion_signs(labels_M).double().repeat_interleave(parts, -2).unbind(-1)
     yaw_deg = (yaw * motion.yaw_deg / parts).cumsum(-1)
     pitch_deg = (pitch * motion.pitch_deg / parts).cumsum(-1)
+    if start_44 is not None:
+        turned = start_44[..., :3, :3].double()
+        # Unlike ``angles_from_rotation`` also right where the camera looks backward over its head.
+        yaw_deg = yaw_deg + torch.atan2(-turned[..., 2, 0], turned[..., 0, 0]).rad2deg()[..., None]
+        pitch_deg = pitch_deg + torch.atan2(-turned[..., 1, 2], turned[..., 1, 1]).rad2deg()[..., None]
     rotation = rotation_from_angles(yaw_deg, pitch_deg)
     walking = rotation_from_angles(yaw_deg, torch.zeros_like(pitch_deg)) if motion.level else rotation
     step = torch.stack([right, torch.zeros_like(right), forward], -1)
     step = motion.move / parts * step / _length(step).clamp_min(1)
     position = (walking @ step[..., None])[..., 0].cumsum(-2)
+    if start_44 is not None:
+        position = position + start_44[..., None, :3, 3].double()
     return pose(rotation, position)[..., parts - 1 :: parts, :, :].float()
 
 

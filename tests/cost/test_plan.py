@@ -59,7 +59,7 @@ def measured_peak(recipe, folder):
             recipe.world(fill, recipe.source.decoder("cpu")),
             critics,
             scenarios,
-            recipe.config,
+            recipe.config.changed(probe_every=0),  # probes draw pictures on the CPU
             folder,
             live=False,
         )
@@ -154,8 +154,9 @@ STATES = States(
     gradients=200,
     optimizer=400,
     optimizer_step=40,
-    block=10,
-    block_gradients=3,
+    unit=10,
+    unit_gradients=3,
+    outside=2,
 )
 TRACED = Traced(prefix=1000, attend=100, imagine=300, decode=200, update=500)
 
@@ -170,7 +171,7 @@ def test_sharding_divides_states_and_not_activations():
         "update": held + 9 + 200 + 500,
         "optimiser step": held + 9 + 200 + 40,
     }
-    whole_at_once = plan.GATHERED * 10
+    whole_at_once = plan.GATHERED * 10 + 2
     assert four.phases["imagine"] == 450 + 50 + 1000 + 7 + whole_at_once + 50 + 300
     assert four.phases["update"] == 450 + 50 + 1000 + 7 + whole_at_once + plan.REDUCED * 3 + 9 + 50 + 500
     assert four.phases["optimiser step"] == 450 + 50 + 1000 + 7 + 9 + 50 + 40  # matrices are whole on each
@@ -180,6 +181,22 @@ def test_sharding_divides_states_and_not_activations():
     assert not one.fits(one.peak) and one.fits(one.peak * 1.1 + plan.CONTEXT_BYTES + 1)
     assert not four.fits(four.peak * 1.1 + plan.CONTEXT_BYTES + 1)  # several GPUs have NCCL's buffers, too
     assert four.fits(four.peak * 1.1 + plan.CONTEXT_BYTES + plan.NCCL_BYTES + 1)
+
+
+def test_a_plan_has_the_types_of_cuda_and_weights_as_they_are_gathered(monkeypatch):
+    """Float32 unless the recipe gathers bfloat16: else autocast's casts of the weights would be missing."""
+    seen = []
+
+    def look(world, modules, job):
+        seen.append((job.on_cuda, next(p for p in world.net.parameters() if p.requires_grad).dtype))
+        return TRACED
+
+    monkeypatch.setattr(plan, "trace_without_data", look)
+    recipe = worldplay_8b.smoke()
+    for narrow in (False, True):
+        config = recipe.config.changed(shard=True, gather_bf16=narrow, autocast_bf16=True)
+        make_plan(dataclasses.replace(recipe, config=config).needs(), 8)
+    assert seen == [(True, torch.float32)] * 2 + [(True, torch.bfloat16)] * 2
 
 
 @pytest.mark.parametrize(("prompts", "micro", "updates"), [(2, 4, 1), (2, 100, 1), (2, 1, 2), (1, 3, 3)])

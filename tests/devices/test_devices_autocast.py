@@ -14,6 +14,7 @@ from worldcompass.devices.attention import cuda_kernel
 from worldcompass.devices.autocast import cuda_policy, registered
 from worldcompass.devices.cuda import as_on_cuda, device_of_rank, on_cuda
 from worldcompass.errors import UserError
+from worldcompass.parallel import team
 from worldcompass.worlds.worldplay.weights import _with_index
 
 
@@ -170,3 +171,19 @@ def test_a_rank_of_a_training_run_is_told_its_own_gpu(monkeypatch, tmp_path):
     assert (tmp_path / "device").read_text() == "cuda:3"
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
     assert [_with_index(name) for name in ("cuda", "cuda:3", "cpu")] == ["cuda:5", "cuda:3", "cpu"]
+
+
+def test_a_rank_computes_on_its_own_gpu_before_it_meets_the_others(monkeypatch):
+    """Else NCCL of all ranks would meet on GPU 0."""
+    chosen = []
+
+    def meet(backend):
+        raise InterruptedError(backend)
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    monkeypatch.setattr(team, "_init_process_group", meet)
+    with pytest.raises(InterruptedError, match="cuda:nccl"), team._met(3, "cuda"):
+        pass
+    assert chosen == ["cuda:3"]

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from worldcompass.errors import UserError
-from worldcompass.judging.filming import AFTER, CHUNK, Reel, step_after_truth, through_autoencoder
+from worldcompass.judging.filming import AFTER, Reel, step_after_truth, through_autoencoder
 from worldcompass.rollout import imagine_video
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Truth
+
+CHUNK = 4  # latents of the toy world
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 DOOM, HANDS = "doom", "hands"
 EMBEDDED = (DOOM, HANDS)
 HELP = (
-    "doom, hands, your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device, or in play a"
-    " recipe of WorldPlay"
+    "doom, hands, your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device, or in play"
+    " and judge a recipe of WorldPlay"
 )
 
 

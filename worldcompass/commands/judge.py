@@ -1,20 +1,39 @@
 """Judge by what a viewer sees whether post-training changed the looks, against the base and the engine.
 
-Several runs, the seeds of one recipe, give one judgement. The same command resumes a stopped judge. Exit code 0: no
-gate says worse; 1: a gate says worse; 2: a usage error.
+Worlds without an engine are judged by recordings of the real thing: a folder of videos, each with its actions or
+camera poses in a JSON file next to it. Several runs, the seeds of one recipe, give one judgement. The same command
+resumes a stopped judge. Exit code 0: no gate says worse; 1: a gate says worse; 2: a usage error.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
+from worldcompass.commands._options import (
+    add_device,
+    add_out,
+    add_seed,
+    check_device,
+    need_folder,
+    positive,
+)
+from worldcompass.commands._worlds import (
+    DOOM,
+    EMBEDDED,
+    HANDS,
+    HELP,
+    is_worldplay,
+    world_maker,
+    worldplay_recipe,
+)
 from worldcompass.errors import EXIT_DISEASED, UserError
 
 if TYPE_CHECKING:
+    from worldcompass.judging.sources import Sources
     from worldcompass.judging.verdict import Judgement
 
 EXAMPLES = """\
@@ -23,6 +42,8 @@ EXAMPLES = """\
   worldcompass judge runs/demo --scenarios 168              # slower, with narrower intervals
   worldcompass judge runs/demo --quick                      # the gates alone
   worldcompass judge runs/other --reuse runs/judge          # takes the videos of engine and base from there
+  worldcompass judge runs/lora8 --world worldplay_8b:lora --recordings recordings
+  worldcompass judge my_weights --world my_world.py:make --recordings recordings
 """
 SHOWN = ("reachable", "engine", "other", "base", "trained")
 """Columns of the table, before the changes."""
@@ -37,10 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="finished runs or folders of weights"
     )
     add_out(parser, "runs/judge", "where judgement.json and the videos go")
-    text = "doom, or hands (default: %(default)s)"
-    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
-    text = "number of scenarios (default: 72, at most 168; of hands 24, which are all)"
+    text = f"{HELP} (default: %(default)s)"
+    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=text)
+    text = (
+        "number of scenarios (default: 72, at most 168; of hands 24, which are all; half of the recordings)"
+    )
     parser.add_argument("--scenarios", type=positive, metavar="N", help=text)
+    text = "folder of videos with JSON files of actions, for worlds without an engine"
+    parser.add_argument("--recordings", type=Path, metavar="FOLDER", help=text)
+    text = "with --recordings: latents of every video (default: %(default)s)"
+    parser.add_argument("--latents", type=positive, default=32, metavar="M", help=text)
+    text = "denoising steps of a WorldPlay recipe (default: the world's own)"
+    parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
+    text = "change a setting of a WorldPlay recipe; may be repeated"
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
     text = "the gates alone, with linear tests: a third of the time for judging"
     parser.add_argument("--quick", action="store_true", help=text)
     text = "take the videos of the engine and the base from the judge of another run"
@@ -63,18 +96,11 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.media.progress import progress
     from worldcompass.runs.folder import writable
 
-    if args.world == HANDS:
-        from worldcompass.worlds.hands.judging import MOST, sources_of
-
-        count = args.scenarios or MOST
-    else:
-        from worldcompass.worlds.doom.judging import sources_of
-
-        count = args.scenarios or SCENARIOS
+    find, count = _real_side(args, device)
     writable(args.out)
     asked = GATES_ALONE if args.quick else Asked()
     path = args.out / ("judgement_quick.json" if args.quick else "judgement.json")
-    sources = sources_of(args.runs, args.out, count, args.seed, device, reuse=args.reuse)
+    sources = find(args.runs, args.out, count, args.seed, device, reuse=args.reuse)
     if not path.exists():
         with progress("judging", steps_of(sources, asked)) as advance:
             write_judgement(path, judge(sources, args.seed, asked, advance))
@@ -85,6 +111,41 @@ def run(args: argparse.Namespace) -> int:
     print(judgement.sentence)
     print(f"wrote {path}")
     return EXIT_DISEASED if judgement.outcome == "worse" else 0
+
+
+def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sources], int]:
+    """The function that makes or finds all videos of the judge, and the number of scenarios."""
+    if args.world in EMBEDDED:
+        if args.recordings is not None:
+            raise UserError(f"--world {args.world} has its own scenarios: leave out --recordings")
+        if args.world == HANDS:
+            from worldcompass.worlds.hands.judging import MOST, sources_of
+
+            return sources_of, args.scenarios or MOST
+        from worldcompass.worlds.doom.judging import sources_of
+
+        return sources_of, args.scenarios or SCENARIOS
+    if args.recordings is None:
+        raise UserError(
+            f"--world {args.world} has no engine: give recordings of the real thing with --recordings"
+        )
+    folder = need_folder(args.recordings, "recordings")
+    from worldcompass.judging.court import sources_of as of_court
+    from worldcompass.recordings import videos_in
+
+    if is_worldplay(args.world):
+        from worldcompass.worlds.worldplay.judging import court
+
+        recipe = worldplay_recipe(args.world, args.assignments)
+        found = court(recipe, folder, args.latents, args.steps, device)
+    else:
+        from worldcompass.judging.recorded import own_court
+        from worldcompass.recipes.load import parts_of
+        from worldcompass.runs.requirements import digest_of
+
+        base = f"{args.world} {digest_of(Path(parts_of(args.world)[0]))}"
+        found = own_court(world_maker(args.world), base, folder, args.latents, device)
+    return partial(of_court, found), args.scenarios or len(videos_in(folder)) // 2
 
 
 def print_gates(judgement: Judgement) -> None:

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         SIZE_8B,
         Encoder5B,
         Encoder8B,
+        need_ftfy,
         need_transformers,
     )
     from worldcompass.worlds.worldplay.layouts import PARTS_5B, check_parts, parts_8b
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         if args.checkpoints is None:
             raise UserError("images need encoders: give their folder with --checkpoints")
         need_transformers()
+        if args.model == "worldplay-5b":
+            need_ftfy()
         folder = need_folder(args.checkpoints, "the encoders' checkpoints")
         check_parts(folder, parts_8b(folder) if args.model == "worldplay-8b" else PARTS_5B)
         requests = read_requests(args.images)

@@ -17,6 +17,7 @@ from torch import nn
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.cost.work import Work, count_without_data
 from worldcompass.devices.cuda import as_on_cuda
+from worldcompass.parallel.sharding import InUnits
 from worldcompass.runs.requirements import NeededFile, NeededModule
 from worldcompass.training.config import Config
 from worldcompass.training.policy import Policy
@@ -28,8 +29,10 @@ GIB = 1 << 30
 CONTEXT_BYTES = GIB
 NCCL_BYTES = GIB
 SLACK = 0.1
-GATHERED = 3  # blocks whole at once with sharded weights: the one that computes, the next one, and its buffer
-REDUCED = 2  # gradients of a block whole at once: as computed, and copied for their reduction
+# With sharded weights, besides the parameters of no unit, which stay whole during a pass. The first is what one of
+# eight processes on a CPU holds; the second is a bound, as a GPU may reduce gradients while it computes others.
+GATHERED = 3  # units whole at once: the one that computes, the next one, and its buffer
+REDUCED = 2  # gradients of a unit whole at once: as computed, and copied for their reduction
 SHALLOW = 2  # blocks of the traced network; a second one with one more block shows the memory per block
 LATENTS_PER_ROW = 4  # latents stored per training row: clean, noisy, noise, behaviour's prediction
 
@@ -75,10 +78,12 @@ class States:
     optimizer: int
     optimizer_step: int
     """Peak of an optimiser's step above its state."""
-    block: int
-    """Weights of the largest block, which sharding gathers for its computation."""
-    block_gradients: int = 0
-    """Gradients of the largest block, which sharding reduces together."""
+    unit: int
+    """Weights of the largest unit with trained parameters, which sharding gathers for its computation."""
+    unit_gradients: int = 0
+    """Gradients of the largest unit, which sharding reduces together."""
+    outside: int = 0
+    """Weights of no unit, which sharding gathers for a whole pass."""
     critics: int = 0
     """Assumed, not traced."""
 
@@ -122,12 +127,12 @@ class Plan:
     @property
     def gathered(self) -> int:
         """Bytes of sharded weights that are whole at once."""
-        return GATHERED * self.states.block if self.shards > 1 else 0
+        return GATHERED * self.states.unit + self.states.outside if self.shards > 1 else 0
 
     @property
     def reduced(self) -> int:
         """Bytes of sharded gradients that are whole at once."""
-        return REDUCED * self.states.block_gradients if self.shards > 1 else 0
+        return REDUCED * self.states.unit_gradients if self.shards > 1 else 0
 
     @property
     def assumed(self) -> int:
@@ -221,7 +226,9 @@ def what_to_lower(plan: Plan, config: Config) -> str:
 
 def measure_states(needs: Needs) -> States:
     """All sizes except those of activations, from the run's own classes on the meta device."""
-    net, optimiser, gather_bf16 = needs.net, needs.config.optimiser, needs.config.parallel.gather_bf16
+    net, optimiser = needs.net, needs.config.optimiser
+    *units, outside = _units_of(net)
+    narrow = needs.config.parallel.gather_bf16
     trained = [p for p in net.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     with LiveBytes() as live:
@@ -248,10 +255,9 @@ def measure_states(needs: Needs) -> States:
         gradients=gradients,
         optimizer=state,
         optimizer_step=step,
-        block=max(_bytes_by_block(net.named_parameters()).values()) // (2 if gather_bf16 else 1),
-        block_gradients=max(
-            _bytes_by_block((n, p) for n, p in net.named_parameters() if p.requires_grad).values()
-        ),
+        unit=max((_bytes(u, narrow) for u in units if any(p.requires_grad for p in u)), default=0),
+        unit_gradients=max((sum(p.nbytes for p in u if p.requires_grad) for u in units), default=0),
+        outside=_bytes(outside, narrow),
         critics=needs.critic_bytes,
     )
 
@@ -294,11 +300,17 @@ def _share(size: int, gpus: int) -> int:
     return -(-size // gpus)
 
 
-def _bytes_by_block(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
-    """Bytes of each numbered block, and under ``""`` of all other parameters."""
-    sizes: dict[str, int] = {}
-    for name, parameter in parameters:
-        parts = name.split(".")
-        block = next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()), "")
-        sizes[block] = sizes.get(block, 0) + parameter.nbytes
-    return sizes
+def _bytes(parameters: Iterable[nn.Parameter], narrow: bool) -> int:
+    """Bytes of parameters as they are gathered: in their own types, or in bfloat16."""
+    return sum(2 * p.numel() if narrow else p.nbytes for p in parameters)
+
+
+def _units_of(net: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of each unit of sharding without those of earlier ones, and at last those of no unit."""
+    found: list[list[nn.Parameter]] = []
+    seen: set[nn.Parameter] = set()
+    for modules in [*(net.units() if isinstance(net, InUnits) else ()), (net,)]:
+        own = [p for module in modules for p in module.parameters() if p not in seen]
+        seen.update(own)
+        found.append(own)
+    return found

@@ -15,12 +15,12 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.evaluate import imagine_all
 from worldcompass.reachable import reachable_truth, true_past
-from worldcompass.rollout import chunk_actions, chunk_noise, imagine_chunk, past_generators
+from worldcompass.rollout import batches, chunk_actions, chunk_noise, imagine_chunk, past_generators
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.types import Scenario
+from worldcompass.ways import ROLLOUT
 from worldcompass.world import WorldModel
 
-CHUNK = 4  # latents
 AFTER = 3  # true chunks before the judged one
 BATCH = 12  # scenarios at once
 OnVideo = Callable[[int], None]
@@ -40,6 +40,10 @@ class Reel:
             write_tensors(path, {"frames": make().contiguous()})
         return self.stored(name)
 
+    def has(self, name: str) -> bool:
+        """Whether the videos of a name are there."""
+        return self._path(name).exists()
+
     def stored(self, name: str) -> Tensor:
         """The stored videos of a name.
 
@@ -56,34 +60,45 @@ class Reel:
         return self.folder / f"{name}.safetensors"
 
 
-def imagine(world: WorldModel[Any], scenarios: Sequence[Scenario], seed: int, on_video: OnVideo) -> Tensor:
+def imagine(
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    seed: int,
+    on_video: OnVideo,
+    batch: int = BATCH,
+) -> Tensor:
     """A model's videos, uint8 (S, F, 3, h, w)."""
-    return imagine_all(world, scenarios, seed, BATCH, on_video)
+    return imagine_all(world, scenarios, seed, batch, on_video)
 
 
-def through_autoencoder(world: WorldModel[Any], scenarios: Sequence[Scenario], on_video: OnVideo) -> Tensor:
+def through_autoencoder(
+    world: WorldModel[Any], scenarios: Sequence[Scenario], on_video: OnVideo, batch: int = BATCH
+) -> Tensor:
     """Reachable truth of every scenario, uint8 (S, F, 3, h, w)."""
-    parts = []
-    for start in range(0, len(scenarios), BATCH):
-        part = scenarios[start : start + BATCH]
-        parts.append(reachable_truth(world, part, CHUNK))
-        on_video(start + len(part))
+    parts, length = [], world.spec.ways[ROLLOUT].chunk_length
+    for part in batches(world, scenarios, batch):
+        parts.append(reachable_truth(world, part, length))
+        on_video(sum(map(len, parts)))
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def step_after_truth(
-    world: WorldModel[Any], scenarios: Sequence[Scenario], seed: int, on_video: OnVideo
+    world: WorldModel[Any],
+    scenarios: Sequence[Scenario],
+    seed: int,
+    on_video: OnVideo,
+    batch: int = BATCH,
 ) -> Tensor:
     """One imagined chunk of every scenario after its true past, uint8 (S, T, 3, h, w)."""
-    parts = []
-    for start in range(0, len(scenarios), BATCH):
-        part = scenarios[start : start + BATCH]
+    parts, length = [], world.spec.ways[ROLLOUT].chunk_length
+    for part in batches(world, scenarios, batch):
         keys = [("judged step", seed, s.id) for s in part]
-        past = true_past(world, part, AFTER, CHUNK, keys)
-        actions = chunk_actions(world, part, AFTER, CHUNK)
+        past = true_past(world, part, AFTER, length, keys)
+        actions = chunk_actions(world, part, AFTER, length)
         attended = world.attend(past.context, actions, past_generators(keys, AFTER))
-        clean = imagine_chunk(world, attended, actions, chunk_noise(world, CHUNK, keys), world.spec.sigmas())
+        noise = chunk_noise(world, length, keys)
+        clean = imagine_chunk(world, attended, actions, noise, world.spec.sigmas())
         parts.append(world.decode(clean, attended).cpu())
-        on_video(start + len(part))
+        on_video(sum(map(len, parts)))
     return torch.cat(parts)

@@ -30,6 +30,8 @@ Frames = Tensor | np.ndarray
 # What PyAV raises for damaged streams besides its own errors.
 _UNREADABLE = (ArithmeticError, LookupError, MemoryError, ValueError)
 
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+"""Endings of files that count as videos in a folder."""
 MAX_ASPECT = 4.0  # of a user's picture
 QUALITY = 18  # x264 constant rate factor: visually lossless for small pictures
 GAP = 2  # pixels between pictures
@@ -107,6 +109,20 @@ def read_video(
     if len({picture.shape for picture in frames}) > 1:
         raise UserError(f"the frames of {name} change their size: expected a video of one size")
     return torch.from_numpy(np.stack(frames)).movedim(-1, 1)
+
+
+def frame_rate(path: Path) -> float | None:
+    """Frames per second of a video; None when the file does not say.
+
+    Raises:
+        UserError: when the file is not a video.
+    """
+    try:
+        with av.open(str(path.absolute()), "r") as container:
+            rate = container.streams.video[0].average_rate
+    except (av.error.FFmpegError, *_UNREADABLE) as why:
+        raise UserError(f"{path} is not a readable video ({why}): expected one such as an MP4") from why
+    return float(rate) if rate else None
 
 
 def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> Iterator[np.ndarray]:

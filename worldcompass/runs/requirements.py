@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import struct
@@ -96,6 +97,12 @@ def parts(path: Path) -> list[Path]:
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
         raise UserError(f"{index} must list files in its folder: download it again")
     return [path.with_name(name) for name in sorted(names)]
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(file: NeededFile) -> list[str]:

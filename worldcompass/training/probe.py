@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from worldcompass.media import video
 from worldcompass.parallel.team import Team
-from worldcompass.rollout import imagine_video
+from worldcompass.rollout import batches, imagine_video
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import Judged
+from worldcompass.seeding import Key
 from worldcompass.training.run import Run
 from worldcompass.types import Scenario
 
@@ -34,6 +36,8 @@ class HeldOut:
     the critics. When None, probes save clips without scores."""
     scenarios: Sequence[Scenario]
     """Four or more of one length, used neither in training nor in the final evaluation."""
+    num_steps: int | None = None
+    """Denoising steps; the world's own when None."""
 
     def __post_init__(self) -> None:
         lengths = {len(scenario.actions) for scenario in self.scenarios}
@@ -71,7 +75,7 @@ def probe(
     """
     world, key = run.world, ("held out", run.config.seed)
     with run.policy.checkpoint(), run.autocast():
-        videos = imagine_video(world, held_out.scenarios, key)
+        videos = _imagined(run, held_out, key)
     judged = (
         None if held_out.judge is None else _judged(held_out.judge(videos, held_out.scenarios), len(videos))
     )
@@ -81,13 +85,20 @@ def probe(
     shown = _shown(videos, keys)
     if team.agree(not _fits(before, shown)):
         with run.policy.reference(), run.autocast():
-            base = imagine_video(world, held_out.scenarios, key)
+            base = _imagined(run, held_out, key)
         if team.is_main:
             video.write_mp4(before, _shown(base, keys), fps)
     if team.is_main:
         columns = [video.read_video(before), shown]
         video.write_mp4(clip, video.side_by_side(columns, ["before", clip.stem], scale=1), fps)
     return judged
+
+
+def _imagined(run: Run, held_out: HeldOut, key: tuple[Key, ...]) -> Tensor:
+    """The videos, as many at once as this process has groups in a step, so that they fit where those do."""
+    most = len(run.team.share(range(run.config.sampling.prompts_per_step)))
+    parts = batches(run.world, held_out.scenarios, most)
+    return torch.cat([imagine_video(run.world, part, key, num_steps=held_out.num_steps) for part in parts])
 
 
 def _judged(scores_V: Tensor, num_videos: int) -> Judged:

@@ -5,12 +5,12 @@ import torch
 
 from worldcompass import cli
 from worldcompass.errors import UserError
+from worldcompass.judging import court as filming
 from worldcompass.worlds.doom import judging
 from worldcompass.worlds.doom.engine.maps import TRAINING
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.judging import MOST, place_of, scenes, sources_of, stored_sources
 from worldcompass.worlds.doom.world import shipped_weights
-from worldcompass.worlds.small.post_training import judging as filming
 
 LATENTS = 10  # 37 frames
 
@@ -54,14 +54,14 @@ def filmed(found, monkeypatch):
     """Seeds of all films, which show the truth at once; -1 stands for the autoencoder's."""
     seeds = []
 
-    def film(world, scenarios, seed, on_video):
+    def film(world, scenarios, seed, on_video, batch):
         seeds.append(seed)
         return torch.stack([s.truth.frames_F3hw for s in scenarios])
 
     monkeypatch.setattr(judging, "scenes", lambda role, count: found[role])
     for name in ("imagine", "step_after_truth"):
         monkeypatch.setattr(filming, name, film)
-    monkeypatch.setattr(filming, "through_autoencoder", lambda w, s, on_video: film(w, s, -1, on_video))
+    monkeypatch.setattr(filming, "through_autoencoder", lambda w, s, **more: film(w, s, -1, **more))
     return seeds
 
 

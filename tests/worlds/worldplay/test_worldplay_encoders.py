@@ -16,6 +16,7 @@ from worldcompass.worlds.worldplay.prepared import expected_shapes, load_prepare
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
 pytest.importorskip("PIL", reason="the extra hf is not installed")
+pytest.importorskip("ftfy", reason="the extra hf is not installed")
 
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

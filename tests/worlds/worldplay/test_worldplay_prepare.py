@@ -2,6 +2,8 @@
 
 import json
 import sys
+import types
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -21,8 +23,9 @@ from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
+from worldcompass.worlds.worldplay import encoders, layouts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.encoders import quotes_for_byt5, stretch
+from worldcompass.worlds.worldplay.encoders import cleaned, crop, quotes_for_byt5, stretch
 from worldcompass.worlds.worldplay.layouts import OFFICIAL_8B, PARTS_5B, PARTS_8B, check_parts, parts_8b
 from worldcompass.worlds.worldplay.official_data import conditioning
 from worldcompass.worlds.worldplay.poses import commanded
@@ -235,6 +238,32 @@ def test_the_command_names_the_missing_extra_first(model, pictures, tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_captions_of_the_5b_need_ftfy_and_say_so_before_anything_is_loaded(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    for name in ("transformers", "PIL"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    words = ["--images", str(pictures), "--checkpoints", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["prepare", "--model", "worldplay-5b", "--device", "cpu", *words]) == 2
+    assert "cleaned by the package ftfy: pip install 'worldcompass[hf]'" in capsys.readouterr().err
+    assert cli.main(["prepare", "--model", "worldplay-8b", "--device", "cpu", *words]) == 2
+    assert "ftfy" not in capsys.readouterr().err
+
+
+def test_captions_are_mended_before_entities_and_spaces(monkeypatch):
+    """In the official order: a text that is mended may hold entities, and those may be escaped twice."""
+    mender = types.ModuleType("ftfy")
+    mender.fix_text = lambda text: text.replace("BROKEN", " &amp;lt;3\u3000 ")
+    monkeypatch.setitem(sys.modules, "ftfy", mender)
+    assert cleaned(" A \n lake BROKEN here") == "A lake <3 here"
+
+
+def test_broken_text_is_mended_by_the_package_itself():
+    pytest.importorskip("ftfy", reason="the extra hf is not installed")
+    assert cleaned("I donâ€™t  know\u00a0 &amp;quot;why&amp;quot;") == 'I don\'t know "why"'
+
+
 def test_shapes_of_the_published_models():
     eight, five = expected_shapes(Config8B(), (30, 52)), expected_shapes(Config5B(), (44, 80))
     assert (eight["latent"], five["latent"]) == ((32, 30, 52), (48, 44, 80))
@@ -337,3 +366,34 @@ def test_a_stretched_image_is_seen_whole_as_in_the_released_data():
     found = stretch(ramp, (40, 40))
     assert found.shape == (3, 40, 40)
     assert int(found[0, 0, 0]) == 0 and int(found[0, 0, -1]) == 190  # a crop would lose both ends
+
+
+@pytest.mark.parametrize(("words", "fit"), [([], crop), (["--fit", "stretch"], stretch)])
+def test_the_command_fits_images_as_it_was_asked(words, fit, pictures, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(encoders, "need_transformers", lambda: None)
+    monkeypatch.setattr(layouts, "check_parts", lambda folder, parts: None)
+    monkeypatch.setattr(encoders, "Encoder8B", lambda folder, device, fit: kept.append(fit) or Encoder())
+    place = ["--images", str(pictures), "--checkpoints", str(pictures), "--out", str(tmp_path / "out")]
+    cli.main(["prepare", "--model", "worldplay-8b", "--device", "cpu", *place, *words])
+    assert kept == [fit]
+
+
+@pytest.mark.parametrize(
+    ("device", "half"), [("cuda:0", torch.float16), ("cpu", torch.float32)], ids=["cuda", "cpu"]
+)
+def test_the_8b_encoders_run_in_the_types_of_the_released_data(device, half, tmp_path, monkeypatch):
+    """Qwen2.5-VL and SigLIP in float16 on a GPU, byT5 in float32 everywhere."""
+    package, kinds = MagicMock(), {}
+    for name in ("Qwen2_5_VLTextModel", "SiglipVisionModel", "T5EncoderModel"):
+
+        def load(path, name=name, **options):
+            kinds[name] = options["dtype"]
+            return MagicMock(), {"missing_keys": []}
+
+        getattr(package, name).from_pretrained = load
+    monkeypatch.setattr(encoders, "need_transformers", lambda: package)
+    monkeypatch.setattr(encoders, "check_parts", lambda folder, parts: None)
+    monkeypatch.setattr(encoders, "load_decoder_8b", lambda folder, device: None)
+    encoders.Encoder8B(tmp_path, device)
+    assert kinds == {"Qwen2_5_VLTextModel": half, "SiglipVisionModel": half, "T5EncoderModel": torch.float32}

@@ -1,20 +1,24 @@
 """The WorldPlay recipes: the paper's settings, the smoke run, resuming, exports, and the prepared dataset."""
 
-import dataclasses
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from recorded import record
 from safetensors.torch import load_file
 from worldplay_tiny import prepare, random_network, write_vae
 
 from worldcompass import cli
+from worldcompass.doctor import read_record
+from worldcompass.doctor.looks_checks import looks_spoil
 from worldcompass.errors import UserError
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.recipes.load import load_recipe
 from worldcompass.recipes.overrides import override
+from worldcompass.runs.folder import RunFolder
 from worldcompass.training.advantages import all_groups
 from worldcompass.training.lora import Lora
 from worldcompass.training.objective import nft_loss
@@ -132,7 +136,7 @@ def test_a_resumed_run_has_lost_neither_blocks_nor_momentum(tmp_path):
     recipe = SMOKE["8b"]()
     assert recipe.recompute
     recipe.run(tmp_path / "whole", "cpu", resume=False)
-    first = dataclasses.replace(recipe, config=recipe.config.changed(steps=1))
+    first = replace(recipe, config=recipe.config.changed(steps=1))
     first.run(tmp_path / "halves", "cpu", resume=False)
     recipe.run(tmp_path / "halves", "cpu", resume=True)
     whole, halves = (
@@ -156,7 +160,7 @@ def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path, monkeypatch):
     recipe = SMOKE[kind]()
     lora = Lora(rank=2, targets=LORA_TARGETS[kind])
     config = recipe.config.changed(steps=1, lora=lora, autocast_bf16=True)
-    dataclasses.replace(recipe, config=config, half_weights=True).run(tmp_path, "cpu", resume=False)
+    replace(recipe, config=config, half_weights=True).run(tmp_path, "cpu", resume=False)
     adapters = load_file(tmp_path / "weights" / "adapter" / "adapter_model.safetensors")
     assert {t.dtype for t in adapters.values()} == {torch.float32}
     assert any(bool(t.any()) for n, t in adapters.items() if "lora_B" in n)
@@ -168,7 +172,7 @@ def test_adapters_are_handed_back_alone_and_merged(kind, tmp_path, monkeypatch):
 
 
 def test_only_what_is_trained_is_kept_in_float32():
-    recipe = dataclasses.replace(SMOKE["8b"](), half_weights=True)
+    recipe = replace(SMOKE["8b"](), half_weights=True)
     world = recipe.world(lambda net: net.to_empty(device="cpu"), recipe.source.decoder("cpu"))
     assert {(p.requires_grad, p.dtype) for p in world.net.parameters()} == {
         (True, torch.float32),
@@ -204,7 +208,7 @@ def test_the_decoder_may_be_bfloat16(tmp_path):
 
 def test_another_autoencoders_configuration_is_refused_before_loading(tmp_path):
     write_vae("5b", tmp_path / "vae")
-    recipe = dataclasses.replace(worldplay_8b.lora(), source=OfficialFiles(tmp_path, tmp_path))
+    recipe = replace(worldplay_8b.lora(), source=OfficialFiles(tmp_path, tmp_path))
     with pytest.raises(UserError, match=r"config\.json describes another network than HunyuanVideo-1\.5's"):
         recipe.needs()
     write_vae("8b", tmp_path / "vae")
@@ -290,9 +294,9 @@ def test_missing_and_damaged_datasets_are_refused(tmp_path):
 
 def test_images_prepared_for_another_size_are_refused_by_the_real_recipe(tmp_path):
     recipe = load_recipe("worldplay_8b:lora")()
-    files = dataclasses.replace(recipe.source, data=prepare(tmp_path / "data"))
+    files = replace(recipe.source, data=prepare(tmp_path / "data"))
     with pytest.raises(UserError, match=r"latent is \(3, 6, 8\), expected \(32, 30, 52\)"):
-        dataclasses.replace(recipe, source=files).scenarios()
+        replace(recipe, source=files).scenarios()
 
 
 def test_the_5b_is_called_on_the_four_steps_that_it_was_distilled_to():
@@ -306,7 +310,7 @@ def test_the_5b_is_called_on_the_four_steps_that_it_was_distilled_to():
 def test_files_are_found_where_the_official_download_puts_them(kind, tmp_path):
     """``ar_model`` of the 8B; of the 5B the only file with actions, a ``.pt`` with its weights under a key."""
     recipe = worldplay_8b.worldplay_8b() if kind == "8b" else worldplay_5b.worldplay_5b()
-    source = dataclasses.replace(recipe.source, checkpoints=tmp_path)
+    source = replace(recipe.source, checkpoints=tmp_path)
     place = tmp_path / {"8b": f"ar_model/{FILE_NAME}", "5b": f"wan_distilled_model/{GENERATOR_FILE}"}[kind]
     assert source.files({}, {})[0].path == place
     net = random_network(kind)
@@ -317,7 +321,41 @@ def test_files_are_found_where_the_official_download_puts_them(kind, tmp_path):
     torch.nn.init.zeros_(next(other.parameters()))
     source.fill(other, torch.float32, "cpu")
     assert all(torch.equal(a, b) for a, b in zip(other.parameters(), net.parameters(), strict=True))
-    rival = dataclasses.replace(source, transformer=tmp_path / "ar_rl_model")
+    rival = replace(source, transformer=tmp_path / "ar_rl_model")
     assert rival.files({}, {})[0].path == tmp_path / "ar_rl_model" / FILE_NAME
     export_weights(net, tmp_path / "transformer" / FILE_NAME)
     assert source.files({}, {})[0].path == tmp_path / "transformer" / FILE_NAME
+
+
+def test_a_run_on_recordings_logs_its_looks_against_them_on_both_sides(tmp_path):
+    """The doctor's disease of looks is measured, and what asks for the truth takes no part in the training."""
+    folder = record(tmp_path / "recordings", count=4, frames=29, path="w-7")
+    recipe = replace(SMOKE["8b"](), recordings=folder)
+    recipe.run(tmp_path / "run", "cpu", resume=False)
+    record_of_run = read_record(tmp_path / "run")
+    for row in record_of_run.rows:
+        assert row.rewards["steadiness"].weight == 0 and row.rewards["steadiness"].valid == 1
+        two_sided = (row.pictures.true_detail, row.pictures.true_contrast, row.pictures.true_saturation)
+        assert None not in two_sided and max(map(abs, two_sided)) > 0.1  # random weights show no textures
+    assert looks_spoil(record_of_run) == []
+    far = [
+        replace(row, step=i, pictures=replace(row.pictures, true_detail=0.05 * i))
+        for i, row in enumerate(record_of_run.rows * 20)
+    ]
+    (found,) = looks_spoil(replace(record_of_run, rows=far))
+    assert found.name == "looks spoil" and "detail" in found.evidence
+    with pytest.raises(UserError, match="holds 8 latents, 12 are needed"):
+        replace(recipe, config=recipe.config.changed(last_chunk=2)).scenarios()
+
+
+@pytest.mark.parametrize("kind", ["8b", "5b"])
+def test_videos_are_filmed_during_training_as_in_the_released_trainer(kind, tmp_path):
+    recipe = {"8b": worldplay_8b, "5b": worldplay_5b}[kind].smoke()
+    looks = replace(recipe, config=recipe.config.changed(last_chunk=15, denoising_steps=40)).looks(())
+    assert {len(s.actions) for s in looks.scenarios} == {32} and looks.num_steps == 20
+    training = {s.id: s.actions.cameras.labels_K for s in recipe.scenarios()}
+    assert not any(torch.equal(training[s.id], s.actions.cameras.labels_K[:8]) for s in looks.scenarios)
+    recipe.run(tmp_path / "run", "cpu", resume=False)
+    clips = RunFolder(tmp_path / "run").clips()
+    assert list(clips) == [1, 2] and [row.judge for row in read_record(tmp_path / "run").rows] == [None, None]
+    assert worldplay_8b.worldplay_8b().config.keeping.probe_every == 6

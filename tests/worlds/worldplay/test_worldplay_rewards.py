@@ -270,3 +270,10 @@ def test_missing_truncated_or_unrelated_checkpoints_are_refused(spoil, message, 
             tmp_path / "run", "cpu", False
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_default_thresholds_and_the_network_that_they_belong_to_are_the_released_ones():
+    """The middle of the three released lengths and their angle, per frame, over the four frames of a latent."""
+    limits = PaperRewards()._thresholds(paper.MOVE_DEPTH_ANYTHING)
+    assert (limits.move, limits.yaw_deg, limits.pitch_deg) == pytest.approx((4 * 0.005, 4 * 0.2, 4 * 0.2))
+    assert "depth-anything/DA3-GIANT-1.1" in PaperRewards().files()[0].what

@@ -376,3 +376,21 @@ def test_imagining_with_other_weights_leaves_every_parameter_as_it_was(kind):
         imagine_groups(world, RolloutRequest(batch, 1, 4, 2, (0,), world.spec.sigmas(2)))
     assert all(not torch.equal(value, before[name]) for name, value in inside.items())
     assert all(torch.equal(p, before[name]) for name, p in world.net.named_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_remembered_latents_have_the_released_timestep_and_memory_the_same_points_in_every_process(kind):
+    """WorldPlay's stabilization level 15, counted from 0; the points decide which latents are remembered."""
+    torch.manual_seed(1)
+    world = world_of(kind)
+    torch.manual_seed(2)
+    assert torch.equal(world.points_N3, world_of(kind).points_N3)
+    one = scenarios(kind)[:1]
+    begun, seen = world.begin(one), []
+    chunk = [Actions.stack([one[0].actions.latents(at, at + 4)]) for at in (0, 4)]
+    finished = world.remember(
+        begun, torch.zeros(1, *world.spec.latent_shape)[:, :, None].expand(-1, -1, 4, -1, -1), chunk[0]
+    )
+    world.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
+    world.attend(finished, chunk[1])
+    assert seen[0].timesteps_BK.unique().tolist() == [14.0]

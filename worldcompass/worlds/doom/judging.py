@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldcompass.errors import UserError
+from worldcompass.judging import court as judging
+from worldcompass.judging.court import Court, Role, Scenes
 from worldcompass.judging.sources import Sources
 from worldcompass.media.progress import progress
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, DoomMap
 from worldcompass.worlds.doom.engine.scenarios import KINDS, Plan, draw_all, evaluation_plans, replay_all
 from worldcompass.worlds.doom.world import SPEC, WEIGHTS, load_doom_world
-from worldcompass.worlds.small.post_training import judging
-from worldcompass.worlds.small.post_training.judging import Court, Role, Scenes
+from worldcompass.worlds.small.post_training.judging import court_of
 
 LATENTS = 32  # 125 frames
 EPISODES_SEED: dict[Role, int] = {"judge": 9_117, "twin": 5_226}
@@ -112,15 +113,15 @@ def sources_of(
     role: Role = "judge",
     reuse: Path | None = None,
 ) -> Sources:
-    """All videos of the judge; see ``worlds.small.post_training.judging.sources_of``."""
+    """All videos of the judge; see ``judging.court.sources_of``."""
     return judging.sources_of(court(), runs, out, count, seed, device, role, reuse)
 
 
 def stored_sources(folder: Path) -> Sources:
-    """The videos of a judge that were made before; see ``worlds.small.post_training.judging``."""
+    """The videos of a judge that were made before; see ``judging.court``."""
     return judging.stored_sources(folder, SPEC)
 
 
 def court() -> Court:
     """What a judge needs of this world."""
-    return Court(WEIGHTS, SPEC, load_doom_world, scenes, "install the same vizdoom")
+    return court_of(WEIGHTS, SPEC, load_doom_world, scenes, "install the same vizdoom")

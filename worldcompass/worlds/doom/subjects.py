@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import imagine_all
+from worldcompass.evaluate import imagine_all, scenarios_hash
 from worldcompass.judging.votes.controls import BASE
 from worldcompass.judging.votes.subjects import Subjects
 from worldcompass.media.progress import progress
@@ -20,7 +20,6 @@ from worldcompass.worlds.doom.engine.facts import ACTIONS
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 from worldcompass.worlds.doom.evaluation import HORIZONS, LATENTS_PER_CHUNK
 from worldcompass.worlds.doom.world import WEIGHTS, DoomWorld, load_doom_world, shipped_weights
-from worldcompass.worlds.small.post_training.evaluation import scenarios_hash
 
 TRAINED, OTHER = "trained", "other"
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldcompass.errors import UserError
+from worldcompass.judging import court as judging
+from worldcompass.judging.court import Role, Scenes
 from worldcompass.judging.sources import Sources
 from worldcompass.worlds.hands.footage import scene_of, shipped_scenarios
 from worldcompass.worlds.hands.world import SPEC, WEIGHTS, load_hands_world
-from worldcompass.worlds.small.post_training import judging
-from worldcompass.worlds.small.post_training.judging import Court, Role, Scenes
+from worldcompass.worlds.small.post_training.judging import court_of
 
 LATENTS = 24  # 93 frames: the other episodes are the training scenarios, which are as long
 MOST = 24  # scenarios: the held-out ones
@@ -43,6 +44,6 @@ def sources_of(
     role: Role = "judge",
     reuse: Path | None = None,
 ) -> Sources:
-    """All videos of the judge; see ``worlds.small.post_training.judging.sources_of``."""
-    court = Court(WEIGHTS, SPEC, load_hands_world, scenes, "install the same version of worldcompass")
-    return judging.sources_of(court, runs, out, count, seed, device, role, reuse)
+    """All videos of the judge; see ``judging.court.sources_of``."""
+    found = court_of(WEIGHTS, SPEC, load_hands_world, scenes, "install the same version of worldcompass")
+    return judging.sources_of(found, runs, out, count, seed, device, role, reuse)

@@ -48,8 +48,9 @@ class VideoDecoder:
     @torch.no_grad()
     def encode(self, frames_BF3hw: Tensor) -> Tensor:
         """Latents (B, C, K, H, W) of 4K - 3 frames from 0 to 1, in the transformer's scale; float32."""
-        video = 2 * frames_BF3hw.transpose(1, 2) - 1
-        return self.net.encode(video.to(_like(self.net))).float()
+        video = (2 * frames_BF3hw.transpose(1, 2) - 1).to(_like(self.net))
+        with without_autocast(video):
+            return self.net.encode(video).float()
 
     def _run(self, latents_1CKHW: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         latents = latents_1CKHW.to(_like(self.net))

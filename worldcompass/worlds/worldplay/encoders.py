@@ -74,6 +74,30 @@ def need_transformers() -> Any:
     return transformers
 
 
+def need_ftfy() -> Any:
+    """The package ``ftfy``, which mends broken text.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        import ftfy  # pyright: ignore[reportMissingImports]
+    except ImportError as why:
+        raise UserError(
+            "captions of the 5B are cleaned by the package ftfy: pip install 'worldcompass[hf]'"
+        ) from why
+    return ftfy
+
+
+def cleaned(caption: str) -> str:
+    """A caption as the 5B was trained on: mended by ``ftfy``, without entities of HTML, with single spaces.
+
+    Raises:
+        UserError: when ``ftfy`` is not installed.
+    """
+    return " ".join(html.unescape(html.unescape(need_ftfy().fix_text(caption))).split())
+
+
 def crop(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize an image to cover (height, width), keeping its aspect, and crop the centre; uint8.
 
@@ -183,7 +207,7 @@ class Encoder8B:
 class Encoder5B:
     """Conditioning of the 5B model: autoencoder and UMT5; arguments and errors as in ``Encoder8B``.
 
-    ``dtype`` is bfloat16 when None. The official cleaning of captions by ``ftfy`` is left out: write clean UTF-8.
+    ``dtype`` is bfloat16 when None. Captions are cleaned, see ``cleaned``.
     """
 
     def __init__(
@@ -195,6 +219,7 @@ class Encoder5B:
         fit: Fit = crop,
     ) -> None:
         transformers = need_transformers()
+        need_ftfy()
         check_parts(checkpoints, PARTS_5B)
         self.size, self.fit = size, fit
         self.decoder = load_decoder_5b(checkpoints / "vae", device)
@@ -206,9 +231,8 @@ class Encoder5B:
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
         """The start image's latent and the caption's states, padded with zeros to their full number."""
-        text = " ".join(html.unescape(html.unescape(caption)).split())
         tokens = self.tokenizer(
-            text, truncation=True, max_length=NUM_CAPTION_STATES, return_tensors="pt"
+            cleaned(caption), truncation=True, max_length=NUM_CAPTION_STATES, return_tensors="pt"
         ).input_ids
         states = self.language(input_ids=tokens.to(self.language.device)).last_hidden_state[0]
         padded = states.new_zeros(NUM_CAPTION_STATES, states.shape[-1])

@@ -47,18 +47,24 @@ def rigid_inverse(pose_44: Tensor) -> Tensor:
         return pose(back, -(back @ pose_44[..., :3, 3:])[..., 0])
 
 
-def camera_path(labels_M: Tensor, motion: Motion = MOTION) -> Tensor:
+def camera_path(labels_M: Tensor, motion: Motion = MOTION, start_44: Tensor | None = None) -> Tensor:
     """``world_from_camera`` of commands: each turns the camera in its current frame, then moves it in the new one.
 
-    Latent 0 is the identity, whatever its label; float64 (..., M, 4, 4).
+    Latent 0 is the identity, whatever its label; with a pose ``start_44`` (..., 4, 4) before it, it moves like all.
+    Returns float64 (..., M, 4, 4).
     """
     right, forward, yaw, pitch = motion_signs(labels_M).double().unbind(-1)
     turns = rotation_from_angles(yaw * motion.yaw_deg, pitch * motion.pitch_deg)
     # Not shortened to one length: the generator of WorldCompass's trajectories adds the axes.
     steps = motion.move * torch.stack([right, torch.zeros_like(right), forward], -1)
     relative = pose(turns, (turns @ steps[..., None])[..., 0])
-    path = [torch.eye(4, dtype=torch.float64, device=labels_M.device).expand_as(relative[..., 0, :, :])]
-    for step in relative.unbind(-3)[1:]:
+    steps_44 = list(relative.unbind(-3))
+    if start_44 is None:
+        eye = torch.eye(4, dtype=torch.float64, device=labels_M.device)
+        path = [eye.expand_as(steps_44.pop(0))]
+    else:
+        path = [start_44.double() @ steps_44.pop(0)]
+    for step in steps_44:
         path.append(path[-1] @ step)
     return torch.stack(path, -3)
 
@@ -69,9 +75,9 @@ class WorldPlayActions(CameraActions):
 
     intrinsics: tuple[float, float, float, float] = INTRINSICS
 
-    def poses(self, labels_M: Tensor) -> Tensor:
+    def poses(self, labels_M: Tensor, start_44: Tensor | None = None) -> Tensor:
         """See ``CameraActions``; turns accumulate in the camera's own frame."""
-        return camera_path(labels_M, self.motion).float()
+        return camera_path(labels_M, self.motion, start_44).float()
 
 
 def commanded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.media.video import check_aspect, read_image
-from worldcompass.runs.requirements import visible
+from worldcompass.media.video import VIDEOS, check_aspect, read_image, read_video
+from worldcompass.runs.requirements import digest_of, visible
 from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -40,15 +39,25 @@ class Request:
 
         ``model`` names the model, and how images are fitted to it if not in the usual way.
         """
-        digest = hashlib.sha256(self.image.read_bytes()).hexdigest()
-        return {"model": model, "caption": self.caption, "image_sha256": digest}
+        return {"model": model, "caption": self.caption, "image_sha256": digest_of(self.image)}
+
+    def read(self) -> Tensor:
+        """The picture, or the first frame of a video; uint8 (3, h, w).
+
+        Raises:
+            UserError: when it cannot be read.
+        """
+        if self.image.suffix.lower() in VIDEOS:
+            return read_video(self.image, max_frames=1)[0]
+        return read_image(self.image)
 
 
 def read_requests(images: Path) -> list[Request]:
     """Images with their captions, in the order of their names or of the list.
 
     Args:
-        images: a folder of pictures, each with a caption file next to it (``lake.png``, ``lake.txt``), or a JSON
+        images: a folder of pictures, each with a caption file next to it (``lake.png``, ``lake.txt``), or of
+            videos, whose first frames are prepared, or a JSON
             list of objects with ``image`` (a path, relative to the list), ``caption`` and optionally ``id``. The
             released trainer's lists, with ``image_path``, are read too.
 
@@ -67,7 +76,7 @@ def read_requests(images: Path) -> list[Request]:
                 f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}: rename one"
             )
         seen[request.id] = request.image
-        height, width = read_image(request.image).shape[-2:]
+        height, width = request.read().shape[-2:]
         try:
             check_aspect(width, height)  # a narrow strip would take GiB when scaled before the crop
         except UserError as why:
@@ -100,7 +109,7 @@ def prepare(
         path, source = out / f"{request.id}{SUFFIX}", request.source(model)
         if not _is_done(path, source, shapes):
             encoder = encoder or make_encoder()
-            tensors = encoder.encode(read_image(request.image), request.caption)
+            tensors = encoder.encode(request.read(), request.caption)
             save_prepared(path, tensors, shapes, source)
         yield request
 
@@ -116,7 +125,7 @@ def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape])
 
 def _from_folder(folder: Path) -> list[Request]:
     requests = []
-    for image in (p for p in visible(folder, "*") if p.suffix.lower() in PICTURES):
+    for image in (p for p in visible(folder, "*") if p.suffix.lower() in (*PICTURES, *VIDEOS)):
         file = image.with_suffix(".txt")
         if not file.is_file():
             raise UserError(f"{image} has no caption: expected one in {file}, which may be empty")

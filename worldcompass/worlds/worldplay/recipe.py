@@ -15,8 +15,10 @@ from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import Parallel
 from worldcompass.parallel.team import Team
+from worldcompass.recordings import Recording
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.paper import INTERACTION, QUALITY, PaperRewards
+from worldcompass.rewards.truth_paired import TwoSided
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.requirements import NeededFile, differences, lacking
@@ -32,13 +34,16 @@ from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import Optimiser, adamw, choose_trained, muon
 from worldcompass.training.policy import Decay
 from worldcompass.training.preflight import try_critics
+from worldcompass.training.probe import SHOWN, HeldOut
 from worldcompass.training.run import Parts
 from worldcompass.training.selection import Learning
 from worldcompass.types import Scenario
+from worldcompass.world import WorldSpec
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
 from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
+from worldcompass.worlds.worldplay.recordings import recorded_scenarios
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
@@ -47,6 +52,11 @@ from worldcompass.worlds.worldplay.world import CHUNK, FAMILY_5B, FAMILY_8B, Dec
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Needs
+
+# Probes during training, as the released trainer's evaluation: latents of a video, and denoising steps.
+LOOK_LATENTS, LOOK_STEPS = 32, 20
+LOOK_SEED = 9_000_000  # of trajectories that no run draws, as its own seeds are far below
+STEADINESS = "steadiness"
 
 Network = Config8B | Config5B
 Source = OfficialFiles | StandIns
@@ -70,6 +80,8 @@ class WorldPlayRecipe:
     """Truncate the network's timesteps to whole numbers, as the released training does."""
     rewards: Rewards = field(default_factory=PaperRewards)
     """Source of the critics."""
+    recordings: Path | None = None
+    """Folder of videos with poses to train on, see ``worldplay.recordings``; images with trajectories when None."""
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Post-train and write ``out/weights``: a file in the official form, and adapters if there are any.
@@ -81,7 +93,7 @@ class WorldPlayRecipe:
         parts = self.parts(device)
         length = self.config.sampling.chunk_length or CHUNK
         try_critics(parts.world, parts.critics, parts.scenarios[0], length)
-        policy = train_parts(parts, out, resume=resume)
+        policy = train_parts(parts, out, resume=resume, held_out=self.looks(parts.scenarios))
         main, folder = Team.current().is_main, RunFolder(out)
         with policy.checkpoint(), exporting(folder, writes=main) as weights:
             if self.config.optimiser.lora is not None:
@@ -124,16 +136,47 @@ class WorldPlayRecipe:
 
     def parts(self, device: str) -> Parts:
         """The parts of a training run, with loaded weights."""
-        scenarios, critics = self.scenarios(), self.rewards.critics(device)
+        scenarios, critics, config = self.scenarios(), self.rewards.critics(device), self.config
+        if self.recordings is not None:
+            # It asks for reachable truth, with which the doctor compares the pictures; by default it has no weight.
+            critics = [*critics, TwoSided(name=STEADINESS)]
+            config = config.changed(weights={STEADINESS: 0.0, **config.rewards.weights})
         world = self.world(
             partial(self.source.fill, dtype=self._loaded_as, device=device), self.source.decoder(device)
         )
-        return Parts(world, critics, scenarios, self.config)
+        return Parts(world, critics, scenarios, config)
 
     def scenarios(self) -> list[Scenario]:
         """Scenarios of the training, long enough for the curriculum's last chunk."""
         num_latents = (self.config.sampling.last_chunk + 1) * CHUNK
+        if self.recordings is not None:
+            return recorded_scenarios(self.recordings, self.spec, num_latents, self.begun)
         return self.source.scenarios(self.network, self.latent_size, num_latents, self.config.seed)
+
+    def looks(self, scenarios: Sequence[Scenario]) -> HeldOut:
+        """What the probes of a training on ``scenarios`` film: its first recordings, or images along other ways."""
+        num_latents = min(LOOK_LATENTS, (self.config.sampling.last_chunk + 1) * CHUNK)
+        if self.recordings is not None:
+            found = [replace(s, actions=s.actions.latents(0, num_latents)) for s in scenarios[:SHOWN]]
+        else:
+            seed = LOOK_SEED + self.config.seed
+            found = self.source.scenarios(self.network, self.latent_size, num_latents, seed)
+        steps = min(LOOK_STEPS, self.config.sampling.denoising_steps or LOOK_STEPS)
+        return HeldOut(None, found[:SHOWN], steps)
+
+    def begun(self, recording: Recording, scenario: Scenario) -> Scenario:
+        """The scenario of a recording with its conditioning and caption.
+
+        Raises:
+            UserError: when they are missing, or were prepared from something else.
+        """
+        conditioning, caption = self.source.start_of(recording.video, self.network, self.latent_size)
+        return replace(scenario, conditioning=conditioning, caption=caption)
+
+    @property
+    def spec(self) -> WorldSpec:
+        """Facts about the world; loads no weights."""
+        return self._blank().spec
 
     def world(self, fill: Callable[[nn.Module], object], decoder: Decoder) -> WorldPlay:
         """The world; ``fill`` sets the weights of a network on the meta device."""
@@ -243,7 +286,7 @@ PAPER = Config(
         checkpoint_decay=0.9,  # ema_ckpt_decay
         autocast_bf16=True,  # computes in bfloat16 with float32 master weights
     ),
-    keeping=Keeping(save_every=6),  # checkpoints every 6 steps
+    keeping=Keeping(save_every=6, probe_every=6),  # checkpoints and evaluation videos every 6 steps
     parallel=Parallel(shard=True),  # HSDP over the GPUs of a node
 )
 
@@ -281,6 +324,7 @@ def tiny(recipe: WorldPlayRecipe, network: Network, critics: Callable[[], list[C
         lr=1e-3,
         autocast_bf16=False,
         save_every=1,
+        probe_every=2,
     )
     return replace(
         recipe,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import INDEX, NeededFile, visible
+from worldcompass.runs.requirements import INDEX, NeededFile, digest_of, parts, visible
 from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
@@ -133,6 +133,27 @@ class OfficialFiles:
             for (file, name), actions in zip(names, trajectories, strict=True)
         ]
 
+    def start_of(
+        self, video: Path, network: Config8B | Config5B, latent_size: tuple[int, int]
+    ) -> tuple[Mapping[str, Tensor], str]:
+        """Conditioning and caption of a recording, prepared from its first frame.
+
+        Raises:
+            UserError: when they are missing, or were prepared from something else.
+        """
+        file = self.data / f"{video.stem}.safetensors"
+        prepared = PreparedFile(file, expected_shapes(network, latent_size))
+        if prepared.metadata.get("image_sha256") != digest_of(video):
+            raise UserError(
+                f"{file} was not made from the first frame of {video}: run 'worldcompass prepare --images"
+                f" {video.parent}'"
+            )
+        return prepared, prepared.caption
+
+    def weight_files(self) -> list[Path]:
+        """The files of the network's weights."""
+        return parts(self._transformer)
+
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with text of the maximum length."""
         return _begin_on_zeros(world, pasts, LONGEST_TEXT)
@@ -201,15 +222,24 @@ class StandIns:
         self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
     ) -> list[Scenario]:
         """Random starts with one random trajectory each."""
-        result = []
-        for i in range(self.num_scenarios):
-            generator = generator_for(seed, "stand-in", i)
-            states = conditioning_8b if isinstance(network, Config8B) else conditioning_5b
-            conditioning = states(network, generator)  # type: ignore[arg-type]
-            conditioning["latent"] = torch.randn(network.latent_channels, *latent_size, generator=generator)
-            actions = random_trajectory(num_latents, (seed, i))
-            result.append(Scenario(f"stand-in-{i}", actions, conditioning=conditioning))
-        return result
+        return [
+            Scenario(
+                f"stand-in-{i}",
+                random_trajectory(num_latents, (seed, i)),
+                conditioning=_random_start(network, latent_size, generator_for(seed, "stand-in", i)),
+            )
+            for i in range(self.num_scenarios)
+        ]
+
+    def start_of(
+        self, video: Path, network: Config8B | Config5B, latent_size: tuple[int, int]
+    ) -> tuple[Mapping[str, Tensor], str]:
+        """A random start; see ``OfficialFiles``."""
+        return _random_start(network, latent_size, generator_for("stand-in", video.stem)), ""
+
+    def weight_files(self) -> list[Path]:
+        """No files."""
+        return []
 
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with text of the scenarios' length."""
@@ -233,7 +263,8 @@ class PreparedFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path, shapes: Mapping[str, Shape]) -> None:
         self.path, self.shapes = path, shapes
-        self.caption = check_header(path, shapes).get("caption", "")
+        self.metadata = check_header(path, shapes)
+        self.caption = self.metadata.get("caption", "")
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self.shapes:
@@ -245,6 +276,15 @@ class PreparedFile(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+def _random_start(
+    network: Config8B | Config5B, latent_size: tuple[int, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    states = conditioning_8b if isinstance(network, Config8B) else conditioning_5b
+    conditioning = states(network, generator)  # type: ignore[arg-type]
+    conditioning["latent"] = torch.randn(network.latent_channels, *latent_size, generator=generator)
+    return conditioning
 
 
 def _begin_on_zeros(world: WorldModel[Any], pasts: int, num_tokens: tuple[int, int]) -> WorldPlayContext:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool3d, interpolate
 
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 
@@ -84,6 +84,11 @@ class Blend:
         for latent in latents_1CKHW.unbind(2):
             memory = _faded(latent, memory)
         return memory
+
+    def encode(self, frames_BF3hw: Tensor) -> Tensor:
+        """Latents whose last frames are those of the video: the inverse of ``decode``."""
+        ends = 6 * (frames_BF3hw[:, ::4].transpose(1, 2) - 0.5)
+        return avg_pool3d(ends, (1, self.pixels_per_cell, self.pixels_per_cell))
 
 
 def _faded(latent: Tensor, memory: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from worldcompass.errors import UnfitInputs
 from worldcompass.geometry import Motion
 from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, CameraMoves, Scenario
@@ -278,6 +279,21 @@ class WorldPlay:
             for row, clean in enumerate(clean_BCKHW.float())
         ]
         return torch.cat(frames)
+
+    @torch.no_grad()
+    def encode(self, frames_PF3hw: Tensor) -> Tensor:
+        """See ``Encoder``; videos are encoded one after another.
+
+        Raises:
+            UnfitInputs: when the decoder has no ``encode``.
+        """
+        encode = getattr(self.decoder, "encode", None)
+        if encode is None:
+            raise UnfitInputs(
+                f"the video decoder of {self.spec.name} has no method encode, which recordings need: add it"
+            )
+        videos = frames_PF3hw.to(self._device).split(1)
+        return torch.cat([encode(video.float() / 255) for video in videos])
 
     def _begin(self, scenario: Scenario) -> _Past:
         conditioning = scenario.conditioning or {}

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
 from worldcompass.evaluate import (
     KINDS,
@@ -30,6 +29,7 @@ from worldcompass.evaluate import (
     per_depth,
     pool,
     read_measured,
+    scenarios_hash,
     with_ways,
 )
 from worldcompass.media import video
@@ -205,17 +205,6 @@ def evaluated(sides: Mapping[str, Sides], chunks: int | None = None) -> Evaluati
         engine = part["engine"].only(set(part["base"].scenarios))  # fewer scenarios may be played
         found[way] = evaluation_of(engine, part["base"], part.get("trained"))
     return with_ways(found)
-
-
-def scenarios_hash(scenarios: Sequence[Scenario], space: ActionSpace) -> str:
-    """SHA-256 over ids, commands and start images."""
-    digest = hashlib.sha256()
-    for scenario in scenarios:
-        assert scenario.image_3hw is not None
-        digest.update(scenario.id.encode())
-        digest.update(space.composites(scenario.actions).numpy().tobytes())
-        digest.update(scenario.image_3hw.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _claim(folder: RunFolder, weights: Sequence[Path], frames: int, seed: int) -> None:

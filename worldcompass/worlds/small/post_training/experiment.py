@@ -25,7 +25,16 @@ from torch import Tensor
 from worldcompass.actions import ActionSpace
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
-from worldcompass.evaluate import FOLLOWED, HELD_OUT, KINDS, Judge, gap_text, per_action, per_depth
+from worldcompass.evaluate import (
+    FOLLOWED,
+    HELD_OUT,
+    KINDS,
+    Judge,
+    gap_text,
+    per_action,
+    per_depth,
+    scenarios_hash,
+)
 from worldcompass.parallel.team import Team
 from worldcompass.report import write_report
 from worldcompass.rollout import clip_level_passes, whole_video_passes
@@ -51,7 +60,6 @@ from worldcompass.worlds.small.post_training.evaluation import (
     Exam,
     Sides,
     evaluated,
-    scenarios_hash,
 )
 from worldcompass.worlds.small.weights import WeightFiles
 
