@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   worldcompass rooms pretrain --data data/doom
-  worldcompass rooms pretrain --data data/doom --minutes-autoencoder 1 --minutes-world 8 --device cuda --sequences 64
+  worldcompass rooms pretrain --data data/doom --minutes-autoencoder 1 --minutes-world 8 --device cuda
   worldcompass rooms pretrain --data data/doom --resume
 """
 

@@ -1,1 +1,1 @@
-"""The world of legible rooms: Doom's engine and cameras, pictures kept sharp by mixing what geometry carries along."""
+"""The world of legible rooms: Doom's engine and cameras, and pictures mixed of what geometry carries along."""

@@ -42,9 +42,7 @@ class PictureDepth(nn.Module):
         self.fine_again = nn.Sequential(Residual(FINE), Residual(FINE), nn.SiLU())
         self.nearness = nn.Conv2d(FINE, 4, 3, padding=1)
         rows = code.latent_shape[1]
-        self.pitch = nn.Sequential(
-            nn.SiLU(), nn.Linear(COARSE * rows, FINE), nn.SiLU(), nn.Linear(FINE, 1)
-        )
+        self.pitch = nn.Sequential(nn.SiLU(), nn.Linear(COARSE * rows, FINE), nn.SiLU(), nn.Linear(FINE, 1))
         nn.init.zeros_(self.nearness.weight)
         nn.init.constant_(self.nearness.bias, math.log(USUAL_NEARNESS))  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldcompass.geometry import label_from_motion
 from worldcompass.worlds.doom.engine.collect import FORMAT, DoomEpisode, true_labels
-from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, MOTION, NOMINAL, THRESHOLDS
+from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, NOMINAL, THRESHOLDS
 from worldcompass.worlds.doom.network.autoencoder import between_looks
 from worldcompass.worlds.doom.pretraining import PITCH, actions_of, place_distance, truth_of
 from worldcompass.worlds.doom.rooms.autoencoder import RoomsAutoencoder
@@ -50,7 +50,10 @@ def pictures_read(net: RoomsAutoencoder, shards: Sequence[Shard[DoomEpisode]]) -
         _, motion = between_looks(looks.unflatten((1, -1)))
         labels = label_from_motion(motion[0].cpu() * torch.tensor(NOMINAL), THRESHOLDS)
         right.append((labels == true_labels(episode.cameras_F5)[1 : 1 + len(labels)]).float().mean())
-    return {"motions_read": float(torch.stack(right).mean()), "depth_error": float(torch.stack(errors).mean())}
+    return {
+        "motions_read": float(torch.stack(right).mean()),
+        "depth_error": float(torch.stack(errors).mean()),
+    }
 
 
 BLUEPRINT = Blueprint(

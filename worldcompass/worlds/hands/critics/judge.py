@@ -1,9 +1,8 @@
 """The held-out judge of actions and looks, for evaluation only.
 
-It shares no recording and no network with the critics, and reads otherwise: colours of fingers, palm and arm, and the
-shade on the table, leave profiles along columns and rows, and a network without convolutions finds the gripper from
-these. A second network
-tells engine frames from damaged ones.
+It shares no recording and no network with the critics, and reads otherwise: colours of fingers, palm and arm, and
+the shade on the table, leave profiles along columns and rows, and a network without convolutions finds the gripper
+from these. A second network tells engine frames from damaged ones.
 """
 
 from __future__ import annotations
@@ -24,11 +23,13 @@ ALIKE = 0.11  # deviation of a colour of a part, in 0..1
 POOLED = 8  # pixels per side of the cells of the pooled planes
 PLANES = len(PARTS) + 1  # of which there are profiles: the parts, and the shade
 PLANES_POOLED = (0, 1, 3)  # fingers, palm and shade
-NUM_FEATURES = PLANES * sum(FRAME_SIZE) + len(PLANES_POOLED) * (FRAME_SIZE[0] // POOLED) * (FRAME_SIZE[1] // POOLED)
+NUM_FEATURES = PLANES * sum(FRAME_SIZE) + len(PLANES_POOLED) * (FRAME_SIZE[0] // POOLED) * (
+    FRAME_SIZE[1] // POOLED
+)
 
 
 def features_of(frames_N3hw: Tensor) -> Tensor:
-    """Profiles of the gripper's parts and of shade along columns and rows, and pooled planes, (N, ``NUM_FEATURES``).
+    """Profiles of the gripper's parts and of shade along columns and rows, pooled planes, (N, ``NUM_FEATURES``).
 
     Args:
         frames_N3hw: in [0, 1].

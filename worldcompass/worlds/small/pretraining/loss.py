@@ -21,7 +21,6 @@ from worldcompass.worlds.small.pretraining.sequences import Batch
 from worldcompass.worlds.small.transformer import Attend, Command, Rotary
 from worldcompass.worlds.small.world import SmallWorld
 
-
 NOISED_SHARE = 0.5  # of exact pasts that get noise
 IMAGINED_STEPS = 2  # denoising steps of a past that the network imagines
 LEAST_LEVEL = 1e-6  # a noise level that counts as one
@@ -181,8 +180,8 @@ def imagine_past(
 ) -> Batch:
     """The same with a past that the network imagines itself, each chunk after that of the batch, in a few steps.
 
-    So the network learns to go on from what it makes: its own errors do not pile up. Done twice, a chunk follows one
-    that followed an imagined one.
+    So the network learns to go on from what it makes: its own errors do not pile up. Done twice, a chunk follows
+    one that followed an imagined one.
     """
     whole, device = world.spec.chunk_lengths[0], world.device
     clean, past, entry = _moved(batch, device)

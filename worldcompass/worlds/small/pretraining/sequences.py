@@ -27,7 +27,6 @@ from worldcompass.types import Actions
 from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
-from worldcompass.worlds.small.pretraining.pictures import to_unit
 from worldcompass.worlds.small.world import SmallWorld
 
 BLUR_REACH = 2  # pixels
