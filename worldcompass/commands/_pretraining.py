@@ -35,6 +35,8 @@ def add_pretrain_options(parser: argparse.ArgumentParser, world: str, out: str) 
     parser.add_argument("--minutes-world", type=minutes, default=120.0, metavar="M", help=text)
     text = "sequences of a step (default: the world's own, for a CPU; 64 suits a large GPU)"
     parser.add_argument("--sequences", type=positive, metavar="N", help=text)
+    text = "folder of weights to go on from, whose code of pictures stays (default: from nothing)"
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help=text)
 
 
 def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], Blueprint[Any]]) -> int:
@@ -46,6 +48,7 @@ def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], B
         blueprint: imports and returns it, once the arguments are known to be right.
     """
     data, device = _need_data(args, world), check_device(args.device)
+    start = args.start and need_folder(args.start, f"weights made by `worldcompass {world} pretrain`")
     from worldcompass.worlds.small.pretraining.pretrain import pretrain
 
     pretrain(
@@ -58,6 +61,7 @@ def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], B
         seed=args.seed,
         resume=args.resume,
         sequences=args.sequences,
+        start=start,
     )
     return 0
 

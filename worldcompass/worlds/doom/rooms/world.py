@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -59,18 +58,11 @@ class RoomsWorld(CameraWorld[RoomsAutoencoder]):
         return replace(context, attended=replace(attended, command=rest))
 
 
-def shipped_weights() -> Path:
-    """The folder of weights inside the package."""
-    return Path(str(resources.files("worldcompass.worlds.doom.rooms") / "weights"))
+WEIGHTS = WeightFiles("rooms", "1", None)
 
 
-WEIGHTS = WeightFiles("rooms", "1", shipped_weights())
-
-
-def load_rooms_world(folder: Path | None = None, device: str | torch.device = "cpu") -> RoomsWorld:
-    """The embedded world with the weights of the package, or those of a folder.
-
-    Post-training leaves the autoencoder alone: a folder without one takes the package's.
+def load_rooms_world(folder: Path, device: str | torch.device = "cpu") -> RoomsWorld:
+    """The world with the weights of a folder.
 
     Raises:
         UserError: when the files are missing, of another version or of another shape.

@@ -25,11 +25,8 @@ from worldcompass.worlds.small.linear import LinearCode
 from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
 
 FRAMES_PER_STEP = 64
-READER_STEPS, JUDGE_STEPS = 12_000, 800
-FINDER_SHARE, FINDER_BATCH = (
-    50,
-    512,
-)  # steps of the network that finds the gripper per step of the other; frames
+READER_STEPS, JUDGE_STEPS = 7000, 800
+FINDER_SHARE, FINDER_BATCH = 25, 512  # steps of what finds the gripper per step of the other; frames
 FINDER_FRAMES = 60  # frames of every episode that it learns from: they cost it little
 CHUNK = 256  # frames that are spoilt at once
 LEARNING_RATE, WARMUP = 4e-3, 30  # of Muon; steps

@@ -55,13 +55,30 @@ def _single_frames(shards: list[Shard[Any]], rng: np.random.Generator) -> Tensor
 
 
 def train_autoencoder(
-    blueprint: Blueprint[Any], data: Path, out: Path, minutes: float, device: str, seed: int
+    blueprint: Blueprint[Any],
+    data: Path,
+    out: Path,
+    minutes: float,
+    device: str,
+    seed: int,
+    start: Codec | None = None,
 ) -> Codec:
-    """Train or resume all stages; the EMA weights go to ``out/autoencoder.safetensors``."""
+    """Train or resume all stages; the EMA weights go to ``out/autoencoder.safetensors``.
+
+    Args:
+        blueprint: of the world.
+        data: its recordings.
+        out: where states, curves and weights go.
+        minutes: of all stages.
+        device: to train on.
+        seed: of the pictures that are drawn.
+        start: an autoencoder to go on from; its code stays, and stages that would change it are left out.
+    """
     train, heldout = (load(data, split, blueprint.recordings) for split in ("train", "heldout"))
     torch.manual_seed(seed)
-    net = blueprint.autoencoder()
-    net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
+    net = start or blueprint.autoencoder()
+    if start is None:
+        net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
 
     def measure(ema: nn.Module) -> dict[str, float]:
         assert isinstance(ema, Codec)
@@ -82,7 +99,8 @@ def train_autoencoder(
         return net
 
     for stage in blueprint.stages:
-        net = trained(net, stage)
+        if start is None or not stage.learns_code:
+            net = trained(net, stage)
     state = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
     write_tensors(out / "autoencoder.safetensors", state)
     return net

@@ -68,11 +68,21 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
     sequences: int | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Run or resume both parts; the finished weights lie in ``out`` under the names of ``blueprint.weights``.
 
     Args:
+        blueprint: of the world.
+        data: its recordings.
+        out: where states, curves and weights go.
+        device: to train on.
+        minutes_autoencoder: of the autoencoder's stages.
+        minutes_world: of the transformer.
+        seed: of weights and draws.
+        resume: whether ``out`` may hold a run, which goes on.
         sequences: of a step, instead of the world's own number.
+        start: a folder of weights to go on from; the code of its autoencoder stays.
 
     Raises:
         UserError: when ``data`` is no dataset, ``device`` is not there, or ``out`` holds a run not to be resumed.
@@ -85,9 +95,13 @@ def pretrain(
     if sequences is not None:
         blueprint = replace(blueprint, teaching=replace(blueprint.teaching, sequences=sequences))
     files = blueprint.weights
-    autoencoder = train_autoencoder(blueprint, data, out, minutes_autoencoder, device, seed)
+    begun = start and load_world(blueprint, start)
+    codec = begun.autoencoder if begun else None
+    autoencoder = train_autoencoder(blueprint, data, out, minutes_autoencoder, device, seed, codec)
     _announce(out / files.autoencoder, files.export(autoencoder, out / files.autoencoder))
-    net = train_world(blueprint, data, out, autoencoder.requires_grad_(False), minutes_world, device, seed)
+    autoencoder.requires_grad_(False)
+    net = begun.net if begun else None
+    net = train_world(blueprint, data, out, autoencoder, minutes_world, device, seed, net)
     _announce(out / files.net, files.export(net, out / files.net))
     return out
 
@@ -100,12 +114,13 @@ def train_world(
     minutes: float,
     device: str,
     seed: int,
+    start: ChunkTransformer | None = None,
 ) -> ChunkTransformer:
-    """Train or resume the world's stage and return the EMA weights."""
+    """Train or resume the world's stage, from nothing or from ``start``, and return the EMA weights."""
     teaching, kind = blueprint.teaching, torch.device(device)
     torch.manual_seed(seed)
     stage = Stage("world", minutes, teaching.learning_rate, 100)
-    run = StageRun(stage, blueprint.net(autoencoder), out, device, muon)
+    run = StageRun(stage, start or blueprint.net(autoencoder), out, device, muon)
     run.resume()
     assert isinstance(run.net, ChunkTransformer)
     world = blueprint.world(autoencoder, run.net)
