@@ -15,7 +15,7 @@ def hands_demo() -> HandsRecipe:
     where they are; likeness to reachable truth and steady colours hold the looks.
     """
     config = demo().config
-    config = replace(config, sampling=replace(config.sampling, denoising_steps=None))
+    config = config.changed(denoising_steps=None, group_size=10, best=4, worst=4, steps=20, micro_rows=60)
     return HandsRecipe(
         config,
         interaction_weight=1.0,

@@ -23,6 +23,7 @@ from worldcompass.worlds.small.linear import LinearCode
 FRAMES_EACH = 40  # frames of every episode
 SPOILT = 0.35  # share of frames that each kind of damage hits
 CODED = 0.6  # share of frames that go through the autoencoder
+FAR = 80.0  # exponent of a cell far from a spot: numbers even closer to 0 are slow
 MUSH = 0.12  # share of frames that show nothing, for the reader
 
 
@@ -92,7 +93,7 @@ def spots_of(batch: Labelled) -> Tensor:
     rows, columns = (torch.arange(size).float() for size in GRID)
     across = (columns - batch.cell_BT2[..., :1]).square()
     down = (rows - batch.cell_BT2[..., 1:]).square()
-    spots = (-(across[..., None, :] + down[..., :, None]) / (2 * SPOT**2)).exp()
+    spots = (-((across[..., None, :] + down[..., :, None]) / (2 * SPOT**2)).clamp_max(FAR)).exp()
     return spots * batch.present_BT[..., None, None]
 
 

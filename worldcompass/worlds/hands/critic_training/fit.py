@@ -15,7 +15,7 @@ from worldcompass.errors import UserError
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
 from worldcompass.worlds.hands.critic_training.data import MUSH, Labelled, labelled, spoil, spots_of
-from worldcompass.worlds.hands.critics.judge import HandsJudge, features_of
+from worldcompass.worlds.hands.critics.judge import HandsJudge, planes_of
 from worldcompass.worlds.hands.critics.reader import Maps, SceneReader
 from worldcompass.worlds.hands.critics.weights import JUDGE, READER
 from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
@@ -26,8 +26,8 @@ from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
 
 FRAMES_PER_STEP = 64
 READER_STEPS, JUDGE_STEPS = 7000, 800
-FINDER_SHARE, FINDER_BATCH = 25, 512  # steps of what finds the gripper per step of the other; frames
-FINDER_FRAMES = 60  # frames of every episode that it learns from: they cost it little
+FINDER_STEPS = 3000
+PLAIN_SHARE = 0.4  # of frames that the judge finds the gripper in as they are
 CHUNK = 256  # frames that are spoilt at once
 LEARNING_RATE, WARMUP = 4e-3, 30  # of Muon; steps
 SPOTS, COLOUR, HEIGHT = 0.2, 4.0, 1.0  # weights besides the gripper's
@@ -104,41 +104,37 @@ def train_reader(data: Path, out: Path, steps: int = READER_STEPS, seed: int = 0
     return net
 
 
-def train_judge(data: Path, out: Path, steps: int = JUDGE_STEPS, seed: int = 0) -> HandsJudge:
+def train_judge(
+    data: Path, out: Path, steps: int = JUDGE_STEPS, finder_steps: int = FINDER_STEPS, seed: int = 0
+) -> HandsJudge:
     """Train or resume the judge; the states of its two networks lie in ``out``.
 
     Raises:
         UserError: when ``data`` is not a dataset.
     """
-    rng = np.random.default_rng((seed, 1))
-    known = labelled(shards_of(data, "judge"), "train", rng, FINDER_FRAMES)
+    known = labelled(shards_of(data, "judge"), "train", np.random.default_rng((seed, 1)))
     code = load_hands_world().autoencoder.code
     torch.manual_seed(seed + 1000)
     judge = HandsJudge()
-    judge.finder.load_state_dict(
-        _finder(known, code, judge.finder, out, FINDER_SHARE * steps, seed).state_dict()
-    )
+    judge.finder.load_state_dict(_finder(known, code, judge.finder, out, finder_steps, seed).state_dict())
     judge.texture.load_state_dict(_texture(known, code, judge.texture, out, steps, seed).state_dict())
     return judge
 
 
 def _finder(known: Labelled, code: LinearCode, net: nn.Module, out: Path, steps: int, seed: int) -> nn.Module:
-    """The network that finds the gripper, from profiles of plain and of spoilt frames."""
-    generator = generator_for(seed, "judge")
-    features = []
-    for rows in torch.arange(len(known.near_B)).split(CHUNK):
-        plain, near = known.frames_B3hw[rows], known.frames_B3hw[known.near_B[rows]]
-        spoilt, _ = spoil(plain[:, None], near[:, None], code, generator)
-        features.append(torch.stack([features_of(plain.float() / 255), features_of(spoilt[:, 0])]))
-    features_2BP = torch.cat(features, 1)
+    """The network that finds the gripper, in plain and in spoilt frames."""
     run = StageRun(Stage(f"{JUDGE.name}_finder", 0, LEARNING_RATE, WARMUP), net, out, "cpu", muon)
 
     def loss(step: int) -> Tensor:
-        draw = generator_for(seed, "finder", step)
-        rows = torch.randint(len(known.near_B), (FINDER_BATCH,), generator=draw)
-        which = torch.randint(2, (FINDER_BATCH,), generator=draw)
-        grip, spread = run.net(features_2BP[which, rows])
-        return place_loss(grip, spread, known.grip_B4[rows])
+        generator = generator_for(seed, "finder", step)
+        batch = known.pick(torch.randint(len(known.near_B), (FRAMES_PER_STEP,), generator=generator))
+        near = known.frames_B3hw[batch.near_B]
+        spoilt, _ = spoil(batch.frames_B3hw[:, None], near[:, None], code, generator)
+        plain = torch.rand(len(near), 1, 1, 1, generator=generator) < PLAIN_SHARE
+        frames = torch.where(plain, batch.frames_B3hw.float() / 255, spoilt[:, 0])
+        with torch.autocast("cpu", torch.bfloat16):
+            grip, spread = run.net(planes_of(frames))
+        return place_loss(grip, spread, batch.grip_B4)
 
     return _to_the_end(run, steps, loss, lambda ema: {})
 

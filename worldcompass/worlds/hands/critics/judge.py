@@ -1,8 +1,8 @@
 """The held-out judge of actions and looks, for evaluation only.
 
-It shares no recording and no network with the critics, and reads otherwise: colours of fingers, palm and arm, and
-the shade on the table, leave profiles along columns and rows, and a network without convolutions finds the gripper
-from these. A second network tells engine frames from damaged ones.
+It shares no recording and no network with the critics, and sees otherwise: where a frame has the colours of fingers,
+palm and arm, and where it is darker than its row. From these outlines and their profiles along columns and rows
+a network finds the gripper. A second network tells engine frames from damaged ones.
 """
 
 from __future__ import annotations
@@ -20,23 +20,17 @@ PARTS = ((1.0, 0.56, 0.10), (0.20, 0.26, 0.40), (0.62, 0.66, 0.74))
 """Colours of fingers, palm and arm."""
 SHADES = (0.8, 1.0, 1.2)
 ALIKE = 0.11  # deviation of a colour of a part, in 0..1
-POOLED = 8  # pixels per side of the cells of the pooled planes
-PLANES = len(PARTS) + 1  # of which there are profiles: the parts, and the shade
-PLANES_POOLED = (0, 1, 3)  # fingers, palm and shade
-NUM_FEATURES = PLANES * sum(FRAME_SIZE) + len(PLANES_POOLED) * (FRAME_SIZE[0] // POOLED) * (
-    FRAME_SIZE[1] // POOLED
-)
+UNLIKE = 20.0  # exponent of a colour that is another one: numbers close to 0 are slow
+PLANES = len(PARTS) + 1  # the parts, and shade
 
 
-def features_of(frames_N3hw: Tensor) -> Tensor:
-    """Profiles of the gripper's parts and of shade along columns and rows, pooled planes, (N, ``NUM_FEATURES``).
+def planes_of(frames_N3hw: Tensor) -> Tensor:
+    """How much each pixel has the colour of each part of the gripper, and lies in shade, (N, ``PLANES``, h, w).
 
     Args:
         frames_N3hw: in [0, 1].
     """
-    planes = torch.stack([*(_mask(frames_N3hw, colour) for colour in PARTS), _shade(frames_N3hw)], 1)
-    profiles = torch.cat([planes.sum(-2), planes.sum(-1)], -1).flatten(1) / 8
-    return torch.cat([profiles, avg_pool2d(planes[:, PLANES_POOLED], POOLED).flatten(1) * 4], 1)
+    return torch.stack([*(_mask(frames_N3hw, colour) for colour in PARTS), _shade(frames_N3hw)], 1)
 
 
 def _shade(frames_N3hw: Tensor) -> Tensor:
@@ -48,21 +42,28 @@ def _shade(frames_N3hw: Tensor) -> Tensor:
 def _mask(frames_N3hw: Tensor, colour: tuple[float, float, float]) -> Tensor:
     """How much each pixel has a colour in one of its shades, (N, h, w) in 0..1."""
     away = [(frames_N3hw - torch.tensor(colour)[:, None, None] * shade).square().sum(1) for shade in SHADES]
-    return (-torch.stack(away).amin(0) / (2 * ALIKE**2)).exp()
+    return (-(torch.stack(away).amin(0) / (2 * ALIKE**2)).clamp_max(UNLIKE)).exp()
 
 
 class GripperFinder(nn.Module):
-    """The gripper's place from ``features_of`` a frame."""
+    """The gripper's place from ``planes_of`` a frame."""
 
-    def __init__(self, width: int = 256) -> None:
+    def __init__(self, width: int = 24) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(NUM_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 8)
+        self.outlines = nn.Sequential(
+            nn.Conv2d(PLANES, width, 5, 2, 2), nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, 2, 1), nn.SiLU(),
+        )  # fmt: skip
+        cells = (FRAME_SIZE[0] // 8) * (FRAME_SIZE[1] // 8)
+        self.place = nn.Sequential(
+            nn.Linear(2 * width * cells + PLANES * sum(FRAME_SIZE), 128), nn.SiLU(), nn.Linear(128, 8)
         )
 
-    def forward(self, features_NP: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, planes_Nphw: Tensor) -> tuple[Tensor, Tensor]:
         """x, y, z and opening in steps from the middle of the range, and the deviation of each; (N, 4) twice."""
-        found = self.layers(features_NP)
+        profiles = torch.cat([planes_Nphw.sum(-2), planes_Nphw.sum(-1)], -1).flatten(1) / 8
+        found = self.place(torch.cat([self.outlines(planes_Nphw).flatten(1), profiles], 1)).float()
         return found[:, :4], softplus(found[:, 4:]) + LEAST_SPREAD
 
 
@@ -87,7 +88,7 @@ class Texture(nn.Module):
 
 
 class HandsJudge(nn.Module):
-    """Both networks of the judge. About 300,000 parameters."""
+    """Both networks of the judge. About 500,000 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class HandsJudge(nn.Module):
     @torch.no_grad()
     def grip(self, frames_N3hw: Tensor) -> Tensor:
         """x, y, z and opening of the gripper in uint8 frames, metres; (N, 4)."""
-        found = [self.finder(features_of(_unit(part)))[0] for part in frames_N3hw.split(BATCH)]
+        found = [self.finder(planes_of(_unit(part)))[0] for part in frames_N3hw.split(BATCH)]
         return torch.cat(found) * torch.tensor(NOMINAL).float() + torch.tensor(MIDDLE).float()
 
     def labels(self, frames_PF3hw: Tensor) -> Tensor:
