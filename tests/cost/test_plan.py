@@ -353,6 +353,24 @@ def test_the_embedded_worlds_recipes_have_a_plan_too():
     assert not is_fake(measured_motion(pictures, nearness, torch.zeros(1, 2)))
 
 
+def test_the_hands_recipes_have_a_plan_too(capsys):
+    from worldcompass.recipes.hands_demo import hands_demo
+    from worldcompass.worlds.hands.network.views import motions
+    from worldcompass.worlds.hands.world import load_hands_world
+
+    small = ["sampling.prompts_per_step=1", "sampling.group_size=2", "learning.best=1", "learning.worst=1"]
+    assert cli.main(["plan", "hands_demo", *(part for s in small for part in ("--set", f"config.{s}"))]) == 0
+    world, needs = load_hands_world(), hands_demo().needs()
+    assert (
+        f"parameters {sum(p.numel() for p in world.net.parameters()):,}, trained" in capsys.readouterr().out
+    )
+    assert needs.other_bytes == sum(value.nbytes for value in world.autoencoder.state_dict().values())
+    assert {"hands_reader.safetensors", "hands_judge.safetensors"} <= {file.path.name for file in needs.files}
+    assert all(file.path.exists() and not differences(file) for file in needs.files)
+    # What the trace ran on has no data, and nothing of it may stay behind in the code.
+    assert not is_fake(motions(torch.ones(1, 1, 4)))
+
+
 def counted(needs, chunks=1):
     """Of two blocks, on tensors with data, which is several times faster at this size."""
     world, modules = needs.world_of_depth(2)

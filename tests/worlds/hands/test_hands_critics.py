@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hands_clips import beside, group_of
@@ -10,8 +11,9 @@ from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import ControlValues, Group
-from worldcompass.worlds.hands.critic_training.faults import spoilt_clip
+from worldcompass.worlds.hands.critic_training.faults import erased, mask_of, spoilt_clip
 from worldcompass.worlds.hands.critic_training.fit import train_critics
+from worldcompass.worlds.hands.critic_training.report import mushed_clips
 from worldcompass.worlds.hands.critics.following import GripperReader
 from worldcompass.worlds.hands.critics.reader import GRID, SceneReader, above, seen_of
 from worldcompass.worlds.hands.critics.weights import COMMAND, JUDGE, READER, load_judge, load_reader
@@ -96,17 +98,42 @@ def test_clips_that_are_wrong_by_construction_score_lower_on_average(make, fault
     assert len(gains) >= 4 and sum(gains) > 0
 
 
-@pytest.mark.parametrize("make", [GripperFollowing, Permanence, Passivity])
-def test_noise_and_flat_pictures_earn_less_than_the_engine_s_clips(make):
-    critic, generator, values = make(), torch.Generator().manual_seed(0), []
-    for number in range(4):
-        group = group_of("probes", number, 2)
+@pytest.mark.parametrize("make", MAKERS)
+def test_pictures_that_show_nothing_earn_nothing_and_never_abstain(make):
+    critic, engine = make(), []
+    groups = [group_of("errands", number, chunk) for chunk in (3, 4) for number in range(8)]
+    for group, mush in zip(groups, mushed_clips(groups), strict=True):
+        scores = critic(beside(group, *mush))
+        asked = make is not InstructionFollowing or bool(scores.valid_G[0])
+        assert scores.valid_G[1:].all() == asked and scores.values_G[1:].max() < 0.02
+        engine += scores.values_G[:1][scores.valid_G[:1]].tolist()
+    assert sum(engine) / len(engine) > 0.1
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_clip_that_dissolves_scores_below_itself(make):
+    critic, lost = make(), 0
+    for number in range(8):
+        group = group_of("errands", number, 4)
         own = group.frames_GF3hw[0]
-        noise = torch.randint(0, 256, own.shape, dtype=torch.uint8, generator=generator)
-        flat = own.float().mean((0, 2, 3), keepdim=True).to(torch.uint8).expand_as(own)
-        values.append(critic(beside(group, noise, flat)).values_G)
-    engine, *others = torch.stack(values).mean(0)
-    assert max(others) < 0.5 * engine
+        dissolved = torch.cat([own[:8], mushed_clips([group])[0, 2, 8:]])
+        scores = critic(beside(group, dissolved))
+        if scores.valid_G[0] and scores.values_G[0] > 0.05:
+            assert scores.valid_G[1] and scores.values_G[1] < scores.values_G[0]
+            lost += 1
+    assert lost >= 1
+
+
+def test_a_table_without_any_of_its_things_is_a_failure_and_no_abstention():
+    number, critics = 1, (Permanence(), Passivity(), Grasp())
+    group, of = group_of("errands", number, 3), scene_of(shipped("errands")[number][0].id)
+    frames = group.frames_GF3hw[0].movedim(1, -1).numpy().copy()
+    for frame in frames:
+        for index in range(len(THINGS)):
+            frame[:] = erased(frame, mask_of(frame, of, index), of, index, np.random.default_rng(0))
+    for critic in critics:
+        scores = critic(beside(group, torch.from_numpy(frames).movedim(-1, 1)))
+        assert scores.valid_G[1] and scores.values_G[1] < 0.05
 
 
 def test_an_instruction_is_rewarded_more_when_done_than_for_another_thing():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldcompass.cost.plan import Needs
 from worldcompass.critic import Critic
 from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
@@ -18,6 +19,7 @@ from worldcompass.training.run import Parts
 from worldcompass.worlds.hands.critics.weights import shared_reader
 from worldcompass.worlds.hands.evaluation import exam, fixed_scenarios
 from worldcompass.worlds.hands.footage import shipped_scenarios
+from worldcompass.worlds.hands.needs import needs_of
 from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
 from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
@@ -78,6 +80,10 @@ class HandsRecipe:
     def parts(self, device: str) -> Parts:
         """See ``training_parts``; for ``worldcompass profile``."""
         return training_parts(self, device)
+
+    def needs(self) -> Needs:
+        """The needs for ``worldcompass plan``, without loading anything."""
+        return needs_of(self.config)
 
 
 def run_experiment(

@@ -25,6 +25,8 @@ SPOILT = 0.35  # share of frames that each kind of damage hits
 CODED = 0.6  # share of frames that go through the autoencoder
 FAR = 80.0  # exponent of a cell far from a spot: numbers even closer to 0 are slow
 MUSH = 0.12  # share of frames that show nothing, for the reader
+MUSHES = ("noise", "flat", "deep blur", "shuffled", "blended", "noise on blur")
+"""What they are made of, see ``mushes``."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,18 @@ def spoil(
 
 
 def mushed(frames_B3hw: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures that show nothing, made of pictures: noise, flat colour, deep blur, shuffled cells, many blended."""
+    """One of ``mushes`` for each picture."""
+    kinds = mushes(frames_B3hw, generator)
+    count = len(frames_B3hw)
+    chosen = torch.randint(len(kinds), (count,), generator=generator)
+    return kinds[chosen, torch.arange(count)]
+
+
+def mushes(frames_B3hw: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures that show nothing, made of pictures in [0, 1]; (kinds, B, 3, h, w) in the order of ``MUSHES``.
+
+    Four neighbours of the batch are blended: they must come from different scenes.
+    """
     count = len(frames_B3hw)
     noise = torch.rand(frames_B3hw.shape, generator=generator)
     flat = torch.rand(count, 3, 1, 1, generator=generator).expand_as(frames_B3hw)
@@ -153,9 +166,7 @@ def mushed(frames_B3hw: Tensor, generator: torch.Generator) -> Tensor:
     order = torch.randperm(cells.shape[-1], generator=generator)
     shuffled = pixel_shuffle(cells[..., order].unflatten(-1, (8, 8)), 8)
     many = torch.stack([frames_B3hw.roll(i, 0) for i in range(4)]).mean(0)
-    kinds = torch.stack([noise, flat, deep, shuffled, many, 0.3 * deep + 0.7 * noise])
-    chosen = torch.randint(len(kinds), (count,), generator=generator)
-    return kinds[chosen, torch.arange(count)]
+    return torch.stack([noise, flat, deep, shuffled, many, 0.3 * deep + 0.7 * noise])
 
 
 def blurred(frames_B3hw: Tensor, sigma: float) -> Tensor:

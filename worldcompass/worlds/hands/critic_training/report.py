@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from worldcompass.critic import Critic
-from worldcompass.types import ControlValues, Group
+from worldcompass.types import ControlValues, Group, Scenario
 from worldcompass.worlds.hands import looks
-from worldcompass.worlds.hands.critic_training.data import blurred, mushed
+from worldcompass.worlds.hands.critic_training.data import MUSHES, blurred, mushes
 from worldcompass.worlds.hands.critic_training.faults import spoilt_clip
 from worldcompass.worlds.hands.critics.following import GripperReader
 from worldcompass.worlds.hands.critics.reader import SceneReader, middles_of
@@ -24,6 +24,7 @@ from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
 from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
 from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
+from worldcompass.worlds.hands.scenarios import Plan
 from worldcompass.worlds.hands.splits import scene
 from worldcompass.worlds.hands.task_judge import find
 from worldcompass.worlds.hands.tasks import PICK, Instruction, parse
@@ -35,6 +36,7 @@ from worldcompass.worlds.small.linear import LinearCode
 CHUNK = 4  # latents
 NEAR = 3.0  # pixels from the truth at which a place is right
 KEPT = 2.0  # pixels by which a patch may move when a picture goes through the autoencoder
+ERRAND_CHUNKS = 6  # of each errand of the package
 FROM = 4  # frames of a clip before its fault begins
 
 
@@ -89,7 +91,7 @@ def report(data: Path, folder: Path | None, episodes: int) -> str:
             _task_judge(known, code),
         ),
         _table(("critic", "fault", "clips", "true above faulty"), _faults(known, reader)),
-        _table(("critic", "engine", "noise and mush"), _mush(known, reader)),
+        _table(("critic", "engine", *MUSHES), _mush(reader)),
         _table(("instructions", "tasks", "right"), _instructions(reader)),
     ]
     return "\n\n".join(parts)
@@ -254,20 +256,30 @@ def _subject(recorded: Recorded, chunk: int, held: bool) -> int | None:
     return int(here[(recorded.number + chunk) % len(here)])
 
 
-def _mush(known: Sequence[Recorded], reader: SceneReader) -> Iterator[tuple[str, ...]]:
-    critics = (GripperFollowing(reader), Permanence(reader), Passivity(reader), Grasp(reader))
-    generator = torch.Generator().manual_seed(0)
-    for critic in critics:
-        found: tuple[list[float], list[float]] = [], []
-        for recorded in known:
-            group = group_of(recorded, 2)
-            own = group.frames_GF3hw[0]
-            frames = _bytes(mushed(own.float() / 255, generator))
-            scores = critic(_with(group, torch.stack([own, frames])))
-            for side in (0, 1):
-                if bool(scores.valid_G[side]):
-                    found[side].append(float(scores.values_G[side]))
-        yield critic.name, *(f"{np.mean(side):.3f} ({len(side)})" if side else "no score" for side in found)
+def _mush(reader: SceneReader) -> Iterator[tuple[str, ...]]:
+    """Mean scores of the package's errands and of pictures that show nothing, with the number of scored clips."""
+    groups = [
+        errand_group(plan, scenario, chunk)
+        for chunk in range(1, ERRAND_CHUNKS)
+        for plan, scenario in shipped("errands")
+    ]
+    candidates = [torch.cat([g.frames_GF3hw, m]) for g, m in zip(groups, mushed_clips(groups), strict=True)]
+    makers = (GripperFollowing, Permanence, Passivity, Grasp, InstructionFollowing)
+    for critic in (make(reader) for make in makers):
+        scores = [critic(_with(g, frames)) for g, frames in zip(groups, candidates, strict=True)]
+        values, valid = (torch.stack([getattr(s, part) for s in scores]) for part in ("values_G", "valid_G"))
+        columns = zip(values.T, valid.T, strict=True)
+        yield critic.name, *(f"{float(v[ok].mean()):.3f} ({int(ok.sum())})" for v, ok in columns)
+
+
+def mushed_clips(groups: Sequence[Group]) -> Tensor:
+    """For each group its first candidate as each of ``MUSHES``, uint8 (N, kinds, F, 3, h, w).
+
+    Neighbours among the groups must be of different scenes.
+    """
+    own_FN3hw = torch.stack([group.frames_GF3hw[0] for group in groups], 1)
+    made = mushes(own_FN3hw.flatten(0, 1).float() / 255, torch.Generator().manual_seed(0))
+    return _bytes(made).unflatten(1, own_FN3hw.shape[:2]).permute(2, 0, 1, 3, 4, 5)
 
 
 def _instructions(reader: SceneReader) -> Iterator[tuple[str, ...]]:
@@ -275,21 +287,29 @@ def _instructions(reader: SceneReader) -> Iterator[tuple[str, ...]]:
     critic = InstructionFollowing(reader)
     own, other = [], []
     for plan, scenario in shipped("errands"):
-        assert scenario.truth is not None
-        frames, last = scenario.truth.frames_F3hw, len(plan.labels) // CHUNK - 1
-        first = FRAMES_PER_LATENT * (CHUNK * last - 1) + 1
-        actions = scenario.actions.latents(CHUNK * last, CHUNK * (last + 1))
         others = [t for t in scene(plan.split, plan.number).things if t.kind != parse(plan.instruction).kind]
         asked = [plan.instruction, *(str(Instruction(PICK, t.kind, t.colour)) for t in others)]
         for words in asked:
-            group = Group(
-                frames[None, first:], frames[:first], frames[0], actions, FRAMES_PER_LATENT, instruction=words
-            )
-            scores = critic(group)
+            scores = critic(replace(errand_group(plan, scenario, ERRAND_CHUNKS - 1), instruction=words))
             if bool(scores.valid_G[0]):
                 (own if words == plan.instruction else other).append(float(scores.values_G[0]))
     yield "its own, above 0.5", str(len(own)), _share(sum(v > 0.5 for v in own), len(own))
     yield "of another thing, below 0.5", str(len(other)), _share(sum(v < 0.5 for v in other), len(other))
+
+
+def errand_group(plan: Plan, scenario: Scenario, chunk: int) -> Group:
+    """One chunk of an errand in the engine as a group of one candidate."""
+    truth = scenario.truth
+    assert truth is not None
+    first, end = (FRAMES_PER_LATENT * (CHUNK * k - 1) + 1 for k in (chunk, chunk + 1))
+    return Group(
+        truth.frames_F3hw[None, first:end],
+        truth.frames_F3hw[:first],
+        truth.frames_F3hw[0],
+        truth.actions.latents(CHUNK * chunk, CHUNK * (chunk + 1)),
+        FRAMES_PER_LATENT,
+        instruction=plan.instruction,
+    )
 
 
 def group_of(recorded: Recorded, chunk: int) -> Group:
@@ -305,9 +325,7 @@ def group_of(recorded: Recorded, chunk: int) -> Group:
 
 
 def _with(group: Group, frames_GF3hw: Tensor) -> Group:
-    return Group(
-        frames_GF3hw, group.past_frames_F3hw, group.first_frame_3hw, group.actions, group.frames_per_latent
-    )
+    return replace(group, frames_GF3hw=frames_GF3hw)
 
 
 def _frames(frames_Fhw3: np.ndarray) -> Tensor:

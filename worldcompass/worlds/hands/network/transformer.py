@@ -45,5 +45,5 @@ def rotary_table(positions_BK: Tensor) -> Rotary:
 class HandsTransformer(MixingTransformer):
     """Views are ``views_after``, the last picture first; commands are ``HandsWorld.command``."""
 
-    def __init__(self, code: LinearCode) -> None:
-        super().__init__(CONFIG, code)
+    def __init__(self, code: LinearCode, config: MixingConfig = CONFIG) -> None:
+        super().__init__(config, code)

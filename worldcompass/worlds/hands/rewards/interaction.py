@@ -11,7 +11,7 @@ from worldcompass.critic import Need
 from worldcompass.rewards.abstain import abstain
 from worldcompass.types import Group, Scores
 from worldcompass.worlds.hands.facts import FRAMES_PER_LATENT, NOMINAL
-from worldcompass.worlds.hands.rewards.looking import need_latents, reader_or_shipped
+from worldcompass.worlds.hands.rewards.looking import need_latents, reader_or_shipped, shows_gripper
 
 if TYPE_CHECKING:
     from worldcompass.worlds.hands.critics.reader import SceneReader
@@ -23,8 +23,8 @@ class GripperFollowing:
     """How near each latent's motion is to the command, mean of the plane's and of height and grip; 0 to 1.
 
     An axis scores ``exp(-e^2 / 2 t^2)`` for a motion that misses by e steps, averaged over what the reader is
-    unsure of: where a picture shows no gripper, every axis scores near 0. Where the engine's continuation is known,
-    its motion counts as the command: fingers that close on a thing stop there.
+    unsure of. Latents that begin or end with a picture without a gripper score 0. Where the engine's continuation
+    is known, its motion counts as the command: fingers that close on a thing stop there.
     """
 
     name = "interaction"
@@ -52,7 +52,9 @@ class GripperFollowing:
         missed_GK4 = seen.grip_N4.diff(dim=1) / steps - wanted_K4
         unsure_GK4 = (seen.spread_N4[:, 1:].square() + seen.spread_N4[:, :-1].square()) / steps.square()
         hit_GK4 = kernel(missed_GK4, unsure_GK4)
-        values_G = (hit_GK4[..., :2].prod(-1) + hit_GK4[..., 2:].prod(-1)).mean(1) / 2
+        shown = shows_gripper(seen)
+        hit_GK = (hit_GK4[..., :2].prod(-1) + hit_GK4[..., 2:].prod(-1)) / 2
+        values_G = (hit_GK * (shown[:, 1:] & shown[:, :-1])).mean(1)
         return Scores(values_G.float(), torch.ones(len(values_G), dtype=torch.bool))
 
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from worldcompass.types import Group
-from worldcompass.worlds.hands.facts import FRAMES_PER_LATENT
+from worldcompass.worlds.hands.facts import FRAMES_PER_LATENT, NOMINAL
 
 if TYPE_CHECKING:
     from worldcompass.worlds.hands.critics.reader import SceneReader, Seen
 
 PRESENT = 0.5  # of a spot in the start image, above which the scene has the thing
 COLOUR = 0.12  # by which red, green and blue may change on average: the deviation of the kernel
+UNSURE = 1.0  # steps of deviation over all axes of the gripper, above which a picture does not show it
+FAINT = 0.2  # of a spot: when all are below, a picture shows no thing
 CALM = 3  # latents of the past that are read: after a touch, balls roll and bottles topple
 
 
@@ -32,11 +34,27 @@ class Look:
     start."""
 
     @property
+    def blank_GL(self) -> Tensor:
+        """Pictures without the gripper, or without any thing of the start; bool.
+
+        What else is read from them means nothing. They count as failures, as a candidate that abstained would fare
+        better than one that fails.
+        """
+        had_T = self.start.there_NT > PRESENT
+        bare_GL = (self.ends.there_NT[..., had_T] < FAINT).all(-1) & had_T.any()
+        return ~shows_gripper(self.ends) | bare_GL
+
+    @property
     def there_GLT(self) -> Tensor:
-        """Share of each thing of the start that is there, in its colour."""
+        """Share of each thing of the start that is there, in its colour; 0 in blank pictures."""
         changed = (self.ends.colour_NT3 - self.start.colour_NT3).square().mean(-1)
         same = (-changed / (2 * COLOUR**2)).exp()
-        return self.ends.there_NT * same
+        return self.ends.there_NT * same * ~self.blank_GL[..., None]
+
+
+def shows_gripper(seen: Seen) -> Tensor:
+    """Whether each picture shows the gripper, bool (...): its place is known to ``UNSURE`` steps."""
+    return (seen.spread_N4 / torch.tensor(NOMINAL).float()).norm(dim=-1) < UNSURE
 
 
 def reader_or_shipped(reader: SceneReader | None) -> SceneReader:

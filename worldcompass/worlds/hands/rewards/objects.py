@@ -70,7 +70,8 @@ class Passivity:
     """What neither the gripper nor another moving thing can have touched stays where it was; 0 to 1.
 
     A thing counts in a latent while it, and things that it leans on, were out of the gripper's reach for three
-    latents. It scores by how far it moves in the picture, and by how much of it is there.
+    latents; in a blank picture nothing is within reach. It scores by how far it moves in the picture, and by how
+    much of it is there.
     """
 
     name = "passivity"
@@ -85,7 +86,7 @@ class Passivity:
         if look is None:
             return abstain(group)
         ends, had_T = look.ends, look.start.there_NT > PRESENT
-        touched_GLT = touchable(ends, had_T)
+        touched_GLT = touchable(ends, had_T) & ~look.blank_GL[..., None]
         begin = max(1, look.before)
         calm = torch.stack(
             [~touched_GLT[:, max(0, k - CALM) : k + 1].any(1) for k in range(begin, touched_GLT.shape[1])], 1
@@ -116,7 +117,8 @@ class Grasp:
     """What is lifted hangs between the fingers, and what hung there comes along; 0 to 1.
 
     Nothing may float: a lifted thing counts by its distance from the gripper, and by how far it slips in the hand
-    over a latent. What was held before the chunk must be there, lifted or let go of by opening fingers.
+    over a latent. What was held before the chunk must be there, lifted or let go of by opening fingers. A blank
+    picture counts as a lifted thing that is lost.
     """
 
     name = "grasp"
@@ -126,12 +128,12 @@ class Grasp:
         self.reader = reader_or_shipped(reader)
 
     def __call__(self, group: Group) -> Scores:
-        """Score the candidates; those without anything lifted, before or during the chunk, have no score."""
+        """Score the candidates; those without anything lifted or lost have no score."""
         look = look_at(self.reader, group)
         if look is None:
             return abstain(group)
         ends, had_T = look.ends, look.start.there_NT > PRESENT
-        there = look.there_GLT
+        there, blank = look.there_GLT, look.blank_GL
         lifted = (ends.place_NT3[..., 2] - RESTING > LIFTED) & (there > PRESENT) & had_T
         hangs = hanging(ends)
         begin = max(1, look.before)
@@ -139,11 +141,12 @@ class Grasp:
         stays = (-slip.square() / (2 * SLIP**2)).exp()
         held = (lifted & (hangs > 0.5))[:, begin - 1 : -1]
         opened = ends.grip_N4[..., 3].diff(dim=1)[:, begin - 1 :, None] > NOMINAL[3] / 4
-        must = held & ~opened
+        seen = ~(blank[:, begin:] | blank[:, begin - 1 : -1])[..., None]
+        must = held & ~(opened & seen)
         floats = lifted[:, begin:] & ~must
         scores = torch.where(must, stays * there[:, begin:], hangs[:, begin:])
         counts = (must | floats).float()
-        total = counts.sum((1, 2))
+        total = counts.sum((1, 2)) + blank[:, begin:].sum(1)
         values = (scores * counts).sum((1, 2)) / total.clamp_min(1)
         return Scores(torch.where(total > 0, values, 0), total > 0)
 
