@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from worldcompass.recipes.demo import demo
 from worldcompass.worlds.hands.experiment import HandsRecipe
 

@@ -1,8 +1,8 @@
 """The held-out judge of actions and looks, for evaluation only.
 
-It shares no recording and no network with the critics, and sees otherwise: where a frame has the colours of fingers,
-palm and arm, and where it is darker than its row. From these outlines and their profiles along columns and rows
-a network finds the gripper. A second network tells engine frames from damaged ones.
+It shares no recording and no network with the critics, and sees otherwise: where a frame has the colours of
+fingers, palm and arm, and where it is darker than its row. From these outlines and their profiles along columns and
+rows a network finds the gripper. A second network tells engine frames from damaged ones.
 """
 
 from __future__ import annotations
