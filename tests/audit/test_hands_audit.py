@@ -54,8 +54,8 @@ def test_what_is_replayed_was_commanded_otherwise(mixed):
 
 
 def test_pick_ups_ask_for_another_thing_as_a_lie():
-    clips, imagined = audited_clips("pickups", 3, seed=0)
-    assert len(clips) >= 3 and imagined == []
+    clips, imagined = audited_clips("pickups", 1, seed=0)
+    assert len({clip.video for clip in clips}) >= 6 and imagined == []
     for clip in clips:
         other = clip.denied[OTHER_ITEM]
         assert other.instruction != clip.instruction and torch.equal(other.frames_F3hw, clip.frames_F3hw)

@@ -36,13 +36,13 @@ KNOWN: dict[str, Known] = {
 
 
 def audited_clips(kind: ClipKind, videos: int, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Clips of at most so many videos, and the same clips imagined by the base (none for pick-ups).
+    """Clips of at most so many videos, and the same clips imagined by the base; all pick-ups, and none imagined.
 
     Their lies are the clips with one thing wrong in the engine's frames; clips in which no thing stays in sight are
     left out. Pick-ups also have the instruction for another thing as a lie.
     """
     if kind == "pickups":
-        return _pickups(videos, seed), []
+        return _pickups(seed), []
     found = fixed_scenarios(3 * CHUNK, unseen=False)
     scenarios = found[:: -(-len(found) // videos)]
     clips = clips_of(scenarios, [s.truth.frames_F3hw for s in scenarios if s.truth is not None])
@@ -55,12 +55,12 @@ def audited_clips(kind: ClipKind, videos: int, seed: int) -> tuple[list[Clip], l
     return [clip for clip, _ in pairs], [other for _, other in pairs]
 
 
-def _pickups(videos: int, seed: int) -> list[Clip]:
+def _pickups(seed: int) -> list[Clip]:
     clips = []
-    for plan, scenario in [pair for pair in shipped("errands") if parse(pair[0].instruction).verb == PICK][
-        :videos
-    ]:
+    for plan, scenario in shipped("errands"):
         wanted, of = parse(plan.instruction), scene_of(plan.id)
+        if wanted.verb != PICK:
+            continue
         other = next(thing for thing in of.things if thing.kind != wanted.kind)
         for chunk in HOLDING:
             plain = _with_faults(_chunk_of(scenario, chunk), THINGS.index(wanted.kind), seed)
