@@ -1,4 +1,4 @@
-"""How often the pixel eye of the Hands world finds things: in the engine's frames, and through the autoencoder.
+"""How often the eye and the task judge of Hands find things: in the engine's frames, and through the autoencoder.
 
 ``python benchmarks/hands_eye.py`` records held-out episodes and prints, for each kind of thing, the share of
 frames in which it is found within 3 pixels of its visible middle, among those that show 30% of its outline.
@@ -19,6 +19,7 @@ from worldcompass.worlds.hands.sight import ColourEye
 from worldcompass.worlds.hands.silhouettes import silhouettes
 from worldcompass.worlds.hands.splits import SPLITS, scene
 from worldcompass.worlds.hands.starts import draw_start
+from worldcompass.worlds.hands.task_judge import find
 from worldcompass.worlds.hands.world import HandsWorld, load_hands_world
 
 NEAR = 3.0  # pixels
@@ -51,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     world = load_hands_world()
-    hits: dict[tuple[str, str], list[bool]] = {}
+    hits: dict[tuple[str, str, str], list[bool]] = {}
     with Engine() as engine, progress("episodes", args.episodes) as advance:
         for number in range(args.episodes):
             episode = record_episode(engine, args.split, number)
@@ -60,21 +61,26 @@ def main() -> None:
             sel = np.arange(0, len(episode.frames_Fhw3), FRAMES_PER_LATENT)
             frames = torch.from_numpy(episode.frames_Fhw3[sel]).movedim(-1, 1)
             for source, shown in (("engine", frames), ("autoencoder", coded(world, frames))):
+                found = {"eye": eye(shown), "task judge": find(shown, start_scene).place_FT2}
                 for row, frame in enumerate(sel):
-                    places = eye(shown[row : row + 1])[0]
                     for kind in np.flatnonzero(episode.present_T):
                         part, middle = truth(episode.grip_F4[frame], episode.things_FT7[frame], int(kind))
                         if part >= SEEN:
-                            near = bool(np.linalg.norm(places[kind] - middle) < NEAR)
-                            hits.setdefault((source, THINGS[kind]), []).append(near)
+                            for who, places in found.items():
+                                near = bool(np.linalg.norm(places[row, kind] - middle) < NEAR)
+                                hits.setdefault((who, source, THINGS[kind]), []).append(near)
             advance()
-    print(f"{'frames of':<12} {'thing':<8} {'shown':>6} {'found':>7}")
-    for source in ("engine", "autoencoder"):
-        for kind in THINGS:
-            own = hits.get((source, kind), [])
-            print(f"{source:<12} {kind:<8} {len(own):>6} {np.mean(own):>7.1%}")
-        every = [hit for (name, _), own in hits.items() if name == source for hit in own]
-        print(f"{source:<12} {'all':<8} {len(every):>6} {np.mean(every):>7.1%}")
+    print(f"{'found by':<12} {'frames of':<12} {'thing':<8} {'shown':>6} {'found':>7}")
+    for who, source in (
+        ("eye", "engine"),
+        ("eye", "autoencoder"),
+        ("task judge", "engine"),
+        ("task judge", "autoencoder"),
+    ):
+        rows = {kind: hits.get((who, source, kind), []) for kind in THINGS}
+        rows["all"] = [hit for row in rows.values() for hit in row]
+        for kind, own in rows.items():
+            print(f"{who:<12} {source:<12} {kind:<8} {len(own):>6} {np.mean(own):>7.1%}")
 
 
 if __name__ == "__main__":

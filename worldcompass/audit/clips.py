@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worldcompass.types import Actions, Group, Scenario, Truth
+from worldcompass.geometry import motion_signs
+from worldcompass.types import Actions, CameraMoves, Group, Scenario, Truth
 
 CHUNK = 4  # latents
 OTHER_ITEM, NO_ITEM = "other item", "no item"
@@ -81,10 +82,19 @@ def partly_obeyed(clip: Clip, latents: int) -> Tensor:
     return torch.cat([clip.frames_F3hw[:moving], still.expand(len(clip.frames_F3hw) - moving, -1, -1, -1)])
 
 
+def signs_of(actions: Actions) -> Tensor:
+    """Signs of each latent's command along every axis, float32 (K, A).
+
+    Cameras have right, forward, yaw right and pitch up; controls have their settings in order.
+    """
+    if isinstance(actions, CameraMoves):
+        return motion_signs(actions.labels_K)
+    return actions.controls.flat_KA.sign()
+
+
 def share_obeyed(clip: Clip, latents: int) -> float:
     """True share of commands that ``partly_obeyed`` follows; frozen frames follow the command not to move."""
-    labels = clip.actions.cameras.labels_K
-    followed = (torch.arange(len(labels)) < latents) | (labels == 0)
+    followed = (torch.arange(len(clip.actions)) < latents) | ~clip.actions.commanded_K
     return float(followed.float().mean())
 
 
@@ -92,7 +102,8 @@ def other_commands(clips: Sequence[Clip]) -> list[Actions]:
     """For every clip, another clip's commands; they differ from its own in every latent if such a clip exists."""
     chosen = []
     for index, clip in enumerate(clips):
+        own = signs_of(clip.actions)
         order = [clips[(index + step) % len(clips)].actions for step in range(1, len(clips))]
-        differing = [a for a in order if bool((a.cameras.labels_K != clip.actions.cameras.labels_K).all())]
+        differing = [a for a in order if bool((signs_of(a) != own).any(-1).all())]
         chosen.append((differing or order)[0])
     return chosen

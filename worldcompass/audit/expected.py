@@ -12,6 +12,8 @@ MOTION_LIES = (*MOTION, "wrong commands")
 PICTURE_LIES = tuple(name for name in PICTURE if name != "dropped")
 ITEM_LIES = (OTHER_ITEM, NO_ITEM)
 """Only for clips of pick-ups."""
+THING_LIES = ("erased", "recoloured", "doubled", "moved")
+"""One thing is wrong; only for clips that know their things."""
 SINGLE_LIES = ("dropped", "cut")
 """Required only by name, as the pictures are right and most of the motion is too."""
 FORGERIES = tuple(FORGED)
@@ -60,7 +62,8 @@ def expected(words: str) -> Expected:
     """
     named = [word.strip() for word in words.split(",")]
     lies = tuple(dict.fromkeys(lie for word in named for lie in KINDS.get(word, (word,))))
-    if unknown := [lie for lie in lies if lie not in (*KINDS["both"], *FORGERIES, *SINGLE_LIES, *ITEM_LIES)]:
+    known = (*KINDS["both"], *FORGERIES, *SINGLE_LIES, *ITEM_LIES, *THING_LIES)
+    if unknown := [lie for lie in lies if lie not in known]:
         raise ValueError(
             f"a critic cannot be expected to notice {unknown[0]!r}: expected {', '.join(KINDS)}, or some of"
             f" {', '.join((*KINDS['both'], *FORGERIES, *SINGLE_LIES))}"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from worldcompass.audit.clips import Clip
-from worldcompass.geometry import motion_signs, opposite
+from worldcompass.audit.clips import Clip, signs_of
+from worldcompass.types import CameraMoves
 
 NUM_GENES = 10
 """Each about in [-1, 1]: coarseness, contrast, brightness and colour (three) of a painting, and motion (four)."""
@@ -22,6 +22,11 @@ SLIDE = 0.25  # largest shift per frame, in half widths
 ZOOM = 0.06  # largest change of size per frame
 CANVAS = 96  # pixels along a side of a painted texture; a frame shows half of it
 TEXTURE_CELLS, FIELD_CELLS = (4, 24), (2, 4)  # spots along a side of the coarsest and the finest painting
+
+CAMERA_SHOWS = ("right", "zoom", "turn", "down")
+"""How the picture of each axis of a camera's commands moves, see ``clips.signs_of``."""
+ARM_SHOWS = ("right", "zoom", "down", "turn")
+"""The same for an arm with x, y, z and an opening."""
 
 Paint = Callable[[Tensor, Clip, torch.Generator], Tensor]
 """(genes (NUM_GENES,), clip, generator) -> frames (F, 3, h, w) uint8."""
@@ -75,11 +80,11 @@ def replayed(genes: Tensor, clip: Clip, generator: torch.Generator) -> Tensor:
     One latent may repeat in a loop. When every latent of the video follows the command, the last frame freezes.
     """
     video = torch.cat([clip.past_F3hw, clip.frames_F3hw])
-    labels = torch.cat([clip.past_actions.cameras.labels_K, clip.actions.cameras.labels_K]).tolist()
-    sources = [(k, False) for k in range(1, len(labels))] + [(k, True) for k in range(1, len(labels))]
+    signs = torch.cat([signs_of(clip.past_actions), signs_of(clip.actions)])
+    sources = [(k, False) for k in range(1, len(signs))] + [(k, True) for k in range(1, len(signs))]
     parts, size = [], clip.frames_per_latent
-    for latent, commanded in enumerate(clip.actions.cameras.labels_K.tolist()):
-        wrong = [s for s in sources if (opposite(labels[s[0]]) if s[1] else labels[s[0]]) != commanded]
+    for latent, commanded in enumerate(signs_of(clip.actions)):
+        wrong = [s for s in sources if not torch.equal(-signs[s[0]] if s[1] else signs[s[0]], commanded)]
         if not wrong:
             parts.append(clip.past_F3hw[-1:].expand(size, -1, -1, -1))
             continue
@@ -112,13 +117,12 @@ def _painted(genes: Tensor, cells: tuple[int, int], generator: torch.Generator) 
 
 def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
     """Shift right, shift down and zoom of every frame, (F, 3); genes set their sizes and signs."""
-    right, forward, yaw, pitch = (
-        motion_signs(clip.actions.cameras.labels_K).repeat_interleave(clip.frames_per_latent, 0).T
-    )
+    signs_FA = signs_of(clip.actions).repeat_interleave(clip.frames_per_latent, 0)
+    shows = CAMERA_SHOWS if isinstance(clip.actions, CameraMoves) else ARM_SHOWS
     sideways, turn, tilt, walk = genes[6:10].clamp(-1, 1)
-    return torch.stack(
-        [SLIDE * (sideways * right + turn * yaw), SLIDE * tilt * pitch, ZOOM * walk * forward], 1
-    )
+    factors = {"right": SLIDE * sideways, "turn": SLIDE * turn, "down": SLIDE * tilt, "zoom": ZOOM * walk}
+    moved = {way: factors[way] * signs_FA[:, axis] for axis, way in enumerate(shows)}
+    return torch.stack([moved["right"] + moved["turn"], moved["down"], moved["zoom"]], 1)
 
 
 def _moved(picture_13hw: Tensor, steps_F3: Tensor, clip: Clip, window: tuple[float, float]) -> Tensor:

@@ -1,8 +1,8 @@
 """Audit a critic against engine truth, before a run trusts it.
 
-The clips come from maps that no network was trained on. Degraded copies of them show what the critic overlooks. A
-short search looks for worthless clips that score high. Exit code 0: sound; 1: not sound, with reasons; 2: a usage
-error.
+The clips come from maps or scenes that no network was trained on. Degraded copies of them show what the critic
+overlooks. A short search looks for worthless clips that score high. Exit code 0: sound; 1: not sound, with reasons;
+2: a usage error.
 
 CRITIC is a critic that runs with the package's own weights (`worldcompass audit --list`), or your own
 FILE.py:FUNCTION that returns one. A class counts as a function that returns its instance.
@@ -15,30 +15,34 @@ import difflib
 import math
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from worldcompass.audit import ClipKind
 from worldcompass.commands._options import add_out, add_seed
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
     from worldcompass.audit.clips import Clip
+    from worldcompass.audit.known import Known
     from worldcompass.audit.run import Audit
     from worldcompass.critic import Critic
-    from worldcompass.worlds.doom.audits import Known
+    from worldcompass.world import WorldSpec
 
 EXAMPLES = """\
   worldcompass audit --list
   worldcompass audit interaction
   worldcompass audit quality --size full --out runs/audit_quality
+  worldcompass audit --world hands grasp instruction
   worldcompass audit quality stability realism
   worldcompass audit my_critic.py:make --expects pictures
   worldcompass audit my_critic.py:sharp --expects blurred,noisy
   worldcompass audit my_judge.py:make --clips pickups --expects "frozen,other item,no item"
 """
-# Videos of each map, and clips for which the search makes rubbish.
+# Videos of each map (in the Hands world a quarter of all), and clips for which the search makes rubbish.
 SIZES = {"quick": (1, 1), "small": (4, 4), "full": (24, 16)}
 
 
@@ -46,14 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass audit``."""
     text = "interaction, ... or FILE.py:FUNCTION; several share the clips and get a folder each below --out"
     parser.add_argument("critics", nargs="*", metavar="CRITIC", help=text)
+    text = "whose critics and clips (default: %(default)s)"
+    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
     parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and exit")
     text = (
         "motion, pictures, both, or lies such as blurred,frozen (default: the critic's own; both for yours)"
     )
     parser.add_argument("--expects", metavar="LIES", help=text)
     text = (
-        "mixed: any motion; out and back: motion that returns; pickups: paths over an item, for critics of "
-        "instructions (default: the critic's own; mixed for yours)"
+        "mixed: any motion; out and back: motion that returns, in Doom alone; pickups: an item or a thing is "
+        "picked up, for critics of instructions (default: the critic's own; mixed for yours)"
     )
     parser.add_argument("--clips", choices=get_args(ClipKind), help=text)
     text = (
@@ -67,20 +73,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit the critics, write the results and print them."""
-    from worldcompass.audit.expected import ITEM_LIES, expected
+    from worldcompass.audit.expected import expected
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
     from worldcompass.media.progress import progress
     from worldcompass.runs.folder import writable
     from worldcompass.testing import check_critic, noise_group
-    from worldcompass.worlds.doom.audits import KNOWN
 
+    shipped = _shipped(args.world)
     if args.list:
-        print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in KNOWN.items()))
+        print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in shipped.items()))
         return 0
     if not args.critics:
-        raise UserError(f"expected a critic to audit: {', '.join(KNOWN)} or FILE.py:FUNCTION")
-    known = {name: known_critic(name) for name in args.critics}
+        raise UserError(f"expected a critic to audit: {', '.join(shipped)} or FILE.py:FUNCTION")
+    known = {name: known_critic(name, args.world) for name in args.critics}
     if args.clips:
         known = {name: replace(entry, clips=args.clips) for name, entry in known.items()}
     try:
@@ -88,24 +94,22 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, entry in known.items():
-        if entry.clips != "pickups" and (item_lies := set(ITEM_LIES) & set(expects[name].lies)):
-            raise UserError(
-                f"{name} scores clips without pick-ups and cannot notice {sorted(item_lies)[0]!r}: choose --clips"
-                " pickups for a critic of instructions"
-            )
+        _check_clips(name, entry.clips, expects[name].lies, args.world)
     writable(args.out)
     made = {name: entry.make() for name, entry in known.items()}
-    for name in made.keys() - KNOWN.keys():
+    for name in made.keys() - shipped.keys():
         try:
-            ask(made[name], noise_group())
-            check_critic(made[name])
+            noise = noise_group(spec=_spec(args.world))
+            ask(made[name], noise)
+            check_critic(made[name], noise)
         except FAILURES as error:
             raise UserError(f"{name} breaks the contract of critics: {_description(error)}") from error
     per_map, searched = SIZES[args.size]
     unsound = False
     kinds: list[ClipKind] = list(dict.fromkeys(entry.clips for entry in known.values()))
     for kind in kinds:
-        clips, imagined = _clips(per_map, args.seed, kind)
+        make_clips = _hands_clips if args.world == HANDS else _clips
+        clips, imagined = make_clips(per_map, args.seed, kind)
         for name in (n for n, entry in known.items() if entry.clips == kind):
             with progress(f"scoring by {name}", len(clips) + min(searched, len(clips))) as advance:
                 try:
@@ -125,6 +129,57 @@ def _description(error: Exception) -> str:
     from worldcompass.testing import ContractError
 
     return str(error) if isinstance(error, ContractError | ValueError) else error_line(error)
+
+
+def _check_clips(name: str, kind: ClipKind, lies: Sequence[str], world: str) -> None:
+    """Refuse clips that a world does not have, and lies that the clips cannot tell.
+
+    Raises:
+        UserError: says what to choose.
+    """
+    from worldcompass.audit.clips import NO_ITEM
+    from worldcompass.audit.expected import ITEM_LIES, THING_LIES
+
+    if kind == "out and back" and world == HANDS:
+        raise UserError("the Hands world has no clips that go out and back: choose --clips mixed or pickups")
+    if kind != "pickups" and (item_lies := set(ITEM_LIES) & set(lies)):
+        raise UserError(
+            f"{name} scores clips without pick-ups and cannot notice {sorted(item_lies)[0]!r}: choose --clips"
+            " pickups for a critic of instructions"
+        )
+    lacking = {HANDS: (NO_ITEM,), DOOM: THING_LIES}[world]
+    if unknown := [lie for lie in lies if lie in lacking]:
+        raise UserError(
+            f"clips of the world {world} cannot tell the lie {unknown[0]!r}: leave it out of --expects"
+        )
+
+
+def _shipped(world: str) -> Mapping[str, Known]:
+    """The critics of a world that can be audited by name."""
+    if world == HANDS:
+        from worldcompass.worlds.hands.audits import KNOWN as HANDS_CRITICS
+
+        return HANDS_CRITICS
+    from worldcompass.worlds.doom.audits import KNOWN
+
+    return KNOWN
+
+
+def _spec(world: str) -> WorldSpec:
+    if world == HANDS:
+        from worldcompass.worlds.hands.world import SPEC as HANDS_SPEC
+
+        return HANDS_SPEC
+    from worldcompass.worlds.doom.world import SPEC
+
+    return SPEC
+
+
+def _hands_clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
+    """As ``_clips``, from the footage of the package."""
+    from worldcompass.worlds.hands.audits import audited_clips
+
+    return audited_clips(kind, 4 * per_map, seed)
 
 
 def _clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
@@ -166,27 +221,27 @@ def critic_of(name: str) -> tuple[Critic, str]:
     return known.make(), known.expects
 
 
-def known_critic(name: str) -> Known:
+def known_critic(name: str, world: str = DOOM) -> Known:
     """A critic by its name or from the user's own function, with the facts that an audit needs.
 
     Raises:
         UserError: for an unknown name, for a critic that needs weights of its own, and for a function that fails.
     """
     from worldcompass.rewards.catalogue import ENTRIES
-    from worldcompass.worlds.doom.audits import KNOWN, Known
 
-    if name in KNOWN:
-        return KNOWN[name]
+    shipped = _shipped(world)
+    if name in shipped:
+        return shipped[name]
     from worldcompass.recipes.load import load_recipe, parts_of
 
     source, function = parts_of(name)
     if not source.endswith(".py"):
-        if any(entry.name == name for entry in ENTRIES):
+        if name not in _shipped(DOOM) and any(entry.name == name for entry in ENTRIES):
             raise UserError(
                 f"{name} needs weights, a server or a part of your choice: write a function that returns it and "
                 f"name that as FILE.py:FUNCTION; `worldcompass rewards {name}` lists the arguments"
             )
-        near = difflib.get_close_matches(name, KNOWN) or KNOWN
+        near = difflib.get_close_matches(name, shipped) or shipped
         raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
     from worldcompass.critic import FAILURES, Critic, error_line
 
@@ -197,6 +252,8 @@ def known_critic(name: str) -> Known:
         raise UserError(f"{name} failed to make a critic ({error_line(error)})") from error
     if not isinstance(critic, Critic):
         raise UserError(f"{name} returned {type(critic).__name__}: expected a critic, a callable with a name")
+    from worldcompass.audit.known import Known
+
     return Known(lambda: critic, "both")
 
 

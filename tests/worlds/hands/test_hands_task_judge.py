@@ -10,6 +10,7 @@ from worldcompass.types import Scenario
 from worldcompass.worlds.hands.critic_training.faults import FAULTS, spoilt_clip
 from worldcompass.worlds.hands.facts import THINGS
 from worldcompass.worlds.hands.footage import scene_of, shipped
+from worldcompass.worlds.hands.sight import ColourEye
 from worldcompass.worlds.hands.task_judge import errands_done, find, permanence
 from worldcompass.worlds.hands.view import project
 
@@ -60,3 +61,24 @@ def test_tasks_are_done_in_the_engine_and_not_in_a_still_video():
     videos = torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])
     assert errands_done(videos, scenarios).sum() >= 12
     assert not errands_done(videos[:, :1].expand_as(videos), scenarios).any()
+
+
+def test_the_judge_takes_less_of_an_erased_thing_for_the_thing_than_the_eye_does():
+    """Why the judge does not look through the eye that the instructions use."""
+    kept = {"judge": 0, "eye": 0}
+    for plan, scenario in shipped("training"):
+        if plan.before:  # things stand elsewhere than where the eye learns their colours
+            continue
+        of, truth = scene_of(plan.id), scenario.truth
+        assert truth is not None
+        start = truth.frames_F3hw[:1]
+        eye = ColourEye(of, start[0])
+        for index, kind in enumerate(THINGS):
+            wrong = (
+                spoilt_clip(start.movedim(1, -1).numpy(), of, index, "erased", 0) if of.placed(kind) else None
+            )
+            if wrong is not None:
+                frames = torch.from_numpy(wrong).movedim(-1, 1)
+                kept["judge"] += int(find(frames, of).seen_FT[0, index])
+                kept["eye"] += int(not np.isnan(eye(frames)[0, index, 0]))
+    assert kept["judge"] < kept["eye"] / 2

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from worldcompass.audit import ClipKind
 from worldcompass.audit.expected import ITEM_LIES, KINDS
-from worldcompass.critic import Critic
+from worldcompass.audit.known import Known
 from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.best_of_three import MOVES, TURN_DEG, BestOfThree
 from worldcompass.rewards.cameras import calibrated_thresholds
@@ -40,16 +39,6 @@ from worldcompass.audit.clips import CHUNK, NO_ITEM, OTHER_ITEM, Clip, clips_of
 # Critics that compare with the engine's frames do not read commands.
 LIKE_THE_TRUTH = ",".join(lie for lie in KINDS["both"] if lie != "wrong commands")
 CALIBRATION_LATENTS = 12  # of one video of each of the critics' maps
-
-
-@dataclass(frozen=True)
-class Known:
-    """How to make a critic, and the lies that it must detect (``audit.expected``)."""
-
-    make: Callable[[], Critic]
-    expects: str
-    clips: ClipKind = "mixed"
-    """The kind of clips that it scores."""
 
 
 def latency_by_odometry() -> ResponseLatency:

@@ -3,6 +3,11 @@
 It is of another design than the critics and never a reward. It knows the scene's kinds and colours. Every pixel
 belongs to what its colour is nearest to: a shade of a thing, of the gripper, or of the room. A thing is the largest
 patch of its colour; its kind is not read, as the colours of a scene differ.
+
+``sight.ColourEye`` finds things by colour as well, and neither can do the other's work. The eye learns the things'
+colours where they stand, and so places a cup with its handle and band more often right. It also takes more of what
+is left of an erased thing for the thing, as it does not know the colours of room and gripper; a judge of permanence
+must not. ``docs/hands.md`` has the figures.
 """
 
 from __future__ import annotations
