@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 PRESENT = 0.5  # of a spot in the start image, above which the scene has the thing
 COLOUR = 0.12  # by which red, green and blue may change on average: the deviation of the kernel
-UNSURE = 1.0  # steps of deviation over all axes of the gripper, above which a picture does not show it
-FAINT = 0.2  # of a spot: when all are below, a picture shows no thing
+UNSURE = 0.4  # steps of deviation over all axes of the gripper, above which a picture does not show it
+FAINT = 0.5  # of a spot: when all are below, a picture shows no thing
 CALM = 3  # latents of the past that are read: after a touch, balls roll and bottles topple
 
 
