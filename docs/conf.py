@@ -38,7 +38,7 @@ exclude_patterns = [".*", "build", "runs", "data", "dist", "tests", "benchmarks"
 
 # References must resolve, but for names of other projects: the build needs no network.
 nitpicky = True
-ELSEWHERE = "types|torch|numpy|gymnasium|collections|concurrent|pathlib|rich|weakref"
+ELSEWHERE = "types|contextlib|torch|numpy|gymnasium|collections|concurrent|pathlib|rich|weakref"
 INTERNAL = "audit|media|parallel|player|serving|worlds"
 nitpick_ignore_regex = [
     ("py:.*", rf"({ELSEWHERE})\..*"),

@@ -104,9 +104,9 @@ def test_only_named_parts_run_and_a_plan_needs_no_gpu(gpu, tmp_path, monkeypatch
     assert gpu.main() == 0 and asked == [("plan_8b", False, tmp_path)]
     assert gpu.names_of_parts("attention,demo") == ["attention", "demo"]
     with pytest.raises(
-        argparse.ArgumentTypeError, match="unknown part 'atention': expected some of attention"
+        argparse.ArgumentTypeError, match="unknown part 'attentive': expected some of attention"
     ):
-        gpu.names_of_parts("atention")
+        gpu.names_of_parts("attentive")
     (tmp_path / "demo.json").write_text("{}")
     assert gpu.run_all(tmp_path, True, 1.0, ["demo"]) == 0
     assert capsys.readouterr().out == f"demo: kept\n1 of 1 parts in {tmp_path}\n"

@@ -174,8 +174,8 @@ def _things(
                 )
         for kind in THINGS:
             found = np.concatenate(rows[kind]).mean(0)
-            ghosts = np.concatenate(absent[kind]).mean() if absent[kind] else float("nan")
-            yield kind, view, *(f"{100 * value:.1f}%" for value in (*found, ghosts))
+            ghosts = f"{100 * np.concatenate(absent[kind]).mean():.1f}%" if absent[kind] else ""
+            yield kind, view, *(f"{100 * value:.1f}%" for value in found), ghosts
 
 
 def _task_judge(known: Sequence[Recorded], code: LinearCode) -> Iterator[tuple[str, ...]]:
