@@ -26,7 +26,7 @@ from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
 
 FRAMES_PER_STEP = 64
 READER_STEPS, JUDGE_STEPS = 7000, 800
-FINDER_STEPS = 3000
+FINDER_STEPS = 8000
 PLAIN_SHARE = 0.4  # of frames that the judge finds the gripper in as they are
 CHUNK = 256  # frames that are spoilt at once
 LEARNING_RATE, WARMUP = 4e-3, 30  # of Muon; steps
