@@ -205,7 +205,7 @@ def test_the_world_is_pretrained_from_recordings_and_resumed(recordings, tmp_pat
     assert isinstance(trained.net, HandsTransformer)
     assert trained.net.code.axes.equal(trained.autoencoder.code.axes)
     WeightFiles("hands", "0").export(trained.net, files[1])
-    with pytest.raises(UserError, match="version 0, expected 1: pretrain them again"):
+    with pytest.raises(UserError, match="version 0, expected 2: pretrain them again"):
         load_hands_world(out)
 
 

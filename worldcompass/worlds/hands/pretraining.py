@@ -14,7 +14,7 @@ from worldcompass.worlds.hands.network.transformer import HandsTransformer
 from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
 from worldcompass.worlds.hands.world import WEIGHTS, HandsWorld
 from worldcompass.worlds.small.pretraining.between import between_loss, between_psnr, frames_up_to
-from worldcompass.worlds.small.pretraining.blueprint import Blueprint, Teaching
+from worldcompass.worlds.small.pretraining.blueprint import MIXING, Blueprint
 from worldcompass.worlds.small.pretraining.pictures import PictureStage
 
 
@@ -33,17 +33,5 @@ BLUEPRINT = Blueprint(
     stages=(PictureStage("between", 1.0, between_loss),),
     truth_of=partial(frames_up_to, frames_per_latent=FRAMES_PER_LATENT),
     measure_pictures=between_psnr,
-    teaching=Teaching(
-        sequences=4,
-        start_share=0.4,
-        shows_start=True,
-        blurred_share=0.25,
-        blur=(0.2, 0.6),
-        blurred_noise=0.1,
-        imagined_share=0.4,
-        fine_share=0.05,
-        whole_share=0.5,
-        level_floor=0.25,
-        learning_rate=3e-3,
-    ),
+    teaching=MIXING,
 )

@@ -86,7 +86,7 @@ def shipped_weights() -> Path:
     return Path(str(resources.files("worldcompass.worlds.hands") / "weights"))
 
 
-WEIGHTS = WeightFiles("hands", "1", shipped_weights())
+WEIGHTS = WeightFiles("hands", "2", shipped_weights())
 
 
 def load_hands_world(folder: Path | None = None, device: str | torch.device = "cpu") -> HandsWorld:

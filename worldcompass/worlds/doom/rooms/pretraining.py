@@ -17,7 +17,7 @@ from worldcompass.worlds.doom.rooms.autoencoder import RoomsAutoencoder
 from worldcompass.worlds.doom.rooms.transformer import RoomsTransformer
 from worldcompass.worlds.doom.rooms.world import WEIGHTS, RoomsWorld
 from worldcompass.worlds.small.data import Shard
-from worldcompass.worlds.small.pretraining.blueprint import Blueprint, Teaching
+from worldcompass.worlds.small.pretraining.blueprint import MIXING, Blueprint
 from worldcompass.worlds.small.pretraining.pictures import EDGES, Pictures, PictureStage, to_unit
 from worldcompass.worlds.small.pretraining.stage import MEASURED_VIDEOS
 
@@ -67,17 +67,5 @@ BLUEPRINT = Blueprint(
     truth_of=truth_of,
     measure_pictures=pictures_read,
     memory_distance=place_distance,
-    teaching=Teaching(
-        sequences=4,
-        start_share=0.4,
-        shows_start=True,
-        blurred_share=0.25,
-        blur=(0.2, 0.6),
-        blurred_noise=0.1,
-        imagined_share=0.4,
-        fine_share=0.05,
-        whole_share=0.5,
-        level_floor=0.25,
-        learning_rate=3e-3,
-    ),
+    teaching=MIXING,
 )

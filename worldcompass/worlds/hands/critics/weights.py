@@ -13,7 +13,7 @@ from worldcompass.worlds.hands.critics.reader import SceneReader
 from worldcompass.worlds.hands.world import shipped_weights
 from worldcompass.worlds.small.network_files import NetworkFile
 
-VERSION = 1
+VERSION = 2
 COMMAND = "worldcompass hands critics --data data/hands --out worldcompass/worlds/hands/weights"
 N = TypeVar("N", bound=nn.Module)
 READER, JUDGE = (NetworkFile(name, VERSION, COMMAND) for name in ("hands_reader", "hands_judge"))

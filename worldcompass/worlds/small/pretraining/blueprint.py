@@ -70,6 +70,22 @@ class Teaching:
     """Of Muon, whose update is scaled to AdamW's size."""
 
 
+MIXING = Teaching(
+    sequences=4,
+    start_share=0.4,
+    shows_start=True,
+    blurred_share=0.25,
+    blur=(0.2, 0.6),
+    blurred_noise=0.1,
+    imagined_share=0.4,
+    fine_share=0.05,
+    whole_share=0.5,
+    level_floor=0.25,
+    learning_rate=3e-3,
+)
+"""Of worlds whose network mixes views (``MixingTransformer``)."""
+
+
 @dataclass(frozen=True)
 class Blueprint(Generic[E]):
     """A small world and what it learns from."""
