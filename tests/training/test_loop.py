@@ -259,6 +259,15 @@ def test_metrics_tell_what_happened(tmp_path):
     assert {"deviation", "error"} == set(rows[0].objective)
     assert None not in (rows[0].loss, rows[0].grad_norm, rows[0].flat_groups, rows[0].forward_passes)
     assert rows[0].kl_to_start < 1e-3 < rows[-1].kl_to_start
+
+
+def test_distances_are_means_over_the_updates_that_measure_them(tmp_path):
+    """Without anchors the first update alone predicts the reference: there the weights still are the start's."""
+    config = TINY.changed(steps=1, updates_per_rollout=2, noise_levels=2, explore=0.0)
+    train(ToyWorld(), critics(), toy_scenarios(6), config, tmp_path, live=False)
+    first = read_metrics(tmp_path / "metrics.jsonl")[0]
+    assert first.velocity_norm == pytest.approx(1, abs=1e-5)
+    assert first.contrast == pytest.approx(1, abs=1e-5)
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["learning"]["objective"] == "worldcompass.training.objective.nft_loss"
 

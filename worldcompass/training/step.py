@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         chunk=request.chunk,
         way=stretch_of_step(sampling, world.spec, step).way,
         **vars(signal),
-        **vars(updated),
+        **updated,
         **vars(mean_vitals(vitals, team)),
         learners=learned or None,
         failed_tries=team.mean(failed) if (failed := verdicts.failed()) else None,
@@ -109,33 +110,30 @@ class Updated:
 
     objective: Mapping[str, float]
     loss: float
-    kl_to_start: float
-    mean_shift: float
-    velocity_norm: float
-    contrast: float
+    from_start: Mapping[str, float] | None
+    """``DISTANCES`` from the start weights; None in an update without a reference prediction."""
     data_loss: float | None
     grad_norm: float
     applied: float
 
 
-def mean_update(updates: Sequence[Updated]) -> Updated:
-    """The mean over the updates of a step."""
+def mean_update(updates: Sequence[Updated]) -> dict[str, Any]:
+    """Fields of ``StepMetrics``: means over the updates of a step, distances over those that measured them."""
 
     def mean(of: Callable[[Updated], float]) -> float:
         return sum(of(update) for update in updates) / len(updates)
 
-    names = updates[0].objective
-    return Updated(
-        {name: mean(lambda u, name=name: u.objective[name]) for name in names},
-        mean(lambda u: u.loss),
-        mean(lambda u: u.kl_to_start),
-        mean(lambda u: u.mean_shift),
-        mean(lambda u: u.velocity_norm),
-        mean(lambda u: u.contrast),
-        None if updates[0].data_loss is None else mean(lambda u: u.data_loss or 0.0),
-        mean(lambda u: u.grad_norm),
-        mean(lambda u: u.applied),
-    )
+    def mean_of_each(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+
+    return {
+        "objective": mean_of_each([update.objective for update in updates]),
+        "loss": mean(lambda u: u.loss),
+        **mean_of_each([update.from_start for update in updates if update.from_start is not None]),
+        "data_loss": None if updates[0].data_loss is None else mean(lambda u: u.data_loss or 0.0),
+        "grad_norm": mean(lambda u: u.grad_norm),
+        "applied": mean(lambda u: u.applied),
+    }
 
 
 def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
@@ -225,11 +223,12 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
             sums[name] += values_B.sum()
     run.team.average_gradients(run.policy.parameters)
     data_loss = add_data(run, true_rows) if true_rows else None
-    reference_rows = max(float(sums.pop("reference_rows", 0.0)), 1.0)
-    distances = {name: float(sums.pop(name, 0.0)) / reference_rows for name in DISTANCES}
+    reference_rows = float(sums.pop("reference_rows", 0.0))
+    measured = DISTANCES if reference_rows else ()
+    distances = {name: float(sums.pop(name)) / reference_rows for name in measured}
     result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
     loss = result.pop("loss")
-    from_start = {name: result.pop(name) for name in DISTANCES}
+    from_start = {name: result.pop(name) for name in measured} or None
     grad_norm = clip_gradients(run.policy.parameters, loss, run.config.optimiser.max_grad_norm)
     applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
     if applied:
@@ -238,7 +237,7 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
     return Updated(
         objective=result,
         loss=loss,
-        **from_start,
+        from_start=from_start,
         data_loss=data_loss,
         grad_norm=grad_norm,
         applied=float(applied),
