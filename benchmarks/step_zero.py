@@ -1,8 +1,9 @@
 """Do rewards prefer what is true? Rewards and distances to truth along the axis of exploration, untrained.
 
-``python benchmarks/step_zero.py`` imagines chunks 0, 2 and 5 of fresh scenarios of the Doom world. The candidates
-of a group share a past. Some share a noise and differ in guidance, plain and projected; some have no guidance and
-noises of their own. Each candidate gets every part of the rewards, and its distance to *reachable truth*: the
+``python benchmarks/step_zero.py`` imagines chunks 0, 2 and 5 of fresh scenarios of the Doom world; with ``--world
+hands``, of the training scenarios of Hands. The candidates of a group share a past. Some share a noise and differ in
+guidance, plain and projected; some have no guidance and noises of their own. Each candidate gets every part of the
+rewards, and its distance to *reachable truth*: the
 engine's video through the autoencoder. Printed are
 
 - the mean of every number by guidance, and the Frechet distance of all frames to reachable truth;
@@ -17,14 +18,16 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worldcompass.critic import Critic
 from worldcompass.guidance import Guidance
 from worldcompass.media.pixels import gain_limited_vif, luma
 from worldcompass.media.progress import progress
@@ -38,21 +41,13 @@ from worldcompass.rollout import chunk_actions, chunk_noise, imagine_chunk, imag
 from worldcompass.runs.atomic import write_json
 from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, rank_correlation, resamples
 from worldcompass.types import Group, Scenario
-from worldcompass.worlds.doom.engine.maps import TRAINING
-from worldcompass.worlds.doom.engine.scenarios import KINDS, draw_all
-from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
-from worldcompass.worlds.doom.rewards.quality import VisualQuality
-from worldcompass.worlds.doom.world import DoomWorld, load_doom_world
+from worldcompass.world import WorldModel
 
 CHUNK = 4  # latents
 STEPS = 0.25  # of guidance
 FRECHET_SEED, FRECHET_DIMENSIONS = 77, 48  # another random network than the reward's
 NEARNESS = ("fidelity", "features", "psnr")  # to reachable truth, higher is nearer
-SHOWN = (
-    "interaction", "quality", "sharpness", "flicker", "drift", "realism", "likeness", "reality", "colour", "steady",
-    *NEARNESS, "gradient", "contrast", "fit",
-)  # fmt: skip
-REWARDS = SHOWN[:10]
+DESCRIBED = ("gradient", "contrast", "fit")
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,66 @@ class Arm:
     weight: float
     projected: bool = False
     noise: int = 0
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A world with the rewards of its own."""
+
+    load: Callable[[Path | None], WorldModel[Any]]
+    scenarios: Callable[[int, int, int], Sequence[Scenario]]
+    """Of a number per map and kind, latents and a seed; with the engine's continuation."""
+    rewards: Callable[[], Callable[[Group], dict[str, Tensor]]]
+    """Makes the function from a group to the world's own numbers, (G,) each."""
+
+
+def doom() -> Ground:
+    """Fresh scenarios of the training maps."""
+    from worldcompass.worlds.doom.engine.maps import TRAINING
+    from worldcompass.worlds.doom.engine.scenarios import KINDS, draw_all
+    from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
+    from worldcompass.worlds.doom.rewards.quality import VisualQuality
+    from worldcompass.worlds.doom.world import load_doom_world
+
+    def rewards() -> Callable[[Group], dict[str, Tensor]]:
+        interaction, quality = InteractionFollowing(), VisualQuality()
+        return lambda group: {
+            **_values([interaction, quality], group),
+            **formula_parts(group),
+            "realism": quality.parts(group)["realism"],
+        }
+
+    def scenarios(per_kind: int, latents: int, seed: int) -> list[Scenario]:
+        return [s for _, s in draw_all(TRAINING, KINDS, per_kind, latents, seed, "step zero")]
+
+    return Ground(load_doom_world, scenarios, rewards)
+
+
+def hands() -> Ground:
+    """The training scenarios of the package: combined ones first, then instructions."""
+    from worldcompass.worlds.hands.footage import shipped_scenarios
+    from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
+    from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
+    from worldcompass.worlds.hands.world import load_hands_world
+
+    def scenarios(per_kind: int, latents: int, seed: int) -> list[Scenario]:
+        every = shipped_scenarios("training", latents)
+        kinds = [[s for s in every if s.kind == kind] for kind in ("combined", "instruction")]
+        return [s for kind in kinds for s in kind[: 3 * per_kind]]
+
+    def rewards() -> Callable[[Group], dict[str, Tensor]]:
+        own = [GripperFollowing(), Permanence(), Passivity(), Grasp()]
+        return lambda group: _values(own, group)
+
+    return Ground(load_hands_world, scenarios, rewards)
+
+
+def _values(critics: Sequence[Critic], group: Group) -> dict[str, Tensor]:
+    scores = {critic.name: critic(group) for critic in critics}
+    return {name: torch.where(found.valid_G, found.values_G, torch.nan) for name, found in scores.items()}
+
+
+GROUNDS = {"doom": doom, "hands": hands}
 
 
 def arms(most: float, free: int) -> list[Arm]:
@@ -77,7 +132,13 @@ def arms(most: float, free: int) -> list[Arm]:
 
 
 def imagine(
-    world: DoomWorld, scenario: Scenario, chunk: int, tried: Sequence[Arm], steps: int, true: bool, seed: int
+    world: WorldModel[Any],
+    scenario: Scenario,
+    chunk: int,
+    tried: Sequence[Arm],
+    steps: int,
+    true: bool,
+    seed: int,
 ) -> Group:
     """The candidates of one group, after an imagined or a true past."""
     sigmas, keys = world.spec.sigmas(steps), [(seed, "past", scenario.id)]
@@ -105,8 +166,8 @@ def imagine(
 class Measures:
     """Every reward, and nearness to truth in several measures."""
 
-    def __init__(self) -> None:
-        self.interaction, self.quality, self.likeness = InteractionFollowing(), VisualQuality(), TruthPaired()
+    def __init__(self, own: Callable[[Group], dict[str, Tensor]]) -> None:
+        self.own, self.likeness = own, TruthPaired()
         self.features, self.reality = RandomFeatures(FRECHET_SEED), Discriminator()
 
     def of(self, group: Group) -> dict[str, Tensor]:
@@ -122,10 +183,7 @@ class Measures:
         likeness, fit = self.likeness.parts(frames, true)
         reality = self.reality(group)
         return {
-            "interaction": self.interaction(group).values_G,
-            "quality": self.quality(group).values_G,
-            **formula_parts(group),
-            "realism": self.quality.parts(group)["realism"],
+            **self.own(group),
             "likeness": likeness,
             "reality": torch.where(reality.valid_G, reality.values_G, torch.nan),
             "colour": colour_distance(frames, true),
@@ -176,7 +234,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--per-map-and-kind", type=int, default=3, help="scenarios (default: 3, in all 24)")
+    parser.add_argument("--world", choices=tuple(GROUNDS), default="doom")
+    parser.add_argument(
+        "--per-map-and-kind", type=int, default=3, help="scenarios (default: 3, 18 or 24 in all)"
+    )
     parser.add_argument("--chunks", type=int, nargs="+", default=[0, 2, 5])
     parser.add_argument("--most", type=float, default=1.5, help="largest guidance")
     parser.add_argument("--free", type=int, default=6, help="candidates with own noise")
@@ -188,10 +249,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("step_zero.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    tried, world, measures = arms(args.most, args.free), load_doom_world(args.weights), Measures()
-    latents = (max(args.chunks) + 1) * CHUNK
-    drawn = draw_all(TRAINING, KINDS, args.per_map_and_kind, latents, args.seed, "step zero")
-    scenarios = [scenario for _, scenario in drawn]
+    ground = GROUNDS[args.world]()
+    tried, world, measures = arms(args.most, args.free), ground.load(args.weights), Measures(ground.rewards())
+    scenarios = ground.scenarios(args.per_map_and_kind, (max(args.chunks) + 1) * CHUNK, args.seed)
     rows: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     clouds: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
     with progress("imagining", len(scenarios)) as advance, torch.no_grad():
@@ -223,8 +283,10 @@ def main() -> None:
                 measures.reality.learn(measures.reality.examples(groups, keys), keys)
             advance()
     summary = {"arms": [vars(arm) for arm in tried], "settings": {k: str(v) for k, v in vars(args).items()}}
-    summary |= {"by_arm": _by_arm(rows, clouds, args.chunks, tried)}
-    summary |= {"correlations": _correlations(rows, tried)}
+    names = list(next(iter(rows.values())))
+    rewards = [name for name in names if name not in (*NEARNESS, *DESCRIBED)]
+    summary |= {"by_arm": _by_arm(rows, clouds, args.chunks, tried, names)}
+    summary |= {"correlations": _correlations(rows, tried, rewards)}
     groups = [
         {"scenario": s, "chunk": c, **{n: v.round(5).tolist() for n, v in row.items()}}
         for (s, c), row in rows.items()
@@ -237,26 +299,27 @@ def _by_arm(
     clouds: Mapping[tuple[int, int], list[np.ndarray]],
     chunks: Sequence[int],
     tried: Sequence[Arm],
+    names: Sequence[str],
 ) -> list[dict[str, object]]:
     """Means of every number by chunk and arm, printed as a table."""
     found: list[dict[str, object]] = []
-    print(f"| chunk | arm | g | {' | '.join(SHOWN)} | Frechet |\n|{'---|' * (len(SHOWN) + 4)}")
+    print(f"| chunk | arm | g | {' | '.join(names)} | Frechet |\n|{'---|' * (len(names) + 4)}")
     for chunk in chunks:
         own = [row for (_, c), row in rows.items() if c == chunk]
         true = np.concatenate(clouds[chunk, len(tried)])
         for arm in dict.fromkeys((a.name, a.weight) for a in tried):
             places = [i for i, a in enumerate(tried) if (a.name, a.weight) == arm]
-            means = {name: float(np.nanmean([row[name][places] for row in own])) for name in SHOWN}
+            means = {name: float(np.nanmean([row[name][places] for row in own])) for name in names}
             far = float(np.mean([frechet(np.concatenate(clouds[chunk, i]), true) for i in places]))
             print(
-                f"| {chunk} | {arm[0]} | {arm[1]:g} | {' | '.join(f'{means[n]:.3f}' for n in SHOWN)} | {far:.2f} |"
+                f"| {chunk} | {arm[0]} | {arm[1]:g} | {' | '.join(f'{means[n]:.3f}' for n in names)} | {far:.2f} |"
             )
             found.append({"chunk": chunk, "arm": arm[0], "g": arm[1], **means, "frechet": far})
     return found
 
 
 def _correlations(
-    rows: Mapping[tuple[str, int], Mapping[str, np.ndarray]], tried: Sequence[Arm]
+    rows: Mapping[tuple[str, int], Mapping[str, np.ndarray]], tried: Sequence[Arm], rewards: Sequence[str]
 ) -> list[dict[str, object]]:
     """Rank correlations within groups of every reward with every nearness, printed as a table."""
     found: list[dict[str, object]] = []
@@ -268,7 +331,7 @@ def _correlations(
     }
     print(f"\n| candidates | reward | {' | '.join(NEARNESS)} |\n|{'---|' * (2 + len(NEARNESS))}")
     for name, places in sets.items():
-        for reward in REWARDS if len(places) > 2 else ():
+        for reward in rewards if len(places) > 2 else ():
             estimates = {near: correlation(rows, places, reward, near) for near in NEARNESS}
             print(f"| {name} | {reward} | {' | '.join(str(e) for e in estimates.values())} |")
             found.append(

@@ -28,6 +28,7 @@ from worldcompass.worlds.small.post_training import experiment
 from worldcompass.worlds.small.post_training.experiment import Ground, weights_of
 
 PROBE_LATENTS = 16
+ANY_DEPTH = 32  # chunks: the camera stands still, so truth shows the same place after any number of them
 WEIGHTED = (
     "interaction",
     "permanence",
@@ -129,8 +130,8 @@ def _critic(name: str, seed: int) -> Critic:
     }
     if name in things:
         return things[name](reader)
-    return (
-        {"likeness": TruthPaired, "steadiness": TwoSided}[name]()
-        if name != "reality"
-        else Discriminator(seed=seed)
-    )
+    if name == "reality":
+        return Discriminator(seed=seed)
+    if name == "likeness":
+        return TruthPaired(most_depth=ANY_DEPTH)
+    return TwoSided()
