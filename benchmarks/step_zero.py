@@ -1,10 +1,9 @@
 """Do rewards prefer what is true? Rewards and distances to truth along the axis of exploration, untrained.
 
 ``python benchmarks/step_zero.py`` imagines chunks 0, 2 and 5 of fresh scenarios of the Doom world; with ``--world
-hands``, of the training scenarios of Hands. The candidates of a group share a past. Some share a noise and differ in
-guidance, plain and projected; some have no guidance and noises of their own. Each candidate gets every part of the
-rewards, and its distance to *reachable truth*: the
-engine's video through the autoencoder. Printed are
+hands``, of the training scenarios of Hands. The candidates of a group share a past. Some share a noise and differ
+in guidance, plain and projected; some have no guidance and noises of their own. Each candidate gets every part of
+the rewards, and its distance to *reachable truth*: the engine's video through the autoencoder. Printed are
 
 - the mean of every number by guidance, and the Frechet distance of all frames to reachable truth;
 - the rank correlation of every reward with nearness to truth within groups, with a 95% interval over scenarios.
@@ -287,11 +286,11 @@ def main() -> None:
     rewards = [name for name in names if name not in (*NEARNESS, *DESCRIBED)]
     summary |= {"by_arm": _by_arm(rows, clouds, args.chunks, tried, names)}
     summary |= {"correlations": _correlations(rows, tried, rewards)}
-    groups = [
+    numbers = [
         {"scenario": s, "chunk": c, **{n: v.round(5).tolist() for n, v in row.items()}}
         for (s, c), row in rows.items()
     ]
-    write_json(args.out, {**summary, "groups": groups})
+    write_json(args.out, {**summary, "groups": numbers})
 
 
 def _by_arm(

@@ -17,8 +17,8 @@ def hands_demo() -> HandsRecipe:
     """The short recipe of the Hands world: ten minutes on 2 cores.
 
     Three rewards hold each other in check: commands followed, likeness to reachable truth, and networks that learn
-    to tell candidates from the engine. Candidates of a group have noises of their own and no guidance: on this base
-    guidance only takes away, from obedience as from looks, so a policy that explores with it learns to respond less.
+    to tell candidates from the engine. Candidates of a group have noises of their own and no guidance. On this base
+    guidance spoils obedience and looks alike, so a policy that explores with it learns to respond less.
     """
     config = Config(
         steps=32,

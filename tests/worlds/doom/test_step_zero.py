@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from worldcompass.worlds.doom.engine import maps, scenarios
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -15,8 +17,8 @@ def found(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     import step_zero
 
-    monkeypatch.setattr(step_zero, "KINDS", ("combined",))
-    monkeypatch.setattr(step_zero, "TRAINING", step_zero.TRAINING[:2])
+    monkeypatch.setattr(scenarios, "KINDS", ("combined",))
+    monkeypatch.setattr(maps, "TRAINING", maps.TRAINING[:2])
     monkeypatch.setattr(step_zero, "STEPS", 0.5)
     out = tmp_path / "found.json"
     options = ["--per-map-and-kind", "1", "--chunks", "0", "--free", "0", "--out", str(out)]
