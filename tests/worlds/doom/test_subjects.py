@@ -3,29 +3,16 @@
 import dataclasses
 
 import pytest
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from other_weights import run_with_other_weights
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.doom.subjects import doom_subjects
-from worldcompass.worlds.doom.world import WEIGHTS, shipped_weights
-
-
-def run_with_other_weights(folder, scale):
-    """A finished run whose weights are the shipped ones with one tensor scaled."""
-    path = folder / "weights" / WEIGHTS.net
-    path.parent.mkdir(parents=True)
-    shipped = shipped_weights() / WEIGHTS.net
-    tensors = load_file(shipped)
-    name = sorted(tensors)[0]
-    with safe_open(shipped, "pt") as file:
-        save_file({**tensors, name: tensors[name] * scale}, path, file.metadata())
-    return folder
+from worldcompass.worlds.doom.world import WEIGHTS
 
 
 def test_a_run_is_compared_with_the_base_and_two_runs_with_each_other(tmp_path, one_thread):
     one, two = (
-        run_with_other_weights(tmp_path / name, scale) for name, scale in (("one", 0.9), ("two", 1.1))
+        run_with_other_weights(tmp_path / name, scale, WEIGHTS) for name, scale in (("one", 0.9), ("two", 1.1))
     )
     alone, both = doom_subjects(one, None, 125, "cpu"), doom_subjects(one, two, 125, "cpu")
     assert (alone.subject, alone.rival) == ("trained", "base") and set(alone.weights) == {"base", "trained"}
@@ -37,7 +24,7 @@ def test_a_run_is_compared_with_the_base_and_two_runs_with_each_other(tmp_path, 
 
 
 def test_scenarios_have_the_engines_frames_and_models_imagine_them_apart(tmp_path, one_thread):
-    subjects = doom_subjects(run_with_other_weights(tmp_path / "run", 0.5), None, 125, "cpu")
+    subjects = doom_subjects(run_with_other_weights(tmp_path / "run", 0.5, WEIGHTS), None, 125, "cpu")
     (scenario,) = subjects.prepare(subjects.scenario_ids[:1])
     assert scenario.truth.frames_F3hw.shape == (125, 3, 48, 64)
     assert subjects.fingerprint([scenario]) == subjects.fingerprint(subjects.prepare([scenario.id]))
