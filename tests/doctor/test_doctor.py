@@ -25,7 +25,7 @@ from worldcompass.doctor import Record, diagnose, read_record
 from worldcompass.doctor.trends import mean, steps_needed, trend
 from worldcompass.errors import UserError
 from worldcompass.report import write_report
-from worldcompass.runs.metrics import Pictures, StepMetrics
+from worldcompass.runs.metrics import Pictures, RewardMetrics, StepMetrics
 from worldcompass.statistics import student
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
@@ -296,6 +296,19 @@ def test_a_discriminator_that_tells_every_pair_apart_is_called_blind_to_order():
         rows = [StepMetrics(step, learners={"reality": {"accuracy": accuracy}}) for step in range(1, 13)]
         names = {f.name for f in diagnose(Record(rows, (), 12)).findings}
         assert ("looks reward blind" in names) == ill
+
+
+def test_a_critic_that_learns_with_the_model_may_score_lower_and_lower():
+    def rows(learners):
+        return [
+            StepMetrics(step, rewards={"reality": RewardMetrics(0.5 - 0.01 * step, 0.02)}, learners=learners)
+            for step in range(1, 25)
+        ]
+
+    fixed, moving = (diagnose(Record(rows(of), (), 24)) for of in (None, {"reality": {"accuracy": 0.8}}))
+    assert fixed.state == "worse" and fixed.findings
+    assert moving.state != "worse" and not moving.findings
+    assert any("learns with the model" in line for line in moving.sentences())
 
 
 # ---------------------------------------------------------------- diseases planted for real

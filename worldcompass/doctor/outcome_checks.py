@@ -31,7 +31,7 @@ DETAIL = 0.5  # of log detail away from the first frame's, a factor of 1.65
 
 def getting_worse(record: Record) -> list[Finding] | None:
     """Rewards that fall while none rises."""
-    trends = {name: slope_of(record, name) for name in record.trained}
+    trends = {name: slope_of(record, name) for name in record.comparable}
     down = [(name, found) for name, found in trends.items() if found and found.falls]
     if not down or any(found and found.rises for found in trends.values()):
         return []
@@ -59,7 +59,7 @@ def reward_hacking(record: Record) -> list[Finding] | None:
     since, evidence = _judge_falls(record, looks or []) or _evaluation_falls(record) or (0, "")
     if not evidence:
         return []
-    rising = [name for name in record.trained if (found := slope_of(record, name)) and found.rises]
+    rising = [name for name in record.comparable if (found := slope_of(record, name)) and found.rises]
     honest = any(change.rises for name, change in record.evaluation.items() if name.startswith(FOLLOWED))
     if honest or not rising:
         return [

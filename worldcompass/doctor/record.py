@@ -100,6 +100,15 @@ class Record:
         """Names of the critics whose rewards train the model; the others are only monitored."""
         return [name for name in self.rewards if self.weights.get(name, 1.0) > 0]
 
+    @property
+    def comparable(self) -> list[str]:
+        """The training critics whose scores can be compared over time.
+
+        One that learns with the model scores against what it has learned so far, so its mean falls as it learns.
+        """
+        learn = {name for row in self.rows for name in row.learners or {}}
+        return [name for name in self.trained if name not in learn]
+
     def series(self, of: Callable[[StepMetrics], float | None]) -> list[Point]:
         """The finite values of a measurement, such as ``lambda step: step.clipped``."""
         found = [(row, of(row)) for row in self.rows]

@@ -66,7 +66,7 @@ def all_clipped(record: Record) -> list[Finding] | None:
 
 def pulling_apart(record: Record) -> list[Finding] | None:
     """Rewards that work against each other."""
-    trends = {name: slope_of(record, name) for name in record.trained}
+    trends = {name: slope_of(record, name) for name in record.comparable}
     up = [name for name, found in trends.items() if found and found.rises]
     down = [name for name, found in trends.items() if found and found.falls]
     findings = [

@@ -63,6 +63,8 @@ class RewardTrend:
     needed: float
     """Steps until a rise is detected with probability 0.8. The rise is the larger of the measured one and one
     spread by the planned end of the run."""
+    learns: bool = False
+    """Whether the critic learns with the model, so that its scores of different steps cannot be compared."""
 
     @property
     def state(self) -> Literal["rises", "falls", "flat", "open"]:
@@ -173,7 +175,7 @@ def diagnose(record: Record) -> Diagnosis:
     findings = tuple(finding for _, found in results for finding in found or ())
     return Diagnosis(
         state=_state(
-            [reward for reward in rewards if reward.name in record.trained],
+            [reward for reward in rewards if reward.name in record.comparable],
             judge,
             record.evaluation,
             findings,
@@ -208,7 +210,8 @@ def reward_trend(record: Record, name: str) -> RewardTrend:
         needed = float(max(record.num_chunks + 1 + MIN_FREEDOM, seen + 1))
     else:
         needed = steps_needed(found.noise, max(found.slope.mean, least))
-    return RewardTrend(name, found, seen, spread, needed)
+    learns = name in record.trained and name not in record.comparable
+    return RewardTrend(name, found, seen, spread, needed, learns)
 
 
 def _state(
@@ -255,6 +258,8 @@ def _comparison(change: Estimate) -> str:
 
 
 def _sentence(reward: RewardTrend, planned: int) -> str:
+    if reward.learns:
+        return f"{reward.name} learns with the model: its scores of different steps cannot be compared."
     name, more = reward.name, max(1, math.ceil(min(reward.needed, 1e9)) - reward.steps)
     if reward.rise is None:
         return f"{name}: no chunk repeats often enough; a trend needs about {more} more steps."

@@ -12,7 +12,8 @@ from worldcompass.worlds.doom.world import WEIGHTS
 
 def test_a_run_is_compared_with_the_base_and_two_runs_with_each_other(tmp_path, one_thread):
     one, two = (
-        run_with_other_weights(tmp_path / name, scale, WEIGHTS) for name, scale in (("one", 0.9), ("two", 1.1))
+        run_with_other_weights(tmp_path / name, scale, WEIGHTS)
+        for name, scale in (("one", 0.9), ("two", 1.1))
     )
     alone, both = doom_subjects(one, None, 125, "cpu"), doom_subjects(one, two, 125, "cpu")
     assert (alone.subject, alone.rival) == ("trained", "base") and set(alone.weights) == {"base", "trained"}
