@@ -69,6 +69,20 @@ def test_a_runs_average_and_card_are_written(run, tmp_path, capsys):
         assert told in card, card
 
 
+@pytest.mark.parametrize("world", ["doom", "hands"])
+def test_an_embedded_worlds_weights_have_the_package_s_license(run, world, tmp_path):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    for checkpoint in (out / "checkpoints").iterdir():
+        tensors, state = load_checkpoint(checkpoint)
+        save_checkpoint(
+            checkpoint.parent, state["step"], tensors, state | {"run": state["run"] | {"world": world}}
+        )
+    leave_weights(out)
+    assert export(out, "--out", tmp_path / "given") == 0
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "license: apache-2.0\n" in card and f"`worldcompass play --world {world} --after FOLDER`" in card
+
+
 def leave_weights(out):
     """What a recipe writes at the end of its run."""
     with exporting(RunFolder(out)) as weights:

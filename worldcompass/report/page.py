@@ -32,10 +32,10 @@ from worldcompass.runs.results import ActionCounts, Count, Evaluation, ForwardPa
 from worldcompass.statistics import Estimate, number, percent
 
 NEXT = {
-    "learning": "Try a longer run: <code>worldcompass train doom_full</code>. "
-    "Repeat with <code>--seed 1</code> and <code>--seed 2</code> before quoting a number.",
-    "undecided": "Use more steps or more scenarios: <code>worldcompass train doom_full</code>. "
-    "If the rewards below rise while the judge does not, check the reward critics first.",
+    "learning": "Try more steps, or a longer recipe: <code>worldcompass train --list</code> shows all. "
+    "Repeat with other seeds before quoting a number.",
+    "undecided": "Use more steps or more scenarios, or a longer recipe: <code>worldcompass train --list</code> "
+    "shows all. If the rewards below rise while the judge does not, check the reward critics first.",
     "unfinished": "Resume the run with <code>--resume</code>, then write this page again.",
 }
 
