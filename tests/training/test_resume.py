@@ -112,12 +112,8 @@ def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path,
     ]
     assert command(out, *changed, "--accept-changes") == 0
     _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
-    assert (
-        state["step"] == 4
-        and state["run"]["lr"] == 0.5
-        and state["config"]["keeping"]["recipe"].endswith(":toy")
-    )
-    assert state["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
+    assert state.step == 4 and state.run["lr"] == 0.5 and state.config["keeping"]["recipe"].endswith(":toy")
+    assert state.optimizer["param_groups"][0]["initial_lr"] == 0.5
     (deed,) = diagnose(read_record(out)).history
     assert deed == "Resumed with changed settings after step 3: behaviour_decay.lowest, lr."
     with pytest.raises(UserError, match="make_optimizer") as refused:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import all_finite
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, walked_text
 from worldcompass.runs.atomic import check_name, write_tensors, writing
-from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
+from worldcompass.runs.checkpoint import CheckpointState, latest_checkpoint, newest_usable, read_state
 from worldcompass.runs.final import final_weights
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics
@@ -67,7 +66,8 @@ def export_run(
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
         raise UserError(f"{run_dir} holds no checkpoint yet: export it after its first checkpoint")
-    facts, step = json.loads((newest / STATE).read_bytes()), step_of(newest)
+    state = read_state(newest)
+    step = state.step
     exported = final_weights(folder)
     with writing(out, shared=True) as unfinished:
         unfinished.mkdir()
@@ -79,7 +79,7 @@ def export_run(
             step = _write_average(folder, unfinished)
         _check_finite(unfinished)
         files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*.safetensors"))
-        card = model_card(run, facts, step, [str(file) for file in files], license_name, base, embedded)
+        card = model_card(run, state, step, [str(file) for file in files], license_name, base, embedded)
         (unfinished / CARD).write_text(card, encoding="utf-8")
     return step
 
@@ -106,12 +106,12 @@ def _write_average(run: RunFolder, folder: Path) -> int:
     tensors, state = found
     average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}
     write_tensors(folder / WEIGHTS, average, {"format": "pt"})
-    return state["step"]
+    return state.step
 
 
 def model_card(
     run: Run,
-    facts: Mapping[str, Any],
+    state: CheckpointState,
     step: int,
     files: Sequence[str],
     license_name: str | None,
@@ -119,15 +119,14 @@ def model_card(
     embedded: Collection[str],
 ) -> str:
     """The model card in Markdown: recipe, seeds, steps, results and licenses, all from the run's folder."""
-    identity = facts.get("run", {})
-    world = str(identity.get("world", "unknown"))
+    world = str(state.run.get("world", "unknown"))
     spelled = license_name or (EMBEDDED_LICENSE if world in embedded else UNSTATED)
     head = [f"license: {spelled}", "library_name: worldcompass"]
     head += [f"base_model: {base}"] if base else []
     head += ["tags:", "- world-model", "- reinforcement-learning", "- video"]
     sections = {
         "Weights": _weights(world, step, files, base, world in embedded),
-        "Recipe": _recipe(run, identity),
+        "Recipe": _recipe(run, state.run),
         "Results": _results(run),
         "Licenses": _licenses(spelled),
     }
