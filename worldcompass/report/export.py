@@ -156,12 +156,12 @@ def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
     named = config.get("recipe") or "the user's own"
     critics = ", ".join(identity.get("critics", [])) or "unknown"
     yield f"Recipe: {named}. Seed {config.get('seed', 'unknown')}; critics: {critics}."
-    if command := run.command.get("command"):
-        yield f"Command: `{command}`."
-    evaluated = run.command.get("recipe", {}).get("evaluation_seeds")
+    if run.record.command:
+        yield f"Command: `{run.record.command}`."
+    evaluated = run.record.recipe.get("evaluation_seeds")
     if evaluated:
         yield f"Seeds of the evaluation: {', '.join(map(str, evaluated))}."
-    yield f"Made with worldcompass {run.command.get('version', __version__)}."
+    yield f"Made with worldcompass {run.record.version or __version__}."
     weights = config.get("weights") or {}
     rows = {name: config[name] for name in SETTINGS if name in config}
     yield from ["", "| setting | value |", "| --- | --- |"]

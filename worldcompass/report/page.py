@@ -98,8 +98,7 @@ def badge(run: Run) -> str:
 def _facts(run: Run) -> str:
     facts = []
     if run.metrics:
-        recipe = run.command.get("recipe")
-        members = recipe.get("members", 1) if isinstance(recipe, Mapping) else 1
+        members = run.record.recipe.get("members", 1)
         together = f" of each of {members} members, curves are their means" if members != 1 else ""
         facts.append(f"{len(run.metrics)} training steps{together}")
     if run.results.seconds is not None:
@@ -247,7 +246,7 @@ def _next(run: Run) -> str:
 
 def _details(run: Run) -> str:
     blocks = [
-        _block("Command and environment", run.command),
+        _block("Command and environment", run.record.to_json()),
         _block("Configuration", run.config),
         _block("results.json", {} if run.results == Results() else run.results.to_json()),
     ]

@@ -29,6 +29,7 @@ from worldcompass.evaluate import (
 from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
+from worldcompass.runs.record import read_run_record
 from worldcompass.runs.results import Evaluation, read_results, read_walking
 from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import Estimate
@@ -123,23 +124,23 @@ def reduce_run(run_dir: Path) -> Stored:
         )
     results = read_results(folder.results)
     settings = read_settings(folder.config)
-    made = read_object(folder.record, "a run's command and environment")
+    made = read_run_record(folder.record)
     engine, base, trained = (_over_depth(folder.evaluation(side)) for side in _SIDES)
     ways = {
         way: (_over_depth(folder.evaluation("base", way)), _over_depth(folder.evaluation("trained", way)))
         for way in results.walking
         if way != ROLLOUT
     }
-    if not settings.get("recipe") or not {"command", "version", "weights"} <= made.keys():
+    if not (settings.get("recipe") and made.command and made.version and made.weights):
         raise UserError(
             f"{run_dir} is no run of a recipe: config.json or run.json lacks its recipe, command or versions"
         )
     return Stored(
         recipe=str(settings["recipe"]),
         seed=int(settings.get("seed", 0)),
-        command=without_folder(str(made["command"])),
-        version=str(made["version"]),
-        weights=str(made["weights"]),
+        command=without_folder(made.command),
+        version=made.version,
+        weights=made.weights,
         scenarios_hash=results.scenarios_hash,
         seconds=round(results.seconds or 0.0, 1),
         engine=engine,
