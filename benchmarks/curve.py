@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.evaluate import Measured, imagine_all, measure, read_measured
+from worldcompass.evaluate import Measured, imagine_all, measure, read_measured, scenarios_hash
 from worldcompass.judging.curve import (
     Model,
     Point,
@@ -48,11 +48,12 @@ from worldcompass.report.tables import without_folder
 from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder, owner_of, weights_folder
 from worldcompass.runs.metrics import read_object
+from worldcompass.runs.record import read_run_record
 from worldcompass.training.averaging import extended_mean
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom.critics.motion import LabelReader
 from worldcompass.worlds.doom.critics.weights import load_critics, load_judge
-from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all, scenarios_hash
+from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
 from worldcompass.worlds.doom.world import SPEC, WEIGHTS, load_doom_world
 
 LATENTS = 32  # 125 frames
@@ -78,12 +79,11 @@ def read_run(path: Path, base: Weights) -> Run:
         UserError: when there are no weights.
     """
     folder = weights_folder(path, WEIGHTS.net)
-    record = read_object(RunFolder(owner_of(folder)).record, "a run's record")
-    recipe: dict[str, Any] = record.get("recipe", {})
+    record = read_run_record(RunFolder(owner_of(folder)).record)
     own = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS.net).items()}
-    full = extended_mean(base, [own], 1 / float(recipe.get("extend", 1.0)))
-    seed = int(recipe.get("config", {}).get("seed", 0))
-    return Run(seed, without_folder(str(record.get("command", "weights alone"))), full)
+    full = extended_mean(base, [own], 1 / float(record.recipe.get("extend", 1.0)))
+    seed = int(record.recipe.get("config", {}).get("seed", 0))
+    return Run(seed, without_folder(record.command or "weights alone"), full)
 
 
 class Bench:
@@ -99,7 +99,7 @@ class Bench:
         plans = evaluation_plans()
         with progress("replaying the scenarios in the engine", len(plans)) as advance:
             found = replay_all(plans, LATENTS, advance)
-        record, digest = self.reel.folder / "scenarios.json", scenarios_hash(found)
+        record, digest = self.reel.folder / "scenarios.json", scenarios_hash(found, SPEC.actions)
         if not record.exists():
             write_json(record, {"sha256": digest})
         elif read_object(record, "the scenarios").get("sha256") != digest:

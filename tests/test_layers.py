@@ -1,6 +1,7 @@
 """Who may import whom: a list of the package's rooms from the ground up; an import may only go down."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +46,8 @@ KITS = {
     "worlds.trajectories": ("worlds.doom", "worlds.hands", "worlds.worldplay"),
     "worlds.small": ("worlds.doom", "worlds.hands"),
 }
+NAMED = re.compile(r"\bworlds\.(\w+)")
+"""A world in a string, such as ``worlds.doom.world``."""
 MAX_LINES = 500
 
 
@@ -106,6 +109,23 @@ def violations(modules: dict[str, set[str]]) -> list[str]:
     return found
 
 
+def worlds_in_strings(path: Path) -> set[str]:
+    """Rooms of worlds that a file's strings name, docstrings included."""
+    strings = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    return {f"worlds.{name}" for text in strings if isinstance(text, str) for name in NAMED.findall(text)}
+
+
+def named_too_low(module: str, path: Path) -> list[str]:
+    """One sentence for every world in a string of a module that may not know it."""
+    here = room_of(module)
+    known = {there: ("__init__", *ABOVE_WORLDS, *KITS.get(there, ())) for there in worlds_in_strings(path)}
+    return [
+        f"{module} names {there} in a string: only {', '.join(allowed)} may know it"
+        for there, allowed in sorted(known.items())
+        if there != here and here not in allowed
+    ]
+
+
 def circles(modules: dict[str, set[str]]) -> list[list[str]]:
     """Chains of modules that import each other round in a circle."""
     done: set[str] = set()
@@ -131,6 +151,32 @@ def test_every_room_has_its_place():
 
 def test_imports_only_go_down():
     assert not violations(graph())
+
+
+def test_strings_name_worlds_only_where_they_may_be_known():
+    assert not [line for path in ROOT.rglob("*.py") for line in named_too_low(name_of(path, ROOT), path)]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        (
+            "rewards/catalogue.py",
+            '"worlds.doom.rewards.quality:VisualQuality"',
+            "catalogue names worlds.doom in a",
+        ),
+        (
+            "worlds/hands/world.py",
+            'def f():\n    """See ``worlds.doom.world``."""',
+            "world names worlds.doom in a",
+        ),
+    ],
+)
+def test_a_planted_name_of_a_world_is_found(file, line, words, tmp_path):
+    planted = tmp_path / "planted.py"
+    planted.write_text((ROOT / file).read_text() + f"\n{line}\n")
+    (sentence,) = named_too_low(name_of(ROOT / file, ROOT), planted)
+    assert words in sentence
 
 
 def test_modules_import_each_other_in_no_circle():

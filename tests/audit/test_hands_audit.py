@@ -8,6 +8,7 @@ from worldcompass.audit.clips import OTHER_ITEM, other_commands, share_obeyed, s
 from worldcompass.audit.expected import THING_LIES, expected
 from worldcompass.audit.run import run_audit
 from worldcompass.audit.tricks import NUM_GENES, TRICKS, replayed
+from worldcompass.commands._catalogue import ENTRIES
 from worldcompass.worlds.hands.audits import KNOWN, audited_clips
 from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 
@@ -70,7 +71,39 @@ def test_lies_and_clips_that_a_world_does_not_have_are_one_sentence(capsys):
         (["--world", "hands", "grasp", "--clips", "out and back"], "no clips that go out and back"),
         (["--world", "hands", "grasp", "--expects", "no item"], "cannot tell the lie 'no item'"),
         (["interaction", "--expects", "erased"], "cannot tell the lie 'erased'"),
-        (["--world", "hands", "realism"], "there is no critic 'realism': expected interaction, permanence"),
+        (["--world", "hands", "nosuch"], "there is no critic 'nosuch': expected interaction, permanence"),
+        (
+            ["--world", "hands", "realism"],
+            "realism is audited in the world doom, not in hands: choose --world doom",
+        ),
+        (
+            ["grasp"],
+            "grasp is audited in the world hands, not in doom: choose --world hands, one of interaction",
+        ),
+        (["--world", "hands", "cycle"], "cycle needs camera poses, but this world's actions are 4 controls"),
+        (
+            ["--world", "hands", "latency"],
+            "latency needs camera poses, but this world's actions are 4 controls",
+        ),
+        (["--world", "hands", "hpsv3"], "hpsv3 needs weights, a server or a part of your choice"),
     ):
         assert cli.main(["audit", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_users_critic_that_needs_cameras_is_refused_before_it_is_asked(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "class Cam:\n    name, needs = 'cam', ('cameras',)\n"
+        "    def __call__(self, group):\n        return group.actions.cameras.poses\n"
+    )
+    assert cli.main(["audit", f"{tmp_path}/mine.py:Cam", "--world", "hands"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(
+        "mine.py:Cam needs camera poses, but this world's actions are 4 controls (x, y, z, opening)\n"
+    )
+
+
+def test_every_critic_that_can_be_audited_has_its_name_in_the_catalogue():
+    listed = {entry.name for entry in ENTRIES if entry.world == "hands"}
+    assert listed == set(KNOWN)
+    assert all(known.make().name == name for name, known in KNOWN.items())

@@ -94,5 +94,8 @@ def test_the_command_films_a_users_own_world_once_and_judges_it(tmp_path, monkey
 def test_a_world_without_an_engine_needs_recordings_and_one_with_an_engine_has_its_own(tmp_path, capsys):
     assert cli.main(["judge", str(tmp_path), "--world", "my_world.py:make", "--device", "cpu"]) == 2
     assert "has no engine: give recordings of the real thing" in capsys.readouterr().err
+    assert cli.main(["judge", str(tmp_path), "--world", "nosuch"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: there is no world 'nosuch': expected doom, hands or FILE.py:FUNCTION\n"
     assert cli.main(["judge", str(tmp_path), "--recordings", str(tmp_path)]) == 2
     assert "has its own scenarios: leave out --recordings" in capsys.readouterr().err

@@ -29,7 +29,7 @@ from worldcompass.parallel.sharding import home_of, shard, whole
 from worldcompass.parallel.signals import notices_raise
 from worldcompass.parallel.team import Team, check_same_versions, joined
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
-from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_sharded
+from worldcompass.runs.checkpoint import CheckpointState, latest_checkpoint, load_checkpoint, save_sharded
 from worldcompass.toy import ToyCleanliness, ToyObedience, toy_scenarios
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train
@@ -177,7 +177,7 @@ def bf16_is_gathered_but_reduced_in_float32() -> None:
 def a_failing_disk_ends_all_and_harms_nothing(root: Path) -> None:
     team, net = Team.current(), shard(ranks.toy_world().net)
     tensors = {f"policy/live/{name}": p for name, p in net.named_parameters()}
-    save_sharded(root, 1, tensors, {}, team, keep=1)
+    save_sharded(root, tensors, CheckpointState(1), team, keep=1)
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -189,11 +189,11 @@ def a_failing_disk_ends_all_and_harms_nothing(root: Path) -> None:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=told):
             if team.rank == rank:
                 patch.setattr(where, full)
-            save_sharded(root, 2, tensors, {}, team, keep=1)
+            save_sharded(root, tensors, CheckpointState(2), team, keep=1)
         newest = latest_checkpoint(root)
         assert newest is not None and newest.name == "step_000001"
     team.wait()
-    save_sharded(root, 2, tensors, {}, team, keep=1)
+    save_sharded(root, tensors, CheckpointState(2), team, keep=1)
     loaded, _ = load_checkpoint(root / "step_000002", team=team)
     assert all(torch.equal(loaded[name], whole(tensor)) for name, tensor in tensors.items())
     assert [path.name for path in root.iterdir()] == ["step_000002"]

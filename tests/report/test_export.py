@@ -1,6 +1,7 @@
 """A run becomes a folder to give away; the hub is stood in for, or faked on loopback where its package is here."""
 
 import base64
+import dataclasses
 import importlib
 import json
 import os
@@ -67,6 +68,19 @@ def test_a_runs_average_and_card_are_written(run, tmp_path, capsys):
                  "| lr | 0.01 |", "| weight of obedience | 2 |", f"| obedience | {mean:.4f} | {mean:.4f} |",
                  "The run doctor found:"):  # fmt: skip
         assert told in card, card
+
+
+@pytest.mark.parametrize("world", ["doom", "hands"])
+def test_an_embedded_worlds_weights_have_the_package_s_license(run, world, tmp_path):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    for checkpoint in (out / "checkpoints").iterdir():
+        tensors, state = load_checkpoint(checkpoint)
+        run_of_world = {**state.run, "world": world}
+        save_checkpoint(checkpoint.parent, tensors, dataclasses.replace(state, run=run_of_world))
+    leave_weights(out)
+    assert export(out, "--out", tmp_path / "given") == 0
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "license: apache-2.0\n" in card and f"`worldcompass play --world {world} --after FOLDER`" in card
 
 
 def leave_weights(out):
@@ -141,7 +155,7 @@ def test_weights_that_are_not_finite_are_not_given_away(run, tmp_path, exported,
         for checkpoint in (copy / "checkpoints").iterdir():
             tensors, state = load_checkpoint(checkpoint)
             broken = {name: t * torch.nan if "checkpoint/" in name else t for name, t in tensors.items()}
-            save_checkpoint(checkpoint.parent, state["step"], broken, state)
+            save_checkpoint(checkpoint.parent, broken, state)
     assert export(copy, "--out", tmp_path / "given") == 2
     said = capsys.readouterr().err
     assert ("lora.safetensors holds weights that are not finite (w)" if exported else "can be used") in said

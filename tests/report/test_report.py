@@ -59,6 +59,11 @@ def test_headline_says_the_result_in_plain_words(page):
     assert '<span class="badge learning">learning</span>' in page
 
 
+def test_advice_names_no_recipe_of_one_world(page):
+    advice = page.split("What to do next")[1].split("</section>")[0]
+    assert "worldcompass train --list" in advice and "doom" not in advice
+
+
 def test_headline_says_that_a_gap_is_not_resolved():
     """In older files too, which hold a share of any gap."""
     found = Results.from_json(make_results()).evaluation

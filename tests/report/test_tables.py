@@ -74,7 +74,9 @@ def test_the_tables_of_the_pages_are_those_of_the_stored_results():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_number_that_is_edited_by_hand_is_found(page, tmp_path, capsys):
     text = page.read_text()
-    row = re.search(r"\| actions followed: difference, points \| \+(\d)", text)
+    row = re.search(
+        r"\| rollout \| (?:held out \| \S+ to \S+,|actions followed: difference, points \|) \+(\d)", text
+    )
     copy = tmp_path / page.name
     copy.write_text(text[: row.start(1)] + str((int(row[1]) + 1) % 10) + text[row.end(1) :])
     arguments = ["--results", str(STORED)]
@@ -111,8 +113,19 @@ def test_seeds_are_one_result_over_scenarios_and_seeds(tmp_path):
     table = table_of("demo", runs)
     assert table.count("share of the gap |") == 3 and "Seeds 0, 1, 2, worldcompass 0.1.0" in table
     short = table_of("demo", runs, short=True)
-    assert len(short.splitlines()) == 8 and "realism" not in short
-    assert f"| {100 * score.mean:.1f}% |" in table and f"| {100 * score.mean:.1f}% |" in short
+    rows = [line for line in short.splitlines() if line.startswith("|")]
+    assert (
+        rows[0] == "| way | starts | combined actions followed | basic actions followed |" and len(rows) == 4
+    )
+    base, change = (together.score(side, "combined", FOLLOWED) for side in ("base", "difference"))
+    low, high = 100 * change.low, 100 * change.high
+    cell = (
+        f"{100 * base.mean:.1f}% to {100 * score.mean:.1f}%, {100 * change.mean:+.1f} [{low:.1f}, {high:.1f}]"
+    )
+    assert rows[2].startswith(f"| rollout | held out | {cell} |")
+    assert rows[3].startswith("| rollout | maps never trained on | ") and "realism" not in short
+    assert f"| {100 * score.mean:.1f}% |" in table
+    assert all(len(line) <= 120 for line in table.splitlines() if not line.startswith("|"))
 
 
 def test_every_row_says_its_way_of_walking(tmp_path):
@@ -147,7 +160,7 @@ def test_a_page_keeps_its_prose_and_tables_without_results_say_so(tmp_path):
     page = "a\n<!-- table: demo, short -->\nold\n<!-- /table -->\nb\n"
     page += "<!-- table: longer -->\n1\n<!-- /table -->\nc\n"
     new = with_tables(page, runs)
-    assert new.startswith("a\n<!-- table: demo, short -->\n\n| way | measure |") and new.endswith(
+    assert new.startswith("a\n<!-- table: demo, short -->\n\n| way | starts |") and new.endswith(
         "<!-- /table -->\nc\n"
     )
     assert "There are no stored results of `longer` yet." in new and "\n<!-- /table -->\nb\n" in new

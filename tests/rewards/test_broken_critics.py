@@ -8,8 +8,8 @@ from toy_runs import QUICK
 
 from worldcompass import cli
 from worldcompass.critic import FailedCritic, ask
-from worldcompass.doctor.events import Refused, RolledBack, read_events
 from worldcompass.errors import LostCritic
+from worldcompass.runs.events import Refused, RolledBack, read_events
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.testing import noise_group
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios

@@ -12,6 +12,7 @@ from camera_paths import commanded, parse_path
 from drawn_room import CAMERA, drawn_video
 
 from worldcompass import cli
+from worldcompass.commands._catalogue import ENTRIES
 from worldcompass.geometry import (
     LabelThresholds,
     Motion,
@@ -24,7 +25,6 @@ from worldcompass.geometry import (
     rotation_from_angles,
     umeyama,
 )
-from worldcompass.rewards import catalogue
 from worldcompass.rewards.abstain import mean_over_trusted
 from worldcompass.rewards.actions import ActionAccuracy, exact
 from worldcompass.rewards.best_of_three import BestOfThree
@@ -301,11 +301,18 @@ def test_level_motion_adds_up_to_its_path():
 def test_the_catalogue_names_what_exists(capsys):
     assert cli.main(["rewards", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == [entry.name for entry in catalogue.ENTRIES]
+    assert [(row["name"], row["world"]) for row in rows] == [(e.name, e.world) for e in ENTRIES]
+    assert len({entry.full_name for entry in ENTRIES}) == len(ENTRIES)
     for row in rows:
         module, attribute = row["where"].split(":")
         found = getattr(__import__(f"worldcompass.{module}", fromlist=[attribute]), attribute)
         assert found.__doc__ and (row["installed"] or row["install"])
     assert cli.main(["rewards"]) == 0
     text = capsys.readouterr().out
-    assert "camera estimator:" in text and all(row["name"] in text for row in rows)
+    assert "camera estimator:" in text and all(entry.full_name in text for entry in ENTRIES)
+
+
+def test_a_name_of_several_worlds_is_described_for_each(capsys):
+    assert cli.main(["rewards", "interaction"]) == 0
+    text = capsys.readouterr().out
+    assert "interaction (doom): " in text and "interaction (hands): " in text

@@ -17,13 +17,17 @@ from worldcompass.errors import UserError
 from worldcompass.media.progress import clock
 from worldcompass.runs.atomic import write_tensors, write_text
 from worldcompass.runs.checkpoint import (
+    CheckpointState,
+    DamagedCheckpoint,
     delete_after,
     latest_checkpoint,
     load_checkpoint,
     pack_optimizer,
+    read_state,
     save_checkpoint,
     unpack_optimizer,
 )
+from worldcompass.runs.events import Refused
 from worldcompass.runs.metrics import MetricsLog, RewardMetrics, StepMetrics, read_metrics
 from worldcompass.training.live import LiveTable
 from worldcompass.training.optim import adamw, muon
@@ -32,33 +36,41 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b/c": torch.zeros((), dtype=torch
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    folder = save_checkpoint(tmp_path, 3, TENSORS, {"note": [1, "x"]})
+    kept = CheckpointState(
+        step=3,
+        run={"seed": 1},
+        config={"version": 2},
+        optimizer={"state": {}},
+        rows=(StepMetrics(3, loss=0.5),),
+        events=(Refused(2, "not finite"),),
+    )
+    folder = save_checkpoint(tmp_path, TENSORS, kept)
     tensors, state = load_checkpoint(folder)
-    assert state["step"] == 3 and state["note"] == [1, "x"]
+    assert state == kept == read_state(folder)
     assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
     assert not list(folder.glob("*.pt")) and not list(folder.glob("*.pkl"))
 
 
 def test_the_newest_are_kept(tmp_path):
     for step in (1, 2, 10):
-        save_checkpoint(tmp_path, step, TENSORS, {}, keep=2)
+        save_checkpoint(tmp_path, TENSORS, CheckpointState(step), keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000010"]
     assert latest_checkpoint(tmp_path).name == "step_000010"
 
 
 def test_a_kill_while_writing_keeps_the_older_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, 1, TENSORS, {}, keep=1)
+    save_checkpoint(tmp_path, TENSORS, CheckpointState(1), keep=1)
 
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, 2, TENSORS, {}, keep=1)
+        save_checkpoint(tmp_path, TENSORS, CheckpointState(2), keep=1)
     monkeypatch.undo()
     assert latest_checkpoint(tmp_path).name == "step_000001"
     load_checkpoint(latest_checkpoint(tmp_path))
-    save_checkpoint(tmp_path, 2, TENSORS, {}, keep=1)
+    save_checkpoint(tmp_path, TENSORS, CheckpointState(2), keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step_000002"]
 
 
@@ -88,23 +100,23 @@ def test_a_folder_without_its_files_is_not_seen(tmp_path):
 
 
 def test_other_folders_beside_checkpoints_are_left_alone(tmp_path):
-    save_checkpoint(tmp_path, 8, TENSORS, {})
+    save_checkpoint(tmp_path, TENSORS, CheckpointState(8))
     others = ["step_000008_backup", "step_old", "step_000009 (copy)", "step_", "step_-1"]
     for name in others:
         shutil.copytree(tmp_path / "step_000008", tmp_path / name)
-    save_checkpoint(tmp_path, 9, TENSORS, {}, keep=1)
+    save_checkpoint(tmp_path, TENSORS, CheckpointState(9), keep=1)
     assert latest_checkpoint(tmp_path).name == "step_000009"
     assert {path.name for path in tmp_path.iterdir()} == {"step_000009", *others}
 
 
 def test_checkpoints_are_in_order_of_their_numbers(tmp_path):
     for step in (999_999, 1_000_000):
-        save_checkpoint(tmp_path, step, TENSORS, {})
+        save_checkpoint(tmp_path, TENSORS, CheckpointState(step))
     assert latest_checkpoint(tmp_path).name == "step_1000000"
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
-    folder = save_checkpoint(tmp_path, 1, TENSORS, {})
+    folder = save_checkpoint(tmp_path, TENSORS, CheckpointState(1))
     (folder / "state.json").write_text(json.dumps({"format": 99, "step": 1}))
     with pytest.raises(UserError, match="format 99"):
         load_checkpoint(folder)
@@ -113,6 +125,16 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
         load_checkpoint(folder)
     with pytest.raises(UserError, match="not a readable checkpoint"):
         load_checkpoint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": "4"}, {"step": 4, "run": []}, {"step": 4, "doctor": {"rows": [1]}}], ids=str
+)
+def test_a_state_with_a_malformed_entry_is_refused(wrong, tmp_path):
+    folder = save_checkpoint(tmp_path, TENSORS, CheckpointState(4))
+    (folder / "state.json").write_text(json.dumps({"format": 1, **wrong}))
+    with pytest.raises(DamagedCheckpoint, match="not a readable checkpoint"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("make", [muon, adamw])
@@ -140,7 +162,7 @@ def test_an_optimisers_state_survives_with_its_momentum(make):
 
 def test_earlier_checkpoints_are_found_and_later_ones_deleted(tmp_path):
     for step in (2, 4, 6):
-        save_checkpoint(tmp_path, step, {"a": torch.ones(1)}, {}, keep=3)
+        save_checkpoint(tmp_path, {"a": torch.ones(1)}, CheckpointState(step), keep=3)
     assert latest_checkpoint(tmp_path, before=6).name == "step_000004"
     assert latest_checkpoint(tmp_path, before=2) is None
     delete_after(tmp_path, 2)
@@ -217,7 +239,7 @@ def test_time_left_is_the_pace_times_the_remaining_steps():
 
 
 def test_one_changed_digit_beside_the_tensors_is_damage(tmp_path):
-    folder = save_checkpoint(tmp_path, 1, {"w": torch.ones(2)}, {"lr": 0.125})
+    folder = save_checkpoint(tmp_path, {"w": torch.ones(2)}, CheckpointState(1, {"lr": 0.125}))
     state = folder / "state.json"
     state.write_text(state.read_text().replace("0.125", "0.135"))
     with pytest.raises(UserError, match="is damaged"):

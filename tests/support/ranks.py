@@ -71,9 +71,11 @@ def toy_world() -> ToyWorld:
     return world
 
 
-def post_train(out: Path, config: Config, resume: bool = False, on_step: Any = None) -> Policy:
+def post_train(
+    out: Path, config: Config, resume: bool = False, on_step: Any = None, live: bool = False
+) -> Policy:
     critics = (ToyObedience(), ToyCleanliness())
-    return train(toy_world(), critics, toy_scenarios(8), config, out, resume, on_step, live=False)
+    return train(toy_world(), critics, toy_scenarios(8), config, out, resume, on_step, live)
 
 
 def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
@@ -139,7 +141,7 @@ class ToyRecipe:
                     raise ValueError("planted by a test")
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        post_train(out, self.config, resume, die)
+        post_train(out, self.config, resume, die, live=True)
 
 
 def toy() -> ToyRecipe:

@@ -324,7 +324,7 @@ def test_a_checkpoint_of_broken_weights_is_passed_over(tmp_path):
     newest = latest_checkpoint(tmp_path / "b" / "checkpoints")
     tensors, state = load_checkpoint(newest)
     name = next(name for name in tensors if name.startswith("policy/live/"))
-    save_checkpoint(newest.parent, 4, {**tensors, name: tensors[name] * torch.nan}, state, keep=4)
+    save_checkpoint(newest.parent, {**tensors, name: tensors[name] * torch.nan}, state, keep=4)
     with pytest.warns(UserWarning, match="step_000004 holds weights that are not finite; the one before"):
         again = train(ToyWorld(), critics(), toy_scenarios(4), config, tmp_path / "b", resume=True)
     assert all(torch.equal(whole[name], again.state()[name]) for name in whole)

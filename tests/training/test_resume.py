@@ -1,6 +1,7 @@
 """A folder that holds a run is resumed by itself; other settings are shown, and taken only when asked to."""
 
 import random
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from worldcompass.training.optim import Optimiser, adamw
 from worldcompass.training.selection import Learning
 from worldcompass.types import Scores
 
+OF_VERSION_1 = Path(__file__).parent.parent / "golden" / "run_of_version_1"
 TINY = Config(
     steps=2,
     sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1, denoising_steps=3),
@@ -42,7 +44,7 @@ class Toy:
     config: Config = TINY
 
     def run(self, out: Path, device: str, resume: bool) -> None:
-        train_toy(out, self.config, resume)
+        train_toy(out, self.config, resume, live=True)
 
 
 def toy() -> Toy:
@@ -64,15 +66,25 @@ class Estimated(Hungry):
 TOLD = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
 
 
-def train_toy(out, config, resume=False, critics=()):
+def train_toy(out, config, resume=False, critics=(), live=False):
     critics = critics or (ToyObedience(), ToyCleanliness())
-    return train(ToyWorld(), critics, toy_scenarios(4), config, out, resume, live=False)
+    return train(ToyWorld(), critics, toy_scenarios(4), config, out, resume, live=live)
 
 
 def command(out, *words, function="toy"):
     sys.modules.pop(f"_recipe_{Path(__file__).stem}", None)
     recipe, fixed = f"{__file__}:{function}", ("--device", "cpu", "--set", "config.steps=3")
     return cli.main(["train", recipe, "--out", str(out), *fixed, *words])
+
+
+@pytest.mark.parametrize("words", [["train", "demo"], ["train", "hands_demo"], ["demo"]], ids=" ".join)
+def test_a_folder_with_a_run_of_another_kind_is_refused_without_a_notice(words, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(OF_VERSION_1, out)
+    assert cli.main([*words, "--out", str(out), "--device", "cpu"]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {out} is not an empty folder and holds no run: choose another --out\n"
+    assert said.out == ""
 
 
 def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path, capsys):
@@ -100,12 +112,8 @@ def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path,
     ]
     assert command(out, *changed, "--accept-changes") == 0
     _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
-    assert (
-        state["step"] == 4
-        and state["run"]["lr"] == 0.5
-        and state["config"]["keeping"]["recipe"].endswith(":toy")
-    )
-    assert state["optimizer"]["param_groups"][0]["initial_lr"] == 0.5
+    assert state.step == 4 and state.run["lr"] == 0.5 and state.config["keeping"]["recipe"].endswith(":toy")
+    assert state.optimizer["param_groups"][0]["initial_lr"] == 0.5
     (deed,) = diagnose(read_record(out)).history
     assert deed == "Resumed with changed settings after step 3: behaviour_decay.lowest, lr."
     with pytest.raises(UserError, match="make_optimizer") as refused:

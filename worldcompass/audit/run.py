@@ -143,7 +143,7 @@ def run_audit(
     if np.isnan(true).all():
         raise ValueError(
             f"critic {critic.name} abstains from all of the {len(clips)} true clips, so that there is nothing to "
-            "audit: if it reads instructions, audit it on pick-ups (pickup, or worldcompass doom pickups)"
+            "audit: if it reads instructions, audit it on pick-ups (--clips pickups)"
         )
     scored = [(clip, float(value)) for clip, value in zip(clips, true, strict=True) if np.isfinite(value)]
     stride = max(1, len(scored) // max(1, searched))  # take clips of different videos if there are enough

@@ -34,18 +34,6 @@ def add_automatic_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accept-changes", action="store_true", help=text)
 
 
-def announce(out: Path) -> None:
-    """Print a notice when the folder already holds a run."""
-    from worldcompass.runs.checkpoint import latest_checkpoint, step_of
-    from worldcompass.runs.folder import RunFolder
-
-    if (saved := latest_checkpoint(RunFolder(out).checkpoints)) is not None:
-        print(
-            f"{out} holds a run: resuming after step {step_of(saved)}; for a new run choose another --out",
-            flush=True,
-        )
-
-
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
     text = "cpu, cuda, cuda:1 or auto (default: %(default)s, a GPU if there is one)"

@@ -39,6 +39,18 @@ def worldplay_recipe(source: str, assignments: Sequence[str] = ()) -> Any:
     return recipe
 
 
+def check_world(source: str) -> None:
+    """Refuse a name of ``--world`` that means nothing.
+
+    Raises:
+        UserError: lists what is expected.
+    """
+    from worldcompass.recipes.load import parts_of
+
+    if source not in EMBEDDED and not is_worldplay(source) and not parts_of(source)[0].endswith(".py"):
+        raise UserError(f"there is no world {source!r}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
+
+
 def world_maker(source: str, assignments: Sequence[str] = ()) -> Callable[[Path | None, str], Any]:
     """The function that makes the ``WorldModel`` of ``--world`` from a folder of weights, or None, and a device.
 
@@ -54,10 +66,9 @@ def world_maker(source: str, assignments: Sequence[str] = ()) -> Callable[[Path 
 
         return partial(prepared_world, worldplay_recipe(source, assignments))
     from worldcompass.critic import FAILURES, error_line
-    from worldcompass.recipes.load import load_recipe, parts_of
+    from worldcompass.recipes.load import load_recipe
 
-    if not parts_of(source)[0].endswith(".py"):
-        raise UserError(f"--world is {source}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
+    check_world(source)
     from worldcompass.world import WorldSpec
 
     make: Callable[..., Any] = load_recipe(source)

@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit the critics, write the results and print them."""
+    from worldcompass.actions import misfit
     from worldcompass.audit.expected import expected
     from worldcompass.audit.run import run_audit
     from worldcompass.critic import FAILURES, ask
@@ -97,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
         _check_clips(name, entry.clips, expects[name].lies, args.world)
     writable(args.out)
     made = {name: entry.make() for name, entry in known.items()}
+    for name, critic in made.items():
+        if why := misfit(critic, _spec(args.world).actions):
+            raise UserError(f"{name} {why}")
     for name in made.keys() - shipped.keys():
         try:
             noise = noise_group(spec=_spec(args.world))
@@ -227,8 +231,6 @@ def known_critic(name: str, world: str = DOOM) -> Known:
     Raises:
         UserError: for an unknown name, for a critic that needs weights of its own, and for a function that fails.
     """
-    from worldcompass.rewards.catalogue import ENTRIES
-
     shipped = _shipped(world)
     if name in shipped:
         return shipped[name]
@@ -236,13 +238,7 @@ def known_critic(name: str, world: str = DOOM) -> Known:
 
     source, function = parts_of(name)
     if not source.endswith(".py"):
-        if name not in _shipped(DOOM) and any(entry.name == name for entry in ENTRIES):
-            raise UserError(
-                f"{name} needs weights, a server or a part of your choice: write a function that returns it and "
-                f"name that as FILE.py:FUNCTION; `worldcompass rewards {name}` lists the arguments"
-            )
-        near = difflib.get_close_matches(name, shipped) or shipped
-        raise UserError(f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION")
+        raise UserError(_why_unknown(name, world))
     from worldcompass.critic import FAILURES, Critic, error_line
 
     make = load_recipe(f"{source}:{function or Path(source).stem}")
@@ -255,6 +251,29 @@ def known_critic(name: str, world: str = DOOM) -> Known:
     from worldcompass.audit.known import Known
 
     return Known(lambda: critic, "both")
+
+
+def _why_unknown(name: str, world: str) -> str:
+    """Why a name is none of a world's critics, and what to choose."""
+    from worldcompass.actions import misfit
+    from worldcompass.commands._catalogue import ENTRIES
+
+    shipped = _shipped(world)
+    for other in (other for other in EMBEDDED if name in _shipped(other)):
+        kinds = (entry.load() for entry in ENTRIES if entry.name == name and entry.world in ("", other))
+        if why := next(filter(None, (misfit(kind, _spec(world).actions) for kind in kinds)), ""):
+            return f"{name} {why}: expected {', '.join(shipped)}, or FILE.py:FUNCTION"
+        return (
+            f"{name} is audited in the world {other}, not in {world}: choose --world {other}, one of"
+            f" {', '.join(shipped)}, or FILE.py:FUNCTION"
+        )
+    if any(entry.name == name for entry in ENTRIES):
+        return (
+            f"{name} needs weights, a server or a part of your choice: write a function that returns it and "
+            f"name that as FILE.py:FUNCTION; `worldcompass rewards {name}` lists the arguments"
+        )
+    near = difflib.get_close_matches(name, shipped) or shipped
+    return f"there is no critic {name!r}: expected {', '.join(near)}, or FILE.py:FUNCTION"
 
 
 def print_audit(audit: Audit) -> None:

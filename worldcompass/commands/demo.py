@@ -16,7 +16,6 @@ from worldcompass.commands._options import (
     add_device,
     add_out,
     add_seed,
-    announce,
     check_device,
 )
 from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
@@ -52,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.dry_run:
         writable(args.out)
-        announce(args.out)
     name, recipe = _recipe_of(args.world)
     config = recipe.config.changed(seed=args.seed, accept_changes=args.accept_changes, recipe=name)
     _run_demo(replace(recipe, config=config), args.out, device, args.dry_run)

@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     if args.run is None:
         raise UserError("expected a run: name its folder, or examine this machine with --machine")
     from worldcompass.doctor import diagnose, read_record
-    from worldcompass.doctor.events import to_json
     from worldcompass.errors import EXIT_DISEASED
     from worldcompass.runs.atomic import finite
+    from worldcompass.runs.events import to_json
 
     record = read_record(args.run)
     diagnosis = diagnose(record)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with a saved checkpoint")
     text = "new folder for the weights and the card"
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
-    text = "license of the weights, as the hub spells it (default: the embedded world's own, else other)"
+    text = "license of the weights, as the hub spells it (default: an embedded world's own, else other)"
     parser.add_argument("--license", default=None, metavar="NAME", help=text)
     text = "base model, such as a repository of the hub"
     parser.add_argument("--base", default=None, metavar="NAME", help=text)
@@ -32,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and push with --push."""
+    from worldcompass.commands._worlds import EMBEDDED
     from worldcompass.report.export import export_run, push
 
-    step = export_run(args.run, args.out, args.license, args.base)
+    step = export_run(args.run, args.out, args.license, args.base, EMBEDDED)
     print(f"wrote {args.out}: weights after step {step} and {args.out / 'README.md'}")
     if args.push:
         print(f"pushed to {push(args.out, args.push, args.public)}")

@@ -26,6 +26,7 @@ from worldcompass.commands._worlds import (
     EMBEDDED,
     HANDS,
     HELP,
+    check_world,
     is_worldplay,
     world_maker,
     worldplay_recipe,
@@ -125,6 +126,7 @@ def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sou
         from worldcompass.worlds.doom.judging import sources_of
 
         return sources_of, args.scenarios or SCENARIOS
+    check_world(args.world)
     if args.recordings is None:
         raise UserError(
             f"--world {args.world} has no engine: give recordings of the real thing with --recordings"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import importlib
 import inspect
 import json
 import re
@@ -37,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or all facts about the named entries."""
-    from worldcompass.rewards.catalogue import ENTRIES
+    from worldcompass.commands._catalogue import ENTRIES
 
-    entries = [_named(name) for name in args.names] or list(ENTRIES)
+    entries = [entry for name in args.names for entry in _named(name)] or list(ENTRIES)
     if args.json:
         rows = [dataclasses.asdict(entry) | {"installed": entry.installed} for entry in entries]
         print(json.dumps(rows, indent=1))
@@ -49,34 +48,35 @@ def run(args: argparse.Namespace) -> int:
         for kind in dict.fromkeys(entry.kind for entry in entries):
             print(f"{kind}:")
             for entry in (e for e in entries if e.kind == kind):
-                print(f"  {entry.name:<18}{entry.summary}")
+                print(f"  {entry.full_name:<22}{entry.summary}")
                 facts = (entry.weights, _memory(entry), entry.license, _state(entry))
-                print(f"  {'':<18}weights: {'; '.join(facts)}")
+                print(f"  {'':<22}weights: {'; '.join(facts)}")
     return 0
 
 
-def _named(name: str) -> Entry:
-    """The catalogue's entry of that name.
+def _named(name: str) -> list[Entry]:
+    """The catalogue's entries of that name: one, or one of each world that has such a critic.
 
     Raises:
         UserError: for an unknown name; it lists the nearest ones.
     """
-    from worldcompass.rewards.catalogue import ENTRIES
+    from worldcompass.commands._catalogue import ENTRIES
 
-    by_name = {entry.name: entry for entry in ENTRIES}
-    if name not in by_name:
-        near = difflib.get_close_matches(name, by_name)
+    found = [entry for entry in ENTRIES if entry.name == name]
+    if not found:
+        near = difflib.get_close_matches(name, dict.fromkeys(entry.name for entry in ENTRIES))
         words = f"nearest {', '.join(near)}" if near else "worldcompass rewards lists all"
         raise UserError(f"there is no critic or estimator {name!r}: {words}")
-    return by_name[name]
+    return found
 
 
 def _description(entry: Entry) -> str:
     """All facts about an entry for a terminal, with its signature and docstring."""
     module, _, kind = entry.where.partition(":")
-    factory = getattr(importlib.import_module(f"worldcompass.{module}"), kind)
+    factory = entry.load()
     rows = {
         "is": entry.kind,
+        "world": entry.world or "any",
         "weights": entry.weights,
         "memory": _memory(entry),
         "licence": entry.license,
@@ -85,7 +85,7 @@ def _description(entry: Entry) -> str:
         "make": kind + _signature(factory),
     }
     facts = "\n".join(f"  {word:<9}{text}" for word, text in rows.items())
-    return f"{entry.name}: {entry.summary}\n{facts}\n\n{textwrap.indent(inspect.getdoc(factory) or '', '  ')}"
+    return f"{entry.full_name}: {entry.summary}\n{facts}\n\n{textwrap.indent(inspect.getdoc(factory) or '', '  ')}"
 
 
 def _signature(factory: Callable[..., object]) -> str:

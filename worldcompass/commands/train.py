@@ -2,9 +2,9 @@
 
 A recipe is a Python function that returns a frozen dataclass with a method ``run(out, device, resume)``.
 
-RECIPE is a shipped recipe (demo, doom_full, worldplay_8b or worldplay_5b), a function of a shipped module
-(MODULE:FUNCTION), or a function of your own file (my_recipe.py:FUNCTION). --set changes a setting; --list shows the
-recipes, or the settings of RECIPE.
+RECIPE is a shipped recipe (demo, doom_full, hands_demo, hands_full, worldplay_8b or worldplay_5b), a function of a
+shipped module (MODULE:FUNCTION), or a function of your own file (my_recipe.py:FUNCTION). --set changes a setting;
+--list shows the recipes, or the settings of RECIPE.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import torch
 
-from worldcompass.commands._options import add_automatic_resume, add_device, add_out, announce, check_device
+from worldcompass.commands._options import add_automatic_resume, add_device, add_out, check_device
 from worldcompass.devices.cuda import device_of_rank
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
@@ -92,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
     device = device_of_rank(device)
     with joined(device) as team:
         team.on_main(lambda: writable(args.out))
-        if team.is_main:
-            announce(args.out)
         try:
             if args.resume and team.is_main and not args.out.exists():
                 print(f"{args.out} holds no run yet: this one starts at step 1", flush=True)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
-from worldcompass.doctor.events import (
+from worldcompass.doctor.record import Finding, Record
+from worldcompass.doctor.verdict import Diagnosis, diagnose
+from worldcompass.errors import StoppedRun
+from worldcompass.runs.checkpoint import CheckpointState
+from worldcompass.runs.events import (
     Event,
     Refused,
     RolledBack,
     Stopped,
-    from_json,
     read_events,
     to_json,
     write_events,
 )
-from worldcompass.doctor.record import Finding, Record
-from worldcompass.doctor.verdict import Diagnosis, diagnose
-from worldcompass.errors import StoppedRun
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics, append_row, read_metrics, write_metrics
 
@@ -44,13 +44,6 @@ class Guard:
         self.folder, self.planned, self.weights, self.on_disease = folder, planned, weights, on_disease
         self.rows = read_metrics(folder.metrics)
         self.events = read_events(folder.events)
-
-    def state(self) -> dict[str, Any]:
-        """The state for a checkpoint as JSON: all rows and events."""
-        return {
-            "rows": [row.to_json() for row in self.rows],
-            "events": [to_json(event) for event in self.events],
-        }
 
     @property
     def num_rollbacks(self) -> int:
@@ -112,16 +105,10 @@ class Guard:
             append_row(self.folder.events, to_json(event))
 
 
-def put_back(folder: RunFolder, state: Mapping[str, Any], step: int) -> None:
-    """Restore rows and events that a checkpoint of ``step`` holds and the folder has lost; repair a cut-off event.
-
-    Args:
-        state: see ``Guard.state``; empty for checkpoints of older versions.
-    """
+def put_back(folder: RunFolder, state: CheckpointState) -> None:
+    """Restore rows and events that a checkpoint holds and the folder has lost; repair a cut-off event."""
     rows, events = read_metrics(folder.metrics), read_events(folder.events)
-    known_rows = [StepMetrics.from_json(row) for row in state.get("rows", ())]
-    known_events = [from_json(event) for event in state.get("events", ())]
-    if len(known_rows) > sum(row.step <= step for row in rows):
-        write_metrics(folder.metrics, known_rows)
-    if events or known_events:
-        write_events(folder.events, events if len(events) >= len(known_events) else known_events)
+    if len(state.rows) > sum(row.step <= state.step for row in rows):
+        write_metrics(folder.metrics, state.rows)
+    if events or state.events:
+        write_events(folder.events, events if len(events) >= len(state.events) else state.events)

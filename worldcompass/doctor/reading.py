@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from worldcompass.doctor.events import read_events
 from worldcompass.doctor.record import FOLLOWED, USUAL_STEPS, Record
 from worldcompass.errors import UserError
+from worldcompass.runs.events import read_events
 from worldcompass.runs.folder import RunFolder, training_member
 from worldcompass.runs.metrics import StepMetrics, read_metrics
 from worldcompass.runs.results import Results, read_results

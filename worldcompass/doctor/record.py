@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
-from worldcompass.doctor.events import Event, Refused, RolledBack
 from worldcompass.doctor.trends import Trend, trend, within
+from worldcompass.runs.events import Event, Refused, RolledBack
 from worldcompass.runs.metrics import Pictures, RewardMetrics, StepMetrics
 from worldcompass.statistics import Estimate
 

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Literal
 
 from worldcompass.doctor.checks import CHECKS
-from worldcompass.doctor.events import Changed, Refused, RolledBack, Stopped
 from worldcompass.doctor.outcome_checks import judged_changes
 from worldcompass.doctor.record import FOLLOWED, Finding, Record, Severity
 from worldcompass.doctor.trends import Trend, steps_needed
+from worldcompass.runs.events import Changed, Refused, RolledBack, Stopped
 from worldcompass.statistics import LEVEL, MIN_FREEDOM, Estimate, number
 
 State = Literal[

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +16,7 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import all_finite
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, walked_text
 from worldcompass.runs.atomic import check_name, write_tensors, writing
-from worldcompass.runs.checkpoint import STATE, latest_checkpoint, newest_usable, step_of
+from worldcompass.runs.checkpoint import CheckpointState, latest_checkpoint, newest_usable, read_state
 from worldcompass.runs.final import final_weights
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics
@@ -26,7 +25,6 @@ from worldcompass.statistics import percent
 from worldcompass.version import __version__
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
-EMBEDDED = "doom"  # the world whose license is known, as this package ships its weights
 EMBEDDED_LICENSE = "apache-2.0"
 UNSTATED = "other"  # the hub's word for a license outside its list
 FEW = 5  # rows at the start and at the end of a run for the means on the card
@@ -39,7 +37,13 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: str | None = None) -> int:
+def export_run(
+    run_dir: Path,
+    out: Path,
+    license_name: str | None = None,
+    base: str | None = None,
+    embedded: Collection[str] = (),
+) -> int:
     """Write the final weights of a run and a model card to the new folder ``out``; return the step of the weights.
 
     Files that the recipe exported from the newest checkpoint are copied in the formats of its world
@@ -47,8 +51,9 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
     in ``world.net``, in float32.
 
     Args:
-        license_name: of the weights, as the hub spells it; by default that of the embedded world, or "other".
+        license_name: of the weights, as the hub spells it; by default that of an embedded world, or "other".
         base: the base model, such as a repository of the hub.
+        embedded: names of the worlds whose weights this package ships under its license.
 
     Raises:
         UserError: when ``run_dir`` is no run with a checkpoint, its weights are not finite, or ``out`` is in use.
@@ -61,7 +66,8 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
         raise UserError(f"{run_dir} holds no checkpoint yet: export it after its first checkpoint")
-    facts, step = json.loads((newest / STATE).read_bytes()), step_of(newest)
+    state = read_state(newest)
+    step = state.step
     exported = final_weights(folder)
     with writing(out, shared=True) as unfinished:
         unfinished.mkdir()
@@ -73,7 +79,7 @@ def export_run(run_dir: Path, out: Path, license_name: str | None = None, base: 
             step = _write_average(folder, unfinished)
         _check_finite(unfinished)
         files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*.safetensors"))
-        card = model_card(run, facts, step, [str(file) for file in files], license_name, base)
+        card = model_card(run, state, step, [str(file) for file in files], license_name, base, embedded)
         (unfinished / CARD).write_text(card, encoding="utf-8")
     return step
 
@@ -100,27 +106,27 @@ def _write_average(run: RunFolder, folder: Path) -> int:
     tensors, state = found
     average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}
     write_tensors(folder / WEIGHTS, average, {"format": "pt"})
-    return state["step"]
+    return state.step
 
 
 def model_card(
     run: Run,
-    facts: Mapping[str, Any],
+    state: CheckpointState,
     step: int,
     files: Sequence[str],
     license_name: str | None,
     base: str | None,
+    embedded: Collection[str],
 ) -> str:
     """The model card in Markdown: recipe, seeds, steps, results and licenses, all from the run's folder."""
-    identity = facts.get("run", {})
-    world = str(identity.get("world", "unknown"))
-    spelled = license_name or (EMBEDDED_LICENSE if world == EMBEDDED else UNSTATED)
+    world = str(state.run.get("world", "unknown"))
+    spelled = license_name or (EMBEDDED_LICENSE if world in embedded else UNSTATED)
     head = [f"license: {spelled}", "library_name: worldcompass"]
     head += [f"base_model: {base}"] if base else []
     head += ["tags:", "- world-model", "- reinforcement-learning", "- video"]
     sections = {
-        "Weights": _weights(world, step, files, base, files == [WEIGHTS]),
-        "Recipe": _recipe(run, identity),
+        "Weights": _weights(world, step, files, base, world in embedded),
+        "Recipe": _recipe(run, state.run),
         "Results": _results(run),
         "Licenses": _licenses(spelled),
     }
@@ -129,17 +135,20 @@ def model_card(
     return "\n".join(["---", *head, "---", "", title, "", "\n\n".join(body)]) + "\n"
 
 
-def _weights(world: str, step: int, files: Sequence[str], base: str | None, bare: bool) -> Iterator[str]:
+def _weights(world: str, step: int, files: Sequence[str], base: str | None, embedded: bool) -> Iterator[str]:
     yield (
         f"The checkpoint average after {step} training steps of the world `{world}`"
         + (f", post-trained from `{base}`: " if base else ": ")
         + ", ".join(f"`{file}`" for file in files)
         + "."
     )
-    if bare:
+    if files == [WEIGHTS]:
         yield "Every trained parameter, named as in `world.net`: `load_state_dict(load_file(...), strict=False)`."
-    elif world == EMBEDDED:
-        yield "Play: `worldcompass play --after FOLDER`; score: `worldcompass evaluate --checkpoint FOLDER`."
+    elif embedded:
+        yield (
+            f"Play: `worldcompass play --world {world} --after FOLDER`; score: `worldcompass evaluate"
+            f" --world {world} --checkpoint FOLDER`."
+        )
 
 
 def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
@@ -147,12 +156,12 @@ def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
     named = config.get("recipe") or "the user's own"
     critics = ", ".join(identity.get("critics", [])) or "unknown"
     yield f"Recipe: {named}. Seed {config.get('seed', 'unknown')}; critics: {critics}."
-    if command := run.command.get("command"):
-        yield f"Command: `{command}`."
-    evaluated = run.command.get("recipe", {}).get("evaluation_seeds")
+    if run.record.command:
+        yield f"Command: `{run.record.command}`."
+    evaluated = run.record.recipe.get("evaluation_seeds")
     if evaluated:
         yield f"Seeds of the evaluation: {', '.join(map(str, evaluated))}."
-    yield f"Made with worldcompass {run.command.get('version', __version__)}."
+    yield f"Made with worldcompass {run.record.version or __version__}."
     weights = config.get("weights") or {}
     rows = {name: config[name] for name in SETTINGS if name in config}
     yield from ["", "| setting | value |", "| --- | --- |"]

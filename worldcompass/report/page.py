@@ -32,10 +32,10 @@ from worldcompass.runs.results import ActionCounts, Count, Evaluation, ForwardPa
 from worldcompass.statistics import Estimate, number, percent
 
 NEXT = {
-    "learning": "Try a longer run: <code>worldcompass train doom_full</code>. "
-    "Repeat with <code>--seed 1</code> and <code>--seed 2</code> before quoting a number.",
-    "undecided": "Use more steps or more scenarios: <code>worldcompass train doom_full</code>. "
-    "If the rewards below rise while the judge does not, check the reward critics first.",
+    "learning": "Try more steps, or a longer recipe: <code>worldcompass train --list</code> shows all. "
+    "Repeat with other seeds before quoting a number.",
+    "undecided": "Use more steps or more scenarios, or a longer recipe: <code>worldcompass train --list</code> "
+    "shows all. If the rewards below rise while the judge does not, check the reward critics first.",
     "unfinished": "Resume the run with <code>--resume</code>, then write this page again.",
 }
 
@@ -98,8 +98,7 @@ def badge(run: Run) -> str:
 def _facts(run: Run) -> str:
     facts = []
     if run.metrics:
-        recipe = run.command.get("recipe")
-        members = recipe.get("members", 1) if isinstance(recipe, Mapping) else 1
+        members = run.record.recipe.get("members", 1)
         together = f" of each of {members} members, curves are their means" if members != 1 else ""
         facts.append(f"{len(run.metrics)} training steps{together}")
     if run.results.seconds is not None:
@@ -247,7 +246,7 @@ def _next(run: Run) -> str:
 
 def _details(run: Run) -> str:
     blocks = [
-        _block("Command and environment", run.command),
+        _block("Command and environment", run.record.to_json()),
         _block("Configuration", run.config),
         _block("results.json", {} if run.results == Results() else run.results.to_json()),
     ]

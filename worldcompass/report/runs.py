@@ -12,7 +12,8 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import FOLLOWED, gap_share
 from worldcompass.media import video
 from worldcompass.runs.folder import RunFolder, training_member
-from worldcompass.runs.metrics import StepMetrics, read_metrics, read_object
+from worldcompass.runs.metrics import StepMetrics, read_metrics
+from worldcompass.runs.record import RunRecord, read_run_record
 from worldcompass.runs.results import Evaluation, Results, read_results
 from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import UNKNOWN, percent
@@ -44,8 +45,8 @@ class Run:
     """Of the evaluation alone for runs without metrics of training steps."""
     config: Mapping[str, Any]
     """Settings by their short names."""
-    command: Mapping[str, Any]
-    """run.json: command line and environment."""
+    record: RunRecord
+    """How it began: command line and environment."""
     video: bytes
     filmstrips: Mapping[str, bytes]
     """By the scenario's name."""
@@ -73,7 +74,7 @@ def load_run(run_dir: Path) -> Run:
         metrics=read_metrics(folder.metrics),
         diagnosis=_diagnosis(run_dir, results),
         config=read_settings(folder.config),
-        command=read_object(folder.record, "a run's command and environment"),
+        record=read_run_record(folder.record),
         video=video.read_bytes() if video.is_file() else b"",
         filmstrips={
             p.stem.replace("_", " "): p.read_bytes() for p in sorted(folder.filmstrips.glob("*.png"))

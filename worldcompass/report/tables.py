@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from worldcompass.evaluate import (
 from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
+from worldcompass.runs.record import read_run_record
 from worldcompass.runs.results import Evaluation, read_results, read_walking
 from worldcompass.runs.settings import read_settings
 from worldcompass.statistics import Estimate
@@ -39,6 +41,8 @@ DIGITS = 5  # of a stored number
 # <!-- table: demo --> or <!-- table: demo, short -->
 PLACE = re.compile(r"(<!-- table: ([\w.-]+)(, short)? -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- table: [^>]*-->")
+CODE = re.compile(r"`[^`]*`")
+PAGE_WIDTH = 120  # characters of a line of prose
 
 
 @dataclass(frozen=True)
@@ -123,23 +127,23 @@ def reduce_run(run_dir: Path) -> Stored:
         )
     results = read_results(folder.results)
     settings = read_settings(folder.config)
-    made = read_object(folder.record, "a run's command and environment")
+    made = read_run_record(folder.record)
     engine, base, trained = (_over_depth(folder.evaluation(side)) for side in _SIDES)
     ways = {
         way: (_over_depth(folder.evaluation("base", way)), _over_depth(folder.evaluation("trained", way)))
         for way in results.walking
         if way != ROLLOUT
     }
-    if not settings.get("recipe") or not {"command", "version", "weights"} <= made.keys():
+    if not (settings.get("recipe") and made.command and made.version and made.weights):
         raise UserError(
             f"{run_dir} is no run of a recipe: config.json or run.json lacks its recipe, command or versions"
         )
     return Stored(
         recipe=str(settings["recipe"]),
         seed=int(settings.get("seed", 0)),
-        command=without_folder(str(made["command"])),
-        version=str(made["version"]),
-        weights=str(made["weights"]),
+        command=without_folder(made.command),
+        version=made.version,
+        weights=made.weights,
         scenarios_hash=results.scenarios_hash,
         seconds=round(results.seconds or 0.0, 1),
         engine=engine,
@@ -228,10 +232,14 @@ def table_of(recipe: str, stored: Sequence[Stored], short: bool = False) -> str:
     if not runs:
         return f"There are no stored results of `{recipe}` yet."
     found = pooled(runs)
-    rows = {way: _short_rows(part) for way, part in found.by_way().items()}
-    if not short:
-        rows[ROLLOUT] = _rows(runs)
-    head = [_line("way", "measure", *(f"{kind} actions" for kind in KINDS)), _rule(2 + len(KINDS))]
+    by_way = found.by_way().items()
+    if short:
+        rows = {way: _short_rows(part) for way, part in by_way}
+        heads = ["way", "starts", *(f"{kind} actions followed" for kind in KINDS)]
+    else:
+        rows = {way: _rows(runs) if way == ROLLOUT else _rows_of_play(part) for way, part in by_way}
+        heads = ["way", "measure", *(f"{kind} actions" for kind in KINDS)]
+    head = [_line(*heads), _rule(len(heads))]
     body = [
         _line(way, words, *(cell(kind) for kind in KINDS))
         for way, part in rows.items()
@@ -268,20 +276,38 @@ _Row = tuple[str, Callable[[str], str]]
 
 
 def _short_rows(found: Evaluation) -> list[_Row]:
-    rows: list[_Row] = [
-        ("actions followed: base", lambda kind: _percent(found.score("base", kind, FOLLOWED))),
-        ("actions followed: post-trained", lambda kind: _percent(found.score("trained", kind, FOLLOWED))),
-        ("actions followed: difference, points", _points(found)),
-    ]
+    """Actions followed before and after, and their difference in points."""
+    rows = [("held out", _before_and_after(found))]
+    return rows + ([("maps never trained on", _before_and_after(found.unseen))] if found.unseen else [])
+
+
+def _before_and_after(found: Evaluation) -> Callable[[str], str]:
+    def cell(kind: str) -> str:
+        base, trained = (_percent(found.score(side, kind, FOLLOWED)) for side in ("base", "trained"))
+        return f"{base} to {trained}, {_points(found)(kind)}"
+
+    return cell
+
+
+def _rows_of_play(found: Evaluation) -> list[_Row]:
+    rows = _followed_rows(found)
     return rows + (
         [("maps never trained on: difference, points", _points(found.unseen))] if found.unseen else []
     )
 
 
+def _followed_rows(found: Evaluation) -> list[_Row]:
+    return [
+        ("actions followed: base", lambda kind: _percent(found.score("base", kind, FOLLOWED))),
+        ("actions followed: post-trained", lambda kind: _percent(found.score("trained", kind, FOLLOWED))),
+        ("actions followed: difference, points", _points(found)),
+    ]
+
+
 def _rows(runs: Sequence[Stored]) -> list[_Row]:
     found, each = pooled(runs), {run.seed: pooled([run]) for run in runs}
     unseen = found.unseen
-    rows = _short_rows(found)[:3]
+    rows = _followed_rows(found)
     rows += [("share of the gap to the engine closed", _closed(found))]
     rows += [(f"seed {seed}: share of the gap", _closed(one)) for seed, one in each.items() if len(each) > 1]
     rows += [("maps never trained on: actions followed, points", _points(unseen))] if unseen else []
@@ -316,7 +342,9 @@ def _made(runs: Sequence[Stored]) -> str:
     many = "s" * (len(runs) > 1)
     ways = "; ".join(f"`{name}`: {way.describe()}" for name, way in runs[0].walking.items())
     made = f"Seed{many} {seeds}, worldcompass {versions}, weights of version {runs[0].weights}: {commands}."
-    return f"{made} Ways of walking: {ways}." if ways else made
+    made += f" Ways of walking: {ways}." if ways else ""
+    whole = CODE.sub(lambda code: code[0].replace(" ", "\0"), made)  # a command stays on one line
+    return textwrap.fill(whole, PAGE_WIDTH, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 def _line(*cells: str) -> str:

@@ -1,8 +1,13 @@
-"""The list of critics and camera estimators with their requirements, for display only."""
+"""Critics and camera estimators of any world with their requirements, for display only.
+
+An embedded world lists its own in ``rewards/catalogue.py`` of its folder.
+"""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from worldcompass.runs.requirements import has_package
 
@@ -20,6 +25,7 @@ class Entry:
     """One critic or camera estimator."""
 
     name: str
+    """Unique within its world."""
     kind: str
     where: str
     """``module:Class`` below ``worldcompass``."""
@@ -33,21 +39,26 @@ class Entry:
     """Python module to install; empty when the core install is enough."""
     install: str = ""
     """How to install it."""
+    world: str = ""
+    """The embedded world that it belongs to; empty for those of any world."""
+
+    @property
+    def full_name(self) -> str:
+        """The name, with the world if it belongs to one: ``interaction (doom)``."""
+        return f"{self.name} ({self.world})" if self.world else self.name
 
     @property
     def installed(self) -> bool:
         """Whether its code is installed; weights are checked when it is built."""
         return not self.module or has_package(self.module)
 
+    def load(self) -> Any:
+        """The class or function, imported."""
+        module, _, name = self.where.partition(":")
+        return getattr(importlib.import_module(f"worldcompass.{module}"), name)
+
 
 ENTRIES = (
-    Entry(
-        "interaction",
-        INTERACTION,
-        "worlds.doom.rewards.interaction:InteractionFollowing",
-        "probability of the commanded action, embedded world",
-        weights=PACKAGED,
-    ),
     Entry(
         "actions",
         INTERACTION,
@@ -83,13 +94,6 @@ ENTRIES = (
         "frames until the commanded motion begins",
         weights=OF_ESTIMATOR,
     ),
-    Entry(
-        "doom",
-        CAMERAS,
-        "worlds.doom.rewards.cameras:DoomCameras",
-        "embedded motion critic, map units",
-        weights=PACKAGED,
-    ),
     Entry("odometry", CAMERAS, "rewards.odometry:Odometry", "OpenCV, any video, arbitrary scale"),
     Entry(
         "depth-anything-3",
@@ -103,13 +107,6 @@ ENTRIES = (
         install="an environment of its own with: pip install depth-anything-3",
     ),
     Entry(
-        "quality",
-        QUALITY,
-        "worlds.doom.rewards.quality:VisualQuality",
-        "sharpness, flicker, drift and realism, embedded world",
-        weights=PACKAGED,
-    ),
-    Entry(
         "stability",
         QUALITY,
         "rewards.stability:PictureStability",
@@ -120,13 +117,6 @@ ENTRIES = (
         QUALITY,
         "rewards.formulas:FormulaCritic",
         "one formula: sharpness, flicker, colours or exposure",
-    ),
-    Entry(
-        "realism",
-        QUALITY,
-        "worlds.doom.rewards.realism:EmbeddedRealism",
-        "learned realism of frames, embedded world; scorer",
-        weights=PACKAGED,
     ),
     Entry(
         "frame_score",
@@ -188,41 +178,6 @@ ENTRIES = (
         install="pip install 'worldcompass[rewards]'",
     ),
     Entry(
-        "gripper",
-        INTERACTION,
-        "worlds.hands.rewards.interaction:GripperFollowing",
-        "how near the gripper's motion is to the command, Hands",
-        weights=PACKAGED,
-    ),
-    Entry(
-        "permanence",
-        THINGS,
-        "worlds.hands.rewards.objects:Permanence",
-        "nothing appears, vanishes, or changes its colour or kind, Hands",
-        weights=PACKAGED,
-    ),
-    Entry(
-        "passivity",
-        THINGS,
-        "worlds.hands.rewards.objects:Passivity",
-        "what nothing touches stays where it is, Hands",
-        weights=PACKAGED,
-    ),
-    Entry(
-        "grasp",
-        THINGS,
-        "worlds.hands.rewards.objects:Grasp",
-        "what is lifted hangs between the fingers and comes along, Hands",
-        weights=PACKAGED,
-    ),
-    Entry(
-        "task",
-        LANGUAGE,
-        "worlds.hands.rewards.instruction:InstructionFollowing",
-        "how far the named thing is picked up or pushed, Hands",
-        weights=PACKAGED,
-    ),
-    Entry(
         "cycle",
         CONSISTENCY,
         "rewards.cycle:CycleClosure",
@@ -243,12 +198,5 @@ ENTRIES = (
         "the same from comparisons of pairs (Bradley-Terry)",
         weights=JUDGE,
         license=JUDGES,
-    ),
-    Entry(
-        "pickup",
-        LANGUAGE,
-        "worlds.doom.rewards.pickup:PickupFollowing",
-        "whether the named item is picked up; items of the engine",
-        weights=PACKAGED,
     ),
 )

@@ -11,8 +11,9 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,8 @@ from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import all_finite, like
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import aside, publish, remove, save_tensors
+from worldcompass.runs.events import Event, from_json, to_json
+from worldcompass.runs.metrics import StepMetrics
 from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
@@ -31,31 +34,83 @@ WEIGHTS = "policy/"  # begins the names of weights
 STATE, _TENSORS = "state.json", "tensors.safetensors"
 
 
-def save_checkpoint(
-    root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2
-) -> Path:
+@dataclass(frozen=True)
+class CheckpointState:
+    """What a checkpoint holds besides tensors; mappings hold JSON values.
+
+    Checkpoints of earlier versions may lack everything but the step.
+    """
+
+    step: int
+    """After which it was written."""
+    run: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The settings that must be equal to resume, see ``training.resume.identity``."""
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The whole configuration."""
+    optimizer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The part of ``pack_optimizer`` that holds no tensors."""
+    rows: tuple[StepMetrics, ...] = ()
+    """Metrics of all steps so far."""
+    events: tuple[Event, ...] = ()
+    """Actions of the doctor so far, and changed settings."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, as in the file of format 1."""
+        seen = {"rows": [row.to_json() for row in self.rows], "events": list(map(to_json, self.events))}
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer,
+            "run": self.run,
+            "config": self.config,
+            "doctor": seen,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CheckpointState:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: when an entry is malformed; it names the reason.
+        """
+        step = data.get("step")
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise ValueError(f"step is {step!r}, expected a whole number")
+        run, config, optimizer, seen = (
+            _object(data, name) for name in ("run", "config", "optimizer", "doctor")
+        )
+        rows = tuple(StepMetrics.from_json(row) for row in seen.get("rows", ()))
+        return CheckpointState(
+            step, run, config, optimizer, rows, tuple(map(from_json, seen.get("events", ())))
+        )
+
+
+def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = data.get(name, {})
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} is malformed")
+    return cast("Mapping[str, Any]", found)
+
+
+def save_checkpoint(root: Path, tensors: Mapping[str, Tensor], state: CheckpointState, keep: int = 2) -> Path:
     """Write ``root/step_NNNNNN`` and then delete all but the newest ``keep``.
 
     A checkpoint gets its name only when it is complete on disk; older ones are deleted after that.
-
-    Args:
-        state: JSON values.
     """
-    folder = _begin(root, step)
+    folder = _begin(root, state.step)
     save_tensors(folder / _TENSORS, {name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    return _finish(folder, {"format": FORMAT, "step": step, **state}, keep)
+    return _finish(folder, {"format": FORMAT, **state.to_json()}, keep)
 
 
 def save_sharded(
-    root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], team: Team, keep: int = 2
+    root: Path, tensors: Mapping[str, Tensor], state: CheckpointState, team: Team, keep: int = 2
 ) -> Path:
     """``save_checkpoint`` for shards: all ranks call it, each writes its shards, and none holds a whole tensor."""
-    folder = team.on_main(lambda: _begin(root, step))
+    folder = team.on_main(lambda: _begin(root, state.step))
     write_shards(folder, {name: tensor.detach() for name, tensor in tensors.items()})
     files = team.on_main(lambda: sorted(path.name for path in folder.glob("*.safetensors")))
     own = {name: _digest(folder / name).hexdigest() for name in files[team.rank :: team.size]}
     digests = {name: digest for part in team.gather_objects(own) for name, digest in sorted(part.items())}
-    facts = {"format": SHARDED_FORMAT, "step": step, "files": digests, **state}
+    facts = {"format": SHARDED_FORMAT, "files": digests, **state.to_json()}
     return team.on_main(lambda: _finish(folder, facts, keep))
 
 
@@ -101,9 +156,21 @@ def _whole(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(size, dtype=dtype)
 
 
+def read_state(folder: Path) -> CheckpointState:
+    """The state of a checkpoint without its tensors; checksums are not checked.
+
+    Raises:
+        DamagedCheckpoint: when it cannot be read.
+    """
+    try:
+        return CheckpointState.from_json(json.loads((folder / STATE).read_bytes()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
+
+
 def load_checkpoint(
     folder: Path, place: Place = _whole, team: Team | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], CheckpointState]:
     """Read the tensors and state of a checkpoint; all ranks call it and share the work of checking shard files.
 
     Args:
@@ -132,7 +199,7 @@ def load_checkpoint(
         raise UserError(f"{folder} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
     if team.most(not all_finite(tensor for name, tensor in tensors.items() if name.startswith(WEIGHTS))):
         raise DamagedCheckpoint(f"{folder} holds weights that are not finite")
-    return tensors, state
+    return tensors, read_state(folder)
 
 
 class DamagedCheckpoint(UserError):
@@ -145,7 +212,7 @@ def newest_usable(
     before: float = math.inf,
     place: Place = _whole,
     team: Team | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+) -> tuple[dict[str, Tensor], CheckpointState] | None:
     """Tensors and state of the newest intact checkpoint of a step < ``before``; None without checkpoints.
 
     ``warn`` gets a sentence about every damaged one. ``place`` and ``team`` are those of ``load_checkpoint``.

@@ -18,7 +18,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_json
-from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from worldcompass.runs.checkpoint import CheckpointState, latest_checkpoint, load_checkpoint, save_checkpoint
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics, mean_metrics, read_metrics, write_metrics
 from worldcompass.training.config import Config
@@ -129,5 +129,5 @@ def _write_run(whole: RunFolder, folders: Sequence[RunFolder], config: Config, p
     write_json(whole.config, config.described(), indent=2)
     kept = {"checkpoint": policy.checkpoint_weights, "reference": policy.reference_weights}
     tensors = {f"policy/{part}/{name}": t for part, weights in kept.items() for name, t in weights.items()}
-    facts = {"run": {**state["run"], "seed": config.seed}, "config": config.described()}
-    save_checkpoint(whole.checkpoints, state["step"], tensors, facts)
+    run = {**state.run, "seed": config.seed}
+    save_checkpoint(whole.checkpoints, tensors, CheckpointState(state.step, run, config.described()))

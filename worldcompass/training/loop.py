@@ -52,7 +52,8 @@ def train(
     Args:
         resume: continue from the newest checkpoint in ``out_dir``, with the results of an uninterrupted run.
         on_step: called after every step with (step, metrics, policy).
-        live: show a table of the last steps if the output is a terminal, and the doctor's warnings.
+        live: show a table of the last steps if the output is a terminal, the doctor's warnings, and a notice when
+            an earlier run is resumed.
         held_out: a judge that is not a reward, and its scenarios, used every ``probe_every`` steps. Without it,
         these
             steps save clips of the first training scenarios, unscored.
@@ -90,9 +91,16 @@ def train_parts(
     folder = RunFolder(out_dir)
     with exclusive(out_dir, run.team):
         step = restore(run, folder) if resume else run.team.on_main(lambda: begin(folder))
+        if step and live and run.team.is_main:
+            _announce(out_dir, step)
         run.team.wait()  # until every rank has read the files that the main one writes next
         _train_from(step, run, folder, on_step, live, held_out)
     return run.policy
+
+
+def _announce(out_dir: Path, step: int) -> None:
+    words = f"{out_dir} holds a run: resuming after step {step}; for a new run choose another folder"
+    print(words, flush=True)
 
 
 def _train_from(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from worldcompass.doctor.events import Changed, read_events, write_events
 from worldcompass.doctor.guard import LOOK_BACK, LR_AFTER_ROLLBACK, Guard, put_back
 from worldcompass.doctor.record import Finding
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import is_sharded
 from worldcompass.runs.atomic import sync
 from worldcompass.runs.checkpoint import (
+    CheckpointState,
     delete_after,
     latest_checkpoint,
     newest_usable,
@@ -28,6 +28,7 @@ from worldcompass.runs.checkpoint import (
     save_sharded,
     unpack_optimizer,
 )
+from worldcompass.runs.events import Changed, read_events, write_events
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import MetricsLog
 from worldcompass.runs.settings import by_short_name
@@ -86,18 +87,20 @@ def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
     named |= {f"policy/{name}": t for name, t in run.policy.tensors().items()}
     for critic in run.learners:
         named |= {f"critic/{critic.name}/{name}": t for name, t in critic.state().items()}
-    state = {
-        "optimizer": plain,
-        "run": identity(run),
-        "config": run.config.described(),
-        "doctor": guard.state(),
-    }
+    state = CheckpointState(
+        step=step,
+        run=identity(run),
+        config=run.config.described(),
+        optimizer=plain,
+        rows=tuple(guard.rows),
+        events=tuple(guard.events),
+    )
     if run.team.is_main and (metrics := guard.folder.metrics).is_file():
         sync(metrics)  # a resumed run needs its rows
     if any(is_sharded(tensor) for tensor in named.values()):
-        save_sharded(root, step, named, state, run.team, keep)
+        save_sharded(root, named, state, run.team, keep)
     else:
-        run.team.on_main(lambda: save_checkpoint(root, step, named, state, keep))
+        run.team.on_main(lambda: save_checkpoint(root, named, state, keep))
     run.team.wait()
 
 
@@ -110,16 +113,16 @@ def restore(run: Run, folder: RunFolder) -> int:
         UserError: when it belongs to another run, or every checkpoint is damaged.
     """
     found = newest_usable(folder.checkpoints, _warn, place=_Places(run), team=run.team)
-    step = 0 if found is None else found[1]["step"]
+    state = CheckpointState(0) if found is None else found[1]
     changed = {} if found is None else _take_over(run, folder, *found)
 
     def put_back_and_note() -> None:
-        put_back(folder, {} if found is None else found[1].get("doctor", {}), step)
+        put_back(folder, state)
         if changed:
-            write_events(folder.events, [*read_events(folder.events), Changed(step, changed)])
+            write_events(folder.events, [*read_events(folder.events), Changed(state.step, changed)])
 
     run.team.on_main(put_back_and_note)
-    return step
+    return state.step
 
 
 def _warn(text: str) -> None:
@@ -178,11 +181,11 @@ def refuse_changes(out_dir: Path, changed: Mapping[str, Sequence[Any]], accepted
 
 
 def _take_over(
-    run: Run, folder: RunFolder, tensors: dict[str, Tensor], state: dict[str, Any]
+    run: Run, folder: RunFolder, tensors: dict[str, Tensor], state: CheckpointState
 ) -> dict[str, list[Any]]:
     """Load a checkpoint and return the settings that changed."""
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
-    changed = differences(by_short_name(state["run"]), now, defaults)
+    changed = differences(by_short_name(state.run), now, defaults)
     changed |= _changed_schedule(run, state)
     refuse_changes(folder.path, changed, run.config.keeping.accept_changes)
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}, "critic": {}}
@@ -190,7 +193,7 @@ def _take_over(
         part, rest = name.split("/", 1)
         parts[part][rest] = tensor
     run.policy.load(parts["policy"])
-    unpack_optimizer(run.optimizer, parts["optimizer"], state["optimizer"])
+    unpack_optimizer(run.optimizer, parts["optimizer"], state.optimizer)
     for critic in run.learners:
         own = {name: t for name, t in parts["critic"].items() if name.startswith(f"{critic.name}/")}
         critic.load({name.removeprefix(f"{critic.name}/"): t for name, t in own.items()})
@@ -200,9 +203,9 @@ def _take_over(
     return changed
 
 
-def _changed_schedule(run: Run, state: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _changed_schedule(run: Run, state: CheckpointState) -> dict[str, list[Any]]:
     """The number of steps, [saved, now], if it changed and the learning rate falls along it; else nothing."""
-    saved, now = by_short_name(state.get("config", {})), run.config.steps
+    saved, now = by_short_name(state.config), run.config.steps
     old = saved.get("steps", now)
     falls = run.config.optimiser.lr_end != 1 or saved.get("lr_end", 1) != 1
     return {"steps": [old, now]} if falls and old != now else {}
@@ -227,7 +230,7 @@ def roll_back(run: Run, guard: Guard, step: int, finding: Finding) -> int:
             critic.load({})
     else:
         _take_over(run, guard.folder, *found)
-    to = 0 if found is None else found[1]["step"]
+    to = 0 if found is None else found[1].step
     for group in run.optimizer.param_groups:
         group["initial_lr"] = lr
     run.team.wait()

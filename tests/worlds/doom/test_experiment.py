@@ -167,14 +167,14 @@ def test_accepted_settings_are_recorded_and_stale_measures_repeated(run_dir, tmp
 
 
 def test_the_trained_weights_are_exported_with_what_was_measured(run_dir, tmp_path):
-    assert export_run(run_dir, tmp_path / "given") == 2
+    assert export_run(run_dir, tmp_path / "given", embedded=("doom",)) == 2
     net = load_doom_world(tmp_path / "given").net
     same = load_doom_world(run_dir / "weights").net.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in net.state_dict().items())
     card = (tmp_path / "given" / "README.md").read_text()
     assert "license: apache-2.0\n" in card and "Combined actions followed: " in card
     assert "| combined | Actions followed, held-out judge |" in card and "Seeds of the evaluation: 0." in card
-    assert "worldcompass evaluate --checkpoint FOLDER" in card
+    assert "worldcompass evaluate --world doom --checkpoint FOLDER" in card
 
 
 def test_resuming_a_finished_run_repeats_its_numbers(run_dir):

@@ -56,7 +56,7 @@ def latency_by_odometry() -> ResponseLatency:
 def best_of_three_in_map_units() -> BestOfThree:
     """The released reward with the embedded estimator, and with the world's threshold as the middle of three.
 
-    The released thresholds are for single frames and another length unit; ``benchmarks/optimism.py`` uses them.
+    The released thresholds are for single frames and another length unit.
     """
     middle = THRESHOLDS.move / MOVES[1]
     turn_deg = TURN_DEG * SPEC.frames_per_latent

@@ -241,16 +241,17 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
     _part(out, "realism", data, seed, lambda: train_realism(data, seed))
     _part(out, "judge", data, seed, judge_of)
     critics, judge = load_critics(out), load_judge(out)
-    report, text = accuracy_report(data, critics.motion, judge)
-    robust, more = robustness_report(data, critics, judge, seed)
-    report["robustness"], text = robust, text + more
-    exact = {who: {split: report[split][who]["exact"] for split in ("heldout", "unseen")} for who in READERS}
+    found = accuracy_report(data, critics.motion, judge)
+    robust = robustness_report(data, critics, judge, seed)
+    exact = {
+        who: {split: found.numbers[split][who]["exact"] for split in ("heldout", "unseen")} for who in READERS
+    }
     _note(out, "motion_critic", json.dumps(exact["critic"]))
-    _note(out, "realism", json.dumps(robust["realism"]["critic"]))
-    _note(out, "judge", json.dumps({**exact["judge"], "realism": robust["realism"]["judge"]}))
-    write_json(out / "accuracy.json", report, indent=1)
-    write_text(out / "accuracy.md", text)
-    print(text)
+    _note(out, "realism", json.dumps(robust.numbers["realism"]["critic"]))
+    _note(out, "judge", json.dumps({**exact["judge"], "realism": robust.numbers["realism"]["judge"]}))
+    write_json(out / "accuracy.json", {**found.numbers, "robustness": robust.numbers}, indent=1)
+    write_text(out / "accuracy.md", found.page + robust.page)
+    print(found.page + robust.page)
     return out
 
 

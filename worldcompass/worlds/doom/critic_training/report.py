@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.7, 1.0)  # of degradations in the report
 TESTED_CLIPS, TESTED_FRAMES = 800, 300  # of the unseen maps, for robustness
 
 
+@dataclass(frozen=True)
+class Report:
+    """A report in numbers and in words."""
+
+    numbers: Mapping[str, Any]
+    """JSON values by what was measured."""
+    page: str
+    """Markdown."""
+
+
 def accuracy_report(
     data: Path, critic: MotionCritic, judge: Judge, splits: tuple[str, ...] = ("heldout", "unseen")
-) -> tuple[dict[str, Any], str]:
-    """Accuracy of the actions that critic and judge read, per split; numbers and a page in Markdown."""
+) -> Report:
+    """Accuracy of the actions that critic and judge read, per split."""
     report: dict[str, Any] = {}
     cache = data.parent / "features"
     for split in splits:
@@ -52,11 +63,11 @@ def accuracy_report(
             "judge": _read(judge.reader, volumes, mirror_volumes),
         }
         report[split] = {who: accuracy(labels, clips.labels_N, maps) for who, labels in found.items()}
-    return report, _page(report)
+    return Report(report, _page(report))
 
 
-def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> tuple[dict[str, Any], str]:
-    """Accuracy of actions and realism on degraded frames of unseen maps; numbers and Markdown."""
+def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> Report:
+    """Accuracy of actions and realism on degraded frames of unseen maps."""
     rng = np.random.default_rng((seed, 4))
     clips = load_clips(data, "unseen")
     chosen = rng.choice(len(clips), min(TESTED_CLIPS, len(clips)), replace=False)
@@ -86,7 +97,7 @@ def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> 
     lines += [
         f"| {k.replace('@', ' | ')} | {v} | {realism['judge'][k]} |" for k, v in realism["critic"].items()
     ]
-    return {"actions": read, "realism": realism}, "\n".join(lines) + "\n"
+    return Report({"actions": read, "realism": realism}, "\n".join(lines) + "\n")
 
 
 def _ranked(score: Callable[[Tensor], Tensor], pairs: list[np.ndarray], seed: int) -> dict[str, float]:

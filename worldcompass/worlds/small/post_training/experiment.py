@@ -42,6 +42,7 @@ from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder, claim
 from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.record import RunRecord, read_run_record
 from worldcompass.runs.results import ForwardPasses, Results, write_results
 from worldcompass.runs.settings import by_short_name
 from worldcompass.training.averaging import check_members, extend_checkpoint, train_members
@@ -233,24 +234,31 @@ def _held_out(judge: Judge, space: ActionSpace, scenarios: Sequence[Scenario]) -
 def claim_run(ground: Ground[R], folder: RunFolder, recipe: R, resume: bool) -> None:
     """Create the run folder, or check that it holds the same run."""
     out, version = folder.path, ground.weights.version
-    facts = {"recipe": _described(recipe), "version": __version__, "weights": version}
-    facts |= {"command": " ".join(["worldcompass", *sys.argv[1:]]), "python": platform.python_version()}
-    facts |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
-    found = claim(out, folder.record, facts, "a run", NEEDED_BYTES)
-    if found is not None:
+    now = RunRecord(
+        recipe=_described(recipe),
+        version=__version__,
+        weights=version,
+        command=" ".join(["worldcompass", *sys.argv[1:]]),
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        threads=torch.get_num_threads(),
+        machine=platform.machine(),
+    )
+    if claim(out, folder.record, now.to_json(), "a run", NEEDED_BYTES) is not None:
         if not resume:
             raise UserError(f"{out} already holds a run: resume it with --resume or choose another --out")
-        if (started := found.get("weights", ground.first_version)) != version:
+        found = read_run_record(folder.record)
+        if (started := found.weights or ground.first_version) != version:
             raise UserError(
                 f"{out} started from weights of version {started}, the package holds version {version}:"
                 " choose another --out"
             )
         defaults = _identity(_described(ground.plain))
-        changed = differences(_identity(found["recipe"]), _identity(facts["recipe"]), defaults)
+        changed = differences(_identity(found.recipe), _identity(now.recipe), defaults)
         refuse_changes(out, changed, recipe.config.keeping.accept_changes)
         if changed:
             _forget_evaluations(folder, changed)
-            write_json(folder.record, {**found, "recipe": facts["recipe"], "changed": changed}, indent=1)
+            write_json(folder.record, replace(found, recipe=now.recipe, changed=changed).to_json(), indent=1)
 
 
 def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
@@ -261,7 +269,7 @@ def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
+def _identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that must equal those of a run to resume it; those that change no result are excluded."""
     settings = by_short_name(recipe["config"])
     config = {k: v for k, v in settings.items() if k not in MAY_CHANGE or k == "steps"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.metrics import read_rows, write_rows
@@ -72,16 +72,19 @@ def from_json(row: object) -> Event:
     """
     if not isinstance(row, Mapping):
         raise ValueError("expected one JSON object on each line")
-    word = row.get("event")
+    data = cast("Mapping[str, Any]", row)
+    word = data.get("event")
     kind = _WORDS.get(word) if isinstance(word, str) else None
     if kind is None:
         raise ValueError(f"event is {word!r}, expected one of {', '.join(_WORDS)}")
     names = [part.name for part in fields(kind)]
-    if missing := [name for name in names if name not in row]:
+    if missing := [name for name in names if name not in data]:
         raise ValueError(f"{missing[0]} is missing")
-    if not isinstance(row["step"], int) or ("settings" in names and not isinstance(row["settings"], Mapping)):
+    if not isinstance(data["step"], int) or (
+        "settings" in names and not isinstance(data["settings"], Mapping)
+    ):
         raise ValueError("its step or its settings are malformed")
-    return kind(**{name: row[name] for name in names})
+    return kind(**{name: data[name] for name in names})
 
 
 def read_events(path: Path) -> list[Event]:
@@ -90,7 +93,7 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         UserError: names the line that is no event, or that is damaged and not the last.
     """
-    events = []
+    events: list[Event] = []
     for number, row in read_rows(path):
         try:
             events.append(from_json(row))
