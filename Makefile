@@ -14,7 +14,7 @@ space := $(comma:,=) $(comma:,=)
 CORE_FILES := $(CORE:%=worldcompass/%.py) worldcompass/training/*.py worldcompass/runs/*.py
 
 # What `make test-lowest` runs: every dependency in use, in a few minutes.
-SMOKE := test_cli.py test_api.py test_env.py test_encodings.py test_listening.py media runs training/test_loop.py \
+SMOKE := commands test_api.py test_env.py test_encodings.py media runs training/test_loop.py \
   training/test_resume.py parallel/test_waiting.py report/test_export.py worlds/doom/test_world_doom.py \
   worlds/doom/test_engine_start.py worlds/hands/test_hands_scenes.py player/test_api_of_player.py
 

@@ -86,7 +86,7 @@ def test_a_batch_is_truncated_together_and_begins_anew():
     assert env.step(stay)[3].all()
 
 
-def test_a_saved_moment_can_be_gone_on_from_twice():
+def test_a_saved_moment_can_be_resumed_twice():
     env = toy_env(reward=brightness)
     play(env, ACTIONS[:2])
     saved, seen = env.save_state(), []

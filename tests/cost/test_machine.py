@@ -45,7 +45,8 @@ def test_a_block_that_takes_more_than_planned_is_bad(monkeypatch):
     plan, real = Traced(1 << 30, 1 << 30, 1 << 30, 0, 0), Traced(1 << 30, 2 << 30, 1 << 30, 0, 0)
     monkeypatch.setattr(machine, "compared", lambda *args: (plan, real, [1.0] * 5))
     found = {
-        finding.what: finding.verdict for finding in machine._block(worldplay_8b.smoke().needs(), "cuda")
+        finding.what: finding.verdict
+        for finding in machine.examine_block(worldplay_8b.smoke().needs(), "cuda")
     }
     assert (
         found["attend, 1 block"] == "bad" and found["prefix, 1 block"] == found["imagine, 1 block"] == "good"
@@ -57,7 +58,7 @@ def test_a_block_that_does_not_fit_is_a_finding_and_no_error(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 454.00 GiB")
 
     monkeypatch.setattr(machine, "compared", full)
-    (finding,) = machine._block(worldplay_8b.smoke().needs(), "cuda")
+    (finding,) = machine.examine_block(worldplay_8b.smoke().needs(), "cuda")
     assert finding == Finding("one block of real size", "out of memory: CUDA out of memory", "bad")
 
 

@@ -157,8 +157,8 @@ def test_the_engine_is_a_control_where_it_can_show_the_start(tmp_path):
     ballot.panes["engine"] = shared.panes[0]
     image = shared.starts.first().image_3hw
     reached, picture = Start("a", "a", "g", image, plan=object()), Start("b", "b", "g", image)
-    assert {ballot._duel(reached).control for _ in range(200)} == set(CONTROLS)
-    assert {ballot._duel(picture).control for _ in range(200)} == set(CONTROLS) - {"engine"}
+    assert {ballot.duel_from(reached).control for _ in range(200)} == set(CONTROLS)
+    assert {ballot.duel_from(picture).control for _ in range(200)} == set(CONTROLS) - {"engine"}
 
 
 def test_ctrl_c_while_a_pair_is_imagined_is_a_sentence_and_no_traceback(tmp_path, caplog):

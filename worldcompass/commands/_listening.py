@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from worldcompass.errors import UserError
 
@@ -33,3 +35,16 @@ def address_of(host: str, listener: socket.socket) -> str:
     """The address to open, such as ``http://[::1]:8765``; of a server that listens everywhere, this machine's."""
     name = "localhost" if host in ANYWHERE or host == "127.0.0.1" else f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}"
+
+
+def origins_of(addresses: Sequence[str]) -> frozenset[str]:
+    """Names and ports of the addresses of ``--origin``.
+
+    Raises:
+        UserError: for something that is no address of a page.
+    """
+    places = {address: urlsplit(address) for address in addresses}
+    for address, place in places.items():
+        if place.scheme not in ("http", "https") or not place.netloc:
+            raise UserError(f"--origin is {address}: expected an address such as https://play.example.org")
+    return frozenset(place.netloc for place in places.values())

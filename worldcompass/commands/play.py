@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from worldcompass.commands._listening import address_of, listen
+from worldcompass.commands._listening import address_of, listen, origins_of
 from worldcompass.commands._options import add_device, check_device, check_port, positive
 from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, is_worldplay, world_maker
 from worldcompass.errors import UserError
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         after = _newest(args.world)
     if args.vote and after is None:
         raise UserError("--vote compares two sets of weights: name the trained ones with --after RUN")
-    origins = _origins(args.origin)
+    origins = origins_of(args.origin)
     listener = listen(args.host, args.port)
     import torch
 
@@ -240,15 +239,6 @@ def _fingerprint(folder: Path | None) -> str:
     from worldcompass.worlds.doom.world import WEIGHTS
 
     return f"{_title(folder)} ({WEIGHTS.fingerprint(folder)})"
-
-
-def _origins(addresses: Sequence[str]) -> frozenset[str]:
-    """Names and ports of the addresses of ``--origin``."""
-    places = {address: urlsplit(address) for address in addresses}
-    for address, place in places.items():
-        if place.scheme not in ("http", "https") or not place.netloc:
-            raise UserError(f"--origin is {address}: expected an address such as https://play.example.org")
-    return frozenset(place.netloc for place in places.values())
 
 
 def _open_browser(address: str) -> None:

@@ -81,7 +81,7 @@ def survey(needs: Needs | None, device: str, folder: Path, ranks: int = 1) -> It
     yield from _types(device)
     yield _matrix_rate(device)
     if needs is not None and on_gpu:
-        yield from _block(needs, device)
+        yield from examine_block(needs, device)
     elif needs is not None:
         yield Finding(
             "one block of real size", "not run: it would take hours on a CPU; see worldcompass plan"
@@ -213,7 +213,8 @@ def with_random_weights(module: nn.Module, device: str) -> None:
         buffer.zero_()
 
 
-def _block(needs: Needs, device: str) -> Iterator[Finding]:
+def examine_block(needs: Needs, device: str) -> Iterator[Finding]:
+    """Compare one block of real size with its plan, and time its phases."""
     try:
         planned, measured, taken = compared(needs, DEPTH, job_of(needs), device)
     except torch.OutOfMemoryError as why:

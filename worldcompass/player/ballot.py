@@ -107,7 +107,7 @@ class Ballot:
     async def _prepare(self) -> Pair:
         start = self._random.choice([s for s in self.shared.starts.all() if s.composites_M])
         labels = start.composites_M[: self.latents + 1]
-        duel = self._duel(start)
+        duel = self.duel_from(start)
         (one, _), (two, _) = duel.sides
         left = one if self._random.random() < 0.5 else two
         pair = Pair(secrets.token_urlsafe(12), start, self._random.randrange(2**31), labels, left, duel)
@@ -122,7 +122,7 @@ class Ballot:
             await asyncio.to_thread(write_mp4, self._clip(pair.token, shown), large, self.spec.fps)
         return pair
 
-    def _duel(self, start: Start) -> Duel:
+    def duel_from(self, start: Start) -> Duel:
         """The worlds, or sometimes a control that can be shown from this start."""
         if self._random.random() >= self.control_share:
             return WORLDS

@@ -135,7 +135,7 @@ def test_the_folder_of_a_run_is_not_used_twice(run_dir):
 
 
 @pytest.mark.parametrize("noted", [{}, {"weights": "2"}])
-def test_a_run_from_other_weights_is_not_gone_on_with(noted, tmp_path):
+def test_a_run_from_other_weights_is_refused(noted, tmp_path):
     """Its checkpoints are of another base, and its measurements too; before they were noted there was version 3."""
     out = tmp_path / "run"
     running.claim_run(experiment.ground(), RunFolder(out), tiny(), resume=False)

@@ -8,8 +8,7 @@ pytest.importorskip("fastapi", reason="the servers need worldcompass[web]")
 
 from starlette.datastructures import Headers
 
-from worldcompass.commands._listening import address_of, listen
-from worldcompass.commands.play import _origins
+from worldcompass.commands._listening import address_of, listen, origins_of
 from worldcompass.errors import UserError
 from worldcompass.serving.guard import refusal
 
@@ -41,7 +40,7 @@ def test_a_host_that_is_not_this_machine_is_said_to_be_the_mistake(host):
 
 
 def test_a_proxys_pages_are_admitted_when_it_is_named():
-    origins = _origins(["https://play.example.org", "http://10.0.0.7:8080"])
+    origins = origins_of(["https://play.example.org", "http://10.0.0.7:8080"])
     for host in ("localhost:8765", "play.example.org"):
         asked = Headers({"host": host, "origin": "https://play.example.org"})
         assert refusal(asked, True, origins) is None
@@ -49,4 +48,4 @@ def test_a_proxys_pages_are_admitted_when_it_is_named():
     assert refusal(Headers({"host": "localhost", "origin": "https://other.org"}), True, origins)
     assert refusal(Headers({"host": "[::1]:8765", "origin": "http://[::1]:8765"}), True) is None
     with pytest.raises(UserError, match="expected an address such as https://"):
-        _origins(["play.example.org"])
+        origins_of(["play.example.org"])

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -374,11 +375,14 @@ def required(kind: type) -> dict[str, int]:
     return {f.name: 1 for f in fields if f.default is missing and f.default_factory is missing}
 
 
-def test_package_warnings_are_one_line_and_others_show_their_place():
-    assert cli._warning(
-        "a checkpoint is damaged", UserWarning, str(Path(cli.__file__).parent / "train.py"), 3
-    ) == ("warning: a checkpoint is damaged\n")
-    assert cli._warning("old", UserWarning, "/lib/torch/x.py", 3) == "/lib/torch/x.py:3: UserWarning: old\n"
+def test_package_warnings_are_one_line_and_others_show_their_place(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert cli.main(["--version"]) == 0
+    own = str(Path(cli.__file__).parent / "train.py")
+    said = warnings.formatwarning("a checkpoint is damaged", UserWarning, own, 3)
+    assert said == "warning: a checkpoint is damaged\n"
+    said = warnings.formatwarning("old", UserWarning, "/lib/torch/x.py", 3)
+    assert said == "/lib/torch/x.py:3: UserWarning: old\n"
 
 
 def test_a_type_that_only_type_checkers_know_stops_no_other_setting(tmp_path, monkeypatch):
