@@ -31,11 +31,12 @@ from typing import Any
 import torch
 
 from worldcompass.cost.machine import CudaBytes, job_of, matrix_rate, seconds, with_random_weights
-from worldcompass.cost.plan import GIB, Needs, count_work, make_plan
+from worldcompass.cost.plan import Needs, count_work, make_plan
 from worldcompass.cost.trace import Job, LiveBytes, metered
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.recipes.load import load_recipe
 from worldcompass.runs.atomic import write_json
+from worldcompass.runs.requirements import GIB
 from worldcompass.worlds.worldplay import attention
 from worldcompass.worlds.worldplay.attention import attend_after, plain_attention
 

@@ -19,7 +19,7 @@ from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
-MAX_LATENTS = 10_000  # limit of a path, about 40 minutes of video
+MAX_PATH_LATENTS = 10_000  # limit of a path, about 40 minutes of video
 
 
 def load_world(weights: str | Path | None = None, device: str = "cpu", name: str = "doom") -> WorldModel[Any]:
@@ -121,7 +121,7 @@ def parse(spec: WorldSpec, path: str) -> Tensor:
         UserError: when the path is invalid or too long.
     """
     try:
-        return spec.actions.parse(path, MAX_LATENTS)
+        return spec.actions.parse(path, MAX_PATH_LATENTS)
     except ValueError as why:
         raise UserError(str(why)) from None
 

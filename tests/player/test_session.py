@@ -101,13 +101,13 @@ def test_what_is_shown_after_a_reset_is_the_start_and_not_the_rest_of_the_walk()
 
 def test_the_link_of_the_longest_walk_is_not_too_long():
     restless = path_of(
-        [0, *([51, 62] * (session.MAX_LATENTS // 2))]
+        [0, *([51, 62] * (session.MAX_WALK_LATENTS // 2))]
     )  # other keys in every latent, four at once
     message = json.dumps({"type": "start", "start": "own/" + "0" * 16, "seed": 2**31 - 1, "path": restless})
     begin = read_message(message)
     assert (
         isinstance(begin, Begin)
-        and len(session.read_path(CAMERAS, begin.path)) == session.MAX_LATENTS + 1
+        and len(session.read_path(CAMERAS, begin.path)) == session.MAX_WALK_LATENTS + 1
     )
 
 

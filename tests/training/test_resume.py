@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from worldcompass import cli
-from worldcompass.cost.plan import GIB, Plan, States
+from worldcompass.cost.plan import Plan, States
 from worldcompass.cost.trace import Traced
 from worldcompass.doctor import diagnose, read_record
 from worldcompass.errors import UserError
 from worldcompass.runs.checkpoint import latest_checkpoint, load_checkpoint
 from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.requirements import GIB
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.config import Config
 from worldcompass.training.curriculum import Sampling

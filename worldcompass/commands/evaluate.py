@@ -126,10 +126,10 @@ def _of_recipe(args: argparse.Namespace, device: str) -> int:
 
 def _lines(found: Evaluation) -> list[str]:
     """One line for each kind of actions: every side in percent, then the closed share of the gap."""
-    from worldcompass.evaluate import FOLLOWED, gap_text
+    from worldcompass.evaluate import FOLLOWED, KINDS, gap_text
 
     lines = []
-    for kind in ("combined", "basic"):
+    for kind in KINDS:
         scores = {
             side: found.score(side, kind, FOLLOWED) for side in ("base", "trained", "engine", "difference")
         }

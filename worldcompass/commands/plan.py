@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import positive
 from worldcompass.errors import UserError
+from worldcompass.runs.requirements import GIB
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Needs, Plan
@@ -27,7 +28,7 @@ EXAMPLES = """\
   worldcompass plan worldplay_5b:lora --checkpoints checkpoints/worldplay-5b
 """
 
-GIB, MIB = 1 << 30, 1 << 20
+MIB = 1 << 20
 MOST_DIFFERENCES = 20  # printed for one file
 CARD_OF_80_GB = 79.0  # GiB
 

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.server import Settings, create_app, web_server
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts
-    from worldcompass.serving.guard import LOOPBACK
+    from worldcompass.rewards.http_json import LOOPBACK
     from worldcompass.worlds.worldplay.player import PreparedWorld, prepared_starts
 
     names = ["World"] if after is None else ["Before", "After"]

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from worldcompass.serving.guard import LOOPBACK
+        from worldcompass.rewards.http_json import LOOPBACK
         from worldcompass.serving.scoring import application
     except ImportError as error:
         raise UserError(f"serving needs the extra web ({error}): pip install 'worldcompass[web]'") from None

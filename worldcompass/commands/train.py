@@ -113,7 +113,8 @@ def _next_commands(out: Path) -> str:
 
 def out_of_memory(recipe: Any, name: str, ranks: int, error: str) -> str:
     """The error for exhausted GPU memory: the settings to lower, from the recipe's estimate if it has one."""
-    from worldcompass.cost.plan import GIB, make_plan, share_of, what_to_lower
+    from worldcompass.cost.plan import make_plan, share_of, what_to_lower
+    from worldcompass.runs.requirements import GIB
 
     cause = f"out of GPU memory ({error.split('. ')[1] if '. ' in error else error})"
     if not hasattr(recipe, "needs"):

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.cost.plan import GIB, Needs, largest_micro_batch
+from worldcompass.cost.plan import Needs, largest_micro_batch
 from worldcompass.cost.trace import Job, LiveBytes, Traced, metered, trace_without_data
 from worldcompass.devices.attention import cuda_kernel
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.devices.cuda import as_on_cuda
 from worldcompass.runs.atomic import remove
+from worldcompass.runs.requirements import GIB
 from worldcompass.seeding import seed_globals
 
 Verdict = Literal["good", "bad", "note"]

@@ -18,12 +18,11 @@ from worldcompass.cost.trace import Job, LiveBytes, Traced, trace_without_data
 from worldcompass.cost.work import Work, count_without_data
 from worldcompass.devices.cuda import as_on_cuda
 from worldcompass.parallel.sharding import InUnits
-from worldcompass.runs.requirements import NeededFile, NeededModule
+from worldcompass.runs.requirements import GIB, NeededFile, NeededModule
 from worldcompass.training.config import Config
 from worldcompass.training.policy import Policy
 from worldcompass.world import Context, WorldModel, WorldSpec
 
-GIB = 1 << 30
 # Assumed, not measured: memory of the CUDA context, of NCCL's buffers, and the share by which the allocator's
 # blocks and the kernels' work space exceed the live tensors.
 CONTEXT_BYTES = GIB

@@ -18,7 +18,14 @@ from worldcompass.player.messages import LARGEST_SEED
 from worldcompass.player.panes import Pane, WorldPane
 from worldcompass.player.session import Shared, in_worker, read_path
 from worldcompass.player.starts import MAX_UPLOAD_BYTES, Start
-from worldcompass.serving.scoring import MAX_LATENTS, MAX_PATH_CHARACTERS, Scorer, Turn, identity, score_route
+from worldcompass.serving.scoring import (
+    MAX_PATH_CHARACTERS,
+    MAX_SCORED_LATENTS,
+    Scorer,
+    Turn,
+    identity,
+    score_route,
+)
 from worldcompass.world import WorldSpec
 
 MAX_GROUP_BYTES = 64 * 2**20  # ten times a group of this world's candidates
@@ -75,7 +82,7 @@ def routes(shared: Shared, worlds: tuple[WorldPane, ...]) -> APIRouter:
         responses={200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}},
     )
     async def post_imagine(request: ImagineRequest) -> Response:
-        wanted = read_path(shared.space, request.path, MAX_LATENTS)
+        wanted = read_path(shared.space, request.path, MAX_SCORED_LATENTS)
         pane = _pane_of(worlds, request.pane)
         start = await asyncio.to_thread(_start_of, shared, request)
         async with turn:

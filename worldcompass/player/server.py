@@ -22,7 +22,7 @@ from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
 from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, key_cards, read_message
 from worldcompass.player.panes import WorldPane
-from worldcompass.player.session import MAX_LATENTS, Send, Session, Shared
+from worldcompass.player.session import MAX_WALK_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
 from worldcompass.player.starts import (
     MAX_PICTURES,
@@ -212,7 +212,7 @@ async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settin
     try:
         panes = [pane.name for pane in shared.panes]
         spec, space = shared.world.spec, shared.space
-        facts = {"panes": panes, "fps": shared.fps, "about": settings.about, "longest": MAX_LATENTS}
+        facts = {"panes": panes, "fps": shared.fps, "about": settings.about, "longest": MAX_WALK_LATENTS}
         facts |= {
             "keys": key_cards(space),
             "example": ", ".join(space.examples),

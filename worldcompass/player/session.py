@@ -28,7 +28,7 @@ from worldcompass.player.recording import Recording, Shelf
 from worldcompass.player.starts import Start, Starts, start_from_picture
 from worldcompass.world import WorldModel
 
-MAX_LATENTS = 1500  # of one walk: about 4 minutes
+MAX_WALK_LATENTS = 1500  # of one walk: about 4 minutes
 KEPT_MOMENTS = 48  # latents that can be rewound: 12 clips
 MAX_COMMANDS = 16  # in the queue; only programs send more, which are refused
 SEND_TIMEOUT = 20.0  # seconds until an unresponsive browser is dropped
@@ -200,7 +200,7 @@ class Session:
 
     def _next_composite(self) -> int | None:
         """The action of the keys, which stop a replay, or of the replayed path; None while the walk pauses."""
-        if not self.moments or len(self.moments[-1].composites_M) > MAX_LATENTS:
+        if not self.moments or len(self.moments[-1].composites_M) > MAX_WALK_LATENTS:
             return None
         keys, self.pressed = self.held | self.pressed, set()
         if keys:
@@ -328,7 +328,7 @@ class Session:
                 "path": self.shared.space.path(moment.composites_M),
                 "latents": done,
                 "rewindable": done + 1 - len(self.moments[0].composites_M),
-                "full": done >= MAX_LATENTS,
+                "full": done >= MAX_WALK_LATENTS,
                 "replaying": done + 1 < len(self.script),
                 "goals": list(referee.goals(self.start)) if (referee := self.shared.fittings.referee) else [],
                 "action": list(self.shared.space.words(moment.composites_M[-1])),
@@ -341,7 +341,7 @@ class Session:
         )
 
 
-def read_path(space: ActionSpace, text: str, longest: int = MAX_LATENTS) -> tuple[int, ...]:
+def read_path(space: ActionSpace, text: str, longest: int = MAX_WALK_LATENTS) -> tuple[int, ...]:
     """The composite actions of a path, with the start's 0 first; an empty path has no step.
 
     Raises:

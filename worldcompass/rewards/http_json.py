@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+LOOPBACK_ADDRESS = "127.0.0.1"
+LOOPBACK = frozenset({"localhost", LOOPBACK_ADDRESS, "::1"})  # names of this machine itself
 PAUSE = 0.5  # seconds before the second try, doubled before each further one
 LONGEST_PAUSE = 30.0  # seconds
 MAX_ANSWER = 16 * 2**20  # bytes

@@ -22,7 +22,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from worldcompass.errors import LostCritic, UserError
-from worldcompass.rewards.http_json import NotJson, ask_json, is_transient, pauses, reason, retry_after
+from worldcompass.rewards.http_json import (
+    LOOPBACK,
+    NotJson,
+    ask_json,
+    is_transient,
+    pauses,
+    reason,
+    retry_after,
+)
 from worldcompass.runs.atomic import write_json
 
 KEY_VARIABLE = "WORLDCOMPASS_JUDGE_KEY"
@@ -30,7 +38,6 @@ PATIENCE = 10.0  # seconds for the first answer
 # Estimates for servers that do not report their usage.
 CHARACTERS_PER_TOKEN = 4
 TOKENS_PER_PICTURE = 300
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _REFUSED = (401, 403)
 
 Message = dict[str, Any]

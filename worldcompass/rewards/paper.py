@@ -18,7 +18,7 @@ from worldcompass.rewards.actions import ActionAccuracy
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
-from worldcompass.runs.requirements import NeededFile, NeededModule
+from worldcompass.runs.requirements import GIB, NeededFile, NeededModule
 from worldcompass.types import Group, Scores
 
 Cameras = Literal["depth-anything-3", "odometry"]
@@ -26,7 +26,6 @@ Quality = Literal["hpsv3-drift", "hpsv3", "formulas"]
 INTERACTION, QUALITY = "interaction", "quality"
 """Names of the two rewards, for every choice of critics."""
 
-GIB = 1 << 30
 # GPU memory of the two running networks; assumed, not measured.
 CAMERAS_BYTES, QUALITY_BYTES = 4 * GIB, 20 * GIB
 # Smallest length of a moving step (one latent, 4 frames), in each estimator's unit. For Depth-Anything-3 it is the

@@ -20,7 +20,7 @@ import torch
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
-from worldcompass.rewards.remote import LOOPBACK
+from worldcompass.rewards.http_json import LOOPBACK_ADDRESS
 from worldcompass.rewards.retry import FailedTry, Tries, score_with_retries
 from worldcompass.rewards.wire import VERSION, pack_group, pack_scores, unpack_group, unpack_scores
 from worldcompass.types import Group, Scores
@@ -284,7 +284,7 @@ def start_ray(ray: Any, **options: Any) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _node_ip_address=LOOPBACK,
+                _node_ip_address=LOOPBACK_ADDRESS,
                 **options,
             )
             break
@@ -292,7 +292,7 @@ def start_ray(ray: Any, **options: Any) -> None:
             ray.shutdown()
             if not left:
                 raise
-    if ray.util.get_node_ip_address() != LOOPBACK:
+    if ray.util.get_node_ip_address() != LOOPBACK_ADDRESS:
         ray.shutdown()
         raise UserError(
             "Ray would listen to other machines, as it was imported before the setting that prevents it: import it "

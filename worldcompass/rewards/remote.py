@@ -17,8 +17,6 @@ from worldcompass.rewards.retry import PATIENCE, FailedTry, Tries, score_with_re
 from worldcompass.rewards.wire import VERSION, pack_group, unpack_scores
 from worldcompass.types import Group, Scores
 
-LOOPBACK = "127.0.0.1"
-
 
 class RemoteCritic:
     """A critic that runs behind HTTP and returns exactly the server's scores.

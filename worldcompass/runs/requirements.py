@@ -12,6 +12,7 @@ from pathlib import Path
 
 from worldcompass.errors import UserError
 
+GIB = 1 << 30  # bytes
 # Suffix of the index of weights that are split into several files.
 INDEX = ".index.json"
 

@@ -25,8 +25,8 @@ from worldcompass.serving.guard import Guard
 from worldcompass.version import __version__
 from worldcompass.world import WorldSpec
 
-MAX_LATENTS = 256  # of one video
-MAX_PATH_CHARACTERS = 18 * MAX_LATENTS  # one entry per latent, such as "w+d+right+down-1, "
+MAX_SCORED_LATENTS = 256  # of one video
+MAX_PATH_CHARACTERS = 18 * MAX_SCORED_LATENTS  # one entry per latent, such as "w+d+right+down-1, "
 MAX_VIDEO_BYTES = 64 * 2**20
 MAX_VIDEO_PIXELS = 1920 * 1088  # of one frame
 BODY_SECONDS = 60.0  # for a request's body to arrive
@@ -139,7 +139,7 @@ def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
     """
     space = scorer.spec.actions
     try:
-        wanted_M = space.parse(path, MAX_LATENTS)
+        wanted_M = space.parse(path, MAX_SCORED_LATENTS)
         needed = scorer.spec.num_frames(0, len(wanted_M))  # later frames are not read
         frames = read_video(data, needed, MAX_VIDEO_PIXELS, scorer.spec.frame_size)
         scores = score_video(frames, wanted_M, scorer.critics, scorer.spec)

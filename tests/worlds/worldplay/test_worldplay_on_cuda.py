@@ -8,11 +8,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from worldplay_tiny import random_latents, random_network, text_states
 
-from worldcompass.cost.plan import GIB
 from worldcompass.cost.trace import LiveBytes, without_data
 from worldcompass.devices.attention import cuda_kernel
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.devices.cuda import as_on_cuda
+from worldcompass.runs.requirements import GIB
 from worldcompass.worlds.worldplay import attention
 from worldcompass.worlds.worldplay.attention import plain_attention, plain_attention_backward
 from worldcompass.worlds.worldplay.branches import Latents

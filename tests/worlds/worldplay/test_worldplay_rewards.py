@@ -19,11 +19,12 @@ from worldcompass.geometry import Motion, nominal_poses
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.rewards import paper
 from worldcompass.rewards.hpsv3 import QUALITY_SENTENCE
-from worldcompass.rewards.paper import GIB, PaperRewards
+from worldcompass.rewards.paper import PaperRewards
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.rewards.wire import VERSION, pack_scores, unpack_group
 from worldcompass.runs.metrics import read_metrics
+from worldcompass.runs.requirements import GIB
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import Group
 from worldcompass.worlds.worldplay.decoder import load_decoder_8b

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldcompass.errors import UserError
+from worldcompass.evaluate import KINDS
 from worldcompass.judging import court as judging
 from worldcompass.judging.court import Role, Scenes
 from worldcompass.judging.sources import Sources
@@ -29,7 +30,7 @@ def scenes(role: Role, count: int) -> Scenes:
         )
     every = [s for s in shipped_scenarios("evaluation", LATENTS) if s.id.startswith("heldout/")]
     half = -(-count // 2)
-    kinds = [[s for s in every if s.kind == kind] for kind in ("combined", "basic")]
+    kinds = [[s for s in every if s.kind == kind] for kind in KINDS]
     kept = [*kinds[0][:half], *kinds[1][: count - half]]
     others = shipped_scenarios("training", LATENTS)[:count]
     return Scenes(kept, [scene_of(s.id).name for s in kept], ["table"] * count, others)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from worldcompass.errors import UserError
+from worldcompass.evaluate import KINDS
 from worldcompass.runs.atomic import write_text
 from worldcompass.worlds.hands.engine import Engine, Steps
 from worldcompass.worlds.hands.facts import (
@@ -30,7 +31,6 @@ from worldcompass.worlds.hands.facts import (
 from worldcompass.worlds.hands.scripts import Look, Pick, play
 from worldcompass.worlds.hands.splits import scene, seed_of
 
-KINDS = ("combined", "basic")
 ERRAND = "instruction"  # the kind of scenarios that carry out a task
 HOLD_MIN, HOLD_MAX = 1, 6  # latents that a motion lasts; the table is about eight wide
 HELD_SHARE = 0.25  # of scenarios that begin with something in hand

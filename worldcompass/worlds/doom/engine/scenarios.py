@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from worldcompass.errors import UserError
+from worldcompass.evaluate import KINDS
 from worldcompass.geometry import opposite
 from worldcompass.runs.atomic import write_text
 from worldcompass.types import CameraMoves, Scenario, Truth
@@ -27,7 +28,6 @@ from worldcompass.worlds.doom.engine.feasible import MIX, feasible_latents
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, DoomMap, find_map
 from worldcompass.worlds.trajectories import HOLD_MAX, HOLD_MIN, draw_motion
 
-KINDS = ("combined", "basic")
 LONGEST_LATENTS = 96  # 381 frames
 OUT_MAX = 4  # most latents of a motion before its return, so that most chunks revisit a view
 FILE = "evaluation_scenarios.json"
