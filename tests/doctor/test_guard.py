@@ -29,7 +29,8 @@ from worldcompass.worlds.small.post_training.experiment import claim_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SICK = HEALTHY.changed(steps=18, objective=flipped, save_every=2, lr=0.06)
+# The hinge on the norm keeps the looks, so that unlearning is the first disease.
+SICK = HEALTHY.changed(steps=18, objective=flipped, save_every=2, lr=0.06, norm_weight=20.0)
 
 
 def treat(config, out, resume=False):
@@ -54,7 +55,7 @@ def test_a_stopped_run_is_saved_says_why_and_can_be_resumed_with_a_warning_only(
 
 
 def test_a_rollback_returns_to_before_the_disease_halves_the_learning_rate_and_is_bounded(tmp_path):
-    config = SICK.changed(on_disease="rollback", lr=1.0, objective=HEALTHY.learning.objective)
+    config = HEALTHY.changed(steps=18, on_disease="rollback", save_every=2, lr=1.0)
     with pytest.raises(StoppedRun, match=f"after {MAX_ROLLBACKS} rollbacks"):
         treat(config, tmp_path)
     events = [e for e in read_events(tmp_path / "events.jsonl") if isinstance(e, RolledBack)]

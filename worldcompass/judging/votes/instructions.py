@@ -7,7 +7,7 @@ from worldcompass.judging.votes.sheet import Sheet
 TEXT = """\
 # Which is better?
 
-You will see {count} numbered pairs. Each pair shows two versions of the same short walk, **A** and **B**. Both
+You will see {count} numbered pairs. Each pair shows two versions of the same short video, **A** and **B**. Both
 begin at the same picture and get the same commands. Which version is which is hidden; please do not look for it.
 
 {what}
@@ -18,8 +18,8 @@ Answer each on its own. A version may look better and yet lose the place.
 
 1. **looks**: which looks better? Think of sharpness, clean colours, shapes that hold together, calm motion.
    Grain, stripes and glaring contrast are faults, and so is blur.
-2. **place**: which still shows the place of the start picture? The view may turn and move as commanded. Walls,
-   floor, doors and objects should stay what and where they were.
+2. **place**: which still shows the place of the start picture? What is commanded may move. Everything else,
+   such as walls, a table and the things on it, should stay what and where it was.
 3. **overall**: which would you rather play?
 
 Write `A`, `B` or `tie`. A tie is a good answer: some pairs hardly differ, and some do not differ at all. If both
