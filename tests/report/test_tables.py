@@ -25,7 +25,8 @@ from worldcompass.training.config import Config
 from worldcompass.ways import Walking
 
 ROOT = Path(__file__).parents[2]
-PAGES, STORED = [ROOT / "README.md", ROOT / "docs" / "results.md"], ROOT / "docs" / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "hands.md"]
+STORED = ROOT / "docs" / "results"
 IDS = [
     f"{place}/{kind}/{i}"
     for place in ("heldout", "unseen")
@@ -123,7 +124,7 @@ def test_seeds_are_one_result_over_scenarios_and_seeds(tmp_path):
         f"{100 * base.mean:.1f}% to {100 * score.mean:.1f}%, {100 * change.mean:+.1f} [{low:.1f}, {high:.1f}]"
     )
     assert rows[2].startswith(f"| rollout | held out | {cell} |")
-    assert rows[3].startswith("| rollout | maps never trained on | ") and "realism" not in short
+    assert rows[3].startswith("| rollout | never trained on | ") and "realism" not in short
     assert f"| {100 * score.mean:.1f}% |" in table
     assert all(len(line) <= 120 for line in table.splitlines() if not line.startswith("|"))
 
@@ -140,7 +141,7 @@ def test_every_row_says_its_way_of_walking(tmp_path):
     ways = [line.split("|")[1].strip() for line in table.splitlines()[2:] if line.startswith("|")]
     assert set(ways) == {"rollout", "play"} and ways.count("play") == 4
     assert "`play`: chunks of 1 latent, 4 denoising steps" in table
-    assert "| play | maps never trained on | basic | gap closed |" in everything(runs)
+    assert "| play | never trained on | basic | gap closed |" in everything(runs)
 
 
 def test_an_older_run_among_others_leaves_the_way_that_all_measured(tmp_path):

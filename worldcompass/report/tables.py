@@ -158,7 +158,7 @@ def _over_depth(path: Path) -> Measured:
     measured = read_measured(path)
     if missing := set(MEASURES) - set(measured.values_VD):
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}: run the recipe again with this version")
-    values = {name: measured.values_VD[name].mean(1, keepdims=True).round(DIGITS) for name in MEASURES}
+    values = {name: of_VD.mean(1, keepdims=True).round(DIGITS) for name, of_VD in measured.values_VD.items()}
     nothing = np.zeros((len(measured.scenarios), 0), int)
     return replace(measured, values_VD=values, asked_VM=nothing, read_VM=nothing)
 
@@ -256,7 +256,7 @@ def everything(runs: Sequence[Stored]) -> str:
         _line(*["---"] * 8),
     ]
     for way, one in found.by_way().items():
-        parts = {"held-out starts": one} | ({"maps never trained on": one.unseen} if one.unseen else {})
+        parts = {"held-out starts": one} | ({"never trained on": one.unseen} if one.unseen else {})
         for place, part in parts.items():
             for kind in KINDS:
                 lines += [_line(way, place, kind, *cells) for cells in _everything_of(part, kind)]
@@ -278,7 +278,7 @@ _Row = tuple[str, Callable[[str], str]]
 def _short_rows(found: Evaluation) -> list[_Row]:
     """Actions followed before and after, and their difference in points."""
     rows = [("held out", _before_and_after(found))]
-    return rows + ([("maps never trained on", _before_and_after(found.unseen))] if found.unseen else [])
+    return rows + ([("never trained on", _before_and_after(found.unseen))] if found.unseen else [])
 
 
 def _before_and_after(found: Evaluation) -> Callable[[str], str]:
@@ -292,7 +292,7 @@ def _before_and_after(found: Evaluation) -> Callable[[str], str]:
 def _rows_of_play(found: Evaluation) -> list[_Row]:
     rows = _followed_rows(found)
     return rows + (
-        [("maps never trained on: difference, points", _points(found.unseen))] if found.unseen else []
+        [("never trained on: difference, points", _points(found.unseen))] if found.unseen else []
     )
 
 
@@ -310,9 +310,11 @@ def _rows(runs: Sequence[Stored]) -> list[_Row]:
     rows = _followed_rows(found)
     rows += [("share of the gap to the engine closed", _closed(found))]
     rows += [(f"seed {seed}: share of the gap", _closed(one)) for seed, one in each.items() if len(each) > 1]
-    rows += [("maps never trained on: actions followed, points", _points(unseen))] if unseen else []
+    rows += [("never trained on: actions followed, points", _points(unseen))] if unseen else []
+    own = [name for name in runs[0].base.values_VD if name not in MEASURES]
+    rows += [(f"{name}, points", _points(found, name)) for name in own]
     rows += [("realism (logit)*", _changes(found, "quality", 2))]
-    rows += [("maps never trained on: realism*", _changes(unseen, "quality", 2))] if unseen else []
+    rows += [("never trained on: realism*", _changes(unseen, "quality", 2))] if unseen else []
     return [
         *rows,
         ("sharpness (log)*", _changes(found, "sharpness", 2)),
@@ -322,8 +324,8 @@ def _rows(runs: Sequence[Stored]) -> list[_Row]:
     ]
 
 
-def _points(found: Evaluation) -> Callable[[str], str]:
-    return lambda kind: _change(found.score("difference", kind, FOLLOWED).times(100), 1)
+def _points(found: Evaluation, measure: str = FOLLOWED) -> Callable[[str], str]:
+    return lambda kind: _change(found.score("difference", kind, measure).times(100), 1)
 
 
 def _closed(found: Evaluation) -> Callable[[str], str]:
