@@ -13,6 +13,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"  # with which these files begin
 _NO_PICTURE = "is damaged, or is not an image that this program reads: expected a PNG or JPEG file"
 
 
@@ -111,8 +112,8 @@ def _bmp(data: bytes) -> tuple[int, int]:
 
 
 _HEADERS: dict[bytes, Callable[[bytes], tuple[int, int] | None]] = {
-    b"\x89PNG\r\n\x1a\n": _png,
-    b"\xff\xd8": _jpeg,
+    PNG: _png,
+    JPEG: _jpeg,
     b"RIFF": _webp,
     b"II*\0": _tiff,
     b"MM\0*": _tiff,
