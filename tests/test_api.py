@@ -157,3 +157,19 @@ def test_a_world_of_ones_own_imagines_from_the_shell(picture, tmp_path, capsys):
     ):
         assert cli.main([*asked, "--weights", weights, "--world", world]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_imagine_says_first_where_it_cannot_write_and_what_folder_it_makes(
+    picture, tmp_path, monkeypatch, capsys
+):
+    def never(*_):
+        raise AssertionError("a world was loaded first")
+
+    words = ["imagine", "--image", str(picture), "--path", "w-1", "--device", "cpu", "--out"]
+    monkeypatch.setattr("worldcompass.commands.imagine.world_maker", lambda *_: never)
+    assert cli.main([*words, "/proc/clips/clip.mp4"]) == 2  # where even root cannot write
+    assert "cannot write to /proc/clips (" in capsys.readouterr().err
+    with pytest.raises(AssertionError):
+        cli.main([*words, str(tmp_path / "new" / "clip.mp4")])
+    assert f"{tmp_path / 'new'} does not exist yet: it is made" in capsys.readouterr().out
+    assert not (tmp_path / "new").exists()

@@ -158,6 +158,7 @@ def test_seeds_of_numpy_count_and_each_row_needs_one():
     env, batch = toy_env(), WorldVectorEnv(ToyWorld(), toy_scenarios(3), 2)
     np.testing.assert_array_equal(env.reset(seed=np.int64(3))[0], env.reset(seed=3)[0])
     rows = batch.reset(seed=np.int64(3))[0]
+    np.testing.assert_array_equal(batch.reset(seed=np.array(3))[0], rows)
     for same in (3, [3, 4], np.array([3, 4])):
         np.testing.assert_array_equal(batch.reset(seed=same)[0], rows)
     for wrong in ([3], [3, 4, 5]):

@@ -38,7 +38,11 @@ def _register_environments() -> None:
         entry_point="worldcompass.worlds.doom.gymnasium:make_doom",
         vector_entry_point="worldcompass.worlds.doom.gymnasium:make_doom_vector",
     )
-    gymnasium.register("worldcompass/Hands-v0", entry_point="worldcompass.worlds.hands.gymnasium:make_hands")
+    gymnasium.register(
+        "worldcompass/Hands-v0",
+        entry_point="worldcompass.worlds.hands.gymnasium:make_hands",
+        vector_entry_point="worldcompass.worlds.hands.gymnasium:make_hands_vector",
+    )
     gymnasium.register(
         "worldcompass/HandsEngine-v0", entry_point="worldcompass.worlds.hands.gymnasium:make_hands_engine"
     )

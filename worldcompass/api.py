@@ -109,8 +109,11 @@ def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool =
         UserError: for an unknown recipe, or a folder that holds another run.
     """
     from worldcompass.recipes.load import load_recipe
+    from worldcompass.training.of_recipe import running
 
-    load_recipe(recipe)().run(Path(out), device, resume)
+    made = load_recipe(recipe)()
+    with running(made):
+        made.run(Path(out), device, resume)
     return Path(out)
 
 

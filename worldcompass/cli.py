@@ -267,7 +267,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"resume with: worldcompass {shlex.join(again)}"
-    if words[:1] in (["doom"], ["hands"], ["rooms"], ["prepare"], ["evaluate"], ["vote-sheet"]):
+    if words[:1] in (["doom"], ["hands"], ["rooms"], ["prepare"], ["evaluate"], ["judge"], ["vote-sheet"]):
         return f"resume with the same command: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 

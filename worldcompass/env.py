@@ -414,11 +414,9 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
             ValueError: when the seeds are not one per row.
         """
         if seed is not None:
-            seeds = (
-                list(seed)
-                if isinstance(seed, Sequence | np.ndarray)
-                else [operator.index(seed) + i for i in range(self.num_envs)]
-            )
+            several = isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim > 0)
+            rows = range(self.num_envs)
+            seeds = list(seed) if several else [operator.index(seed) + i for i in rows]  # type: ignore[arg-type]
             if len(seeds) != self.num_envs:
                 raise ValueError(
                     f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}"

@@ -84,7 +84,7 @@ def json_in(file: Path) -> object:
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as why:
+    except (OSError, ValueError, RecursionError) as why:
         raise UserError(f"{file} is not readable JSON ({why}): expected the actions of a recording") from why
 
 

@@ -1,11 +1,16 @@
-"""Rules between settings, and their enforcement."""
+"""Settings of dataclasses: their values by name, and rules between them."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+HARMLESS: Mapping[str, Any] = {"harmless": True}
+"""Metadata of a field that changes no result, such as the address of a server."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,48 @@ def enforce(values: Mapping[str, Any], rules: Iterable[Rule], unlimited: Collect
         if not rule.holds:
             got = ", ".join(f"{name}={values[name]}" for name in rule.fields)
             raise ValueError(f"{rule.text}; got {got}")
+
+
+def flattened(config: Any, prefix: str = "", lasting: bool = False) -> dict[str, Any]:
+    """Every setting of a dataclass with its value, nested ones as ``outer.inner``.
+
+    Args:
+        config: a dataclass.
+        prefix: of all names.
+        lasting: leave out fields with the metadata ``HARMLESS``.
+    """
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        if lasting and field.metadata.get("harmless"):
+            continue
+        value, name = getattr(config, field.name), prefix + field.name
+        inside = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        flat |= flattened(value, f"{name}.", lasting) if inside else {name: value}
+    return flat
+
+
+def recorded(config: Any, without: str = "") -> dict[str, Any]:
+    """The settings of a dataclass on which results depend, as JSON values that are the same in every process.
+
+    Args:
+        config: a dataclass.
+        without: the name of a field to leave out.
+    """
+    found = flattened(config, lasting=True)
+    return {name: _plain(v) for name, v in found.items() if not without or name.split(".")[0] != without}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON; functions and classes by their full names, other objects as text without addresses."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [_plain(inner) for inner in cast("Sequence[Any]", value)]
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    nameless = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
+    return type(value).__qualname__ if nameless or callable(value) else str(value)

@@ -24,7 +24,9 @@ from worldcompass import cli
 from worldcompass.commands import _options, info, train
 from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
-from worldcompass.recipes.overrides import override, settings
+from worldcompass.recipes.load import load_recipe
+from worldcompass.recipes.overrides import override, parse_value
+from worldcompass.settings import flattened
 from worldcompass.training.config import Config
 
 
@@ -125,6 +127,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     assert "interrupted; resume with: worldcompass demo --resume" in capsys.readouterr().err
     assert cli.main(["info"]) == cli.EXIT_INTERRUPTED
     assert "start again with: worldcompass info" in capsys.readouterr().err
+    for resumed in ("judge", "evaluate"):
+        assert cli.main([resumed]) == cli.EXIT_INTERRUPTED
+        assert f"resume with the same command: worldcompass {resumed}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
@@ -304,7 +309,7 @@ def test_bad_overrides_say_what_is_wrong(assignment, sentence):
 
 
 def test_settings_are_listed_flat():
-    assert settings(Settings())["inner.decay"] == 0.9
+    assert flattened(Settings())["inner.decay"] == 0.9
 
 
 def test_every_listed_recipe_can_be_made(capsys):
@@ -409,3 +414,14 @@ def test_a_recipe_imports_its_neighbours_and_they_hide_no_library(tmp_path, monk
     )
     library, steps = train.load_recipe(f"{file}:mine")()
     assert steps == 3 and library.loads("1") == 1
+
+
+def test_a_tilde_is_the_users_home_in_settings_and_files(tmp_path, monkeypatch):
+    """A shell leaves it alone in ``--set key=~/x`` and ``--world=~/w.py:make``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_value("~/x", Path, "source.checkpoints") == tmp_path / "x"
+    assert parse_value("~/x", Path | None, "source.poses") == tmp_path / "x"
+    (tmp_path / "own.py").write_text("def make(*_):\n    return 7\n")
+    assert load_recipe("~/own.py:make")() == 7
+    with pytest.raises(UserError, match="~nobody_here/x"):
+        parse_value("~nobody_here/x", Path, "key")

@@ -1,5 +1,6 @@
 """The command that starts the player: mistakes, a world of one's own, the default run."""
 
+import json
 import os
 import sys
 
@@ -101,6 +102,19 @@ def test_the_newest_finished_run_is_the_default(tmp_path, monkeypatch, capsys):
         said = capsys.readouterr()
         assert f"comparing with the newest finished run, runs/{name} (" in said.out
         assert f"runs/{name}/weights/{world}_world.safetensors cannot be read" in said.err
+
+
+def test_the_newest_run_is_the_last_one_started_whatever_the_times_of_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, day in {"late": 2, "early": 1}.items():
+        (tmp_path / "runs" / name / "weights").mkdir(parents=True)
+        (tmp_path / "runs" / name / "weights" / "doom_world.safetensors").touch()
+        (tmp_path / "runs" / name / "results.json").touch()
+        os.utime(tmp_path / "runs" / name / "results.json", (10 - day, 10 - day))  # as a copy may have it
+        record = {"started": f"2026-01-0{day}T00:00:00+00:00"}
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
+    assert cli.main(["play", "--port", "0", "--no-browser"]) == 2
+    assert "comparing with the newest finished run, runs/late (" in capsys.readouterr().out
 
 
 def test_without_a_finished_run_there_is_one_pane(tmp_path, monkeypatch, capsys, served):

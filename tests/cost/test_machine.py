@@ -70,3 +70,20 @@ def test_a_slow_disk_is_bad(monkeypatch, tmp_path):
 def test_doctor_needs_a_run_or_the_machine(capsys):
     assert cli.main(["doctor"]) == 2
     assert "name its folder, or examine this machine with --machine" in capsys.readouterr().err
+
+
+def test_only_the_usable_cores_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 3)
+    assert next(survey(None, "cpu", tmp_path)).found.startswith("CPU with 3 cores")
+
+
+def test_decoding_may_take_the_work_space_that_an_h200_took(monkeypatch):
+    planned, seen = 12_145_000_000, 14_232_147_968  # docs/results/gpu_h200.json
+    plan, real = (Traced(0, 0, 0, size, 0) for size in (planned, seen))
+    monkeypatch.setattr(machine, "compared", lambda *args: (plan, real, [1.0] * 5))
+    assert {finding.verdict for finding in machine._block(worldplay_8b.smoke().needs(), "cuda")} == {
+        "good",
+        "note",
+    }
+    monkeypatch.setattr(machine, "compared", lambda *args: (plan, Traced(0, 0, 0, 2 * planned, 0), [1.0] * 5))
+    assert any(finding.verdict == "bad" for finding in machine._block(worldplay_8b.smoke().needs(), "cuda"))

@@ -3,7 +3,9 @@
 import dataclasses
 import gc
 import json
+import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,6 +314,9 @@ def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, cap
     out = capsys.readouterr().out
     assert "DOES NOT FIT into" in out
     assert "the phase update needs the most memory: lower config.micro_rows (now 4)" in out
+    monkeypatch.setattr(command, "_memory_here", lambda: None)
+    assert cli.main(["plan", "worldplay_8b:smoke"]) == 0
+    assert "This machine has no GPU: the size above is a card of 80 GB" in capsys.readouterr().out
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(3)}, file)
     lines = command._file_lines(
@@ -414,3 +419,30 @@ def test_the_command_shows_hours_at_several_rates(monkeypatch, capsys):
     (of_run,) = [line.split() for line in lines if line.startswith("  2 steps")]
     assert "at assumed shares of it" in "".join(lines) and of_run[2:] != of_run[4:]
     assert float(of_run[2]) == pytest.approx(3 * float(of_run[6]), rel=0.1)  # at 20% and at 60%
+
+
+def test_critics_elsewhere_are_named_among_what_to_lower():
+    config = worldplay_8b.smoke().config
+    at_home = Plan(1, 1, dataclasses.replace(STATES, critics=24 << 30), TRACED, 7, 9)
+    assert "24 GiB are assumed for critics in this process: serve them on another GPU" in plan.what_to_lower(
+        at_home, config
+    )
+    assert "critics" not in plan.what_to_lower(Plan(1, 1, STATES, TRACED, 7, 9), config)
+
+
+def test_no_part_of_a_small_network_is_below_zero():
+    shallow, deeper = Traced(5, 5, 5, 5, 5), Traced(6, 4, 5, 0, 5)
+    assert shallow.extended(deeper, 10) == Traced(15, 0, 5, 5, 5)
+
+
+def test_the_table_of_the_guide_is_the_plan():
+    """The row of the adapters of the 8B in docs/worldplay.md, in GiB with one digit, without critics."""
+    page = (Path(__file__).parents[2] / "docs" / "worldplay.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `worldplay_8b:lora`, 1 GPU |")]
+    told = [cell.strip().removesuffix(", decoding") for cell in row.split("|")[2:-1]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = make_plan(dataclasses.replace(worldplay_8b.lora().needs(), critic_bytes=0))
+    sizes = [found.states.weights, found.states.other, found.traced.prefix, found.traced.imagine]
+    sizes += [found.traced.decode, found.traced.update, found.peak]
+    assert [f"{size / plan.GIB:.1f}" for size in sizes] == told and found.worst_phase == "decode"

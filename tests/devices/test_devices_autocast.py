@@ -155,6 +155,20 @@ def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
     assert device_of_rank("cpu", 0) == "cpu"
     with pytest.raises(UserError, match="process 3 of this machine has no GPU, PyTorch sees 2"):
         device_of_rank("cuda", 2)
+    monkeypatch.setenv("LOCAL_RANK", "one")
+    with pytest.raises(UserError, match="LOCAL_RANK is one: expected a whole number"):
+        device_of_rank("cuda", 8)
+
+
+def test_processes_without_a_number_of_their_own_do_not_share_the_first_gpu(monkeypatch):
+    for name, value in {"LOCAL_RANK": "", "LOCAL_WORLD_SIZE": "", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="WORLD_SIZE is 2 and LOCAL_RANK is not set"):
+        device_of_rank("cuda", 8)
+    assert device_of_rank("cuda", 1) == "cuda"  # one machine each, or one visible GPU each
+    assert device_of_rank("cuda:1", 8) == "cuda:1" and device_of_rank("cpu", 0) == "cpu"
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert device_of_rank("cuda", 8) == "cuda"
 
 
 def test_a_rank_of_a_training_run_is_told_its_own_gpu(monkeypatch, tmp_path):

@@ -163,3 +163,119 @@ def test_a_huge_picture_is_refused_by_its_header(tmp_path, monkeypatch):
     (tmp_path / "big.png").write_bytes(header + bytes(9))
     with pytest.raises(UserError, match="20000 x 18000 pixels: scale it down"):
         video.read_image(tmp_path / "big.png")
+
+
+def playlists(secret):
+    """Texts that make FFmpeg open something else: a file of this machine, or an address."""
+    return [
+        f"ffconcat version 1.0\nfile '{secret}'\n",
+        f"ffconcat version 1.0\nfile {secret.name}\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:{secret}\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+        "a=rtpmap:96 H264/90000\n",
+    ]
+
+
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_video_reads_nothing_but_itself(four_colours, tmp_path, monkeypatch, kind, as_file):
+    """Bytes that come over HTTP must not read files of the server; an SDP would also wait for packets."""
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(four_colours)
+    body = playlists(secret)[kind].encode()
+    (tmp_path / "sent.mp4").write_bytes(body)
+    with pytest.raises(UserError, match="is not a readable video"):
+        video.read_video(tmp_path / "sent.mp4" if as_file else body)
+
+
+def test_a_server_answers_a_playlist_with_400(four_colours, tmp_path):
+    pytest.importorskip("fastapi", reason="the server needs worldcompass[web]")
+    from fastapi import HTTPException
+
+    from worldcompass.serving.scoring import Scorer, score_file
+
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(four_colours)
+    scorer = Scorer((ToyCleanliness(),), ToyWorld().spec)
+    assert score_file(four_colours, "w-3", scorer).scores.keys() == {"cleanliness"}
+    with pytest.raises(HTTPException) as refused:
+        score_file(playlists(secret)[0].encode(), "w-3", scorer)
+    assert refused.value.status_code == 400 and str(secret) not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec"), [("mkv", "libx264"), ("avi", "mpeg4"), ("mov", "libx264"), ("ts", "libx264")]
+)
+def test_usual_containers_are_read(tmp_path, ending, codec):
+    path = tmp_path / f"a.{ending}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        container.mux(stream.encode())
+    for source in (path, path.read_bytes()):
+        assert video.read_video(source).shape == (30, 3, 48, 64)
+
+
+def webp(width, height, kind):
+    chunk = {
+        b"VP8X": bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
+        b"VP8L": b"\x2f" + ((width - 1) | (height - 1) << 14).to_bytes(4, "little") + bytes(5),
+        b"VP8 ": b"\x50\x00\x00\x9d\x01\x2a" + struct.pack("<HH", width, height),
+    }[kind]
+    return (
+        b"RIFF"
+        + struct.pack("<I", 4 + 8 + len(chunk))
+        + b"WEBP"
+        + kind
+        + struct.pack("<I", len(chunk))
+        + chunk
+    )
+
+
+def tiff(width, height, order):
+    entries = [(256, 4, 1, width), (257, 4, 1, height)]
+    rows = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}IH", 8, len(entries)) + rows + bytes(4)
+
+
+def jp2(width, height):
+    signature = b"\0\0\0\x0cjP  \r\n\x87\n"
+    kind = struct.pack(">I4s4sI4s", 20, b"ftyp", b"jp2 ", 0, b"jp2 ")
+    inner = struct.pack(">I4sIIHBBBB", 22, b"ihdr", height, width, 3, 7, 7, 0, 0)
+    return signature + kind + struct.pack(">I4s", 8 + len(inner), b"jp2h") + inner
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        webp(9000, 20, b"VP8X"),
+        webp(9000, 20, b"VP8L"),
+        webp(9000, 20, b"VP8 "),
+        tiff(9000, 20, "<"),
+        tiff(9000, 20, ">"),
+        jp2(9000, 20),
+        b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 9000, 20, 0, 0),
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 9000, -20),
+        b"GIF89a" + struct.pack("<HH", 9000, 20),
+    ],
+)
+def test_every_formats_size_is_known_before_it_is_decoded(header):
+    assert pictures.picture_size(header) == (9000, 20)
+    with pytest.raises(UserError, match="9000 x 20 pixels: scale it down"):
+        pictures.decode_picture(header, "it")
+
+
+@pytest.mark.parametrize("ending", [".webp", ".tiff", ".jp2", ".bmp", ".png", ".jpg"])
+def test_real_pictures_of_every_format_are_measured_and_read(ending):
+    done, data = cv2.imencode(ending, np.zeros((64, 96, 3), np.uint8))
+    assert done and pictures.picture_size(data.tobytes()) == (96, 64)
+    assert pictures.decode_picture(data.tobytes(), "it").shape == (3, 64, 96)
+
+
+def test_a_format_of_unknown_size_is_refused():
+    with pytest.raises(UserError, match="is not an image that this program reads"):
+        pictures.decode_picture(b"#?RADIANCE\n\n-Y 20 +X 30\n", "it")

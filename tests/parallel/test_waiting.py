@@ -105,6 +105,13 @@ def test_a_launcher_kills_ranks_that_a_second_signal_does_not_end(monkeypatch, c
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is x and WORLD_SIZE 2"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "the rank below the size"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and MASTER_ADDR is not set"),
+        *(
+            (
+                {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+                f"MASTER_PORT is {port}: expected a port's number, 1 to 65535",
+            )
+            for port in ("abc", "99999", "0", "-1")
+        ),
     ],
 )
 def test_a_half_set_environment_of_a_launcher_is_a_sentence(given, said, monkeypatch):

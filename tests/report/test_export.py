@@ -295,3 +295,25 @@ def test_the_real_package_pushes_to_an_endpoint_on_loopback(run, tmp_path, monke
     server.server_close()
     for name in ("README.md", "model.safetensors"):
         assert _Endpoint.files[name] == (tmp_path / "given" / name).read_bytes()
+
+
+def test_every_file_is_on_the_card_and_a_pickled_one_is_checked(run, tmp_path, capsys):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    with exporting(RunFolder(out)) as weights:
+        weights.mkdir()
+        torch.save({"generator": {"a": torch.ones(2)}, "step": 2}, weights / "model.pt")
+        (weights / "config.json").write_text("{}")
+    assert export(out, "--out", tmp_path / "given") == 0
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "of the world `toy`: `config.json`, `model.pt`." in card
+    with exporting(RunFolder(out)) as weights:
+        torch.save(
+            {"generator": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}}, weights / "model.pt"
+        )
+    capsys.readouterr()
+    assert export(out, "--out", tmp_path / "broken") == 2 and not (tmp_path / "broken").exists()
+    assert "model.pt holds weights that are not finite (generator.b)" in capsys.readouterr().err
+    with exporting(RunFolder(out)) as weights:
+        torch.save({"a": SimpleNamespace()}, weights / "model.pt")
+    assert export(out, "--out", tmp_path / "code") == 2
+    assert "holds more than tensors" in capsys.readouterr().err

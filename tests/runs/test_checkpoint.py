@@ -1,9 +1,12 @@
 """Checkpoints and the log survive kills; damaged or foreign ones are refused with a sentence."""
 
+import errno
 import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -244,3 +247,36 @@ def test_one_changed_digit_beside_the_tensors_is_damage(tmp_path):
     state.write_text(state.read_text().replace("0.125", "0.135"))
     with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("closed", [".", "step_000001"])
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(closed, tmp_path, monkeypatch):
+    """Else a run would start anew, over its own metrics."""
+    save_checkpoint(tmp_path, 1, TENSORS, {})
+    whole = os.listdir
+
+    def refused(folder):
+        if os.path.samefile(folder, tmp_path / closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return whole(folder)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(PermissionError):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_checkpoints_are_one_sentence(tmp_path):
+    save_checkpoint(tmp_path / "run" / "checkpoints", 1, TENSORS, {})
+    (tmp_path / "run" / "checkpoints").chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and folder.stat().st_mode & 0o777 == 0o700:
+            folder.chmod(0o755)
+    code = (
+        "import os, sys; from pathlib import Path; from worldcompass.runs.checkpoint import latest_checkpoint\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: latest_checkpoint(Path(sys.argv[1]))\n"
+        "except PermissionError: print('refused')"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "run" / "checkpoints")]
+    assert subprocess.run(words, capture_output=True, text=True, check=False).stdout == "refused\n"

@@ -11,12 +11,13 @@ import torch
 
 from worldcompass.doctor import read_record
 from worldcompass.errors import UserError
-from worldcompass.recipes.overrides import override, settings
+from worldcompass.recipes.overrides import override
 from worldcompass.report.runs import load_run
 from worldcompass.rollout import imagine_groups
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.settings import read_settings
+from worldcompass.settings import flattened
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.advantages import all_groups, damped
 from worldcompass.training.balance import Weighing, soft_minimum
@@ -109,7 +110,7 @@ def test_a_setting_is_named_with_its_group_or_without():
         "config.seed=1",
     ]
     assert override(Recipe(), short) == override(Recipe(), full) != Recipe()
-    assert settings(Recipe())["config.optimiser.lr"] == 1e-5
+    assert flattened(Recipe())["config.optimiser.lr"] == 1e-5
     with pytest.raises(UserError, match=r"there is no setting 'config.batch_size'; nearest: .*group_size"):
         override(Recipe(), ["config.batch_size=3"])
     with pytest.raises(UserError, match=r"there is no setting 'config.sampling.lr'; nearest: "):

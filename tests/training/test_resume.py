@@ -3,7 +3,7 @@
 import random
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +43,7 @@ class Toy:
     """The recipe that these tests train with: this file is one."""
 
     config: Config = TINY
+    gain: float = 1.0
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         train_toy(out, self.config, resume, live=True)
@@ -50,6 +51,22 @@ class Toy:
 
 def toy() -> Toy:
     return Toy()
+
+
+@dataclass(frozen=True)
+class Steps:
+    steps: int = 2
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A recipe whose settings are no ``Config``."""
+
+    config: Steps = field(default_factory=Steps)
+    gain: float = 2.0
+
+    def run(self, out: Path, device: str, resume: bool) -> None:
+        train_toy(out, TINY.changed(steps=self.config.steps), resume)
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,24 @@ def test_the_same_command_resumes_and_changed_settings_need_acceptance(tmp_path,
     with pytest.raises(UserError, match="make_optimizer") as refused:
         train_toy(out, TINY.changed(make_optimizer=adamw, accept_changes=True), resume=True)
     assert "--accept-changes" not in str(refused.value), "another optimiser cannot take the state over"
+
+
+def test_a_recipes_own_settings_are_compared_too(tmp_path, capsys):
+    """Also of a recipe without a configuration of its own; runs without them are resumed."""
+    for function in ("toy", "Plain"):
+        out = tmp_path / function
+        words = ["--set", "gain=2"] if function == "toy" else []
+        assert command(out, *words, function=function) == 0
+        _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
+        assert state["run"]["recipe_settings"]["gain"] == 2.0
+        capsys.readouterr()
+        assert command(out, "--set", "gain=3", "--set", "config.steps=4", function=function) == 2
+        assert "(saved -> now):\n  gain: 2.0 -> 3.0\n" in capsys.readouterr().err
+        changed = ("--set", "gain=3", "--set", "config.steps=4", "--accept-changes")
+        assert command(out, *changed, function=function) == 0
+        assert read_metrics(out / "metrics.jsonl")[-1].step == 4
+    train_toy(tmp_path / "python", TINY)
+    assert command(tmp_path / "python", "--set", "gain=3") == 0, "nothing is known of a run from Python"
 
 
 def test_more_steps_are_a_changed_setting_where_the_rate_falls_along_them(tmp_path):

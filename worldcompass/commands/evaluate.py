@@ -95,7 +95,7 @@ def _of_recipe(args: argparse.Namespace, device: str) -> int:
     from worldcompass.recipes.overrides import override
     from worldcompass.runs.atomic import write_json
     from worldcompass.runs.folder import writable
-    from worldcompass.worlds.worldplay.evaluation import BASE, Request, compare, evaluate, scenarios_of
+    from worldcompass.worlds.worldplay.evaluation import Request, compare, evaluate, scenarios_of, sides_of
     from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 
     recipe = override(load_recipe(args.recipe)(), args.assignments)
@@ -103,9 +103,7 @@ def _of_recipe(args: argparse.Namespace, device: str) -> int:
         raise UserError(f"--recipe is {args.recipe}: expected one of WorldPlay, such as worldplay_8b:lora")
     recipe.check()
     writable(args.out)
-    sides: dict[str, Path | None] = {BASE: None}
-    for path in args.checkpoint:
-        sides[path.name if path.name not in sides else str(path).replace("/", "_")] = path
+    sides = sides_of(args.checkpoint)
     request = Request(args.scenarios, args.latents, args.steps, args.seed)
     names = [scenario.id for scenario in scenarios_of(recipe, request)]
     with progress("evaluating", len(sides) * len(names)) as advance:

@@ -48,13 +48,17 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass import api
     from worldcompass.media import video
     from worldcompass.runs.atomic import check_name
+    from worldcompass.runs.folder import writable
 
     make = world_maker(args.world)
     check_name(args.out)
     image = start_picture(args.world) if args.image is None else video.read_image(args.image)
     if args.world == HANDS and args.image is not None:
         check_picture(args.image, image)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    folder = args.out.parent
+    writable(folder)
+    if not folder.exists():
+        print(f"{folder} does not exist yet: it is made for the video", flush=True)
     world = make(args.weights, device)
     frames = api.imagine(world, image, args.path, args.seed, args.steps)
     video.write_mp4(args.out, video.enlarge(video.to_array(frames), args.scale), world.spec.fps)

@@ -63,16 +63,22 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.recipe} declares no needs: give it a method needs() -> worldcompass.cost.plan.Needs"
         )
-    memory = (args.memory or _memory_here()) * GIB
+    here = _memory_here()
+    memory = (args.memory or here or CARD_OF_80_GB) * GIB
+    assumed = args.memory is None and here is None
     needs = recipe.needs()
     # Files first: their problems show at once, while tracing a large network takes a minute or two.
     problems = _file_lines(needs.files, needs.modules)
-    print("\n".join([*(problems or ["files: all present"]), ""]), flush=True)
+    print("\n".join([*(problems or ["files: all present"]), *needs.notes, ""]), flush=True)
     with warnings.catch_warnings():
         # PyTorch's warnings about kernels do not apply, as the trace computes nothing.
         warnings.simplefilter("ignore")
         plan = make_plan(needs, args.gpus)
     print("\n".join(_memory_lines(plan, memory)), flush=True)
+    if assumed:
+        print(
+            "This machine has no GPU: the size above is a card of 80 GB (--memory names another).", flush=True
+        )
     if args.hours:
         print("\n".join(_time_lines(needs, args.gpus)))
     if plan.fits(memory):
@@ -81,12 +87,11 @@ def run(args: argparse.Namespace) -> int:
     return 1
 
 
-def _memory_here() -> float:
+def _memory_here() -> float | None:
+    """GiB of this machine's GPU; None without one."""
     import torch
 
-    return (
-        torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else CARD_OF_80_GB
-    )
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else None
 
 
 def _memory_lines(plan: Plan, memory: float) -> list[str]:

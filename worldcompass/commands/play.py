@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import webbrowser
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from worldcompass.player.fittings import Fittings
     from worldcompass.player.starts import Start
+    from worldcompass.runs.folder import RunFolder
 
 EXAMPLES = """\
   worldcompass play                          # compares with the newest finished run, if any
@@ -223,9 +225,20 @@ def _newest(world: str) -> Path | None:
     if not finished:
         print("no finished run in runs/: showing one pane (worldcompass demo trains a run to compare with)")
         return None
-    newest = max(finished, key=lambda run: run.results.stat().st_mtime).path
+    newest = max(finished, key=_started).path
     print(f"comparing with the newest finished run, {newest} (--after RUN picks another, --single none)")
     return _weights(world, newest)
+
+
+def _started(run: RunFolder) -> str:
+    """When a run was started, as an ISO date of UTC; of runs of earlier versions when its results were written.
+
+    Times of files change with copies; records do not.
+    """
+    from worldcompass.runs.record import read_run_record
+
+    written = datetime.fromtimestamp(run.results.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return read_run_record(run.record).started or written
 
 
 def _title(folder: Path | None, shipped: str = SHIPPED) -> str:

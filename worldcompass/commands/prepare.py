@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare the data set."""
     device = check_device(args.device)
-    from rich.console import Console
-    from rich.progress import track
-
+    from worldcompass.media.progress import progress
     from worldcompass.runs.folder import writable
     from worldcompass.worlds.worldplay.config import Config5B, Config8B
     from worldcompass.worlds.worldplay.encoders import (
@@ -86,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
         made_by = args.model if args.fit == "crop" else f"{args.model}, {args.fit}"
         make = partial(kind, args.checkpoints, device, fit=FITS[args.fit])
         done = prepare(requests, make, made_by, shapes, args.out)
-    for _ in track(done, "preparing", len(requests), console=Console(stderr=True)):
-        pass
+    with progress("preparing", len(requests)) as advance:
+        for _ in done:
+            advance()
     print(f"{args.out}: {len(requests)} images prepared for {args.model}")
     return 0

@@ -1,6 +1,6 @@
 """List critics and camera estimators, what each needs, and whether it is installed.
 
-docs/rewards.md explains what each measures, and how to use it in a recipe.
+The guide rewards.md of the source repository explains what each measures, and how to use it in a recipe.
 """
 
 from __future__ import annotations

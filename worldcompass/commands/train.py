@@ -28,7 +28,7 @@ from worldcompass.recipes.load import load_recipe, shipped_recipes, summaries
 from worldcompass.recipes.overrides import explained, override
 from worldcompass.runs.folder import RunFolder, writable
 from worldcompass.runs.trackers import Track
-from worldcompass.training.config import Config
+from worldcompass.training.of_recipe import has_config, running
 
 EXAMPLES = """\
   worldcompass train doom_full
@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
     chosen += [f"config.track={args.track}"] if args.track else []
-    chosen += ["config.accept_changes=true"] if args.accept_changes else []
     recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
     if args.list:
         print("\n".join(explained(recipe)))
         return 0
-    if isinstance(getattr(recipe, "config", None), Config):
-        recipe = replace(recipe, config=recipe.config.changed(recipe=args.recipe))
+    if has_config(recipe):
+        accept = args.accept_changes or recipe.config.keeping.accept_changes
+        recipe = replace(recipe, config=recipe.config.changed(recipe=args.recipe, accept_changes=accept))
     device = check_device(args.device)
     if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
         return launch(sys.argv[1:], ranks)
@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             if args.resume and team.is_main and not args.out.exists():
                 print(f"{args.out} holds no run yet: this one starts at step 1", flush=True)
-            recipe.run(args.out, device, True)
+            with running(recipe, args.accept_changes):
+                recipe.run(args.out, device, True)
         except torch.OutOfMemoryError as error:
             raise UserError(out_of_memory(recipe, args.recipe, team.size, str(error))) from error
         if team.is_main and RunFolder(args.out).metrics.is_file():

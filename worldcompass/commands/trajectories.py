@@ -23,12 +23,6 @@ EXAMPLES = """\
 """
 
 
-CONVENTION = (
-    "read as camera-to-world poses in OpenCV axes (x right, y down, z forward); if you expected another path, the"
-    " file holds world-to-camera poses or other axes"
-)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass trajectories``."""
     add_out(parser, "poses", "where the files go")
@@ -59,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if args.read is not None:
         for path in _read(args.read):
             print(path or "the camera stands still")
+        from worldcompass.worlds.worldplay.pose_files import CONVENTION
+
         print(CONVENTION, file=sys.stderr)
         return 0
     from worldcompass.worlds.worldplay import trajectories

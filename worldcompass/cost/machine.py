@@ -19,13 +19,17 @@ from worldcompass.cost.trace import Job, LiveBytes, Traced, metered, trace_witho
 from worldcompass.devices.attention import cuda_kernel
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.devices.cuda import as_on_cuda
+from worldcompass.parallel.cpus import usable_cpus
 from worldcompass.runs.atomic import remove
 from worldcompass.runs.requirements import GIB
 from worldcompass.seeding import seed_globals
 
 Verdict = Literal["good", "bad", "note"]
 DEPTH = 1  # blocks of real size that are run
-NEAR = 0.1  # largest excess over the traced memory
+# Largest excess over the traced memory, by part. Decoding also takes the convolutions' work space, which no trace
+# sees: on an H200 it took 17% more (docs/results/gpu_h200.json).
+NEAR = {"decode": 0.25}
+NEAR_ELSEWHERE = 0.1
 SIDE = {"cuda": 8192, "cpu": 512}  # of the square matrices whose product is timed
 REPEATS = 10
 DISK_BYTES = 1 << 28
@@ -93,7 +97,7 @@ def survey(needs: Needs | None, device: str, folder: Path, ranks: int = 1) -> It
 
 def _hardware(device: str) -> Iterator[Finding]:
     if not device.startswith("cuda"):
-        yield Finding("device", f"CPU with {os.cpu_count()} cores: recipes :smoke and the embedded worlds")
+        yield Finding("device", f"CPU with {usable_cpus()} cores: recipes :smoke and the embedded worlds")
         return
     facts = torch.cuda.get_device_properties(device)
     free, total = torch.cuda.mem_get_info(device)
@@ -222,7 +226,8 @@ def examine_block(needs: Needs, device: str) -> Iterator[Finding]:
         yield Finding("one block of real size", f"out of memory: {str(why).partition('. ')[0]}", "bad")
         return
     for field, plan, real in zip(fields(Traced), astuple(planned), astuple(measured), strict=True):
-        verdict: Verdict = "good" if real <= (1 + NEAR) * plan + (1 << 24) else "bad"
+        near = NEAR.get(field.name, NEAR_ELSEWHERE)
+        verdict: Verdict = "good" if real <= (1 + near) * plan + (1 << 24) else "bad"
         yield Finding(
             f"{field.name}, {DEPTH} block", f"{real / GIB:.2f} GiB, planned {plan / GIB:.2f}", verdict
         )

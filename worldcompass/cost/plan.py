@@ -57,6 +57,8 @@ class Needs:
     modules: tuple[NeededModule, ...] = ()
     critic_bytes: int = 0
     """Bytes of the critics' networks; not traced, but estimated from their authors' hardware."""
+    notes: tuple[str, ...] = ()
+    """Lines about the inputs that a user should check by eye."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,11 @@ def what_to_lower(plan: Plan, config: Config) -> str:
         "optimiser step": "train adapters (config.lora)",
     }[phase]
     states = plan.states
+    if states.critics:
+        lower += (
+            f"; {states.critics / GIB:.0f} GiB are assumed for critics in this process: serve them on another GPU"
+            " (worldcompass serve-reward), or choose some without weights"
+        )
     kept = _share(states.weights + states.averages + states.optimizer, plan.gpus)
     if 2 * kept < plan.peak and phase != "optimiser step":
         return lower

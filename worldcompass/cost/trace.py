@@ -84,10 +84,11 @@ class Traced:
     def extended(self, deeper: Traced, blocks: int) -> Traced:
         """The bytes with ``blocks`` more blocks, by extrapolation from ``deeper``, which has one more block.
 
+        No part is below zero, which a small network's rounding of storages may extrapolate to.
         Decoding does not depend on the number of blocks: its bytes are those of this trace; ``deeper`` can skip it.
         """
         pairs = zip(astuple(self), astuple(deeper), strict=True)
-        whole = Traced(*(shallow + blocks * (deep - shallow) for shallow, deep in pairs))
+        whole = Traced(*(max(0, shallow + blocks * (deep - shallow)) for shallow, deep in pairs))
         return replace(whole, decode=self.decode)
 
 

@@ -46,13 +46,22 @@ def device_of_rank(device: str, count: int | None = None) -> str:
         count: GPUs that this process sees; asked from PyTorch when None. With one, each rank has its own.
 
     Raises:
-        UserError: when this rank has no GPU of its own.
+        UserError: when this rank has no GPU of its own, or the environment does not say which.
     """
-    rank = os.environ.get("LOCAL_RANK")
-    if not device.startswith("cuda") or rank is None:
+    if not device.startswith("cuda"):
+        return device
+    rank = _number("LOCAL_RANK")
+    if rank is None:
+        if device == "cuda" and (_number("WORLD_SIZE") or 1) > 1:
+            count = torch.cuda.device_count() if count is None else count
+            if count > 1:
+                raise UserError(
+                    f"WORLD_SIZE is {_number('WORLD_SIZE')} and LOCAL_RANK is not set, so that every process would"
+                    f" take GPU 0 of {count}: set LOCAL_RANK, or start with --nproc or torchrun"
+                )
         return device
     if device != "cuda":
-        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 and device != device_of_rank("cuda", count):
+        if (_number("LOCAL_WORLD_SIZE") or 1) > 1 and device != device_of_rank("cuda", count):
             raise UserError(
                 f"several processes cannot share {device}: use --device cuda, which gives each its own"
             )
@@ -60,8 +69,18 @@ def device_of_rank(device: str, count: int | None = None) -> str:
     count = torch.cuda.device_count() if count is None else count
     if count == 1:
         return "cuda:0"
-    if int(rank) >= count:
+    if rank >= count:
         raise UserError(
             f"process {rank} of this machine has no GPU, PyTorch sees {count}: start at most {count} processes"
         )
     return f"cuda:{rank}"
+
+
+def _number(name: str) -> int | None:
+    """A whole number of the environment; None where it is not set or empty."""
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise UserError(
+            f"{name} is {text}: expected a whole number; unset it, or start with --nproc or torchrun"
+        )
+    return int(text) if text else None

@@ -18,6 +18,7 @@ import av.error
 import cv2
 import numpy as np
 import torch
+from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from torch import Tensor
@@ -29,6 +30,13 @@ from worldcompass.runs.atomic import writing
 Frames = Tensor | np.ndarray
 # What PyAV raises for damaged streams besides its own errors.
 _UNREADABLE = (ArithmeticError, LookupError, MemoryError, ValueError)
+
+# Containers that are opened, by FFmpeg's names. Others, such as playlists and SDP, may name files and addresses,
+# which FFmpeg would then open itself.
+CONTAINERS = (
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "gif",
+    "asf", "h264", "hevc",
+)  # fmt: skip
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 """Endings of files that count as videos in a folder."""
@@ -118,7 +126,7 @@ def frame_rate(path: Path) -> float | None:
         UserError: when the file is not a video.
     """
     try:
-        with av.open(str(path.absolute()), "r") as container:
+        with _opened(str(path.absolute())) as container:
             rate = container.streams.video[0].average_rate
     except (av.error.FFmpegError, *_UNREADABLE) as why:
         raise UserError(f"{path} is not a readable video ({why}): expected one such as an MP4") from why
@@ -129,7 +137,7 @@ def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> It
     """Frames (h, w, 3) one by one, see ``read_video``."""
     # A name with a colon, such as 10:20.mp4, would be a protocol of FFmpeg if the path were not absolute.
     opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
-    with av.open(opened, "r") as container:
+    with _opened(opened) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise UserError(f"{name} holds no video: expected a video such as an MP4")
@@ -141,6 +149,13 @@ def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> It
             _check_pixels(frame.width, frame.height, max_pixels)  # a stream may change its size
             squared = _square_pixels(frame.to_ndarray(format="rgb24"), stream.sample_aspect_ratio, name)
             yield _upright(squared, frame, name)
+
+
+def _opened(source: str | io.BytesIO) -> InputContainer:
+    """A container of a known kind, which reads nothing but itself."""
+    protocols = "file" if isinstance(source, str) else ""
+    limits = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": protocols}
+    return av.open(source, "r", container_options=limits)
 
 
 def _check_pixels(width: int, height: int, max_pixels: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import shlex
@@ -20,11 +19,10 @@ import torch
 
 from worldcompass.errors import EXIT_LOST_RANK, LAUNCHED, UserError
 from worldcompass.parallel.cpus import usable_cpus
+from worldcompass.parallel.parents import end_with_parent
 from worldcompass.parallel.signals import Interrupted, Notices
-from worldcompass.parallel.team import port_taken, rank_of_environment
+from worldcompass.parallel.team import LAST_PORT, port_taken, rank_of_environment
 
-LAST_PORT = 65535
-PR_SET_PDEATHSIG = 1  # of Linux, see prctl(2)
 POLL_INTERVAL = 0.1  # seconds
 # Exit codes of ranks that have printed their reason.
 EXPLAINED = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
@@ -59,11 +57,8 @@ def is_rank() -> bool:
 
 def end_with_launcher() -> None:
     """Have the kernel send SIGTERM to this rank when its launcher dies, so that it saves and stops."""
-    if LAUNCHED not in os.environ or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(os.environ[LAUNCHED]):  # the launcher is already gone
-        os.kill(os.getpid(), signal.SIGTERM)
+    if LAUNCHED in os.environ:
+        end_with_parent(int(os.environ[LAUNCHED]))
 
 
 def launch(words: Sequence[str], ranks: int) -> int:

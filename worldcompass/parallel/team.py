@@ -32,6 +32,7 @@ from worldcompass.parallel.sharding import is_sharded
 from worldcompass.parallel.watch import ended_while_waiting
 from worldcompass.version import __version__
 
+LAST_PORT = 65535
 MEET = timedelta(minutes=10)  # for all ranks to start
 WAIT = timedelta(hours=2)  # long enough for a rank that evaluates alone; the launcher detects dead ranks
 # Parts of the error messages of gloo and of the first rank's store after a connection is lost.
@@ -302,6 +303,9 @@ def rank_of_environment() -> tuple[int, int]:
     size = int(found["WORLD_SIZE"])
     if size > 1 and (lost := [n for n in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]):
         raise UserError(f"WORLD_SIZE is {size} and {lost[0]} is not set: start with --nproc or torchrun")
+    port = os.environ.get("MASTER_PORT", "")
+    if size > 1 and not (port.isdecimal() and 1 <= int(port) <= LAST_PORT):
+        raise UserError(f"MASTER_PORT is {port}: expected a port's number, 1 to {LAST_PORT}")
     return int(found["RANK"]), size
 
 

@@ -12,7 +12,7 @@ import cv2
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.media.pictures import MAX_SIDE, decode_picture, picture_size
+from worldcompass.media.pictures import JPEG, MAX_SIDE, PNG, decode_picture, picture_size
 from worldcompass.media.video import check_aspect, fit
 
 MAX_UPLOAD_BYTES = 8 * 2**20
@@ -86,7 +86,7 @@ def start_from_picture(data: bytes, frame_size: tuple[int, int]) -> Start:
     """
     if len(data) > MAX_UPLOAD_BYTES:
         raise UserError(f"the picture has more than {MAX_UPLOAD_BYTES >> 20} MiB: save a smaller one")
-    size = picture_size(data)
+    size = picture_size(data) if data.startswith((PNG, JPEG)) else None
     if size is None:
         raise UserError("this file is not a picture that can be read: choose a PNG or JPEG")
     width, height = size

@@ -15,6 +15,7 @@ from typing import Any
 
 from worldcompass.critic import FAILURES, error_line
 from worldcompass.errors import UserError
+from worldcompass.recipes.overrides import home_of
 
 NO_RECIPES = {"load", "overrides"}  # modules of this folder that are not recipes
 
@@ -42,7 +43,7 @@ def load_recipe(name: str) -> Callable[[], Any]:
         UserError: when the module, the file or the function does not exist.
     """
     source, function = parts_of(name)
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_shipped(source)
+    module = _load_file(home_of(source)) if source.endswith(".py") else _load_shipped(source)
     function = function or Path(source).stem
     recipe = getattr(module, function, None)
     if not callable(recipe):

@@ -29,6 +29,7 @@ from typing import (
 )
 
 from worldcompass.errors import UserError
+from worldcompass.settings import flattened
 
 C = TypeVar("C")
 
@@ -56,20 +57,10 @@ def override(config: C, assignments: Sequence[str]) -> C:
     return _changed(config, changes)
 
 
-def settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting of a dataclass with its value, nested ones as ``outer.inner``."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        name = prefix + field.name
-        flat |= settings(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
-    return flat
-
-
 def explained(config: Any) -> Iterator[str]:
     """A line ``key = value`` for every setting, with the first sentence of its docstring below it."""
     said = _docstrings(config)
-    for key, value in settings(config).items():
+    for key, value in flattened(config).items():
         yield f"{key} = {_shown(value)}"
         if key in said:
             yield f"    {said[key]}"
@@ -241,8 +232,20 @@ def _parse_sequence(text: str, origin: type, options: tuple[Any, ...], key: str)
     return origin(parse_value(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
 
 
+def home_of(text: str) -> Path:
+    """A path that may begin with ``~``, which a shell leaves alone in ``--set key=~/x``.
+
+    Raises:
+        UserError: for an unknown user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}") from None
+
+
 def _parse_scalar(text: str, kind: type, key: str) -> Any:
     try:
-        return kind(text)
+        return home_of(text) if kind is Path else kind(text)
     except ValueError:
         raise UserError(f"{key} must be {_SCALARS[kind]}, not {text!r}") from None

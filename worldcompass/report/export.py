@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from safetensors import safe_open
+from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.parallel.sharding import all_finite
@@ -20,6 +21,7 @@ from worldcompass.runs.checkpoint import CheckpointState, latest_checkpoint, new
 from worldcompass.runs.final import final_weights
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import StepMetrics
+from worldcompass.runs.pickled import ENDINGS, read_plain, tensors_in
 from worldcompass.runs.results import Evaluation
 from worldcompass.statistics import percent
 from worldcompass.version import __version__
@@ -78,7 +80,8 @@ def export_run(
         if not exported:
             step = _write_average(folder, unfinished)
         _check_finite(unfinished)
-        files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*.safetensors"))
+        whole = (path for path in unfinished.rglob("*") if path.is_file() and path.name != CARD)
+        files = sorted(path.relative_to(unfinished) for path in whole)
         card = model_card(run, state, step, [str(file) for file in files], license_name, base, embedded)
         (unfinished / CARD).write_text(card, encoding="utf-8")
     return step
@@ -88,16 +91,25 @@ def _check_finite(folder: Path) -> None:
     """Refuse to give away weights that are not finite.
 
     Raises:
-        UserError: naming the file and the first such tensor.
+        UserError: naming the file and the first such tensor, or a file that holds code.
     """
-    for path in sorted(folder.rglob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            broken = next((name for name in file.keys() if not all_finite([file.get_tensor(name)])), None)  # noqa: SIM118
+    for path in sorted(folder.rglob("*")):
+        broken = next((name for name, tensor in _tensors(path) if not all_finite([tensor])), None)
         if broken is not None:
             raise UserError(
                 f"{path.name} holds weights that are not finite ({broken}): delete the checkpoints of the last"
                 " steps and resume the run with a lower learning rate"
             )
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file of weights, by name; of other files none."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                yield name, file.get_tensor(name)
+    elif path.suffix in ENDINGS:
+        yield from tensors_in(read_plain(path))
 
 
 def _write_average(run: RunFolder, folder: Path) -> int:

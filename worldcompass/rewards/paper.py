@@ -7,7 +7,7 @@ instead of frames. Neither network has been run on WorldPlay's videos here, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.rewards.remote import RemoteCritic
 from worldcompass.rewards.stability import PictureStability
 from worldcompass.runs.requirements import GIB, NeededFile, NeededModule
+from worldcompass.settings import HARMLESS
 from worldcompass.types import Group, Scores
 
 Cameras = Literal["depth-anything-3", "odometry"]
@@ -64,7 +65,7 @@ class PaperRewards:
     """Estimator of camera paths; ``odometry`` needs no weights."""
     cameras_weights: Path = Path("checkpoints/depth-anything-3")
     """Folder of Depth-Anything-3: config.json, model.safetensors."""
-    cameras_at: str = ""
+    cameras_at: str = field(default="", metadata=HARMLESS)
     """Address of a server with the interaction critic (``worldcompass serve-reward``); in this process if empty."""
     move: float | None = None
     """Smallest length of a moving latent's step, in the estimator's unit; see ``calibrated_thresholds``."""
@@ -76,9 +77,9 @@ class PaperRewards:
     quality_weights: Path = Path("checkpoints/hpsv3/HPSv3.safetensors")
     quality_config: Path = Path("checkpoints/hpsv3/HPSv3_7B.yaml")
     """A copy of the package's file that names a local folder of Qwen2-VL-7B-Instruct."""
-    quality_at: str = ""
+    quality_at: str = field(default="", metadata=HARMLESS)
     """Address of a server with the quality critic; in this process if empty."""
-    timeout_s: float = 600.0
+    timeout_s: float = field(default=600.0, metadata=HARMLESS)
     """Seconds that a server may take for one group. It scores one after another, so that the last of eight
     processes waits for seven others."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,7 @@ def load_checkpoint(
 
     Raises:
         DamagedCheckpoint: when it cannot be read, differs from its checksums, or holds weights that are not finite.
+        PermissionError: when this user may not read it.
         UserError: when it has another format.
     """
     team = team or Team()
@@ -193,6 +195,8 @@ def load_checkpoint(
         if team.most(damaged):
             raise DamagedCheckpoint(f"{folder} is damaged: its content does not match its checksum")
         tensors = read_shards(folder, place, team.size == 1) if files else load_file(folder / _TENSORS)
+    except PermissionError:  # the checkpoint may be sound
+        raise
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
     if state.get("format") != (SHARDED_FORMAT if files else FORMAT):
@@ -279,7 +283,23 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _complete(root: Path) -> list[Path]:
-    """The complete checkpoints in order of their steps; a copy such as ``step_000008_backup`` is none."""
-    numbered = [path for path in root.glob(f"{STEP}*") if path.name.removeprefix(STEP).isdecimal()]
-    complete = [path for path in numbered if (path / STATE).is_file() and any(path.glob("*.safetensors"))]
+    """The complete checkpoints in order of their steps; a copy such as ``step_000008_backup`` is none.
+
+    Raises:
+        OSError: when a folder cannot be read, which is not an empty one.
+    """
+    numbered = [root / n for n in _names(root) if n.startswith(STEP) and n.removeprefix(STEP).isdecimal()]
+    complete = [
+        path
+        for path in numbered
+        if STATE in (names := _names(path)) and any(name.endswith(".safetensors") for name in names)
+    ]
     return sorted(complete, key=step_of)
+
+
+def _names(folder: Path) -> list[str]:
+    """The names in a folder; none without one. ``Path.glob`` takes an unreadable folder for an empty one."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -28,6 +28,8 @@ class RunRecord:
     """Of PyTorch."""
     machine: str = ""
     """Kind of processor."""
+    started: str = ""
+    """When, as an ISO date of UTC."""
     changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings that changed when the run was last resumed: name -> the old and the new value."""
 

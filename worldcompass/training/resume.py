@@ -32,6 +32,7 @@ from worldcompass.runs.events import Changed, read_events, write_events
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import MetricsLog
 from worldcompass.runs.settings import by_short_name
+from worldcompass.training import of_recipe
 from worldcompass.training.optim import refuse_broken_weights
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def identity(run: Run) -> dict[str, Any]:
     config = {k: v for k, v in run.config.settings().items() if k not in MAY_CHANGE}
     ids = hashlib.sha256(json.dumps([s.id for s in run.scenarios]).encode()).hexdigest()
     critics = [critic.name for critic in run.critics]
-    return {**config, "world": run.world.spec.name, "critics": critics, "scenarios": ids}
+    own = {"world": run.world.spec.name, "critics": critics, "scenarios": ids}
+    return {**config, **own, **of_recipe.current()}
 
 
 def save(run: Run, guard: Guard, step: int, keep: int = 0) -> None:
@@ -185,9 +187,14 @@ def _take_over(
 ) -> dict[str, list[Any]]:
     """Load a checkpoint and return the settings that changed."""
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
-    changed = differences(by_short_name(state.run), now, defaults)
+    saved = by_short_name(state.run)
+    recipes = [known.pop(of_recipe.SETTINGS, None) for known in (saved, now)]
+    changed = differences(saved, now, defaults)
+    if None not in recipes:  # earlier versions and training from Python store none
+        own = differences(*recipes, {})
+        changed |= {name: pair for name, pair in own.items() if name.split(".")[-1] not in MAY_CHANGE}
     changed |= _changed_schedule(run, state)
-    refuse_changes(folder.path, changed, run.config.keeping.accept_changes)
+    refuse_changes(folder.path, changed, run.config.keeping.accept_changes or of_recipe.accepted())
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}, "critic": {}}
     for name, tensor in tensors.items():
         part, rest = name.split("/", 1)

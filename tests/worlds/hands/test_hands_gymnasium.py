@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import gymnasium
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from worldcompass.worlds.hands.gymnasium import HandsEnv
 from worldcompass.worlds.hands.scripts import Look, Pick, play
 from worldcompass.worlds.hands.splits import scene
 from worldcompass.worlds.hands.starts import NUMBERS
+from worldcompass.worlds.hands.world import SPEC, WEIGHTS
 
 NAMES = ("worldcompass/Hands-v0", "worldcompass/HandsEngine-v0")
 
@@ -96,6 +99,7 @@ def test_a_colour_chooses_the_scenes():
         ({"split": "mars", "numbers": [1]}, "no split 'mars' of Hands scenes"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"render_mode": "ascii"}, "render_mode is 'ascii'"),
+        ({"weights": "nowhere"}, "nowhere holds no trained weights"),
     ],
 )
 def test_mistakes_are_one_sentence(options, said):
@@ -110,3 +114,33 @@ def test_wrong_controls_are_named():
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"4 controls \(x, y, z, opening\) from -1 to 1"):
         env.step(np.array([2.0, 0, 0, 0]))
+
+
+def test_a_run_a_device_and_numpys_seeds_are_taken(tmp_path):
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    shutil.copy(WEIGHTS.shipped / WEIGHTS.net, tmp_path / "run" / "weights")
+    env = make(NAMES[0], weights=tmp_path / "run", device="cpu")
+    first, _ = env.reset(seed=np.int64(3))
+    np.testing.assert_array_equal(first, env.reset(seed=3)[0])
+
+
+def test_every_frame_can_be_recorded_at_its_own_rate():
+    one, every = (make(NAMES[0], render_mode=mode) for mode in ("rgb_array", "rgb_array_list"))
+    assert one.metadata["render_fps"] * 4 == every.metadata["render_fps"] == SPEC.fps
+    every.reset(seed=0)
+    observation, *_ = every.step(np.array([1, 0, 0, 0], np.float32))
+    frames = every.render()
+    assert len(frames) == 5 and every.render() == []
+    np.testing.assert_array_equal(np.stack(frames[1:]), observation)
+
+
+def test_rows_of_a_vector_are_single_environments():
+    name = f"worldcompass:{NAMES[0]}"
+    many = gymnasium.make_vec(name, num_envs=2, vectorization_mode="vector_entry_point", num_steps=1)
+    observations, infos = many.reset(seed=3)
+    assert observations.shape == (2, 4, 64, 64, 3) and len(infos["scene"]) == 2
+    alone = make(NAMES[0])
+    np.testing.assert_array_equal(observations[1], alone.reset(seed=4)[0])
+    held = np.array([0.5, 0, 0, -1], np.float32)
+    np.testing.assert_array_equal(many.step(np.stack([held, held]))[0][1], alone.step(held)[0])
+    many.close()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,3 +131,43 @@ def test_damaged_shards_are_named(root, damage):
         np.save(file, np.load(file)[:, :5])
     with pytest.raises(UserError, match=r"train/1 is damaged .*|train/1 is damaged: its arrays have"):
         data.load(root, "train", FORMAT)
+
+
+def sleeping(mark: Path) -> None:
+    mark.with_suffix(".pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from test_small_data import data, sleeping\n"
+        "if __name__ == '__main__':\n"
+        "    data.collect({Path(p): Path(p) for p in sys.argv[1:]}, sleeping, workers=2)\n"
+    )
+    script, marks = tmp_path / "parent.py", [tmp_path / "a", tmp_path / "b"]
+    script.write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen([sys.executable, script, *marks], env={**os.environ, "PYTHONPATH": path})
+    try:
+        wait_for(lambda: all(mark.with_suffix(".pid").exists() for mark in marks))
+        workers = [int(mark.with_suffix(".pid").read_text() or 0) for mark in marks]
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not any(runs(worker) for worker in workers))
+
+
+def runs(process: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)

@@ -165,6 +165,10 @@ def test_weights_come_back_and_wrong_ones_are_refused_in_words(world, tmp_path):
     assert again.net.stem.weight.equal(world.net.stem.weight.half().float())
     with pytest.raises(UserError, match="version 1, expected 2: pretrain them again"):
         WeightFiles("bouncing", "2").load(tmp_path, again.autoencoder, again.net)
+    again.net.stem.weight.data[0] = torch.nan
+    files.export(again.net, tmp_path / files.net)
+    with pytest.raises(UserError, match=r"holds weights that are not finite \(stem.weight\)"):
+        files.load(tmp_path, world.autoencoder, random_world().net)
     save_file({"a": torch.zeros(1)}, tmp_path / files.net, {"version": "1"})
     with pytest.raises(UserError, match="belongs to another network"):
         files.load(tmp_path, again.autoencoder, again.net)

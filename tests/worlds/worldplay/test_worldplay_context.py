@@ -8,6 +8,7 @@ import pytest
 import torch
 from camera_paths import parse_path
 
+from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.geometry import LabelThresholds, label_from_signs, motion_signs, rotation_from_angles
 from worldcompass.worlds.worldplay.context import (
@@ -160,12 +161,20 @@ def test_bad_pose_files_are_refused_in_one_sentence(tmp_path, damage, message):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", [None, "{"])
+@pytest.mark.parametrize(
+    "text", [None, "{", "[" * 100_000, '{"0": ' * 100_000], ids=["", "cut", "deep", "deeper"]
+)
 def test_unreadable_pose_files_are_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "path.json").write_text(text)
     with pytest.raises(UserError, match="not a readable pose file"):
         read_poses(tmp_path / "path.json")
+
+
+def test_a_file_without_a_trajectory_is_refused(tmp_path, capsys):
+    (tmp_path / "path.json").write_text("[]")
+    assert cli.main(["trajectories", "--read", str(tmp_path / "path.json")]) == 2
+    assert "holds an empty list: expected trajectories" in capsys.readouterr().err
 
 
 def test_a_camera_sees_all_that_it_sees_itself_and_nothing_behind_it():

@@ -1,6 +1,7 @@
 """Evaluation of WorldPlay weights from the shell, at tiny size: sides on the same videos, kept and compared."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,8 +58,46 @@ def test_weights_are_compared_on_the_same_videos_and_finished_ones_are_kept(
     assert cli.main(words) == 0
     assert made == [("base", "stand-in-1")]
     assert json.loads((out / "results.json").read_text()) == results
-    assert cli.main([*words, "--seed", "3"]) == 2
-    assert "holds an evaluation of other weights or settings" in capsys.readouterr().err
+    for other, named in (
+        (["--seed", "3"], "--seed"),
+        (["--set", "whole_timesteps=true"], "whole_timesteps"),
+        (["--set", "config.autocast_bf16=true"], "config.autocast_bf16"),
+    ):
+        assert cli.main([*words, *other]) == 2
+        assert f"holds an evaluation with other {named}: choose another --out" in capsys.readouterr().err
+    assert cli.main([*words, "--set", "config.steps=7"]) == 0  # which changes no video
+
+
+def test_weights_that_changed_in_their_place_are_not_taken_for_the_old_ones(tmp_path, rival, capsys):
+    words = [
+        "evaluate",
+        "--recipe",
+        "worldplay_8b:smoke",
+        "--scenarios",
+        "1",
+        "--latents",
+        "4",
+        "--steps",
+        "1",
+    ]
+    words += ["--device", "cpu", "--out", str(tmp_path / "out"), "--checkpoint", str(rival)]
+    assert cli.main(words) == 0
+    net = random_network("8b")
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    export_weights(net, rival / FILE_NAME)
+    assert cli.main(words) == 2
+    assert "holds an evaluation with other the weights of ar_rl_model" in capsys.readouterr().err
+
+
+def test_every_side_has_a_name_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = Path("a/w"), Path("b/w")
+    sides = evaluation.sides_of([a, b, Path("a")])
+    assert list(sides.values()) == [None, a, b, Path("a")] and list(sides)[:2] == ["base", "w"]
+    for wrong in ([Path("base")], [Path("x/base")], [a, a], [a, b, b]):
+        with pytest.raises(UserError, match="has the name of another side"):
+            evaluation.sides_of(wrong)
 
 
 def test_weights_that_are_not_there_are_refused_before_loading(tmp_path, capsys):

@@ -51,6 +51,8 @@ def test_trained_weights_are_judged_by_recordings_from_the_shell(
     assert cli.main(words) == code  # nothing is filmed or judged again
     assert cli.main([*words[:-3], "cpu", "--out", str(tmp_path / "out"), "--steps", "2"]) == 2
     assert "holds a judge with other steps" in capsys.readouterr().err
+    assert cli.main([*words, "--set", "whole_timesteps=true"]) == 2
+    assert "holds a judge with other whole_timesteps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", [worldplay_8b.smoke(), worldplay_5b.smoke()], ids=["8b", "5b"])

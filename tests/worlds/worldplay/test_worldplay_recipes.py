@@ -25,9 +25,9 @@ from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import adamw, muon
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.pose_files import write_poses
-from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
-from worldcompass.worlds.worldplay.trajectories import random_trajectory
+from worldcompass.worlds.worldplay.trajectories import along_path, random_trajectory
 from worldcompass.worlds.worldplay.weights import (
     FILE_NAME,
     GENERATOR_FILE,
@@ -359,3 +359,37 @@ def test_videos_are_filmed_during_training_as_in_the_released_trainer(kind, tmp_
     clips = RunFolder(tmp_path / "run").clips()
     assert list(clips) == [1, 2] and [row.judge for row in read_record(tmp_path / "run").rows] == [None, None]
     assert worldplay_8b.worldplay_8b().config.keeping.probe_every == 6
+
+
+def test_bfloat16_weights_need_autocast():
+    """Else the first product ends in a traceback about types."""
+    recipe = replace(SMOKE["8b"](), half_weights=True)
+    for check in (recipe.check, recipe.check_world, recipe.needs):
+        with pytest.raises(
+            UserError, match=r"needs config.autocast_bf16=true: set that, or half_weights=false"
+        ):
+            check()
+    replace(recipe, config=recipe.config.changed(autocast_bf16=True)).check_world()
+
+
+def test_a_run_prints_how_its_poses_are_read(tmp_path):
+    for i, path in enumerate(("w-3, right-4", "s-7", "a-7", "d-7")):
+        write_poses(along_path(path), tmp_path / "poses" / f"{i}.json")
+    notes = OfficialFiles(tmp_path, tmp_path, poses=tmp_path / "poses").notes()
+    assert notes[0] == "trajectories as they are read:" and "camera-to-world poses" in notes[-1]
+    assert [line.rpartition(": ")[2] for line in notes[1:-1]] == ["w-3, right-4", "s-7", "a-7"]
+    assert OfficialFiles(tmp_path, tmp_path).notes() == StandIns().notes() == ()
+    recipe = replace(SMOKE["8b"](), source=NotedStandIns())
+    assert recipe.needs().notes == NotedStandIns().notes()
+
+
+class NotedStandIns(StandIns):
+    def notes(self):
+        return ("as they are read",)
+
+
+def test_training_prints_the_notes_of_its_source(tmp_path, capsys):
+    recipe = replace(SMOKE["8b"](), source=NotedStandIns())
+    config = recipe.config.changed(steps=1, probe_every=0)
+    replace(recipe, config=config).run(tmp_path / "run", "cpu", resume=False)
+    assert "as they are read\n" in capsys.readouterr().out

@@ -238,3 +238,15 @@ def test_configurations_of_other_networks_are_refused(config, raw, message, tmp_
 def test_a_missing_configuration_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a readable config"):
         Config8B.from_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("file", [FILE_NAME, "model.pt"])
+def test_weights_that_are_not_finite_are_refused(file, tmp_path):
+    net = random_network("8b")
+    name, weight = next(iter(net.named_parameters()))
+    with torch.no_grad():
+        weight.view(-1)[0] = torch.inf
+    export_weights(net, tmp_path / file)
+    with pytest.raises(UserError, match="holds weights that are not finite") as refused:
+        LOAD["8b"](tmp_path)
+    assert f"({name})" in str(refused.value)

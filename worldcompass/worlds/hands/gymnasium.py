@@ -7,6 +7,7 @@ instruction, which ends the episode, and 0 before. The engine says when by its t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any, Protocol, Self, get_args
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
 from worldcompass.env import Observes, Window, frames_of_step, gym_space, observed, picture_space
 from worldcompass.errors import UserError
+from worldcompass.runs.folder import weights_folder
 from worldcompass.types import Scenario
 from worldcompass.walk import Walk, start_walk
 from worldcompass.worlds.hands.actions import ACTIONS
@@ -29,7 +32,7 @@ from worldcompass.worlds.hands.splits import scene
 from worldcompass.worlds.hands.starts import NUMBERS, SceneStart, draw_start, scene_starts
 from worldcompass.worlds.hands.tasks import PICK_CUP, Instruction, of_scene, parse
 from worldcompass.worlds.hands.watching import PixelWatch, TruthWatch
-from worldcompass.worlds.hands.world import SPEC, HandsWorld, load_hands_world
+from worldcompass.worlds.hands.world import SPEC, WEIGHTS, HandsWorld, load_hands_world
 
 MAX_STEPS = 32  # a grasp takes about 13
 
@@ -68,13 +71,13 @@ class Imagined:
 
     @property
     def frames_F3hw(self) -> Tensor:
-        """See ``Moment``."""
-        return self.walk.frames_PF3hw[0]
+        """See ``Moment``; on the CPU."""
+        return self.walk.frames_PF3hw[0].cpu()
 
     def go(self, controls_4: np.ndarray) -> Imagined:
         """See ``Moment``."""
         walk = self.walk.step(ACTIONS.hold(torch.as_tensor(controls_4)[None, None]))
-        return Imagined(walk, self.watch.after(controls_4, walk.frames_PF3hw[0, -1]))
+        return Imagined(walk, self.watch.after(controls_4, walk.frames_PF3hw[0, -1].cpu()))
 
     def has_done(self, wanted: Instruction) -> bool:
         """See ``Moment``."""
@@ -141,17 +144,14 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         starts: scenes to draw from; those in which the task makes no sense are left out.
         wanted: the task, with or without a colour.
         max_steps: steps until truncation.
-        render_mode: ``rgb_array``, ``human`` or None.
+        render_mode: ``rgb_array``, ``rgb_array_list``, ``human`` or None.
         observes: every frame of a step, or the last one alone.
 
     Raises:
         UserError: when no scene has what the task needs.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 (as the base class has it)
-        "render_modes": ["rgb_array", "human"],
-        "render_fps": SPEC.fps / SPEC.frames_per_latent,  # of ``rgb_array``, one picture per step
-    }
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "rgb_array_list", "human"]}  # noqa: RUF012 (as the base class has it)
 
     def __init__(
         self,
@@ -166,7 +166,9 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if observes not in get_args(Observes):
             raise UserError(f"observes is {observes!r}, expected step or last")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise UserError(f"render_mode is {render_mode!r}, expected rgb_array, human or None")
+            raise UserError(
+                f"render_mode is {render_mode!r}, expected rgb_array, rgb_array_list, human or None"
+            )
         if max_steps < 1:
             raise UserError(f"max_steps is {max_steps}, expected 1 or more")
         self.stage, self.wanted, self.max_steps, self.render_mode = stage, wanted, max_steps, render_mode
@@ -175,11 +177,15 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise UserError(
                 f"none of {len(starts)} scenes lets anybody {wanted}: choose others, or another task"
             )
+        # Pictures per second of what ``render`` returns, which is one picture per step for ``rgb_array``.
+        per_step = frames_of_step(SPEC) if render_mode == "rgb_array" else 1
+        self.metadata = {**self.metadata, "render_fps": SPEC.fps / per_step}
         self.observes: Observes = observes
         self.observation_space = picture_space(SPEC, observes)
         self.action_space = gym_space(ACTIONS)
         self._now: _Now | None = None
         self._window: Any = None
+        self._unseen: list[np.ndarray] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -189,7 +195,7 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: when it is not the index of a start.
         """
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else operator.index(seed))
         index = (options or {}).get("start")
         if index is not None and index not in range(len(self.starts)):
             raise ValueError(f"start is {index!r}, expected 0 to {len(self.starts) - 1}")
@@ -198,7 +204,8 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         assert task is not None  # __init__ left out the others
         moment = self.stage.begin(start, task, int(self.np_random.integers(2**31)))
         self._now = _Now(start, task, moment)
-        self._show()
+        self._unseen = []
+        self._shown(1)
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -212,7 +219,7 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if controls.shape != (4,) or not (np.abs(controls) <= 1).all():
             raise ValueError(f"expected 4 controls ({', '.join(ACTIONS.axes)}) from -1 to 1, got {action!r}")
         self._now = now = replace(now, moment=now.moment.go(controls), steps=now.steps + 1)
-        self._show()
+        self._shown(frames_of_step(SPEC))
         done = now.moment.has_done(now.task)
         return self._observation(), float(done), done, now.steps >= self.max_steps, self._info()
 
@@ -225,8 +232,14 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._now, self.np_random.bit_generator.state = state
         return self._observation()
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The last frame (h, w, 3) for ``rgb_array``; in the mode ``human`` steps show themselves."""
+    def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
+        """The last frame (h, w, 3) for ``rgb_array``, and all frames since the last call for a list.
+
+        In the mode ``human`` steps show themselves.
+        """
+        if self.render_mode == "rgb_array_list":
+            unseen, self._unseen = self._unseen, []
+            return unseen
         return self._frames()[-1] if self.render_mode == "rgb_array" else self._show()
 
     def close(self) -> None:
@@ -252,6 +265,12 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             "start_gripper": grip,
             "start_things": start_poses(now.start.scene).astype(np.float32),
         }
+
+    def _shown(self, frames: int) -> None:
+        """Show or keep the new frames, as the mode of rendering says."""
+        self._show()
+        if self.render_mode == "rgb_array_list":
+            self._unseen += list(self._frames()[-frames:])
 
     def _show(self) -> None:
         if self.render_mode == "human":
@@ -283,23 +302,26 @@ def make_hands(
     num_steps: int | None = None,
     render_mode: str | None = None,
     observes: Observes = "step",
+    device: str = "cpu",
 ) -> HandsEnv:
     """What ``gymnasium.make("worldcompass/Hands-v0")`` calls: tasks in the world model.
 
     Args:
         instruction: see ``tasks.parse``; without a colour it means the scene's one thing of the kind.
-        weights: folder of post-trained weights, such as ``runs/mine/weights``; the package's own when None.
+        weights: folder of a finished run or of weights, such as ``runs/mine``; the package's own when None.
         split: of the scenes, see ``splits``.
         numbers: of the scenes; the package holds the default ones, the engine draws all others.
         max_steps: see ``HandsEnv``, as are ``render_mode`` and ``observes``.
         num_steps: denoising steps; those of the world's way ``play`` when None.
+        device: of PyTorch, such as ``cuda``; observations are NumPy arrays on any.
 
     Raises:
         UserError: for an unknown instruction or split, weights that do not fit, or scenes that nothing draws here.
     """
     wanted = parse(instruction)
     starts = starts_of(split, numbers)
-    world = load_hands_world(Path(weights) if weights is not None else None)
+    folder = None if weights is None else weights_folder(Path(weights), WEIGHTS.net)
+    world = load_hands_world(folder, device)
     return HandsEnv(
         WorldStage(world, num_steps),
         starts,
@@ -333,6 +355,33 @@ def make_hands_engine(
         render_mode=render_mode,
         observes=observes,
     )
+
+
+def make_hands_vector(num_envs: int = 1, **options: Any) -> SyncVectorEnv:
+    """What ``gymnasium.make_vec("worldcompass/Hands-v0", vectorization_mode="vector_entry_point")`` calls.
+
+    Episodes end at their own moments, so that each row is an environment of its own; all share one world model.
+
+    Args:
+        num_envs: rows.
+        options: see ``make_hands``.
+
+    Raises:
+        UserError: see ``make_hands``.
+    """
+    first = make_hands(**options)
+
+    def another() -> HandsEnv:
+        return HandsEnv(
+            first.stage,
+            first.starts,
+            first.wanted,
+            max_steps=first.max_steps,
+            render_mode=first.render_mode,
+            observes=first.observes,
+        )
+
+    return SyncVectorEnv([lambda: first, *[another] * (num_envs - 1)])
 
 
 def starts_of(split: str, numbers: Sequence[int]) -> list[SceneStart]:

@@ -12,6 +12,8 @@ frames and M latents; latent 0 has the episode's first frame alone, so F = n (M 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
@@ -24,6 +26,7 @@ import numpy as np
 from worldcompass.errors import UserError
 from worldcompass.media.progress import progress
 from worldcompass.parallel.cpus import usable_cpus
+from worldcompass.parallel.parents import end_with_parent
 from worldcompass.runs import folder as folders
 from worldcompass.runs.atomic import writing
 from worldcompass.runs.metrics import read_object
@@ -199,7 +202,10 @@ def _recorded(missing: Sequence[P], record: Callable[[P], None], workers: int) -
         for plan in missing:
             yield record(plan)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    # The workers end with this process, even if that is killed.
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(), signal.SIGKILL)
+    )
     try:
         for future in as_completed([pool.submit(record, plan) for plan in missing]):
             yield future.result()

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
+from worldcompass.parallel.sharding import all_finite
 from worldcompass.runs.atomic import write_tensors
 
 
@@ -56,7 +57,8 @@ class WeightFiles:
         """Tensors of a safetensors file in the dtype of ``expected``.
 
         Raises:
-            UserError: when the file is missing, not safetensors, of another version or for another network.
+            UserError: when the file is missing, not safetensors, of another version, for another network or not
+            finite.
             OSError: when it may not be read.
         """
         if not path.is_file():
@@ -81,7 +83,12 @@ class WeightFiles:
             raise UserError(
                 f"{path} belongs to another network: {len(wrong)} tensors missing or of another shape"
             )
-        return {name: found[name].to(value.dtype) for name, value in expected.items()}
+        taken = {name: found[name].to(value.dtype) for name, value in expected.items()}
+        if broken := next((name for name, value in taken.items() if not all_finite([value])), None):
+            raise UserError(
+                f"{path} holds weights that are not finite ({broken}): give the weights of a sound run"
+            )
+        return taken
 
     def fingerprint(self, folder: Path | None) -> str:
         """The first 12 digits of the SHA-256 of the network's file in a folder, or in the package when None."""

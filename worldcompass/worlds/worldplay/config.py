@@ -286,8 +286,8 @@ class VaeConfig5B:
 
 def _read(path: Path, required: Mapping[str, object], model: str) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text())
-    except (OSError, ValueError) as why:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as why:
         raise UserError(f"{path} is not a readable config.json of {model} ({why}): fetch it again") from why
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no object: expected the config.json of {model}")

@@ -6,10 +6,12 @@ held out does not exist for real videos; look at the videos, too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,9 @@ from worldcompass.rewards.video_score import score_video
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.folder import RunFolder
+from worldcompass.runs.metrics import read_object
+from worldcompass.runs.requirements import digest_of, parts
+from worldcompass.settings import recorded
 from worldcompass.statistics import Estimate, bootstrap, resamples
 from worldcompass.types import Scenario
 from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
@@ -31,6 +36,8 @@ from worldcompass.worlds.worldplay.world import CHUNK, WorldPlay
 
 SEED = 7_000_000  # of trajectories that no run draws, as its own seeds are far below
 BASE = "base"
+REQUEST = "request.json"
+NAMED = 5  # differences that a message names
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,41 @@ def weights_file(path: Path) -> Path:
     return file
 
 
+def sides_of(checkpoints: Sequence[Path]) -> dict[str, Path | None]:
+    """The recipe's own weights and others, by the names of their folders of videos.
+
+    Raises:
+        UserError: when two of them would have the same name.
+    """
+    sides: dict[str, Path | None] = {BASE: None}
+    for path in checkpoints:
+        whole = path.resolve()
+        long = str(whole).strip("/").replace("/", "_")
+        if whole.name == BASE or long in sides or path in sides.values():
+            raise UserError(
+                f"--checkpoint {path} has the name of another side: give every folder once, and none named"
+                f" {BASE!r}, which is the name of the recipe's own weights"
+            )
+        sides[long if whole.name in sides else whole.name] = path
+    return sides
+
+
+def digest_of_weights(recipe: WorldPlayRecipe, path: Path | None) -> str:
+    """SHA-256 of the files of weights, the recipe's own for None.
+
+    Raises:
+        UserError: when there are none.
+    """
+    files = recipe.source.weight_files() if path is None else parts(weights_file(path))
+    return hashlib.sha256(" ".join(map(digest_of, files)).encode()).hexdigest()
+
+
+def settings_of(recipe: WorldPlayRecipe) -> dict[str, Any]:
+    """The settings that a recipe's videos and their scores depend on, as JSON values; without its training's."""
+    own = recorded(recipe, without="config")
+    return own | {"config.autocast_bf16": recipe.config.optimiser.autocast_bf16}
+
+
 def evaluate(
     recipe: WorldPlayRecipe, sides: Mapping[str, Path | None], request: Request, out: Path, device: str
 ) -> Iterator[str]:
@@ -88,10 +130,7 @@ def evaluate(
     Raises:
         UserError: when a file is missing or of another network, or ``out`` holds another evaluation.
     """
-    for path in sides.values():
-        if path is not None:
-            weights_file(path)
-    _check_same(out, sides, request)
+    _check_same(out, recipe, sides, request)
     scenarios, critics = scenarios_of(recipe, request), recipe.rewards.critics(device)
     world = loaded = None
     for side, path in sides.items():
@@ -127,7 +166,7 @@ def _evaluate_one(
 
 def compare(sides: Sequence[str], scenarios: Sequence[str], out: Path) -> dict[str, dict[str, Estimate]]:
     """Mean of every score by side, and for every side but the first its difference from it, paired by scenario."""
-    values = {side: [json.loads(_file(out, side, name).read_text()) for name in scenarios] for side in sides}
+    values = {side: [json.loads(_file(out, side, name).read_bytes()) for name in scenarios] for side in sides}
     found: dict[str, dict[str, Estimate]] = {}
     for critic in values[sides[0]][0]:
         table = {
@@ -156,11 +195,25 @@ def use_weights(net: nn.Module, path: Path | None, recipe: WorldPlayRecipe, devi
         load_weights(net, weights_file(path), _dtype(recipe), device)
 
 
-def _check_same(out: Path, sides: Mapping[str, Path | None], request: Request) -> None:
-    own = {"sides": {name: str(path) for name, path in sides.items()}, "request": vars(request)}
-    file = out / "request.json"
-    if file.is_file() and json.loads(file.read_text()) != own:
-        raise UserError(f"{out} holds an evaluation of other weights or settings: choose another --out")
+def _check_same(
+    out: Path, recipe: WorldPlayRecipe, sides: Mapping[str, Path | None], request: Request
+) -> None:
+    """Refuse a folder with videos of other weights, settings or requests.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    own = {f"the weights of {name}": digest_of_weights(recipe, path) for name, path in sides.items()}
+    own |= {f"--{name}": value for name, value in vars(request).items()} | settings_of(recipe)
+    file = out / REQUEST
+    if file.is_file():
+        found = read_object(file, "the record of an evaluation")
+        changed = sorted(n for n in own.keys() | found.keys() if own.get(n, ...) != found.get(n, ...))
+        if changed:
+            more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+            raise UserError(
+                f"{out} holds an evaluation with other {', '.join(changed[:NAMED])}{more}: choose another --out"
+            )
     write_json(file, own, indent=1)
 
 

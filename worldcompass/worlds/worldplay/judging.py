@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,9 +12,13 @@ from worldcompass.devices.autocast import in_bf16
 from worldcompass.judging.court import Court
 from worldcompass.judging.recorded import REMEDY, recorded_scenes, smaller
 from worldcompass.noise import ShiftedLevels
-from worldcompass.runs.requirements import digest_of
 from worldcompass.world import WorldSpec
-from worldcompass.worlds.worldplay.evaluation import blank_world, use_weights, weights_file
+from worldcompass.worlds.worldplay.evaluation import (
+    blank_world,
+    digest_of_weights,
+    settings_of,
+    use_weights,
+)
 from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 from worldcompass.worlds.worldplay.recordings import read_moves
 from worldcompass.worlds.worldplay.world import WorldPlay
@@ -42,20 +46,17 @@ def court(recipe: WorldPlayRecipe, folder: Path, num_latents: int, steps: int | 
         use_weights(loaded[0].net, run, recipe, device)
         return loaded[0]
 
-    def identify(run: Path | None) -> str:
-        files = recipe.source.weight_files() if run is None else [weights_file(run)]
-        return hashlib.sha256(" ".join(map(digest_of, files)).encode()).hexdigest()
-
     return Court(
         spec,
         load,
-        identify,
+        partial(digest_of_weights, recipe),
         recorded_scenes(folder, spec, num_latents, read_moves, recipe.begun),
         REMEDY,
         batch=1,
         shown=smaller,
         computing=lambda: in_bf16(torch.device(device).type, recipe.config.optimiser.autocast_bf16),
         settings={
+            **settings_of(recipe),
             "world": spec.name,
             "recordings": str(folder),
             "latents": num_latents,

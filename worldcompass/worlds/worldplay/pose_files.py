@@ -24,6 +24,10 @@ from worldcompass.worlds.worldplay.poses import (
 )
 
 CHUNK = 4  # latents; a trajectory is made of whole chunks
+CONVENTION = (
+    "read as camera-to-world poses in OpenCV axes (x right, y down, z forward); if you expected another path, the"
+    " file holds world-to-camera poses or other axes"
+)
 # Largest error of a rotation, per entry of its product with its transpose; three digits suffice.
 RIGID = 2e-3
 
@@ -44,6 +48,8 @@ def read_pose_list(path: Path, most: int | None = None) -> list[CameraMoves]:
         UserError: see ``read_poses``.
     """
     raw = _read(path)
+    if raw == []:
+        raise UserError(f"{path} holds an empty list: expected trajectories, one entry each")
     return (
         [_trajectory(path, part) for part in raw[:most]]
         if isinstance(raw, list)
@@ -53,8 +59,8 @@ def read_pose_list(path: Path, most: int | None = None) -> list[CameraMoves]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as why:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as why:
         raise UserError(
             f"{path} is not a readable pose file ({why}): make one with 'worldcompass trajectories'"
         ) from why
@@ -96,7 +102,7 @@ def write_poses(
 def _matrix(path: Path, index: int, entry: Any, key: str, size: int) -> Tensor:
     try:
         matrix = torch.tensor(entry[key], dtype=torch.float64)
-    except (TypeError, KeyError, ValueError) as why:
+    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as why:
         raise UserError(f"{path}: pose {index} has no {key} of {size}x{size} numbers") from why
     if matrix.shape != (size, size) or not bool(matrix.isfinite().all()):
         raise UserError(f"{path}: {key} of pose {index} is not {size}x{size} finite numbers")

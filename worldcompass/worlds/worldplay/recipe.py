@@ -23,6 +23,7 @@ from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.requirements import NeededFile, differences, lacking
 from worldcompass.seeding import generator_for
+from worldcompass.settings import HARMLESS
 from worldcompass.training.advantages import all_groups
 from worldcompass.training.balance import Weighing
 from worldcompass.training.config import Config
@@ -74,7 +75,7 @@ class WorldPlayRecipe:
     """Source of weights, decoder, conditioning and trajectories."""
     half_weights: bool = True
     """Keep frozen weights in bfloat16. Trained weights are always float32."""
-    recompute: bool = True
+    recompute: bool = field(default=True, metadata=HARMLESS)
     """Recompute each block's activations in the backward pass instead of storing them."""
     whole_timesteps: bool = False
     """Truncate the network's timesteps to whole numbers, as the released training does."""
@@ -90,6 +91,8 @@ class WorldPlayRecipe:
             UserError: before anything is loaded, when a file or a package is missing or a checkpoint does not fit.
         """
         self.check()
+        if Team.current().is_main:
+            print("\n".join(self.source.notes()), end="\n" * bool(self.source.notes()), flush=True)
         parts = self.parts(device)
         length = self.config.sampling.chunk_length or CHUNK
         try_critics(parts.world, parts.critics, parts.scenarios[0], length)
@@ -109,6 +112,7 @@ class WorldPlayRecipe:
         Raises:
             UserError: naming the missing files and packages, or the first tensor that differs.
         """
+        self._check_types()
         if lacks := lacking(self._files(), self.rewards.modules()):
             raise UserError(
                 f"this run lacks {'; '.join(lacks)}: put it there or give its path with --set; 'worldcompass plan'"
@@ -129,10 +133,23 @@ class WorldPlayRecipe:
         Raises:
             UserError: naming the missing files.
         """
+        self._check_types()
         network = self._blank()
         files = self.source.files(_shapes([network.net]), _shapes(_modules(network.decoder)))
         if lacks := lacking(files, ()):
             raise UserError(f"this world lacks {'; '.join(lacks)}: put it there or give its path with --set")
+
+    def _check_types(self) -> None:
+        """Refuse weights in bfloat16 without autocast, as the network's other tensors are float32.
+
+        Raises:
+            UserError: says which settings fit together.
+        """
+        if self.half_weights and not self.config.optimiser.autocast_bf16:
+            raise UserError(
+                "half_weights keeps frozen weights in bfloat16, which needs config.autocast_bf16=true: set that, or"
+                " half_weights=false"
+            )
 
     def parts(self, device: str) -> Parts:
         """The parts of a training run, with loaded weights."""
@@ -197,6 +214,7 @@ class WorldPlayRecipe:
         """The needs for ``worldcompass plan``; loads nothing."""
         from worldcompass.cost.plan import Needs
 
+        self._check_types()
         world = self._blank()
         files = self._files(world)
         choose_trained(world.net, self.config.optimiser, generator_for("plan"))
@@ -212,6 +230,7 @@ class WorldPlayRecipe:
             files=files,
             modules=self.rewards.modules(),
             critic_bytes=self.rewards.gpu_bytes(),
+            notes=self.source.notes(),
         )
 
     def _files(self, blank: WorldPlay | None = None) -> tuple[NeededFile, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldcompass.actions import CameraActions
 from worldcompass.errors import UserError
 from worldcompass.runs.requirements import INDEX, NeededFile, digest_of, parts, visible
 from worldcompass.seeding import generator_for
@@ -17,7 +18,8 @@ from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
 from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
-from worldcompass.worlds.worldplay.pose_files import read_pose_list
+from worldcompass.worlds.worldplay.pose_files import CONVENTION, read_pose_list
+from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
 from worldcompass.worlds.worldplay.prepared import Shape, check_header, expected_shapes, read_tensor
 from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
@@ -36,6 +38,8 @@ from worldcompass.worlds.worldplay.world import Decoder, WorldPlay, WorldPlayCon
 
 # Largest numbers of tokens: the 8B's image, quoted text and caption without padding, and the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
+
+SHOWN_POSES = 3  # trajectories that a run prints
 
 # Where tencent/HY-WorldPlay keeps the weights to start from. The 5B's other file, in ``wan_transformer/``, is the
 # video model without actions.
@@ -154,6 +158,19 @@ class OfficialFiles:
         """The files of the network's weights."""
         return parts(self._transformer)
 
+    def notes(self) -> tuple[str, ...]:
+        """What the first pose files mean, for a look: poses of other axes are read without an error."""
+        if self.poses is None or not self.poses.exists():
+            return ()
+        files = [self.poses] if self.poses.is_file() else visible(self.poses, "*.json")[:SHOWN_POSES]
+        space = CameraActions(MOTION, THRESHOLDS)
+        lines = [
+            f"  {file}: {space.path(moves.labels_K.tolist()) or 'the camera stands still'}"
+            for file in files
+            for moves in read_pose_list(file, SHOWN_POSES)
+        ]
+        return ("trajectories as they are read:", *lines[:SHOWN_POSES], f"  {CONVENTION}")
+
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with text of the maximum length."""
         return _begin_on_zeros(world, pasts, LONGEST_TEXT)
@@ -240,6 +257,10 @@ class StandIns:
     def weight_files(self) -> list[Path]:
         """No files."""
         return []
+
+    def notes(self) -> tuple[str, ...]:
+        """Nothing to check."""
+        return ()
 
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with text of the scenarios' length."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.parallel.sharding import whole
+from worldcompass.parallel.sharding import all_finite, whole
 from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import write_tensors, writing
+from worldcompass.runs.pickled import read_plain
 from worldcompass.runs.requirements import INDEX, header, parts
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
@@ -70,12 +69,15 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
         device: of the parameters.
 
     Raises:
-        UserError: when the file is missing, damaged, or does not fit this network exactly.
+        UserError: when the file is missing, damaged, not finite, or does not fit this network exactly.
     """
     path = file_in(path) if path.is_dir() else path
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
-    net.load_state_dict(read(path, shapes, dtype, device), assign=True)
+    tensors = read(path, shapes, dtype, device)
+    if broken := next((name for name, tensor in tensors.items() if not all_finite([tensor])), None):
+        raise UserError(f"{path} holds weights that are not finite ({broken}): fetch the file again")
+    net.load_state_dict(tensors, assign=True)
 
 
 def file_in(folder: Path) -> Path:
@@ -176,14 +178,7 @@ def read_pickled(path: Path, key: str = _GENERATOR) -> dict[str, Tensor]:
         UserError: when it is missing, damaged, or has other content.
     """
     _check_exists(path)
-    try:
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as why:
-        first_line = str(why).partition("\n")[0]
-        raise UserError(
-            f"{path} is damaged or holds more than tensors ({first_line}): use the safetensors file, as code in"
-            " files is never run"
-        ) from why
+    raw = read_plain(path)
     raw = raw.get(key, raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
         raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under {key!r}")

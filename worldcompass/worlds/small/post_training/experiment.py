@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -243,6 +244,7 @@ def claim_run(ground: Ground[R], folder: RunFolder, recipe: R, resume: bool) -> 
         torch=str(torch.__version__),
         threads=torch.get_num_threads(),
         machine=platform.machine(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if claim(out, folder.record, now.to_json(), "a run", NEEDED_BYTES) is not None:
         if not resume:
@@ -343,4 +345,6 @@ def headline(results: Results, folder: RunFolder, page: Path, further: str | Non
     run = folder.path
     console.print(f"Is it learning? {diagnose(read_record(run)).answer} (More: worldcompass doctor {run})")
     then = further or f"worldcompass play --after {run}"
-    console.print(f"Next: {then}, or docs/your_own_world.md for your own model.")
+    console.print(
+        f"Next: {then}. For your own model see the guide your_own_world.md of the source repository."
+    )
