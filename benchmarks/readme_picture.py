@@ -1,6 +1,6 @@
-"""The moving picture of the README: a run's evaluation videos next to the engine's, with the keys that are held.
+"""The moving picture of the README: a Hands run's evaluation videos next to the engine's, with the held commands.
 
-Shows every scenario of combined actions whose videos the run keeps, good or bad.
+Shows every scenario of combined commands whose videos the run keeps, good or bad.
 """
 
 import argparse
@@ -12,13 +12,13 @@ import numpy as np
 from safetensors.torch import load_file
 
 from worldcompass.media import video
-from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
-from worldcompass.worlds.doom.world import SPEC
+from worldcompass.worlds.hands.evaluation import fixed_scenarios
+from worldcompass.worlds.hands.world import SPEC
 
 EVERY = 2  # frames of the videos for one of the picture, which keeps the file small
 SCALE = 4
 QUALITY = 75  # of WebP, 0 to 100
-COLUMNS = ("before", "after", "game")
+COLUMNS = ("before", "after", "engine")
 
 
 def main() -> None:
@@ -27,15 +27,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/before_after.webp"))
     args = parser.parse_args()
     before, after = (load_file(args.run / f"videos_{name}.safetensors") for name in ("base", "trained"))
-    plans = {index: plan for index, plan in enumerate(evaluation_plans()) if str(index) in before}
+    latents = 1 + len(next(iter(before.values()))) // SPEC.frames_per_latent
     rows = []
-    for index, plan in plans.items():
-        if plan.kind == "combined":
-            imagined = [side[str(index)].numpy() for side in (before, after)]
-            [scenario] = replay_all([plan], 1 + len(imagined[0]) // SPEC.frames_per_latent)
+    for index, scenario in enumerate(fixed_scenarios(latents)):
+        if str(index) in before and scenario.kind == "combined":
             assert scenario.truth is not None
+            imagined = [side[str(index)].numpy() for side in (before, after)]
             columns = [*imagined, scenario.truth.frames_F3hw.numpy()]
-            rows.append(_with_keys(columns, scenario.actions.labels_K.tolist()))
+            rows.append(_with_keys(columns, SPEC.actions.composites(scenario.actions).tolist()))
     frames = video.stack_rows(rows)[::EVERY]
     animation = cv2.Animation()
     animation.frames = [np.ascontiguousarray(frame[::-1].transpose(1, 2, 0)) for frame in frames]
@@ -50,7 +49,7 @@ def _with_keys(columns: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarr
     for index, label in enumerate(labels):
         stop = SPEC.num_frames(0, index + 1)
         held = " + ".join(SPEC.actions.words(label)) or "none"
-        names = [*COLUMNS[:-1], f"{COLUMNS[-1]}    keys: {held}"]
+        names = [*COLUMNS[:-1], f"{COLUMNS[-1]}: {held}"]
         latents.append(video.side_by_side([column[start:stop] for column in columns], names, SCALE))
         start = stop
     return np.concatenate(latents)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,33 @@ HELP = (
     "doom, hands, your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device, or in play"
     " and judge a recipe of WorldPlay"
 )
+
+
+def add_world(
+    parser: argparse.ArgumentParser, text: str = HELP, choices: Sequence[str] | None = None
+) -> None:
+    """``--world``; read it with ``world_of``."""
+    text += " (default: the world of the run, without a run doom)"
+    parser.add_argument("--world", choices=choices, default=None, metavar="WORLD", help=text)
+
+
+def world_of(named: str | None, runs: Iterable[Path | None]) -> str:
+    """The name of ``--world``; without one the embedded world whose weights the first run holds, else Doom."""
+    from worldcompass.runs.folder import RunFolder
+
+    if named is not None:
+        return named
+    folders = [folder for run in runs if run is not None for folder in (RunFolder(run).weights, run)]
+    held = [world for folder in folders for world in EMBEDDED if (folder / weights_file(world)).is_file()]
+    return held[0] if held else DOOM
+
+
+def weights_file(world: str) -> str:
+    """The name of the file that holds an embedded world's weights."""
+    from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
+    from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
+
+    return {DOOM: DOOM_WEIGHTS, HANDS: HANDS_WEIGHTS}[world].net
 
 
 def is_worldplay(source: str) -> bool:

@@ -1,7 +1,7 @@
-"""Watch an embedded world learn to obey.
+"""Post-train an embedded world, and compare it with before.
 
 Evaluates the shipped world model, post-trains it for a fixed number of steps and evaluates it again. Writes a
-table, videos next to the engine's, and report.html. Takes about ten minutes on 2 idle cores.
+table, videos next to the engine's, and report.html. Takes about a quarter of an hour on 2 idle cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worldcompass.commands._options import (
     add_seed,
     check_device,
 )
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
+from worldcompass.commands._worlds import EMBEDDED, HANDS
 
 if TYPE_CHECKING:
     from worldcompass.worlds.doom.experiment import DoomRecipe
@@ -28,15 +28,15 @@ EXAMPLES = """\
   worldcompass demo
   worldcompass demo --seed 1 --out runs/seed1
   worldcompass demo                       # the same command resumes, for example after Ctrl-C
-  worldcompass demo --world hands --out runs/hands_demo
+  worldcompass demo --world doom --out runs/doom_demo
   worldcompass demo --dry-run             # print the plan and its duration
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass demo``."""
-    text = "doom, first-person rooms, or hands, a gripper over a table (default: %(default)s)"
-    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
+    text = "hands, a gripper over a table, or doom, first-person rooms (default: %(default)s)"
+    parser.add_argument("--world", choices=EMBEDDED, default=HANDS, help=text)
     add_out(parser, "runs/demo", "where results, checkpoints and the page go")
     add_seed(parser)
     add_device(parser)
@@ -76,7 +76,7 @@ def _run_demo(recipe: DoomRecipe | HandsRecipe, out: Path, device: str, dry_run:
             f"would evaluate the base on the fixed scenarios ({recipe.evaluation_latents} latents each), post-train"
             f" it for {config.steps} steps ({sampling.prompts_per_step} scenarios x {sampling.group_size}"
             f" candidates, seed {config.seed}, {device}), evaluate again and write {out}/report.html; about"
-            " 10 minutes on 2 cores"
+            " a quarter of an hour on 2 cores"
         )
         return
     recipe.run(out, device, resume=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, add_world, world_of
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass evaluate``."""
     text = "run folders or folders of weights (default: the shipped weights alone)"
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="PATH", help=text)
-    text = "doom, or hands, which has rollouts of 125 frames (default: %(default)s)"
-    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
+    add_world(parser, "doom, or hands, which has rollouts of 125 frames", EMBEDDED)
     add_out(parser, "runs/evaluate", "where results.json, video and filmstrips go")
     text = "length of the rollouts; shorter ones are reported too (default: %(default)s)"
     parser.add_argument("--frames", type=int, choices=FRAMES, default=FRAMES[0], help=text)
@@ -66,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     device = check_device(args.device)
     if args.recipe is not None:
         return _of_recipe(args, device)
-    if args.world == HANDS:
+    world = world_of(args.world, args.checkpoint)
+    if world == HANDS:
         from worldcompass.worlds.hands.evaluation import HORIZONS, compare
 
         if args.frames not in HORIZONS:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         for way, found in walked.by_way().items():
             how = results.walking[way].describe()
             print(f"{frames} frames, way {way} ({how}), actions followed (held-out judge)")
-            for title, part in (("held-out starts", found), (UNSEEN[args.world], found.unseen)):
+            for title, part in (("held-out starts", found), (UNSEEN[world], found.unseen)):
                 for line in _lines(part) if part else ():
                     print(f"  {title:15} {line}")
     print(f"wrote {args.out / 'results.json'}")

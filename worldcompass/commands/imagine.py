@@ -11,7 +11,14 @@ import argparse
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, HANDS, HELP, check_picture, start_picture, world_maker
+from worldcompass.commands._worlds import (
+    HANDS,
+    add_world,
+    check_picture,
+    start_picture,
+    world_maker,
+    world_of,
+)
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -29,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", required=True, metavar="PATH", help='such as "w-3, right-1, w+left-4"')
     text = "MP4 file to write (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE", help=text)
-    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
+    add_world(parser)
     text = "run folder or folder of weights (default: the shipped weights)"
     parser.add_argument("--weights", type=Path, default=None, metavar="PATH", help=text)
     text = "denoising steps; fewer are faster and blurrier (default: the world's)"
@@ -44,16 +51,17 @@ def run(args: argparse.Namespace) -> int:
     """Imagine and write the video."""
     if args.out.suffix.lower() != ".mp4":
         raise UserError(f"--out is {args.out}: expected a file that ends in .mp4")
+    world_name = world_of(args.world, [args.weights])
     device = check_device(args.device)
     from worldcompass import api
     from worldcompass.media import video
     from worldcompass.runs.atomic import check_name
     from worldcompass.runs.folder import writable
 
-    make = world_maker(args.world)
+    make = world_maker(world_name)
     check_name(args.out)
-    image = start_picture(args.world) if args.image is None else video.read_image(args.image)
-    if args.world == HANDS and args.image is not None:
+    image = start_picture(world_name) if args.image is None else video.read_image(args.image)
+    if world_name == HANDS and args.image is not None:
         check_picture(args.image, image)
     folder = args.out.parent
     writable(folder)

@@ -22,13 +22,13 @@ from worldcompass.commands._options import (
     positive,
 )
 from worldcompass.commands._worlds import (
-    DOOM,
     EMBEDDED,
     HANDS,
-    HELP,
+    add_world,
     check_world,
     is_worldplay,
     world_maker,
+    world_of,
     worldplay_recipe,
 )
 from worldcompass.errors import EXIT_DISEASED, UserError
@@ -59,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="finished runs or folders of weights"
     )
     add_out(parser, "runs/judge", "where judgement.json and the videos go")
-    text = f"{HELP} (default: %(default)s)"
-    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=text)
+    add_world(parser)
     text = (
         "number of scenarios (default: 72, at most 168; of hands 24, which are all; half of the recordings)"
     )
@@ -90,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.runs:
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
+    args.world = world_of(args.world, args.runs)
     device = check_device(args.device)
     from worldcompass.judging.classifier import GATES_ALONE, Asked
     from worldcompass.judging.judge import judge, steps_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 
 from worldcompass.commands._listening import address_of, listen, origins_of
 from worldcompass.commands._options import add_device, check_device, check_port, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, HELP, is_worldplay, world_maker
+from worldcompass.commands._worlds import (
+    DOOM,
+    EMBEDDED,
+    HANDS,
+    add_world,
+    is_worldplay,
+    weights_file,
+    world_maker,
+    world_of,
+)
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +41,7 @@ EXAMPLES = """\
   worldcompass play                          # compares with the newest finished run, if any
   worldcompass play --after runs/demo --engine
   worldcompass play --single                 # the shipped weights alone
-  worldcompass play --after runs/demo --vote # a blind study; worldcompass votes counts it
+  worldcompass play --after runs/doom_demo --vote # a blind study; worldcompass votes counts it
   worldcompass play --world hands --engine   # drive a gripper over a table
   worldcompass play --world worldplay_8b:lora --after runs/lora8 --steps 4
   worldcompass play --world my_world.py:make --start my.png --after my_weights
@@ -50,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", type=Path, default=None, metavar="RUN", help=text)
     text = "run folder or folder of weights on the left (default: the shipped weights)"
     parser.add_argument("--before", type=Path, default=None, metavar="RUN", help=text)
-    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=f"{HELP} (default: %(default)s)")
+    add_world(parser)
     text = "picture for the gallery of starts; may be repeated (a world of your own needs one)"
     parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
     text = "change a setting of a WorldPlay recipe, such as source.data; may be repeated"
@@ -87,6 +96,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
+    named = [args.after, args.before]
+    if not (args.single or any(named)):
+        named = [_newest_of(EMBEDDED)]
+    args.world = world_of(args.world, named)
     _check(args)
     device = check_device(args.device)
     embedded = args.world in EMBEDDED
@@ -198,15 +211,7 @@ def _weights(world: str, path: Path) -> Path:
     """The folder of weights inside a run of an embedded world, or ``path`` itself."""
     from worldcompass.runs.folder import weights_folder
 
-    return weights_folder(path, _file(world))
-
-
-def _file(world: str) -> str:
-    """The name of an embedded world's weights."""
-    from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
-    from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
-
-    return {DOOM: DOOM_WEIGHTS, HANDS: HANDS_WEIGHTS}[world].net
+    return weights_folder(path, weights_file(world))
 
 
 def _any_weights(path: Path) -> Path:
@@ -218,16 +223,22 @@ def _any_weights(path: Path) -> Path:
 
 def _newest(world: str) -> Path | None:
     """The weights of the newest finished run of an embedded world; None without a run."""
+    newest = _newest_of([world])
+    if newest is None:
+        print("no finished run in runs/: showing one pane (worldcompass demo trains a run to compare with)")
+        return None
+    print(f"comparing with the newest finished run, {newest} (--after RUN picks another, --single none)")
+    return _weights(world, newest)
+
+
+def _newest_of(worlds: Sequence[str]) -> Path | None:
+    """The newest finished run of any of some embedded worlds."""
     from worldcompass.runs.folder import RunFolder
 
     runs = map(RunFolder, RUNS.glob("*"))
-    finished = [run for run in runs if run.finished and (run.weights / _file(world)).is_file()]
-    if not finished:
-        print("no finished run in runs/: showing one pane (worldcompass demo trains a run to compare with)")
-        return None
-    newest = max(finished, key=_started).path
-    print(f"comparing with the newest finished run, {newest} (--after RUN picks another, --single none)")
-    return _weights(world, newest)
+    files = [weights_file(world) for world in worlds]
+    finished = [run for run in runs if run.finished and any((run.weights / file).is_file() for file in files)]
+    return max(finished, key=_started).path if finished else None
 
 
 def _started(run: RunFolder) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_device, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, add_world, world_of
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   worldcompass vote-sheet runs/demo --pairs 24 --out runs/votes_demo
   worldcompass vote-sheet runs/new runs/old --pairs 40 --out runs/votes --strips
-  worldcompass vote-sheet runs/hands_demo --world hands --pairs 48 --out runs/votes_hands
 """
 
 FRAMES = {DOOM: (125, 253, 381), HANDS: (93, 125)}  # the first is the default
@@ -35,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "pairs of the sheet; about 30%% of them are hidden controls (default: %(default)s)"
     parser.add_argument("--pairs", type=positive, default=24, metavar="N", help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the study")
-    text = "world of the runs (default: %(default)s)"
-    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
+    add_world(parser, "doom or hands", EMBEDDED)
     lengths = "; ".join(f"{world}: {', '.join(map(str, some))}" for world, some in FRAMES.items())
     text = f"length of the videos ({lengths}; default: the first)"
     parser.add_argument("--frames", type=int, metavar="N", help=text)
@@ -51,10 +49,11 @@ def run(args: argparse.Namespace) -> int:
     """Make the sheet, or what an earlier call left unfinished."""
     if len(args.runs) > 2:
         raise UserError(f"got {len(args.runs)} runs: name one to compare with the base, or two to compare")
-    frames = args.frames or FRAMES[args.world][0]
-    if frames not in FRAMES[args.world]:
-        known = ", ".join(map(str, FRAMES[args.world]))
-        raise UserError(f"videos of {args.world} have {known} frames, got --frames {frames}")
+    world = world_of(args.world, args.runs)
+    frames = args.frames or FRAMES[world][0]
+    if frames not in FRAMES[world]:
+        known = ", ".join(map(str, FRAMES[world]))
+        raise UserError(f"videos of {world} have {known} frames, got --frames {frames}")
     device = check_device(args.device)
     from worldcompass.judging.votes.make import Kinds, make_sheet
     from worldcompass.judging.votes.sheet import SheetFolder, draw_sheet
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = SheetFolder(args.out)
     writable(folder.path)
-    subjects = _subjects_of(args.world)(args.runs[0], args.runs[1] if args.runs[1:] else None, frames, device)
+    subjects = _subjects_of(world)(args.runs[0], args.runs[1] if args.runs[1:] else None, frames, device)
     sheet = draw_sheet(subjects, args.pairs, args.seed)
     kinds = Kinds(videos=not args.strips, strips=not args.only_videos)
     made = make_sheet(folder, sheet, subjects, kinds)

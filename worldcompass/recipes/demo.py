@@ -1,4 +1,4 @@
-"""The recipe of ``worldcompass demo``, which runs in ten minutes on 2 cores."""
+"""The recipe of ``worldcompass demo --world doom``, which runs in ten minutes on 2 cores."""
 
 from __future__ import annotations
 

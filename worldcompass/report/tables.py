@@ -291,9 +291,7 @@ def _before_and_after(found: Evaluation) -> Callable[[str], str]:
 
 def _rows_of_play(found: Evaluation) -> list[_Row]:
     rows = _followed_rows(found)
-    return rows + (
-        [("never trained on: difference, points", _points(found.unseen))] if found.unseen else []
-    )
+    return rows + ([("never trained on: difference, points", _points(found.unseen))] if found.unseen else [])
 
 
 def _followed_rows(found: Evaluation) -> list[_Row]:

@@ -109,7 +109,7 @@ def test_the_tutorial_of_the_first_run_reads_it(run_dir, tmp_path, monkeypatch, 
     Path("runs").mkdir()
     Path("runs/demo").symlink_to(run_dir)
     page = ROOT / "docs" / "your_first_run.md"
-    follow(page, skip=("demo", "judge", "train demo --set", "report runs/demo runs/obey"))
+    follow(page, skip=("demo", "judge", "train hands_demo --set", "report runs/demo runs/obey"))
     said = capsys.readouterr().out
     assert "of actions followed before" in said
     assert "2 {'interaction'" in said and "steps)" in said and "interaction_weight" in said

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from worldcompass import cli
+from worldcompass.commands._worlds import world_of
 from worldcompass.commands.demo import _recipe_of
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
@@ -74,11 +75,13 @@ def test_only_critics_that_weigh_take_part_and_instructions_can_be_rewarded():
     assert sum(bool(scenario.instruction) for scenario in parts.scenarios) == 12
 
 
-def test_the_demo_offers_both_worlds_and_doom_is_the_usual_one(capsys, tmp_path):
+def test_the_demo_offers_both_worlds_and_hands_is_the_usual_one(capsys, tmp_path):
     assert _recipe_of("doom")[0] == "demo" and _recipe_of("hands")[0] == "hands_demo"
-    for extra in ([], ["--world", "hands"]):
+    said = []
+    for extra in ([], ["--world", "hands"], ["--world", "doom"]):
         assert cli.main(["demo", "--dry-run", "--out", str(tmp_path / "run"), *extra]) == 0
-        assert "10 minutes" in capsys.readouterr().out
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2] and "32 steps" in said[0]
     assert hands_full().members == 4 and hands_full().instruction_weight > 0
 
 
@@ -96,3 +99,8 @@ def test_the_judge_has_as_many_other_episodes_as_scenarios():
     assert len(found.scenarios) == len(found.others) == len(set(found.groups)) == 8
     assert {s.kind for s in found.scenarios} == set(KINDS)
     assert {len(s.actions) for s in (*found.scenarios, *found.others)} == {judging.LATENTS}
+
+
+def test_commands_find_the_world_of_a_run_by_its_weights(run_dir, tmp_path):
+    assert world_of(None, [run_dir]) == world_of(None, [None, run_dir / "weights"]) == "hands"
+    assert world_of(None, []) == world_of(None, [tmp_path]) == world_of("doom", [run_dir]) == "doom"
