@@ -83,7 +83,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [_plain(inner) for inner in cast("Sequence[Any]", value)]
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+    if (name := getattr(value, "__qualname__", None)) is not None:
+        return f"{getattr(value, '__module__', '')}.{name}"
     nameless = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
     return type(value).__qualname__ if nameless or callable(value) else str(value)

@@ -252,7 +252,7 @@ def test_one_changed_digit_beside_the_tensors_is_damage(tmp_path):
 @pytest.mark.parametrize("closed", [".", "step_000001"])
 def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(closed, tmp_path, monkeypatch):
     """Else a run would start anew, over its own metrics."""
-    save_checkpoint(tmp_path, 1, TENSORS, {})
+    save_checkpoint(tmp_path, TENSORS, CheckpointState(1))
     whole = os.listdir
 
     def refused(folder):
@@ -267,7 +267,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(closed, tmp
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_users_checkpoints_are_one_sentence(tmp_path):
-    save_checkpoint(tmp_path / "run" / "checkpoints", 1, TENSORS, {})
+    save_checkpoint(tmp_path / "run" / "checkpoints", TENSORS, CheckpointState(1))
     (tmp_path / "run" / "checkpoints").chmod(0o700)
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == "root" and folder.stat().st_mode & 0o777 == 0o700:

@@ -146,7 +146,7 @@ def test_a_recipes_own_settings_are_compared_too(tmp_path, capsys):
         words = ["--set", "gain=2"] if function == "toy" else []
         assert command(out, *words, function=function) == 0
         _, state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
-        assert state["run"]["recipe_settings"]["gain"] == 2.0
+        assert state.run["recipe_settings"]["gain"] == 2.0
         capsys.readouterr()
         assert command(out, "--set", "gain=3", "--set", "config.steps=4", function=function) == 2
         assert "(saved -> now):\n  gain: 2.0 -> 3.0\n" in capsys.readouterr().err

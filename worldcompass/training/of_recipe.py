@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, is_dataclass
@@ -27,7 +27,7 @@ _CURRENT: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
 @contextmanager
-def running(recipe: Any, accepted: bool = False) -> Iterator[None]:
+def running(recipe: Any, accepted: bool = False) -> Generator[None]:
     """Store the recipe's settings in the checkpoints of all training inside the block, without its ``Config``."""
     without = "config" if has_config(recipe) else ""
     found = Running(recorded(recipe, without) if is_dataclass(recipe) else {}, accepted)

@@ -188,11 +188,11 @@ def _take_over(
     """Load a checkpoint and return the settings that changed."""
     now, defaults = (json.loads(json.dumps(part)) for part in (identity(run), type(run.config)().settings()))
     saved = by_short_name(state.run)
-    recipes = [known.pop(of_recipe.SETTINGS, None) for known in (saved, now)]
+    before, own = (known.pop(of_recipe.SETTINGS, None) for known in (saved, now))
     changed = differences(saved, now, defaults)
-    if None not in recipes:  # earlier versions and training from Python store none
-        own = differences(*recipes, {})
-        changed |= {name: pair for name, pair in own.items() if name.split(".")[-1] not in MAY_CHANGE}
+    if before is not None and own is not None:  # earlier versions and training from Python store none
+        of_its_own = differences(before, own, {})
+        changed |= {name: pair for name, pair in of_its_own.items() if name.split(".")[-1] not in MAY_CHANGE}
     changed |= _changed_schedule(run, state)
     refuse_changes(folder.path, changed, run.config.keeping.accept_changes or of_recipe.accepted())
     parts: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}, "critic": {}}
