@@ -81,9 +81,11 @@ def test_decoding_may_take_the_work_space_that_an_h200_took(monkeypatch):
     planned, seen = 12_145_000_000, 14_232_147_968  # docs/results/gpu_h200.json
     plan, real = (Traced(0, 0, 0, size, 0) for size in (planned, seen))
     monkeypatch.setattr(machine, "compared", lambda *args: (plan, real, [1.0] * 5))
-    assert {finding.verdict for finding in machine._block(worldplay_8b.smoke().needs(), "cuda")} == {
+    assert {finding.verdict for finding in machine.examine_block(worldplay_8b.smoke().needs(), "cuda")} == {
         "good",
         "note",
     }
     monkeypatch.setattr(machine, "compared", lambda *args: (plan, Traced(0, 0, 0, 2 * planned, 0), [1.0] * 5))
-    assert any(finding.verdict == "bad" for finding in machine._block(worldplay_8b.smoke().needs(), "cuda"))
+    assert any(
+        finding.verdict == "bad" for finding in machine.examine_block(worldplay_8b.smoke().needs(), "cuda")
+    )
