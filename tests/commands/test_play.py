@@ -101,7 +101,7 @@ def test_the_newest_finished_run_is_the_default(tmp_path, monkeypatch, capsys):
         assert cli.main(["play", "--world", world, "--port", "0", "--no-browser"]) == 2
         said = capsys.readouterr()
         assert f"comparing with the newest finished run, runs/{name} (" in said.out
-        assert f"runs/{name}/weights/{world}_world.safetensors cannot be read" in said.err
+        assert f"runs/{name}/weights/{world}_world.safetensors is not a safetensors file" in said.err
 
 
 def test_the_newest_run_is_the_last_one_started_whatever_the_times_of_files(tmp_path, monkeypatch, capsys):

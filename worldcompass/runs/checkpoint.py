@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -50,9 +50,9 @@ class CheckpointState:
     """The whole configuration."""
     optimizer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The part of ``pack_optimizer`` that holds no tensors."""
-    rows: tuple[StepMetrics, ...] = ()
+    rows: Sequence[StepMetrics] = ()
     """Metrics of all steps so far."""
-    events: tuple[Event, ...] = ()
+    events: Sequence[Event] = ()
     """Actions of the doctor so far, and changed settings."""
 
     def to_json(self) -> dict[str, Any]:

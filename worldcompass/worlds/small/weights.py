@@ -57,8 +57,7 @@ class WeightFiles:
         """Tensors of a safetensors file in the dtype of ``expected``.
 
         Raises:
-            UserError: when the file is missing, not safetensors, of another version, for another network or not
-            finite.
+            UserError: when the file is missing, no safetensors, not finite, or of another version or network.
             OSError: when it may not be read.
         """
         if not path.is_file():
