@@ -14,6 +14,7 @@ from worldcompass.errors import UserError
 from worldcompass.media import video
 from worldcompass.types import Group, Scores
 from worldcompass.worlds.doom.world import WEIGHTS
+from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
 
 PATH = "w-3, right-2, w+left-2"
 
@@ -138,6 +139,13 @@ def test_a_run_folder_serves_as_weights(world, tmp_path):
     WEIGHTS.export(world.net, tmp_path / "weights" / WEIGHTS.net)
     found, shipped = (w.net.state_dict() for w in (wc.load_world(tmp_path), world))
     assert all(torch.equal(found[name], shipped[name]) for name in shipped)
+
+
+def test_weights_say_which_world_they_are_of(tmp_path):
+    hands = wc.load_world(name="hands")
+    HANDS_WEIGHTS.export(hands.net, tmp_path / HANDS_WEIGHTS.net)
+    assert wc.load_world(tmp_path).spec.name == "hands"
+    assert wc.load_world().spec.name == "doom"
 
 
 def test_a_world_of_ones_own_imagines_from_the_shell(picture, tmp_path, capsys):

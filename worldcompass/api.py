@@ -19,32 +19,52 @@ from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
+EMBEDDED = ("doom", "hands")
 MAX_PATH_LATENTS = 10_000  # limit of a path, about 40 minutes of video
 
 
-def load_world(weights: str | Path | None = None, device: str = "cpu", name: str = "doom") -> WorldModel[Any]:
+def load_world(
+    weights: str | Path | None = None, device: str = "cpu", name: str | None = None
+) -> WorldModel[Any]:
     """An embedded world.
 
     Args:
         weights: folder of weights or of a finished run; those of the package when None.
         device: a device of PyTorch, such as ``cuda``.
-        name: ``doom``, or ``hands``, a gripper over a table.
+        name: ``doom``, or ``hands``, a gripper over a table; when None the world of ``weights``, else ``doom``.
 
     Raises:
         UserError: when there is no such world, or the weights are missing or do not fit.
     """
     from worldcompass.runs.folder import weights_folder
 
-    if name == "doom":
-        from worldcompass.worlds.doom.world import WEIGHTS
-        from worldcompass.worlds.doom.world import load_doom_world as load
-    elif name == "hands":
-        from worldcompass.worlds.hands.world import WEIGHTS
+    if (name := name or world_of_weights(weights) or "doom") not in EMBEDDED:
+        raise UserError(f"there is no embedded world {name!r}: choose {' or '.join(EMBEDDED)}")
+    if name == "hands":
         from worldcompass.worlds.hands.world import load_hands_world as load
     else:
-        raise UserError(f"there is no embedded world {name!r}: choose doom or hands")
-    folder = None if weights is None else weights_folder(Path(weights), WEIGHTS.net)
+        from worldcompass.worlds.doom.world import load_doom_world as load
+    folder = None if weights is None else weights_folder(Path(weights), weights_file(name))
     return load(folder, device)
+
+
+def world_of_weights(weights: str | Path | None) -> str | None:
+    """The embedded world whose weights a folder, or the run in it, holds; None without one."""
+    from worldcompass.runs.folder import RunFolder
+
+    if weights is None:
+        return None
+    folders = (RunFolder(Path(weights)).weights, Path(weights))
+    held = (name for name in EMBEDDED if any((folder / weights_file(name)).is_file() for folder in folders))
+    return next(held, None)
+
+
+def weights_file(name: str) -> str:
+    """The name of the file that holds an embedded world's weights."""
+    from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
+    from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
+
+    return {"doom": DOOM_WEIGHTS, "hands": HANDS_WEIGHTS}[name].net
 
 
 def imagine(

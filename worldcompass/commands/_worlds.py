@@ -31,21 +31,9 @@ def add_world(
 
 def world_of(named: str | None, runs: Iterable[Path | None]) -> str:
     """The name of ``--world``; without one the embedded world whose weights the first run holds, else Doom."""
-    from worldcompass.runs.folder import RunFolder
+    from worldcompass.api import world_of_weights
 
-    if named is not None:
-        return named
-    folders = [folder for run in runs if run is not None for folder in (RunFolder(run).weights, run)]
-    held = [world for folder in folders for world in EMBEDDED if (folder / weights_file(world)).is_file()]
-    return held[0] if held else DOOM
-
-
-def weights_file(world: str) -> str:
-    """The name of the file that holds an embedded world's weights."""
-    from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
-    from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
-
-    return {DOOM: DOOM_WEIGHTS, HANDS: HANDS_WEIGHTS}[world].net
+    return named or next((found for run in runs if (found := world_of_weights(run))), DOOM)
 
 
 def is_worldplay(source: str) -> bool:

@@ -24,7 +24,6 @@ from worldcompass.commands._worlds import (
     HANDS,
     add_world,
     is_worldplay,
-    weights_file,
     world_maker,
     world_of,
 )
@@ -209,6 +208,7 @@ def _given(file: Path, frame_size: tuple[int, int], check: Callable[[Tensor], No
 
 def _weights(world: str, path: Path) -> Path:
     """The folder of weights inside a run of an embedded world, or ``path`` itself."""
+    from worldcompass.api import weights_file
     from worldcompass.runs.folder import weights_folder
 
     return weights_folder(path, weights_file(world))
@@ -233,6 +233,7 @@ def _newest(world: str) -> Path | None:
 
 def _newest_of(worlds: Sequence[str]) -> Path | None:
     """The newest finished run of any of some embedded worlds."""
+    from worldcompass.api import weights_file
     from worldcompass.runs.folder import RunFolder
 
     runs = map(RunFolder, RUNS.glob("*"))
