@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## post-train a small world, a quarter of an hour on 2 cores (ARGS="--seed 1 --out runs/one")
+demo: $(STAMP) ## post-train a small world, twelve minutes on 2 cores (ARGS="--seed 1 --out runs/one")
 	$(BIN)/worldcompass demo $(ARGS)
 
 # Compiled modules are kept even where they usually are not: tests start many processes that import the same.

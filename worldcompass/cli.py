@@ -35,7 +35,7 @@ from worldcompass.version import __version__
 
 # Command -> (module of worldcompass.commands, one-line summary).
 COMMANDS = {
-    "demo": ("demo", "post-train a small world and compare it with before; a quarter of an hour on 2 cores"),
+    "demo": ("demo", "post-train a small world and compare it with before; twelve minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
     "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
     "plan": ("plan", "show what a recipe needs: memory per GPU, files, matching checkpoints"),

@@ -1,7 +1,7 @@
 """Post-train an embedded world, and compare it with before.
 
 Evaluates the shipped world model, post-trains it for a fixed number of steps and evaluates it again. Writes a
-table, videos next to the engine's, and report.html. Takes about a quarter of an hour on 2 idle cores.
+table, videos next to the engine's, and report.html. Takes about twelve minutes on 2 idle cores.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _run_demo(recipe: DoomRecipe | HandsRecipe, out: Path, device: str, dry_run:
             f"would evaluate the base on the fixed scenarios ({recipe.evaluation_latents} latents each), post-train"
             f" it for {config.steps} steps ({sampling.prompts_per_step} scenarios x {sampling.group_size}"
             f" candidates, seed {config.seed}, {device}), evaluate again and write {out}/report.html; about"
-            " a quarter of an hour on 2 cores"
+            " twelve minutes on 2 cores"
         )
         return
     recipe.run(out, device, resume=True)

@@ -1,4 +1,4 @@
-"""The recipe of ``worldcompass demo``, which runs in a quarter of an hour on 2 cores."""
+"""The recipe of ``worldcompass demo``, which runs in twelve minutes on 2 cores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worldcompass.worlds.hands.experiment import HandsRecipe
 
 
 def hands_demo() -> HandsRecipe:
-    """The short recipe of the Hands world: a quarter of an hour on 2 cores.
+    """The short recipe of the Hands world: twelve minutes on 2 cores.
 
     Three rewards hold each other in check: commands followed, likeness to reachable truth, and networks that learn
     to tell candidates from the engine. Candidates of a group have noises of their own and no guidance. On this base
