@@ -19,6 +19,8 @@ class RunRecord:
     """All settings of the recipe as JSON values, its ``config`` among them."""
     version: str = ""
     """Of this package."""
+    world: str = ""
+    """Name of the world."""
     weights: str = ""
     """Version of the base weights."""
     command: str = ""

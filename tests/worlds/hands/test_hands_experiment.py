@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from worldcompass.recipes.hands_full import hands_full
 from worldcompass.worlds.hands import evaluation, experiment, gl, judging
 from worldcompass.worlds.hands.experiment import training_parts
 from worldcompass.worlds.hands.footage import shipped_scenarios
-from worldcompass.worlds.hands.world import load_hands_world
+from worldcompass.worlds.hands.world import WEIGHTS, load_hands_world
 
 
 def tiny():
@@ -104,3 +105,17 @@ def test_the_judge_has_as_many_other_episodes_as_scenarios():
 def test_commands_find_the_world_of_a_run_by_its_weights(run_dir, tmp_path):
     assert world_of(None, [run_dir]) == world_of(None, [None, run_dir / "weights"]) == "hands"
     assert world_of(None, []) == world_of(None, [tmp_path]) == world_of("doom", [run_dir]) == "doom"
+
+
+def test_a_demo_of_another_world_is_not_taken_for_an_older_one(run_dir, tmp_path, capsys):
+    before = (
+        tmp_path / "before"
+    )  # a finished run whose record does not name its world, as earlier versions wrote it
+    (before / "weights").mkdir(parents=True)
+    shutil.copy(run_dir / "weights" / WEIGHTS.net, before / "weights")
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record.pop("world") == "hands"
+    (before / "run.json").write_text(json.dumps(record))
+    for folder in (run_dir, before):
+        assert cli.main(["demo", "--world", "doom", "--out", str(folder)]) == 2
+        assert "holds a run of another world than doom" in capsys.readouterr().err

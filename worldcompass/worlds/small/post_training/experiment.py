@@ -238,6 +238,7 @@ def claim_run(ground: Ground[R], folder: RunFolder, recipe: R, resume: bool) -> 
     now = RunRecord(
         recipe=_described(recipe),
         version=__version__,
+        world=ground.weights.world,
         weights=version,
         command=" ".join(["worldcompass", *sys.argv[1:]]),
         python=platform.python_version(),
@@ -250,6 +251,11 @@ def claim_run(ground: Ground[R], folder: RunFolder, recipe: R, resume: bool) -> 
         if not resume:
             raise UserError(f"{out} already holds a run: resume it with --resume or choose another --out")
         found = read_run_record(folder.record)
+        if _of_another_world(found, folder, ground.weights):
+            raise UserError(
+                f"{out} holds a run of another world than {ground.weights.world}: choose another --out, or resume"
+                " it by the command that began it"
+            )
         if (started := found.weights or ground.first_version) != version:
             raise UserError(
                 f"{out} started from weights of version {started}, the package holds version {version}:"
@@ -261,6 +267,15 @@ def claim_run(ground: Ground[R], folder: RunFolder, recipe: R, resume: bool) -> 
         if changed:
             _forget_evaluations(folder, changed)
             write_json(folder.record, replace(found, recipe=now.recipe, changed=changed).to_json(), indent=1)
+
+
+def _of_another_world(found: RunRecord, folder: RunFolder, own: WeightFiles) -> bool:
+    """Whether a run is of another world; without its name in the record, by the weights of a finished run."""
+    if found.world:
+        return found.world != own.world
+    return (
+        folder.weights.is_dir() and any(folder.weights.iterdir()) and not (folder.weights / own.net).is_file()
+    )
 
 
 def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
