@@ -1,4 +1,4 @@
-"""``worldcompass train hands_full``: the longer recipe of the Hands world, an hour on 2 cores."""
+"""``worldcompass train hands_full``: the longer recipe of the Hands world."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worldcompass.worlds.hands.experiment import HandsRecipe
 
 
 def hands_full() -> HandsRecipe:
-    """The longer recipe of the Hands world: an hour on 2 cores.
+    """The longer recipe of the Hands world: four times the training of the short one.
 
     Averages four runs of the demo's training, and also rewards what instructions ask for.
     """

@@ -105,7 +105,7 @@ def ground() -> Ground[HandsRecipe]:
         scenarios=lambda recipe: fixed_scenarios(recipe.evaluation_latents, recipe.unseen),
         probes=lambda seed: shipped_scenarios("probes", PROBE_LATENTS),
         exam=exam,
-        longer="worldcompass train hands_full (an hour)",
+        longer="worldcompass train hands_full (four such runs, averaged)",
     )
 
 
