@@ -23,13 +23,14 @@ from worldcompass.cost.trace import LiveBytes
 from worldcompass.seeding import generator_for
 from worldcompass.training.lora import Lora, inject_lora
 from worldcompass.training.optim import adamw
+from worldcompass.worlds.open.tiny import randomise
 from worldcompass.worlds.worldplay import branches
 from worldcompass.worlds.worldplay.attention import KeyValues, attend_after
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.context import MEMORY_8B
 from worldcompass.worlds.worldplay.text import TextStates
-from worldcompass.worlds.worldplay.tiny import TINY_8B, randomise
+from worldcompass.worlds.worldplay.tiny import TINY_8B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.world import CHUNK, LORA_TARGETS_8B
 

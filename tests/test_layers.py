@@ -32,7 +32,7 @@ LAYERS = (
     ("rewards", "judging"),
     ("cost", "report", "audit", "serving"),
     ("player",),
-    ("worlds.trajectories", "worlds.small"),
+    ("worlds.trajectories", "worlds.small", "worlds.open"),
     ("worlds.doom", "worlds.hands", "worlds.worldplay"),
     ("recipes",),
     ("api",),
@@ -45,6 +45,7 @@ ABOVE_WORLDS = ("recipes", "api", "commands")  # the only rooms that may know a 
 KITS = {
     "worlds.trajectories": ("worlds.doom", "worlds.hands", "worlds.worldplay"),
     "worlds.small": ("worlds.doom", "worlds.hands"),
+    "worlds.open": ("worlds.worldplay",),
 }
 NAMED = re.compile(r"\bworlds\.(\w+)")
 """A world in a string, such as ``worlds.doom.world``."""

@@ -119,7 +119,7 @@ def score(
     known = spec or _doom_spec()
     composites = parse(known, path)
     frames = video if isinstance(video, Tensor) else read_for(Path(video), composites, known)
-    return score_video(frames, composites, critics or _doom_critics(), known)
+    return score_video(frames, known.actions.commanded(composites), critics or _doom_critics(), known)
 
 
 def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool = False) -> Path:

@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from worldcompass.devices.autocast import without_autocast
+
 NUM_TRANSLATIONS = NUM_ROTATIONS = 9
 NUM_ACTIONS = NUM_TRANSLATIONS * NUM_ROTATIONS
 # Translations: none, forward, backward, right, left, forward-right, forward-left, backward-right, backward-left.
@@ -254,3 +256,10 @@ def within_pitch(
     turns = motion.pitch_deg * latents * signs[:, 3]
     signs[:, 3] = torch.where((pitch + turns).abs() > limit_deg + 1e-6, 0, signs[:, 3])
     return torch.tensor([label_from_signs(*(int(s) for s in row)) for row in signs])
+
+
+def rigid_inverse(pose_44: Tensor) -> Tensor:
+    """The inverse of a rotation and translation; (..., 4, 4)."""
+    back = pose_44[..., :3, :3].mT
+    with without_autocast(back):
+        return pose(back, -(back @ pose_44[..., :3, 3:])[..., 0])

@@ -26,9 +26,9 @@ from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
 from worldcompass.training.selection import Learning, choose, share_out
 from worldcompass.types import Scores
+from worldcompass.worlds.open.tiny import Blend
+from worldcompass.worlds.open.weights import FILE_NAME
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
-from worldcompass.worlds.worldplay.tiny import Blend
-from worldcompass.worlds.worldplay.weights import FILE_NAME
 
 TOLERANCE = 0.03  # of the measured peak of live tensors; found: 0.5%
 

@@ -15,7 +15,7 @@ from worldcompass.devices.autocast import cuda_policy, registered
 from worldcompass.devices.cuda import as_on_cuda, device_of_rank, on_cuda
 from worldcompass.errors import UserError
 from worldcompass.parallel import team
-from worldcompass.worlds.worldplay.weights import _with_index
+from worldcompass.worlds.open.weights import _with_index
 
 
 def x(device, *shape, dtype=torch.bfloat16):

@@ -13,7 +13,7 @@ import torch
 from camera_paths import parse_path
 from safetensors.torch import load_file
 
-from worldcompass.geometry import LabelThresholds, split_label
+from worldcompass.geometry import LabelThresholds, rigid_inverse, split_label
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.types import CameraMoves, Group
 from worldcompass.worlds.worldplay.context import (
@@ -29,7 +29,6 @@ from worldcompass.worlds.worldplay.poses import (
     camera_path,
     labels_from_cameras,
     normalised_intrinsics,
-    rigid_inverse,
 )
 
 ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")

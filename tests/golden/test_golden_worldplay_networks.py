@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldcompass.geometry import rigid_inverse
+from worldcompass.worlds.open.prope import cameras
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.poses import rigid_inverse
-from worldcompass.worlds.worldplay.prope import cameras
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.transformer_5b import Caption
 from worldcompass.worlds.worldplay.weights import load_5b, load_8b

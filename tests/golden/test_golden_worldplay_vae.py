@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldcompass.worlds.open.weights import FILE_NAME
 from worldcompass.worlds.worldplay.decoder import load_decoder_8b
-from worldcompass.worlds.worldplay.weights import FILE_NAME
 
 ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")
 pytestmark = [

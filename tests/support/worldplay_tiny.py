@@ -6,19 +6,20 @@ import torch
 from camera_paths import commanded, parse_path
 from safetensors.torch import save_file
 
+from worldcompass.worlds.open.decoder import VideoDecoder
+from worldcompass.worlds.open.tiny import randomise
+from worldcompass.worlds.open.weights import FILE_NAME, export_weights
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
-from worldcompass.worlds.worldplay.decoder import VideoDecoder
 from worldcompass.worlds.worldplay.poses import MOTION
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.tiny import TINY_5B as CONFIG_5B
-from worldcompass.worlds.worldplay.tiny import TINY_8B, conditioning_8b, randomise
+from worldcompass.worlds.worldplay.tiny import TINY_8B, conditioning_8b
 from worldcompass.worlds.worldplay.tiny import TINY_8B as CONFIG_8B
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
 
 VAE_8B = VaeConfig8B(latent_channels=3, widths=(12, 12, 24, 24), num_blocks=1, scale=1.5)
 VAE_5B = VaeConfig5B(

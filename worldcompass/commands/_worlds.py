@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 DOOM, HANDS = "doom", "hands"
 EMBEDDED = (DOOM, HANDS)
+OPEN = ("worldplay_8b", "worldplay_5b")
+"""Recipes of open checkpoints."""
 HELP = (
     "doom, hands, your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device, or in play"
-    " and judge a recipe of WorldPlay"
+    " and judge a recipe of an open checkpoint, such as worldplay_8b"
 )
 
 
@@ -36,22 +38,26 @@ def world_of(named: str | None, runs: Iterable[Path | None]) -> str:
     return named or next((found for run in runs if (found := world_of_weights(run))), DOOM)
 
 
-def is_worldplay(source: str) -> bool:
-    """Whether ``--world`` names a WorldPlay recipe, such as ``worldplay_8b:lora``."""
-    return source.startswith("worldplay_")
+def is_open(source: str) -> bool:
+    """Whether ``--world`` names a recipe of an open checkpoint, such as ``worldplay_8b:lora``."""
+    return source.partition(":")[0] in OPEN
 
 
-def worldplay_recipe(source: str, assignments: Sequence[str] = ()) -> Any:
-    """The WorldPlay recipe of this name with changed settings.
+def open_recipe(source: str, assignments: Sequence[str] = ()) -> Any:
+    """The recipe of an open checkpoint of this name, with changed settings.
 
     Raises:
-        UserError: for another recipe or setting, or a missing file.
+        UserError: for another recipe or setting.
     """
     from worldcompass.recipes.load import load_recipe
     from worldcompass.recipes.overrides import override
+    from worldcompass.worlds.open.recipe import OpenRecipe
 
-    recipe: Any = override(load_recipe(source)(), list(assignments))
-    recipe.check_world()
+    recipe = override(load_recipe(source)(), list(assignments))
+    if not isinstance(recipe, OpenRecipe):
+        raise UserError(
+            f"{source} is no recipe of an open checkpoint: expected one such as worldplay_8b:lora"
+        )
     return recipe
 
 
@@ -63,7 +69,7 @@ def check_world(source: str) -> None:
     """
     from worldcompass.recipes.load import parts_of
 
-    if source not in EMBEDDED and not is_worldplay(source) and not parts_of(source)[0].endswith(".py"):
+    if source not in EMBEDDED and not is_open(source) and not parts_of(source)[0].endswith(".py"):
         raise UserError(f"there is no world {source!r}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
 
 
@@ -77,10 +83,12 @@ def world_maker(source: str, assignments: Sequence[str] = ()) -> Callable[[Path 
         from worldcompass.api import load_world
 
         return partial(load_world, name=source)
-    if is_worldplay(source):
-        from worldcompass.worlds.worldplay.player import prepared_world
+    if is_open(source):
+        from worldcompass.worlds.open.player import prepared_world
 
-        return partial(prepared_world, worldplay_recipe(source, assignments))
+        recipe = open_recipe(source, assignments)
+        recipe.check_world()
+        return partial(prepared_world, recipe)
     from worldcompass.critic import FAILURES, error_line
     from worldcompass.recipes.load import load_recipe
 

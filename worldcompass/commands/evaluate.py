@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, add_world, world_of
+from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, add_world, open_recipe, world_of
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,16 +91,11 @@ def run(args: argparse.Namespace) -> int:
 def _of_recipe(args: argparse.Namespace, device: str) -> int:
     """Evaluate a recipe's world with its own critics, print and write the results."""
     from worldcompass.media.progress import progress
-    from worldcompass.recipes.load import load_recipe
-    from worldcompass.recipes.overrides import override
     from worldcompass.runs.atomic import write_json
     from worldcompass.runs.folder import writable
-    from worldcompass.worlds.worldplay.evaluation import Request, compare, evaluate, scenarios_of, sides_of
-    from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
+    from worldcompass.worlds.open.evaluation import Request, compare, evaluate, scenarios_of, sides_of
 
-    recipe = override(load_recipe(args.recipe)(), args.assignments)
-    if not isinstance(recipe, WorldPlayRecipe):
-        raise UserError(f"--recipe is {args.recipe}: expected one of WorldPlay, such as worldplay_8b:lora")
+    recipe = open_recipe(args.recipe, args.assignments)
     recipe.check()
     writable(args.out)
     sides = sides_of(args.checkpoint)

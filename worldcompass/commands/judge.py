@@ -26,10 +26,10 @@ from worldcompass.commands._worlds import (
     HANDS,
     add_world,
     check_world,
-    is_worldplay,
+    is_open,
+    open_recipe,
     world_maker,
     world_of,
-    worldplay_recipe,
 )
 from worldcompass.errors import EXIT_DISEASED, UserError
 
@@ -135,10 +135,11 @@ def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sou
     from worldcompass.judging.court import sources_of as of_court
     from worldcompass.recordings import videos_in
 
-    if is_worldplay(args.world):
-        from worldcompass.worlds.worldplay.judging import court
+    if is_open(args.world):
+        from worldcompass.worlds.open.judging import court
 
-        recipe = worldplay_recipe(args.world, args.assignments)
+        recipe = open_recipe(args.world, args.assignments)
+        recipe.check_world()
         found = court(recipe, folder, args.latents, args.steps, device)
     else:
         from worldcompass.judging.recorded import own_court

@@ -23,7 +23,7 @@ from worldcompass.commands._worlds import (
     EMBEDDED,
     HANDS,
     add_world,
-    is_worldplay,
+    is_open,
     world_maker,
     world_of,
 )
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.player.session import Shared
     from worldcompass.player.starts import Starts
     from worldcompass.rewards.http_json import LOOPBACK
-    from worldcompass.worlds.worldplay.player import PreparedWorld, prepared_starts
+    from worldcompass.worlds.open.player import PreparedWorld, prepared_starts
 
     names = ["World"] if after is None else ["Before", "After"]
     folders = [before] if after is None else [before, after]
@@ -167,7 +167,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--vote works with the Doom world alone: leave out --world")
     if args.world not in EMBEDDED and args.engine:
         raise UserError(f"--engine works with {' and '.join(EMBEDDED)} alone: {args.world} brings none")
-    if args.world not in EMBEDDED and not is_worldplay(args.world) and not args.start:
+    if args.world not in EMBEDDED and not is_open(args.world) and not args.start:
         raise UserError(f"{args.world} has no gallery: name a picture to start from with --start FILE")
     try:
         import fastapi  # noqa: F401

@@ -65,6 +65,11 @@ def in_bf16(device: str, enabled: bool = True) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
+def without_autocast(like: Tensor) -> torch.autocast:
+    """A context in which matrix products keep the dtype of their factors, even inside autocast."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 @contextmanager
 def cuda_policy() -> Iterator[None]:
     """Inside the block ``torch.autocast("cpu")`` casts as ``torch.autocast("cuda")`` does. Not for several threads.

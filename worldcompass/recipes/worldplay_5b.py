@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldcompass.recipes._smoke import critics
+from worldcompass.worlds.open.recipe import tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config5B
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b
-from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
-from worldcompass.worlds.worldplay.sources import RELEASED_5B, OfficialFiles
+from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe
+from worldcompass.worlds.worldplay.sources import RELEASED_5B, OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import TINY_5B
 from worldcompass.worlds.worldplay.world import FAMILY_5B, LORA_TARGETS_5B
 
@@ -28,7 +29,7 @@ def worldplay_5b() -> WorldPlayRecipe:
     steps = FAMILY_5B.num_steps
     # Every level is trained on, and the threshold of gradients is again of a sum over them.
     config = PAPER.changed(denoising_steps=steps, noise_levels=steps, max_grad_norm=2.0 / steps)
-    return WorldPlayRecipe(config, Config5B(), latent_size=(44, 80), source=files)
+    return WorldPlayRecipe(config=config, network=Config5B(), latent_size=(44, 80), source=files)
 
 
 def lora() -> WorldPlayRecipe:
@@ -38,4 +39,4 @@ def lora() -> WorldPlayRecipe:
 
 def smoke() -> WorldPlayRecipe:
     """Two steps with tiny random weights on a CPU, to run every part of the loop."""
-    return tiny(worldplay_5b(), TINY_5B, critics)
+    return tiny(worldplay_5b(), critics, network=TINY_5B, latent_size=(6, 8), source=StandIns())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldcompass.recipes._smoke import critics
+from worldcompass.worlds.open.recipe import tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config8B
-from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe, tiny, with_lora
-from worldcompass.worlds.worldplay.sources import OfficialFiles
+from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe
+from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import TINY_8B
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_8B
 
@@ -15,7 +16,7 @@ from worldcompass.worlds.worldplay.world import LORA_TARGETS_8B
 def worldplay_8b() -> WorldPlayRecipe:
     """The paper's settings: trains the whole video half of the network and needs several GPUs."""
     files = OfficialFiles(Path("checkpoints/worldplay-8b"), Path("data/worldplay-8b"))
-    return WorldPlayRecipe(PAPER, Config8B(), latent_size=(30, 52), source=files)
+    return WorldPlayRecipe(config=PAPER, network=Config8B(), latent_size=(30, 52), source=files)
 
 
 def lora() -> WorldPlayRecipe:
@@ -25,4 +26,4 @@ def lora() -> WorldPlayRecipe:
 
 def smoke() -> WorldPlayRecipe:
     """Two steps with tiny random weights on a CPU, to run every part of the loop."""
-    return tiny(worldplay_8b(), TINY_8B, critics)
+    return tiny(worldplay_8b(), critics, network=TINY_8B, latent_size=(6, 8), source=StandIns())

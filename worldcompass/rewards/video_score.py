@@ -11,31 +11,30 @@ from worldcompass.actions import misfit
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
 from worldcompass.media.video import fit, read_video
-from worldcompass.types import Group
+from worldcompass.types import Actions, Group
 from worldcompass.world import WorldSpec
 
 
 def score_video(
-    frames_F3hw: Tensor, composites_M: Tensor, critics: Sequence[Critic], spec: WorldSpec
+    frames_F3hw: Tensor, actions: Actions, critics: Sequence[Critic], spec: WorldSpec
 ) -> dict[str, float | None]:
     """Scores by critic of a video that should follow these commands; None for a critic that abstains.
 
     Args:
         frames_F3hw: uint8, the start image first; cropped and resized to the critics' world.
-        composites_M: int64, starting with 0 for the start image.
+        actions: the commands, one trajectory of M latents.
         critics: to ask.
         spec: of the world that the critics know.
 
     Raises:
         UserError: when commands and video differ in length, or a critic cannot score them.
     """
-    if len(frames_F3hw) != spec.num_frames(0, len(composites_M)):
-        raise _wrong_length(str(len(frames_F3hw)), composites_M, spec)
+    if len(frames_F3hw) != spec.num_frames(0, len(actions)):
+        raise _wrong_length(str(len(frames_F3hw)), len(actions), spec)
     for critic in critics:
         if why := misfit(critic, spec.actions):
             raise UserError(f"the critic {critic.name} {why}: leave it out")
     frames = fit(frames_F3hw, spec.frame_size)
-    actions = spec.actions.commanded(composites_M)
     group = Group(frames[None], frames[:0], frames[0], actions, spec.frames_per_latent)
     return {critic.name: _score_of(critic, group) for critic in critics}
 
@@ -49,14 +48,14 @@ def read_for(path: Path, composites_M: Tensor, spec: WorldSpec) -> Tensor:
     needed = spec.num_frames(0, len(composites_M))
     frames = read_video(path, needed + 1, size=spec.frame_size)
     if len(frames) > needed:
-        raise _wrong_length("more", composites_M, spec)
+        raise _wrong_length("more", len(composites_M), spec)
     return frames
 
 
-def _wrong_length(got: str, composites_M: Tensor, spec: WorldSpec) -> UserError:
+def _wrong_length(got: str, latents: int, spec: WorldSpec) -> UserError:
     return UserError(
-        f"the path has {len(composites_M) - 1} moves of {spec.frames_per_latent} frames, which makes"
-        f" {spec.num_frames(0, len(composites_M))} frames with the start image, but the video has {got}: give the"
+        f"the path has {latents - 1} moves of {spec.frames_per_latent} frames, which makes"
+        f" {spec.num_frames(0, latents)} frames with the start image, but the video has {got}: give the"
         " path of this video"
     )
 

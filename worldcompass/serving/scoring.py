@@ -142,7 +142,7 @@ def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
         wanted_M = space.parse(path, MAX_SCORED_LATENTS)
         needed = scorer.spec.num_frames(0, len(wanted_M))  # later frames are not read
         frames = read_video(data, needed, MAX_VIDEO_PIXELS, scorer.spec.frame_size)
-        scores = score_video(frames, wanted_M, scorer.critics, scorer.spec)
+        scores = score_video(frames, scorer.spec.actions.commanded(wanted_M), scorer.critics, scorer.spec)
     except (UserError, ValueError) as why:
         raise HTTPException(400, str(why)) from why
     sharpness = relative_sharpness(frames[-1], frames[0])

@@ -10,7 +10,14 @@ from camera_paths import parse_path
 
 from worldcompass import cli
 from worldcompass.errors import UserError
-from worldcompass.geometry import LabelThresholds, label_from_signs, motion_signs, rotation_from_angles
+from worldcompass.geometry import (
+    LabelThresholds,
+    label_from_signs,
+    motion_signs,
+    rigid_inverse,
+    rotation_from_angles,
+)
+from worldcompass.worlds.open.prope import cameras
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,
@@ -30,9 +37,7 @@ from worldcompass.worlds.worldplay.poses import (
     camera_path,
     commanded,
     labels_from_cameras,
-    rigid_inverse,
 )
-from worldcompass.worlds.worldplay.prope import cameras
 
 
 @cache

@@ -9,10 +9,10 @@ from worldplay_tiny import random_decoder, write_vae
 
 from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
-from worldcompass.worlds.worldplay.config import Config5B, Config8B
+from worldcompass.worlds.open.prepare import prepare, read_requests
+from worldcompass.worlds.open.prepared import load_prepared
+from worldcompass.worlds.worldplay.config import Config5B, Config8B, expected_shapes
 from worldcompass.worlds.worldplay.encoders import INSTRUCTION, Encoder5B, Encoder8B, crop
-from worldcompass.worlds.worldplay.prepare import prepare, read_requests
-from worldcompass.worlds.worldplay.prepared import expected_shapes, load_prepared
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
 pytest.importorskip("PIL", reason="the extra hf is not installed")

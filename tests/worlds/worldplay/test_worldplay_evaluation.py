@@ -12,9 +12,9 @@ from worldcompass.errors import UserError
 from worldcompass.player.panes import WorldPane
 from worldcompass.recipes import worldplay_8b
 from worldcompass.types import Scenario
-from worldcompass.worlds.worldplay import evaluation
-from worldcompass.worlds.worldplay.player import prepared_starts, prepared_world
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
+from worldcompass.worlds.open import evaluation
+from worldcompass.worlds.open.player import prepared_starts, prepared_world
+from worldcompass.worlds.open.weights import FILE_NAME, export_weights
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_weights_that_are_not_there_are_refused_before_loading(tmp_path, capsys)
     assert cli.main([*words, "--latents", "7"]) == 2
     assert "--latents is 7: expected a multiple of 4" in capsys.readouterr().err
     assert cli.main(["evaluate", "--recipe", "demo", "--device", "cpu"]) == 2
-    assert "expected one of WorldPlay" in capsys.readouterr().err
+    assert "no recipe of an open checkpoint" in capsys.readouterr().err
 
 
 def test_worldplay_is_played_from_prepared_images(rival):

@@ -15,13 +15,13 @@ from worldcompass.judging import bands, classifier, frechet, paired, place
 from worldcompass.judging.court import sources_of, stored_sources
 from worldcompass.recipes import worldplay_5b, worldplay_8b
 from worldcompass.runs.requirements import digest_of
-from worldcompass.worlds.worldplay.judging import court
+from worldcompass.worlds.open.judging import court
+from worldcompass.worlds.open.prepare import read_requests
+from worldcompass.worlds.open.tiny import Blend
+from worldcompass.worlds.open.weights import FILE_NAME, export_weights
 from worldcompass.worlds.worldplay.pose_files import write_poses
-from worldcompass.worlds.worldplay.prepare import read_requests
 from worldcompass.worlds.worldplay.sources import OfficialFiles
-from worldcompass.worlds.worldplay.tiny import Blend
 from worldcompass.worlds.worldplay.trajectories import along_path
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights
 from worldcompass.worlds.worldplay.world import FAMILY_8B, WorldPlay
 
 

@@ -23,19 +23,13 @@ from worldcompass.training.advantages import all_groups
 from worldcompass.training.lora import Lora
 from worldcompass.training.objective import nft_loss
 from worldcompass.training.optim import adamw, muon
+from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE, export_weights, file_in
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.pose_files import write_poses
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import TINY_5B, TINY_8B
 from worldcompass.worlds.worldplay.trajectories import along_path, random_trajectory
-from worldcompass.worlds.worldplay.weights import (
-    FILE_NAME,
-    GENERATOR_FILE,
-    export_weights,
-    file_in,
-    load_5b,
-    load_8b,
-)
+from worldcompass.worlds.worldplay.weights import load_5b, load_8b
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
 
 SMOKE = {"8b": worldplay_8b.smoke, "5b": worldplay_5b.smoke}
@@ -300,7 +294,7 @@ def test_images_prepared_for_another_size_are_refused_by_the_real_recipe(tmp_pat
 
 
 def test_the_5b_is_called_on_the_four_steps_that_it_was_distilled_to():
-    world = worldplay_5b.worldplay_5b()._blank()
+    world = worldplay_5b.worldplay_5b().blank()
     assert (world.spec.fps, len(world.spec.sigmas()) - 1) == (16.0, 4)
     timesteps = 1000 * world.spec.sigmas()[:-1]
     assert timesteps.tolist() == pytest.approx([1000, 960, 888.8889, 727.2728], abs=1e-3)

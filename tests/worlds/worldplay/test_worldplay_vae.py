@@ -7,10 +7,10 @@ import torch
 from worldplay_tiny import random_decoder, raw_vae_config, write_vae
 
 from worldcompass.errors import UserError
+from worldcompass.worlds.open.weights import FILE_NAME
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME
 
 KINDS = ["8b", "5b"]
 LOAD = {"8b": load_decoder_8b, "5b": load_decoder_5b}

@@ -9,8 +9,9 @@ from worldplay_tiny import CONFIG_5B, CONFIG_8B, random_latents, random_network,
 
 from worldcompass.errors import UserError
 from worldcompass.training.lora import Lora, export_lora, inject_lora, merge_lora
+from worldcompass.worlds.open.weights import FILE_NAME, export_weights
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
-from worldcompass.worlds.worldplay.weights import FILE_NAME, export_weights, load_5b, load_8b
+from worldcompass.worlds.worldplay.weights import load_5b, load_8b
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_5B, LORA_TARGETS_8B
 
 LOAD = {"8b": lambda path: load_8b(path, CONFIG_8B, torch.float32),

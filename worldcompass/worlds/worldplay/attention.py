@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from worldcompass.devices.attention import fits_flash
 from worldcompass.devices.cuda import on_cuda
+from worldcompass.worlds.open.pasts import rows_per_past
 
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one block, (R, heads, tokens, head): R = 2 branches of attention, rotary then cameras."""
@@ -53,19 +54,6 @@ def attend_to(q_BhNd: Tensor, pasts: Sequence[KeyValues]) -> Tensor:
         for q, (k, v) in zip(q_BhNd.split(rows), pasts, strict=True)
     ]
     return torch.cat(seen)
-
-
-def rows_per_past(num_rows: int, num_pasts: int) -> int:
-    """Number of candidates of each past.
-
-    Raises:
-        ValueError: when the pasts do not divide the rows.
-    """
-    if num_pasts == 0 or num_rows % num_pasts:
-        raise ValueError(
-            f"{num_rows} rows cannot be divided among {num_pasts} pasts: give each past the same number of rows"
-        )
-    return num_rows // num_pasts
 
 
 def merge(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> tuple[Tensor, Tensor]:

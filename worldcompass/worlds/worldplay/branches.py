@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from worldcompass.worlds.open.prope import Cameras, cameras
+from worldcompass.worlds.open.rotary import Rotary, rotary_table, rotate
 from worldcompass.worlds.worldplay.attention import KeyValues, attend_after
-from worldcompass.worlds.worldplay.prope import Cameras, cameras
-from worldcompass.worlds.worldplay.rotary import Rotary, rotary_table, rotate
 
 Prefix = Sequence[KeyValues]
 """Keys and values of one past, per block."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
+from worldcompass.worlds.open.prepared import Shape
 
 # Values of a configuration file that this code requires; another value means another architecture.
 _REQUIRED_8B = {
@@ -282,6 +283,22 @@ class VaeConfig5B:
         except (KeyError, ValueError) as why:
             raise _unusable(path, why) from why
         return config
+
+
+def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -> dict[str, Shape]:
+    """Names and shapes of a file's tensors, for latents of (height, width) cells."""
+    shapes: dict[str, Shape] = {
+        "latent": (config.latent_channels, *latent_size),
+        "text_states": (None, config.text_width),
+    }
+    if isinstance(config, Config8B):
+        shapes |= {
+            "text_mask": (None,),
+            "byt5_states": (None, config.byt5_widths[0]),
+            "byt5_mask": (None,),
+            "vision_states": (None, config.vision_width),
+        }
+    return shapes
 
 
 def _read(path: Path, required: Mapping[str, object], model: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.geometry import wrap_degrees
-from worldcompass.worlds.worldplay.poses import rigid_inverse, without_autocast
+from worldcompass.devices.autocast import without_autocast
+from worldcompass.geometry import rigid_inverse, wrap_degrees
 
 # Timestep of remembered latents, which have no added noise: WorldPlay's stabilization level 15, counted from 0.
 STABILIZATION_TIMESTEP = 14.0

@@ -18,18 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from worldcompass.errors import UserError
-from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
-from worldcompass.worlds.worldplay.layouts import (
-    BYT5,
-    GLYPH,
-    PARTS_5B,
-    QWEN,
-    SIGLIP,
-    check_parts,
-    is_official,
-    parts_8b,
-)
-from worldcompass.worlds.worldplay.weights import read_pickled
+from worldcompass.worlds.open.decoder import VideoDecoder
+from worldcompass.worlds.open.layouts import check_parts
+from worldcompass.worlds.open.weights import read_pickled
+from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
+from worldcompass.worlds.worldplay.layouts import BYT5, GLYPH, PARTS_5B, QWEN, SIGLIP, is_official, parts_8b
 
 Fit = Callable[[Tensor, tuple[int, int]], Tensor]
 """(image (3, h, w), size (height, width)) -> image of this size."""

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from worldcompass.errors import UserError
-from worldcompass.worlds.worldplay.weights import FILE_NAME
-
-
-@dataclass(frozen=True)
-class Part:
-    """One folder of the encoders' checkpoints."""
-
-    folder: str
-    files: tuple[str, ...]
-    """Patterns of files that it must contain."""
-    what: str
-    """Its content and origin, for messages."""
-
+from worldcompass.worlds.open.layouts import Part
+from worldcompass.worlds.open.weights import FILE_NAME
 
 _NET, _WORDS = ("config.json", "*.safetensors"), ("tokenizer_config.json",)
 _HUNYUAN = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_i2v"
@@ -50,22 +37,6 @@ PARTS_5B = (
     Part("text_encoder", _NET, f"UMT5, from {_WAN}"),
     Part("tokenizer", _WORDS, f"its tokenizer, from {_WAN}"),
 )
-
-
-def check_parts(checkpoints: Path, parts: tuple[Part, ...]) -> None:
-    """Check that every folder exists with its files.
-
-    Raises:
-        UserError: listing all missing files and their origin.
-    """
-    missing = [
-        f"{part.folder}/{file} ({part.what})"
-        for part in parts
-        for file in part.files
-        if not any((checkpoints / part.folder).glob(file))
-    ]
-    if missing:
-        raise UserError(f"{checkpoints} lacks {'; '.join(missing)}: download the missing files")
 
 
 def is_official(checkpoints: Path) -> bool:

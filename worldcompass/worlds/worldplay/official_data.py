@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
-from worldcompass.worlds.worldplay.weights import read_pickled
+from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
+from worldcompass.worlds.open.weights import read_pickled
 
 ENTRY = "latent_path"
 START, TEXT, TEXT_MASK = "image_cond", "prompt_embeds", "prompt_mask"

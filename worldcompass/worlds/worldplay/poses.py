@@ -20,6 +20,7 @@ from worldcompass.geometry import (
     Motion,
     motion_signs,
     pose,
+    rigid_inverse,
     rotation_from_angles,
 )
 from worldcompass.types import CameraMoves
@@ -33,18 +34,6 @@ THRESHOLDS = LabelThresholds(move=1e-4, yaw_deg=0.05, pitch_deg=0.05)
 FOCAL, IMAGE_WIDTH, IMAGE_HEIGHT = 969.6969696969696, 1920, 1080
 INTRINSICS = (FOCAL / IMAGE_WIDTH, FOCAL / IMAGE_HEIGHT, 0.5, 0.5)
 _LOCKED = 1e-6  # cosine of the yaw below which pitch and roll share an axis (gimbal lock)
-
-
-def without_autocast(like: Tensor) -> torch.autocast:
-    """A context in which matrix products keep the dtype of their factors, even inside autocast."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
-def rigid_inverse(pose_44: Tensor) -> Tensor:
-    """The inverse of a rotation and translation; (..., 4, 4)."""
-    back = pose_44[..., :3, :3].mT
-    with without_autocast(back):
-        return pose(back, -(back @ pose_44[..., :3, 3:])[..., 0])
 
 
 def camera_path(labels_M: Tensor, motion: Motion = MOTION, start_44: Tensor | None = None) -> Tensor:

@@ -6,13 +6,11 @@ makes the conditioning from the first frames of the same folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from worldcompass.actions import ActionSpace
-from worldcompass.recordings import Recording, json_in, path_in, read_recordings
-from worldcompass.types import Actions, Scenario
-from worldcompass.world import WorldSpec
+from worldcompass.recordings import json_in, path_in
+from worldcompass.types import Actions
 from worldcompass.worlds.worldplay.pose_files import read_poses
 
 
@@ -24,24 +22,3 @@ def read_moves(file: Path, space: ActionSpace) -> Actions:
     """
     raw = json_in(file)
     return path_in(file, space) if isinstance(raw, dict) and "path" in raw else read_poses(file)
-
-
-def recorded_scenarios(
-    folder: Path,
-    spec: WorldSpec,
-    num_latents: int,
-    begin: Callable[[Recording, Scenario], Scenario],
-) -> list[Scenario]:
-    """One scenario per recording, with its continuation, held in memory.
-
-    Args:
-        folder: of the recordings.
-        spec: of the world.
-        num_latents: of each.
-        begin: adds conditioning and caption.
-
-    Raises:
-        UserError: see ``read_recordings``.
-    """
-    found = read_recordings(folder, spec, num_latents, read_moves)
-    return [begin(recording, recording.scenario(spec)) for recording in found]

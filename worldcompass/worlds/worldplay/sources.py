@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,21 @@ from worldcompass.runs.requirements import INDEX, NeededFile, digest_of, parts, 
 from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
-from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B
-from worldcompass.worlds.worldplay.decoder import VideoDecoder, load_decoder_5b, load_decoder_8b
+from worldcompass.worlds.open.decoder import Decoder, VideoDecoder
+from worldcompass.worlds.open.prepared import PreparedFile
+from worldcompass.worlds.open.tiny import Blend, randomise
+from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE, file_in, load_weights, shapes_in_file
+from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B, expected_shapes
+from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import CONVENTION, read_pose_list
 from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
-from worldcompass.worlds.worldplay.prepared import Shape, check_header, expected_shapes, read_tensor
-from worldcompass.worlds.worldplay.tiny import Blend, conditioning_5b, conditioning_8b, randomise
+from worldcompass.worlds.worldplay.tiny import conditioning_5b, conditioning_8b
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
 from worldcompass.worlds.worldplay.transformer_5b import Caption
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 from worldcompass.worlds.worldplay.vae_5b import Autoencoder5B
 from worldcompass.worlds.worldplay.vae_8b import Autoencoder8B
-from worldcompass.worlds.worldplay.weights import (
-    FILE_NAME,
-    GENERATOR_FILE,
-    file_in,
-    load_weights,
-    shapes_in_file,
-)
-from worldcompass.worlds.worldplay.world import Decoder, WorldPlay, WorldPlayContext, begun_context
+from worldcompass.worlds.worldplay.world import WorldPlay, WorldPlayContext, begun_context
 
 # Largest numbers of tokens: the 8B's image, quoted text and caption without padding, and the 5B's caption.
 LONGEST_TEXT = 729 + 256 + 1000, 512
@@ -269,34 +265,6 @@ class StandIns:
     def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
         """No files."""
         return ()
-
-
-class PreparedFile(Mapping[str, Tensor]):
-    """Conditioning of one image, read from its file on every access, as a dataset may exceed memory.
-
-    Args:
-        path: the safetensors file. Its header is checked at once, its numbers when they are read.
-        shapes: expected names and shapes, see ``expected_shapes``.
-
-    Raises:
-        UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
-    """
-
-    def __init__(self, path: Path, shapes: Mapping[str, Shape]) -> None:
-        self.path, self.shapes = path, shapes
-        self.metadata = check_header(path, shapes)
-        self.caption = self.metadata.get("caption", "")
-
-    def __getitem__(self, key: str) -> Tensor:
-        if key not in self.shapes:
-            raise KeyError(key)
-        return read_tensor(self.path, key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
 
 
 def _random_start(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.worlds.worldplay.causal import (
+from worldcompass.worlds.open.causal import (
     ChannelNorm,
     Memory,
     Stream,

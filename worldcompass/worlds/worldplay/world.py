@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from worldcompass.geometry import Motion
 from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, CameraMoves, Scenario
 from worldcompass.world import WorldSpec
-from worldcompass.worlds.worldplay.attention import rows_per_past
+from worldcompass.worlds.open.causal import FRAMES_PER_LATENT
+from worldcompass.worlds.open.decoder import Decoder
+from worldcompass.worlds.open.pasts import rows_per_past
 from worldcompass.worlds.worldplay.branches import Latents
-from worldcompass.worlds.worldplay.causal import FRAMES_PER_LATENT
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
     MEMORY_8B,
@@ -40,28 +41,6 @@ LORA_TARGETS_5B = (
     r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0|to_out_prope\.0)"
     r"|attn2\.(to_q|to_out\.0)|ffn\.net\.(0\.proj|2))"
 )
-
-
-class Decoder(Protocol):
-    """A causal video decoder. It reads latents in the network's scale."""
-
-    @property
-    def pixels_per_cell(self) -> int:
-        """Height and width in pixels of one cell of a latent."""
-        ...
-
-    def decode(self, latents_BCKHW: Tensor, memory: Any) -> Tensor:
-        """Frames (B, F, 3, h, w) from 0 to 1 that continue one past, shared by all rows.
-
-        Args:
-            latents_BCKHW: float32.
-            memory: of this past, from ``advance``; None when the first latent is the start image.
-        """
-        ...
-
-    def advance(self, latents_1CKHW: Tensor, memory: Any) -> Any:
-        """The memory after these latents; the old memory is not changed."""
-        ...
 
 
 @dataclass(frozen=True)

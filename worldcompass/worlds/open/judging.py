@@ -1,4 +1,4 @@
-"""The judge of WorldPlay weights: a lab's own recordings are the real thing."""
+"""The judge of open checkpoints: a lab's own recordings are the real thing."""
 
 from __future__ import annotations
 
@@ -9,40 +9,34 @@ from pathlib import Path
 import torch
 
 from worldcompass.devices.autocast import in_bf16
+from worldcompass.errors import UserError
 from worldcompass.judging.court import Court
 from worldcompass.judging.recorded import REMEDY, recorded_scenes, smaller
 from worldcompass.noise import ShiftedLevels
 from worldcompass.world import WorldSpec
-from worldcompass.worlds.worldplay.evaluation import (
-    blank_world,
-    digest_of_weights,
-    settings_of,
-    use_weights,
-)
-from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
-from worldcompass.worlds.worldplay.recordings import read_moves
-from worldcompass.worlds.worldplay.world import WorldPlay
+from worldcompass.worlds.open.evaluation import blank_world, digest_of_weights, settings_of, use_weights
+from worldcompass.worlds.open.recipe import OpenRecipe, OpenWorld
 
 
-def court(recipe: WorldPlayRecipe, folder: Path, num_latents: int, steps: int | None, device: str) -> Court:
+def court(recipe: OpenRecipe, folder: Path, num_latents: int, steps: int | None, device: str) -> Court:
     """What a judge needs of a recipe's world. Videos are filmed one by one, with one set of weights loaded.
 
     Args:
         recipe: whose world and own weights, the base, are used.
-        folder: of recordings, see ``worldplay.recordings``.
+        folder: of recordings, see ``recordings.py``.
         num_latents: of every video.
         steps: of denoising; the world's own when None.
         device: of the models.
 
     Raises:
-        UserError: for a length that a judge cannot use.
+        UserError: for a length that a judge cannot use, or steps that the world does not take.
     """
-    spec, loaded = _spec(recipe, steps), list[WorldPlay]()
+    spec, loaded = _spec(recipe, steps), list[OpenWorld]()
 
-    def load(run: Path | None, device: str) -> WorldPlay:
+    def load(run: Path | None, device: str) -> OpenWorld:
         if not loaded:
             loaded.append(blank_world(recipe, device))
-            loaded[0].spec = spec
+            setattr(loaded[0], "spec", spec)  # noqa: B010 - a read-only property of the protocol
         use_weights(loaded[0].net, run, recipe, device)
         return loaded[0]
 
@@ -50,7 +44,7 @@ def court(recipe: WorldPlayRecipe, folder: Path, num_latents: int, steps: int | 
         spec,
         load,
         partial(digest_of_weights, recipe),
-        recorded_scenes(folder, spec, num_latents, read_moves, recipe.begun),
+        recorded_scenes(folder, spec, num_latents, recipe.read_actions, recipe.begun),
         REMEDY,
         batch=1,
         shown=smaller,
@@ -65,7 +59,10 @@ def court(recipe: WorldPlayRecipe, folder: Path, num_latents: int, steps: int | 
     )
 
 
-def _spec(recipe: WorldPlayRecipe, steps: int | None) -> WorldSpec:
+def _spec(recipe: OpenRecipe, steps: int | None) -> WorldSpec:
     spec = recipe.spec
-    assert isinstance(spec.schedule, ShiftedLevels)
-    return spec if steps is None else replace(spec, schedule=replace(spec.schedule, num_steps=steps))
+    if steps is None or steps == spec.num_steps:
+        return spec
+    if not isinstance(spec.schedule, ShiftedLevels):
+        raise UserError(f"--steps is {steps}: {spec.name} was made for {spec.num_steps} given noise levels")
+    return replace(spec, schedule=replace(spec.schedule, num_steps=steps))

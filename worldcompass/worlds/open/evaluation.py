@@ -1,4 +1,4 @@
-"""Evaluation of WorldPlay weights: videos along fixed trajectories, scored by the recipe's critics, and compared.
+"""Evaluation of open checkpoints: videos along fixed trajectories, scored by the recipe's critics, and compared.
 
 These critics are also the rewards of training, so that a difference shows what the run optimised. A judge that was
 held out does not exist for real videos; look at the videos, too.
@@ -30,9 +30,7 @@ from worldcompass.runs.requirements import digest_of, parts
 from worldcompass.settings import recorded
 from worldcompass.statistics import Estimate, bootstrap, resamples
 from worldcompass.types import Scenario
-from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
-from worldcompass.worlds.worldplay.weights import file_in, load_weights
-from worldcompass.worlds.worldplay.world import CHUNK, WorldPlay
+from worldcompass.worlds.open.recipe import OpenRecipe, OpenWorld
 
 SEED = 7_000_000  # of trajectories that no run draws, as its own seeds are far below
 BASE = "base"
@@ -47,34 +45,34 @@ class Request:
     count: int
     """Scenarios, the first ones of the recipe's dataset."""
     latents: int
-    """Of every video, a multiple of 4."""
+    """Of every video, a multiple of the world's chunk."""
     steps: int | None
     """Denoising steps; the world's own when None."""
     seed: int
 
 
-def scenarios_of(recipe: WorldPlayRecipe, request: Request) -> list[Scenario]:
+def scenarios_of(recipe: OpenRecipe, request: Request) -> list[Scenario]:
     """The evaluated scenarios: the recipe's images, each along one trajectory that the training does not draw.
 
     Raises:
         UserError: when the dataset has fewer images, or the length is no multiple of a chunk.
     """
-    if request.latents % CHUNK:
-        raise UserError(f"--latents is {request.latents}: expected a multiple of {CHUNK}")
-    found = recipe.source.scenarios(recipe.network, recipe.latent_size, request.latents, SEED + request.seed)
+    if request.latents % recipe.chunk:
+        raise UserError(f"--latents is {request.latents}: expected a multiple of {recipe.chunk}")
+    found = recipe.scenarios_along(request.latents, SEED + request.seed)
     if len(found) < request.count:
         raise UserError(f"the dataset has {len(found)} scenarios: lower --scenarios from {request.count}")
     return found[: request.count]
 
 
-def weights_file(path: Path) -> Path:
+def weights_file(recipe: OpenRecipe, path: Path) -> Path:
     """The file of a run, of a folder of weights such as ``ar_rl_model``, or the file itself.
 
     Raises:
         UserError: when there is none.
     """
     folder = RunFolder(path).weights if RunFolder(path).weights.is_dir() else path
-    file = file_in(folder) if folder.is_dir() else folder
+    file = recipe.file_in(folder) if folder.is_dir() else folder
     if not file.is_file():
         raise UserError(f"there are no weights at {path}: expected a run, a folder of weights, or their file")
     return file
@@ -99,24 +97,24 @@ def sides_of(checkpoints: Sequence[Path]) -> dict[str, Path | None]:
     return sides
 
 
-def digest_of_weights(recipe: WorldPlayRecipe, path: Path | None) -> str:
+def digest_of_weights(recipe: OpenRecipe, path: Path | None) -> str:
     """SHA-256 of the files of weights, the recipe's own for None.
 
     Raises:
         UserError: when there are none.
     """
-    files = recipe.source.weight_files() if path is None else parts(weights_file(path))
+    files = recipe.source.weight_files() if path is None else parts(weights_file(recipe, path))
     return hashlib.sha256(" ".join(map(digest_of, files)).encode()).hexdigest()
 
 
-def settings_of(recipe: WorldPlayRecipe) -> dict[str, Any]:
+def settings_of(recipe: OpenRecipe) -> dict[str, Any]:
     """The settings that a recipe's videos and their scores depend on, as JSON values; without its training's."""
     own = recorded(recipe, without="config")
     return own | {"config.autocast_bf16": recipe.config.optimiser.autocast_bf16}
 
 
 def evaluate(
-    recipe: WorldPlayRecipe, sides: Mapping[str, Path | None], request: Request, out: Path, device: str
+    recipe: OpenRecipe, sides: Mapping[str, Path | None], request: Request, out: Path, device: str
 ) -> Iterator[str]:
     """Make and score every side's videos, a file of each; finished ones are kept. Yields what is finished.
 
@@ -145,19 +143,18 @@ def evaluate(
 
 
 def _evaluate_one(
-    world: WorldPlay,
+    world: OpenWorld,
     critics: Sequence[Critic],
     scenario: Scenario,
     request: Request,
     out: Path,
     side: str,
-    recipe: WorldPlayRecipe,
+    recipe: OpenRecipe,
 ) -> None:
     kind = next(world.net.parameters()).device.type
     with torch.no_grad(), in_bf16(kind, recipe.config.optimiser.autocast_bf16):
         frames = imagine_video(world, [scenario], (request.seed,), num_steps=request.steps)[0]
-    labels = scenario.actions.cameras.labels_K
-    scores = score_video(frames.cpu(), labels.cpu(), critics, world.spec)
+    scores = score_video(frames.cpu(), scenario.actions.to("cpu"), critics, world.spec)
     file = _file(out, side, scenario.id)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_mp4(file.with_suffix(".mp4"), frames.cpu(), world.spec.fps)
@@ -187,17 +184,15 @@ def compare(sides: Sequence[str], scenarios: Sequence[str], out: Path) -> dict[s
     return found
 
 
-def use_weights(net: nn.Module, path: Path | None, recipe: WorldPlayRecipe, device: str) -> None:
+def use_weights(net: nn.Module, path: Path | None, recipe: OpenRecipe, device: str) -> None:
     """Load weights, the recipe's own for None."""
     if path is None:
         recipe.source.fill(net, _dtype(recipe), device)
     else:
-        load_weights(net, weights_file(path), _dtype(recipe), device)
+        recipe.load(net, weights_file(recipe, path), _dtype(recipe), device)
 
 
-def _check_same(
-    out: Path, recipe: WorldPlayRecipe, sides: Mapping[str, Path | None], request: Request
-) -> None:
+def _check_same(out: Path, recipe: OpenRecipe, sides: Mapping[str, Path | None], request: Request) -> None:
     """Refuse a folder with videos of other weights, settings or requests.
 
     Raises:
@@ -221,11 +216,11 @@ def _file(out: Path, side: str, scenario: str) -> Path:
     return out / side / f"{scenario.replace('/', '_')}.json"
 
 
-def blank_world(recipe: WorldPlayRecipe, device: str) -> WorldPlay:
+def blank_world(recipe: OpenRecipe, device: str) -> OpenWorld:
     """The recipe's world, still without weights."""
     return recipe.world(lambda net: net.to_empty(device=device), recipe.source.decoder(device))
 
 
-def _dtype(recipe: WorldPlayRecipe) -> torch.dtype:
+def _dtype(recipe: OpenRecipe) -> torch.dtype:
     """Of the whole network, as nothing is trained."""
     return torch.bfloat16 if recipe.half_weights else torch.float32

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.worlds.worldplay.poses import rigid_inverse, without_autocast
+from worldcompass.devices.autocast import without_autocast
+from worldcompass.geometry import rigid_inverse
 
 
 @dataclass(frozen=True)

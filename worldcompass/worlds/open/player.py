@@ -1,4 +1,4 @@
-"""WorldPlay in the player: walks start from prepared images, whose states the encoders have made before."""
+"""Open checkpoints in the player: walks start from prepared images, whose states the encoders have made before."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.player.starts import Start
 from worldcompass.types import Actions, Scenario
-from worldcompass.worlds.worldplay.evaluation import blank_world, use_weights
-from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
-from worldcompass.worlds.worldplay.world import CHUNK, WorldPlay, WorldPlayContext
+from worldcompass.worlds.open.evaluation import blank_world, use_weights
+from worldcompass.worlds.open.recipe import OpenRecipe, OpenWorld
 
 GROUP = "Prepared images"
 
 
 class PreparedWorld:
-    """A world whose scenarios need only the name of a prepared image; otherwise that of ``WorldPlay``."""
+    """A world whose scenarios need only the name of a prepared image; otherwise that of ``OpenWorld``."""
 
-    def __init__(self, world: WorldPlay, conditioning: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def __init__(self, world: OpenWorld, conditioning: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.world, self.conditioning = world, conditioning
         self.spec, self.net = world.spec, world.net
         self.attend, self.remember, self.decode = world.attend, world.remember, world.decode
 
-    def begin(self, scenarios: Sequence[Scenario]) -> WorldPlayContext:
+    def begin(self, scenarios: Sequence[Scenario]) -> Any:
         """See ``WorldModel``.
 
         Raises:
@@ -42,14 +41,12 @@ class PreparedWorld:
         return self.world.begin([replace(s, conditioning=self.conditioning[s.id]) for s in scenarios])
 
     @torch.no_grad()
-    def predict_clean(
-        self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: WorldPlayContext
-    ) -> Tensor:
+    def predict_clean(self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: Any) -> Tensor:
         """See ``WorldModel``."""
         return self.world.predict_clean(noisy_BCKHW, sigma_B, actions, context)
 
 
-def prepared_world(recipe: WorldPlayRecipe, weights: Path | None, device: str) -> PreparedWorld:
+def prepared_world(recipe: OpenRecipe, weights: Path | None, device: str) -> PreparedWorld:
     """The recipe's world for play, with its own weights or those of a run, a folder or a file.
 
     Raises:
@@ -57,7 +54,7 @@ def prepared_world(recipe: WorldPlayRecipe, weights: Path | None, device: str) -
     """
     world = blank_world(recipe, device)
     use_weights(world.net, weights, recipe, device)
-    found = recipe.source.scenarios(recipe.network, recipe.latent_size, CHUNK, recipe.config.seed)
+    found = recipe.scenarios_along(recipe.chunk, recipe.config.seed)
     return PreparedWorld(world, {scenario.id: scenario.conditioning or {} for scenario in found})
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_tensors
-from worldcompass.worlds.worldplay.config import Config5B, Config8B
 
 SUFFIX = ".safetensors"
 Shape = tuple[int | None, ...]
@@ -29,22 +28,6 @@ class Prepared:
     caption: str
     conditioning: Mapping[str, Tensor]
     """For ``Scenario.conditioning``."""
-
-
-def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -> dict[str, Shape]:
-    """Names and shapes of a file's tensors, for latents of (height, width) cells."""
-    shapes: dict[str, Shape] = {
-        "latent": (config.latent_channels, *latent_size),
-        "text_states": (None, config.text_width),
-    }
-    if isinstance(config, Config8B):
-        shapes |= {
-            "text_mask": (None,),
-            "byt5_states": (None, config.byt5_widths[0]),
-            "byt5_mask": (None,),
-            "vision_states": (None, config.vision_width),
-        }
-    return shapes
 
 
 def save_prepared(
@@ -111,6 +94,34 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise UserError(f"there is no file {path}: make it with 'worldcompass prepare'")
     with _opened(path) as file:
         return file.metadata() or {}
+
+
+class PreparedFile(Mapping[str, Tensor]):
+    """Conditioning of one image, read from its file on every access, as a dataset may exceed memory.
+
+    Args:
+        path: the safetensors file. Its header is checked at once, its numbers when they are read.
+        shapes: expected names and shapes, see ``expected_shapes``.
+
+    Raises:
+        UserError: when it is missing or damaged, when names or shapes differ, or when a number is not finite.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, Shape]) -> None:
+        self.path, self.shapes = path, shapes
+        self.metadata = check_header(path, shapes)
+        self.caption = self.metadata.get("caption", "")
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.shapes:
+            raise KeyError(key)
+        return read_tensor(self.path, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, check_aspect, read_image, read_video
 from worldcompass.runs.requirements import digest_of, visible
-from worldcompass.worlds.worldplay.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
+from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -24,6 +24,26 @@ class Encoder(Protocol):
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
         """The conditioning of a uint8 sRGB image of any size."""
         ...
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the data set of one model is made."""
+
+    model: str
+    """Name of the model, stored in the files."""
+    shapes: Mapping[str, Shape]
+    """Names and shapes of a file's tensors."""
+    check: Callable[[Path], None]
+    """Refuses a folder that lacks a part of the encoders, or a missing package, with a ``UserError``."""
+    encoder: Callable[[Path, str, str], Encoder]
+    """(folder of the encoders, device, one of ``fits``) -> loaded encoders."""
+    fits: tuple[str, ...] = ("crop",)
+    """How images can be given the model's size; the first one is the usual way."""
+    read_official: Callable[[Path], Sequence[Any] | None] = lambda images: None
+    """The entries of a file of images that official code has encoded already; None for another file."""
+    convert: Callable[[Sequence[Any], Mapping[str, Shape], Path], Iterator[Any]] | None = None
+    """(entries, shapes, folder) -> converts such entries one by one."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Parts that adapters of open checkpoints share: files, weights, starts, recipe, evaluation, judge, player."""
