@@ -32,7 +32,8 @@ LAYERS = (
     ("rewards", "judging"),
     ("cost", "report", "audit", "serving"),
     ("player",),
-    ("worlds.trajectories", "worlds.small", "worlds.open"),
+    ("worlds.trajectories", "worlds.small"),
+    ("worlds.open",),
     ("worlds.doom", "worlds.hands", "worlds.worldplay"),
     ("recipes",),
     ("api",),
@@ -43,7 +44,7 @@ LAYERS = (
 ABOVE_WORLDS = ("recipes", "api", "commands")  # the only rooms that may know a world
 # Rooms below the worlds, and the worlds that may know them.
 KITS = {
-    "worlds.trajectories": ("worlds.doom", "worlds.hands", "worlds.worldplay"),
+    "worlds.trajectories": ("worlds.open", "worlds.doom", "worlds.hands", "worlds.worldplay"),
     "worlds.small": ("worlds.doom", "worlds.hands"),
     "worlds.open": ("worlds.worldplay",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from worldcompass.actions import CameraActions
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import INDEX, NeededFile, digest_of, parts, visible
+from worldcompass.runs.requirements import INDEX, NeededFile, parts, visible
 from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.open.decoder import Decoder, VideoDecoder
-from worldcompass.worlds.open.prepared import PreparedFile
+from worldcompass.worlds.open.starts import prepared_scenarios, prepared_start
 from worldcompass.worlds.open.tiny import Blend, randomise
 from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE, file_in, load_weights, shapes_in_file
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B, expected_shapes
@@ -117,21 +117,13 @@ class OfficialFiles:
             UserError: when the dataset is missing, lacks a tensor or has latents of another size, or when pose
                 files are too few or too short.
         """
-        files = visible(self.data, "*.safetensors")
-        if not files:
-            raise UserError(f"no prepared images in {self.data}: make them with 'worldcompass prepare'")
-        names = [
-            (file, file.stem if k == 0 else f"{file.stem}/{k}")
-            for file in files
-            for k in range(self.trajectories_per_image)
-        ]
-        trajectories = self._trajectories([name for _, name in names], num_latents, seed)
         shapes = expected_shapes(network, latent_size)
-        prepared = {file: PreparedFile(file, shapes) for file in files}
-        return [
-            Scenario(name, actions, conditioning=prepared[file], caption=prepared[file].caption)
-            for (file, name), actions in zip(names, trajectories, strict=True)
-        ]
+        return prepared_scenarios(
+            self.data,
+            shapes,
+            self.trajectories_per_image,
+            lambda names: self._trajectories(names, num_latents, seed),
+        )
 
     def start_of(
         self, video: Path, network: Config8B | Config5B, latent_size: tuple[int, int]
@@ -141,14 +133,7 @@ class OfficialFiles:
         Raises:
             UserError: when they are missing, or were prepared from something else.
         """
-        file = self.data / f"{video.stem}.safetensors"
-        prepared = PreparedFile(file, expected_shapes(network, latent_size))
-        if prepared.metadata.get("image_sha256") != digest_of(video):
-            raise UserError(
-                f"{file} was not made from the first frame of {video}: run 'worldcompass prepare --images"
-                f" {video.parent}'"
-            )
-        return prepared, prepared.caption
+        return prepared_start(self.data, video, expected_shapes(network, latent_size))
 
     def weight_files(self) -> list[Path]:
         """The files of the network's weights."""
@@ -188,7 +173,7 @@ class OfficialFiles:
             ),
         )
 
-    def _trajectories(self, names: list[str], num_latents: int, seed: int) -> list[CameraMoves]:
+    def _trajectories(self, names: Sequence[str], num_latents: int, seed: int) -> list[CameraMoves]:
         if self.poses is None:
             seeds = [generator_for(seed, "trajectory", name).initial_seed() for name in names]
             try:
