@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from worldcompass.statistics import (
     calibration_error,
     detectable_share,
     kendall,
+    mean_of,
     rank_correlation,
     resamples,
     share,
@@ -95,3 +97,28 @@ def test_the_detectable_share_matches_the_binomial_by_hand():
     assert share**10 + 10 * share**9 * (1 - share) == pytest.approx(0.8)
     assert math.isnan(detectable_share(5))  # even five of five has p = 0.0625
     assert 0.5 < detectable_share(1000) < 0.55
+
+
+@dataclass(frozen=True)
+class Measured:
+    loss: float | None
+    seconds: dict[str, float]
+    name: str = "a"
+
+
+def test_structures_are_averaged_number_by_number_and_costs_are_added():
+    first, second = (
+        Measured(1.0, {"score": 2.0, "update": 3.0}),
+        Measured(2.0, {"score": 2.0, "update": 5.0}, "b"),
+    )
+    assert mean_of([first, second], ["seconds"]) == Measured(1.5, {"score": 4.0, "update": 8.0}, "a")
+    assert mean_of([first, second]).seconds == {"score": 2.0, "update": 4.0}
+
+
+def test_a_number_that_some_lack_is_the_mean_of_the_others():
+    rows = [Measured(None, {}), Measured(1.0, {}), Measured(2.0, {})]
+    assert mean_of(rows).loss == 1.5 and mean_of(rows[:1]).loss is None
+
+
+def test_costs_that_happen_to_be_equal_are_added_too():
+    assert mean_of([{"passes": 3, "step": 7}] * 2, ["passes"]) == {"passes": 6, "step": 7}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -290,3 +290,39 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum()
     return (last - (counts - 1) / 2)[inverse]
+
+
+T = TypeVar("T")
+
+
+def mean_of(values: Sequence[T], summed: Collection[str] = (), total: bool = False) -> T:
+    """The mean of numbers, or of mappings and frozen dataclasses that hold them.
+
+    A number that is None in some of them is the mean of the others. Equal values stay as they are, and of anything
+    else the first one is taken.
+
+    Args:
+        values: one or more of the same structure.
+        summed: names of keys and fields whose numbers are added instead, such as costs.
+        total: add all numbers.
+    """
+    present = [value for value in values if value is not None]
+    if not present:
+        return values[0]
+    first: Any = present[0]
+    if isinstance(first, Mapping):
+        rows = cast("list[Mapping[str, Any]]", present)
+        return cast(
+            "T", {n: mean_of([row.get(n) for row in rows], summed, total or n in summed) for n in rows[0]}
+        )
+    if is_dataclass(first):
+        means = {
+            f.name: mean_of([getattr(v, f.name) for v in present], summed, total or f.name in summed)
+            for f in fields(first)
+        }
+        return cast("T", replace(cast("Any", first), **means))
+    is_number = isinstance(first, int | float) and not isinstance(first, bool)
+    if not is_number or (not total and all(value == first for value in present)):
+        return present[0]
+    whole = sum(cast("list[float]", present))
+    return cast("T", whole if total else whole / len(present))

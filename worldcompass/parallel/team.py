@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,7 @@ from worldcompass.devices.cuda import device_of_rank
 from worldcompass.errors import LostCritic, LostRank, UserError
 from worldcompass.parallel.sharding import is_sharded
 from worldcompass.parallel.watch import ended_while_waiting
+from worldcompass.statistics import mean_of
 from worldcompass.version import __version__
 
 LAST_PORT = 65535
@@ -122,12 +123,9 @@ class Team:
             dist.all_gather_object(every, value)
         return every
 
-    def mean(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Means over ranks of the numbers in a nested mapping; strings and lists are the main rank's.
-
-        A number that is None on some ranks is the mean of the others.
-        """
-        return dict(values) if self.size == 1 else _mean(self.gather_objects(dict(values)))
+    def mean(self, value: T) -> T:
+        """The mean over ranks of a number, or of a mapping or frozen dataclass of numbers, see ``mean_of``."""
+        return value if self.size == 1 else mean_of(self.gather_objects(value))
 
     def most(self, number: int) -> int:
         """The largest number of any rank."""
@@ -331,13 +329,3 @@ def check_same_versions(team: Team) -> None:
             raise UserError(
                 f"rank {rank} runs {theirs}, rank 0 runs {every[0]}: install the same versions on all machines"
             )
-
-
-def _mean(rows: Sequence[Any]) -> Any:
-    first = next((row for row in rows if row is not None), None)
-    if isinstance(first, Mapping):
-        return {key: _mean([row[key] for row in rows]) for key in first}
-    if isinstance(first, bool) or not isinstance(first, int | float):
-        return first
-    present = [row for row in rows if row is not None]
-    return sum(present) / len(present)

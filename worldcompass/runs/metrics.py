@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
+from worldcompass.statistics import mean_of
 from worldcompass.ways import ROLLOUT
 
 
@@ -350,26 +351,12 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def mean_metrics(members: Sequence[StepMetrics]) -> StepMetrics:
-    """One step of several runs: numbers averaged, costs summed, and any other value from the first run."""
-    return StepMetrics.from_json(_mean([member.to_json() for member in members]))
-
-
 SUMMED = ("forward_passes", "seconds")  # costs, which add up over the runs
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], summed: bool = False) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, first in rows[0].items():
-        values, together = [row.get(name) for row in rows], summed or name in SUMMED
-        if all(isinstance(value, Mapping) for value in values):
-            result[name] = _mean(cast("list[Mapping[str, Any]]", values), together)
-        elif name in ("step", "chunk") or not all(map(_is_number, values)):
-            result[name] = first
-        else:
-            total = sum(cast("list[float]", values))
-            result[name] = total if together else total / len(values)
-    return result
+def mean_metrics(members: Sequence[StepMetrics]) -> StepMetrics:
+    """One step of several runs: numbers averaged, costs summed, and any other value from the first run."""
+    return mean_of(members, SUMMED)
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from worldcompass.critic import Critic
 from worldcompass.parallel.sharding import whole
-from worldcompass.parallel.team import Team
 from worldcompass.rollout import Futures
 from worldcompass.runs.metrics import Pictures, RewardMetrics, Unreached
 from worldcompass.training.advantages import Advantages, masked_mean, masked_std
@@ -112,13 +111,6 @@ def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Poli
         Unreached(len(missing) / len(policy.live), tuple(missing[:NAMED])),
         behaviour_lag(policy),
     )
-
-
-def mean_vitals(vitals: Vitals, team: Team) -> Vitals:
-    """The mean over processes; the names are those of the main process."""
-    pictures, unreached = vars(vitals.pictures), vars(vitals.no_gradient)
-    mean = team.mean({"pictures": pictures, "unreached": unreached, "lag": vitals.behaviour_lag})
-    return Vitals(Pictures(**mean["pictures"]), Unreached(**mean["unreached"]), mean["lag"])
 
 
 @torch.no_grad()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,12 @@ from worldcompass.reachable import with_reachable
 from worldcompass.rollout import Futures, RolloutRequest, batches
 from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import Key, seed_globals
+from worldcompass.statistics import mean_of
 from worldcompass.training.advantages import group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
 from worldcompass.training.curriculum import by_past, scenarios_of_step
 from worldcompass.training.data_term import add_share, data_rows
-from worldcompass.training.diagnostics import mean_vitals, reward_vitals, step_vitals, without_gradient
+from worldcompass.training.diagnostics import reward_vitals, step_vitals, without_gradient
 from worldcompass.training.live import Stopwatch
 from worldcompass.training.objective import anchored, normalised_error
 from worldcompass.training.optim import clip_gradients, refuse_broken_weights, set_learning_rate
@@ -80,7 +80,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     # 6. Update the weights, then their averages.
     rate, done = config.optimiser, (step - 1) / max(1, config.steps - 1)
     set_learning_rate(run.optimizer, rate.lr, rate.lr_end, done)
-    updated = mean_update([update(run, *rows) for rows in zip_longest(updates, true_rows, fillvalue=())])
+    updated = mean_of([update(run, *rows) for rows in zip_longest(updates, true_rows, fillvalue=())])
     missing = without_gradient(run.policy)
     run.optimizer.zero_grad(set_to_none=True)
     run.policy.follow(step)
@@ -95,11 +95,16 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         chunk=request.chunk,
         way=stretch_of_step(sampling, world.spec, step).way,
         **vars(signal),
-        **updated,
-        **vars(mean_vitals(vitals, team)),
+        objective=updated.objective,
+        loss=updated.loss,
+        **(updated.from_start or {}),
+        data_loss=updated.data_loss,
+        grad_norm=updated.grad_norm,
+        applied=updated.applied,
+        **vars(team.mean(vitals)),
         learners=learned or None,
         failed_tries=team.mean(failed) if (failed := verdicts.failed()) else None,
-        forward_passes=team.size * team.mean({"": sum(part.forward_passes for part in futures)})[""],
+        forward_passes=team.size * team.mean(sum(part.forward_passes for part in futures)),
         seconds=team.mean(clock.laps),
     )
 
@@ -115,25 +120,6 @@ class Updated:
     data_loss: float | None
     grad_norm: float
     applied: float
-
-
-def mean_update(updates: Sequence[Updated]) -> dict[str, Any]:
-    """Fields of ``StepMetrics``: means over the updates of a step, distances over those that measured them."""
-
-    def mean(of: Callable[[Updated], float]) -> float:
-        return sum(of(update) for update in updates) / len(updates)
-
-    def mean_of_each(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
-
-    return {
-        "objective": mean_of_each([update.objective for update in updates]),
-        "loss": mean(lambda u: u.loss),
-        **mean_of_each([update.from_start for update in updates if update.from_start is not None]),
-        "data_loss": None if updates[0].data_loss is None else mean(lambda u: u.data_loss or 0.0),
-        "grad_norm": mean(lambda u: u.grad_norm),
-        "applied": mean(lambda u: u.applied),
-    }
 
 
 def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
@@ -254,7 +240,7 @@ def add_data(run: Run, true_rows: Sequence[Rows]) -> float:
             torch.autograd.backward(loss_B.sum() / count)
             total += float(loss_B.detach().sum()) / count
         run.team.average_gradients(run.policy.parameters)
-        return run.team.mean({"": total})[""]
+        return run.team.mean(total)
 
     return add_share(run.policy.parameters, backward, run.config.learning.data_share)
 
