@@ -37,8 +37,8 @@ from worldcompass.devices.autocast import in_bf16
 from worldcompass.recipes.load import load_recipe
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.requirements import GIB
-from worldcompass.worlds.worldplay import attention
-from worldcompass.worlds.worldplay.attention import attend_after, plain_attention
+from worldcompass.worlds.open import attention
+from worldcompass.worlds.open.attention import attend_after, plain_attention
 
 MINUTES = 9.0
 AIM = 0.6  # share of the measured rate of matrix products

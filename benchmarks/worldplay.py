@@ -23,9 +23,9 @@ from worldcompass.cost.trace import LiveBytes
 from worldcompass.seeding import generator_for
 from worldcompass.training.lora import Lora, inject_lora
 from worldcompass.training.optim import adamw
+from worldcompass.worlds.open.attention import KeyValues, attend_after
 from worldcompass.worlds.open.tiny import randomise
 from worldcompass.worlds.worldplay import branches
-from worldcompass.worlds.worldplay.attention import KeyValues, attend_after
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.context import MEMORY_8B

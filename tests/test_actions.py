@@ -7,7 +7,7 @@ from camera_paths import CAMERAS, parse_path
 from worldcompass import actions
 from worldcompass.actions import CameraActions
 from worldcompass.geometry import NUM_ACTIONS, LabelThresholds, Motion, label, motion_signs
-from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, WorldPlayActions
+from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, WorldPlayActions
 
 
 def test_the_number_of_basic_and_combined_actions():

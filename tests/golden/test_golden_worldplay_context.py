@@ -16,6 +16,12 @@ from safetensors.torch import load_file
 from worldcompass.geometry import LabelThresholds, rigid_inverse, split_label
 from worldcompass.rewards.frame_score import FrameScore, ScoreDrift
 from worldcompass.types import CameraMoves, Group
+from worldcompass.worlds.open.poses import (
+    INTRINSICS,
+    camera_path,
+    labels_from_cameras,
+    normalised_intrinsics,
+)
 from worldcompass.worlds.worldplay.context import (
     MemoryRule,
     keep_in_view,
@@ -23,12 +29,6 @@ from worldcompass.worlds.worldplay.context import (
     select_memory,
     timesteps,
     whole_timesteps,
-)
-from worldcompass.worlds.worldplay.poses import (
-    INTRINSICS,
-    camera_path,
-    labels_from_cameras,
-    normalised_intrinsics,
 )
 
 ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")

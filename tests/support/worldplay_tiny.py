@@ -7,11 +7,11 @@ from camera_paths import commanded, parse_path
 from safetensors.torch import save_file
 
 from worldcompass.worlds.open.decoder import VideoDecoder
+from worldcompass.worlds.open.poses import MOTION
 from worldcompass.worlds.open.tiny import randomise
 from worldcompass.worlds.open.weights import FILE_NAME, export_weights
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import VaeConfig5B, VaeConfig8B
-from worldcompass.worlds.worldplay.poses import MOTION
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.tiny import TINY_5B as CONFIG_5B
 from worldcompass.worlds.worldplay.tiny import TINY_8B, conditioning_8b

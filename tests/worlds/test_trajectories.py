@@ -13,6 +13,7 @@ from worldcompass import cli
 from worldcompass.actions import CameraActions
 from worldcompass.controls import Controls, button
 from worldcompass.geometry import label
+from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, TRAINING_MOTION, camera_path
 from worldcompass.worlds.trajectories import (
     FAMILIES,
     HOLD_MAX,
@@ -24,7 +25,6 @@ from worldcompass.worlds.trajectories import (
     random_composites,
 )
 from worldcompass.worlds.worldplay.pose_files import read_poses, write_poses
-from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, TRAINING_MOTION, camera_path
 from worldcompass.worlds.worldplay.trajectories import random_trajectories, random_trajectory
 
 

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(CONVENTION, file=sys.stderr)
         return 0
+    from worldcompass.worlds.open.poses import MOTION, TRAINING_MOTION
     from worldcompass.worlds.worldplay import trajectories
-    from worldcompass.worlds.worldplay.poses import MOTION, TRAINING_MOTION
 
     default = TRAINING_MOTION if args.path is None else MOTION
     try:
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(file: Path) -> list[str]:
     from worldcompass.actions import CameraActions
+    from worldcompass.worlds.open.poses import MOTION, THRESHOLDS
     from worldcompass.worlds.worldplay.pose_files import read_pose_list
-    from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
 
     space = CameraActions(MOTION, THRESHOLDS)
     return [space.path(moves.labels_K.tolist()) for moves in read_pose_list(file)]

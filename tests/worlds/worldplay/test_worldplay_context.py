@@ -17,6 +17,16 @@ from worldcompass.geometry import (
     rigid_inverse,
     rotation_from_angles,
 )
+from worldcompass.worlds.open.poses import (
+    INTRINSICS,
+    MOTION,
+    THRESHOLDS,
+    TRAINING_MOTION,
+    WorldPlayActions,
+    camera_path,
+    commanded,
+    labels_from_cameras,
+)
 from worldcompass.worlds.open.prope import cameras
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
@@ -28,16 +38,6 @@ from worldcompass.worlds.worldplay.context import (
     whole_timesteps,
 )
 from worldcompass.worlds.worldplay.pose_files import read_pose_list, read_poses, write_poses
-from worldcompass.worlds.worldplay.poses import (
-    INTRINSICS,
-    MOTION,
-    THRESHOLDS,
-    TRAINING_MOTION,
-    WorldPlayActions,
-    camera_path,
-    commanded,
-    labels_from_cameras,
-)
 
 
 @cache

@@ -10,8 +10,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from worldplay_tiny import random_latents, random_network, row_of, text_states
 
-from worldcompass.worlds.worldplay import attention
-from worldcompass.worlds.worldplay.attention import attend_after, plain_attention, plain_attention_backward
+from worldcompass.worlds.open import attention
+from worldcompass.worlds.open.attention import attend_after, plain_attention, plain_attention_backward
 from worldcompass.worlds.worldplay.transformer_5b import Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B
 

@@ -13,8 +13,8 @@ from worldcompass.devices.attention import cuda_kernel
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.devices.cuda import as_on_cuda
 from worldcompass.runs.requirements import GIB
-from worldcompass.worlds.worldplay import attention
-from worldcompass.worlds.worldplay.attention import plain_attention, plain_attention_backward
+from worldcompass.worlds.open import attention
+from worldcompass.worlds.open.attention import plain_attention, plain_attention_backward
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.transformer_5b import Past5B, Transformer5B

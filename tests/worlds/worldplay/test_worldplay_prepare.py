@@ -24,6 +24,7 @@ from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
 from worldcompass.worlds.open.layouts import check_parts
+from worldcompass.worlds.open.poses import commanded
 from worldcompass.worlds.open.prepare import prepare, read_requests
 from worldcompass.worlds.open.prepared import load_prepared, save_prepared
 from worldcompass.worlds.worldplay import encoders, preparation
@@ -31,7 +32,6 @@ from worldcompass.worlds.worldplay.config import Config5B, Config8B, expected_sh
 from worldcompass.worlds.worldplay.encoders import cleaned, crop, quotes_for_byt5, stretch
 from worldcompass.worlds.worldplay.layouts import OFFICIAL_8B, PARTS_5B, PARTS_8B, parts_8b
 from worldcompass.worlds.worldplay.official_data import conditioning
-from worldcompass.worlds.worldplay.poses import commanded
 from worldcompass.worlds.worldplay.world import FAMILY_5B, FAMILY_8B, WorldPlay
 
 SHAPES = expected_shapes(CONFIG_8B, (HEIGHT, WIDTH))

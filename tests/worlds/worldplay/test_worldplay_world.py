@@ -18,10 +18,10 @@ from worldcompass.training.optim import Optimiser
 from worldcompass.training.policy import Policy
 from worldcompass.training.selection import Learning
 from worldcompass.types import Actions, Scenario, Scores
+from worldcompass.worlds.open.poses import commanded
 from worldcompass.worlds.open.tiny import Blend
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import STABILIZATION_TIMESTEP, whole_timesteps
-from worldcompass.worlds.worldplay.poses import commanded
 from worldcompass.worlds.worldplay.tiny import conditioning_5b, conditioning_8b
 from worldcompass.worlds.worldplay.world import (
     FAMILY_5B,

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
+from worldcompass.worlds.open.attention import KeyValues, attend_after
 from worldcompass.worlds.open.prope import Cameras, cameras
 from worldcompass.worlds.open.rotary import Rotary, rotary_table, rotate
-from worldcompass.worlds.worldplay.attention import KeyValues, attend_after
 
 Prefix = Sequence[KeyValues]
 """Keys and values of one past, per block."""
@@ -66,13 +64,6 @@ def extend(past: KeyValues | None, own_RBhNd: KeyValues, row: int) -> KeyValues:
     """Keys and values of a past, if any, followed by those of its row."""
     k, v = (own[:, row] for own in own_RBhNd)
     return (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
-
-
-def run_block(recompute: bool, block: nn.Module, *inputs: Any) -> Any:
-    """A block's output; with ``recompute`` its activations are not stored but recomputed in the backward pass."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return block(*inputs)
 
 
 def _attend_after(rotary: Rotary, projections: Cameras, pasts: Sequence[KeyValues]) -> Attend:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldcompass.worlds.open.layers import sinusoid
+
 SINUSOID = 256  # dimensions of a number's sinusoidal embedding
-MAX_PERIOD = 10_000
 EPS = 1e-6  # default of all norms
-
-
-def sinusoid(values: Tensor, dim: int = SINUSOID) -> Tensor:
-    """Cosines, then sines, of a number at decreasing frequencies; float32 (..., dim)."""
-    half = dim // 2
-    rates = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=values.device).float() / half)
-    angle = values.float()[..., None] * rates
-    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 class ScalarEmbedder(nn.Module):
@@ -31,7 +22,7 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(...) to (..., D)."""
-        return self.mlp(sinusoid(values).to(next(self.mlp.parameters()).dtype))
+        return self.mlp(sinusoid(values, SINUSOID).to(next(self.mlp.parameters()).dtype))
 
 
 class Mlp(nn.Module):
@@ -45,11 +36,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
         return self.fc2(self.activation(self.fc1(x)))
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh approximation."""
-    return functional.gelu(x, approximate="tanh")
 
 
 class Modulation(nn.Module):
@@ -71,16 +57,6 @@ def modulate(x_BKTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     Autocast on CUDA normalises in float32. The next layer rounds the result anyway, but would hold it longer.
     """
     return (functional.layer_norm(x_BKTD, x_BKTD.shape[-1:], eps=EPS) * (1 + scale) + shift).to(x_BKTD.dtype)
-
-
-def split_heads(x_BND: Tensor, num_heads: int) -> Tensor:
-    """(B, N, D) to (B, heads, N, head)."""
-    return x_BND.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def merge_heads(x_BhNd: Tensor) -> Tensor:
-    """The inverse of ``split_heads``."""
-    return x_BhNd.transpose(1, 2).flatten(2)
 
 
 class PatchEmbed(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
 from worldcompass.types import CameraMoves
-from worldcompass.worlds.worldplay.poses import (
+from worldcompass.worlds.open.poses import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     labels_from_cameras,

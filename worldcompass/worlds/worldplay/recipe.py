@@ -25,12 +25,12 @@ from worldcompass.training.policy import Decay
 from worldcompass.training.selection import Learning
 from worldcompass.types import Scenario
 from worldcompass.worlds.open.decoder import Decoder
+from worldcompass.worlds.open.poses import TRAINING_MOTION
 from worldcompass.worlds.open.prepare import Preparation
 from worldcompass.worlds.open.recipe import OpenRecipe
 from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
-from worldcompass.worlds.worldplay.poses import TRAINING_MOTION
 from worldcompass.worlds.worldplay.preparation import preparation_of
 from worldcompass.worlds.worldplay.recordings import read_moves
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns

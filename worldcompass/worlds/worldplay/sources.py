@@ -17,13 +17,13 @@ from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.open.decoder import Decoder, VideoDecoder
+from worldcompass.worlds.open.poses import MOTION, THRESHOLDS
 from worldcompass.worlds.open.starts import prepared_scenarios, prepared_start
 from worldcompass.worlds.open.tiny import Blend, randomise
 from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE, file_in, load_weights, shapes_in_file
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B, expected_shapes
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.pose_files import CONVENTION, read_pose_list
-from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS
 from worldcompass.worlds.worldplay.tiny import conditioning_5b, conditioning_8b
 from worldcompass.worlds.worldplay.trajectories import random_trajectory
 from worldcompass.worlds.worldplay.transformer_5b import Caption

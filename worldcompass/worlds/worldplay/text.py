@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldcompass.worlds.open.layers import merge_heads, split_heads
 from worldcompass.worlds.worldplay.config import Config8B
-from worldcompass.worlds.worldplay.layers import EPS, Mlp, ScalarEmbedder, merge_heads, split_heads
+from worldcompass.worlds.worldplay.layers import EPS, Mlp, ScalarEmbedder
 
 REFINER_BLOCKS = 2
 TEXT, BYT5, VISION = range(3)  # rows of the embedding of a token's kind

@@ -9,9 +9,9 @@ import numpy as np
 from worldcompass.actions import CameraActions
 from worldcompass.geometry import Motion
 from worldcompass.types import CameraMoves
+from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, TRAINING_MOTION, commanded
 from worldcompass.worlds.trajectories import METHOD_MIX, parse_mix, random_composites
 from worldcompass.worlds.worldplay.pose_files import CHUNK
-from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, TRAINING_MOTION, commanded
 
 
 def random_trajectory(

@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.worlds.worldplay.attention import KeyValues, attend_to
-from worldcompass.worlds.worldplay.branches import Attend, Latents, Prefix, attention_for, extend, run_block
+from worldcompass.worlds.open.attention import KeyValues, attend_to
+from worldcompass.worlds.open.layers import (
+    add_gated,
+    gelu_tanh,
+    merge_heads,
+    modulate_in_float,
+    norm_in_float,
+    run_block,
+    sinusoid,
+    split_heads,
+)
+from worldcompass.worlds.worldplay.branches import Attend, Latents, Prefix, attention_for, extend
 from worldcompass.worlds.worldplay.config import Config5B
-from worldcompass.worlds.worldplay.layers import gelu_tanh, merge_heads, sinusoid, split_heads
 
 ROPE_THETA = 10_000.0
 
@@ -117,14 +126,14 @@ class _Block(nn.Module):
         """Tokens (B, K, T, D) of latents after the block, and their keys and values to store."""
         parts = (self.scale_shift_table.float() + condition_BK6D.float())[..., None, :].unbind(2)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
-        normed = modulate(x, shift_1, scale_1, self.eps).flatten(1, 2)
+        normed = modulate_in_float(x, shift_1, scale_1, self.eps).flatten(1, 2)
         (by_position, by_camera), kept = attend(self.attn1.queries(normed), *self.attn1.keys(normed))
         by_position = self.attn1.to_out[0](merge_heads(by_position))
         by_camera = self.attn1.to_out_prope[0](merge_heads(by_camera))
-        x = _gated(x, (by_position + by_camera).view_as(x), gate_1)
-        read = attend_to(self.attn2.queries(_norm(x, self.norm2).flatten(1, 2)), texts)
+        x = add_gated(x, (by_position + by_camera).view_as(x), gate_1)
+        read = attend_to(self.attn2.queries(norm_in_float(x, self.norm2).flatten(1, 2)), texts)
         x = x + self.attn2.to_out[0](merge_heads(read)).view_as(x)
-        return _gated(x, self.ffn(modulate(x, shift_2, scale_2, self.eps)), gate_2), kept
+        return add_gated(x, self.ffn(modulate_in_float(x, shift_2, scale_2, self.eps)), gate_2), kept
 
 
 class _TwoLayers(nn.Module):
@@ -237,7 +246,7 @@ class Transformer5B(nn.Module):
             memories = zip(*longer, strict=True)
             return [Past5B(past.text, list(m)) for past, m in zip(pasts, memories, strict=True)]
         shift, scale = (self.scale_shift_table.float() + condition.float()[:, :, None]).unbind(2)
-        velocity = self.proj_out(modulate(x, shift[:, :, None], scale[:, :, None], self.config.eps))
+        velocity = self.proj_out(modulate_in_float(x, shift[:, :, None], scale[:, :, None], self.config.eps))
         # A copy, not a view: with sharded weights the backward pass begins at this tensor.
         return self._cells(velocity, grid).clone()
 
@@ -253,18 +262,3 @@ class Transformer5B(nn.Module):
         for layer in (self.condition_embedder.action_embedder.linear_2, *cameras):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
-
-
-def modulate(x_BKTD: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Layer norm without parameters, shifted and scaled in float32, returned in the dtype of ``x``."""
-    normed = functional.layer_norm(x_BKTD.float(), x_BKTD.shape[-1:], eps=eps)
-    return (normed * (1 + scale) + shift).to(x_BKTD.dtype)
-
-
-def _norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    weight, bias = norm.weight.float(), norm.bias.float()
-    return functional.layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps).to(x.dtype)
-
-
-def _gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
-    return (x.float() + branch.float() * gate).to(x.dtype)

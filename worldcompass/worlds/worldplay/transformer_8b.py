@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.worlds.worldplay.attention import KeyValues
-from worldcompass.worlds.worldplay.branches import Attend, Latents, Prefix, attention_for, extend, run_block
+from worldcompass.worlds.open.attention import KeyValues
+from worldcompass.worlds.open.layers import gelu_tanh, merge_heads, run_block, split_heads
+from worldcompass.worlds.worldplay.branches import Attend, Latents, Prefix, attention_for, extend
 from worldcompass.worlds.worldplay.config import Config8B
 from worldcompass.worlds.worldplay.layers import (
     EPS,
@@ -25,10 +26,7 @@ from worldcompass.worlds.worldplay.layers import (
     Modulation,
     PatchEmbed,
     ScalarEmbedder,
-    gelu_tanh,
-    merge_heads,
     modulate,
-    split_heads,
 )
 from worldcompass.worlds.worldplay.text import (
     BYT5,

@@ -17,6 +17,7 @@ from worldcompass.world import WorldSpec
 from worldcompass.worlds.open.causal import FRAMES_PER_LATENT
 from worldcompass.worlds.open.decoder import Decoder
 from worldcompass.worlds.open.pasts import rows_per_past
+from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, WorldPlayActions
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import (
     MEMORY_5B,
@@ -27,7 +28,6 @@ from worldcompass.worlds.worldplay.context import (
     select_memory,
     timesteps,
 )
-from worldcompass.worlds.worldplay.poses import MOTION, THRESHOLDS, WorldPlayActions
 from worldcompass.worlds.worldplay.text import TextStates
 from worldcompass.worlds.worldplay.transformer_5b import Caption, Transformer5B
 from worldcompass.worlds.worldplay.transformer_8b import Transformer8B

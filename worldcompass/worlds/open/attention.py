@@ -19,7 +19,7 @@ from worldcompass.devices.cuda import on_cuda
 from worldcompass.worlds.open.pasts import rows_per_past
 
 KeyValues = tuple[Tensor, Tensor]
-"""Keys and values of one block, (R, heads, tokens, head): R = 2 branches of attention, rotary then cameras."""
+"""Keys and values of one block, (R, heads, tokens, head): R branches of attention, rotary then cameras."""
 
 aten = torch.ops.aten
 MAX_SCORES = 1 << 27  # of attention without a kernel, half a GiB in float32
