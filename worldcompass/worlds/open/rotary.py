@@ -1,7 +1,7 @@
-"""Rotary embedding over time, height and width (RoPE, arXiv 2104.09864), in float32.
+"""Rotary embedding over time, height and width (RoPE, arXiv 2104.09864), with angles in float64.
 
-Positions in time count within the attention window, not within the video: the selected past latents have positions
-0 to n - 1 in order of time, and the next chunk starts at n.
+What a position in time counts is the caller's choice: WorldPlay counts within the window of attention, causal Wan
+within the video.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Rotary = tuple[Tensor, Tensor]
 def rotary_table(
     first: int, shape: tuple[int, int, int], dims: tuple[int, int, int], theta: float, device: torch.device
 ) -> Rotary:
-    """The table of K latents of H × W tokens.
+    """The table of K latents of H × W tokens; float32.
 
     Args:
         first: position in time of the first latent.
@@ -25,15 +25,15 @@ def rotary_table(
         theta: base of the frequencies.
         device: of the table.
     """
-    places = [torch.arange(size, device=device).float() for size in shape]
+    places = [torch.arange(size, device=device).double() for size in shape]
     places[0] = places[0] + first
     grid = torch.meshgrid(*places, indexing="ij")
     angles = []
     for place, dim in zip(grid, dims, strict=True):
-        rates = theta ** (-torch.arange(0, dim, 2, device=device).float() / dim)
+        rates = theta ** (-torch.arange(0, dim, 2, device=device).double() / dim)
         angles.append(place.flatten()[:, None] * rates)
     angle = torch.cat(angles, -1)
-    return angle.cos(), angle.sin()
+    return angle.cos().float(), angle.sin().float()
 
 
 def rotate(x_BhNd: Tensor, rotary: Rotary) -> Tensor:
