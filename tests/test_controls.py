@@ -51,6 +51,15 @@ def test_a_value_counts_from_half_of_its_way_on():
     assert names == ["none", "reach + left", "down + close"]
 
 
+def test_words_can_set_a_control_to_less_than_its_bound():
+    space = Controls((Axis("yaw", words=("left", "right"), stroke=0.1),))
+    assert space.along("right-1, left-1").flat_KA.flatten().tolist() == pytest.approx([0.0, 0.1, -0.1])
+    values = space.hold(torch.tensor([[0.04], [0.06], [0.9], [-0.05]]))
+    space.check(values)
+    assert [space.name(int(c)) for c in space.composites(values)] == ["none", "right", "right", "left"]
+    assert space.changed(values, 0).flat_KA.flatten().tolist() == [-1, -1, -1, 1]
+
+
 def test_keys_are_chosen_around_those_that_the_axes_name():
     codes = {key.word: key.code for key in GRIPPER.keys}
     assert codes["reach"] == "KeyW" and codes["left"] == "KeyA" and codes["up"] == "ArrowUp"
@@ -115,6 +124,12 @@ def test_a_value_between_two_levels_is_refused():
         (lambda: Axis("a", words=("none", "b")), "has the word 'none'"),
         (lambda: Axis("a", levels=4), "has 4 levels from -1 to 1: expected 2 or more, 0 among them"),
         (lambda: Axis("a", words=("b", "c"), codes=("KeyB",)), "has 1 keys for 2 words"),
+        (
+            lambda: Axis("a", words=("b",), stroke=2),
+            "has a stroke of 2 for -1 to 1: expected a value of its own",
+        ),
+        (lambda: Axis("a", words=("b",), stroke=0), "has a stroke of 0"),
+        (lambda: Axis("a", words=("b",), levels=3, stroke=0.5), "has a stroke of 0.5"),
         (lambda: Controls(()), "expected one control or more with different names"),
         (lambda: Controls((button("a"), button("a"))), "with different names"),
         (lambda: Controls((Axis("a"),)), "expected different words for the ways"),

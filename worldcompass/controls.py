@@ -43,6 +43,8 @@ class Axis:
     """Number of evenly spaced values, bounds included; None for any value between. A button has 2."""
     codes: tuple[str, ...] = ()
     """Keys of the words, as the browser's ``KeyboardEvent.code``; chosen for you when empty."""
+    stroke: float | None = None
+    """How far from 0 a word sets it, such as a mouse that can also move faster; as far as it goes when None."""
 
     def __post_init__(self) -> None:
         wrong = self._wrong()
@@ -63,7 +65,16 @@ class Axis:
             return f"has {self.levels} levels from {self.low:g} to {self.high:g}: expected 2 or more, 0 among them"
         if self.codes and len(self.codes) != len(self.words):
             return f"has {len(self.codes)} keys for {len(self.words)} words: name one for each, or none"
+        if self.stroke is not None:
+            return self._wrong_stroke(self.stroke)
         return ""
+
+    def _wrong_stroke(self, stroke: float) -> str:
+        set_to = torch.tensor([self.toward(sign) for sign in self.signs if sign])
+        inside = bool(((set_to >= self.low) & (set_to <= self.high) & self.is_level(set_to)).all())
+        if stroke > 0 and inside:
+            return ""
+        return f"has a stroke of {stroke:g} for {self.low:g} to {self.high:g}: expected a value of its own above 0"
 
     def is_level(self, values: Tensor) -> Tensor:
         """Which values it can take, bounds aside; bool."""
@@ -74,7 +85,7 @@ class Axis:
 
     def toward(self, sign: int) -> float:
         """The value that a composite with this sign gives it."""
-        return (0.0, self.high, self.low)[sign]
+        return sign * self.stroke if self.stroke is not None else (0.0, self.high, self.low)[sign]
 
     @property
     def signs(self) -> tuple[int, ...]:
@@ -167,7 +178,7 @@ class Controls(ActionSpace):
         return total
 
     def commanded(self, composites_M: Tensor, like: Actions | None = None) -> ControlValues:
-        """See ``ActionSpace``: every control at a bound or at 0."""
+        """See ``ActionSpace``: every control as its words set it, or at 0."""
         rest = composites_M.long()
         columns: list[Tensor] = []
         for axis in reversed(self.controls):
