@@ -14,12 +14,12 @@ from torch import Tensor
 from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.media.video import check_aspect, fit, read_image
+from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
 from worldcompass.rewards.video_score import read_for, score_video
 from worldcompass.rollout import imagine_video
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 
-EMBEDDED = ("doom", "hands")
 MAX_PATH_LATENTS = 10_000  # limit of a path, about 40 minutes of video
 
 
@@ -38,9 +38,9 @@ def load_world(
     """
     from worldcompass.runs.folder import weights_folder
 
-    if (name := name or world_of_weights(weights) or "doom") not in EMBEDDED:
+    if (name := name or world_of_weights(weights) or DOOM) not in EMBEDDED:
         raise UserError(f"there is no embedded world {name!r}: choose {' or '.join(EMBEDDED)}")
-    if name == "hands":
+    if name == HANDS:
         from worldcompass.worlds.hands.world import load_hands_world as load
     else:
         from worldcompass.worlds.doom.world import load_doom_world as load
@@ -64,7 +64,7 @@ def weights_file(name: str) -> str:
     from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
     from worldcompass.worlds.hands.world import WEIGHTS as HANDS_WEIGHTS
 
-    return {"doom": DOOM_WEIGHTS, "hands": HANDS_WEIGHTS}[name].net
+    return {DOOM: DOOM_WEIGHTS, HANDS: HANDS_WEIGHTS}[name].net
 
 
 def imagine(

@@ -37,7 +37,8 @@ from worldcompass.version import __version__
 COMMANDS = {
     "demo": ("demo", "post-train a small world and compare it with before; twelve minutes on 2 cores"),
     "train": ("train", "post-train a world model with a recipe"),
-    "prepare": ("prepare", "encode images and captions for WorldPlay, once"),
+    "worlds": ("worlds", "list the worlds: size, actions, licence, parity, what is untried"),
+    "prepare": ("prepare", "encode start images for an open world model, once"),
     "plan": ("plan", "show what a recipe needs: memory per GPU, files, matching checkpoints"),
     "profile": ("profile", "show where the time of one training step goes"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldcompass.errors import UserError
+from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS, OPEN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DOOM, HANDS = "doom", "hands"
-EMBEDDED = (DOOM, HANDS)
-OPEN = ("worldplay_8b", "worldplay_5b")
-"""Recipes of open checkpoints."""
 HELP = (
     "doom, hands, your own FILE.py:FUNCTION, called with a folder of weights (or None) and a device, or in play"
     " and judge a recipe of an open checkpoint, such as worldplay_8b"

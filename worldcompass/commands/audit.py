@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, get_args
 
 from worldcompass.audit import ClipKind
 from worldcompass.commands._options import add_out, add_seed
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS
 from worldcompass.errors import UserError
+from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
 
 if TYPE_CHECKING:
     from worldcompass.audit.clips import Clip

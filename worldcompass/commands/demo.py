@@ -18,7 +18,7 @@ from worldcompass.commands._options import (
     add_seed,
     check_device,
 )
-from worldcompass.commands._worlds import EMBEDDED, HANDS
+from worldcompass.recipes.catalogue import EMBEDDED, HANDS
 
 if TYPE_CHECKING:
     from worldcompass.worlds.doom.experiment import DoomRecipe

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
-from worldcompass.commands._worlds import DOOM, EMBEDDED, HANDS, add_world, open_recipe, world_of
+from worldcompass.commands._worlds import add_world, open_recipe, world_of
 from worldcompass.errors import UserError
+from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
 
 if TYPE_CHECKING:
     from worldcompass.runs.results import Evaluation

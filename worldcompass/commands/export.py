@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and push with --push."""
-    from worldcompass.commands._worlds import EMBEDDED
+    from worldcompass.recipes.catalogue import EMBEDDED
     from worldcompass.report.export import export_run, push
 
     step = export_run(args.run, args.out, args.license, args.base, EMBEDDED)

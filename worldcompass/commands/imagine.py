@@ -11,15 +11,9 @@ import argparse
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, add_seed, check_device, positive
-from worldcompass.commands._worlds import (
-    HANDS,
-    add_world,
-    check_picture,
-    start_picture,
-    world_maker,
-    world_of,
-)
+from worldcompass.commands._worlds import add_world, check_picture, start_picture, world_maker, world_of
 from worldcompass.errors import UserError
+from worldcompass.recipes.catalogue import HANDS
 
 EXAMPLES = """\
   worldcompass imagine --image my.png --path "w-3, right-1, w+left-4" --out clip.mp4

@@ -21,17 +21,9 @@ from worldcompass.commands._options import (
     need_folder,
     positive,
 )
-from worldcompass.commands._worlds import (
-    EMBEDDED,
-    HANDS,
-    add_world,
-    check_world,
-    is_open,
-    open_recipe,
-    world_maker,
-    world_of,
-)
+from worldcompass.commands._worlds import add_world, check_world, is_open, open_recipe, world_maker, world_of
 from worldcompass.errors import EXIT_DISEASED, UserError
+from worldcompass.recipes.catalogue import EMBEDDED, HANDS
 
 if TYPE_CHECKING:
     from worldcompass.judging.sources import Sources

@@ -18,16 +18,9 @@ from typing import TYPE_CHECKING
 
 from worldcompass.commands._listening import address_of, listen, origins_of
 from worldcompass.commands._options import add_device, check_device, check_port, positive
-from worldcompass.commands._worlds import (
-    DOOM,
-    EMBEDDED,
-    HANDS,
-    add_world,
-    is_open,
-    world_maker,
-    world_of,
-)
+from worldcompass.commands._worlds import add_world, is_open, world_maker, world_of
 from worldcompass.errors import UserError
+from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, check_device, need_folder
-from worldcompass.commands._worlds import OPEN
 from worldcompass.errors import UserError
+from worldcompass.recipes.catalogue import OPEN
 
 EXAMPLES = """\
   worldcompass prepare --model worldplay-8b --images pictures --checkpoints checkpoints --out data/prepared

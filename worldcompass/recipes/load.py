@@ -17,7 +17,7 @@ from worldcompass.critic import FAILURES, error_line
 from worldcompass.errors import UserError
 from worldcompass.recipes.overrides import home_of
 
-NO_RECIPES = {"load", "overrides"}  # modules of this folder that are not recipes
+NO_RECIPES = {"catalogue", "load", "overrides"}  # modules of this folder that are not recipes
 
 
 def shipped_recipes() -> list[str]:

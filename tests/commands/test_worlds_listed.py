@@ -1,0 +1,20 @@
+"""The list of worlds: complete, and the same as the package's own recipes."""
+
+from worldcompass import cli
+from worldcompass.recipes.catalogue import EMBEDDED, OPEN, WORLDS
+from worldcompass.recipes.load import load_recipe, shipped_recipes
+from worldcompass.worlds.open.recipe import OpenRecipe
+
+
+def test_every_recipe_of_an_open_checkpoint_is_listed_once():
+    found = [name for name in shipped_recipes() if isinstance(load_recipe(name)(), OpenRecipe)]
+    assert sorted(OPEN) == sorted(found) and len({world.name for world in WORLDS}) == len(WORLDS)
+
+
+def test_the_command_prints_what_each_world_is(capsys):
+    assert cli.main(["worlds"]) == 0
+    printed = capsys.readouterr().out
+    blocks = {block.split("\n")[0]: block for block in printed.split("\n\n")}
+    assert list(blocks) == [*EMBEDDED, *OPEN]
+    assert "8.56 B parameters" in blocks["worldplay_8b"] and "81 camera motions" in blocks["worldplay_8b"]
+    assert all(f"licence  {world.licence}" in blocks[world.name] for world in WORLDS)
