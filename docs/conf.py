@@ -82,6 +82,7 @@ CONTENTS = {
             "/docs/performance",
             "/docs/scaling",
             "/docs/remote_rewards",
+            "/docs/worlds",
             "/docs/worldplay",
             "/docs/levels",
             "/docs/hands",

@@ -1,7 +1,9 @@
 """The list of worlds: complete, and the same as the package's own recipes."""
 
+from pathlib import Path
+
 from worldcompass import cli
-from worldcompass.recipes.catalogue import EMBEDDED, OPEN, WORLDS
+from worldcompass.recipes.catalogue import EMBEDDED, OPEN, WORLDS, table
 from worldcompass.recipes.load import load_recipe, shipped_recipes
 from worldcompass.worlds.open.recipe import OpenRecipe
 
@@ -18,3 +20,9 @@ def test_the_command_prints_what_each_world_is(capsys):
     assert list(blocks) == [*EMBEDDED, *OPEN]
     assert "8.56 B parameters" in blocks["worldplay_8b"] and "81 camera motions" in blocks["worldplay_8b"]
     assert all(f"licence  {world.licence}" in blocks[world.name] for world in WORLDS)
+
+
+def test_the_table_of_the_page_is_the_printed_one():
+    page = (Path(__file__).parents[2] / "docs" / "worlds.md").read_text(encoding="utf-8")
+    stored = page.partition("<!-- worlds -->\n")[2].partition("\n<!-- /worlds -->")[0]
+    assert stored == table(), "update docs/worlds.md with worldcompass worlds --markdown"
