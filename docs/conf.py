@@ -78,6 +78,7 @@ CONTENTS = {
             "/docs/audits",
             "/docs/judge",
             "/docs/doctor",
+            "/docs/ablations",
             "/docs/reliability",
             "/docs/performance",
             "/docs/scaling",

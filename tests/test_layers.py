@@ -31,7 +31,7 @@ LAYERS = (
     ("training", "env"),
     ("rewards", "judging"),
     ("cost", "report", "audit", "serving"),
-    ("player",),
+    ("player", "ablation"),
     ("worlds.trajectories", "worlds.small"),
     ("worlds.open",),
     ("worlds.doom", "worlds.hands", "worlds.worldplay", "worlds.causal_wan"),

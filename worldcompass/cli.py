@@ -45,6 +45,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
     "judge": ("judge", "judge by what a viewer sees whether training changed the looks"),
+    "ablate": ("ablate", "run a grid of recipes over seeds: does each part earn its place?"),
     "audit": ("audit", "test a critic against the engine before a run relies on it"),
     "serve-reward": ("serve_reward", "serve a critic over HTTP to other processes"),
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),

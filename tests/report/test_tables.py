@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_runs import make_run
 
 from worldcompass import cli
 from worldcompass.errors import UserError
-from worldcompass.evaluate import FOLLOWED, MEASURES, Measured, evaluation_of
+from worldcompass.evaluate import FOLLOWED
 from worldcompass.report.tables import (
     Stored,
     everything,
@@ -20,51 +21,10 @@ from worldcompass.report.tables import (
     table_of,
     with_tables,
 )
-from worldcompass.runs.results import Results, write_results
-from worldcompass.training.config import Config
-from worldcompass.ways import Walking
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "hands.md"]
 STORED = ROOT / "docs" / "results"
-IDS = [
-    f"{place}/{kind}/{i}"
-    for place in ("heldout", "unseen")
-    for kind in ("combined", "basic")
-    for i in range(6)
-]
-
-
-def measured(level, seed):
-    """Scores of every video around a level, over two chunks."""
-    rng = np.random.default_rng(seed)
-    values = {name: level + 0.05 * rng.standard_normal((len(IDS), 2)) for name in MEASURES}
-    labels = np.zeros((len(IDS), 8), int)
-    return Measured(tuple(IDS), tuple(name.split("/")[1] for name in IDS), values, labels, labels)
-
-
-def make_run(folder, seed=0, recipe="demo", hashed="5f3c", played=False):
-    """A finished run of the embedded world, as far as tables read it; ``played`` on every second scenario."""
-    folder.mkdir(parents=True)
-    walking = {"rollout": Walking(4, 8), "play": Walking(1, 4)} if played else {}
-    for side, level in (("base", 0.4), ("trained", 0.45)) if played else ():
-        values = measured(level, 20 + seed).only(IDS[::2])
-        (folder / f"evaluation_{side}_play.json").write_text(json.dumps(values.to_json()))
-    sides = {"engine": measured(0.9, 7), "base": measured(0.5, 8), "trained": measured(0.7, 9 + seed)}
-    for side, values in sides.items():
-        (folder / f"evaluation_{side}.json").write_text(json.dumps(values.to_json()))
-    found = evaluation_of(sides["engine"], sides["base"], sides["trained"])
-    results = Results(found, hashed, walking, seconds=60.0)
-    write_results(folder / "results.json", results)
-    config = Config.from_flat(recipe=recipe, seed=seed)
-    (folder / "config.json").write_text(json.dumps(config.described()))
-    made = {
-        "command": f"worldcompass {recipe} --seed {seed} --out /tmp/mine",
-        "version": "0.1.0",
-        "weights": "4",
-    }
-    (folder / "run.json").write_text(json.dumps(made))
-    return folder
 
 
 def test_the_tables_of_the_pages_are_those_of_the_stored_results():

@@ -190,6 +190,38 @@ def test_the_curriculum_visits_every_chunk_of_its_range_and_no_other(bounds):
     assert visited == list(range(bounds[0], bounds[1] + 1)) * 2
 
 
+def test_other_orders_visit_the_same_chunks_in_each_pass():
+    down, mixed = (
+        TINY.changed(first_chunk=1, last_chunk=6, order=order).sampling for order in ("down", "random")
+    )
+    assert [chunk_of_step(down, step) for step in range(1, 9)] == [6, 5, 4, 3, 2, 1, 6, 5]
+    passes = [[chunk_of_step(mixed, 6 * p + step) for step in range(1, 7)] for p in range(4)]
+    assert all(sorted(one) == [1, 2, 3, 4, 5, 6] for one in passes)
+    assert len({tuple(one) for one in passes}) > 1  # and each pass has an order of its own
+
+
+def test_random_candidates_depend_on_the_step_and_keep_their_advantages():
+    config = TINY.changed(group_size=6, best=1, worst=1)
+    run = make_run(config)
+    futures, advantages, _, _ = shares(run, config)
+    scenarios = run.scenarios[:2]
+
+    def drawn(step):
+        (chosen,) = choose([futures], scenarios, advantages, 1, 1, (0, step), pick="random")
+        return chosen
+
+    found = [drawn(step) for step in range(12)]
+    assert torch.equal(found[3].samples.clean_BCKHW, drawn(3).samples.clean_BCKHW)
+    for chosen in found:
+        for row, keys in enumerate(chosen.row_keys):
+            candidate = keys[-1]
+            assert torch.equal(
+                chosen.samples.clean_BCKHW[row], futures.clean_BCKHW[6 * (row // 2) + candidate]
+            )
+            assert chosen.samples.advantage_B[row] == advantages.advantage_NG[row // 2, candidate]
+    assert {keys[-1] for chosen in found for keys in chosen.row_keys} == set(range(6))
+
+
 def test_every_epoch_shuffles_and_uses_each_scenario_at_most_once():
     run = make_run()
     passes = [

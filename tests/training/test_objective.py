@@ -9,11 +9,13 @@ from worldcompass.training.objective import (
     anchored,
     contrast_ratio,
     excess,
+    imitation_loss,
     kl_velocity,
     mean_shift,
     nft_loss,
     normalised_error,
     positive_only_loss,
+    reward_weighted_loss,
     row_mean,
     velocity_ratio,
 )
@@ -93,7 +95,18 @@ def test_positive_only_ignores_bad_futures():
     torch.testing.assert_close(loss, plain * torch.tensor([1.0, 0.5, 0.0]).double())
 
 
-@pytest.mark.parametrize("objective", [nft_loss, positive_only_loss, advantage_weighted_loss])
+def test_the_rivals_weigh_the_same_errors_by_the_reward_or_not_at_all():
+    pred, behaviour, _, target = numbers()
+    advantage, plain = torch.tensor([1.0, 0.0, -1.0]).double(), normalised_error(pred, target)
+    weighted, _ = reward_weighted_loss(pred, behaviour, target, advantage, beta=0.5)
+    torch.testing.assert_close(weighted / plain, ((advantage - 1) / 0.5).exp())
+    torch.testing.assert_close(imitation_loss(pred, behaviour, target, advantage)[0], plain)
+
+
+OBJECTIVES = [nft_loss, positive_only_loss, advantage_weighted_loss, reward_weighted_loss, imitation_loss]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_given_latents_enter_neither_loss_nor_normaliser(objective):
     pred, behaviour, _, target = numbers()
     advantage = torch.tensor([1.0, -0.5, 0.2]).double()

@@ -43,12 +43,21 @@ def load_recipe(name: str) -> Callable[[], Any]:
         UserError: when the module, the file or the function does not exist.
     """
     source, function = parts_of(name)
-    module = _load_file(home_of(source)) if source.endswith(".py") else _load_shipped(source)
+    module = load_module(source)
     function = function or Path(source).stem
     recipe = getattr(module, function, None)
     if not callable(recipe):
         raise UserError(f"{source} has no recipe function {function!r}; name one as {source}:FUNCTION")
     return recipe
+
+
+def load_module(source: str) -> ModuleType:
+    """A shipped module of recipes, or a user's file.
+
+    Raises:
+        UserError: when there is none, or it cannot be imported.
+    """
+    return _load_file(home_of(source)) if source.endswith(".py") else _load_shipped(source)
 
 
 def parts_of(name: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from worldcompass.seeding import Key, generator_for
 from worldcompass.settings import Rule, enforce
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
+
+Order = Literal["up", "down", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Sampling:
     """The curriculum repeats ``first_chunk`` .. ``last_chunk``, one chunk per step."""
     last_chunk: int = 7
     """Inclusive, counted from 0."""
+    order: Order = "up"
+    """Of the chunks in a pass of the curriculum: ``up`` from short to long pasts, ``down``, or ``random``."""
     denoising_steps: int | None = None
     """Denoising steps of the rollout; the world's default when None."""
     play_share: float = 0.0
@@ -102,8 +106,14 @@ class Sampling:
 
 
 def chunk_of_step(sampling: Sampling, step: int) -> int:
-    """The chunk of a step; the curriculum repeats short to long pasts (the paper's min2max)."""
-    return sampling.first_chunk + (step - 1) % (sampling.last_chunk - sampling.first_chunk + 1)
+    """The chunk of a step; the curriculum repeats short to long pasts (the paper's min2max), or another order."""
+    count = sampling.last_chunk - sampling.first_chunk + 1
+    passes, place = divmod(step - 1, count)
+    if sampling.order == "down":
+        place = count - 1 - place
+    elif sampling.order == "random":
+        place = int(torch.randperm(count, generator=generator_for("curriculum", passes))[place])
+    return sampling.first_chunk + place
 
 
 def by_past(scenarios: Sequence[Scenario], share: float) -> list[tuple[PastMaker, Sequence[Scenario]]]:

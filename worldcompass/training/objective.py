@@ -101,6 +101,38 @@ def advantage_weighted_loss(
     return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
 
 
+def reward_weighted_loss(
+    clean_pred: Tensor,
+    clean_behaviour: Tensor,
+    clean_target: Tensor,
+    advantage_B: Tensor,
+    beta: float = 1.0,
+    given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """For comparison, reward-weighted regression, ``exp(A / beta) d(c, x0)`` (Peters and Schaal, ICML 2007).
+
+    Every future pulls, the better the more. The weights are shares of their largest value, at A = 1.
+    """
+    loss_B = ((advantage_B - 1) / beta).exp() * normalised_error(clean_pred, clean_target, given_K)
+    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+
+
+def imitation_loss(
+    clean_pred: Tensor,
+    clean_behaviour: Tensor,
+    clean_target: Tensor,
+    advantage_B: Tensor,
+    beta: float = 1.0,
+    given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """For comparison, plain regression ``d(c, x0)`` to all selected futures, whatever their advantage.
+
+    With ``best=1, worst=0`` this is best-of-N fine-tuning. ``beta`` is not used.
+    """
+    loss_B = normalised_error(clean_pred, clean_target, given_K)
+    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+
+
 def kl_velocity(
     clean_pred: Tensor, clean_reference: Tensor, sigma_B: Tensor, given_K: Tensor | None = None
 ) -> Tensor:

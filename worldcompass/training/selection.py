@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from worldcompass.training.advantages import Advantages, keep_extremes
 from worldcompass.training.objective import Anchors, Objective, nft_loss
 from worldcompass.types import Actions, Samples, Scenario
 
+Pick = Literal["extremes", "random"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
@@ -27,6 +29,8 @@ class Learning:
     """Number of highest ranked candidates of each group to train on."""
     worst: int = 3
     """Number of lowest ranked candidates of each group to train on."""
+    pick: Pick = "extremes"
+    """``extremes``, or as many ``random`` candidates for comparison."""
     noise_levels: int = 5
     """Levels per selected candidate, drawn without replacement from those of the rollout."""
     updates_per_rollout: int = 1
@@ -116,8 +120,11 @@ def choose(
     worst: int,
     keys: tuple[Key, ...],
     team: Team | None = None,
+    pick: Pick = "extremes",
 ) -> list[Chosen]:
     """Select the extremes of every group, with their advantages and the contexts that they were imagined from.
+
+    With ``pick`` random, as many candidates whatever their rank.
 
     Ranks of a ``team`` that share a group exchange its candidates, and each gets an equal part of the extremes.
 
@@ -125,7 +132,10 @@ def choose(
         ValueError: when every latent of a chunk is given.
     """
     team = team or Team()
-    kept_NS = interleave(keep_extremes(advantages.ranking_NG, best, worst))[:, team.rows_of_group()]
+    ranking_NG = advantages.ranking_NG
+    if pick == "random":
+        ranking_NG = torch.stack([_any_order(scenario, ranking_NG.shape[1], keys) for scenario in scenarios])
+    kept_NS = interleave(keep_extremes(ranking_NG, best, worst))[:, team.rows_of_group()]
     result: list[Chosen] = []
     start = 0
     for part in futures:
@@ -152,6 +162,11 @@ def choose(
                 result.append(Chosen(sample, row_keys[b : b + 1]))
         start = stop
     return result
+
+
+def _any_order(scenario: Scenario, candidates: int, keys: tuple[Key, ...]) -> Tensor:
+    """A ranking of a group's candidates that depends on the scenario and the step alone; (G,)."""
+    return torch.rand(candidates, generator=generator_for(*keys, "pick", scenario.id))
 
 
 def interleave(kept_NS: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     # 5. Select the best and worst, add noise, and predict with the behaviour and the reference weights.
     first = team.share(range(len(scores_NGR)))[0]
     own = advantages.of_groups(first, first + len(scenarios))
-    chosen = choose(futures, scenarios, own, learning.best, learning.worst, request.keys, team)
+    chosen = choose(futures, scenarios, own, learning.best, learning.worst, request.keys, team, learning.pick)
     shares = share_out(
         chosen, request.sigmas, learning.noise_levels, learning.updates_per_rollout, learning.micro_rows
     )

@@ -1,0 +1,167 @@
+"""Run the cells of a grid one after another, each as a process of its own that saves and resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldcompass.ablation.compute import Equal, cost_of, fair_steps
+from worldcompass.ablation.grid import Cell, Grid, cells_of
+from worldcompass.errors import LAUNCHED, UserError
+from worldcompass.runs.atomic import write_json
+from worldcompass.runs.metrics import read_metrics, read_object
+from worldcompass.runs.settings import read_settings
+
+RECORD = "ablation.json"
+LOG = "log.txt"
+POLL = 0.5  # seconds between looks at a run's metrics
+GRACE = 60.0  # seconds that a stopped run gets to save
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a cell ended."""
+
+    cell: Cell
+    error: str = ""
+    """Why it has no results; empty when it has them."""
+
+
+def claim_grid(grid: Grid, equal: Equal, settings: Sequence[str], out: Path) -> None:
+    """Write what the folder holds, or refuse one of another grid.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    own = {
+        "rows": {row.name: row.recipe for row in grid.rows},
+        "seeds": list(grid.seeds),
+        "equal": equal,
+        "settings": list(settings),
+    }
+    file = out / RECORD
+    if file.is_file():
+        found = read_object(file, "the record of a grid")
+        for name in ("equal", "settings"):
+            if found.get(name) != own[name]:
+                raise UserError(
+                    f"{out} holds a grid with {name} {found.get(name)!r}, not {own[name]!r}: choose another --out"
+                )
+        rows = found.get("rows", {})
+        if changed := [name for name, recipe in own["rows"].items() if rows.get(name, recipe) != recipe]:
+            raise UserError(f"{out} holds another recipe for {changed[0]}: choose another --out")
+        own["rows"] = {**rows, **own["rows"]}
+        own["seeds"] = sorted({*found.get("seeds", []), *own["seeds"]})
+    write_json(file, own, indent=1)
+
+
+def run_grid(
+    grid: Grid, equal: Equal, settings: Sequence[str], out: Path, said: Callable[[str], None]
+) -> Iterator[Finished]:
+    """Run every cell that has no results yet; a cell that fails is named, and the next ones go on.
+
+    Args:
+        grid: the rows and seeds.
+        equal: what all rows share.
+        settings: ``KEY=VALUE`` for all rows.
+        out: folder of the runs.
+        said: told what happens.
+    """
+    for cell in cells_of(grid, out):
+        if not cell.done:
+            steps = None if cell.row == grid.full else _steps_of(cell, grid, equal, settings, out, said)
+            error = _train(cell, settings, steps)
+            yield Finished(cell, error)
+        else:
+            yield Finished(cell)
+
+
+def _steps_of(
+    cell: Cell, grid: Grid, equal: Equal, settings: Sequence[str], out: Path, said: Callable[[str], None]
+) -> int | None:
+    """The steps of a row, measured in its first seed and kept; None while the full method has no results."""
+    file, full = (
+        out / cell.row.name / "steps.json",
+        Cell(grid.full, cell.seed, out / grid.full.name / f"seed{cell.seed}"),
+    )
+    if file.is_file():
+        return int(read_object(file, "the number of steps")["steps"])
+    if not full.done:
+        return None
+    planned, first = _planned(full), read_metrics(full.folder.metrics)[: grid.curriculum]
+    steps = planned
+    if equal != "steps":
+        _train(cell, settings, planned, until=len(first))
+        row = read_metrics(cell.folder.metrics)[: len(first)]
+        if len(row) < len(first):
+            return planned
+        steps = fair_steps(planned, cost_of(first), cost_of(row), equal)
+        if steps != planned:
+            said(f"{cell.row.name}: {steps} steps cost what {planned} of {grid.full.name} do")
+            shutil.rmtree(cell.path)
+    write_json(file, {"steps": steps})
+    return steps
+
+
+def _planned(full: Cell) -> int:
+    return int(read_settings(full.folder.config)["steps"])
+
+
+def _train(cell: Cell, settings: Sequence[str], steps: int | None, until: int | None = None) -> str:
+    """Run a cell, with ``until`` only up to so many steps; the reason of a failure, else an empty string."""
+    chosen = [*settings, f"config.seed={cell.seed}", *([] if steps is None else [f"config.steps={steps}"])]
+    words = ["train", cell.row.recipe, "--out", str(cell.path)]
+    for setting in chosen:
+        words += ["--set", setting]
+    log = cell.path.parent / f"{cell.path.name}.{LOG}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    unsafe = [] if sys.path[:1] in ([""], [os.getcwd()]) else ["-P"]
+    environment = os.environ | {LAUNCHED: str(os.getpid())}
+    with log.open("ab") as told:
+        process = subprocess.Popen(
+            [sys.executable, *unsafe, "-m", "worldcompass", *words], stdout=told, stderr=told, env=environment
+        )
+        try:
+            _wait(process, cell, until)
+        finally:
+            _stop(process)
+    if process.returncode == 0 or (until is not None and _steps_done(cell) >= until):
+        return ""
+    return _last_line(log) or f"it ended with exit code {process.returncode}"
+
+
+def _wait(process: subprocess.Popen[bytes], cell: Cell, until: int | None) -> None:
+    while process.poll() is None:
+        if until is not None and _steps_done(cell) >= until:
+            return
+        time.sleep(POLL)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _steps_done(cell: Cell) -> int:
+    try:
+        return len(read_metrics(cell.folder.metrics)) if cell.folder.metrics.is_file() else 0
+    except (UserError, json.JSONDecodeError):  # a line that is being written
+        return 0
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

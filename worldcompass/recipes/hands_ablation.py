@@ -1,0 +1,141 @@
+"""The grid of the Hands world: ``hands_demo`` and what is left when one of its parts is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from worldcompass.ablation.grid import Grid, Row
+from worldcompass.recipes.hands_demo import hands_demo
+from worldcompass.rollout import imagine_whole_videos
+from worldcompass.training.balance import soft_minimum
+from worldcompass.training.lora import Lora
+from worldcompass.training.objective import (
+    advantage_weighted_loss,
+    imitation_loss,
+    positive_only_loss,
+    reward_weighted_loss,
+)
+from worldcompass.training.policy import Decay
+from worldcompass.worlds.hands.experiment import HandsRecipe
+
+CHUNKS = 6  # of the curriculum of ``hands_demo``
+
+
+def hands_ablation() -> HandsRecipe:
+    """The full method, ``hands_demo``."""
+    return hands_demo()
+
+
+def whole_videos() -> HandsRecipe:
+    """Every candidate is a whole video; no past is shared, and none is the engine's."""
+    return _changed(rollout=imagine_whole_videos, true_pasts=0.0)
+
+
+def interaction_alone() -> HandsRecipe:
+    """The reward for commands alone."""
+    return replace(hands_demo(), likeness_weight=0.0, reality_weight=0.0)
+
+
+def looks_alone() -> HandsRecipe:
+    """The rewards for looks alone."""
+    return replace(hands_demo(), interaction_weight=0.0)
+
+
+def interaction_twice() -> HandsRecipe:
+    """Commands count twice, as in the paper's 2:1."""
+    return replace(hands_demo(), interaction_weight=2.0)
+
+
+def balanced() -> HandsRecipe:
+    """Weights that follow which reward lags behind."""
+    return _changed(balance=soft_minimum)
+
+
+def positive_only() -> HandsRecipe:
+    """Good futures pull; bad ones do not push."""
+    return _changed(objective=positive_only_loss)
+
+
+def random_rows() -> HandsRecipe:
+    """Random candidates instead of the best and worst."""
+    return _changed(pick="random")
+
+
+def no_average() -> HandsRecipe:
+    """The behaviour is the trained network itself, without an average."""
+    return _changed(behaviour_decay=Decay(0.0, 0.0, 0.0))
+
+
+def overwritten_behaviour() -> HandsRecipe:
+    """The objective that the released code computes."""
+    return _changed(objective=advantage_weighted_loss)
+
+
+def curriculum_down() -> HandsRecipe:
+    """Long pasts first."""
+    return _changed(order="down")
+
+
+def curriculum_random() -> HandsRecipe:
+    """Pasts of any length in any order."""
+    return _changed(order="random")
+
+
+def group_of_4() -> HandsRecipe:
+    """Four candidates; two of them are trained on from each end."""
+    return _changed(group_size=4, best=2, worst=2)
+
+
+def group_of_20() -> HandsRecipe:
+    """Twenty candidates."""
+    return _changed(group_size=20)
+
+
+def adapters() -> HandsRecipe:
+    """Low-rank adapters instead of the whole network."""
+    return _changed(lora=Lora(rank=16, alpha=16.0), lr=3e-3)
+
+
+def anchored_means() -> HandsRecipe:
+    """An anchor on the means and the contrast of latents."""
+    return _changed(mean_weight=1.0, contrast_weight=1.0)
+
+
+def no_discriminator() -> HandsRecipe:
+    """Without the networks that learn to tell candidates from the engine."""
+    return replace(hands_demo(), reality_weight=0.0)
+
+
+def no_true_pasts() -> HandsRecipe:
+    """All pasts are imagined."""
+    return _changed(true_pasts=0.0)
+
+
+def reward_weighted() -> HandsRecipe:
+    """Reward-weighted regression."""
+    return _changed(objective=reward_weighted_loss)
+
+
+def best_of_n() -> HandsRecipe:
+    """Fine-tuning on the best candidate of each group."""
+    return _changed(objective=imitation_loss, best=1, worst=0)
+
+
+def _changed(**settings: object) -> HandsRecipe:
+    recipe = hands_demo()
+    return replace(recipe, config=recipe.config.changed(**settings))
+
+
+_VARIANTS = (
+    whole_videos, interaction_alone, looks_alone, interaction_twice, balanced, positive_only, random_rows,
+    no_average, overwritten_behaviour, curriculum_down, curriculum_random, group_of_4, group_of_20, adapters,
+    anchored_means, no_discriminator, no_true_pasts, reward_weighted, best_of_n,
+)  # fmt: skip
+GRID = Grid(
+    Row("full", "hands_ablation", "nothing"),
+    tuple(
+        Row(make.__name__, f"hands_ablation:{make.__name__}", (make.__doc__ or "").rstrip(".").lower())
+        for make in _VARIANTS
+    ),
+    curriculum=CHUNKS,
+)
