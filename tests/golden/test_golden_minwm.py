@@ -6,18 +6,25 @@ config.json.
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldcompass.geometry import rigid_inverse
+from worldcompass.noise import ShiftedLevels, corrupt, fresh_noise_step
+from worldcompass.types import CameraMoves, Scenario
 from worldcompass.worlds.causal_wan.config import read_config
+from worldcompass.worlds.causal_wan.levels import warped_levels
 from worldcompass.worlds.causal_wan.memory import Past, Window, both_branches
+from worldcompass.worlds.causal_wan.minwm import Stage, minwm
 from worldcompass.worlds.causal_wan.network import ROPE_THETA, CausalWan, Latents
-from worldcompass.worlds.open.poses import rigid_inverse
+from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, WorldPlayActions
 from worldcompass.worlds.open.prope import cameras
 from worldcompass.worlds.open.rotary import rotary_table
+from worldcompass.worlds.open.tiny import Blend
 
 ROOT = os.environ.get("WORLDCOMPASS_GOLDEN")
 pytestmark = [
@@ -151,3 +158,98 @@ def test_a_chunk_after_finished_ones_in_every_window(close):
                 found = [stored_keys(config, part, block, row, grid_of(config)) for part in parts]
                 for name in found[0]:
                     close(torch.cat([values[name] for values in found]), outputs[f"full.{name}.{block}"][row])
+
+
+def moves_of(inputs, start, stop):
+    """The stored cameras as actions, (P, K)."""
+    focal = inputs["Ks"][:, start:stop].diagonal(dim1=-2, dim2=-1)[..., :2]
+    poses = rigid_inverse(inputs["viewmats"][:, start:stop])
+    return CameraMoves(torch.zeros(poses.shape[:2], dtype=torch.long), poses, torch.cat([focal, focal], -1))
+
+
+@torch.no_grad()
+def test_the_released_sampler_chunk_by_chunk(close):
+    config, inputs, outputs = case("m_rollout")
+    assert config["warp_denoising_step"] and config["context_noise"] == 0
+    net, size, batch = network("m_rollout"), config["num_frame_per_block"], config["batch"]
+    levels = warped_levels(config["denoising_step_list"], config["timestep_shift"])
+    close(1000 * levels.sigmas()[:-1], outputs["denoising_timesteps"], 1e-3)
+    cells = config["latent_height"], config["latent_width"]
+    stage = Stage("golden", levels, fresh_noise_step, False)
+    world = minwm(net, Blend(), cells, stage, Window(config["window"], config["sink"]))
+    poses = moves_of(inputs, 0, size * config["chunks"])
+    context = world.begin(
+        [
+            Scenario(f"row {row}", poses.select(row), conditioning={"text_states": states})
+            for row, states in enumerate(inputs["prompt_embeds"])
+        ]
+    )
+    for chunk in range(config["chunks"]):
+        start, stop = chunk * size, (chunk + 1) * size
+        moves, tolerance = poses.latents(start, stop), ATOL if chunk == 0 else 5e-4
+        context = world.attend(context, moves)
+        noisy = inputs["noise"][:, start:stop].transpose(1, 2)
+        sigmas = levels.sigmas().tolist()
+        for step, (sigma, after) in enumerate(pairwise(sigmas)):
+            close(noisy.transpose(1, 2), outputs[f"chunk{chunk}.step{step}.input"], tolerance)
+            clean = world.predict_clean(noisy, torch.full((batch,), sigma), moves, context)
+            close(clean.transpose(1, 2), outputs[f"chunk{chunk}.step{step}.x0"], tolerance)
+            flow = (noisy - clean) / sigma
+            close(flow.transpose(1, 2), outputs[f"chunk{chunk}.step{step}.flow"], 2 * tolerance)
+
+            def fresh(chunk=chunk, step=step):
+                return inputs["renoise"][chunk, step].transpose(1, 2)
+
+            noisy = world.spec.sampler(noisy, clean, sigma, after, fresh)
+        close(noisy.transpose(1, 2), outputs["latents"][:, start:stop], tolerance)
+        context = world.remember(context, noisy, moves)
+
+
+def test_levels_and_conversions_are_the_official_ones(close):
+    config, inputs, outputs = case("m_rollout")
+    shift, index = config["timestep_shift"], inputs["convert.index"]
+    for steps in (4, 7, 48):
+        close(ShiftedLevels(shift, steps).sigmas()[:-1], outputs[f"euler{steps}.sigmas"], 1e-6)
+    close(ShiftedLevels(shift, 1000).sigmas()[:-1], outputs["table.sigmas"], 1e-6)
+    sigma = outputs["table.sigmas"][index]
+    clean, noise, flow = inputs["convert.x0"], inputs["convert.noise"], outputs["convert.flow"]
+    noisy = corrupt(clean[:, :, None], noise[:, :, None], sigma)[:, :, 0]
+    close(noisy, outputs["convert.xt"], 1e-5)
+    close(noise - clean, flow, 1e-6)
+    close(noisy - sigma[:, None, None, None] * flow, outputs["convert.x0_from_flow"], 1e-5)
+
+
+WORDS = {"w": "w", "s": "s", "a": "a", "d": "d", "j": "left", "l": "right", "i": "up", "k": "down"}
+ACTIONS = WorldPlayActions(MOTION, THRESHOLDS)
+
+
+def test_cameras_of_the_official_trajectories(close):
+    """Moves up and down, which the training never had, are no actions of this world."""
+    config, inputs, outputs = case("m_camera")
+    assert (config["step"], config["rotation_degrees"]) == (MOTION.move, MOTION.yaw_deg)
+    compared = 0
+    for i, trajectory in enumerate(config["trajectories"]):
+        parts = [part.split("*") for part in trajectory.split(",")]
+        if all(key in WORDS for key, _ in parts):
+            moves = ACTIONS.along(", ".join(f"{WORDS[key]}-{count}" for key, count in parts))
+            close(rigid_inverse(moves.world_from_camera_K44), outputs[f"trajectory{i}.viewmats"], 1e-5)
+            compared += 1
+    assert compared > 0
+    for i, path in enumerate(config["pose_strings"]):
+        moves = ACTIONS.along(path).latents(0, config["latents_of_pose_strings"])
+        close(rigid_inverse(moves.world_from_camera_K44), outputs[f"pose_string{i}.viewmats"], 1e-5)
+        focal = outputs[f"pose_string{i}.Ks"].diagonal(dim1=-2, dim2=-1)[:, :2]
+        close(moves.intrinsics_K4[:, :2], focal, 1e-6)
+    signs = [(right, forward, yaw, pitch) for forward, right, yaw, pitch in inputs["combined.signs"].tolist()]
+    labels = torch.tensor([0, *(ACTIONS.composite(s) for s in signs)])
+    close(ACTIONS.commanded(labels).world_from_camera_K44, outputs["combined.c2w"], 1e-5)
+
+
+def test_transforms_by_cameras_ignore_the_principal_point(close):
+    _, inputs, outputs = case("m_camera")
+    focal = inputs["prope.Ks"].diagonal(dim1=-2, dim2=-1)[..., :2]
+    ours = cameras(rigid_inverse(inputs["prope.viewmats"]), torch.cat([focal, focal], -1))
+    close(ours.queries(inputs["prope.q"]), outputs["prope.q_t"])
+    close(ours.keys(inputs["prope.k"]), outputs["prope.k_t"])
+    close(ours.keys(inputs["prope.v"]), outputs["prope.v_t"])
+    close(ours.outputs(outputs["prope.attn"]), outputs["prope.out"])
