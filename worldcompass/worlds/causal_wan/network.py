@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from worldcompass.worlds.causal_wan.config import Config
 from worldcompass.worlds.causal_wan.memory import BlockKeys, Kept, Past, Seen, both_branches
-from worldcompass.worlds.open.attention import KeyValues, attend_after, rows_per_past
+from worldcompass.worlds.open.attention import KeyValues, attend_after
 from worldcompass.worlds.open.layers import (
     add_gated,
     merge_heads,
@@ -28,6 +28,7 @@ from worldcompass.worlds.open.layers import (
     sinusoid,
     split_heads,
 )
+from worldcompass.worlds.open.pasts import rows_per_past
 from worldcompass.worlds.open.prope import Cameras
 from worldcompass.worlds.open.rotary import Rotary, rotary_table, rotate
 

@@ -19,10 +19,9 @@ from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.causal_wan.memory import Kept, Past, Window
 from worldcompass.worlds.causal_wan.network import CausalWan, Latents
-from worldcompass.worlds.open.attention import rows_per_past
 from worldcompass.worlds.open.decoder import Decoder
+from worldcompass.worlds.open.pasts import rows_per_past
 
-FRAMES_PER_LATENT = 4  # of every latent except a video's first, which is one frame
 HIGHEST_TIMESTEP = 1000.0  # of noise alone
 
 
