@@ -100,9 +100,11 @@ class Window:
             chunk: its length.
         """
         if self.num_latents is None or num_latents + chunk <= self.num_latents:
-            return ((0, num_latents),)
-        recent = self.num_latents - chunk - self.sink
-        return ((0, self.sink), (num_latents - recent, num_latents))
+            spans = ((0, num_latents),)
+        else:
+            recent = self.num_latents - chunk - self.sink
+            spans = ((0, self.sink), (num_latents - recent, num_latents))
+        return tuple((start, stop) for start, stop in spans if start < stop)
 
     def view(self, kept: Sequence[Kept], num_latents: int, chunk: int) -> tuple[Kept, ...]:
         """The part of ``kept`` that a chunk sees, see ``spans``."""
