@@ -7,6 +7,6 @@ from worldcompass.judging import bands, classifier, frechet, paired, place
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    """A hundred resamples in every measure."""
+    """Sixty resamples in every measure."""
     for module in (bands, classifier, frechet, paired, place):
-        monkeypatch.setattr(module, "RESAMPLES", 100)
+        monkeypatch.setattr(module, "RESAMPLES", 60)

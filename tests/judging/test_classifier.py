@@ -3,13 +3,16 @@
 from functools import cache
 
 import pytest
+import torch
 from judged import sources
 
 from worldcompass.errors import UnfitInputs
 from worldcompass.judging.classifier import FOLDS, LINEAR, Asked, classify, networks_of
 from worldcompass.judging.folds import check_folds, folds_of
 from worldcompass.judging.forgeries import FORGERIES
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import STRETCHES, windows
+from worldcompass.seeding import generator_for
 
 WHOLE, END = STRETCHES
 QUICK = Asked(capacities=(LINEAR,))
@@ -19,9 +22,23 @@ def forged(name, strength):
     return lambda video, generator: FORGERIES[name](video, strength, generator)
 
 
-def classified(base=None, trained=None, asked=QUICK, folds=None, seeds=1):
-    found = sources(base=base, trained=trained, frames=26, seeds=seeds)
-    return classify(found, windows(found.frames), 0, asked, folds)
+@cache
+def truth():
+    """Sources whose models equal the truth, and what is remembered of them."""
+    found = sources(frames=26)
+    return found, Memo((found.engine_SF3hw, found.other_SF3hw, found.models_KSF3hw["base"]))
+
+
+def classified(base=None, trained=None, asked=QUICK, folds=None, **more):
+    found, memo = truth()
+    own = {name: changed(change) for name, change in (("base", base), ("trained", trained)) if change}
+    pair = found.with_models({**found.models_KSF3hw, **own})
+    return classify(pair, windows(found.frames), 0, asked, folds, memo=memo, **more)
+
+
+def changed(change):
+    videos = truth()[0].engine_SF3hw
+    return torch.stack([change(video, generator_for(0, i)) for i, video in enumerate(videos)])[None]
 
 
 @pytest.mark.parametrize(("name", "strength"), [("blurred", 1.5), ("sharpened", 2.0), ("grainy", 8.0)])
@@ -33,7 +50,7 @@ def test_a_changed_picture_looks_less_real_than_the_truth(name, strength):
 
 @pytest.mark.parametrize("capacity", ["patch", "clip"])
 def test_networks_that_learn_find_grain(capacity):
-    asked = Asked(capacities=(capacity,), explain=False, steps=0.15)
+    asked = Asked(capacities=(capacity,), explain=False, steps=0.1)
     _, overall = classified(trained=forged("grainy", 16.0), asked=asked)
     assert overall[END].falls and overall[WHOLE].falls
 
@@ -63,7 +80,8 @@ def test_a_fault_that_moves_into_a_blind_spot_shows_in_the_transfer_matrix():
 
 def test_two_seeds_of_a_model_are_resampled_together_with_their_scenario():
     asked = Asked(capacities=(LINEAR,), explain=False)
-    two = classified(trained=forged("grainy", 8.0), asked=asked, seeds=2)[1][WHOLE]
+    found = sources(trained=forged("grainy", 8.0), frames=26, seeds=2)
+    two = classify(found, windows(found.frames), 0, asked)[1][WHOLE]
     assert two.n == 32 and two.falls
 
 
@@ -87,6 +105,5 @@ def test_too_few_starts_are_refused_in_one_sentence():
 
 def test_the_number_of_networks_is_the_number_of_calls():
     calls, asked = [], Asked(capacities=(LINEAR,), explain=False)
-    found = sources(frames=26)
-    classify(found, windows(found.frames), 0, asked, on_network=lambda: calls.append(1))
+    classified(asked=asked, on_network=lambda: calls.append(1))
     assert len(calls) == networks_of(asked)

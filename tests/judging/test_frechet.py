@@ -1,16 +1,26 @@
 """Frechet and kernel distances: exact on known Gaussians, and farther for every change of the pictures."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from judged import sources
+from torch.nn.functional import conv2d, max_pool2d, relu
 
 from worldcompass.judging.forgeries import FORGERIES
 from worldcompass.judging.frechet import frechet, kernel_distance, log_ratio, measure_distances, moments_of
+from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import STRETCHES, windows
-from worldcompass.judging.spaces import activations, haar, random_filters, spaces, wavelet_packets
+from worldcompass.judging.spaces import (
+    activations,
+    haar,
+    mean_and_deviation,
+    random_filters,
+    spaces,
+    wavelet_packets,
+)
 from worldcompass.seeding import generator_for
 
 WHOLE = np.arange(200)[None]
@@ -21,9 +31,23 @@ def gaussian(mean, scale, seed=0):
     return torch.tensor(mean) + torch.tensor(scale) * values
 
 
-def few(trained=None, base=None, count=12):
-    found = sources(base=base, trained=trained, count=count, frames=26)
-    return measure_distances(found, windows(found.frames), spaces(0, networks=1))
+@cache
+def truth():
+    """Sources whose models equal the truth, and what is remembered of them."""
+    found = sources(count=12, frames=26)
+    return found, Memo((found.engine_SF3hw, found.other_SF3hw, found.models_KSF3hw["base"]))
+
+
+def changed(change):
+    videos = truth()[0].engine_SF3hw
+    return torch.stack([change(video, generator_for(0, i)) for i, video in enumerate(videos)])[None]
+
+
+def few(trained=None, base=None):
+    found, memo = truth()
+    own = {name: changed(change) for name, change in (("base", base), ("trained", trained)) if change}
+    pair = found.with_models({**found.models_KSF3hw, **own})
+    return measure_distances(pair, windows(found.frames), spaces(0, networks=1), memo=memo)
 
 
 def test_the_frechet_distance_of_gaussians_is_the_known_one():
@@ -99,6 +123,14 @@ def test_every_random_network_sees_flat_pictures_become_darker_or_brighter(level
 
     for seed in range(30):  # filters of one sign would be blind on one side of grey
         assert (seen(level, seed) - seen(level + 0.1, seed)).abs().max() > 0.02, seed
+
+
+def test_faster_pooling_and_deviations_are_those_of_pytorch():
+    picture, filters = torch.rand(2, 3, 17, 22, generator=generator_for(0)), random_filters(0, 0)
+    first, second, _ = activations(picture, filters)
+    assert torch.equal(second, relu(conv2d(max_pool2d(first, 2), filters[1], padding=1)))
+    expected = [first.mean((-2, -1)), first.std((-2, -1))]
+    torch.testing.assert_close(mean_and_deviation(first, (-2, -1)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_seeds_that_drift_in_opposite_directions_do_not_cancel():

@@ -1,7 +1,7 @@
 """The whole judge on small sources, and the trial that it must pass before it may judge."""
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from judged import sources
@@ -10,6 +10,7 @@ from worldcompass.judging.classifier import GATES_ALONE, LINEAR, Asked
 from worldcompass.judging.forgeries import FORGERIES, FULL
 from worldcompass.judging.judge import CLASSIFIER, DISTANCES, STATISTICS, judge, steps_of
 from worldcompass.judging.memo import Memo
+from worldcompass.judging.place import place_network
 from worldcompass.judging.sources import STRETCHES, Steps
 from worldcompass.judging.trial import Caught, changes_of, forged, share_below_zero, try_forgeries
 from worldcompass.judging.twin import twin_seed
@@ -17,6 +18,8 @@ from worldcompass.judging.verdict import read_judgement, write_judgement
 from worldcompass.statistics import Estimate
 
 QUICK = Asked(capacities=(LINEAR,))
+COUNT, FRAMES = 12, 26
+PLACE_STEPS = 60
 
 
 def soft(strength):
@@ -24,13 +27,20 @@ def soft(strength):
 
 
 @cache
+def sharpened():
+    """Sources of a model that training sharpened beyond the truth."""
+    return sources(soft(0.5), lambda v, g: FORGERIES["sharpened"](v, 3.0, g), COUNT, FRAMES)
+
+
+@cache
 def judged():
-    """A judgement of a model that training sharpened beyond the truth."""
-    found = sources(base=soft(0.5), trained=lambda v, g: FORGERIES["sharpened"](v, 3.0, g), frames=26)
-    chunks = {name: v[:, :, 10:18] for name, v in found.models_KSF3hw.items()}
+    """The judgement of it, the calls for its progress, and how many were announced."""
+    chunks = {name: v[:, :, 10:18] for name, v in sharpened().models_KSF3hw.items()}
     calls = []
-    full = dataclasses.replace(found, steps=Steps(10, chunks))
-    return judge(full, 0, QUICK, lambda: calls.append(1)), len(calls), steps_of(full, QUICK)
+    full = dataclasses.replace(sharpened(), steps=Steps(10, chunks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldcompass.judging.judge.place_network", partial(place_network, steps=PLACE_STEPS))
+        return judge(full, 0, QUICK, lambda: calls.append(1)), len(calls), steps_of(full, QUICK)
 
 
 def test_training_that_sharpens_beyond_the_truth_is_rejected_with_a_sentence():
@@ -63,11 +73,10 @@ def test_progress_ends_at_its_total():
 
 
 def test_a_quick_judge_has_the_same_gates_and_nothing_that_explains():
-    found = sources(base=soft(0.5), trained=lambda v, g: FORGERIES["sharpened"](v, 3.0, g), frames=26)
     calls = []
-    quick = judge(found, 0, GATES_ALONE, lambda: calls.append(1))
+    quick = judge(sharpened(), 0, GATES_ALONE, lambda: calls.append(1))
     assert [g.name for g in quick.gates] == [g.name for g in judged()[0].gates]
-    assert quick.outcome == "worse" and len(calls) == steps_of(found, GATES_ALONE)
+    assert quick.outcome == "worse" and len(calls) == steps_of(sharpened(), GATES_ALONE)
     assert not any("area" in row.name or row.part in ("place", "paired") for row in quick.rows)
 
 
@@ -81,19 +90,29 @@ def test_the_twin_never_uses_the_seed_of_the_judge():
     assert not {twin_seed(seed) for seed in range(100)} & set(range(100))
 
 
-@pytest.mark.parametrize("name", ["blurred", "sharpened", "grainy", "striped"])
+PICTURES = ("blurred", "sharpened", "grainy", "striped")
+
+
+@cache
+def caught():
+    """The gates that reject full forgeries of reachable truth."""
+    tried = try_forgeries(
+        sources(count=COUNT, frames=FRAMES), 0, (*PICTURES, "frozen"), (1.0,), ("reachable",)
+    )
+    return {found.forgery: set(found.rejected_by) for found in tried}
+
+
+@pytest.mark.parametrize("name", PICTURES)
 def test_full_forgeries_of_the_truth_rank_below_it_by_every_gate_of_pictures(name):
-    (caught,) = try_forgeries(sources(frames=26), 0, (name,), (1.0,), ("reachable",))
-    assert {"classifier", "pictures", "statistics"} <= set(caught.rejected_by), caught
+    assert {"classifier", "pictures", "statistics"} <= caught()[name]
 
 
 def test_frozen_pictures_are_rejected_by_their_motion():
-    (caught,) = try_forgeries(sources(frames=26), 0, ("frozen",), (1.0,), ("reachable",))
-    assert "motion" in caught.rejected_by
+    assert "motion" in caught()["frozen"]
 
 
 def test_what_is_remembered_of_an_original_changes_no_number():
-    found = sources(base=soft(0.5), trained=soft(1.5), frames=26)
+    found = sources(base=soft(0.5), trained=soft(1.5), count=8, frames=FRAMES)
     real = (found.engine_SF3hw, found.other_SF3hw, found.reachable_SF3hw)
     memo = Memo((*real, found.models_KSF3hw["base"][0]))
     once, again, alone = (
@@ -107,7 +126,7 @@ def test_what_is_remembered_of_an_original_changes_no_number():
 
 
 def test_stripes_come_from_another_region():
-    found = sources(frames=26, regions=2)
+    found = sources(count=8, frames=FRAMES, regions=2)
     striped = forged(found.engine_SF3hw, "striped", 1.0, found.regions, (0,))
     changed = (striped != found.engine_SF3hw).any(2)
     assert changed.any() and striped[changed.unsqueeze(2).expand_as(striped)].numel() > 0

@@ -299,9 +299,8 @@ def frechet(a: Moments, b: Moments, rows_BV: np.ndarray) -> np.ndarray:
 
 def _weights(rows_BV: np.ndarray) -> Tensor:
     """How often every video occurs in a resample, (B, V)."""
-    return torch.stack(
-        [torch.bincount(torch.from_numpy(row), minlength=rows_BV.shape[1]) for row in rows_BV]
-    ).double()
+    rows, ones = torch.from_numpy(rows_BV), torch.ones(rows_BV.shape, dtype=torch.float64)
+    return torch.zeros_like(ones).scatter_add_(1, rows, ones)
 
 
 def kernel_distance(a_VND: Tensor, b_VND: Tensor, rows_BV: np.ndarray) -> np.ndarray:

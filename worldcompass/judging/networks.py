@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, leaky_relu
 
 from worldcompass.judging.sources import Windows
-from worldcompass.judging.spaces import activations, random_filters
+from worldcompass.judging.spaces import activations, mean_and_deviation, random_filters
 
 BATCH = 32  # clips, half of them real
 LR, LR_END, DECAY = 2e-3, 0.05, 1e-2
@@ -196,7 +196,7 @@ def fixed_features(videos_VF3hw: Tensor, windows: Windows, seed: int) -> Tensor:
 
 def _pooled(pictures_N3hw: Tensor, filters: Sequence[Tensor]) -> Tensor:
     maps = activations(pictures_N3hw, filters)
-    return torch.cat([part for x in maps for part in (x.mean((-2, -1)), x.std((-2, -1)))], 1)
+    return torch.cat([part for x in maps for part in mean_and_deviation(x, (-2, -1))], 1)
 
 
 def linear_logits(real_ND: Tensor, fakes: Sequence[Tensor], asked_MD: Tensor) -> Tensor:
