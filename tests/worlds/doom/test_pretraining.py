@@ -129,7 +129,7 @@ def test_a_few_steps_of_depth_lower_its_loss_and_leave_the_code():
 
 def test_the_command_makes_weights_that_the_world_takes(dataset, tmp_path, monkeypatch, capsys):
     """``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
-    monkeypatch.setattr("worldcompass.worlds.small.pretraining.stage.MEASURED_STEPS", 1)
+    monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 256)
     for module in ("small.pretraining.measures", "doom.pretraining"):
         monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 2)

@@ -109,7 +109,7 @@ def test_a_new_network_leaves_what_is_carried_along_untouched(world):
 
 
 def test_rooms_are_pretrained_from_nothing_and_from_weights(dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("worldcompass.worlds.small.pretraining.stage.MEASURED_STEPS", 1)
+    monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 256)
     for module in ("small.pretraining.measures", "doom.rooms.pretraining"):
         monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 2)

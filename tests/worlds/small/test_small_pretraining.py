@@ -58,8 +58,8 @@ def latents(world, data, tmp_path_factory) -> Latents:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Stages of two steps that save after each, and few measured videos."""
-    monkeypatch.setattr("worldcompass.worlds.small.pretraining.stage.MEASURED_STEPS", 1)
-    monkeypatch.setattr("worldcompass.worlds.small.pretraining.stage.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
+    monkeypatch.setattr("worldcompass.training.stage.SAVE_SECONDS", -1.0)
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 64)
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.measures.MEASURED_VIDEOS", 2)
 

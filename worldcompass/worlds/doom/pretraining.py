@@ -26,7 +26,7 @@ from worldcompass.worlds.small.pretraining.pictures import (
     picture_loss,
     to_unit,
 )
-from worldcompass.worlds.small.pretraining.stage import MEASURED_VIDEOS
+from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS
 
 PITCH = 0.2  # weight of the error of pitch, in nominal units
 DEPTH_NOISE = 0.25  # largest noise on the latents that depth is learned from

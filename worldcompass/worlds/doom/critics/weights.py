@@ -12,7 +12,7 @@ from worldcompass.worlds.doom.critics.judge import Judge
 from worldcompass.worlds.doom.critics.motion import MotionCritic
 from worldcompass.worlds.doom.critics.pickup import PickupReader
 from worldcompass.worlds.doom.critics.realism import Realism
-from worldcompass.worlds.small.network_files import NetworkFile
+from worldcompass.runs.network_files import NetworkFile
 
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}

@@ -22,7 +22,7 @@ from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
 from worldcompass.worlds.hands.world import load_hands_world
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.linear import LinearCode
-from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
+from worldcompass.training.stage import Stage, StageRun
 
 FRAMES_PER_STEP = 64
 READER_STEPS, JUDGE_STEPS = 7000, 800

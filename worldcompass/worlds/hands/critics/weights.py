@@ -11,7 +11,7 @@ from torch import nn
 from worldcompass.worlds.hands.critics.judge import HandsJudge
 from worldcompass.worlds.hands.critics.reader import SceneReader
 from worldcompass.worlds.hands.world import shipped_weights
-from worldcompass.worlds.small.network_files import NetworkFile
+from worldcompass.runs.network_files import NetworkFile
 
 VERSION = 2
 COMMAND = "worldcompass hands critics --data data/hands --out worldcompass/worlds/hands/weights"

@@ -22,7 +22,7 @@ from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.measures import autoencoder_psnr
 from worldcompass.worlds.small.pretraining.pictures import Pictures, PictureStage, to_unit
-from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
+from worldcompass.training.stage import Stage, StageRun
 
 LEAST_PICTURES = 24  # of a step
 PICTURES_PER_SEQUENCE = 2  # of the world's steps, if these are many

@@ -17,6 +17,7 @@ LATENT_NOISE = 0.1  # noise on latents while decoding, in their standard deviati
 CONTRAST = 0.1  # weight of the decoder's error of local contrast
 CONTRAST_CELL = 8  # pixels per side of the cells of contrast
 CONTRAST_FLOOR = 0.02  # differences below it hardly count
+MEASURED_VIDEOS = 24  # held-out videos of every measure
 EDGES = 1.0  # weight of the error of differences between neighbouring pixels: squared error alone blurs
 
 

@@ -22,7 +22,7 @@ from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.loss import imagine_past, world_loss
 from worldcompass.worlds.small.pretraining.measures import Measures, autoencoder_psnr, one_chunk_psnr
 from worldcompass.worlds.small.pretraining.sequences import blur_past, draw_batch, encode_dataset
-from worldcompass.worlds.small.pretraining.stage import Stage, StageRun
+from worldcompass.training.stage import Stage, StageRun
 from worldcompass.worlds.small.transformer import ChunkTransformer
 from worldcompass.worlds.small.world import SmallWorld
 

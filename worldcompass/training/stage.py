@@ -1,4 +1,4 @@
-"""One pretraining stage: its state, its loop, its file on disk; resumable after Ctrl-C and kill -9.
+"""One stage of supervised training: its state, its loop, its file on disk; resumable after Ctrl-C and kill -9.
 
 A stage can be made longer afterwards: resumed with more minutes it goes on from where its learning rate began to
 fall.
@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from worldcompass.errors import StoppedRun
+from worldcompass.media.progress import progress
 from worldcompass.parallel.sharding import all_finite
+from worldcompass.parallel.signals import Interrupted, finishing_the_step
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.training.optim import MakeOptimizer
 
 SAVE_SECONDS, LEAST_SECONDS = 180.0, 15.0  # between two saved states: at most, and at least
 SAVES = 8  # of a short run
-MEASURED_VIDEOS = 24  # held-out videos of every measure
 CHECKED_STEPS = 10  # steps between two looks at whether the losses are finite
 MEASURED_STEPS = 30  # steps timed before minutes are turned into a number of steps
 EMA_DECAY = 0.998
@@ -37,7 +39,7 @@ WEIGHT_DECAY = 0.01
 
 @dataclass(frozen=True)
 class Stage:
-    """One pretraining stage."""
+    """One stage of a training."""
 
     name: str
     minutes: float
@@ -132,7 +134,22 @@ class StageRun:
     def run(
         self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]
     ) -> nn.Module:
-        """Train to the end of the stage and return the EMA weights."""
+        """Train to the end of the stage and return the EMA weights.
+
+        Raises:
+            Interrupted: after a signal, once the step is over and saved.
+            StoppedRun: when a loss or weights are not finite.
+        """
+        with finishing_the_step() as stopped, _Bar(self.stage.name) as show:
+            return self._run(loss_of, evaluate, stopped, show)
+
+    def _run(
+        self,
+        loss_of: Callable[[int], Tensor],
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        stopped: Callable[[], int | None],
+        show: Callable[[int, int], None],
+    ) -> nn.Module:
         log = (self.folder / f"{self.stage.name}.jsonl").open("a", encoding="utf-8")
         begun = saved = time.monotonic()
         losses: list[Tensor] = []
@@ -155,6 +172,8 @@ class StageRun:
                 self.total = max(
                     MEASURED_STEPS + 1, int(self.stage.minutes * 60 / (now - begun) * MEASURED_STEPS)
                 )
+            if self.total is not None:
+                show(self.step, self.total)
             if self.total is not None and self.step == self.total // 2:
                 self.save(self._half_path)
             if now - saved > self.stage.save_seconds or self.step == self.total:
@@ -169,6 +188,11 @@ class StageRun:
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 print(self.stage.name, json.dumps(row), flush=True)
+            if (number := stopped()) is not None and self.step != self.total:
+                self._check(losses)
+                self.seconds += time.monotonic() - saved
+                self.save()
+                raise Interrupted(number, f"saved step {self.step} of {self.stage.name}")
         log.close()
         return self.ema.eval()
 
@@ -202,3 +226,22 @@ class StageRun:
         for old, new in pairs:
             if not old.dtype.is_floating_point:
                 old.copy_(new)
+
+
+class _Bar:
+    """Progress with the remaining time, from when the number of steps is known; begun anew when it changes."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._total, self._stack = what, 0, ExitStack()
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._show
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _show(self, step: int, total: int) -> None:
+        if total != self._total:
+            self._stack.close()
+            self._total, self._advance = total, self._stack.enter_context(progress(self._what, total))
+        self._advance(step)

@@ -8,7 +8,7 @@ from torch import nn
 
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import adamw
-from worldcompass.worlds.small.pretraining.stage import Stage, StageRun, learning_rate
+from worldcompass.training.stage import Stage, StageRun, learning_rate
 
 
 class Killed(Exception):
@@ -18,7 +18,7 @@ class Killed(Exception):
 def test_a_stage_that_is_killed_ends_as_if_it_never_was(tmp_path, monkeypatch):
     """Weights after a kill and a resume are bitwise those of a run that was left alone."""
     monkeypatch.setattr(
-        "worldcompass.worlds.small.pretraining.stage.SAVE_SECONDS", -1.0
+        "worldcompass.training.stage.SAVE_SECONDS", -1.0
     )  # save after every step
 
     def run_to(folder, die_at: int | None) -> nn.Module:
