@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,18 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
     """
     path = file_in(path) if path.is_dir() else path
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    net.load_state_dict(read_weights(path, shapes, dtype, device), assign=True)
+
+
+def read_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """The tensors of a file, which holds exactly these; see ``load_weights``."""
     read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
     tensors = read(path, shapes, dtype, device)
     if broken := next((name for name, tensor in tensors.items() if not all_finite([tensor])), None):
         raise UserError(f"{path} holds weights that are not finite ({broken}): fetch the file again")
-    net.load_state_dict(tensors, assign=True)
+    return tensors
 
 
 def file_in(folder: Path) -> Path:
@@ -70,7 +77,12 @@ def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
     return header(path)
 
 
-def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
+def export_weights(
+    net: nn.Module,
+    path: Path,
+    dtype: torch.dtype | None = None,
+    official: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors,
+) -> None:
     """Write a network's weights under the official names, atomically.
 
     With sharded weights all ranks must call it; the main one writes.
@@ -79,6 +91,7 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
         net: without adapters, or with merged ones.
         path: the file to write: safetensors, or ``.pt`` with the weights under ``generator``.
         dtype: of the tensors in the file; the network's when None.
+        official: makes the tensors of the file from those of the network, if their names or copies differ.
 
     Raises:
         ValueError: when the network still has adapters.
@@ -94,6 +107,7 @@ def export_weights(net: nn.Module, path: Path, dtype: torch.dtype | None = None)
             tensors[name] = full.to("cpu", dtype or full.dtype).contiguous()
     if not tensors:
         return
+    tensors = official(tensors)
     if path.suffix in _PICKLED:
         with writing(path) as unfinished:
             torch.save({_GENERATOR: tensors}, unfinished)

@@ -1,0 +1,1 @@
+"""Waypoint-1: a frame-causal world model with ring caches, played by keyboard and mouse."""
