@@ -17,9 +17,7 @@ class Killed(Exception):
 
 def test_a_stage_that_is_killed_ends_as_if_it_never_was(tmp_path, monkeypatch):
     """Weights after a kill and a resume are bitwise those of a run that was left alone."""
-    monkeypatch.setattr(
-        "worldcompass.training.stage.SAVE_SECONDS", -1.0
-    )  # save after every step
+    monkeypatch.setattr("worldcompass.training.stage.SAVE_SECONDS", -1.0)  # save after every step
 
     def run_to(folder, die_at: int | None) -> nn.Module:
         torch.manual_seed(0)

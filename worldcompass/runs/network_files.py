@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
@@ -49,8 +50,7 @@ class NetworkFile:
             raise UserError(f"{path} is missing: make it with '{self.command}'")
         path.open("rb").close()  # safetensors calls a file that may not be read a missing one
         try:
-            with safe_open(path, "pt") as file:
-                facts = file.metadata() or {}
+            facts = metadata_of(path)
         except SafetensorError as error:
             raise UserError(
                 f"{path} cannot be read as safetensors ({error}): make it again with '{self.command}'"
@@ -89,3 +89,14 @@ class NetworkFile:
                 f"{path} does not fit this version of {self.name}: make it again with '{self.command}'"
             ) from error
         net.eval().requires_grad_(False)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        SafetensorError: when it is damaged.
+    """
+    opened: Any = safe_open(path, "pt")
+    with opened as file:
+        return file.metadata() or {}

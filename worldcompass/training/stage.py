@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -27,6 +26,7 @@ from worldcompass.media.progress import progress
 from worldcompass.parallel.sharding import all_finite
 from worldcompass.parallel.signals import Interrupted, finishing_the_step
 from worldcompass.runs.atomic import write_tensors
+from worldcompass.runs.network_files import metadata_of
 from worldcompass.training.optim import MakeOptimizer
 
 SAVE_SECONDS, LEAST_SECONDS = 180.0, 15.0  # between two saved states: at most, and at least
@@ -118,8 +118,7 @@ class StageRun:
     def _load(self, path: Path) -> dict[str, Any]:
         """Take over a saved state; returns its facts."""
         tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+        facts: dict[str, Any] = json.loads(metadata_of(path)["facts"])
         for prefix, module in (("net.", self.net), ("ema.", self.ema)):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         state: dict[int, dict[str, Tensor]] = {}
@@ -159,7 +158,7 @@ class StageRun:
                 group["lr"] = learning_rate(self.stage, self.step, self.total)
             loss = loss_of(self.step)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.net.parameters(), self.stage.max_grad_norm)
             self.optimiser.step()
             self._follow()

@@ -20,13 +20,13 @@ from worldcompass.worlds.small.data import Shard
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.pictures import (
     EDGES,
+    MEASURED_VIDEOS,
     Pictures,
     PictureStage,
     decoder_loss,
     picture_loss,
     to_unit,
 )
-from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS
 
 PITCH = 0.2  # weight of the error of pitch, in nominal units
 DEPTH_NOISE = 0.25  # largest noise on the latents that depth is learned from

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from worldcompass.runs.network_files import NetworkFile
 from worldcompass.worlds.doom.critics.judge import Judge
 from worldcompass.worlds.doom.critics.motion import MotionCritic
 from worldcompass.worlds.doom.critics.pickup import PickupReader
 from worldcompass.worlds.doom.critics.realism import Realism
-from worldcompass.runs.network_files import NetworkFile
 
 VERSION = 1
 FILES = {"motion_critic": MotionCritic, "realism": Realism, "judge": Judge}

@@ -18,8 +18,13 @@ from worldcompass.worlds.doom.rooms.transformer import RoomsTransformer
 from worldcompass.worlds.doom.rooms.world import WEIGHTS, RoomsWorld
 from worldcompass.worlds.small.data import Shard
 from worldcompass.worlds.small.pretraining.blueprint import MIXING, Blueprint
-from worldcompass.worlds.small.pretraining.pictures import EDGES, Pictures, PictureStage, to_unit
-from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS
+from worldcompass.worlds.small.pretraining.pictures import (
+    EDGES,
+    MEASURED_VIDEOS,
+    Pictures,
+    PictureStage,
+    to_unit,
+)
 
 DEPTH_NOISE = 0.15  # largest noise on the latents that depth is learned from: imagined ones are not exact
 

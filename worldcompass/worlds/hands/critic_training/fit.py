@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 from worldcompass.errors import UserError
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
+from worldcompass.training.stage import Stage, StageRun
 from worldcompass.worlds.hands.critic_training.data import MUSH, Labelled, labelled, spoil, spots_of
 from worldcompass.worlds.hands.critics.judge import HandsJudge, planes_of
 from worldcompass.worlds.hands.critics.reader import Maps, SceneReader
@@ -22,7 +23,6 @@ from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
 from worldcompass.worlds.hands.world import load_hands_world
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.linear import LinearCode
-from worldcompass.training.stage import Stage, StageRun
 
 FRAMES_PER_STEP = 64
 READER_STEPS, JUDGE_STEPS = 7000, 800

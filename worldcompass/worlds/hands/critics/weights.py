@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from torch import nn
 
+from worldcompass.runs.network_files import NetworkFile
 from worldcompass.worlds.hands.critics.judge import HandsJudge
 from worldcompass.worlds.hands.critics.reader import SceneReader
 from worldcompass.worlds.hands.world import shipped_weights
-from worldcompass.runs.network_files import NetworkFile
 
 VERSION = 2
 COMMAND = "worldcompass hands critics --data data/hands --out worldcompass/worlds/hands/weights"

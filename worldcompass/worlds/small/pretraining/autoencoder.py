@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from worldcompass.runs.atomic import write_tensors
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
+from worldcompass.training.stage import Stage, StageRun
 from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.measures import autoencoder_psnr
 from worldcompass.worlds.small.pretraining.pictures import Pictures, PictureStage, to_unit
-from worldcompass.training.stage import Stage, StageRun
 
 LEAST_PICTURES = 24  # of a step
 PICTURES_PER_SEQUENCE = 2  # of the world's steps, if these are many

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Episode, Shard
-from worldcompass.worlds.small.pretraining.pictures import Pictures, error_of, to_unit
-from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS
+from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS, Pictures, error_of, to_unit
 
 
 def frames_up_to(episode: Episode, latent: int, frames_per_latent: int) -> tuple[np.ndarray, ...]:

@@ -18,8 +18,7 @@ from worldcompass.types import Actions, Scenario
 from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import Shard, load
 from worldcompass.worlds.small.pretraining.blueprint import Blueprint
-from worldcompass.worlds.small.pretraining.pictures import to_unit
-from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS
+from worldcompass.worlds.small.pretraining.pictures import MEASURED_VIDEOS, to_unit
 from worldcompass.worlds.small.world import SmallWorld
 
 MEASURED_CHUNKS = 3  # of a video: two of a true past, one imagined

@@ -15,6 +15,7 @@ from worldcompass.errors import UserError
 from worldcompass.rollout import computes_bf16
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
+from worldcompass.training.stage import Stage, StageRun
 from worldcompass.worlds.small.autoencoder import Codec
 from worldcompass.worlds.small.data import load, require
 from worldcompass.worlds.small.pretraining.autoencoder import train_autoencoder
@@ -22,7 +23,6 @@ from worldcompass.worlds.small.pretraining.blueprint import Blueprint
 from worldcompass.worlds.small.pretraining.loss import imagine_past, world_loss
 from worldcompass.worlds.small.pretraining.measures import Measures, autoencoder_psnr, one_chunk_psnr
 from worldcompass.worlds.small.pretraining.sequences import blur_past, draw_batch, encode_dataset
-from worldcompass.training.stage import Stage, StageRun
 from worldcompass.worlds.small.transformer import ChunkTransformer
 from worldcompass.worlds.small.world import SmallWorld
 
