@@ -133,6 +133,7 @@ class CausalWanWorld:
         head: reads conditions and actions.
         window: latents that self-attention sees.
         action_window: latents that modules for actions see; the same as self-attention when None.
+        most_tokens: tokens that self-attention sees at most, those of the chunk included; None for all in view.
         scale: of guidance against the second of ``Start.states``, only for play; with gradients it raises an error.
     """
 
@@ -145,12 +146,18 @@ class CausalWanWorld:
         window: Window,
         action_window: Window | None = None,
         scale: float | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         self.spec: WorldSpec = spec
         self.net, self.decoder, self.head, self.scale = net, decoder, head, scale
         self.window, self.action_window = window, action_window or window
+        self.most_tokens, chunk = most_tokens, max(spec.chunk_lengths)
         for seen in (self.window, self.action_window):
-            seen.check(max(spec.chunk_lengths))
+            seen.check(chunk)
+        if most_tokens is not None and most_tokens <= self._tokens(chunk):
+            raise ValueError(
+                f"{most_tokens} tokens in view leave none of the past: a chunk alone has {self._tokens(chunk)}"
+            )
 
     @property
     def _device(self) -> torch.device:
@@ -274,17 +281,24 @@ class CausalWanWorld:
 
     def _sides(self, context: CausalWanContext, length: int) -> tuple[tuple[Past, ...], ...]:
         finished = context.num_latents
+        most = None if self.most_tokens is None else self.most_tokens - self._tokens(length)
         return tuple(
             tuple(
                 Past(
                     past.start.states[side],
                     self.window.view(past.kept[side], finished, length),
                     self.action_window.view(past.kept[side], finished, length),
+                    most,
                 )
                 for past in context.pasts
             )
             for side in range(len(context.pasts[0].start.states))
         )
+
+    def _tokens(self, latents: int) -> int:
+        _, height, width = self.spec.latent_shape
+        _, rows, columns = self.net.config.patch
+        return latents * (height // rows) * (width // columns)
 
     def _needed(self, kept: tuple[Kept, ...], finished: int) -> tuple[Kept, ...]:
         """What a later chunk may still see, dropping whole chunks only."""
