@@ -90,7 +90,7 @@ def windows(inputs, first, count, rows=slice(None)):
         own = settings_of(inputs[name][rows])
         before = own[:, max(0, first - 2) : first] if first else None
         # A block of latent 0 alone is given frame 0, which is latent 1's first.
-        return seen_frames(own[:, first : max(2, first + count)], before)[:, :count].flatten(2)
+        return seen_frames(own[:, first : max(2, first + count)], before, first)[:, :count].flatten(2)
 
     return Windows(seen("keyboard_condition"), seen("mouse_condition"))
 
@@ -258,25 +258,26 @@ def test_what_each_latent_sees_of_the_commands(name, close):
     kept = []
     for block in range(config["blocks"]):
         first = block * count
-        seen = {}
+
+        def seen(settings, first=first):
+            before = settings[:, max(0, first - 2) : first] if first else None
+            return seen_frames(settings[:, first : first + count], before, first)
+
+        read = {}
         for device in ("keyboard", "mouse"):
             if f"{name}.{device}" in inputs:
                 own = settings_of(inputs[f"{name}.{device}"])
-                frames = seen_frames(
-                    own[:, first : first + count], own[:, max(0, first - 2) : first] if first else None
-                )
+                frames = seen(own)
                 assert torch.equal(frames[0], outputs[f"{name}.{device}_window.{block}"])
-                seen[device] = frames.flatten(2)
+                read[device] = frames.flatten(2)
         numbers = settings_of(torch.arange(config["frames"]).double()[None, :, None])
-        places = seen_frames(
-            numbers[:, first : first + count], numbers[:, max(0, first - 2) : first] if first else None
-        )
+        places = seen(numbers)
         assert torch.equal(places[0, ..., 0].long(), outputs[f"{name}.frame_index.{block}"])
         start, _ = window.spans(first, count)[-1]
         past = [tuple(torch.cat(parts)[start:] for parts in zip(*kept, strict=True))] if kept else []
-        mouse = seen.get("mouse", torch.zeros(1, count, 1))
+        mouse = read.get("mouse", torch.zeros(1, count, 1))
         with torch.no_grad():
-            out, own = module(x_BKTD[:, first : first + count], Windows(seen["keyboard"], mouse), past, first)
+            out, own = module(x_BKTD[:, first : first + count], Windows(read["keyboard"], mouse), past, first)
         tokens = x_BKTD.shape[2]
         close(out.flatten(1, 2), outputs[f"{name}.out"][:, first * tokens : (first + count) * tokens])
         kept.append([part[0] for part in own])

@@ -100,15 +100,18 @@ class Devices:
     mouse: tuple[int | None, int | None] = (None, None)
     """The axes of pitch and yaw; None for one that stays at rest."""
 
-    def windows(self, settings_PKTA: Tensor, before_PKTA: Tensor | None, num_keys: int) -> Windows:
+    def windows(
+        self, settings_PKTA: Tensor, before_PKTA: Tensor | None, first: int, num_keys: int
+    ) -> Windows:
         """What each latent of a chunk reads.
 
         Args:
             settings_PKTA: of the chunk, see ``seen_frames``.
             before_PKTA: of the latents before it.
+            first: index of the chunk's first latent.
             num_keys: of the network, which pads the keyboard with keys that are never pressed.
         """
-        frames = seen_frames(settings_PKTA, before_PKTA)
+        frames = seen_frames(settings_PKTA, before_PKTA, first)
         return Windows(self.pressed(frames, num_keys).flatten(2), self.moved(frames).flatten(2))
 
     def pressed(self, values: Tensor, num_keys: int) -> Tensor:
@@ -171,25 +174,27 @@ class Devices:
         return (*("none",) * self.rest_key, *(words[key] for key in self.keys))
 
 
-def seen_frames(settings_PKTA: Tensor, before_PKTA: Tensor | None) -> Tensor:
+def seen_frames(settings_PKTA: Tensor, before_PKTA: Tensor | None, first: int) -> Tensor:
     """The settings that each latent of a chunk reads, oldest frame first; (P, K, ``SEEN_FRAMES``, A).
 
     Args:
         settings_PKTA: of the chunk's latents, four frames each.
         before_PKTA: of the last latents before it, ``SEEN_LATENTS`` - 1 or more unless the video is younger; None
-            at its beginning, where the chunk's first latent is latent 0.
+            at its beginning.
+        first: index of the chunk's first latent in the video.
     """
-    own, reach = settings_PKTA.shape[1], SEEN_LATENTS - 1
     whole = (
         settings_PKTA if before_PKTA is None else torch.cat([before_PKTA.to(settings_PKTA), settings_PKTA], 1)
     )
-    whole = whole[:, -reach - own :]
-    begins = before_PKTA is None or before_PKTA.shape[1] < reach
-    if begins:  # latent 0 has no settings of its own
-        frame_0 = whole[:, min(1, whole.shape[1] - 1), None, :1].expand(-1, -1, FRAMES_PER_LATENT, -1)
-        missing = reach + own - whole.shape[1]
-        whole = torch.cat([frame_0.expand(-1, missing + 1, -1, -1), whole[:, 1:]], 1)
-    return whole.unfold(1, SEEN_LATENTS, 1).movedim(-1, 2).flatten(2, 3)
+    known = first - whole.shape[1] + settings_PKTA.shape[1]  # index of the first latent in ``whole``
+    places = torch.arange(first - SEEN_LATENTS + 1, first + settings_PKTA.shape[1], device=whole.device)
+    picked = whole[:, (places - known).clamp(min=0)]
+    if (
+        first < SEEN_LATENTS
+    ):  # before the video, and in latent 0, stands the setting of frame 0: latent 1's first
+        frame_0 = whole[:, None, min(max(1 - known, 0), whole.shape[1] - 1), :1]
+        picked = torch.where((places < 1)[:, None, None], frame_0, picked)
+    return picked.unfold(1, SEEN_LATENTS, 1).movedim(-1, 2).flatten(2, 3)
 
 
 WALKER = Devices(

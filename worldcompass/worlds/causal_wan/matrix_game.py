@@ -27,6 +27,7 @@ from worldcompass.worlds.open.decoder import Decoder
 CHUNK = 3  # latents
 LATENT_SIZE = (44, 80)  # cells of 352 x 640 pixels
 FPS = 12.0  # of the videos that both projects write
+TOKENS_WIDTH = 1280  # of the image encoder
 MASK_CHANNELS = 4  # of the image condition, before its latent's channels
 LATENTS, TOKENS = "image_latents", "image_tokens"
 """Entries of a scenario's conditioning: the latents (C, T, H, W) of the start image and grey frames after it, the
@@ -154,14 +155,14 @@ class GameHead:
         condition = torch.stack([condition_of(start.other, chunk.first, count) for start in chunk.starts])
         before = None
         if chunk.before is not None:
-            first = max(0, chunk.first - SEEN_LATENTS + 1)
-            before = chunk.before.latents(first, chunk.first).controls.values_KTA
+            oldest = max(0, chunk.first - SEEN_LATENTS + 1)
+            before = chunk.before.latents(oldest, chunk.first).controls.values_KTA
         settings = chunk.actions.controls.values_KTA.to(chunk.latents_BCKHW)
         return Latents(
             torch.cat([chunk.latents_BCKHW, condition], 1),
             chunk.timesteps_BK,
             chunk.first,
-            actions=self.variant.devices.windows(settings, before, self.actions.num_keys),
+            actions=self.variant.devices.windows(settings, before, chunk.first, self.actions.num_keys),
         )
 
 
@@ -221,6 +222,18 @@ def matrix_game(
     head = GameHead(variant, actions, net.config.states_width, spec.latent_shape)
     seen = sight or variant.sight
     return CausalWanWorld(spec, net, decoder, head, *seen.windows, most_tokens=seen.tokens)
+
+
+def sizes_of(variant: Variant) -> tuple[Config, ActionConfig]:
+    """The sizes of the published network of a variant."""
+    config = Config(
+        in_channels=2 * Config.out_channels + MASK_CHANNELS,
+        reads="image",
+        states_width=TOKENS_WIDTH,
+        by_camera=False,
+        action_blocks=variant.action_blocks,
+    )
+    return config, ActionConfig(variant.num_keys, variant.has_mouse)
 
 
 def actions_of(net: CausalWan) -> ActionConfig:

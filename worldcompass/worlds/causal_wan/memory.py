@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,10 @@ class Kept:
         by = self.cameras
         cameras = by and Cameras(by.image_from_world_BK44[a:b], by.world_from_image_BK44[a:b])
         return Kept(self.first + a, b - a, blocks, cameras)
+
+    def without_actions(self) -> Kept:
+        """The same for self-attention alone."""
+        return replace(self, blocks=tuple(replace(block, action=()) for block in self.blocks))
 
 
 @dataclass(frozen=True)

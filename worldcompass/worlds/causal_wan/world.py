@@ -301,16 +301,19 @@ class CausalWanWorld:
         return latents * (height // rows) * (width // columns)
 
     def _needed(self, kept: tuple[Kept, ...], finished: int) -> tuple[Kept, ...]:
-        """What a later chunk may still see, dropping whole chunks only."""
+        """What a later chunk may still see: whole chunks, without what their modules for actions kept if none will."""
         shortest = min(self.spec.chunk_lengths)
-        spans = [
-            span for window in (self.window, self.action_window) for span in window.spans(finished, shortest)
-        ]
-        return tuple(
-            part
-            for part in kept
-            if any(part.first < stop and part.first + part.num_latents > start for start, stop in spans)
-        )
+
+        def visible(part: Kept, window: Window) -> bool:
+            spans = window.spans(finished, shortest)
+            return any(part.first < stop and part.first + part.num_latents > start for start, stop in spans)
+
+        found = []
+        for part in kept:
+            acts = visible(part, self.action_window)
+            if acts or visible(part, self.window):
+                found.append(part if acts else part.without_actions())
+        return tuple(found)
 
     def _chunk(
         self, latents_BCKHW: Tensor, timesteps_BK: Tensor, actions: Actions, context: CausalWanContext
