@@ -301,7 +301,7 @@ class CausalWanWorld:
         return latents * (height // rows) * (width // columns)
 
     def _needed(self, kept: tuple[Kept, ...], finished: int) -> tuple[Kept, ...]:
-        """What a later chunk may still see: whole chunks, without what their modules for actions kept if none will."""
+        """What a later chunk may still see: whole chunks, and of the modules for actions only what they will see."""
         shortest = min(self.spec.chunk_lengths)
 
         def visible(part: Kept, window: Window) -> bool:
