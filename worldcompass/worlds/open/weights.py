@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,22 @@ FILE_NAME = "diffusion_pytorch_model.safetensors"
 GENERATOR_FILE = "model.pt"  # the released WorldPlay-5B, and all that its official inference reads
 _GENERATOR = "generator"
 _PICKLED = (".pt", ".pth", ".bin")
-_WRAPPER = "_fsdp_wrapped_module."  # added anywhere in names by sharding
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # added anywhere in names by training
+_PREFIX = "model."  # of networks inside an official wrapper
 _NUM_NAMED = 3  # wrong tensors that a message names
 
 
-def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+def load_weights(
+    net: nn.Module,
+    path: Path,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    entries: Sequence[str] = (_GENERATOR,),
+) -> None:
     """Replace a network's parameters by the tensors of a file. A network on the meta device saves memory.
 
     Tensors of a safetensors file go directly to the device, one after another. A ``.pt`` file is read as plain
-    data, never as code. Its weights may be under the key ``generator``, and names may have prefixes of training.
+    data, never as code. Names may have prefixes of training.
 
     Args:
         net: the network.
@@ -38,21 +45,28 @@ def load_weights(net: nn.Module, path: Path, dtype: torch.dtype, device: str | t
             an index, ``diffusion_pytorch_model.safetensors.index.json``, count as one.
         dtype: of the parameters.
         device: of the parameters.
+        entries: of a ``.pt`` file's table, under the first present of which the weights are, if under any.
 
     Raises:
         UserError: when the file is missing, damaged, not finite, or does not fit this network exactly.
     """
     path = file_in(path) if path.is_dir() else path
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    net.load_state_dict(read_weights(path, shapes, dtype, device), assign=True)
+    net.load_state_dict(read_weights(path, shapes, dtype, device, entries), assign=True)
 
 
 def read_weights(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device = "cpu"
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    entries: Sequence[str] = (_GENERATOR,),
 ) -> dict[str, Tensor]:
     """The tensors of a file, which holds exactly these; see ``load_weights``."""
-    read = _read_pickled if path.suffix in _PICKLED else _read_safetensors
-    tensors = read(path, shapes, dtype, device)
+    if path.suffix in _PICKLED:
+        tensors = _read_pickled(path, shapes, dtype, device, entries)
+    else:
+        tensors = _read_safetensors(path, shapes, dtype, device)
     if broken := next((name for name, tensor in tensors.items() if not all_finite([tensor])), None):
         raise UserError(f"{path} holds weights that are not finite ({broken}): fetch the file again")
     return tensors
@@ -65,7 +79,7 @@ def file_in(folder: Path) -> Path:
     return pickled if alone else plain
 
 
-def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
+def shapes_in_file(path: Path, entries: Sequence[str] = (_GENERATOR,)) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that ``load_weights`` would read, without their numbers.
 
     Raises:
@@ -73,8 +87,8 @@ def shapes_in_file(path: Path) -> dict[str, tuple[int, ...]]:
         UserError: when a ``.pt`` file is damaged or has other content.
     """
     if path.suffix in _PICKLED:
-        return {name: tuple(tensor.shape) for name, tensor in read_pickled(path).items()}
-    return header(path)
+        return {name: tuple(tensor.shape) for name, tensor in read_pickled(path, entries).items()}
+    return {_plain(name): shape for name, shape in header(path).items()}
 
 
 def export_weights(
@@ -120,10 +134,10 @@ def _read_safetensors(
 ) -> dict[str, Tensor]:
     with ExitStack() as stack:
         files = [stack.enter_context(_opened(part, device)) for part in parts(path)]
-        holders = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        found = {name: tuple(file.get_slice(name).get_shape()) for name, file in holders.items()}
+        holders = {_plain(name): (file, name) for file in files for name in file.keys()}  # noqa: SIM118
+        found = {name: tuple(file.get_slice(own).get_shape()) for name, (file, own) in holders.items()}
         _check(path, shapes, found)
-        return {name: holders[name].get_tensor(name).to(dtype) for name in shapes}
+        return {name: holders[name][0].get_tensor(holders[name][1]).to(dtype) for name in shapes}
 
 
 def _opened(path: Path, device: str | torch.device) -> Any:
@@ -147,27 +161,41 @@ def _check_exists(path: Path) -> None:
 
 
 def _read_pickled(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    device: str | torch.device,
+    entries: Sequence[str],
 ) -> dict[str, Tensor]:
-    plain = read_pickled(path)
+    plain = read_pickled(path, entries)
     _check(path, shapes, {name: tuple(t.shape) for name, t in plain.items()})
     return {name: plain[name].to(device, dtype) for name in shapes}
 
 
-def read_pickled(path: Path, key: str = _GENERATOR) -> dict[str, Tensor]:
+def read_pickled(path: Path, entries: str | Sequence[str] = (_GENERATOR,)) -> dict[str, Tensor]:
     """A ``.pt`` file's tensors by their official names, memory-mapped if its form allows.
 
-    They may be under ``key``, and names may have prefixes of training.
+    They may be under one of ``entries``, of which the first present one counts, and names may have prefixes of
+    training.
 
     Raises:
         UserError: when it is missing, damaged, or has other content.
     """
     _check_exists(path)
-    raw = read_plain(path)
-    raw = raw.get(key, raw) if isinstance(raw, dict) else raw
+    raw, entries = read_plain(path), [entries] if isinstance(entries, str) else entries
+    found = next((entry for entry in entries if isinstance(raw, dict) and entry in raw), None)
+    raw = raw if found is None else raw[found]
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
-        raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under {key!r}")
-    return {str(name).replace(_WRAPPER, "").removeprefix("model."): t for name, t in raw.items()}
+        names = " or ".join(map(repr, entries))
+        raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under {names}")
+    return {_plain(str(name)): t for name, t in raw.items()}
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without what training and wrappers add to it."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.removeprefix(_PREFIX)
 
 
 def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
