@@ -23,13 +23,15 @@ from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.types import Scenario
+from worldcompass.worlds.open import text
 from worldcompass.worlds.open.layouts import check_parts
 from worldcompass.worlds.open.poses import commanded
 from worldcompass.worlds.open.prepare import prepare, read_requests
 from worldcompass.worlds.open.prepared import load_prepared, save_prepared
+from worldcompass.worlds.open.text import cleaned
 from worldcompass.worlds.worldplay import encoders, preparation
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, expected_shapes
-from worldcompass.worlds.worldplay.encoders import cleaned, crop, quotes_for_byt5, stretch
+from worldcompass.worlds.worldplay.encoders import crop, quotes_for_byt5, stretch
 from worldcompass.worlds.worldplay.layouts import OFFICIAL_8B, PARTS_5B, PARTS_8B, parts_8b
 from worldcompass.worlds.worldplay.official_data import conditioning
 from worldcompass.worlds.worldplay.world import FAMILY_5B, FAMILY_8B, WorldPlay
@@ -372,7 +374,7 @@ def test_a_stretched_image_is_seen_whole_as_in_the_released_data():
 @pytest.mark.parametrize(("words", "fit"), [([], crop), (["--fit", "stretch"], stretch)])
 def test_the_command_fits_images_as_it_was_asked(words, fit, pictures, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(encoders, "need_transformers", lambda: None)
+    monkeypatch.setattr(text, "need_transformers", lambda: None)
     monkeypatch.setattr(preparation, "check_parts", lambda folder, parts: None)
     monkeypatch.setattr(encoders, "Encoder8B", lambda folder, device, fit: kept.append(fit) or Encoder())
     place = ["--images", str(pictures), "--checkpoints", str(pictures), "--out", str(tmp_path / "out")]

@@ -5,7 +5,6 @@ They run without padding. This is equivalent to the official code, which masks p
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from worldcompass.errors import UserError
 from worldcompass.worlds.open.decoder import VideoDecoder
 from worldcompass.worlds.open.layouts import check_parts
+from worldcompass.worlds.open.text import Umt5, need_ftfy, need_transformers, read_part, whole_network
 from worldcompass.worlds.open.weights import read_pickled
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
 from worldcompass.worlds.worldplay.layouts import BYT5, GLYPH, PARTS_5B, QWEN, SIGLIP, is_official, parts_8b
@@ -30,7 +29,6 @@ Fit = Callable[[Tensor, tuple[int, int]], Tensor]
 SIZE_8B, SIZE_5B = (480, 832), (704, 1280)  # height and width in pixels of the published models
 MAX_TEXT_TOKENS = 1000  # of a caption, 8B
 MAX_QUOTED_TOKENS = 256  # of the text that it quotes, 8B
-NUM_CAPTION_STATES = 512  # 5B; the caption's states are padded with zeros, which the network reads
 SKIPPED_LAYERS = 2  # last layers of the language model whose outputs are not used
 
 # The 8B model was trained on states of captions with this instruction, including its runs of spaces.
@@ -49,46 +47,6 @@ _GLYPH_PREFIX = "module.text_tower.encoder."
 _CAPTION = (
     "<<caption>>"  # placeholder that splits the chat template into the parts before and after the caption
 )
-
-
-def need_transformers() -> Any:
-    """The package ``transformers``.
-
-    Raises:
-        UserError: when it or Pillow is not installed.
-    """
-    try:
-        import PIL  # noqa: F401 # pyright: ignore[reportMissingImports] - transformers resizes images with it
-        import transformers  # pyright: ignore[reportMissingImports]
-    except ImportError as why:
-        raise UserError(
-            f"preparing images needs the package {why.name}: pip install 'worldcompass[hf]'"
-        ) from why
-    return transformers
-
-
-def need_ftfy() -> Any:
-    """The package ``ftfy``, which mends broken text.
-
-    Raises:
-        UserError: when it is not installed.
-    """
-    try:
-        import ftfy  # pyright: ignore[reportMissingImports]
-    except ImportError as why:
-        raise UserError(
-            "captions of the 5B are cleaned by the package ftfy: pip install 'worldcompass[hf]'"
-        ) from why
-    return ftfy
-
-
-def cleaned(caption: str) -> str:
-    """A caption as the 5B was trained on: mended by ``ftfy``, without entities of HTML, with single spaces.
-
-    Raises:
-        UserError: when ``ftfy`` is not installed.
-    """
-    return " ".join(html.unescape(html.unescape(need_ftfy().fix_text(caption))).split())
 
 
 def crop(image_3hw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -150,12 +108,14 @@ class Encoder8B:
         self.size, self.fit = size, fit
         self.decoder = load_decoder_8b(checkpoints / "vae", device)
         self.language, words = _language(transformers, checkpoints, device, half)
-        self.tokenizer = _read(transformers.AutoTokenizer.from_pretrained, words)
+        self.tokenizer = read_part(transformers.AutoTokenizer.from_pretrained, words)
         self.quoted, words = _quoted(transformers, checkpoints, device, dtype or torch.float32)
-        self.quoted_tokenizer = _read(transformers.AutoTokenizer.from_pretrained, words)
+        self.quoted_tokenizer = read_part(transformers.AutoTokenizer.from_pretrained, words)
         images = checkpoints / SIGLIP if is_official(checkpoints) else checkpoints
-        self.pixels = _read(transformers.SiglipImageProcessor.from_pretrained, images / "feature_extractor")
-        self.vision = _network(transformers.SiglipVisionModel, images / "image_encoder", device, half)
+        self.pixels = read_part(
+            transformers.SiglipImageProcessor.from_pretrained, images / "feature_extractor"
+        )
+        self.vision = whole_network(transformers.SiglipVisionModel, images / "image_encoder", device, half)
 
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
@@ -211,26 +171,18 @@ class Encoder5B:
         size: tuple[int, int] = SIZE_5B,
         fit: Fit = crop,
     ) -> None:
-        transformers = need_transformers()
+        need_transformers()
         need_ftfy()
         check_parts(checkpoints, PARTS_5B)
         self.size, self.fit = size, fit
         self.decoder = load_decoder_5b(checkpoints / "vae", device)
-        self.tokenizer = _read(transformers.AutoTokenizer.from_pretrained, checkpoints / "tokenizer")
-        self.language = _network(
-            transformers.UMT5EncoderModel, checkpoints / "text_encoder", device, dtype or torch.bfloat16
-        )
+        self.language = Umt5(checkpoints, device, dtype or torch.bfloat16)
 
     @torch.no_grad()
     def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
         """The start image's latent and the caption's states, padded with zeros to their full number."""
-        tokens = self.tokenizer(
-            cleaned(caption), truncation=True, max_length=NUM_CAPTION_STATES, return_tensors="pt"
-        ).input_ids
-        states = self.language(input_ids=tokens.to(self.language.device)).last_hidden_state[0]
-        padded = states.new_zeros(NUM_CAPTION_STATES, states.shape[-1])
-        padded[: len(states)] = states
-        return {"latent": _latent(self.fit(image_3hw, self.size), self.decoder), "text_states": padded}
+        latent = _latent(self.fit(image_3hw, self.size), self.decoder)
+        return {"latent": latent, "text_states": self.language.encode(caption)}
 
 
 def quotes_for_byt5(caption: str) -> str:
@@ -246,31 +198,13 @@ def _latent(cropped_3hw: Tensor, decoder: VideoDecoder) -> Tensor:
     return decoder.encode(frames_11F3hw.to(device))[0, :, 0]
 
 
-def _network(kind: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """A network with all its weights from a folder.
-
-    Raises:
-        UserError: when a file is damaged, or weights are missing.
-    """
-    net, report = _read(
-        lambda path, **options: kind.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        ),
-        folder,
-    )
-    if report["missing_keys"]:
-        examples = ", ".join(sorted(report["missing_keys"])[:3])
-        raise UserError(f"{folder} lacks weights of a {kind.__name__}, {examples} missing: fetch it again")
-    return net.to(device).eval().requires_grad_(False)
-
-
 def _language(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtype) -> tuple[Any, Path]:
     """The language model, and the folder of its tokenizer."""
     if not is_official(checkpoints):
-        net = _network(transformers.Qwen2_5_VLTextModel, checkpoints / "text_encoder", device, dtype)
+        net = whole_network(transformers.Qwen2_5_VLTextModel, checkpoints / "text_encoder", device, dtype)
         return net, checkpoints / "tokenizer"
     folder = checkpoints / QWEN  # the whole Qwen2.5-VL, of which only the language model is used
-    return _network(transformers.Qwen2_5_VLModel, folder, device, dtype).language_model, folder
+    return whole_network(transformers.Qwen2_5_VLModel, folder, device, dtype).language_model, folder
 
 
 def _quoted(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtype) -> tuple[Any, Path]:
@@ -282,7 +216,7 @@ def _quoted(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtyp
         UserError: when the official weights are damaged or of another network.
     """
     if not is_official(checkpoints):
-        net = _network(transformers.T5EncoderModel, checkpoints / "text_encoder_2", device, dtype)
+        net = whole_network(transformers.T5EncoderModel, checkpoints / "text_encoder_2", device, dtype)
         return net, checkpoints / "tokenizer_2"
     file, plain = checkpoints / GLYPH, checkpoints / BYT5
     found = {
@@ -290,7 +224,7 @@ def _quoted(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtyp
     }
     if "embed_tokens.weight" not in found:
         raise UserError(f"{file} has no embed_tokens.weight: expected the byT5 of Glyph-SDXL-v2")
-    config = _read(transformers.T5Config.from_pretrained, plain)
+    config = read_part(transformers.T5Config.from_pretrained, plain)
     config.vocab_size = len(found["embed_tokens.weight"])
     net = transformers.T5EncoderModel(config)
     try:
@@ -298,11 +232,3 @@ def _quoted(transformers: Any, checkpoints: Path, device: str, dtype: torch.dtyp
     except (KeyError, RuntimeError) as why:
         raise UserError(f"{file} does not fit the byT5 in {plain} ({why}): fetch both again") from why
     return net.to(device, dtype).eval().requires_grad_(False), plain
-
-
-def _read(load: Callable[..., Any], folder: Path) -> Any:
-    try:
-        return load(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as why:
-        first_line = str(why).partition("\n")[0]
-        raise UserError(f"{folder} cannot be read ({first_line}): fetch it again") from why

@@ -31,14 +31,14 @@ def preparation_of(network: Config8B | Config5B, latent_size: tuple[int, int]) -
 
 
 def _check_8b(checkpoints: Path) -> None:
-    from worldcompass.worlds.worldplay.encoders import need_transformers
+    from worldcompass.worlds.open.text import need_transformers
 
     need_transformers()
     check_parts(checkpoints, parts_8b(checkpoints))
 
 
 def _check_5b(checkpoints: Path) -> None:
-    from worldcompass.worlds.worldplay.encoders import need_ftfy, need_transformers
+    from worldcompass.worlds.open.text import need_ftfy, need_transformers
 
     need_transformers()
     need_ftfy()
