@@ -1,23 +1,26 @@
 """A user's recordings of the real thing: a folder of videos, each with its actions in a JSON file next to it.
 
-``lake.mp4`` has its actions in ``lake.json``: ``{"path": "w-3, w+left-4"}`` in the world's own words, or in
-another form that the world reads. The video shows the start's frames, and then those of a latent for every action.
+``lake.mp4`` has its actions in ``lake.json``: ``{"path": "w-3, w+left-4"}`` in the world's own words, the values
+of its controls, ``{"controls": {"x": [0.5, 1, 0], "jump": [0, 1, 1]}}``, or another form that the world reads. The
+video shows the start's frames, and then those of a latent for every action.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from worldcompass.actions import ActionSpace
+from worldcompass.controls import Controls
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, frame_rate, read_video
 from worldcompass.runs.requirements import visible
-from worldcompass.types import Actions, Scenario, Truth
+from worldcompass.types import Actions, ControlValues, Scenario, Truth
 from worldcompass.world import WorldSpec
 
 RATE = 0.02  # share by which a video's frame rate may differ from the world's
@@ -61,6 +64,45 @@ class Recording:
         return Scenario(self.name, self.actions, image_3hw=frames[0], truth=truth)
 
 
+def actions_in(file: Path, space: ActionSpace) -> Actions:
+    """The actions of a file that holds a path or the values of controls.
+
+    A path is ``{"path": "w-3, w+left-4"}``. Values are ``{"controls": {"x": [0.5, 1, 0], "jump": [0, 1, 1]}}``: of
+    every control as many numbers as the latents after the start have settings, in the order of time.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    raw = json_in(file)
+    if isinstance(space, Controls) and isinstance(raw, dict) and isinstance(raw.get("controls"), dict):
+        return _values_in(file, raw["controls"], space)
+    return path_in(file, space)
+
+
+def _values_in(file: Path, values: Mapping[str, object], space: Controls) -> ControlValues:
+    if values.keys() != set(space.axes):
+        raise UserError(
+            f"{file} has the controls {', '.join(values) or 'none'}: expected {', '.join(space.axes)}"
+        )
+    try:
+        columns = torch.tensor([values[name] for name in space.axes], dtype=torch.float32)
+    except (TypeError, ValueError) as why:
+        raise UserError(f"{file} has controls that are not lists of numbers of one length ({why})") from why
+    latents, rest = divmod(columns.shape[-1], space.per_latent) if columns.ndim == 2 else (0, 1)
+    if rest or not latents:
+        raise UserError(
+            f"{file} has controls of the shape {tuple(columns.shape[1:])}: expected a list for each, of a multiple"
+            f" of {space.per_latent} numbers"
+        )
+    start = torch.zeros(1, space.per_latent, len(space.axes))
+    actions = ControlValues(torch.cat([start, columns.T.reshape(latents, space.per_latent, -1)]))
+    try:
+        space.check(actions)
+    except ValueError as why:
+        raise UserError(f"{file}: {why}") from why
+    return actions
+
+
 def path_in(file: Path, space: ActionSpace) -> Actions:
     """The actions of a file that holds ``{"path": "w-3, w+left-4"}``.
 
@@ -89,9 +131,9 @@ def json_in(file: Path) -> object:
 
 
 def read_recordings(
-    folder: Path, spec: WorldSpec, num_latents: int, read: ReadActions = path_in
+    folder: Path, spec: WorldSpec, num_latents: int | None, read: ReadActions = actions_in
 ) -> list[Recording]:
-    """The recordings of a folder in the order of their names, each cut to ``num_latents``.
+    """The recordings of a folder in the order of their names, each cut to ``num_latents``, or whole for None.
 
     Args:
         folder: of videos and JSON files.
@@ -123,12 +165,12 @@ def videos_in(folder: Path) -> list[Path]:
     return videos
 
 
-def _recording(video: Path, spec: WorldSpec, num_latents: int, read: ReadActions) -> Recording:
+def _recording(video: Path, spec: WorldSpec, num_latents: int | None, read: ReadActions) -> Recording:
     file = video.with_suffix(".json")
     if not file.is_file():
         raise UserError(f"{video} has no actions: expected them in {file}")
     actions = read(file, spec.actions)
-    if len(actions) < num_latents:
+    if num_latents is not None and len(actions) < num_latents:
         raise UserError(
             f"{file} holds {len(actions)} latents, {num_latents} are needed: use a longer recording, or ask for"
             " fewer latents"
@@ -139,4 +181,4 @@ def _recording(video: Path, spec: WorldSpec, num_latents: int, read: ReadActions
             f"{video} has {rate:g} frames per second, {spec.name} shows {spec.fps:g}: resample the video, and its"
             " actions with it"
         )
-    return Recording(video, actions.latents(0, num_latents))
+    return Recording(video, actions.latents(0, len(actions) if num_latents is None else num_latents))

@@ -14,7 +14,7 @@ from worldcompass.errors import UserError
 from worldcompass.judging.court import Court, Role, Scenes
 from worldcompass.judging.filming import AFTER
 from worldcompass.judging.sources import LEAST_SCENARIOS
-from worldcompass.recordings import ReadActions, Recording, path_in, read_recordings
+from worldcompass.recordings import ReadActions, Recording, actions_in, read_recordings
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.requirements import digest_of
 from worldcompass.types import Scenario
@@ -46,7 +46,7 @@ def recorded_scenes(
     folder: Path,
     spec: WorldSpec,
     num_latents: int,
-    read: ReadActions = path_in,
+    read: ReadActions = actions_in,
     begin: Callable[[Recording, Scenario], Scenario] = lambda recording, scenario: scenario,
 ) -> Callable[[Role, int], Scenes]:
     """The scenarios of a judge from a folder of recordings, see ``read_recordings``.
