@@ -14,9 +14,13 @@ MAX_PERIOD = 10_000
 
 
 def sinusoid(values: Tensor, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Cosines, then sines, of a number at decreasing frequencies; (..., dim), computed in ``dtype``."""
+    """Cosines, then sines, of a number at decreasing frequencies; (..., dim), computed in ``dtype``.
+
+    The exponential alone is float64: libraries round a float32 one differently, which high timesteps enlarge.
+    """
     half = dim // 2
-    rates = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=values.device).to(dtype) / half)
+    powers = -math.log(MAX_PERIOD) * torch.arange(half, device=values.device).to(dtype) / half
+    rates = powers.double().exp().to(dtype)
     angle = values.to(dtype)[..., None] * rates
     return torch.cat([angle.cos(), angle.sin()], -1)
 
