@@ -34,7 +34,7 @@ LAYERS = (
     ("player", "ablation"),
     ("worlds.trajectories", "worlds.small"),
     ("worlds.open",),
-    ("worlds.doom", "worlds.hands", "worlds.worldplay", "worlds.causal_wan", "worlds.waypoint"),
+    ("worlds.doom", "worlds.hands", "worlds.worldplay", "worlds.causal_wan", "worlds.waypoint", "worlds.nano"),
     ("recipes",),
     ("api",),
     ("commands",),
@@ -46,7 +46,7 @@ ABOVE_WORLDS = ("recipes", "api", "commands")  # the only rooms that may know a 
 KITS = {
     "worlds.trajectories": ("worlds.open", "worlds.doom", "worlds.hands", "worlds.worldplay"),
     "worlds.small": ("worlds.doom", "worlds.hands"),
-    "worlds.open": ("worlds.worldplay", "worlds.causal_wan", "worlds.waypoint"),
+    "worlds.open": ("worlds.worldplay", "worlds.causal_wan", "worlds.waypoint", "worlds.nano"),
 }
 NAMED = re.compile(r"\bworlds\.(\w+)")
 """A world in a string, such as ``worlds.doom.world``."""

@@ -1,0 +1,1 @@
+"""Nano World Models: small diffusion-forcing transformers over frames of robots and games."""
