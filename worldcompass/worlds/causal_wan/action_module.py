@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldcompass.worlds.open.attention import KeyValues, attend_after, attend_to, rows_per_past
+from worldcompass.worlds.open.causal import FRAMES_PER_LATENT
 from worldcompass.worlds.open.rotary import Rotary, rotate
 
 HEAD = 64  # dimensions of a head, which the official positions fix
@@ -23,7 +24,6 @@ ROTATED = 8  # of them rotate with time; the others have position 0
 THETA = 256.0
 NORM_EPS, MLP_EPS = 1e-6, 1e-5
 SEEN_LATENTS = 3  # whose frames one latent reads
-FRAMES_PER_LATENT = 4
 SEEN_FRAMES = SEEN_LATENTS * FRAMES_PER_LATENT
 MOUSE = 2  # numbers of the mouse in a frame: pitch, yaw
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from worldcompass.controls import Axis, Controls
 from worldcompass.errors import UnfitInputs
 from worldcompass.types import Actions, ControlValues
-from worldcompass.worlds.causal_wan.action_module import FRAMES_PER_LATENT, MOUSE, SEEN_LATENTS, Windows
+from worldcompass.worlds.causal_wan.action_module import MOUSE, SEEN_LATENTS, Windows
+from worldcompass.worlds.open.causal import FRAMES_PER_LATENT
 
 STROKE = 0.1  # of the mouse, in the palettes of both projects; recorded play also moves it faster
 

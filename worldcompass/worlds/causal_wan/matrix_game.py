@@ -21,7 +21,8 @@ from worldcompass.worlds.causal_wan.controls import DRIVER, RUNNER, WALKER, Devi
 from worldcompass.worlds.causal_wan.levels import FOUR_STEPS, SHIFT, warped_levels
 from worldcompass.worlds.causal_wan.memory import Window
 from worldcompass.worlds.causal_wan.network import CausalWan, Latents
-from worldcompass.worlds.causal_wan.world import FRAMES_PER_LATENT, CausalWanWorld, Chunk, Start
+from worldcompass.worlds.causal_wan.world import CausalWanWorld, Chunk, Start
+from worldcompass.worlds.open.causal import FRAMES_PER_LATENT
 from worldcompass.worlds.open.decoder import Decoder
 
 CHUNK = 3  # latents
