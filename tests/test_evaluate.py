@@ -21,6 +21,7 @@ from worldcompass.evaluate import (
     imagine_all,
     measure,
     per_action,
+    per_depth,
     pool,
     summarise,
     with_ways,
@@ -183,6 +184,41 @@ def test_seeds_of_one_scenario_are_resampled_together():
     assert (names[..., 0] == names[..., 1]).all()
     with pytest.raises(ValueError, match="same number of videos"):
         resamples(("a", "a", "b"))
+
+
+def by_depth(first, second, names=None):
+    """Combined measures of two chunks: a value of each video in the first, and one in the second."""
+    one = measured(np.array(first))
+    values = {name: np.stack([first, second], 1) for name in MEASURES}
+    ids = names or tuple(f"heldout/{i}" for i in range(len(first)))
+    return replace(one, values_VD=values, scenarios=ids)
+
+
+def test_a_gain_that_grows_with_depth_is_found_in_the_later_chunks_alone():
+    """Intervals are paired, so that the spread of the starts does not hide the gain."""
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0, 1, 40)
+    engine, base = by_depth(first + 1, first + 1), by_depth(first, first - 0.5)
+    trained = by_depth(first + rng.normal(0, 0.1, 40), first - 0.3 + rng.normal(0, 0.1, 40))
+    found = per_depth({"engine": engine, "base": base, "trained": trained})
+    curve = found["base"]["combined"]["quality"]
+    assert curve.mean == pytest.approx((first.mean(), first.mean() - 0.5), abs=1e-4)
+    assert all(low < mean < high for low, mean, high in zip(curve.low, curve.mean, curve.high, strict=True))
+    change = found["difference"]["combined"]["quality"]
+    assert change.low[0] < 0 < change.high[0] and 0.1 < change.low[1] < 0.2 < change.high[1] < 0.3
+    assert "difference" not in per_depth({"engine": engine, "base": base})
+
+
+def test_curves_by_depth_are_of_the_same_starts_as_the_scores():
+    """Those of unseen places, and of a base that two runs share, count as they do in the scores."""
+    names = ("heldout/0", "heldout/1", "unseen/0")
+    engine, base = (by_depth([a, 0.5, 9.0], [a, 0.5, 9.0], names) for a in (0.9, 0.1))
+    trained = pool([by_depth([a, 0.5, 9.0], [0.5, 0.5, 9.0], names) for a in (0.2, 0.4)])
+    found = per_depth({"engine": engine, "base": base, "trained": trained})
+    scores = evaluation_of(engine, base, trained)
+    for side in ("engine", "base", "trained", "difference"):
+        curve, score = found[side]["combined"]["quality"], scores.score(side, "combined", "quality")
+        assert sum(curve.mean) / 2 == pytest.approx(score.mean), side
 
 
 def test_measured_survives_json():

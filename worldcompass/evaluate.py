@@ -20,7 +20,7 @@ from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_object
-from worldcompass.runs.results import SIDES, ActionCounts, Count, Depths, Evaluation
+from worldcompass.runs.results import SIDES, ActionCounts, Count, Curve, Depths, Evaluation
 from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, resamples, share_closed
 from worldcompass.types import Scenario
 from worldcompass.ways import ROLLOUT
@@ -91,9 +91,9 @@ class Measured:
         )
 
     def of_kind(self, kind: str) -> dict[str, np.ndarray]:
-        """Mean over chunks of every measure for the videos of one kind; (V',)."""
+        """Every measure of the videos of one kind, by chunk; (V', D)."""
         rows = np.array([k == kind for k in self.kinds])
-        return {name: values[rows].mean(1) for name, values in self.values_VD.items()}
+        return {name: values[rows] for name, values in self.values_VD.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Lists for ``from_json``."""
@@ -258,19 +258,25 @@ def evaluation_of(engine: Measured, base: Measured, trained: Measured | None) ->
 
     Base and trained may be pooled over several runs. An engine or a base that all runs share is measured once.
     """
-    videos = len((trained or base).scenarios)
 
     def summary(prefix: str) -> Evaluation:
-        of_engine, of_base = engine.select(prefix), base.select(prefix)
-        of_trained = None if trained is None else trained.select(prefix)
-        engines = [of_engine] * (videos // len(engine.scenarios))
-        bases = [of_base] * (videos // len(base.scenarios))
-        sides = {"engine": of_engine, "base": of_base} | ({"trained": of_trained} if of_trained else {})
-        counts = {name: counted for name, side in sides.items() if (counted := followed(side))}
-        return replace(summarise(pool(engines), pool(bases), of_trained), counts=counts)
+        sides = {"engine": engine, "base": base} | ({} if trained is None else {"trained": trained})
+        counts = {name: counted for name, side in sides.items() if (counted := followed(side.select(prefix)))}
+        return replace(summarise(*_matched(prefix, engine, base, trained)), counts=counts)
 
     unseen = any(scenario.startswith(UNSEEN) for scenario in base.scenarios)
     return replace(summary(HELD_OUT), unseen=summary(UNSEEN) if unseen else None)
+
+
+def _matched(
+    prefix: str, engine: Measured, base: Measured, trained: Measured | None
+) -> tuple[Measured, Measured, Measured | None]:
+    """Video by video: engine and base repeated for every run that shares them, where the id begins so."""
+    videos = len((trained or base).scenarios)
+    of_engine, of_base = (
+        pool([side.select(prefix)] * (videos // len(side.scenarios))) for side in (engine, base)
+    )
+    return of_engine, of_base, None if trained is None else trained.select(prefix)
 
 
 def with_ways(by_way: Mapping[str, Evaluation]) -> Evaluation:
@@ -298,16 +304,28 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Eva
         if not names:
             continue
         rows = resamples(names)
-        columns = {"engine": engine.of_kind(kind), "base": base.of_kind(kind)}
+        columns = {
+            side: {name: values_VD.mean(1) for name, values_VD in of.items()}
+            for side, of in _columns(kind, engine, base, trained).items()
+        }
         if trained is not None:
-            columns["trained"] = trained.of_kind(kind)
-            columns["difference"] = {n: v - columns["base"][n] for n, v in columns["trained"].items()}
             engine_V, base_V, trained_V = (columns[c][FOLLOWED] for c in ("engine", "base", "trained"))
             closed[kind] = share_closed(engine_V, base_V, trained_V, rows)
         for side, values in columns.items():
             sides[side][kind] = {n: bootstrap(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
     engine_scores, base_scores, trained_scores, differences = (sides[side] for side in SIDES)
     return Evaluation(engine_scores, base_scores, trained_scores, differences, closed)
+
+
+def _columns(
+    kind: str, engine: Measured, base: Measured, trained: Measured | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """By side and measure: the values of the videos of one kind, (V', D); ``difference`` is paired."""
+    columns = {"engine": engine.of_kind(kind), "base": base.of_kind(kind)}
+    if trained is not None:
+        columns["trained"] = trained.of_kind(kind)
+        columns["difference"] = {n: v - columns["base"][n] for n, v in columns["trained"].items()}
+    return columns
 
 
 def gap_share(found: Evaluation, kind: str) -> Estimate:
@@ -326,15 +344,30 @@ def gap_text(found: Evaluation, kind: str, between: str = " ") -> str:
     return share.in_percent(between, none="–" if share.n is None else f"gap not{between}resolved")
 
 
-def per_depth(measured: Measured) -> Depths:
-    """Mean of each chunk by kind, which shows how scores change over the rollout."""
-    return {
-        kind: {
-            name: v[[k == kind for k in measured.kinds]].mean(0).round(4).tolist()
-            for name, v in measured.values_VD.items()
-        }
-        for kind in dict.fromkeys(measured.kinds)
-    }
+def per_depth(sides: Mapping[str, Measured]) -> dict[str, Depths]:
+    """Mean of each chunk by side and kind with 95% intervals, on held-out starts.
+
+    The means over chunks are the scores of ``evaluation_of``, and intervals are resampled alike.
+
+    Args:
+        sides: ``engine``, ``base`` and, if there are trained weights, ``trained``.
+    """
+    engine, base, trained = _matched(HELD_OUT, sides["engine"], sides["base"], sides.get("trained"))
+    found: dict[str, dict[str, dict[str, Curve]]] = {}
+    for kind in KINDS:
+        names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
+        if names:
+            taken_BV = np.stack([np.bincount(row, minlength=len(names)) for row in resamples(names)])
+            for side, values in _columns(kind, engine, base, trained).items():
+                found.setdefault(side, {})[kind] = {n: _curve(v, taken_BV) for n, v in values.items()}
+    return found
+
+
+def _curve(values_VD: np.ndarray, taken_BV: np.ndarray) -> Curve:
+    """The mean of each chunk; its interval by how often every bootstrap resample takes each video."""
+    means_BD = taken_BV @ values_VD / len(values_VD)
+    low_D, high_D = np.percentile(means_BD, [2.5, 97.5], axis=0)
+    return Curve(*(tuple(part.round(4).tolist()) for part in (values_VD.mean(0), low_D, high_D)))
 
 
 def per_action(measured: Measured, space: ActionSpace, chunk: int = 4) -> ActionCounts:

@@ -142,6 +142,37 @@ def test_actions_have_a_map_of_81_cells_for_each_side(page):
     assert 'title="10 of 16 latents" style="--share:0.625">62<small>10/16</small></td>' in maps[1]
 
 
+def test_scores_are_shown_by_depth_with_intervals_and_a_dot_where_the_difference_is_sure(page, tmp_path):
+    """Two measures of combined actions were stored: engine, base and trained each have a band and a line."""
+    section = page.split("<h2>How deep it holds</h2>")[1].split("</section>")[0]
+    assert section.count("<figure>") == 2 and section.count('<polygon class="band"') == 6
+    assert (
+        "by chunk: engine from 90.0% to 90.0%; base from 50.0% to 10.0%; trained from 50.0% to 27.2%"
+        in section
+    )
+    trained = section.split('<g class="trained">')[1].split("</g>")[0]
+    assert trained.count('<circle class="dot"') == 2, "no difference in the first of three chunks"
+    assert '<circle class="dot"' not in section.split('<g class="base">')[1].split("</g>")[0]
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", difference=-0.1)]
+    compared = write_comparison(runs, tmp_path / "c.html").read_text()
+    assert not Page(compared).open
+    section = compared.split("<h2>How deep it holds</h2>")[1].split("</section>")[0]
+    assert '<b class="base">base</b><b class="run0">a</b><b class="run1">b</b>' in section
+    assert "base from 50.0% to 10.0%; a from 50.0% to 27.2%; b from 50.0% to 0.0%" in section
+
+
+def test_curves_by_depth_of_older_runs_have_no_band_and_of_one_chunk_no_chart(tmp_path):
+    results = make_results()
+    results["per_depth"] = {"base": {"combined": {"quality": [0.5, 0.25], "sharpness": [0.5]}}}
+    (make_run(tmp_path) / "results.json").write_text(json.dumps(results))
+    section = write_report(tmp_path).read_text().split("<h2>How deep it holds</h2>")[1].split("</section>")[0]
+    assert section.count("<figure>") == 1 and "base from 0.5 to 0.25" in section
+    assert "polygon" not in section and "circle" not in section
+    results["per_depth"]["base"]["combined"].pop("quality")
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert "How deep it holds" not in write_report(tmp_path).read_text()
+
+
 def test_filmstrips_are_the_first_and_the_widest_part(page, tmp_path):
     """A viewer looks before reading numbers; a run without filmstrips has no empty section."""
     titles = re.findall(r"<h2>([^<]*)</h2>", page)

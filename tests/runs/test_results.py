@@ -1,6 +1,7 @@
 """results.json: written from one type and read into it; what is malformed is one sentence."""
 
 import json
+import math
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from worldcompass.errors import UserError
 from worldcompass.runs.results import (
     ActionCounts,
     Count,
+    Curve,
     Evaluation,
     ForwardPasses,
     Results,
@@ -32,7 +34,8 @@ def test_results_survive_the_file(tmp_path):
     walking = {"rollout": Walking(4, 8), "play": Walking(1, 4)}
     results = Results(
         found, "5f3c", walking, 12.5, 8.0, ForwardPasses(18, 79, 2, 8), {125: found},
-        {"base": {"basic": {"drift": [0.5]}}}, {"base": ActionCounts([[1, 2]], [[0, 1]])},
+        {"base": {"basic": {"drift": Curve((0.5, 0.25), (0.25, 0.125), (0.75, 0.5))}}},
+        {"base": ActionCounts([[1, 2]], [[0, 1]])},
     )  # fmt: skip
     write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json") == results
@@ -57,6 +60,14 @@ def test_results_of_runs_so_far_are_read_whole_and_written_alike(tmp_path):
     assert results.evaluation.by_way() == {"rollout": results.evaluation} and not results.walking
 
 
+def test_curves_of_older_files_are_means_alone_and_unknown_chunks_are_null(tmp_path):
+    (tmp_path / "results.json").write_text('{"per_depth": {"base": {"basic": {"drift": [0.5, NaN]}}}}')
+    curve = read_results(tmp_path / "results.json").per_depth["base"]["basic"]["drift"]
+    assert curve.mean[0] == 0.5 and math.isnan(curve.mean[1]) and not curve.low and not curve.high
+    assert curve.to_json() == {"mean": [0.5, None]}
+    assert str(Curve.from_json({"mean": [0.5, None]})) == str(curve)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -70,6 +81,15 @@ def test_results_of_runs_so_far_are_read_whole_and_written_alike(tmp_path):
         ({"forward_passes": {"clip_level": 3}}, "forward_passes is malformed"),
         ({"per_action": {"base": {"asked": [3], "followed": []}}}, "per_action is malformed"),
         ({"horizons": {"soon": {}}}, "horizons is malformed"),
+        (
+            {"per_depth": {"base": {"basic": {"drift": [0.5, "x"]}}}},
+            "per_depth is malformed: expected a list",
+        ),
+        ({"per_depth": {"base": {"basic": {"drift": 0.5}}}}, "per_depth is malformed: expected an object"),
+        (
+            {"per_depth": {"base": {"basic": {"drift": {"mean": [0.5, 0.5], "low": [0.1], "high": [0.6]}}}}},
+            "per_depth is malformed: 2 means with 1 lower and 1 upper ends",
+        ),
         (
             {"walking": {"play": {"chunk_length": 0, "num_steps": 4}}},
             "walking.play is malformed: expected chunk",

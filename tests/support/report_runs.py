@@ -29,6 +29,7 @@ def make_results(difference: float = 0.172) -> dict:
         "gap_closed": {"combined": entry(0.27, 0.09), "basic": entry(0.1, 0.05)},
         "forward_passes": {"clip_level": 1840, "whole_video": 7920},
         "per_action": {"base": make_counts(3), "trained": make_counts(6)},
+        "per_depth": make_depths(difference),
     }
 
 
@@ -78,6 +79,22 @@ MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicke
 
 def entry(mean: float, half: float = 0.03, n: int = 96) -> dict:
     return {"mean": mean, "ci95": [mean - half, mean + half], "n": n}
+
+
+def make_depths(difference: float) -> dict:
+    """Three chunks: the base falls, the trained side gains from the second on, the engine stays as it is."""
+    means = {
+        "engine": [0.9, 0.9, 0.9],
+        "base": [0.5, 0.3, 0.1],
+        "trained": [0.5, 0.3 + difference, 0.1 + difference],
+        "difference": [0.0, difference, difference],
+    }
+    curves = {side: make_curve(values) for side, values in means.items()}
+    return {side: {"combined": {"judge_accuracy": curve, "quality": curve}} for side, curve in curves.items()}
+
+
+def make_curve(means: list[float], half: float = 0.02) -> dict:
+    return {"mean": means, "low": [m - half for m in means], "high": [m + half for m in means]}
 
 
 def make_counts(followed: int) -> dict:

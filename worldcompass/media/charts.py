@@ -36,6 +36,20 @@ class Series:
     """(step, value), with NaN for missing values."""
 
 
+@dataclass(frozen=True)
+class Band:
+    """One side's curve over chunks, with its intervals and with dots where it differs from another one."""
+
+    name: str
+    mean: Sequence[float]
+    low: Sequence[float]
+    """Empty without intervals."""
+    high: Sequence[float]
+    style: str
+    """CSS class, see ``Bar``."""
+    dots: Sequence[bool] = ()
+
+
 def smooth(values: Sequence[float]) -> list[float]:
     """A centred moving average over about a seventh of the series; non-finite values are left out."""
     reach = max(1, len(values) // 14)
@@ -99,6 +113,54 @@ def curves_chart(title: str, series: Sequence[Series]) -> str:
         if line
     )
     return _svg(WIDTH, HEIGHT, f"{title}: {ends}", marks)
+
+
+def depth_chart(title: str, bands: Sequence[Band], share: bool) -> str:
+    """Curves over the chunks of a video, with bands of their intervals; empty for less than two chunks.
+
+    Args:
+        title: begins the description.
+        bands: of the same measure.
+        share: show values as percent.
+    """
+    chunks = max((len(band.mean) for band in bands), default=0)
+    values = [v for band in bands for v in (*band.mean, *band.low, *band.high) if math.isfinite(v)]
+    if chunks < 2 or not values:
+        return ""
+    say: Callable[[float], str] = percent if share else number
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    scale_x = _scale(1, chunks, LEFT + 4, WIDTH - RIGHT - 4)
+    scale_y = _scale(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+    marks = [_frame()]
+    for band in bands:
+        marks.append(f'<g class="{band.style}">{_band(band, scale_x, scale_y)}</g>')
+    marks += [
+        _text(LEFT - 6, scale_y(high) + 4, say(high), "end"),
+        _text(LEFT - 6, scale_y(low) + 4, say(low), "end") if high > low else "",
+        _text(LEFT, HEIGHT - 6, "chunk 1", "start"),
+        _text(WIDTH - RIGHT, HEIGHT - 6, f"chunk {chunks}", "end"),
+    ]
+    ends = "; ".join(f"{band.name} from {say(band.mean[0])} to {say(band.mean[-1])}" for band in bands)
+    return _svg(WIDTH, HEIGHT, f"{title}: {ends}", marks)
+
+
+def _band(band: Band, scale_x: Scale, scale_y: Scale) -> str:
+    chunks = range(1, len(band.mean) + 1)
+    ends = [
+        (chunk, low, high)
+        for chunk, low, high in zip(chunks, band.low, band.high, strict=False)
+        if math.isfinite(low) and math.isfinite(high)
+    ]
+    around = [(chunk, low) for chunk, low, _ in ends] + [(chunk, high) for chunk, _, high in reversed(ends)]
+    corners = " ".join(f"{scale_x(x):.1f},{scale_y(y):.1f}" for x, y in around)
+    dots = "".join(
+        f'<circle class="dot" cx="{scale_x(chunk):.1f}" cy="{scale_y(mean):.1f}" r="3"/>'
+        for chunk, mean, dot in zip(chunks, band.mean, band.dots, strict=False)
+        if dot and math.isfinite(mean)
+    )
+    area = f'<polygon class="band" points="{corners}"/>' if ends else ""
+    return f"{area}{_path(chunks, band.mean, scale_x, scale_y, 'smooth')}{dots}"
 
 
 def interval_chart(title: str, rows: Sequence[Bar]) -> str:

@@ -32,6 +32,7 @@ figure{margin:0;background:var(--card);border:1px solid var(--line);border-radiu
 figure.wide{margin:12px 0;max-width:100%}figure.chart{margin:12px 0;max-width:580px}
 figcaption{font-size:.9rem;color:var(--muted);padding:2px 4px;overflow-wrap:anywhere}
 .grid-of-charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,260px),1fr));gap:12px}
+.grid-of-charts.large{grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr))}
 .grid-of-charts figure{display:flex;flex-direction:column-reverse;justify-content:flex-end}
 .grid-of-charts figcaption{color:var(--ink);font-weight:550}
 svg{display:block;width:100%;height:auto}
@@ -41,6 +42,10 @@ svg .raw{stroke:var(--accent);opacity:.35;fill:none;stroke-width:1}
 svg .smooth{stroke:var(--accent);fill:none;stroke-width:2.2;stroke-linejoin:round}
 svg .dot{fill:var(--accent)}
 svg .bar{fill:var(--base);opacity:.75}svg .trained .bar{fill:var(--accent)}svg .engine .bar{fill:var(--engine)}
+svg .band{fill:var(--accent);opacity:.16}svg .base .band{fill:var(--base)}svg .engine .band{fill:var(--engine)}
+svg .base .smooth{stroke:var(--base)}svg .engine .smooth{stroke:var(--engine);stroke-dasharray:5 4}
+.legend{display:flex;flex-wrap:wrap;gap:4px 18px}.legend b{font-weight:550;padding-left:.5em;
+border-left:.7em solid var(--run,var(--accent))}.legend .base{--run:var(--base)}.legend .engine{--run:var(--engine)}
 svg .whisker{stroke:var(--ink);stroke-width:1.6;fill:none}
 img{display:block;max-width:none;image-rendering:pixelated}
 .strips{width:min(96vw,2200px);margin-left:calc(50% - min(48vw,1100px))}.strips img{width:100%;min-width:1200px}
@@ -68,7 +73,7 @@ output{white-space:nowrap}input[type=range]{width:min(100%,280px);vertical-align
 .runs b{border-left:.7em solid var(--run,var(--accent));padding-left:.5em}
 .run0{--run:#0b6e75}.run1{--run:#b3541e}.run2{--run:#5566b5}.run3{--run:#8a3a86}
 .run4{--run:#5c7d12}.run5{--run:#a8892b}.run6{--run:#3b87c8}.run7{--run:#c2527f}
-svg [class^=run] .smooth,svg [class^=run] .dot{stroke:var(--run)}svg [class^=run] .bar{fill:var(--run)}
+svg [class^=run] :is(.smooth,.dot){stroke:var(--run)}svg [class^=run] :is(.bar,.band,.dot){fill:var(--run)}
 @media (prefers-color-scheme:dark){.run0{--run:#4fc3cb}.run1{--run:#ef9a66}.run2{--run:#93a3f0}.run3{--run:#d78ad3}
 .run4{--run:#a9cf5a}.run5{--run:#dcc069}.run6{--run:#7cbdf2}.run7{--run:#f29abf}}
 @page{margin:14mm}

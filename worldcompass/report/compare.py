@@ -15,6 +15,7 @@ from worldcompass.evaluate import FOLLOWED, gap_share
 from worldcompass.media.charts import Bar, Series, curves_chart, interval_chart
 from worldcompass.media.html import document
 from worldcompass.report.actions import heat_maps
+from worldcompass.report.depth import compared_section
 from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.page import badge, difference_cell
 from worldcompass.report.runs import (
@@ -72,6 +73,7 @@ def render(runs: Sequence[Run], names: Sequence[str]) -> str:
     parts = [
         f"<header><h1>{escape(title)}</h1>{_verdicts(runs, names)}</header>",
         *(_scores(runs, names, kind, way) for way in _ways(runs) for kind in KINDS),
+        compared_section([run.results.per_depth for run in runs], names),
         _actions(runs, names),
         filmstrip_section(_together([run.filmstrips for run in runs], names)),
         looks_section(dict(sorted(_together([run.looks for run in runs], names).items()))),

@@ -14,6 +14,7 @@ from worldcompass.evaluate import FOLLOWED
 from worldcompass.media.charts import Bar, interval_chart, line_chart
 from worldcompass.media.html import data_address, document
 from worldcompass.report.actions import heat_maps
+from worldcompass.report.depth import depth_section
 from worldcompass.report.looks import filmstrip_section, looks_section
 from worldcompass.report.runs import (
     KINDS,
@@ -57,6 +58,7 @@ def render(run: Run) -> str:
         filmstrip_section({name: {name: strip} for name, strip in run.filmstrips.items()}),
         _video(run.video),
         _scores(run.results),
+        depth_section(run.results.per_depth),
         _actions(run.results.per_action),
         looks_section({step: {f"step {step}": strip} for step, strip in run.looks.items()}),
         section(run.diagnosis) if run.diagnosis.steps else "",

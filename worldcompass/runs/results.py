@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
-from worldcompass.runs.atomic import write_json
+from worldcompass.runs.atomic import finite, write_json
 from worldcompass.runs.metrics import read_object
 from worldcompass.statistics import UNKNOWN, Estimate
 from worldcompass.ways import ROLLOUT, Walking
@@ -134,8 +134,39 @@ class ActionCounts:
     columns: Sequence[str] = ()
 
 
-Depths = Mapping[str, Mapping[str, Sequence[float]]]
-"""By kind and measure: the mean of each chunk, which shows how scores change over a rollout."""
+@dataclass(frozen=True)
+class Curve:
+    """One measure by chunk, which shows how it changes over a rollout."""
+
+    mean: Sequence[float]
+    """One value for each chunk; NaN is unknown."""
+    low: Sequence[float] = ()
+    """Lower ends of the 95% intervals; empty in older files."""
+    high: Sequence[float] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists of numbers, with null for unknown ones; intervals are left out when there are none."""
+        return {name: finite(list(values)) for name, values in vars(self).items() if values}
+
+    @staticmethod
+    def from_json(data: object) -> Curve:
+        """The inverse of ``to_json``; a list alone is that of the means.
+
+        Raises:
+            ValueError: when it is malformed, or an interval is missing for some of the means.
+        """
+        alone, none = {"mean": data}, list[object]()
+        parts = alone if isinstance(data, list) else _object(data, "per_depth")
+        mean, low, high = (_known(parts.get(end, none), "per_depth") for end in ("mean", "low", "high"))
+        if any(len(ends) not in (0, len(mean)) for ends in (low, high)) or len(low) != len(high):
+            raise ValueError(
+                f"per_depth is malformed: {len(mean)} means with {len(low)} lower and {len(high)} upper ends"
+            )
+        return Curve(mean, low, high)
+
+
+Depths = Mapping[str, Mapping[str, Curve]]
+"""By kind of action, then by measure."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +184,7 @@ class Results:
     horizons: Mapping[int, Evaluation] = field(default_factory=dict[int, Evaluation])
     """By number of frames: the evaluation of the first frames of the rollouts."""
     per_depth: Mapping[str, Depths] = field(default_factory=dict[str, Depths])
-    """By side."""
+    """By one of ``SIDES``, in the way ``rollout``."""
     per_action: Mapping[str, ActionCounts] = field(default_factory=dict[str, ActionCounts])
     """By side, on held-out starts."""
 
@@ -168,7 +199,14 @@ class Results:
             **self.evaluation.to_json(),
             "forward_passes": passes and {k: v for k, v in vars(passes).items() if v is not None},
             "horizons": {str(frames): part.to_json() for frames, part in self.horizons.items()} or None,
-            "per_depth": self.per_depth or None,
+            "per_depth": {
+                side: {
+                    kind: {name: curve.to_json() for name, curve in curves.items()}
+                    for kind, curves in depths.items()
+                }
+                for side, depths in self.per_depth.items()
+            }
+            or None,
             "per_action": {
                 side: {name: part for name, part in vars(counts).items() if part != ()}
                 for side, counts in self.per_action.items()
@@ -289,7 +327,7 @@ def _passes(value: object) -> ForwardPasses:
 
 def _depths(value: object) -> Depths:
     return {
-        kind: {name: _list(part, float, "per_depth") for name, part in _object(measures, "per_depth").items()}
+        kind: {name: Curve.from_json(part) for name, part in _object(measures, "per_depth").items()}
         for kind, measures in _object(value, "per_depth").items()
     }
 
@@ -305,6 +343,12 @@ def _counts(value: object) -> ActionCounts:
     )
     names = [tuple(_list(data.get(name, []), str, "per_action")) for name in ("rows", "columns")]
     return ActionCounts(asked, followed, *names)
+
+
+def _known(value: object, name: str) -> tuple[float, ...]:
+    """Numbers of a list; null is NaN."""
+    numbers = [math.nan if one is None else one for one in _list(value, object, name)]
+    return tuple(_list(numbers, float, name))
 
 
 def _list(value: object, kind: type[_T], name: str) -> list[_T]:

@@ -169,7 +169,7 @@ def compare(
         walking=base.spec.ways,
         seconds=time.monotonic() - begun,
         horizons={n: evaluated(sides, chunks) for n, chunks in of.horizons.items() if n <= frames},
-        per_depth={name: per_depth(side) for name, side in sides[ROLLOUT].items()},
+        per_depth=per_depth(sides[ROLLOUT]),
     )
     write_results(folder.results, results)
     if worlds:

@@ -332,7 +332,7 @@ def _results(
             clip_level_per_group=clip_level_passes(chunks, group, steps, sampling.explore),
             whole_video_per_group=whole_video_passes(chunks, group, steps, sampling.explore),
         ),
-        per_depth={name: per_depth(side) for name, side in sides.items()},
+        per_depth=per_depth(sides),
         per_action={
             name: per_action(sides[name].select(HELD_OUT), spec.actions) for name in ("base", "trained")
         },
