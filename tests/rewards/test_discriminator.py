@@ -144,6 +144,37 @@ def test_groups_without_reachable_truth_teach_nothing():
     assert critic.learn(pairs, ("any",)) == {}
 
 
+def short(group, true_past=True):
+    """The last frame alone, behind those before it."""
+    last = Truth(group.truth.frames_F3hw[-1:], group.actions.latents(1, 2), group.truth.reachable_F3hw[-1:])
+    return replace(
+        group,
+        frames_GF3hw=group.frames_GF3hw[:, -1:],
+        past_frames_F3hw=group.truth.frames_F3hw[:-1],
+        actions=group.actions.latents(1, 2),
+        frames_per_latent=1,
+        truth=last,
+        true_past=true_past,
+    )
+
+
+def test_a_chunk_of_one_frame_is_seen_behind_the_frames_before_it(knows_blur):
+    group = short(group_of(0, [lambda x: x, blurred]))
+    pairs = pairs_of([group], ("seed",))
+    assert pairs[:, :, :2].equal(scene(0)[-3:-1].expand(2, 2, -1, -1, -1, -1))
+    assert pairs[0, 0].equal(pairs[0, 1]) and pairs[1, 0, 2].equal(scene(0)[-1])
+    assert pairs[1, 1, 2].equal(blurred(scene(0))[-1])
+    scores = knows_blur(group)
+    assert scores.valid_G.all() and scores.values_G[0] > scores.values_G[1]
+    assert not knows_blur(replace(group, past_frames_F3hw=group.past_frames_F3hw[:1])).valid_G.any()
+
+
+def test_a_chunk_of_one_frame_teaches_after_a_true_past_alone():
+    """After an imagined one, the real clip would jump from what was imagined to what is true."""
+    group = short(group_of(0, [blurred] * 2), true_past=False)
+    assert len(pairs_of([group], ("seed",))) == 0
+
+
 def test_the_replay_holds_the_first_and_the_last_pairs_and_is_bounded():
     replay = Replay.of({})
     for step in range(40):

@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool2d, leaky_relu, softplus
 from worldcompass.critic import Need
 from worldcompass.media.pixels import luma
 from worldcompass.rewards.abstain import abstain
-from worldcompass.rewards.examples import Replay, chunk_clips, pairs_of
+from worldcompass.rewards.examples import CLIP, Replay, chunk_clips, clip_frames, pairs_of
 from worldcompass.runs.checkpoint import pack_optimizer, unpack_optimizer
 from worldcompass.seeding import Key, generator_for
 from worldcompass.types import Group, Scores
@@ -102,7 +102,8 @@ class Discriminator:
 
     ``sigma(D(x) - D(sibling))`` of three networks with different inputs, the mean less one deviation: a candidate
     must convince them all. The siblings are those without guidance, or all of the group when none is known. It
-    abstains until it tells a new step's pairs apart.
+    abstains until it tells a new step's pairs apart. Chunks of one or two frames are seen behind the frames before
+    them, and teach it after true pasts alone.
     """
 
     needs: tuple[Need, ...] = ("truth", "reachable")
@@ -114,10 +115,11 @@ class Discriminator:
 
     def __call__(self, group: Group) -> Scores:
         """Score the candidates; reads pixels and guidance alone."""
-        if float(self._accuracy) < self.schooling.least_accuracy or len(group.frames_GF3hw[0]) < 3:
+        frames_GF3hw = clip_frames(group, group.frames_GF3hw)
+        if float(self._accuracy) < self.schooling.least_accuracy or frames_GF3hw.shape[1] < CLIP:
             return abstain(group)
         with torch.no_grad():
-            logits_DG = self.logits(group.frames_GF3hw)
+            logits_DG = self.logits(frames_GF3hw)
         guidance = group.guidance_G
         plain_G = None if guidance is None else (guidance == 0).to(logits_DG.device)
         known = plain_G is not None and bool(plain_G.any())

@@ -24,18 +24,31 @@ def chunk_clips(frames_GF3hw: Tensor) -> Tensor:
     return torch.stack([frames_GF3hw[:, start : start + CLIP] for start in starts], 1)
 
 
+def clip_frames(group: Group, frames_GF3hw: Tensor) -> Tensor:
+    """A chunk's frames; where they are fewer than a clip has, behind the last frames before the chunk."""
+    missing = CLIP - frames_GF3hw.shape[1]
+    if missing <= 0:
+        return frames_GF3hw
+    past = group.past_frames_F3hw[-missing:].to(frames_GF3hw.device)
+    return torch.cat([past.expand(len(frames_GF3hw), *past.shape), frames_GF3hw], 1)
+
+
 def pairs_of(groups: Sequence[Group], keys: tuple[Key, ...]) -> Tensor:
     """One pair of a real and an imagined clip per candidate, uint8 (E, 2, 3, 3, h, w).
 
     Both show the same commands at the same time after the same start, cropped to the same place. Groups without
-    reachable truth give none. The clip of a candidate depends on ``keys`` and its number.
+    reachable truth give none. Nor does a chunk of fewer than three frames after an imagined past: the real clip
+    would jump from what was imagined to what is true. The clip of a candidate depends on ``keys`` and its number.
     """
     found: list[Tensor] = []
     for number, group in enumerate(groups):
         true_F3hw = group.reachable()
-        if true_F3hw is None or len(true_F3hw) < CLIP:
+        if true_F3hw is None or (len(true_F3hw) < CLIP and not group.true_past):
             continue
-        real, fakes = chunk_clips(true_F3hw[None])[0], chunk_clips(group.frames_GF3hw)
+        both = [clip_frames(group, frames) for frames in (true_F3hw[None], group.frames_GF3hw)]
+        if both[0].shape[1] < CLIP:
+            continue
+        real, fakes = chunk_clips(both[0])[0], chunk_clips(both[1])
         generator = generator_for(*keys, "pairs", number)
         for candidate in fakes:
             place = int(torch.randint(len(real), (), generator=generator))
