@@ -353,7 +353,7 @@ def per_depth(sides: Mapping[str, Measured]) -> dict[str, Depths]:
         sides: ``engine``, ``base`` and, if there are trained weights, ``trained``.
     """
     engine, base, trained = _matched(HELD_OUT, sides["engine"], sides["base"], sides.get("trained"))
-    found: dict[str, dict[str, dict[str, Curve]]] = {}
+    found: dict[str, dict[str, Mapping[str, Curve]]] = {}
     for kind in KINDS:
         names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
         if names:

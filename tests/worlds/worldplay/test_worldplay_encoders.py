@@ -142,7 +142,9 @@ def test_quoted_states_equal_the_padded_form_and_may_be_one_masked_row(checkpoin
 
 def test_5b_captions_are_followed_by_zeros(checkpoints):
     ours = encoder("5b", checkpoints)
-    padded = ours.language.tokenizer("Tom & a lake", padding="max_length", max_length=512, return_tensors="pt")
+    padded = ours.language.tokenizer(
+        "Tom & a lake", padding="max_length", max_length=512, return_tensors="pt"
+    )
     count = int(padded.attention_mask.sum())
     with torch.no_grad():
         states = ours.language.network(**padded).last_hidden_state[0]

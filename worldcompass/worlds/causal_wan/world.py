@@ -301,7 +301,7 @@ class CausalWanWorld:
         return latents * (height // rows) * (width // columns)
 
     def _needed(self, kept: tuple[Kept, ...], finished: int) -> tuple[Kept, ...]:
-        """What a later chunk may still see: whole chunks, and of the modules for actions only what they will see."""
+        """What a later chunk may still see: whole chunks, and for the actions only what their modules will see."""
         shortest = min(self.spec.chunk_lengths)
 
         def visible(part: Kept, window: Window) -> bool:
