@@ -353,13 +353,14 @@ def per_depth(sides: Mapping[str, Measured]) -> dict[str, Depths]:
         sides: ``engine``, ``base`` and, if there are trained weights, ``trained``.
     """
     engine, base, trained = _matched(HELD_OUT, sides["engine"], sides["base"], sides.get("trained"))
-    found: dict[str, dict[str, Mapping[str, Curve]]] = {}
+    found: dict[str, Depths] = {}
     for kind in KINDS:
         names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
         if names:
             taken_BV = np.stack([np.bincount(row, minlength=len(names)) for row in resamples(names)])
             for side, values in _columns(kind, engine, base, trained).items():
-                found.setdefault(side, {})[kind] = {n: _curve(v, taken_BV) for n, v in values.items()}
+                curves = {n: _curve(v, taken_BV) for n, v in values.items()}
+                found[side] = {**found.get(side, {}), kind: curves}
     return found
 
 
