@@ -59,12 +59,12 @@ def run(args: argparse.Namespace) -> int:
         if args.checkpoints is None:
             raise UserError("images need encoders: give their folder with --checkpoints")
         how.check(need_folder(args.checkpoints, "the encoders' checkpoints"))
-        requests = read_requests(args.images)
+        requests = read_requests(args.images, how.from_captions)
         writable(args.out)
         fit = args.fit or how.fits[0]
         made_by = args.model if fit == how.fits[0] else f"{args.model}, {fit}"
         make = partial(how.encoder, args.checkpoints, device, fit)
-        done = prepare(requests, make, made_by, how.shapes, args.out)
+        done = prepare(requests, make, made_by, how.shapes, args.out, how.read)
     with progress("preparing", len(requests)) as advance:
         for _ in done:
             advance()

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldcompass.recipes._smoke import critics
+from worldcompass.worlds.open.paper import PAPER
 from worldcompass.worlds.open.recipe import tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config5B
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b
-from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe
+from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 from worldcompass.worlds.worldplay.sources import RELEASED_5B, OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import TINY_5B
 from worldcompass.worlds.worldplay.world import FAMILY_5B, LORA_TARGETS_5B

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldcompass.recipes._smoke import critics
+from worldcompass.worlds.open.paper import PAPER
 from worldcompass.worlds.open.recipe import tiny, with_lora
 from worldcompass.worlds.worldplay.config import Config8B
-from worldcompass.worlds.worldplay.recipe import PAPER, WorldPlayRecipe
+from worldcompass.worlds.worldplay.recipe import WorldPlayRecipe
 from worldcompass.worlds.worldplay.sources import OfficialFiles, StandIns
 from worldcompass.worlds.worldplay.tiny import TINY_8B
 from worldcompass.worlds.worldplay.world import LORA_TARGETS_8B

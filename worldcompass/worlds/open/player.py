@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,13 @@ GROUP = "Prepared images"
 class PreparedWorld:
     """A world whose scenarios need only the name of a prepared image; otherwise that of ``OpenWorld``."""
 
-    def __init__(self, world: OpenWorld, conditioning: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.world, self.conditioning = world, conditioning
+    def __init__(
+        self,
+        world: OpenWorld,
+        conditioning: Mapping[str, Mapping[str, Tensor]],
+        first_latent: Callable[[Mapping[str, Tensor]], Tensor | None],
+    ) -> None:
+        self.world, self.conditioning, self.first_latent = world, conditioning, first_latent
         self.spec, self.net = world.spec, world.net
         self.attend, self.remember, self.decode = world.attend, world.remember, world.decode
 
@@ -55,7 +60,8 @@ def prepared_world(recipe: OpenRecipe, weights: Path | None, device: str) -> Pre
     world = blank_world(recipe, device)
     use_weights(world.net, weights, recipe, device)
     found = recipe.scenarios_along(recipe.chunk, recipe.config.seed)
-    return PreparedWorld(world, {scenario.id: scenario.conditioning or {} for scenario in found})
+    conditioning = {scenario.id: scenario.conditioning or {} for scenario in found}
+    return PreparedWorld(world, conditioning, recipe.first_latent)
 
 
 @torch.no_grad()
@@ -65,8 +71,10 @@ def prepared_starts(world: PreparedWorld, most: int = 12) -> tuple[Start, ...]:
 
 
 def _start(world: PreparedWorld, name: str) -> Start:
-    device = next(world.net.parameters()).device
-    latent = world.conditioning[name]["latent"].float().to(device)
+    spec, latent = world.spec, world.first_latent(world.conditioning[name])
+    if latent is None:  # it starts from words alone
+        return Start(name, name, GROUP, torch.zeros(3, *spec.frame_size, dtype=torch.uint8))
+    latent = latent.float().to(next(world.net.parameters()).device)
     picture: Any = world.decode(latent[None, :, None], world.begin([_still(world, name)]))[0, 0].cpu()
     return Start(name, name, GROUP, picture)
 

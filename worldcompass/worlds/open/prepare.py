@@ -16,13 +16,14 @@ from worldcompass.runs.requirements import digest_of, visible
 from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+CAPTION = ".txt"
 
 
 class Encoder(Protocol):
     """Computes conditioning from an image and its caption."""
 
-    def encode(self, image_3hw: Tensor, caption: str) -> dict[str, Tensor]:
-        """The conditioning of a uint8 sRGB image of any size."""
+    def encode(self, image_3hw: Any, caption: str) -> dict[str, Tensor]:
+        """The conditioning of a uint8 sRGB image of any size, or of what ``Preparation.read`` makes instead."""
         ...
 
 
@@ -44,6 +45,10 @@ class Preparation:
     """The entries of a file of images that official code has encoded already; None for another file."""
     convert: Callable[[Sequence[Any], Mapping[str, Shape], Path], Iterator[Any]] | None = None
     """(entries, shapes, folder) -> converts such entries one by one."""
+    read: Callable[[Request], Any] = lambda request: request.read()
+    """What an encoder gets of a request besides its caption."""
+    from_captions: bool = False
+    """Whether a caption alone is a start, ``lake.txt`` without an image next to it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Request:
 
     id: str
     image: Path
+    """The picture or video; of a caption alone its own file."""
     caption: str
 
     def source(self, model: str) -> dict[str, str]:
@@ -72,10 +78,11 @@ class Request:
         return read_image(self.image)
 
 
-def read_requests(images: Path) -> list[Request]:
+def read_requests(images: Path, from_captions: bool = False) -> list[Request]:
     """Images with their captions, in the order of their names or of the list.
 
     Args:
+        from_captions: see ``Preparation``; only in a folder.
         images: a folder of pictures, each with a caption file next to it (``lake.png``, ``lake.txt``), or of
             videos, whose first frames are prepared, or a JSON
             list of objects with ``image`` (a path, relative to the list), ``caption`` and optionally ``id``. The
@@ -84,7 +91,7 @@ def read_requests(images: Path) -> list[Request]:
     Raises:
         UserError: when there are no images, a caption or image is missing or unreadable, or names repeat.
     """
-    requests = _from_folder(images) if images.is_dir() else _from_list(images)
+    requests = _from_folder(images, from_captions) if images.is_dir() else _from_list(images)
     if not requests:
         raise UserError(
             f"{images} holds no images: expected {', '.join(PICTURES)} files or a JSON list of them"
@@ -96,6 +103,8 @@ def read_requests(images: Path) -> list[Request]:
                 f"{seen[request.id]} and {request.image} would both become {request.id}{SUFFIX}: rename one"
             )
         seen[request.id] = request.image
+        if request.image.suffix == CAPTION:
+            continue
         height, width = request.read().shape[-2:]
         try:
             check_aspect(width, height)  # a narrow strip would take GiB when scaled before the crop
@@ -110,6 +119,7 @@ def prepare(
     model: str,
     shapes: Mapping[str, Shape],
     out: Path,
+    read: Callable[[Request], Any] = Request.read,
 ) -> Iterator[Request]:
     """Encode images without a finished file in ``out``; yields each image once its file is finished.
 
@@ -119,6 +129,7 @@ def prepare(
         model: name of the model, stored in the files.
         shapes: of a file's tensors, see ``expected_shapes``.
         out: folder of the files.
+        read: see ``Preparation``.
 
     Raises:
         UserError: when an encoder's result differs from ``shapes``.
@@ -129,7 +140,7 @@ def prepare(
         path, source = out / f"{request.id}{SUFFIX}", request.source(model)
         if not _is_done(path, source, shapes):
             encoder = encoder or make_encoder()
-            tensors = encoder.encode(request.read(), request.caption)
+            tensors = encoder.encode(read(request), request.caption)
             save_prepared(path, tensors, shapes, source)
         yield request
 
@@ -143,10 +154,14 @@ def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape])
         return False
 
 
-def _from_folder(folder: Path) -> list[Request]:
-    requests = []
-    for image in (p for p in visible(folder, "*") if p.suffix.lower() in (*PICTURES, *VIDEOS)):
-        file = image.with_suffix(".txt")
+def _from_folder(folder: Path, from_captions: bool) -> list[Request]:
+    requests, files = [], visible(folder, "*")
+    images = [path for path in files if path.suffix.lower() in (*PICTURES, *VIDEOS)]
+    if from_captions:
+        shown = {image.stem for image in images}
+        images += [path for path in files if path.suffix == CAPTION and path.stem not in shown]
+    for image in sorted(images):
+        file = image.with_suffix(CAPTION)
         if not file.is_file():
             raise UserError(f"{image} has no caption: expected one in {file}, which may be empty")
         try:

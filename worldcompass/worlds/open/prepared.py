@@ -19,6 +19,10 @@ Shape = tuple[int | None, ...]
 """None stands for any length above 0."""
 
 
+class IfAny(tuple[int | None, ...]):
+    """The ``Shape`` of a tensor that a file may lack."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Everything but the trajectory that a scenario starts from."""
@@ -59,16 +63,17 @@ def load_prepared(path: Path, shapes: Mapping[str, Shape]) -> Prepared:
     return Prepared(path.name.removesuffix(SUFFIX), metadata.get("caption", ""), tensors)
 
 
-def check_header(path: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """The file's metadata, after a check of names and shapes only.
+def check_header(path: Path, shapes: Mapping[str, Shape]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The file's metadata and the names of its tensors, after a check of names and shapes only.
 
     Raises:
         UserError: when it is missing or damaged, or when names or shapes differ.
     """
     metadata = read_metadata(path)
     with _opened(path) as file:
-        _check_shapes(path, {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}, shapes)  # noqa: SIM118
-    return metadata
+        found = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+    _check_shapes(path, found, shapes)
+    return metadata, tuple(name for name in shapes if name in found)
 
 
 def read_tensor(path: Path, name: str) -> Tensor:
@@ -109,19 +114,19 @@ class PreparedFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path, shapes: Mapping[str, Shape]) -> None:
         self.path, self.shapes = path, shapes
-        self.metadata = check_header(path, shapes)
+        self.metadata, self.names = check_header(path, shapes)
         self.caption = self.metadata.get("caption", "")
 
     def __getitem__(self, key: str) -> Tensor:
-        if key not in self.shapes:
+        if key not in self.names:
             raise KeyError(key)
         return read_tensor(self.path, key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.names)
 
 
 @contextmanager
@@ -164,10 +169,10 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _fits(found: tuple[int, ...] | None, shape: Shape) -> bool:
-    return (
-        found is not None
-        and len(found) == len(shape)
-        and all(have > 0 and want in (None, have) for have, want in zip(found, shape, strict=True))
+    if found is None:
+        return isinstance(shape, IfAny)
+    return len(found) == len(shape) and all(
+        have > 0 and want in (None, have) for have, want in zip(found, shape, strict=True)
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
+from worldcompass.noise import ExplicitLevels
 from worldcompass.parallel.team import Team
 from worldcompass.recordings import ReadActions, Recording, path_in
 from worldcompass.rewards.bundle import OwnRewards, Rewards
@@ -145,6 +146,10 @@ class OpenRecipe(ABC):
     def begin(self, world: Any, pasts: int) -> Any:
         """A context of pasts whose conditioning has its greatest length, for ``worldcompass plan``."""
 
+    def first_latent(self, conditioning: Mapping[str, Tensor]) -> Tensor | None:
+        """The latent (C, H, W) that shows a prepared start image; None when a world has no start image."""
+        return conditioning.get("latent")
+
     @property
     def exported(self) -> str:
         """The name of the file that the official inference of the model reads."""
@@ -256,8 +261,10 @@ class OpenRecipe(ABC):
             found = [replace(s, actions=s.actions.latents(0, num_latents)) for s in scenarios[:SHOWN]]
         else:
             found = self.scenarios_along(num_latents, LOOK_SEED + self.config.seed)
-        steps = min(LOOK_STEPS, self.config.sampling.denoising_steps or LOOK_STEPS)
-        return HeldOut(None, found[:SHOWN], steps)
+        spec = self.spec
+        own = self.config.sampling.denoising_steps or spec.num_steps
+        fixed = isinstance(spec.schedule, ExplicitLevels)
+        return HeldOut(None, found[:SHOWN], own if fixed else min(LOOK_STEPS, own))
 
     def begun(self, recording: Recording, scenario: Scenario) -> Scenario:
         """The scenario of a recording with its conditioning and caption.
