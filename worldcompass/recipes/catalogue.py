@@ -60,6 +60,14 @@ WORLDS = (
         "released weights; a run on a GPU with trained weights",
         "worldplay",
     ),
+    Listed(
+        "minwm",
+        "minWM on causal Wan2.1 1.3B, with cameras",
+        "Apache-2.0",
+        _AGREES,
+        "released weights; a run on a GPU with trained weights",
+        "minwm",
+    ),
 )
 EMBEDDED = tuple(world.name for world in WORLDS if world.embedded)
 OPEN = tuple(world.name for world in WORLDS if not world.embedded)
