@@ -51,7 +51,15 @@ LAYERS = (
 ABOVE_WORLDS = ("recipes", "api", "commands")  # the only rooms that may know a world
 # Rooms below the worlds, and the worlds that may know them.
 KITS = {
-    "worlds.trajectories": ("worlds.open", "worlds.doom", "worlds.hands", "worlds.worldplay"),
+    "worlds.trajectories": (
+        "worlds.open",
+        "worlds.doom",
+        "worlds.hands",
+        "worlds.worldplay",
+        "worlds.causal_wan",
+        "worlds.waypoint",
+        "worlds.nano",
+    ),
     "worlds.small": ("worlds.doom", "worlds.hands"),
     "worlds.open": ("worlds.worldplay", "worlds.causal_wan", "worlds.waypoint", "worlds.nano"),
 }
