@@ -5,14 +5,12 @@ import dataclasses
 import torch
 
 from worldcompass.types import Actions, Scenario
-from worldcompass.worlds.causal_wan.minwm import STAGES, minwm
+from worldcompass.worlds.causal_wan.minwm import ACTIONS, STAGES, minwm
 from worldcompass.worlds.causal_wan.network import CausalWan
 from worldcompass.worlds.causal_wan.tiny import TINY, conditioning
-from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, WorldPlayActions
 from worldcompass.worlds.open.tiny import Blend, randomise
 
 HEIGHT, WIDTH = 2, 4
-ACTIONS = WorldPlayActions(MOTION, THRESHOLDS)
 PATHS = ("w-3, w+right-4, left-20, up-12", "d-3, s-4, up+right-24, down-8")
 
 

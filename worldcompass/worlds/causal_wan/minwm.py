@@ -30,6 +30,7 @@ CHUNK = 4  # latents, num_frame_per_block
 LATENT_SIZE = (60, 104)  # cells of 480 x 832 pixels
 FPS = 16.0
 WINDOW = Window(20)  # local_attn_size; as long as the training's videos
+ACTIONS = WorldPlayActions(MOTION, THRESHOLDS)  # whose trajectories minWM was trained on
 EULER_STEPS = 48  # of the official data for students, with which stage 1 is sampled by Euler
 TEXT, VIDEO = "text_states", "latents"
 """Entries of a scenario's conditioning: the prompt's states, and the latents of a given video if there is one."""
@@ -178,7 +179,7 @@ def minwm(
         fps=FPS,
         frame_size=(height * decoder.pixels_per_cell, width * decoder.pixels_per_cell),
         schedule=stage.schedule,
-        actions=WorldPlayActions(MOTION, THRESHOLDS),
+        actions=ACTIONS,
         batches_pasts=True,
         sampler=stage.sampler,
     )

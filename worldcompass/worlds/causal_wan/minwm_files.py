@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
 from worldcompass.runs.requirements import NeededFile, parts
 from worldcompass.seeding import generator_for
 from worldcompass.types import Scenario
 from worldcompass.worlds.causal_wan.autoencoder_files import VAE_FILE, blank_decoder, load_decoder
 from worldcompass.worlds.causal_wan.config import Config
-from worldcompass.worlds.causal_wan.minwm import CHUNK, NOT_CAUSAL, STAGES, TEXT, VIDEO, stage_of
+from worldcompass.worlds.causal_wan.minwm import ACTIONS, CHUNK, NOT_CAUSAL, STAGES, TEXT, VIDEO, stage_of
 from worldcompass.worlds.causal_wan.tiny import conditioning
 from worldcompass.worlds.open.decoder import Decoder
 from worldcompass.worlds.open.prepared import IfAny, Shape
@@ -105,7 +104,7 @@ class OfficialFiles:
         )
 
     def scenarios(
-        self, config: Config, latent_size: tuple[int, int], space: ActionSpace, num_latents: int, seed: int
+        self, config: Config, latent_size: tuple[int, int], num_latents: int, seed: int
     ) -> list[Scenario]:
         """One scenario per prepared file and trajectory.
 
@@ -114,7 +113,7 @@ class OfficialFiles:
         """
 
         def draw(names: Any) -> Any:
-            return drawn_actions(space, names, num_latents, seed, self.mix)
+            return drawn_actions(ACTIONS, names, num_latents, seed, self.mix)
 
         shapes = conditioning_shapes(config, latent_size)
         found = prepared_scenarios(self.data, shapes, self.trajectories_per_image, draw)
@@ -172,14 +171,14 @@ class StandIns:
         return Blend(self.pixels_per_cell)
 
     def scenarios(
-        self, config: Config, latent_size: tuple[int, int], space: ActionSpace, num_latents: int, seed: int
+        self, config: Config, latent_size: tuple[int, int], num_latents: int, seed: int
     ) -> list[Scenario]:
         """Random prompts with one random trajectory each."""
         names = [f"stand-in-{i}" for i in range(self.num_scenarios)]
         return [
             Scenario(name, actions, conditioning=conditioning(config, generator_for(seed, name)))
             for name, actions in zip(
-                names, drawn_actions(space, names, num_latents, seed, SINGLE_MOVES), strict=True
+                names, drawn_actions(ACTIONS, names, num_latents, seed, SINGLE_MOVES), strict=True
             )
         ]
 

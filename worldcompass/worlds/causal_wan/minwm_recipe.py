@@ -80,7 +80,7 @@ class MinWMRecipe(OpenRecipe):
 
     def scenarios_along(self, num_latents: int, seed: int) -> list[Scenario]:
         """See ``OpenRecipe``."""
-        return self.source.scenarios(self.network, self.latent_size, self.spec.actions, num_latents, seed)
+        return self.source.scenarios(self.network, self.latent_size, num_latents, seed)
 
     def start_of(self, video: Path) -> tuple[Mapping[str, Tensor], str]:
         """See ``OpenRecipe``."""
