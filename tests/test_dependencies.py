@@ -11,6 +11,7 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "mujoco": "mujoco",
+    "yaml": "pyyaml",
     "starlette": "fastapi",
     "pydantic": "fastapi",
 }

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from worldcompass.commands._options import add_device, check_device, need_folder
+from worldcompass.commands._worlds import open_recipe
 from worldcompass.errors import UserError
 from worldcompass.recipes.catalogue import OPEN
 
@@ -37,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit", choices=("crop", "stretch"), default=None, help=f"{text} (default: as the model's inference)"
     )
+    text = "change a setting of the model's recipe, such as source.checkpoints; may be repeated"
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
     add_device(parser)
 
 
@@ -44,11 +49,10 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the data set."""
     device = check_device(args.device)
     from worldcompass.media.progress import progress
-    from worldcompass.recipes.load import load_recipe
     from worldcompass.runs.folder import writable
     from worldcompass.worlds.open.prepare import prepare, read_requests
 
-    how = load_recipe(args.model.replace("-", "_"))().preparation()
+    how = open_recipe(args.model.replace("-", "_"), args.assignments).preparation()
     if args.fit is not None and args.fit not in how.fits:
         raise UserError(f"--fit is {args.fit}: images of {args.model} are fitted by {' or '.join(how.fits)}")
     official = how.read_official(args.images)
@@ -56,15 +60,16 @@ def run(args: argparse.Namespace) -> int:
         writable(args.out)
         requests, done = official, how.convert(official, how.shapes, args.out)
     else:
-        if args.checkpoints is None:
+        checkpoints = args.checkpoints or how.encoders
+        if checkpoints is None:
             raise UserError("images need encoders: give their folder with --checkpoints")
-        how.check(need_folder(args.checkpoints, "the encoders' checkpoints"))
-        requests = read_requests(args.images, how.from_captions)
+        how.check(need_folder(checkpoints, "the encoders' checkpoints"))
+        requests = read_requests(args.images, how.from_captions, how.captions)
         writable(args.out)
         fit = args.fit or how.fits[0]
         made_by = args.model if fit == how.fits[0] else f"{args.model}, {fit}"
-        make = partial(how.encoder, args.checkpoints, device, fit)
-        done = prepare(requests, make, made_by, how.shapes, args.out, how.read)
+        make = partial(how.encoder, checkpoints, device, fit)
+        done = prepare(requests, make, made_by, how.shapes, args.out, how.read, how.beside)
     with progress("preparing", len(requests)) as advance:
         for _ in done:
             advance()

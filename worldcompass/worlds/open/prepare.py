@@ -49,6 +49,12 @@ class Preparation:
     """What an encoder gets of a request besides its caption."""
     from_captions: bool = False
     """Whether a caption alone is a start, ``lake.txt`` without an image next to it."""
+    captions: bool = True
+    """Whether every image needs a caption."""
+    beside: tuple[str, ...] = ()
+    """Endings of further files next to an image from which its file is made, if they exist, such as ``.json``."""
+    encoders: Path | None = None
+    """Folder of the encoders if the command names none."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,19 @@ class Request:
     """The picture or video; of a caption alone its own file."""
     caption: str
 
-    def source(self, model: str) -> dict[str, str]:
+    def source(self, model: str, beside: Sequence[str] = ()) -> dict[str, str]:
         """The inputs of the result, stored in its file; a file with other inputs is made again.
 
-        ``model`` names the model, and how images are fitted to it if not in the usual way.
+        ``model`` names the model, and how images are fitted to it if not in the usual way; for ``beside`` see
+        ``Preparation``.
         """
-        return {"model": model, "caption": self.caption, "image_sha256": digest_of(self.image)}
+        others = {ending: self.image.with_suffix(ending) for ending in beside}
+        return {
+            "model": model,
+            "caption": self.caption,
+            "image_sha256": digest_of(self.image),
+            **{f"{ending}_sha256": digest_of(file) for ending, file in others.items() if file.is_file()},
+        }
 
     def read(self) -> Tensor:
         """The picture, or the first frame of a video; uint8 (3, h, w).
@@ -78,7 +91,7 @@ class Request:
         return read_image(self.image)
 
 
-def read_requests(images: Path, from_captions: bool = False) -> list[Request]:
+def read_requests(images: Path, from_captions: bool = False, captions: bool = True) -> list[Request]:
     """Images with their captions, in the order of their names or of the list.
 
     Args:
@@ -87,11 +100,12 @@ def read_requests(images: Path, from_captions: bool = False) -> list[Request]:
             videos, whose first frames are prepared, or a JSON
             list of objects with ``image`` (a path, relative to the list), ``caption`` and optionally ``id``. The
             released trainer's lists, with ``image_path``, are read too.
+        captions: whether every image needs a caption.
 
     Raises:
         UserError: when there are no images, a caption or image is missing or unreadable, or names repeat.
     """
-    requests = _from_folder(images, from_captions) if images.is_dir() else _from_list(images)
+    requests = _from_folder(images, from_captions, captions) if images.is_dir() else _from_list(images, captions)
     if not requests:
         raise UserError(
             f"{images} holds no images: expected {', '.join(PICTURES)} files or a JSON list of them"
@@ -120,6 +134,7 @@ def prepare(
     shapes: Mapping[str, Shape],
     out: Path,
     read: Callable[[Request], Any] = Request.read,
+    beside: Sequence[str] = (),
 ) -> Iterator[Request]:
     """Encode images without a finished file in ``out``; yields each image once its file is finished.
 
@@ -130,6 +145,7 @@ def prepare(
         shapes: of a file's tensors, see ``expected_shapes``.
         out: folder of the files.
         read: see ``Preparation``.
+        beside: see there.
 
     Raises:
         UserError: when an encoder's result differs from ``shapes``.
@@ -137,7 +153,7 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     encoder: Encoder | None = None
     for request in requests:
-        path, source = out / f"{request.id}{SUFFIX}", request.source(model)
+        path, source = out / f"{request.id}{SUFFIX}", request.source(model, beside)
         if not _is_done(path, source, shapes):
             encoder = encoder or make_encoder()
             tensors = encoder.encode(read(request), request.caption)
@@ -154,7 +170,7 @@ def _is_done(path: Path, source: Mapping[str, str], shapes: Mapping[str, Shape])
         return False
 
 
-def _from_folder(folder: Path, from_captions: bool) -> list[Request]:
+def _from_folder(folder: Path, from_captions: bool, captions: bool) -> list[Request]:
     requests, files = [], visible(folder, "*")
     images = [path for path in files if path.suffix.lower() in (*PICTURES, *VIDEOS)]
     if from_captions:
@@ -162,6 +178,9 @@ def _from_folder(folder: Path, from_captions: bool) -> list[Request]:
         images += [path for path in files if path.suffix == CAPTION and path.stem not in shown]
     for image in sorted(images):
         file = image.with_suffix(CAPTION)
+        if not captions and not file.is_file():
+            requests.append(Request(image.stem, image, ""))
+            continue
         if not file.is_file():
             raise UserError(f"{image} has no caption: expected one in {file}, which may be empty")
         try:
@@ -172,7 +191,7 @@ def _from_folder(folder: Path, from_captions: bool) -> list[Request]:
     return requests
 
 
-def _from_list(path: Path) -> list[Request]:
+def _from_list(path: Path, captions: bool) -> list[Request]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as why:
@@ -183,11 +202,13 @@ def _from_list(path: Path) -> list[Request]:
         raise UserError(
             f'{path} holds no list: expected [{{"image": "lake.png", "caption": "A lake."}}, ...]'
         )
-    return [_from_entry(path, i, entry) for i, entry in enumerate(raw)]
+    return [_from_entry(path, i, entry, captions) for i, entry in enumerate(raw)]
 
 
-def _from_entry(path: Path, index: int, entry: Any) -> Request:
+def _from_entry(path: Path, index: int, entry: Any, captions: bool) -> Request:
     values = dict(entry) if isinstance(entry, dict) else {}
+    if not captions:
+        values.setdefault("caption", "")
     if "image_path" in values and "image" not in values:
         values["image"] = values.pop("image_path")
     unknown = sorted(values.keys() - {"image", "caption", "id"})

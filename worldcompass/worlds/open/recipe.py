@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldcompass.errors import UserError
 from worldcompass.noise import ExplicitLevels
 from worldcompass.parallel.team import Team
-from worldcompass.recordings import ReadActions, Recording, path_in
+from worldcompass.recordings import ReadActions, Recording, actions_in
 from worldcompass.rewards.bundle import OwnRewards, Rewards
 from worldcompass.rewards.truth_paired import TwoSided
 from worldcompass.runs.final import exporting
@@ -158,7 +158,7 @@ class OpenRecipe(ABC):
     @property
     def read_actions(self) -> ReadActions:
         """Reads the actions of a recording."""
-        return path_in
+        return actions_in
 
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Post-train and write ``out/weights``: a file in the official form, and adapters if there are any.
@@ -170,8 +170,7 @@ class OpenRecipe(ABC):
         if Team.current().is_main:
             print("\n".join(self.source.notes()), end="\n" * bool(self.source.notes()), flush=True)
         parts = self.parts(device)
-        length = self.config.sampling.chunk_length or self.chunk
-        try_critics(parts.world, parts.critics, parts.scenarios[0], length)
+        try_critics(parts.world, parts.critics, parts.scenarios[0], self._length)
         policy = train_parts(parts, out, resume=resume, held_out=self.looks(parts.scenarios))
         main, folder = Team.current().is_main, RunFolder(out)
         with policy.checkpoint(), exporting(folder, writes=main) as weights:
@@ -322,7 +321,12 @@ class OpenRecipe(ABC):
     @property
     def _num_latents(self) -> int:
         """Latents of the curriculum's longest video."""
-        return (self.config.sampling.last_chunk + 1) * self.chunk
+        return (self.config.sampling.last_chunk + 1) * self._length
+
+    @property
+    def _length(self) -> int:
+        """Latents of a chunk of the training."""
+        return self.config.sampling.chunk_length or self.chunk
 
     def world(self, fill: Callable[[nn.Module], object], decoder: Any) -> OpenWorld:
         """The world that ``build`` makes, its frozen weights in bfloat16 if ``half_weights`` says so."""

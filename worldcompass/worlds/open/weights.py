@@ -21,10 +21,20 @@ from worldcompass.runs.requirements import INDEX, header, parts
 FILE_NAME = "diffusion_pytorch_model.safetensors"
 GENERATOR_FILE = "model.pt"  # the released WorldPlay-5B, and all that its official inference reads
 _GENERATOR = "generator"
-_PICKLED = (".pt", ".pth", ".bin")
-_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # added anywhere in names by training
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")  # anywhere in names
 _PREFIX = "model."  # of networks inside an official wrapper
 _NUM_NAMED = 3  # wrong tensors that a message names
+
+NameOf = Callable[[str], str | None]
+"""A tensor's official name from that in a file; None for one that is left out."""
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what training and wrappers add to it."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.removeprefix(_PREFIX)
 
 
 def load_weights(
@@ -33,6 +43,7 @@ def load_weights(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     entries: Sequence[str] = (_GENERATOR,),
+    name_of: NameOf = plain_name,
 ) -> None:
     """Replace a network's parameters by the tensors of a file. A network on the meta device saves memory.
 
@@ -46,13 +57,14 @@ def load_weights(
         dtype: of the parameters.
         device: of the parameters.
         entries: of a ``.pt`` file's table, under the first present of which the weights are, if under any.
+        name_of: official names of the file's tensors.
 
     Raises:
         UserError: when the file is missing, damaged, not finite, or does not fit this network exactly.
     """
     path = file_in(path) if path.is_dir() else path
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    net.load_state_dict(read_weights(path, shapes, dtype, device, entries), assign=True)
+    net.load_state_dict(read_weights(path, shapes, dtype, device, entries, name_of), assign=True)
 
 
 def read_weights(
@@ -61,12 +73,13 @@ def read_weights(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     entries: Sequence[str] = (_GENERATOR,),
+    name_of: NameOf = plain_name,
 ) -> dict[str, Tensor]:
     """The tensors of a file, which holds exactly these; see ``load_weights``."""
     if path.suffix in _PICKLED:
-        tensors = _read_pickled(path, shapes, dtype, device, entries)
+        tensors = _read_pickled(path, shapes, dtype, device, entries, name_of)
     else:
-        tensors = _read_safetensors(path, shapes, dtype, device)
+        tensors = _read_safetensors(path, shapes, dtype, device, name_of)
     if broken := next((name for name, tensor in tensors.items() if not all_finite([tensor])), None):
         raise UserError(f"{path} holds weights that are not finite ({broken}): fetch the file again")
     return tensors
@@ -79,7 +92,9 @@ def file_in(folder: Path) -> Path:
     return pickled if alone else plain
 
 
-def shapes_in_file(path: Path, entries: Sequence[str] = (_GENERATOR,)) -> dict[str, tuple[int, ...]]:
+def shapes_in_file(
+    path: Path, entries: Sequence[str] = (_GENERATOR,), name_of: NameOf = plain_name
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that ``load_weights`` would read, without their numbers.
 
     Raises:
@@ -87,8 +102,8 @@ def shapes_in_file(path: Path, entries: Sequence[str] = (_GENERATOR,)) -> dict[s
         UserError: when a ``.pt`` file is damaged or has other content.
     """
     if path.suffix in _PICKLED:
-        return {name: tuple(tensor.shape) for name, tensor in read_pickled(path, entries).items()}
-    return {_plain(name): shape for name, shape in header(path).items()}
+        return {name: tuple(tensor.shape) for name, tensor in read_pickled(path, entries, name_of).items()}
+    return _named(header(path), name_of)
 
 
 def export_weights(
@@ -130,11 +145,15 @@ def export_weights(
 
 
 def _read_safetensors(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str | torch.device
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    device: str | torch.device,
+    name_of: NameOf,
 ) -> dict[str, Tensor]:
     with ExitStack() as stack:
         files = [stack.enter_context(_opened(part, device)) for part in parts(path)]
-        holders = {_plain(name): (file, name) for file in files for name in file.keys()}  # noqa: SIM118
+        holders = _named({name: (file, name) for file in files for name in file.keys()}, name_of)  # noqa: SIM118
         found = {name: tuple(file.get_slice(own).get_shape()) for name, (file, own) in holders.items()}
         _check(path, shapes, found)
         return {name: holders[name][0].get_tensor(holders[name][1]).to(dtype) for name in shapes}
@@ -166,13 +185,16 @@ def _read_pickled(
     dtype: torch.dtype,
     device: str | torch.device,
     entries: Sequence[str],
+    name_of: NameOf,
 ) -> dict[str, Tensor]:
-    plain = read_pickled(path, entries)
+    plain = read_pickled(path, entries, name_of)
     _check(path, shapes, {name: tuple(t.shape) for name, t in plain.items()})
     return {name: plain[name].to(device, dtype) for name in shapes}
 
 
-def read_pickled(path: Path, entries: str | Sequence[str] = (_GENERATOR,)) -> dict[str, Tensor]:
+def read_pickled(
+    path: Path, entries: str | Sequence[str] = (_GENERATOR,), name_of: NameOf = plain_name
+) -> dict[str, Tensor]:
     """A ``.pt`` file's tensors by their official names, memory-mapped if its form allows.
 
     They may be under one of ``entries``, of which the first present one counts, and names may have prefixes of
@@ -188,14 +210,12 @@ def read_pickled(path: Path, entries: str | Sequence[str] = (_GENERATOR,)) -> di
     if not isinstance(raw, dict) or not all(isinstance(value, Tensor) for value in raw.values()):
         names = " or ".join(map(repr, entries))
         raise UserError(f"{path} holds no table of tensors: expected a state dict, or one under {names}")
-    return {_plain(str(name)): t for name, t in raw.items()}
+    return _named({str(name): tensor for name, tensor in raw.items()}, name_of)
 
 
-def _plain(name: str) -> str:
-    """A tensor's name without what training and wrappers add to it."""
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name.removeprefix(_PREFIX)
+def _named(found: Mapping[str, Any], name_of: NameOf) -> dict[str, Any]:
+    """What a file holds by official names."""
+    return {name: value for own, value in found.items() if (name := name_of(own)) is not None}
 
 
 def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:

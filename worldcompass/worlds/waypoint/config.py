@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
+from worldcompass.worlds.open.yaml_files import read_yaml
 
 TIED = {"wan": True, "dit_air": False}
 """Kinds of ``noise_conditioning`` with one set of matrices for all layers, and whether layers add a bias."""
@@ -123,7 +124,7 @@ class WaypointConfig:
         Raises:
             UserError: when the file cannot be read, describes another architecture or lacks a size.
         """
-        return _built(cls.from_keys, path, _read(path))
+        return _built(cls.from_keys, path, read_yaml(path, "configuration of Waypoint"))
 
     @classmethod
     def from_keys(cls, raw: Mapping[str, Any]) -> WaypointConfig:
@@ -201,7 +202,7 @@ class CoderConfig:
         Raises:
             UserError: when the file cannot be read or lacks a size.
         """
-        raw = _read(path)
+        raw = read_yaml(path, "configuration of Waypoint")
         return _built(lambda keys: cls.from_keys(keys, encoder), path, raw.get("model", raw))
 
     @classmethod
@@ -223,28 +224,6 @@ class CoderConfig:
 
 ENCODER = CoderConfig()
 DECODER = CoderConfig(width=128, max_width=1024)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The table of a YAML file.
-
-    Raises:
-        UserError: when PyYAML is missing, or the file holds no table.
-    """
-    try:
-        import yaml
-    except ImportError as why:
-        raise UserError(f"reading {path} needs the package yaml: pip install 'worldcompass[hf]'") from why
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as why:
-        first_line = str(why).partition("\n")[0]
-        raise UserError(
-            f"{path} is no readable configuration of Waypoint ({first_line}): fetch it again"
-        ) from why
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} holds no table: expected a configuration of Waypoint")
-    return raw
 
 
 def _built(make: Callable[[Mapping[str, Any]], Any], path: Path, raw: Any) -> Any:
