@@ -279,7 +279,7 @@ class Rollout:
         rows = self.inputs["contract.actions"].unflatten(-1, (self.config["frame_interval"], -1))
         history = self.inputs["history"].transpose(1, 2)
         return [
-            Scenario(f"s{row}", ControlValues(values), conditioning={"latents": history[row]})
+            Scenario(f"s{row}", ControlValues(values), conditioning={"latent": history[row]})
             for row, values in enumerate(rows)
         ]
 

@@ -230,7 +230,7 @@ def test_the_sliding_rollout_in_each_parameterisation(prediction, regime, inject
         stable = told[::-1][round(0.02 * (steps - 1))]
     raw = first.actions.values_KTA.double()
     numbers = ((raw - torch.tensor(STATISTICS.mean)) / (torch.tensor(STATISTICS.std) + 1e-6)).flatten(1)
-    latents = list(first.conditioning["latents"].double().unbind(1))
+    latents = list(first.conditioning["latent"].double().unbind(1))
     for place in range(given, len(raw)):
         keys = (7, first.id)
         window = torch.stack(latents[-history:])

@@ -159,7 +159,7 @@ def test_a_start_image_is_encoded_where_one_latent_is_given():
     small = dataclasses.replace(start, image_3hw=image[:, :4])
     with pytest.raises(ValueError, match=r"its start image has \(4, 8\) pixels, expected \(8, 8\)"):
         world.begin([small])
-    other = dataclasses.replace(start, conditioning={"latents": torch.zeros(3, 1, 2, 2)})
+    other = dataclasses.replace(start, conditioning={"latent": torch.zeros(3, 1, 2, 2)})
     with pytest.raises(ValueError, match=r"shape \(3, 1, 2, 2\), expected \(3, 1, 4, 4\)"):
         world.begin([other])
 

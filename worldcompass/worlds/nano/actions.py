@@ -144,18 +144,24 @@ def _one_hot(axis: Axis, column: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(place.round().long(), levels).float()
 
 
-# Names and words of controls by the numbers of a setting; without words of their own they get ``a0_less a0_more``.
-_PLANE = {"x": ("left", "right"), "y": ("up", "down")}  # y grows downwards, as in PushT's picture
-_ARM = {
-    "x": ("back", "forward"),
-    "y": ("right", "left"),
-    "z": ("down", "up"),
-    "roll": ("roll_left", "roll_right"),
-    "pitch": ("pitch_down", "pitch_up"),
-    "yaw": ("yaw_right", "yaw_left"),
-    "grip": ("open", "close"),
+Way = tuple[str, str]
+"""A word towards the lower bound of a control and one towards its upper bound, or their keys."""
+
+# Words and keys of named controls by the numbers of a setting; others get words such as ``a0_less a0_more``.
+_PLANE: Mapping[str, tuple[Way, Way]] = {
+    "x": (("left", "right"), ("ArrowLeft", "ArrowRight")),
+    "y": (("up", "down"), ("ArrowUp", "ArrowDown")),  # it grows downwards, as in PushT's picture
 }
-NAMES: Mapping[int, Mapping[str, tuple[str, str]]] = {len(names): names for names in (_PLANE, _ARM)}
+_ARM: Mapping[str, tuple[Way, Way]] = {
+    "x": (("back", "forward"), ("KeyS", "KeyW")),
+    "y": (("right", "left"), ("KeyD", "KeyA")),
+    "z": (("down", "up"), ("ArrowDown", "ArrowUp")),
+    "roll": (("roll_left", "roll_right"), ("KeyJ", "KeyL")),
+    "pitch": (("pitch_down", "pitch_up"), ("KeyK", "KeyI")),
+    "yaw": (("yaw_right", "yaw_left"), ("ArrowRight", "ArrowLeft")),
+    "grip": (("open", "close"), ("KeyG", "KeyT")),
+}
+NAMES = {len(names): names for names in (_PLANE, _ARM)}
 _GAME_KEYS = (
     ("w", "KeyW"), ("a", "KeyA"), ("s", "KeyS"), ("d", "KeyD"), ("jump", "Space"), ("crouch", "ControlLeft"),
     ("walk", "ShiftLeft"), ("gun1", "Digit1"), ("gun2", "Digit2"), ("gun3", "Digit3"), ("reload", "KeyR"),
@@ -199,17 +205,20 @@ def actions_of(
             f"the statistics are of {len(statistics.mean)} controls, the checkpoint has {size}: give those of its"
             " own data set"
         )
-    names = NAMES.get(size) or {f"a{i}": (f"a{i}_less", f"a{i}_more") for i in range(size)}
+    names = NAMES.get(size) or {f"a{i}": ((f"a{i}_less", f"a{i}_more"), ()) for i in range(size)}
     axes = tuple(
-        _axis(name, words, index, scale, statistics) for index, (name, words) in enumerate(names.items())
+        _axis(name, words, codes, index, scale, statistics)
+        for index, (name, (words, codes)) in enumerate(names.items())
     )
     mean, std = (statistics.mean, statistics.std) if statistics and normalised else ((), ())
     return NanoActions(Controls(axes, per_latent), scale, mean, std)
 
 
-def _axis(name: str, words: tuple[str, str], index: int, scale: float, statistics: Statistics | None) -> Axis:
+def _axis(
+    name: str, words: Way, codes: tuple[str, ...], index: int, scale: float, statistics: Statistics | None
+) -> Axis:
     if statistics is None:
-        return Axis(name, words=words)
+        return Axis(name, words=words, codes=codes)
     mean, std = scale * statistics.mean[index], scale * statistics.std[index]
     low, high = mean - BOUND_STDS * std, mean + BOUND_STDS * std
     if statistics.low:
@@ -219,9 +228,11 @@ def _axis(name: str, words: tuple[str, str], index: int, scale: float, statistic
         raise UserError(
             f"the control {name} never changes in the statistics: expected those of training data"
         )
-    kept = words if low < 0 < high else words[1:] if high else ()
+    ways = slice(0, 2) if low < 0 < high else slice(1, 2) if high else slice(0)
     stroke = min([STROKE_STDS * std, *(bound for bound in (-low, high) if bound)])
-    return Axis(name, low, high, kept, stroke=stroke if kept and std else None)
+    return Axis(
+        name, low, high, words[ways], codes=codes[ways], stroke=stroke if words[ways] and std else None
+    )
 
 
 def _shooter() -> tuple[Axis, ...]:

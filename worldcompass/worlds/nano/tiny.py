@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from worldcompass.worlds.nano.checkpoint import Checkpoint
 from worldcompass.worlds.nano.config import NanoConfig
 
 TINY = NanoConfig(
     latent_channels=3, latent_size=4, width=16, num_blocks=2, num_heads=2, num_frames=4, action_size=4
 )
+
+TINY_CHECKPOINT = Checkpoint(TINY, num_steps=3, per_latent=2, scale=1.0, normalised=False, side=32)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from worldcompass.worlds.nano.transformer import Frames, NanoTransformer, Prefix
 from worldcompass.worlds.open.pasts import rows_per_past
 
 HISTORY = 4  # latents that the official rollout remembers, if a window can hold them
-LATENTS = "latents"  # key of a scenario's conditioning: its given latents, (C, given, H, W)
+START = "latent"  # key of a scenario's conditioning: its given latents, (C, given, H, W)
 
 # Layers with adapters in a LoRA run, see ``Lora.targets``.
 LORA_TARGETS = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.w[123]|cross_attn\.(q|kv|proj))"
@@ -59,15 +59,16 @@ class Sampling:
 @dataclass(frozen=True)
 class _Attended:
     given_K: Tensor
+    num_given: int
+    """The first latents of the chunk, which are given."""
     actions_PKA: Tensor
     """Normalised."""
     prefix: Prefix | None
     """The remembered latents; None when nothing is to be imagined."""
 
     def select(self, row: int) -> _Attended:
-        return _Attended(
-            self.given_K, self.actions_PKA[row : row + 1], self.prefix and self.prefix.select(row)
-        )
+        prefix = self.prefix and self.prefix.select(row)
+        return replace(self, actions_PKA=self.actions_PKA[row : row + 1], prefix=prefix)
 
 
 @dataclass(frozen=True)
@@ -179,14 +180,15 @@ class NanoWorld:
         Raises:
             ValueError: for a chunk of another length than ``spec`` names, or without the generators of noise.
         """
-        length, start = len(actions), context.num_latents
+        length = len(actions)
         if length not in self.spec.chunk_lengths:
             raise ValueError(f"{self.spec.name} imagines chunks of {self.spec.chunk_lengths}, not {length}")
-        places = torch.arange(start, start + length, device=self._device)
-        given_K = places < context.given_PCKHW.shape[2]
+        # A number, not a sum of the mask: plans run this on tensors without data.
+        num_given = min(max(self.sampling.given - context.num_latents, 0), length)
+        given_K = torch.arange(length, device=self._device) < num_given
         own = self.actions.packed(actions).to(self._device)
-        prefix = None if bool(given_K.all()) else self._prefix(context, own, int(given_K.sum()), generators)
-        return replace(context, attended=_Attended(given_K, own, prefix))
+        prefix = None if num_given == length else self._prefix(context, own, num_given, generators)
+        return replace(context, attended=_Attended(given_K, num_given, own, prefix))
 
     def predict_clean(
         self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: NanoContext
@@ -202,7 +204,7 @@ class NanoWorld:
                 f"predict_clean of {noisy_BCKHW.shape[2]} latents needs a context attended for them: call attend"
             )
         rows = rows_per_past(len(noisy_BCKHW), context.num_pasts)
-        num_given = int(attended.given_K.sum())
+        num_given = attended.num_given
         given = self._given_part(context, num_given).repeat_interleave(rows, 0)
         if attended.prefix is None:
             return given
@@ -237,7 +239,7 @@ class NanoWorld:
 
     def _given(self, scenario: Scenario) -> Tensor:
         """The given latents of a scenario, (C, given, H, W)."""
-        count, prepared = self.sampling.given, (scenario.conditioning or {}).get(LATENTS)
+        count, prepared = self.sampling.given, (scenario.conditioning or {}).get(START)
         if prepared is None and scenario.image_3hw is not None and count == 1:
             self._check_size(scenario)
             return self.encode(scenario.image_3hw[None, None])[0]
