@@ -68,6 +68,14 @@ WORLDS = (
         "released weights; a run on a GPU with trained weights",
         "minwm",
     ),
+    Listed(
+        "nano",
+        "Nano World Model of PushT, RT-1, CSGO and others",
+        "said to be MIT; read each card",
+        _AGREES,
+        "released weights; the rate of frames but for PushT and RT-1; a run on a GPU",
+        "nano",
+    ),
 )
 EMBEDDED = tuple(world.name for world in WORLDS if world.embedded)
 OPEN = tuple(world.name for world in WORLDS if not world.embedded)
