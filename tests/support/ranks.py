@@ -76,10 +76,13 @@ def post_train(
     out: Path, config: Config, resume: bool = False, on_step: Any = None, live: bool = False
 ) -> Policy:
     critics = (ToyObedience(), ToyCleanliness())
-    with patch(
-        "worldcompass.training.preflight.computes_bf16", lambda device: True
-    ):  # slow elsewhere, not wrong
+    with bf16_anywhere():
         return train(toy_world(), critics, toy_scenarios(8), config, out, resume, on_step, live)
+
+
+def bf16_anywhere() -> Any:
+    """A context in which runs in bfloat16 start on CPUs without its instructions too: slow, not wrong."""
+    return patch("worldcompass.training.preflight.computes_bf16", lambda device: True)
 
 
 def outcome(out: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:

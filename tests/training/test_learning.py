@@ -16,6 +16,8 @@ from worldcompass.training.policy import Policy
 from worldcompass.types import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SHORT = QUICK.changed(steps=20)
+VIDEOS = {"rollout": imagine_whole_videos, "steps": 10}
 
 
 def verdicts(world, policy):
@@ -37,6 +39,12 @@ def gain(config, tmp_path, world=None):
     return mean.tolist(), (mean / (difference.std(0) / len(difference) ** 0.5)).tolist()
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """What a run with the defaults gains."""
+    return gain(SHORT, tmp_path_factory.mktemp("plain"))
+
+
 def flipped(pred, behaviour, target, advantage_B, beta, given_K):
     return nft_loss(pred, behaviour, target, -advantage_B, beta, given_K)
 
@@ -48,7 +56,6 @@ def blind(pred, behaviour, target, advantage_B, beta, given_K):
 @pytest.mark.parametrize(
     "change",
     [
-        {},
         {"make_optimizer": adamw},
         {"scale": own_group},
         {"best": 3, "worst": 0},
@@ -57,15 +64,15 @@ def blind(pred, behaviour, target, advantage_B, beta, given_K):
         {"autocast_bf16": True},
         {"objective": positive_only_loss},
         {"objective": advantage_weighted_loss},
-        {"rollout": imagine_whole_videos, "steps": 15},
+        VIDEOS,
     ],
-    ids=lambda change: "-".join(change) or "default",
+    ids="-".join,
 )
 def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "worldcompass.training.preflight.computes_bf16", lambda device: True
     )  # slow elsewhere, not wrong
-    mean, z = gain(QUICK.changed(**change), tmp_path)
+    mean, z = gain(SHORT.changed(**change), tmp_path)
     assert mean[0] > 0.05 and z[0] > 5
 
 
@@ -74,7 +81,7 @@ def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
     [
         (FewSteps(), {}),
         (NoisyPast(), {}),
-        (NoisyPast(), {"rollout": imagine_whole_videos, "steps": 15}),
+        (NoisyPast(), VIDEOS),
         (Recorded(), {"first_chunk": 1}),
         (Recorded(2), {}),
         (LongStart(), {}),
@@ -82,39 +89,36 @@ def test_obedience_rises_significantly(change, tmp_path, monkeypatch):
     ids=["few-steps", "noisy-past", "noisy-past-of-videos", "given-chunk", "given-latents", "long-start"],
 )
 def test_worlds_with_needs_of_their_own_learn_to_obey(world, change, tmp_path):
-    mean, z = gain(QUICK.changed(**change), tmp_path, world)
+    mean, z = gain(SHORT.changed(**change), tmp_path, world)
     assert mean[0] > 0.05 and z[0] > 5
 
 
-def test_both_rewards_rise(tmp_path):
-    mean, z = gain(QUICK, tmp_path)
+def test_both_rewards_rise(plain):
+    mean, z = plain
     assert min(mean) > 0.05 and min(z) > 5
 
 
 def test_a_flipped_advantage_unlearns(tmp_path):
-    mean, z = gain(QUICK.changed(objective=flipped), tmp_path)
+    mean, z = gain(SHORT.changed(objective=flipped), tmp_path)
     assert mean[0] < -0.05 and z[0] < -5
 
 
 def test_without_advantages_nothing_is_learned(tmp_path):
-    mean, _ = gain(QUICK.changed(objective=blind), tmp_path)
+    mean, _ = gain(SHORT.changed(objective=blind), tmp_path)
     assert abs(mean[0]) < 0.03
 
 
-def test_the_weights_of_rewards_decide_what_is_learned(tmp_path):
-    plain = gain(QUICK, tmp_path / "both")[0]
-    weighted = gain(QUICK.changed(weights={"obedience": 0.0}), tmp_path / "one")[0]
-    assert weighted[1] > plain[1] and weighted[0] < plain[0] - 0.1
+def test_the_weights_of_rewards_decide_what_is_learned(plain, tmp_path):
+    both, one = plain[0], gain(SHORT.changed(weights={"obedience": 0.0}), tmp_path)[0]
+    assert one[1] > both[1] and one[0] < both[0] - 0.1
 
 
-def test_the_pull_to_the_start_holds_back(tmp_path):
-    free = gain(QUICK, tmp_path / "free")[0]
-    held = gain(QUICK.changed(kl_weight=1.0), tmp_path / "held")[0]
-    assert held[0] < free[0] / 2
+def test_the_pull_to_the_start_holds_back(plain, tmp_path):
+    held = gain(SHORT.changed(kl_weight=1.0), tmp_path)[0]
+    assert held[0] < plain[0][0] / 2
 
 
-def test_the_pull_of_the_means_holds_what_is_the_same_everywhere(tmp_path):
+def test_the_pull_of_the_means_holds_what_is_the_same_everywhere(plain, tmp_path):
     """In the toy world obedience is a shade of whole latents, which this pull holds; grain it leaves alone."""
-    free = gain(QUICK, tmp_path / "free")[0]
-    held = gain(QUICK.changed(mean_weight=10.0), tmp_path / "held")[0]
-    assert held[0] < free[0] / 2
+    held = gain(SHORT.changed(mean_weight=10.0), tmp_path)[0]
+    assert held[0] < plain[0][0] / 2

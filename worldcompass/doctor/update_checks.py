@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from statistics import median
 
 from worldcompass.doctor.record import PERSISTENT, Finding, Record, percent, streak
-from worldcompass.runs.metrics import StepMetrics
 from worldcompass.statistics import number
 
 MIN_MOVE = 0.02  # of the predictions over the whole run, in sizes of their own error
@@ -20,7 +18,7 @@ LAG_STEPS = 10  # before that, the distance from the start is too small
 def not_finite(record: Record) -> list[Finding] | None:
     """Numbers that are not finite, and updates refused because of them."""
     failures = record.refused
-    bad = [(row.step, name) for row in record.rows if (name := _first_not_finite(row))]
+    bad = [(row.step, name) for row in record.rows if (name := row.not_finite)]
     if not failures and not bad:
         return []
     first = min([e.step for e in failures] + [step for step, _ in bad])
@@ -120,9 +118,3 @@ def behaviour_far(record: Record) -> list[Finding] | None:
             "lower behaviour_decay; the paper raises it from 0.2 to 0.9",
         )
     ]  # fmt: skip
-
-
-def _first_not_finite(row: StepMetrics) -> str:
-    """The name of the first number in a row that is not finite; empty when all are."""
-    numbers = row.numbers().items()
-    return next((name for name, value in numbers if value is not None and not math.isfinite(value)), "")

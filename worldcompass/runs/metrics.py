@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -200,6 +202,12 @@ class StepMetrics:
     def numbers(self) -> dict[str, float | None]:
         """Every number by its path, such as ``rewards/interaction/mean``; None for nulls, without lists."""
         return dict(_flat(self.to_json()))
+
+    @cached_property
+    def not_finite(self) -> str:
+        """The path of the first number that is not finite, empty when all are; kept, as each step asks every row."""
+        numbers = self.numbers().items()
+        return next((name for name, value in numbers if value is not None and not math.isfinite(value)), "")
 
 
 _PLAIN = (
