@@ -205,7 +205,7 @@ class StepMetrics:
 
     @cached_property
     def not_finite(self) -> str:
-        """The path of the first number that is not finite, empty when all are; kept, as each step asks every row."""
+        """The path of the first number that is not finite, empty when all are; kept: every step asks every row."""
         numbers = self.numbers().items()
         return next((name for name, value in numbers if value is not None and not math.isfinite(value)), "")
 
