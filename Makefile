@@ -16,7 +16,10 @@ CORE_FILES := $(CORE:%=worldcompass/%.py) worldcompass/training/*.py worldcompas
 # What `make test-lowest` runs: every dependency in use, in a few minutes.
 SMOKE := commands test_api.py test_env.py test_encodings.py media runs training/test_loop.py \
   training/test_resume.py parallel/test_waiting.py report/test_export.py worlds/doom/test_world_doom.py \
-  worlds/doom/test_engine_start.py worlds/hands/test_hands_scenes.py player/test_api_of_player.py
+  worlds/doom/test_engine_start.py worlds/hands/test_hands_scenes.py player/test_api_of_player.py \
+  rewards/test_ray_actors.py worlds/worldplay/test_worldplay_encoders.py
+# Its extras. Each torchvision fits a single torch, so that `rewards` is left out when TORCH replaces the lowest one.
+LOWEST := web,hf,track,hub,hands,ray
 
 .PHONY: help demo test test-lowest check docs format bench golden soak
 .DEFAULT_GOAL := help
@@ -45,7 +48,8 @@ test: $(STAMP) ## all tests, one process for each core; the core's line coverage
 test-lowest: $(STAMP) ## a smoke test at the lowest versions that pyproject.toml admits, in a new environment (TORCH=2.13.0)
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
 	$(BIN)/python tests/support/lowest.py $(if $(TORCH),torch==$(TORCH)) > build/lowest/bounds.txt
-	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/bounds.txt '.[web,hands]' pytest hypothesis
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/bounds.txt \
+	  '.[$(LOWEST)$(if $(TORCH),,,rewards)]' pytest hypothesis
 	cd build/lowest && OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 bin/python -m pytest -q -p no:cacheprovider \
 	  $(addprefix ../../tests/,$(SMOKE)) $(ARGS)
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 from lowest import ROOT, bounds
@@ -41,6 +42,15 @@ def test_versions_that_crash_or_compute_wrong_things_are_not_admitted():
     lowest = {name: version(text) for name, text in bounds().items()}
     assert lowest["av"] >= (18, 1) and lowest["safetensors"] >= (0, 6) and lowest["vizdoom"] >= (1, 3, 2)
     assert lowest["torch"] <= (2, 11)
+
+
+def test_every_extra_that_users_install_is_tried_at_its_lowest_versions():
+    """The others are for developers."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (tried,) = re.findall(r"^LOWEST := (.*)$", makefile, re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {*tried.split(","), "rewards", "docs", "dev"} == set(extras["optional-dependencies"])
+    assert "$(if $(TORCH),,,rewards)" in makefile
 
 
 def test_the_tested_versions_are_admitted():

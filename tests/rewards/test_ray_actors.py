@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from overlap import GROUPS, SECONDS, SMALL, check_overlap, train_with
+from pages import ROOT, python_blocks
 
 import worldcompass
 from worldcompass.errors import LostCritic, UserError
@@ -347,8 +348,8 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 def test_the_page_about_it_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = Path(worldcompass.__file__).parent.parent / "docs" / "remote_rewards.md"
-    (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    page = ROOT / "docs" / "remote_rewards.md"
+    (block,) = python_blocks(page)
     space: dict = {"__name__": "docs"}
     exec(compile(block, str(page), "exec"), space)
     assert [set(row.rewards) for row in space["rows"]] == [{"obedience", "cleanliness"}] * 2

@@ -37,7 +37,9 @@ def installed(track: Track) -> bool:
 
 @contextmanager
 def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> Generator[Send]:
-    """Open a tracker for a run and yield a function that sends a row; all rows are written when the block ends.
+    """Open a tracker for a run and yield a function that sends a row; all rows are sent when the block ends.
+
+    Weights & Biases writes its last rows in a process of its own, a moment later.
 
     Args:
         first_step: last step that is done, after which the tracker's older rows are stale.
