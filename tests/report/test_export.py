@@ -11,12 +11,15 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from worldcompass import cli
 from worldcompass.errors import UserError
+from worldcompass.media import video
 from worldcompass.report.export import push
 from worldcompass.runs.checkpoint import load_checkpoint, save_checkpoint
 from worldcompass.runs.final import exporting, final_weights
@@ -116,6 +119,42 @@ def test_files_that_a_recipe_left_are_taken_as_they_are_until_the_run_goes_on(ru
     assert export(out, "--out", tmp_path / "b") == 0
     assert "after 3 training steps" in (tmp_path / "b" / "README.md").read_text()
     assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+def clip_of(grey):
+    return np.full((12, 3, 32, 48), grey, np.uint8)
+
+
+def test_the_card_shows_the_newest_clip_that_is_no_later_than_the_weights(run, tmp_path):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    shutil.rmtree(out / "samples", ignore_errors=True)
+    assert export(out, "--out", tmp_path / "bare") == 0
+    assert "webp" not in (tmp_path / "bare" / "README.md").read_text()
+    for step, grey in ((1, 60), (2, 120), (3, 180)):
+        video.write_mp4(RunFolder(out).clip(step), clip_of(grey), 12)
+    assert export(out, "--out", tmp_path / "given") == 0
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "![Before training and after step 2](before_after.webp)" in card
+    assert "Every trained parameter, named as in" in card, "a picture is no file of weights"
+    picture = cv2.imread(str(tmp_path / "given" / "before_after.webp"))
+    assert picture.shape == (32, 6 * 48 + 5 * video.GAP, 3) and abs(int(np.median(picture)) - 120) < 4
+
+
+def test_the_card_of_final_weights_shows_their_comparison_small(run, tmp_path):
+    """Of weights that were trained further the comparison is out of date."""
+    out = shutil.copytree(run[0], tmp_path / "run")
+    leave_weights(out)
+    for i in range(5):
+        wide = np.full((3, 20, 4000), 50 * i, np.uint8)
+        video.save_png(RunFolder(out).filmstrips / f"heldout_[{i}](x)_combined.png", wide)
+    assert export(out, "--out", tmp_path / "given") == 0
+    names = sorted(path.name for path in (tmp_path / "given").glob("*.webp"))
+    assert names == [f"before_after_{i}.webp" for i in range(1, 5)]
+    assert cv2.imread(str(tmp_path / "given" / names[1])).shape == (8, 1600, 3)
+    assert "![heldout  0  x  combined](before_after_1.webp)" in (tmp_path / "given" / "README.md").read_text()
+    train_on(out, steps=3)
+    assert export(out, "--out", tmp_path / "later") == 0
+    assert not list((tmp_path / "later").glob("before_after_*.webp"))
 
 
 def test_weights_of_the_same_step_trained_anew_are_not_final(run, tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 
 MAX_SIDE = 6000  # pixels; a phone's camera has about 4000
+WEBP_QUALITY = 80  # of 100
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"  # with which these files begin
 _NO_PICTURE = "is damaged, or is not an image that this program reads: expected a PNG or JPEG file"
 
@@ -40,6 +41,18 @@ def decode_picture(data: bytes, name: str) -> Tensor:
     if image is None:
         raise UserError(f"{name} {_NO_PICTURE}")
     return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).movedim(-1, 0).contiguous()
+
+
+def small_webp(picture: bytes, width: int) -> bytes:
+    """A picture of this program as WebP, scaled down to ``width`` pixels where it is wider."""
+    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "not a picture"
+    if image.shape[1] > width:
+        size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    ok, encoded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
+    assert ok, f"WebP encoder refused a picture of {image.shape}"
+    return encoded.tobytes()
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:

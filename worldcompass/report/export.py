@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.media.pictures import small_webp
 from worldcompass.parallel.sharding import all_finite
 from worldcompass.report.runs import KINDS, MEASURES, Run, headline, load_run, walked_text
 from worldcompass.runs.atomic import check_name, write_tensors, writing
@@ -29,6 +30,7 @@ from worldcompass.version import __version__
 CARD, WEIGHTS = "README.md", "model.safetensors"
 EMBEDDED_LICENSE = "apache-2.0"
 UNSTATED = "other"  # the hub's word for a license outside its list
+MOST_PICTURES, PICTURE_WIDTH = 4, 1600  # on the card; pixels
 FEW = 5  # rows at the start and at the end of a run for the means on the card
 AVERAGE = "policy/checkpoint/"
 SETTINGS = (
@@ -82,9 +84,32 @@ def export_run(
         _check_finite(unfinished)
         whole = (path for path in unfinished.rglob("*") if path.is_file() and path.name != CARD)
         files = sorted(path.relative_to(unfinished) for path in whole)
-        card = model_card(run, state, step, [str(file) for file in files], license_name, base, embedded)
+        pictures = _pictures(run, step, bool(exported))
+        for name, (_, picture) in pictures.items():
+            (unfinished / name).write_bytes(small_webp(picture, PICTURE_WIDTH))
+        shown = {name: caption for name, (caption, _) in pictures.items()}
+        card = model_card(
+            run, state, step, [str(file) for file in files], license_name, base, embedded, shown
+        )
         (unfinished / CARD).write_text(card, encoding="utf-8")
     return step
+
+
+def _pictures(run: Run, step: int, final: bool) -> dict[str, tuple[str, bytes]]:
+    """Caption and picture of the card's files: of the comparison of the final weights, else of the newest look.
+
+    Args:
+        run: with filmstrips of the comparison, and of clips during training.
+        step: of the weights that are given away; a later clip shows others.
+        final: whether they are those that the comparison shows.
+    """
+    if final and run.filmstrips:
+        strips = list(run.filmstrips.items())[:MOST_PICTURES]
+        return {f"before_after_{i}.webp": strip for i, strip in enumerate(strips, 1)}
+    looks = [look for look in run.looks if look <= step]
+    if not looks:
+        return {}
+    return {"before_after.webp": (f"Before training and after step {looks[-1]}", run.looks[looks[-1]])}
 
 
 def _check_finite(folder: Path) -> None:
@@ -129,8 +154,12 @@ def model_card(
     license_name: str | None,
     base: str | None,
     embedded: Collection[str],
+    pictures: Mapping[str, str],
 ) -> str:
-    """The model card in Markdown: recipe, seeds, steps, results and licenses, all from the run's folder."""
+    """The model card in Markdown: recipe, seeds, steps, results and licenses, all from the run's folder.
+
+    ``pictures`` are captions by file.
+    """
     world = str(state.run.get("world", "unknown"))
     spelled = license_name or (EMBEDDED_LICENSE if world in embedded else UNSTATED)
     head = [f"license: {spelled}", "library_name: worldcompass"]
@@ -138,12 +167,14 @@ def model_card(
     head += ["tags:", "- world-model", "- reinforcement-learning", "- video"]
     sections = {
         "Weights": _weights(world, step, files, base, world in embedded),
+        "Before and after": _shown_before_and_after(pictures),
         "Recipe": _recipe(run, state.run),
         "Results": _results(run),
         "Licenses": _licenses(spelled),
     }
     title = f"# {run.folder.resolve().name}: {world}, post-trained with WorldCompass"
-    body = [f"## {name}\n\n" + "\n".join(lines) for name, lines in sections.items()]
+    written = {name: "\n".join(lines) for name, lines in sections.items()}
+    body = [f"## {name}\n\n{text}" for name, text in written.items() if text]
     return "\n".join(["---", *head, "---", "", title, "", "\n\n".join(body)]) + "\n"
 
 
@@ -161,6 +192,14 @@ def _weights(world: str, step: int, files: Sequence[str], base: str | None, embe
             f"Play: `worldcompass play --world {world} --after FOLDER`; score: `worldcompass evaluate"
             f" --world {world} --checkpoint FOLDER`."
         )
+
+
+def _shown_before_and_after(pictures: Mapping[str, str]) -> Iterator[str]:
+    if pictures:
+        yield "The same starts, commands and noise. Time runs from left to right; below are the commanded keys."
+    for name, caption in pictures.items():
+        plain = "".join(letter if letter.isalnum() or letter in " .,+-" else " " for letter in caption)
+        yield f"\n![{plain}]({name})\n\n{plain}"
 
 
 def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
