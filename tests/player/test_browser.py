@@ -206,6 +206,61 @@ def test_touch_and_a_gamepad_walk_and_the_phone_page_does_not_scroll_sideways(vi
     )
 
 
+def path_becomes(page, pattern):
+    sync_api.expect(page.locator("#path")).to_have_value(re.compile(pattern))
+
+
+def test_the_mouse_looks_around_after_a_click_on_a_picture_until_help_opens(visit):
+    page = visit()
+    start = at_rest(page)
+    page.mouse.move(300, 300)
+    page.mouse.move(500, 300)
+    page.locator("canvas").first.click()
+    sync_api.expect(page.locator("#mouse")).to_have_attribute("aria-pressed", "true")
+    page.mouse.move(400, 300)  # where the mouse was before is not known exactly: forget what this turned
+    at_rest(page)
+    page.keyboard.press("q")
+    walked(page, 0)
+    page.mouse.move(320, 300)  # 80 pixels are one latent of turning
+    path_becomes(page, "left")
+    turned = at_rest(page)
+    assert page.input_value("#path") == "left-1" and shift(start[1], turned[1]) > 2
+    page.mouse.move(320, 210)
+    path_becomes(page, "^left-1, up-1$")
+    page.keyboard.down("w")
+    page.mouse.move(410, 210)
+    path_becomes(page, r"w\+right-1")
+    page.keyboard.up("w")
+    page.keyboard.press("?")
+    sync_api.expect(page.locator("#keys-mouse")).to_contain_text("Look around with the mouse")
+    sync_api.expect(page.locator("#mouse")).to_have_attribute("aria-pressed", "false")
+    page.locator("#keys-close").click()
+    path = at_rest(page) and page.input_value("#path")
+    page.mouse.move(10, 10)
+    assert at_rest(page) and page.input_value("#path") == path, "the mouse is given back"
+
+
+def test_full_screen_shows_larger_pictures_and_the_keys_and_nothing_else(visit):
+    page = visit()
+    before = page.locator(".screen").first.bounding_box()
+    page.keyboard.press("f")
+    sync_api.expect(page.locator("#full")).to_have_attribute("aria-pressed", "true")
+    for part, shown in (
+        ("header", False),
+        ("#groups", False),
+        ("#walk", False),
+        (".pad", True),
+        ("#full", True),
+    ):
+        assert page.locator(part).first.is_visible() == shown, part
+    after = page.locator(".screen").first.bounding_box()
+    assert after["width"] >= before["width"] and after["y"] >= 0
+    tap(page, "w", 1)
+    page.locator("#full").click()
+    sync_api.expect(page.locator("#full")).to_have_attribute("aria-pressed", "false")
+    sync_api.expect(page.locator("header")).to_be_visible()
+
+
 def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
     page = visit()
     page.fill("#path", "jump-3")

@@ -11,10 +11,13 @@ from lamp_page import FOLDER, LampWorld
 from player_server import Browser, ask, detail, png, running
 
 from worldcompass import cli
+from worldcompass.controls import Axis, Controls, button
+from worldcompass.player.messages import mouse_words
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.recording import Shelf
 from worldcompass.player.session import Shared
 from worldcompass.player.starts import Start, Starts
+from worldcompass.worlds.doom.world import SPEC
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,24 @@ def test_the_page_gets_the_keys_of_the_worlds_controls(port):
             "down": "ArrowDown", "up": "ArrowUp", "left": "ArrowLeft", "right": "ArrowRight",
         }  # fmt: skip
         assert browser.welcome["size"] == [16, 16] and browser.welcome["example"] == "dimmer-3, dimmer+up-4"
+
+
+def test_the_mouse_looks_where_a_world_turns_a_view_and_nowhere_else(port):
+    """An axis of a mouse grows downwards, a pitch upwards."""
+    ways = {way: way for way in ("left", "right", "up", "down")}
+    ends = {"low": -30.0, "high": 30.0}
+    mouse = Controls(
+        (
+            button("jump"),
+            Axis("mouse_x", **ends, words=("left", "right")),
+            Axis("mouse_y", **ends, words=("up", "down")),
+        )
+    )
+    head = Controls((Axis("yaw", words=("left", "right")), Axis("pitch", words=("down", "up"))))
+    for space in (SPEC.actions, mouse, head):
+        assert mouse_words(space) == ways
+    with Browser(port) as browser:
+        assert browser.welcome["look"] == {}, "arrows alone do not make a view"
 
 
 def test_held_controls_light_the_lamp_and_a_path_replays_them(port):

@@ -24,6 +24,11 @@ MAX_MESSAGE_BYTES = 32_768
 LARGEST_SEED = 2**31 - 1
 JPEG_QUALITY = 95  # with full colour resolution, visually lossless
 
+# Name and sign of an axis -> where a mouse moves for it.
+LOOKS = {
+    ("yaw", 1): "right", ("yaw", -1): "left", ("pitch", 1): "up", ("pitch", -1): "down",
+    ("mouse_x", 1): "right", ("mouse_x", -1): "left", ("mouse_y", 1): "down", ("mouse_y", -1): "up",
+}  # fmt: skip
 MAX_HELD = 32  # keys at once, more than fingers and a gamepad can hold
 
 
@@ -92,6 +97,18 @@ def read_message(text: str) -> Message:
 def key_cards(space: ActionSpace) -> list[dict[str, str]]:
     """What the pages know of a world's keys."""
     return [{"word": key.word, "code": key.code, "says": key.says} for key in space.keys]
+
+
+def mouse_words(space: ActionSpace) -> dict[str, str]:
+    """Where a mouse looks: the words of right, left, up and down; empty for a world that turns no view.
+
+    These are the ways of the axes ``yaw`` or ``mouse_x``, and ``pitch`` or ``mouse_y``, which grows downwards.
+    """
+    return {
+        LOOKS[space.axes[key.axis], key.sign]: key.word
+        for key in space.keys
+        if (space.axes[key.axis], key.sign) in LOOKS
+    }
 
 
 def encode_frame(frame_3hw: Tensor) -> bytes:

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from worldcompass.errors import UserError
 from worldcompass.player import api, ballot
 from worldcompass.player.ballot import Ballot
-from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, key_cards, read_message
+from worldcompass.player.messages import MAX_MESSAGE_BYTES, Hello, key_cards, mouse_words, read_message
 from worldcompass.player.panes import WorldPane
 from worldcompass.player.session import MAX_WALK_LATENTS, Send, Session, Shared
 from worldcompass.player.sessions import Sessions
@@ -215,6 +215,7 @@ async def _welcome(socket: WebSocket, sessions: Sessions, shared: Shared, settin
         facts = {"panes": panes, "fps": shared.fps, "about": settings.about, "longest": MAX_WALK_LATENTS}
         facts |= {
             "keys": key_cards(space),
+            "look": mouse_words(space),
             "example": ", ".join(space.examples),
             "size": list(spec.frame_size),
             "guide": shared.fittings.guide,
