@@ -44,7 +44,9 @@ def _register_environments() -> None:
         vector_entry_point="worldcompass.worlds.hands.gymnasium:make_hands_vector",
     )
     gymnasium.register(
-        "worldcompass/HandsEngine-v0", entry_point="worldcompass.worlds.hands.gymnasium:make_hands_engine"
+        "worldcompass/HandsEngine-v0",
+        entry_point="worldcompass.worlds.hands.gymnasium:make_hands_engine",
+        vector_entry_point="worldcompass.worlds.hands.gymnasium:make_hands_engine_vector",
     )
 
 

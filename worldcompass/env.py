@@ -25,6 +25,7 @@ from torch import Tensor
 from worldcompass.actions import ActionSpace, CameraActions, misfit
 from worldcompass.controls import Axis, Controls
 from worldcompass.critic import Critic, ask
+from worldcompass.errors import UnfitInputs
 from worldcompass.geometry import NUM_ROTATIONS, NUM_TRANSLATIONS, label
 from worldcompass.types import Actions, Group, Scenario
 from worldcompass.walk import Walk, start_walk
@@ -392,6 +393,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
             raise ValueError(
                 f"{world.spec.name} holds one past at a time: use gymnasium.vector.SyncVectorEnv"
             )
+        check_rows(num_envs)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}, expected rgb_array or None")
         self.simulator = Simulator(world, starts, reward, num_steps, max_steps, observes)
@@ -447,6 +449,16 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         infos = {**self._episode.infos(), "scored": valid}
         truncated = np.full(self.num_envs, self._episode.steps >= self.simulator.max_steps)
         return self.simulator.observations(self._episode), rewards, over, truncated, infos
+
+
+def check_rows(num_envs: int) -> None:
+    """Check the number of environments of a vector.
+
+    Raises:
+        UnfitInputs: for less than one.
+    """
+    if num_envs < 1:
+        raise UnfitInputs(f"num_envs is {num_envs}, expected 1 or more")
 
 
 class Window:

@@ -19,7 +19,15 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
-from worldcompass.env import Observes, Window, frames_of_step, gym_space, observed, picture_space
+from worldcompass.env import (
+    Observes,
+    Window,
+    check_rows,
+    frames_of_step,
+    gym_space,
+    observed,
+    picture_space,
+)
 from worldcompass.errors import UserError
 from worldcompass.runs.folder import weights_folder
 from worldcompass.types import Scenario
@@ -367,9 +375,30 @@ def make_hands_vector(num_envs: int = 1, **options: Any) -> SyncVectorEnv:
         options: see ``make_hands``.
 
     Raises:
-        UserError: see ``make_hands``.
+        UserError: for less than one row; see ``make_hands``.
     """
-    first = make_hands(**options)
+    check_rows(num_envs)
+    return _rows(make_hands(**options), num_envs)
+
+
+def make_hands_engine_vector(num_envs: int = 1, **options: Any) -> SyncVectorEnv:
+    """What ``make_vec("worldcompass/HandsEngine-v0", ...)`` calls; see ``make_hands_vector``.
+
+    All rows share one engine, which is set to each row's moment before its step.
+
+    Args:
+        num_envs: rows.
+        options: see ``make_hands_engine``.
+
+    Raises:
+        UserError: for less than one row; see ``make_hands_engine``.
+    """
+    check_rows(num_envs)
+    return _rows(make_hands_engine(**options), num_envs)
+
+
+def _rows(first: HandsEnv, num_envs: int) -> SyncVectorEnv:
+    """Environments like the first one on its own stage."""
 
     def another() -> HandsEnv:
         return HandsEnv(
