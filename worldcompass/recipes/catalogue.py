@@ -76,6 +76,14 @@ WORLDS = (
         "released weights; the rate of frames but for PushT and RT-1; a run on a GPU",
         "nano",
     ),
+    Listed(
+        "waypoint",
+        "Waypoint-1 and 1.1 of Overworld",
+        "Apache-2.0",
+        _AGREES,
+        "released weights; the unit of the mouse and the meaning of button numbers; a run on a GPU",
+        "waypoint",
+    ),
 )
 EMBEDDED = tuple(world.name for world in WORLDS if world.embedded)
 OPEN = tuple(world.name for world in WORLDS if not world.embedded)

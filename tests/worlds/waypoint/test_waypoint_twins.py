@@ -8,9 +8,10 @@ from torch.nn import functional
 from waypoint_tiny import CONFIG, far_along, frame_of, noise, scenarios, world_of
 from waypoint_twin import Twin
 
+from worldcompass.worlds.open.weights import shapes_of
 from worldcompass.worlds.waypoint.autoencoder import Autoencoder, FrameCoder
 from worldcompass.worlds.waypoint.config import CoderConfig
-from worldcompass.worlds.waypoint.weights import fused, unfused_shapes
+from worldcompass.worlds.waypoint.weights import fused, unfused
 
 ATOL = 5e-5  # float32 against float64: phases of the noise level reach 1000
 CONFIGS = {
@@ -20,6 +21,7 @@ CONFIGS = {
         width=128,
         num_heads=4,
         num_kv_heads=2,
+        global_period=3,
         global_offset=-1,
         value_residual=False,
         prompt_width=64,
@@ -142,7 +144,7 @@ def test_the_autoencoder_equals_its_plain_twin(monkeypatch):
     for half in (net.encoder, net.decoder):
         tensors = {
             name: 0.5 * torch.randn(shape, generator=generator)
-            for name, shape in unfused_shapes(half).items()
+            for name, shape in unfused(shapes_of(half)).items()
         }
         half.load_state_dict(fused(tensors))
         twins.append(CoderTwin(tensors, config))

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from waypoint_tiny import CONFIG, random_network
 
 from worldcompass.errors import UserError
+from worldcompass.worlds.open.weights import shapes_of
 from worldcompass.worlds.waypoint.autoencoder import Autoencoder
 from worldcompass.worlds.waypoint.config import CoderConfig, WaypointConfig
 from worldcompass.worlds.waypoint.transformer import WaypointTransformer
@@ -18,7 +19,7 @@ from worldcompass.worlds.waypoint.weights import (
     load_waypoint,
     official_shapes,
     read_shapes,
-    unfused_shapes,
+    unfused,
 )
 
 # Waypoint-1-Small's config.yaml, as far as it is known.
@@ -61,7 +62,7 @@ def test_the_real_autoencoder_has_its_official_size():
     sizes = [sum(p.numel() for p in half.parameters()) for half in (net.encoder, net.decoder)]
     assert [round(size / 1e6, 1) for size in sizes] == [1.4, 69.5]
     variance = 3  # tensors of a head that nothing reads
-    assert len(unfused_shapes(net.encoder)) + len(unfused_shapes(net.decoder)) + variance == 117
+    assert len(unfused(shapes_of(net.encoder))) + len(unfused(shapes_of(net.decoder))) + variance == 117
 
 
 def test_an_exported_file_holds_every_copy_and_loads_back(file):
@@ -185,9 +186,9 @@ class TestConfiguration:
         configs = CoderConfig(4, 2, 8, 16, (1,)), CoderConfig(3, 2, 16, 16, (2,))
         net = Autoencoder(*configs)
         for half, name in ((net.encoder, "encoder"), (net.decoder, "decoder")):
-            tensors = {k: torch.randn(shape) for k, shape in unfused_shapes(half).items()}
+            tensors = {k: torch.randn(shape) for k, shape in unfused(shapes_of(half)).items()}
             save_file({**tensors, "conv_out_logvar.bias": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
-            assert read_shapes(tmp_path / f"{name}.safetensors") == unfused_shapes(half)
+            assert read_shapes(tmp_path / f"{name}.safetensors") == unfused(shapes_of(half))
         found = load_coder(tmp_path)
         assert (found.net.encoder.config, found.net.decoder.config) == configs
         save_file({"conv_in.proj.bias": torch.zeros(3)}, tmp_path / "decoder.safetensors")

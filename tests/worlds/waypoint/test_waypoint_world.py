@@ -18,7 +18,8 @@ from worldcompass.training.selection import Learning
 from worldcompass.types import Scores
 from worldcompass.world import Guidable
 from worldcompass.worlds.waypoint.rings import Sight, kept, visible
-from worldcompass.worlds.waypoint.transformer import Frame, Prompt, WaypointTransformer
+from worldcompass.worlds.waypoint.rotary import rotary_table, rotate
+from worldcompass.worlds.waypoint.transformer import Frame, Prompt, WaypointTransformer, rms
 from worldcompass.worlds.waypoint.weights import to_official
 from worldcompass.worlds.waypoint.world import LORA_TARGETS
 
@@ -206,6 +207,21 @@ def test_bfloat16_and_autocast_change_little(world, batch):
     for other in found:
         assert other.dtype == torch.float32
         assert float((other - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+def test_norms_have_the_smallest_epsilon():
+    """Of float32's machine precision: a larger one would shrink small activations."""
+    x = torch.full((1, 4), 1e-3)
+    torch.testing.assert_close(rms(x), x / (1e-6 + 2**-23) ** 0.5, atol=1e-6, rtol=0)
+
+
+def test_stored_keys_hold_all_first_components_then_all_second_ones():
+    table = rotary_table(3, (2, 3), 32, torch.device("cpu"))
+    x = torch.randn(1, 1, 6, 32, generator=torch.Generator().manual_seed(0))
+    turned, (cos, sin) = rotate(x, table)[0, 0], table
+    first, second = x[0, 0, :, 0::2], x[0, 0, :, 1::2]
+    torch.testing.assert_close(turned[:, :16], first * cos - second * sin)
+    torch.testing.assert_close(turned[:, 16:], second * cos + first * sin)
 
 
 def test_recomputed_activations_give_the_same_gradients(world, batch):

@@ -34,7 +34,7 @@ from worldcompass.types import Scenario
 from worldcompass.world import WorldModel, WorldSpec
 from worldcompass.worlds.open.prepare import Preparation
 from worldcompass.worlds.open.recordings import recorded_scenarios
-from worldcompass.worlds.open.weights import FILE_NAME, export_weights, file_in, load_weights
+from worldcompass.worlds.open.weights import FILE_NAME, export_weights, file_in, load_weights, shapes_of
 
 if TYPE_CHECKING:
     from worldcompass.cost.plan import Needs
@@ -189,6 +189,10 @@ class OpenRecipe(ABC):
         """Load weights under the official names, such as exported ones; see ``load_weights``."""
         load_weights(net, file, dtype, device)
 
+    def shapes_in_file(self, net: Any) -> Shapes:
+        """Official names and shapes of the tensors of a network's file."""
+        return shapes_of(net)
+
     def file_in(self, folder: Path) -> Path:
         """The file of weights in a folder."""
         return file_in(folder)
@@ -342,8 +346,10 @@ class OpenRecipe(ABC):
         return (*self._files_of(blank), *self.rewards.files())
 
     def _files_of(self, blank: OpenWorld | None) -> tuple[NeededFile, ...]:
-        network, decoder = ([blank.net], _modules(blank.decoder)) if blank else ([], [])
-        return self.source.files(_shapes(network), _shapes(decoder))
+        if blank is None:
+            return self.source.files({}, {})
+        decoder = {name: shape for net in _modules(blank.decoder) for name, shape in shapes_of(net).items()}
+        return self.source.files(self.shapes_in_file(blank.net), decoder)
 
     def _of_depth(self, depth: int) -> tuple[OpenWorld, list[nn.Module]]:
         world = self.with_depth(depth).blank()
@@ -397,10 +403,6 @@ def tiny(recipe: Any, critics: Callable[[], list[Any]], **changes: Any) -> Any:
         probe_every=2,
     )
     return replace(recipe, config=config, rewards=OwnRewards(critics), half_weights=False, **changes)
-
-
-def _shapes(modules: Sequence[nn.Module]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
 
 
 def _modules(decoder: Any) -> list[nn.Module]:

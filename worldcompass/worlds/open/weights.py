@@ -63,8 +63,12 @@ def load_weights(
         UserError: when the file is missing, damaged, not finite, or does not fit this network exactly.
     """
     path = file_in(path) if path.is_dir() else path
-    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    net.load_state_dict(read_weights(path, shapes, dtype, device, entries, name_of), assign=True)
+    net.load_state_dict(read_weights(path, shapes_of(net), dtype, device, entries, name_of), assign=True)
+
+
+def shapes_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
 def read_weights(

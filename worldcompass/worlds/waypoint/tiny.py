@@ -30,6 +30,7 @@ TINY = WaypointConfig(
     prompt_width=32,
     prompt_period=2,
     prompt_length=6,
+    sigmas=(1.0, 0.85, 0.4, 0.0),
 )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.requirements import header
-from worldcompass.worlds.open.weights import export_weights, read_weights
+from worldcompass.worlds.open.weights import export_weights, read_weights, shapes_of
 from worldcompass.worlds.waypoint.autoencoder import Autoencoder, FrameCoder
 from worldcompass.worlds.waypoint.config import CoderConfig
 from worldcompass.worlds.waypoint.transformer import WaypointTransformer
@@ -68,7 +68,7 @@ def load_coder(
     """
     net = blank_autoencoder(folder)
     for half, (_, name) in ((net.encoder, ENCODER_FILES), (net.decoder, DECODER_FILES)):
-        path, shapes = folder / name, unfused_shapes(half)
+        path, shapes = folder / name, unfused(shapes_of(half))
         tensors = fused(read_weights(path, shapes | _unread(path), torch.float32, device))
         half.load_state_dict({name: tensors[name].to(dtype) for name in half.state_dict()}, assign=True)
     return FrameCoder(net)
@@ -150,16 +150,16 @@ def from_official(net: WaypointTransformer, tensors: Mapping[str, Tensor], path:
     return found
 
 
-def unfused_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+def unfused(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an autoencoder's file, with convolutions normalised by weight."""
-    shapes = {}
-    for name, tensor in net.state_dict().items():
+    found = {}
+    for name, shape in shapes.items():
         own = name.removesuffix(".weight")
         if own == name:
-            shapes[name] = tuple(tensor.shape)
+            found[name] = shape
         else:
-            shapes[own + _GAIN], shapes[own + _DIRECTION] = (len(tensor), 1, 1, 1), tuple(tensor.shape)
-    return shapes
+            found[own + _GAIN], found[own + _DIRECTION] = (shape[0], 1, 1, 1), shape
+    return found
 
 
 def fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

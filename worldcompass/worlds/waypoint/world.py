@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -238,6 +239,20 @@ class Waypoint:
             found = self.decoder.encode(scenario.image_3hw[None].to(self._device))
         _check_shape(scenario, "latents", found, (len(found), *self.spec.latent_shape))
         return found.to(self._device).float()
+
+
+def aged(world: Waypoint, context: WaypointContext, frames: int) -> WaypointContext:
+    """A begun context with rings as after some frames, all zeros, for the size of what they hold."""
+    config, weight = world.net.config, world.net.patchify.weight
+    kind = weight.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    shape = (config.num_kv_heads, math.prod(config.grid), config.head)
+    rings: list[Ring] = [()] * config.num_layers
+    for frame in range(frames):
+        new = torch.zeros(2, *shape, dtype=dtype, device=weight.device)
+        rings = [kept(ring, frame, *new, sight) for ring, sight in zip(rings, world.sights, strict=True)]
+    pasts = tuple(replace(past, rings=tuple(rings)) for past in context.pasts)
+    return WaypointContext(pasts, frames)
 
 
 def _needed(scenario: Scenario, conditioning: Mapping[str, Tensor], key: str) -> Tensor:
