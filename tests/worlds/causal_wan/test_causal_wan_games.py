@@ -294,7 +294,7 @@ def test_scenarios_without_start_image_or_with_other_commands_are_refused():
         tiny_game().begin([bare])
     drivers = dataclasses.replace(scenario(0), actions=scenario(0, GTA).actions)
     with pytest.raises(
-        UnfitInputs, match=r"scenario s0: expected floating-point values .* 4, 4\) of 4 controls"
+        UnfitInputs, match=r"scenario s0: the commands have shape \(28, 4, 2\), expected \(M, 4, 4\)"
     ):
         tiny_game().begin([drivers])
 

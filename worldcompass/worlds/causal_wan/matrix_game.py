@@ -144,10 +144,12 @@ class GameHead:
                 f" {tuple(tokens.shape)}, expected ({channels}, T, {height}, {width}) and (L, {self.tokens_width}):"
                 f" prepare it for {self.variant.name}"
             )
-        try:
-            self.variant.devices.space.check(scenario.actions)
-        except ValueError as why:
-            raise UnfitInputs(f"scenario {scenario.id}: {why}") from why
+        space, settings = self.variant.devices.space, scenario.actions.controls.values_KTA
+        if tuple(settings.shape[-2:]) != (space.per_latent, len(space.controls)):
+            raise UnfitInputs(
+                f"scenario {scenario.id}: the commands have shape {tuple(settings.shape)}, expected"
+                f" (M, {space.per_latent}, {len(space.controls)}) of {space.describe()}: make them for this world"
+            )
         return Start((tokens,), other=latents)
 
     def inputs(self, chunk: Chunk) -> Latents:

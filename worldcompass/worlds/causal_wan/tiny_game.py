@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from worldcompass.noise import ExplicitLevels
 from worldcompass.worlds.causal_wan.action_module import HEAD, ActionConfig
 from worldcompass.worlds.causal_wan.config import Config
 from worldcompass.worlds.causal_wan.matrix_game import LATENTS, MASK_CHANNELS, TOKENS, Variant
+from worldcompass.worlds.open.recipe import tiny
 
 TINY_GAME = Config(
     in_channels=3 + MASK_CHANNELS + 3,
@@ -46,3 +50,19 @@ def start_image(
         LATENTS: torch.randn(config.out_channels, num_latents, *latent_size, generator=generator),
         TOKENS: torch.randn(5, config.states_width, generator=generator),
     }
+
+
+def tiny_game_recipe(recipe: Any, critics: Callable[[], list[Any]], source: Any) -> Any:
+    """The recipe with a tiny random network, see ``worlds.open.recipe.tiny``."""
+    own = tiny_variant(recipe.variant)
+    found = tiny(
+        recipe,
+        critics,
+        variant=own,
+        network=TINY_GAME,
+        actions=tiny_actions(own),
+        latent_size=(6, 8),
+        source=source,
+    )
+    steps = own.schedule.num_steps if isinstance(own.schedule, ExplicitLevels) else 3
+    return replace(found, config=found.config.changed(denoising_steps=steps))
