@@ -69,6 +69,22 @@ WORLDS = (
         "minwm",
     ),
     Listed(
+        "matrix_game_2",
+        "Matrix-Game 2 of Skywork, on Wan2.1",
+        "MIT",
+        _AGREES,
+        "released weights; the unit of the mouse; a run on a GPU",
+        "matrix_game",
+    ),
+    Listed(
+        "forgewm",
+        "ForgeWM, on Matrix-Game 2",
+        "Apache-2.0",
+        _AGREES,
+        "released weights; the unit of the mouse; a run on a GPU",
+        "matrix_game",
+    ),
+    Listed(
         "nano",
         "Nano World Model of PushT, RT-1, CSGO and others",
         "said to be MIT; read each card",
