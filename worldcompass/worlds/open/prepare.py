@@ -105,7 +105,9 @@ def read_requests(images: Path, from_captions: bool = False, captions: bool = Tr
     Raises:
         UserError: when there are no images, a caption or image is missing or unreadable, or names repeat.
     """
-    requests = _from_folder(images, from_captions, captions) if images.is_dir() else _from_list(images, captions)
+    requests = (
+        _from_folder(images, from_captions, captions) if images.is_dir() else _from_list(images, captions)
+    )
     if not requests:
         raise UserError(
             f"{images} holds no images: expected {', '.join(PICTURES)} files or a JSON list of them"
