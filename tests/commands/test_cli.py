@@ -317,8 +317,8 @@ def test_every_listed_recipe_can_be_made(capsys):
     *lines, own = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert all(len(line.split()) > 3 for line in lines) and "FILE.py:FUNCTION" in own
-    assert all(name in (train.__doc__ or "") for name in names), "the help names every recipe"
-    assert "demo" in names and all(train.load_recipe(name)().config.steps for name in names)
+    assert {"demo", "hands_demo", "minwm", "nano", "waypoint", "forgewm"} <= set(names)
+    assert all(train.load_recipe(name)().config.steps for name in names)
 
 
 def test_settings_are_listed_with_what_they_do(capsys):
