@@ -2,9 +2,9 @@
 
 A recipe is a Python function that returns a frozen dataclass with a method ``run(out, device, resume)``.
 
-RECIPE is a shipped recipe such as hands_demo or worldplay_8b:lora, a function of a shipped module (MODULE:FUNCTION), or
-a function of your own file (my_recipe.py:FUNCTION). --list shows all recipes, or the settings of RECIPE; --set changes
-a setting.
+RECIPE is a shipped recipe such as hands_demo or worldplay_8b:lora, a function of a shipped module (MODULE:FUNCTION),
+or a function of your own file (my_recipe.py:FUNCTION). --list shows all recipes, or the settings of RECIPE; --set
+changes a setting.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.list:
             known = ", ".join(shipped_recipes()) or "none shipped"
             raise UserError(f"expected a recipe: name a recipe ({known}) or FILE.py:FUNCTION")
-        print("\n".join(f"{name:<14}{text}" for name, text in summaries().items()))
+        width = max(map(len, summaries()), default=0) + 2
+        print("\n".join(f"{name:<{width}}{text}" for name, text in summaries().items()))
         print("or your own: FILE.py:FUNCTION, as in worldcompass train my_recipe.py:smoke")
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
