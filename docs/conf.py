@@ -85,6 +85,7 @@ CONTENTS = {
             "/docs/remote_rewards",
             "/docs/worlds",
             "/docs/worldplay",
+            "/docs/minwm",
             "/docs/levels",
             "/docs/hands",
         ],
