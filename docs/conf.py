@@ -86,6 +86,7 @@ CONTENTS = {
             "/docs/worlds",
             "/docs/worldplay",
             "/docs/minwm",
+            "/docs/matrix_game",
             "/docs/levels",
             "/docs/hands",
         ],
