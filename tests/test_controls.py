@@ -166,3 +166,9 @@ def test_actions_of_one_kind_are_not_taken_for_the_other():
         GRIPPER.check(CAMERAS.along("w-1"))
     with pytest.raises(ValueError, match="expected actions of one kind"):
         Actions.stack([GRIPPER.along("up-1"), CAMERAS.along("w-1")])
+
+
+def test_of_many_controls_only_those_with_words_are_named():
+    many = Controls((button("jump"), *(Axis(f"button_{n}", 0.0, levels=2) for n in range(20))))
+    assert many.describe() == "21 controls (jump, 20 without a key)"
+    assert MOUSE.describe() == "4 controls (yaw, scroll, jump, unnamed)"

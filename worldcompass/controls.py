@@ -16,6 +16,7 @@ from worldcompass.critic import Need
 from worldcompass.types import Actions, ControlValues
 
 MOST_COMPOSITES = 2**62  # their numbers are int64
+MOST_NAMED = 16  # controls that a description names; of more only those with words
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _LEVEL_SLACK = 1e-4  # of the distance between levels: what rounding may add
 
@@ -245,8 +246,11 @@ class Controls(ActionSpace):
 
     def describe(self) -> str:
         """See ``ActionSpace``."""
-        count = len(self.controls)
-        return f"{count} control{'s' * (count > 1)} ({', '.join(self.axes)})"
+        count, named = len(self.controls), self.axes
+        if count > MOST_NAMED:
+            named = tuple(axis.name for axis in self.controls if axis.words)
+        rest = [f"{count - len(named)} without a key"] * (count > len(named))
+        return f"{count} control{'s' * (count > 1)} ({', '.join((*named, *rest))})"
 
 
 @cache
