@@ -175,7 +175,8 @@ class _Attention(nn.Module):
             attend: rotates and attends.
         """
         q = split_heads(self.q_proj(x_BND), self.num_heads)
-        k, own = (split_heads(layer(x_BND), self.num_kv_heads) for layer in (self.k_proj, self.v_proj))
+        k = split_heads(self.k_proj(x_BND), self.num_kv_heads)
+        own = split_heads(self.v_proj(x_BND), self.num_kv_heads).clone()  # sharding wants no view in outputs
         v = own
         if hasattr(self, "v_lamb"):
             v = own + self.v_lamb.to(own.dtype) * ((own if first_BhNd is None else first_BhNd) - own)
