@@ -156,6 +156,15 @@ def test_a_picture_is_too_little_where_two_frames_are_given(files, recordings, t
     assert stored["controls"].abs().sum() == 0 and len(stored["controls"]) == 1
 
 
+def test_a_video_of_another_rate_is_refused_where_several_frames_are_given(files, tmp_path, capsys):
+    folder = write_recordings(tmp_path / "fast", count=1, fps=10)
+    words = ["prepare", "--model", "nano", "--images", str(folder), "--out", str(tmp_path / "out")]
+    words += ["--device", "cpu", "--set", f"source.checkpoints={files}"]
+    assert cli.main(words) == 2
+    assert "play0.mp4 has 10 frames per second, this model shows 2" in capsys.readouterr().err
+    assert cli.main([*words, "--set", "fps=10"]) == 0
+
+
 def test_controls_out_of_bounds_are_refused(files, tmp_path, capsys):
     folder = write_recordings(tmp_path / "wild", count=1)
     raw = json.loads((folder / "play0.json").read_text())

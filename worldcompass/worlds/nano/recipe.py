@@ -82,6 +82,11 @@ class NanoRecipe(OpenRecipe):
         """First frames of a video that are given."""
         return self.given or self.source.checkpoint.given
 
+    @property
+    def rate(self) -> float:
+        """Latents per second."""
+        return self.fps or RATES.get(self.source.checkpoint.setting_size, OTHER_RATE)
+
     def build(self, fill: Callable[[nn.Module], object], decoder: Pictures) -> NanoWorld:
         """See ``OpenRecipe``.
 
@@ -96,12 +101,11 @@ class NanoRecipe(OpenRecipe):
                 f" {checkpoint.side / decoder.pixels_per_cell:g} cells instead of {checkpoint.network.latent_size}:"
                 " give the one that its configuration names"
             )
-        fps = self.fps or RATES.get(checkpoint.setting_size, OTHER_RATE)
         with torch.device("meta"):
             net = NanoTransformer(checkpoint.network, self.recompute)
         try:
             return NanoWorld(
-                _filled(net, fill), decoder, checkpoint.noising, self.source.actions, self.sampling, fps
+                _filled(net, fill), decoder, checkpoint.noising, self.source.actions, self.sampling, self.rate
             )
         except ValueError as why:
             raise UserError(str(why)) from why
@@ -137,7 +141,7 @@ class NanoRecipe(OpenRecipe):
             if lacks := lacking(source.statistics_files()):
                 raise UserError(f"the data set needs {'; '.join(lacks)}")
 
-        return preparation_of(self.checkpoint, self.num_given, source.actions.space, folder, check)
+        return preparation_of(self.checkpoint, self.num_given, self.rate, source.actions.space, folder, check)
 
     @property
     def num_blocks(self) -> int:
@@ -161,6 +165,10 @@ class NanoRecipe(OpenRecipe):
         start = {START: torch.zeros(channels, self.num_given, height, width)}
         still = world.spec.actions.commanded(torch.zeros(1, dtype=torch.long))
         return world.begin([Scenario(str(past), still, conditioning=start) for past in range(pasts)])
+
+    def first_latent(self, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """See ``OpenRecipe``: the last given latent."""
+        return conditioning[START][:, -1]
 
     @property
     def exported(self) -> str:

@@ -23,8 +23,10 @@ SINUSOID = 256  # dimensions of a timestep's sinusoidal embedding
 ROPE_THETA = 10_000.0
 EPS = 1e-6  # of all norms
 
+KeyValues = tuple[Tensor, Tensor]
+"""Keys and values of a block along time, (P, patches, heads, n, head)."""
 Past = tuple[Tensor, Tensor, Tensor]
-"""Of a block along time: keys and values (P, patches, heads, n, head), and embedded actions (P, n, D)."""
+"""The same, and embedded actions (P, n, D)."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Frames:
 class Prefix:
     """What later latents read of the first latents of P windows."""
 
-    keys: tuple[tuple[Tensor, Tensor] | None, ...]
-    """Of every block along time, see ``Past``; None for the others."""
+    keys: tuple[KeyValues | None, ...]
+    """Of every block along time; None for the others."""
     actions_PnD: Tensor
     """Embedded actions."""
 
@@ -106,7 +108,7 @@ class Attention(nn.Module):
 
     def forward(
         self, x_BSLD: Tensor, rotary_LD: Tensor, past: Past | None, causal: bool
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, KeyValues]:
         """Attention along L, and the keys and values to store.
 
         Args:
@@ -121,9 +123,7 @@ class Attention(nn.Module):
         kept = k, v
         if past is not None:
             k, v = torch.cat([past[0].to(k), k], -2), torch.cat([past[1].to(v), v], -2)
-        out = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=causal_mask(q, k) if causal else None
-        )
+        out = attend_to_few(q, k, v, causal=True) if causal else attend_to_many(q, k, v)
         return self.proj(out.transpose(-2, -3).flatten(-2)), kept
 
 
@@ -133,21 +133,14 @@ class CrossAttention(nn.Module):
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
         self.num_heads, width = config.num_heads, config.width
-        self.q, self.kv, self.proj = (
-            nn.Linear(width, width),
-            nn.Linear(width, 2 * width),
-            nn.Linear(width, width),
-        )
+        self.q, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
 
     def forward(self, x_BSLD: Tensor, actions_BSMD: Tensor, causal: bool) -> Tensor:
         """(B, S, L, D); with ``causal`` the last token sees all M actions, and each earlier one sees one less."""
         q = self.q(x_BSLD).unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
         k, v = self.kv(actions_BSMD).unflatten(-1, (2, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        mask = causal_mask(q, k) if causal else None
-        shape = (*q.shape[:3], *k.shape[-2:])
-        k, v = k.expand(shape), v.expand(shape)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(out.transpose(-2, -3).flatten(-2))
+        return self.proj(attend_to_few(q, k, v, causal).transpose(-2, -3).flatten(-2))
 
 
 class GatedMlp(nn.Module):
@@ -185,9 +178,15 @@ class Block(nn.Module):
             self.cross_gate = nn.Parameter(torch.zeros(width))
 
     def forward(
-        self, x_BKND: Tensor, time_BKD: Tensor, action_BKD: Tensor, rotary_LD: Tensor, past: Past | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The tokens after the block, and their keys and values."""
+        self,
+        x_BKND: Tensor,
+        time_BKD: Tensor,
+        action_BKD: Tensor,
+        rotary_LD: Tensor,
+        past: Past | None,
+        keep_keys: bool = False,
+    ) -> tuple[Tensor, KeyValues | None]:
+        """The tokens after the block, and along time with ``keep_keys`` their keys and values."""
         x = x_BKND + action_BKD[:, :, None] if self.injection == "additive" else x_BKND
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self._parts(time_BKD, action_BKD)
         attended, kept = self._attend(modulate(x, shift, scale), rotary_LD, past)
@@ -198,7 +197,9 @@ class Block(nn.Module):
         x = x + gate_mlp * self.mlp(modulate(x, shift_mlp, scale_mlp))
         if self.injection == "cross_attention":
             x = x + self.cross_gate * self._ask_actions(layer_norm(x), action_BKD, past)
-        return x, kept
+        if not (keep_keys and self.in_time):
+            return x, None
+        return x, (kept[0], kept[1].contiguous())  # not a view, which would hold queries and keys, too
 
     def _parts(self, time_BKD: Tensor, action_BKD: Tensor) -> tuple[Tensor, ...]:
         condition = time_BKD + action_BKD if self.injection == "adaln_fuse" else time_BKD
@@ -207,9 +208,7 @@ class Block(nn.Module):
             parts = parts + self.action_adaLN_modulation(action_BKD)
         return parts[:, :, None].chunk(6, -1)
 
-    def _attend(
-        self, x_BKND: Tensor, rotary_LD: Tensor, past: Past | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _attend(self, x_BKND: Tensor, rotary_LD: Tensor, past: Past | None) -> tuple[Tensor, KeyValues]:
         if not self.in_time:
             return self.attn(x_BKND, rotary_LD, None, causal=False)
         out, kept = self.attn(x_BKND.transpose(1, 2), rotary_LD, past, causal=True)
@@ -283,16 +282,17 @@ class NanoTransformer(nn.Module):
             actions = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, 1:]], 1)
         places = torch.arange(first, first + count, device=x.device)
         tables = within_latents(config, x.device), along_time(config, places)
-        kept: list[tuple[Tensor, Tensor] | None] = []
+        kept: list[KeyValues | None] = []
         for index, block in enumerate(self.blocks):
             if index == 1:
                 x = x + self.temp_embed[:, first : first + count, None]
             past = None if prefix is None else prefix.of_block(index, rows)
-            x, keys = run_block(self.recompute, block, x, time, actions, tables[index % 2], past)
-            kept.append(keys if index % 2 else None)
+            x, keys = run_block(self.recompute, block, x, time, actions, tables[index % 2], past, keep_keys)
+            kept.append(keys)
         if keep_keys:
             return Prefix(tuple(kept), actions)
-        return self.final_layer(x, time)
+        # Not a view: with sharded weights the backward pass begins at this tensor.
+        return self.final_layer(x, time).clone()
 
     def _place(self, frames: Frames, prefix: Prefix | None) -> tuple[int, int]:
         """The place of the first latent in its window, and the rows of each window of the prefix."""
@@ -313,6 +313,21 @@ def layer_norm(x: Tensor) -> Tensor:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm, scaled and shifted."""
     return layer_norm(x) * (1 + scale) + shift
+
+
+def attend_to_many(q_BShLd: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention along L by the kernels of PyTorch, which take one axis of batches."""
+    q, k, v = (x.flatten(0, 1) for x in (q_BShLd, k, v))
+    return functional.scaled_dot_product_attention(q, k, v).view_as(q_BShLd)
+
+
+def attend_to_few(q_BShLd: Tensor, k_BShMd: Tensor, v_BShMd: Tensor, causal: bool) -> Tensor:
+    """Attention to a few keys, for more sequences than the kernels of CUDA take; keys may be shared along S."""
+    scores = q_BShLd @ k_BShMd.mT * q_BShLd.shape[-1] ** -0.5
+    mask = causal_mask(q_BShLd, k_BShMd) if causal else None
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1).to(v_BShMd.dtype) @ v_BShMd
 
 
 def rotate(x: Tensor, angles_LD: Tensor) -> Tensor:
