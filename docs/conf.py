@@ -87,6 +87,8 @@ CONTENTS = {
             "/docs/worldplay",
             "/docs/minwm",
             "/docs/matrix_game",
+            "/docs/waypoint",
+            "/docs/nano",
             "/docs/levels",
             "/docs/hands",
         ],

@@ -249,8 +249,10 @@ def aged(world: Waypoint, context: WaypointContext, frames: int) -> WaypointCont
     shape = (config.num_kv_heads, math.prod(config.grid), config.head)
     rings: list[Ring] = [()] * config.num_layers
     for frame in range(frames):
-        new = torch.zeros(2, *shape, dtype=dtype, device=weight.device)
-        rings = [kept(ring, frame, *new, sight) for ring, sight in zip(rings, world.sights, strict=True)]
+        keys, values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in "kv")
+        rings = [
+            kept(ring, frame, keys, values, sight) for ring, sight in zip(rings, world.sights, strict=True)
+        ]
     pasts = tuple(replace(past, rings=tuple(rings)) for past in context.pasts)
     return WaypointContext(pasts, frames)
 
