@@ -2,9 +2,9 @@
 
 A recipe is a Python function that returns a frozen dataclass with a method ``run(out, device, resume)``.
 
-RECIPE is a shipped recipe such as hands_demo or worldplay_8b:lora, a function of a shipped module (MODULE:FUNCTION),
-or a function of your own file (my_recipe.py:FUNCTION). --list shows all recipes, or the settings of RECIPE; --set
-changes a setting.
+RECIPE is a shipped recipe such as hands_demo or worldplay_8b:lora, a function of a shipped module (MODULE:FUNCTION)
+or of your own file (my_recipe.py:FUNCTION). --list shows all recipes, or the settings of RECIPE; --set changes a
+setting.
 """
 
 from __future__ import annotations
