@@ -7,6 +7,7 @@ import pytest
 import torch
 from recorded import record
 
+from worldcompass.controls import Axis, Controls, button
 from worldcompass.errors import UserError
 from worldcompass.media.video import read_video
 from worldcompass.recordings import read_recordings
@@ -57,6 +58,45 @@ def test_a_video_shorter_than_its_actions_is_refused_when_it_is_read(tmp_path):
     (recording,) = read_recordings(folder, SPEC, 4)
     with pytest.raises(UserError, match="has 12 frames, 4 latents need 13"):
         recording.scenario(SPEC)
+
+
+ARM = dataclasses.replace(
+    SPEC, actions=Controls((Axis("x", words=("left", "right")), button("grip")), per_latent=2)
+)
+
+
+def test_values_of_controls_are_read_in_the_order_of_the_world_and_of_time(tmp_path):
+    folder = record(tmp_path, count=1, frames=13)
+    values = {"grip": [0, 1, 1, 0], "x": [0.5, -1, 0, 0.25]}
+    (folder / "walk00.json").write_text(json.dumps({"controls": values}))
+    (recording,) = read_recordings(folder, ARM, None)
+    assert recording.actions.controls.values_KTA.tolist() == [
+        [[0, 0], [0, 0]], [[0.5, 0], [-1, 1]], [[0, 1], [0.25, 0]],
+    ]  # fmt: skip
+    (folder / "walk00.json").write_text('{"path": "right-2, grip-1"}')
+    assert len(read_recordings(folder, ARM, 3)[0].actions) == 3
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        ({"x": [0, 0]}, "has the controls x: expected x, grip"),
+        ({"x": [0, 0], "grip": [0]}, "are not lists of numbers of one length"),
+        ({"x": ["a"], "grip": [0]}, "are not lists of numbers of one length"),
+        (
+            {"x": [0, 0, 0], "grip": [0, 0, 0]},
+            r"of the shape \(3,\): expected a list for each, of a multiple of 2",
+        ),
+        ({"x": [], "grip": []}, "expected a list for each"),
+        ({"x": [0, 2], "grip": [0, 0]}, r"walk00\.json: the control x is 2: expected -1 to 1"),
+        ({"x": [0, 0], "grip": [0, 0.5]}, "the control grip is 0.5: expected 0 to 1 in 2 even levels"),
+    ],
+)
+def test_values_of_other_controls_are_refused_in_one_sentence(controls, message, tmp_path):
+    folder = record(tmp_path, count=1, frames=13)
+    (folder / "walk00.json").write_text(json.dumps({"controls": controls}))
+    with pytest.raises(UserError, match=message):
+        read_recordings(folder, ARM, None)
 
 
 def test_json_with_more_than_a_path_is_read(tmp_path):

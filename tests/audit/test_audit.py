@@ -13,7 +13,7 @@ from worldcompass.audit.clips import (
     NO_ITEM,
     OTHER_ITEM,
     Clip,
-    other_commands,
+    other_clips,
     partly_obeyed,
     share_obeyed,
 )
@@ -343,7 +343,8 @@ def test_obeyed_shares_are_true_by_construction():
         half[8:], half[7:8].expand(8, -1, -1, -1)
     )
     assert all(
-        (a.labels_K != c.actions.labels_K).all() for a, c in zip(other_commands(CLIPS), CLIPS, strict=True)
+        (o.actions.labels_K != c.actions.labels_K).all()
+        for o, c in zip(other_clips(CLIPS), CLIPS, strict=True)
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldcompass import cli
-from worldcompass.audit.clips import OTHER_ITEM, other_commands, share_obeyed, signs_of
+from worldcompass.audit.clips import OTHER_ITEM, other_clips, share_obeyed, signs_of
 from worldcompass.audit.expected import THING_LIES, expected
 from worldcompass.audit.run import run_audit
 from worldcompass.audit.tricks import NUM_GENES, TRICKS, replayed
@@ -28,8 +28,8 @@ def test_the_reward_for_commands_is_sound_on_the_engine_s_clips(mixed):
 
 def test_commands_of_controls_differ_and_are_obeyed_by_their_signs(mixed):
     clips, _ = mixed
-    for clip, other in zip(clips, other_commands(clips), strict=True):
-        assert (signs_of(other) != signs_of(clip.actions)).any(-1).all()
+    for clip, other in zip(clips, other_clips(clips), strict=True):
+        assert (signs_of(other.actions) != signs_of(clip.actions)).any(-1).all()
         assert share_obeyed(clip, 4) == 1 and share_obeyed(clip, 0) < 0.5
 
 

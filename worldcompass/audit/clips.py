@@ -85,11 +85,11 @@ def partly_obeyed(clip: Clip, latents: int) -> Tensor:
 def signs_of(actions: Actions) -> Tensor:
     """Signs of each latent's command along every axis, float32 (K, A).
 
-    Cameras have right, forward, yaw right and pitch up; controls have their settings in order.
+    Cameras have right, forward, yaw right and pitch up; controls are in order, of several settings with their mean.
     """
     if isinstance(actions, CameraMoves):
         return motion_signs(actions.labels_K)
-    return actions.controls.flat_KA.sign()
+    return actions.controls.values_KTA.mean(-2).sign()
 
 
 def share_obeyed(clip: Clip, latents: int) -> float:
@@ -98,12 +98,12 @@ def share_obeyed(clip: Clip, latents: int) -> float:
     return float(followed.float().mean())
 
 
-def other_commands(clips: Sequence[Clip]) -> list[Actions]:
-    """For every clip, another clip's commands; they differ from its own in every latent if such a clip exists."""
+def other_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """For every clip another one; its commands differ in every latent if there is such a clip."""
     chosen = []
     for index, clip in enumerate(clips):
         own = signs_of(clip.actions)
-        order = [clips[(index + step) % len(clips)].actions for step in range(1, len(clips))]
-        differing = [a for a in order if bool((signs_of(a) != own).any(-1).all())]
+        order = [clips[(index + step) % len(clips)] for step in range(1, len(clips))]
+        differing = [other for other in order if bool((signs_of(other.actions) != own).any(-1).all())]
         chosen.append((differing or order)[0])
     return chosen

@@ -85,6 +85,11 @@ def flickering(frames: Tensor, past: Tensor, strength: float, generator: torch.G
     return _uint8(frames * gain)
 
 
+def shuffled(frames: Tensor, past: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """The frames in any order."""
+    return frames[torch.randperm(len(frames), generator=generator)]
+
+
 MOTION: dict[str, Degrade] = {
     "frozen": frozen,
     "mirrored": mirrored,

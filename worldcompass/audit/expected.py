@@ -14,8 +14,8 @@ ITEM_LIES = (OTHER_ITEM, NO_ITEM)
 """Only for clips of pick-ups."""
 THING_LIES = ("erased", "recoloured", "doubled", "moved")
 """One thing is wrong; only for clips that know their things."""
-SINGLE_LIES = ("dropped", "cut")
-"""Required only by name, as the pictures are right and most of the motion is too."""
+SINGLE_LIES = ("dropped", "cut", "shuffled", "other video")
+"""Required only by name: pictures are right, and of the first two most of the motion is too."""
 FORGERIES = tuple(FORGED)
 """Changes that a policy makes to please a critic of detail."""
 KINDS = {

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.audit.clips import CHUNK, Clip, other_commands, partly_obeyed, share_obeyed
-from worldcompass.audit.degradations import FORGED, MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH
+from worldcompass.audit.clips import CHUNK, Clip, other_clips, partly_obeyed, share_obeyed
+from worldcompass.audit.degradations import FORGED, MOTION, PICTURE, STRENGTHS, WITHOUT_STRENGTH, shuffled
 from worldcompass.audit.expected import PICTURE_LIES, Expected
 from worldcompass.audit.exploit import Found, search
 from worldcompass.audit.tricks import TRICKS
@@ -126,13 +126,15 @@ def run_audit(
     """
     check_critic(critic, clips[0].group([clips[0].frames_F3hw, clips[0].frames_F3hw.flip(-1)]))
     table: dict[str, list[float]] = {}
-    wrong = other_commands(clips)
+    others = other_clips(clips)
     for index, clip in enumerate(clips):
         candidates = _candidates(clip, clips[(index + len(clips) // 2) % len(clips)], seed)
         if imagined:
             candidates["imagined"] = imagined[index].frames_F3hw
         scores = dict(zip(candidates, _score(critic, clip, list(candidates.values())), strict=True))
-        scores["wrong commands@1"] = _score(critic, clip, [clip.frames_F3hw], wrong[index])[0]
+        wrong = others[index]
+        scores["wrong commands@1"] = _score(critic, clip, [clip.frames_F3hw], wrong.actions)[0]
+        scores["other video@1"] = _score(critic, clip, [wrong.frames_F3hw])[0]
         for lie, other in clip.denied.items():
             scores[f"{lie}@1"] = _score(critic, other, [other.frames_F3hw])[0]
         for name, value in scores.items():
@@ -165,6 +167,7 @@ def _candidates(clip: Clip, other: Clip, seed: int) -> dict[str, Tensor]:
     for copy in range(TREMORS):
         grain = TREMOR * torch.randn(frames.shape, generator=generator)
         made[f"tremor {copy}"] = (frames + grain).round().clamp(0, 255).to(torch.uint8)
+    made["shuffled@1"] = shuffled(frames, past, 1.0, generator)
     return made
 
 

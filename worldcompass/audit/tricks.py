@@ -121,7 +121,9 @@ def _as_commanded(genes: Tensor, clip: Clip) -> Tensor:
     shows = CAMERA_SHOWS if isinstance(clip.actions, CameraMoves) else ARM_SHOWS
     sideways, turn, tilt, walk = genes[6:10].clamp(-1, 1)
     factors = {"right": SLIDE * sideways, "turn": SLIDE * turn, "down": SLIDE * tilt, "zoom": ZOOM * walk}
-    moved = {way: factors[way] * signs_FA[:, axis] for axis, way in enumerate(shows)}
+    moved = dict.fromkeys(shows, torch.zeros(len(signs_FA)))  # a world may have fewer axes, or more
+    for way, signs_F in zip(shows, signs_FA.unbind(-1), strict=False):
+        moved[way] = factors[way] * signs_F
     return torch.stack([moved["right"] + moved["turn"], moved["down"], moved["zoom"]], 1)
 
 
