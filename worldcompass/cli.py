@@ -47,6 +47,7 @@ COMMANDS = {
     "judge": ("judge", "judge by what a viewer sees whether training changed the looks"),
     "ablate": ("ablate", "run a grid of recipes over seeds: does each part earn its place?"),
     "audit": ("audit", "test a critic against the engine before a run relies on it"),
+    "critics train": ("critics_train", "train a critic of controls on your own recordings"),
     "serve-reward": ("serve_reward", "serve a critic over HTTP to other processes"),
     "rewards": ("rewards", "list critics and camera estimators, and what each needs"),
     "score": ("score", "score how well a video follows a path and how good it looks"),
@@ -82,10 +83,14 @@ COMMANDS = {
 WIDTH = max(map(len, COMMANDS)) + 2  # of the column of commands in --help
 
 GROUPS = {
+    "critics": "make critics of your own recordings",
     "doom": "make the embedded world: data, weights, critics",
     "rooms": "make the embedded world of legible rooms",
     "hands": "make the embedded world of a gripper over a table: data, weights, critics",
 }
+
+RESUMED = ("critics", "doom", "hands", "rooms", "prepare", "evaluate", "judge", "vote-sheet")
+"""First words of commands that the same words resume."""
 
 # Errors of the operating system that a user can fix, even where they name no file; all others that name none keep
 # their traceback.
@@ -269,7 +274,7 @@ def _resume_hint(words: list[str]) -> str:
     if words[:1] in (["demo"], ["train"]):
         again = words if "--resume" in words else [*words, "--resume"]
         return f"resume with: worldcompass {shlex.join(again)}"
-    if words[:1] in (["doom"], ["hands"], ["rooms"], ["prepare"], ["evaluate"], ["judge"], ["vote-sheet"]):
+    if words and words[0] in RESUMED:
         return f"resume with the same command: worldcompass {shlex.join(words)}"
     return f"start again with: worldcompass {shlex.join(words)}"
 

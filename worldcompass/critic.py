@@ -64,6 +64,15 @@ class Retrying(Critic, Protocol):
 
 
 @runtime_checkable
+class Fitted(Critic, Protocol):
+    """A critic that was made for one world, such as from its recordings."""
+
+    def misfit(self, spec: Any) -> str:
+        """Why it cannot score the world of a ``WorldSpec``, to end a sentence; empty if it can."""
+        ...
+
+
+@runtime_checkable
 class Learner(Critic, Protocol):
     """A critic that learns from every step after it has scored it, along with the policy.
 

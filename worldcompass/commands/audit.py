@@ -1,11 +1,12 @@
 """Audit a critic against engine truth, before a run trusts it.
 
-The clips come from maps or scenes that no network was trained on. Degraded copies of them show what the critic
-overlooks. A short search looks for worthless clips that score high. Exit code 0: sound; 1: not sound, with reasons;
-2: a usage error.
+The clips come from maps or scenes that no network was trained on, or from recordings. Degraded copies of them show
+what the critic overlooks. A short search looks for worthless clips that score high. Exit code 0: sound; 1: not
+sound, with reasons; 2: a usage error.
 
-CRITIC is a critic that runs with the package's own weights (`worldcompass audit --list`), or your own
-FILE.py:FUNCTION that returns one. A class counts as a function that returns its instance.
+CRITIC is a critic that runs with the package's own weights (`worldcompass audit --list`), inverse_dynamics=FILE
+with a file of `worldcompass critics train`, or your own FILE.py:FUNCTION that returns one. A class counts as a
+function that returns its instance.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, get_args
 
 from worldcompass.audit import ClipKind
 from worldcompass.commands._options import add_out, add_seed
+from worldcompass.commands._recorded import recorded_clips, spec_and_reader
+from worldcompass.commands._worlds import check_world
 from worldcompass.errors import UserError
 from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
 
@@ -40,18 +43,26 @@ EXAMPLES = """\
   worldcompass audit quality stability realism
   worldcompass audit my_critic.py:make --expects pictures
   worldcompass audit my_critic.py:sharp --expects blurred,noisy
+  worldcompass audit inverse_dynamics=critics/inverse_dynamics.safetensors --world my_world.py:make \\
+    --recordings recordings
   worldcompass audit my_judge.py:make --clips pickups --expects "frozen,other item,no item"
 """
+OF_CONTROLS = "inverse_dynamics"  # critics of a file, named as inverse_dynamics=FILE
 # Videos of each map (in the Hands world a quarter of all), and clips for which the search makes rubbish.
 SIZES = {"quick": (1, 1), "small": (4, 4), "full": (24, 16)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass audit``."""
-    text = "interaction, ... or FILE.py:FUNCTION; several share the clips and get a folder each below --out"
+    text = (
+        "interaction, ..., inverse_dynamics=FILE or FILE.py:FUNCTION; several share the clips and get a folder each"
+        " below --out"
+    )
     parser.add_argument("critics", nargs="*", metavar="CRITIC", help=text)
-    text = "whose critics and clips (default: %(default)s)"
-    parser.add_argument("--world", choices=EMBEDDED, default=DOOM, help=text)
+    text = "whose critics and clips: doom, hands, or with --recordings any world (default: %(default)s)"
+    parser.add_argument("--world", default=DOOM, metavar="WORLD", help=text)
+    text = "folder of videos with JSON files of actions, for worlds without an engine"
+    parser.add_argument("--recordings", type=Path, metavar="FOLDER", help=text)
     parser.add_argument("--list", action="store_true", help="list the critics that can be audited, and exit")
     text = (
         "motion, pictures, both, or lies such as blurred,frozen (default: the critic's own; both for yours)"
@@ -81,13 +92,19 @@ def run(args: argparse.Namespace) -> int:
     from worldcompass.runs.folder import writable
     from worldcompass.testing import check_critic, noise_group
 
-    shipped = _shipped(args.world)
+    check_world(args.world)
+    if args.world not in EMBEDDED and args.recordings is None:
+        raise UserError(
+            f"--world {args.world} has no engine: give recordings of the real thing with --recordings"
+        )
+    shipped = {} if args.recordings else _shipped(args.world)
     if args.list:
         print("\n".join(f"{name:<15} must notice {known.expects}" for name, known in shipped.items()))
         return 0
     if not args.critics:
         raise UserError(f"expected a critic to audit: {', '.join(shipped)} or FILE.py:FUNCTION")
-    known = {name: known_critic(name, args.world) for name in args.critics}
+    spec, read = spec_and_reader(args.world)
+    known = {name: known_critic(name, args.world, spec) for name in args.critics}
     if args.clips:
         known = {name: replace(entry, clips=args.clips) for name, entry in known.items()}
     try:
@@ -95,15 +112,15 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, entry in known.items():
-        _check_clips(name, entry.clips, expects[name].lies, args.world)
+        _check_clips(name, entry.clips, expects[name].lies, "" if args.recordings else args.world)
     writable(args.out)
     made = {name: entry.make() for name, entry in known.items()}
     for name, critic in made.items():
-        if why := misfit(critic, _spec(args.world).actions):
+        if why := misfit(critic, spec.actions):
             raise UserError(f"{name} {why}")
     for name in made.keys() - shipped.keys():
         try:
-            noise = noise_group(spec=_spec(args.world))
+            noise = noise_group(spec=spec)
             ask(made[name], noise)
             check_critic(made[name], noise)
         except FAILURES as error:
@@ -112,8 +129,11 @@ def run(args: argparse.Namespace) -> int:
     unsound = False
     kinds: list[ClipKind] = list(dict.fromkeys(entry.clips for entry in known.values()))
     for kind in kinds:
-        make_clips = _hands_clips if args.world == HANDS else _clips
-        clips, imagined = make_clips(per_map, args.seed, kind)
+        if args.recordings is not None:
+            clips, imagined = recorded_clips(args.recordings, spec, read, list(made.values())), []
+        else:
+            make_clips = _hands_clips if args.world == HANDS else _clips
+            clips, imagined = make_clips(per_map, args.seed, kind)
         for name in (n for n, entry in known.items() if entry.clips == kind):
             with progress(f"scoring by {name}", len(clips) + min(searched, len(clips))) as advance:
                 try:
@@ -144,6 +164,8 @@ def _check_clips(name: str, kind: ClipKind, lies: Sequence[str], world: str) -> 
     from worldcompass.audit.clips import NO_ITEM
     from worldcompass.audit.expected import ITEM_LIES, THING_LIES
 
+    if kind != "mixed" and not world:
+        raise UserError(f"recordings have no clips of the kind {kind!r}: leave out --clips")
     if kind == "out and back" and world == HANDS:
         raise UserError("the Hands world has no clips that go out and back: choose --clips mixed or pickups")
     if kind != "pickups" and (item_lies := set(ITEM_LIES) & set(lies)):
@@ -151,7 +173,7 @@ def _check_clips(name: str, kind: ClipKind, lies: Sequence[str], world: str) -> 
             f"{name} scores clips without pick-ups and cannot notice {sorted(item_lies)[0]!r}: choose --clips"
             " pickups for a critic of instructions"
         )
-    lacking = {HANDS: (NO_ITEM,), DOOM: THING_LIES}[world]
+    lacking = {HANDS: (NO_ITEM,)}.get(world, THING_LIES)
     if unknown := [lie for lie in lies if lie in lacking]:
         raise UserError(
             f"clips of the world {world} cannot tell the lie {unknown[0]!r}: leave it out of --expects"
@@ -164,19 +186,11 @@ def _shipped(world: str) -> Mapping[str, Known]:
         from worldcompass.worlds.hands.audits import KNOWN as HANDS_CRITICS
 
         return HANDS_CRITICS
+    if world != DOOM:
+        return {}
     from worldcompass.worlds.doom.audits import KNOWN
 
     return KNOWN
-
-
-def _spec(world: str) -> WorldSpec:
-    if world == HANDS:
-        from worldcompass.worlds.hands.world import SPEC as HANDS_SPEC
-
-        return HANDS_SPEC
-    from worldcompass.worlds.doom.world import SPEC
-
-    return SPEC
 
 
 def _hands_clips(per_map: int, seed: int, kind: ClipKind) -> tuple[list[Clip], list[Clip]]:
@@ -225,15 +239,29 @@ def critic_of(name: str) -> tuple[Critic, str]:
     return known.make(), known.expects
 
 
-def known_critic(name: str, world: str = DOOM) -> Known:
-    """A critic by its name or from the user's own function, with the facts that an audit needs.
+def known_critic(name: str, world: str = DOOM, spec: WorldSpec | None = None) -> Known:
+    """A critic by its name, from its file or from the user's own function, with the facts that an audit needs.
+
+    Args:
+        name: as the command line takes it.
+        world: whose critics have names.
+        spec: of the world that a critic from a file must fit; that of ``world`` when None.
 
     Raises:
-        UserError: for an unknown name, for a critic that needs weights of its own, and for a function that fails.
+        UserError: for an unknown name, for a critic that needs weights of its own or does not fit the world, and
+            for a function that fails.
     """
+    from worldcompass.audit.known import Known
+
     shipped = _shipped(world)
     if name in shipped:
         return shipped[name]
+    if name.startswith(f"{OF_CONTROLS}="):
+        from worldcompass.rewards.inverse_dynamics.critic import InverseDynamics
+
+        file = Path(name.partition("=")[2]).expanduser()
+        learned = InverseDynamics.load(file, spec or spec_and_reader(world)[0])
+        return Known(lambda: learned, "motion,blurred,shuffled,other video")
     from worldcompass.recipes.load import load_recipe, parts_of
 
     source, function = parts_of(name)
@@ -248,8 +276,6 @@ def known_critic(name: str, world: str = DOOM) -> Known:
         raise UserError(f"{name} failed to make a critic ({error_line(error)})") from error
     if not isinstance(critic, Critic):
         raise UserError(f"{name} returned {type(critic).__name__}: expected a critic, a callable with a name")
-    from worldcompass.audit.known import Known
-
     return Known(lambda: critic, "both")
 
 
@@ -261,7 +287,7 @@ def _why_unknown(name: str, world: str) -> str:
     shipped = _shipped(world)
     for other in (other for other in EMBEDDED if name in _shipped(other)):
         kinds = (entry.load() for entry in ENTRIES if entry.name == name and entry.world in ("", other))
-        if why := next(filter(None, (misfit(kind, _spec(world).actions) for kind in kinds)), ""):
+        if why := next(filter(None, (misfit(kind, spec_and_reader(world)[0].actions) for kind in kinds)), ""):
             return f"{name} {why}: expected {', '.join(shipped)}, or FILE.py:FUNCTION"
         return (
             f"{name} is audited in the world {other}, not in {world}: choose --world {other}, one of"

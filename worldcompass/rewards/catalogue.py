@@ -94,6 +94,13 @@ ENTRIES = (
         "frames until the commanded motion begins",
         weights=OF_ESTIMATOR,
     ),
+    Entry(
+        "inverse_dynamics",
+        INTERACTION,
+        "rewards.inverse_dynamics.critic:inverse_dynamics",
+        "commanded controls or motions, read by a network that learned from your recordings",
+        weights="a file made by worldcompass critics train",
+    ),
     Entry("odometry", CAMERAS, "rewards.odometry:Odometry", "OpenCV, any video, arbitrary scale"),
     Entry(
         "depth-anything-3",

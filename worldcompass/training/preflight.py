@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from worldcompass.actions import misfit
-from worldcompass.critic import Critic, Elsewhere, FailedCritic, ask, needs_of
+from worldcompass.critic import Critic, Elsewhere, FailedCritic, Fitted, ask, needs_of
 from worldcompass.errors import UnfitInputs
 from worldcompass.parallel.sharding import shard
 from worldcompass.parallel.team import Team
@@ -105,6 +105,8 @@ def check_inputs(parts: Parts) -> None:
     for critic in critics:
         if why := misfit(critic, world.spec.actions):
             raise UnfitInputs(f"the critic {critic.name} {why}: leave it out")
+        if isinstance(critic, Fitted) and (why := critic.misfit(world.spec)):
+            raise UnfitInputs(f"the critic {critic.name} {why}")
         if "truth" in needs_of(critic) and all(s.truth is None for s in scenarios):
             raise UnfitInputs(
                 f"the critic {critic.name} needs the engine's continuation, which no scenario has: leave it out"

@@ -14,6 +14,7 @@ from worldcompass.evaluate import KINDS
 from worldcompass.media.progress import progress
 from worldcompass.rewards.cycle import CycleClosure
 from worldcompass.rewards.discriminator import Discriminator
+from worldcompass.rewards.inverse_dynamics.critic import of_recipe
 from worldcompass.rewards.quality import QualityWeights
 from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
 from worldcompass.runs.results import Results
@@ -45,6 +46,7 @@ WEIGHTED = (
     "likeness",
     "steadiness",
     "reality",
+    "inverse_dynamics",
     "cycle",
 )  # rewards of a recipe
 
@@ -75,6 +77,10 @@ class DoomRecipe:
     """Of colours like reachable truth's, see ``TwoSided``; above 0 for the critic to take part."""
     reality_weight: float = 0.0
     """Of networks that learn to tell candidates from the engine, see ``Discriminator``; above 0 to use it."""
+    inverse_dynamics_weight: float = 0.0
+    """Of the critic in ``inverse_dynamics``; above 0 for it to take part."""
+    inverse_dynamics: str = ""
+    """File of a critic of camera motions, made by ``worldcompass critics train``."""
     drift_weight: float = 6.0
     """Weight of colour drift in the quality reward."""
     cycle_weight: float = 0.0
@@ -130,6 +136,8 @@ def training_parts(recipe: DoomRecipe, device: str) -> Parts:
         critics = (*critics, TwoSided())
     if recipe.reality_weight > 0:
         critics = (*critics, Discriminator(seed=recipe.config.seed))
+    if recipe.inverse_dynamics_weight > 0:
+        critics = (*critics, of_recipe(recipe.inverse_dynamics, world.spec))
     comes_back = recipe.cycle_weight > 0
     if comes_back:
         critics = (*critics, CycleClosure(THRESHOLDS))

@@ -12,6 +12,7 @@ from pathlib import Path
 from worldcompass.cost.plan import Needs
 from worldcompass.critic import Critic
 from worldcompass.rewards.discriminator import Discriminator
+from worldcompass.rewards.inverse_dynamics.critic import of_recipe
 from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
 from worldcompass.runs.results import Results
 from worldcompass.training.config import Config
@@ -23,7 +24,7 @@ from worldcompass.worlds.hands.needs import needs_of
 from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
 from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
-from worldcompass.worlds.hands.world import WEIGHTS, load_hands_world
+from worldcompass.worlds.hands.world import SPEC, WEIGHTS, load_hands_world
 from worldcompass.worlds.small.post_training import experiment
 from worldcompass.worlds.small.post_training.experiment import Ground, weights_of
 
@@ -35,6 +36,7 @@ WEIGHTED = (
     "passivity",
     "grasp",
     "instruction",
+    "inverse_dynamics",
     "likeness",
     "steadiness",
     "reality",
@@ -63,6 +65,10 @@ class HandsRecipe:
     grasp_weight: float = 0.0
     instruction_weight: float = 0.0
     """Of doing what the instruction says; a third of the training scenarios carry one."""
+    inverse_dynamics_weight: float = 0.0
+    """Of the critic in ``inverse_dynamics``."""
+    inverse_dynamics: str = ""
+    """File of a critic of controls, made by ``worldcompass critics train``."""
     likeness_weight: float = 0.0
     """Of likeness to reachable truth, see ``TruthPaired``."""
     steadiness_weight: float = 0.0
@@ -114,11 +120,11 @@ def training_parts(recipe: HandsRecipe, device: str) -> Parts:
     weights = {name: weight for name, weight in weights_of(recipe, WEIGHTED).items() if weight > 0}
     config = recipe.config.changed(weights=weights)
     scenarios = shipped_scenarios("training", recipe.scenario_latents)
-    critics = [_critic(name, config.seed) for name in weights]
+    critics = [_critic(name, recipe) for name in weights]
     return Parts(load_hands_world(device=device), critics, scenarios, config)
 
 
-def _critic(name: str, seed: int) -> Critic:
+def _critic(name: str, recipe: HandsRecipe) -> Critic:
     reader = shared_reader()
     if name == "interaction":
         return GripperFollowing(reader)
@@ -131,7 +137,9 @@ def _critic(name: str, seed: int) -> Critic:
     if name in things:
         return things[name](reader)
     if name == "reality":
-        return Discriminator(seed=seed)
+        return Discriminator(seed=recipe.config.seed)
+    if name == "inverse_dynamics":
+        return of_recipe(recipe.inverse_dynamics, SPEC)
     if name == "likeness":
         return TruthPaired(most_depth=ANY_DEPTH)
     return TwoSided()

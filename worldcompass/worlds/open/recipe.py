@@ -17,6 +17,7 @@ from worldcompass.noise import ExplicitLevels
 from worldcompass.parallel.team import Team
 from worldcompass.recordings import ReadActions, Recording, actions_in
 from worldcompass.rewards.bundle import OwnRewards, Rewards
+from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.truth_paired import TwoSided
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 # Probes during training: latents of a video, and denoising steps.
 LOOK_LATENTS, LOOK_STEPS = 32, 20
 LOOK_SEED = 9_000_000  # of trajectories that no run draws, as its own seeds are far below
-STEADINESS = "steadiness"
+STEADINESS, REALITY = "steadiness", "reality"
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by their official names."""
@@ -246,6 +247,8 @@ class OpenRecipe(ABC):
         if self.recordings is not None:
             # It asks for reachable truth, with which the doctor compares the pictures; by default it has no weight.
             critics = [*critics, TwoSided(name=STEADINESS)]
+            if config.rewards.weights.get(REALITY):
+                critics = [*critics, Discriminator(seed=config.seed, name=REALITY)]
             config = config.changed(weights={STEADINESS: 0.0, **config.rewards.weights})
         fill = partial(self.source.fill, dtype=self.loaded_as, device=device)
         return Parts(self.world(fill, self.source.decoder(device)), critics, scenarios, config)
