@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import header
-from worldcompass.worlds.open.weights import export_weights, read_weights, shapes_of
+from worldcompass.worlds.open.weights import export_weights, read_weights, shapes_in_file, shapes_of
 from worldcompass.worlds.waypoint.autoencoder import Autoencoder, FrameCoder
 from worldcompass.worlds.waypoint.config import CoderConfig
 from worldcompass.worlds.waypoint.transformer import WaypointTransformer
@@ -68,8 +67,8 @@ def load_coder(
     """
     net = blank_autoencoder(folder)
     for half, (_, name) in ((net.encoder, ENCODER_FILES), (net.decoder, DECODER_FILES)):
-        path, shapes = folder / name, unfused(shapes_of(half))
-        tensors = fused(read_weights(path, shapes | _unread(path), torch.float32, device))
+        shapes = unfused(shapes_of(half))
+        tensors = fused(read_weights(folder / name, shapes, torch.float32, device, name_of=_read_name))
         half.load_state_dict({name: tensors[name].to(dtype) for name in half.state_dict()}, assign=True)
     return FrameCoder(net)
 
@@ -88,15 +87,11 @@ def blank_autoencoder(folder: Path) -> Autoencoder:
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an autoencoder's file, without those that nothing reads."""
-    return {name: shape for name, shape in header(path).items() if not name.startswith(_VARIANCE)}
+    return shapes_in_file(path, name_of=_read_name)
 
 
-def _unread(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        found = header(path)
-    except (OSError, ValueError):  # missing or damaged, which ``read_weights`` says better
-        return {}
-    return {name: shape for name, shape in found.items() if name.startswith(_VARIANCE)}
+def _read_name(name: str) -> str | None:
+    return None if name.startswith(_VARIANCE) else name
 
 
 def official_names(net: WaypointTransformer) -> dict[str, tuple[str, ...]]:
