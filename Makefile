@@ -19,7 +19,7 @@ SMOKE := commands test_api.py test_env.py test_encodings.py media runs training/
   worlds/doom/test_engine_start.py worlds/hands/test_hands_scenes.py player/test_api_of_player.py \
   rewards/test_ray_actors.py worlds/worldplay/test_worldplay_encoders.py
 # Its extras. Each torchvision fits a single torch, so that `rewards` is left out when TORCH replaces the lowest one.
-LOWEST := web,hf,track,hub,hands,ray
+LOWEST := web,hf,track,hub,hands,ray,yaml
 
 .PHONY: help demo test test-lowest check docs format bench golden soak
 .DEFAULT_GOAL := help
