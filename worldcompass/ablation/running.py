@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldcompass.ablation.compute import Equal, cost_of, fair_steps
-from worldcompass.ablation.grid import Cell, Grid, cells_of
+from worldcompass.ablation.grid import Cell, Grid, cell_of, cells_of
 from worldcompass.errors import LAUNCHED, UserError
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.metrics import read_metrics, read_object
@@ -76,39 +76,32 @@ def run_grid(
         said: told what happens.
     """
     for cell in cells_of(grid, out):
-        if not cell.done:
-            steps = None if cell.row == grid.full else _steps_of(cell, grid, equal, settings, out, said)
-            error = _train(cell, settings, steps)
-            yield Finished(cell, error)
-        else:
-            yield Finished(cell)
+        yield Finished(cell, "" if cell.done else _run(cell, grid, equal, settings, out, said))
 
 
-def _steps_of(
+def _run(
     cell: Cell, grid: Grid, equal: Equal, settings: Sequence[str], out: Path, said: Callable[[str], None]
-) -> int | None:
-    """The steps of a row, measured in its first seed and kept; None while the full method has no results."""
-    file, full = (
-        out / cell.row.name / "steps.json",
-        Cell(grid.full, cell.seed, out / grid.full.name / f"seed{cell.seed}"),
-    )
-    if file.is_file():
-        return int(read_object(file, "the number of steps")["steps"])
+) -> str:
+    """Run a cell; the reason of a failure, else an empty string."""
+    full, known = cell_of(grid.full, cell.seed, out), out / cell.row.name / "steps.json"
+    if cell.row == grid.full:
+        return _train(cell, settings, None)
     if not full.done:
-        return None
-    planned, first = _planned(full), read_metrics(full.folder.metrics)[: grid.curriculum]
-    steps = planned
-    if equal != "steps":
-        _train(cell, settings, planned, until=len(first))
-        row = read_metrics(cell.folder.metrics)[: len(first)]
-        if len(row) < len(first):
-            return planned
-        steps = fair_steps(planned, cost_of(first), cost_of(row), equal)
-        if steps != planned:
-            said(f"{cell.row.name}: {steps} steps cost what {planned} of {grid.full.name} do")
-            shutil.rmtree(cell.path)
-    write_json(file, {"steps": steps})
-    return steps
+        return f"it needs the results of {grid.full.name} with this seed, by which its steps are measured"
+    if not known.is_file():
+        steps, first = _planned(full), read_metrics(full.folder.metrics)[: grid.curriculum]
+        if equal != "steps":
+            error = _train(cell, settings, steps, until=len(first))
+            if error:
+                return error
+            spent = cost_of(read_metrics(cell.folder.metrics)[: len(first)])
+            fair = fair_steps(steps, cost_of(first), spent, equal)
+            if fair != steps:
+                said(f"{cell.row.name}: {fair} steps cost what {steps} of {grid.full.name} do")
+                shutil.rmtree(cell.path)
+            steps = fair
+        write_json(known, {"steps": steps})
+    return _train(cell, settings, int(read_object(known, "the number of steps")["steps"]))
 
 
 def _planned(full: Cell) -> int:
