@@ -147,6 +147,10 @@ def after(run, net, inputs, rows=slice(None)):
     return found
 
 
+def named_run(config, name):
+    return next(run for run in config["runs"] if run["name"] == name)
+
+
 def test_a_chunk_after_finished_ones_in_every_window(close):
     config, inputs, outputs = case("f_chunk_cached")
     net, count = network("f_chunk_cached"), config["num_frame_per_block"]
@@ -163,8 +167,7 @@ def test_a_chunk_after_finished_ones_in_every_window(close):
 
 def test_what_the_mouse_and_the_keyboard_keep(close):
     config, inputs, outputs = case("f_chunk_cached")
-    net, run = network("f_chunk_cached"), config["runs"][0]
-    assert run["name"] == "window6"
+    net, run = network("f_chunk_cached"), named_run(config, "window6")
     own = after(run, net, inputs, slice(1))
     parts = own.of_actions.view(own.kept[0], own.first, 0)
     for block in net.config.action_blocks:
@@ -179,7 +182,7 @@ def test_what_the_mouse_and_the_keyboard_keep(close):
 
 def test_gradients_of_a_chunk():
     config, inputs, outputs = case("f_chunk_cached")
-    net, run, row = network("f_chunk_cached"), config["runs"][0], slice(1)
+    net, run, row = network("f_chunk_cached"), named_run(config, "window6"), slice(1)
     own = after(run, net, inputs, row)
     noisy = inputs["noisy"][row].clone().requires_grad_()
     timestep = inputs["timestep"][row]
@@ -308,9 +311,9 @@ def test_the_start_image_as_a_condition(close):
     stored = outputs["cond_concat"][0].transpose(0, 1)
     close(condition_of(image, 0, config["latents"]), stored)
     count = config["num_frame_per_block"]
-    for block in range(2):
-        found = condition_of(image, block * count, count)
-        close(found, outputs[f"block{block}.cond_concat"][0].transpose(0, 1))
+    for name in (name for name in outputs if name.startswith("block") and name.endswith(".cond_concat")):
+        block = int(name.partition(".")[0].removeprefix("block"))
+        close(condition_of(image, block * count, count), outputs[name][0].transpose(0, 1))
     again = condition_of(image, config["image_condition_repeats_from_latent"], 40)[4:]
     close(again, again[:, -1:].expand_as(again), 1e-5)
     longer = inputs["pixel"].new_zeros(1, 3, 4 * image.shape[1] + 9, *inputs["pixel"].shape[-2:])
