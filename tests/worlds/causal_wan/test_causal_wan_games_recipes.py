@@ -278,6 +278,9 @@ def test_recorded_play_is_read_frame_by_frame(tmp_path):
     assert [space.name(int(c)) for c in space.composites(actions)] == ["none", "w + right"]
     path = read_play(UNIVERSAL.devices, write(tmp_path, path="w-2, d+up-1"), space)
     assert len(path) == 4
+    values = {axis: [0] * 3 + [x] for axis, x in zip(space.axes, (1, -1, 0.5, 0), strict=True)}
+    controls = read_play(UNIVERSAL.devices, write(tmp_path, controls=values), space)
+    assert controls.values_KTA[1, 3].tolist() == [1, -1, 0.5, 0]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +295,7 @@ def test_recorded_play_is_read_frame_by_frame(tmp_path):
         ({"keyboard": [[0], [0, 0]]}, "keyboard is no list of equally long lists of numbers"),
         (
             {"mouse": [[0, 0]] * 5},
-            "holds no recorded play: expected keyboard and mouse of every frame, or a path",
+            "holds no recorded play: expected keyboard and mouse of every frame, controls, or a path",
         ),
         ({"keys": []}, "holds no recorded play"),
     ],

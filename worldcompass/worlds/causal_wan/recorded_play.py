@@ -1,9 +1,10 @@
 """Recorded play: ``street.mp4`` at the world's rate, with keyboard and mouse of every frame in ``street.json``.
 
-The JSON file holds one entry per frame, as the official data, or a path in the world's words::
+The JSON file holds one entry per frame, as the official data, or the forms of every world (``recordings.py``)::
 
     {"keyboard": [[1, 0, 0, 0], ...], "mouse": [[0.0, 0.1], ...], "fps": 12}
     {"path": "w-3, w+right-4"}
+    {"controls": {"forward": [1, 1, 1, 1], "right": [0, 0, 0, 0], "yaw": [0, 0, 0, 0.1], "pitch": [0, 0, 0, 0]}}
 
 An entry belongs to the transition from its frame to the next. Keys are in the network's order, the mouse is (pitch,
 yaw) with up and right positive, and rests when it is missing. ``fps`` is checked when it is there.
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from worldcompass.actions import ActionSpace
 from worldcompass.errors import UserError
-from worldcompass.recordings import RATE, json_in, path_in
+from worldcompass.recordings import RATE, actions_in, json_in
 from worldcompass.types import Actions
 from worldcompass.worlds.causal_wan.controls import Devices
 from worldcompass.worlds.causal_wan.matrix_game import FPS
@@ -35,11 +36,11 @@ def read_play(devices: Devices, file: Path, space: ActionSpace) -> Actions:
         UserError: when the file holds neither lists nor a path, or something that the world does not know.
     """
     raw = json_in(file)
-    if isinstance(raw, dict) and "path" in raw:
-        return path_in(file, space)
+    if isinstance(raw, dict) and ("path" in raw or "controls" in raw):
+        return actions_in(file, space)
     if not isinstance(raw, dict) or "keyboard" not in raw or not raw.keys() <= set(LISTS):
         raise UserError(
-            f"{file} holds no recorded play: expected keyboard and mouse of every frame, or a path"
+            f"{file} holds no recorded play: expected keyboard and mouse of every frame, controls, or a path"
         )
     fps = raw.get("fps", FPS)
     if not isinstance(fps, int | float) or abs(fps / FPS - 1) > RATE:
