@@ -22,6 +22,8 @@ from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
 if TYPE_CHECKING:
     from worldcompass.runs.results import Evaluation
 
+MOST_LATENTS = 32  # of the videos of --recipe, when nothing is said
+
 EXAMPLES = """\
   worldcompass evaluate                                # the shipped weights
   worldcompass evaluate --checkpoint runs/demo --frames 253 --out runs/demo_253
@@ -50,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "with --recipe: number of scenarios (default: %(default)s)"
     parser.add_argument("--scenarios", type=positive, default=16, metavar="N", help=text)
-    text = "with --recipe: latents of every video, a multiple of 4 (default: %(default)s)"
-    parser.add_argument("--latents", type=positive, default=32, metavar="M", help=text)
+    text = f"with --recipe: latents of every video, whole chunks (default: as many as fit into {MOST_LATENTS})"
+    parser.add_argument("--latents", type=positive, default=None, metavar="M", help=text)
     text = "with --recipe: denoising steps (default: the world's own; the released evaluation of the 8B takes 20)"
     parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
     add_seed(parser)
@@ -100,7 +102,8 @@ def _of_recipe(args: argparse.Namespace, device: str) -> int:
     recipe.check()
     writable(args.out)
     sides = sides_of(args.checkpoint)
-    request = Request(args.scenarios, args.latents, args.steps, args.seed)
+    latents = args.latents or MOST_LATENTS // recipe.chunk * recipe.chunk
+    request = Request(args.scenarios, latents, args.steps, args.seed)
     names = [scenario.id for scenario in scenarios_of(recipe, request)]
     with progress("evaluating", len(sides) * len(names)) as advance:
         for _ in evaluate(recipe, sides, request, args.out, device):
