@@ -26,7 +26,7 @@ from worldcompass.recordings import read_recordings
 from worldcompass.rewards.discriminator import Discriminator, Schooling
 from worldcompass.rewards.inverse_dynamics.critic import InverseDynamics, of_recipe
 from worldcompass.rewards.inverse_dynamics.faults import VOIDS
-from worldcompass.rewards.inverse_dynamics.file import Facts, Read
+from worldcompass.rewards.inverse_dynamics.file import FILE, Facts, Read
 from worldcompass.rewards.inverse_dynamics.fit import loss_of, train_critic
 from worldcompass.rewards.inverse_dynamics.footage import Latents, evenly, read_footage
 from worldcompass.rewards.inverse_dynamics.measure import mean_of
@@ -158,6 +158,10 @@ def test_a_file_that_is_none_is_refused_and_a_pickle_is_never_opened(tmp_path):
     file.write_bytes(pickle.dumps(pytest.fail))
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         InverseDynamics.load(file)
+    for facts in ("", "[]", '{"size": [9000, 9000], "reads": []}'):
+        FILE.save(torch.nn.Linear(1, 1), file, {"facts": facts})
+        with pytest.raises(UserError, match="does not say what it reads"):
+            InverseDynamics.load(file)
     with pytest.raises(UserError, match="inverse_dynamics names no file"):
         of_recipe("", SPEC)
 

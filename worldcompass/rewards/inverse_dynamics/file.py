@@ -17,6 +17,7 @@ from worldcompass.statistics import Estimate
 
 FILE = NetworkFile("inverse_dynamics", 1, "worldcompass critics train --data RECORDINGS")
 FACTS = "facts"
+LARGEST = 512  # pixels of a side of the frames that are read; more is no file of ours
 LEAST_SKILL = 0.2  # share of the way from guessing to always right, below which a control cannot be read
 
 
@@ -31,9 +32,9 @@ class Read:
     error: float
     """Mean distance between value and reading, as a share of the control's range."""
     moving: float
-    """Mean agreement where the control is commanded to move; 0 if it never is."""
+    """Mean agreement where the control is commanded to move; 1 if it never is."""
     resting: float
-    """Mean agreement where it rests; 0 if it never does."""
+    """Mean agreement where it rests; 1 if it never does."""
 
     @property
     def guessing(self) -> float:
@@ -91,6 +92,8 @@ class Facts:
         """
         reads = tuple(Read(**{**read, "right": Estimate.from_json(read["right"])}) for read in data["reads"])
         high, wide = data["size"]
+        if not max(high, wide) <= LARGEST:
+            raise ValueError(f"frames of {high} x {wide}")
         found = Facts(**{**data, "panel": Panel.from_json(data["panel"]), "reads": reads})
         return replace(
             found,

@@ -18,6 +18,7 @@ from worldcompass.seeding import generator_for
 from worldcompass.statistics import RESAMPLES, UNKNOWN, Estimate, bootstrap, wilson
 
 MOST_MEASURED = 4000  # latents
+LEAST_SHOWN = 0.05  # what scores are divided by at least
 
 
 def measured(net: ControlReader, latents: Latents, facts: Facts, most: int = MOST_MEASURED) -> Facts:
@@ -25,7 +26,9 @@ def measured(net: ControlReader, latents: Latents, facts: Facts, most: int = MOS
     chosen = torch.randperm(len(latents), generator=generator_for("measured"))[:most].sort().values
     reading, wanted = read(net, latents.windows(chosen)), latents.ways_NTA[chosen]
     whose = latents.whose_N[chosen]
-    found = replace(facts, reads=reads_of(reading, wanted, whose), shown=float(reading.shown_N.mean()))
+    found = replace(
+        facts, reads=reads_of(reading, wanted, whose), shown=max(float(reading.shown_N.mean()), LEAST_SHOWN)
+    )
     critic = InverseDynamics(net, found)
     if not any(found.counted):
         return found
