@@ -231,6 +231,20 @@ def test_measured_survives_json():
     assert not per_action(Measured.from_json(old), SPEC.actions).asked
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": 3}, {"values": {"drift": 3}}, {"values": {"drift": [1, 2]}},
+        {"values": {"drift": [[1], [1, 2]]}}, {"asked": 3},
+        {"read": [[-(10**20)], [1]]}, {"scenarios": [1, 2]}, {"kinds": [None, None]},
+        {"scenarios": None},
+    ],
+)  # fmt: skip
+def test_malformed_measures_are_a_value_error(change):
+    with pytest.raises(ValueError):
+        Measured.from_json(measured(np.array([0.25, 0.5])).to_json() | change)
+
+
 def test_actions_are_counted_per_chunk_without_the_start_image():
     scenario = scenario_with_truth([0, 9, 9, 1, 1, 27, 27, 3])
     assert scenario.truth is not None

@@ -113,9 +113,14 @@ class Measured:
             values = {name: np.array(v, float) for name, v in data["values"].items()}
             nothing = [[]] * len(scenarios)
             asked, read = (np.array(data.get(name, nothing), int) for name in ("asked", "read"))
-        except (KeyError, TypeError, AttributeError) as why:
+        except (KeyError, TypeError, AttributeError, OverflowError) as why:
             raise ValueError(f"{why} is missing or malformed") from None
-        for name, part in {"kinds": kinds, **values, "asked": asked, "read": read}.items():
+        if not all(isinstance(word, str) for word in (*scenarios, *kinds)):
+            raise ValueError("scenarios or kinds are malformed: expected names")
+        tables = {**values, "asked": asked, "read": read}
+        if flat := next((name for name, part in tables.items() if part.size and part.ndim != 2), None):
+            raise ValueError(f"{flat} is malformed: expected a list for each video")
+        for name, part in {"kinds": kinds, **tables}.items():
             if len(part) != len(scenarios):
                 raise ValueError(f"{name} has {len(part)} videos, scenarios has {len(scenarios)}")
         return Measured(scenarios, kinds, values, asked, read)
@@ -344,7 +349,7 @@ def gap_text(found: Evaluation, kind: str, between: str = " ") -> str:
     return share.in_percent(between, none="–" if share.n is None else f"gap not{between}resolved")
 
 
-def per_depth(sides: Mapping[str, Measured]) -> dict[str, Depths]:
+def per_depth(sides: Mapping[str, Measured]) -> Mapping[str, Depths]:
     """Mean of each chunk by side and kind with 95% intervals, on held-out starts.
 
     The means over chunks are the scores of ``evaluation_of``, and intervals are resampled alike.

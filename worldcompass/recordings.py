@@ -7,7 +7,6 @@ video shows the start's frames, and then those of a latent for every action.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from worldcompass.actions import ActionSpace
 from worldcompass.controls import Controls
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, frame_rate, read_video
+from worldcompass.runs.reading import parse_json
 from worldcompass.runs.requirements import visible
 from worldcompass.types import Actions, ControlValues, Scenario, Truth
 from worldcompass.world import WorldSpec
@@ -125,8 +125,8 @@ def json_in(file: Path) -> object:
         UserError: when it cannot be read.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as why:
+        return parse_json(file.read_bytes())
+    except (OSError, ValueError) as why:
         raise UserError(f"{file} is not readable JSON ({why}): expected the actions of a recording") from why
 
 

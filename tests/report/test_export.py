@@ -167,12 +167,62 @@ def test_weights_of_the_same_step_trained_anew_are_not_final(run, tmp_path):
     assert final_weights(RunFolder(out)) == []
 
 
-def test_an_export_that_was_killed_leaves_no_record(run, tmp_path):
+@pytest.mark.parametrize(
+    ("weights", "told"), [(1.5, "| steps | 2 |"), ({"obedience": "much"}, "| weight of obedience | much |")]
+)
+def test_settings_of_other_types_are_shown_as_they_are(run, tmp_path, weights, told):
+    out = shutil.copytree(run[0], tmp_path / "run")
+    stored = json.loads((out / "config.json").read_text())
+    stored["rewards"]["weights"] = weights
+    (out / "config.json").write_text(json.dumps(stored))
+    assert export(out, "--out", tmp_path / "given") == 0
+    assert told in (tmp_path / "given" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"[]", b'{"step": 2', b'{"format": 1, "step": 2, "doctor": {"events": true, "rows": {"step": 1}}}'],
+)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_of_a_run_whose_newest_checkpoint_is_damaged_the_one_before_is_given_away(
+    run, tmp_path, damaged, recorded
+):
     out = shutil.copytree(run[0], tmp_path / "run")
     leave_weights(out)
+    if not recorded:
+        (out / "final.json").unlink()
+        shutil.rmtree(out / "weights")
+    (out / "checkpoints" / "step_000002" / "state.json").write_bytes(damaged)
+    with pytest.warns(UserWarning, match="the one before it is used"):
+        assert export(out, "--out", tmp_path / "given") == 0
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "after 1 training steps" in card and "critics: obedience, cleanliness." in card
+    train_on(out, steps=2)
+    assert final_weights(RunFolder(out)) == []
+
+
+def test_files_of_an_export_that_was_killed_are_not_given_away(run, tmp_path):
+    """Those of an earlier end of the run lie there still, and the newest checkpoint is of the last step again."""
+    out = shutil.copytree(run[0], tmp_path / "run")
+    leave_weights(out)
+    train_on(out, steps=3)
     with pytest.raises(KeyboardInterrupt), exporting(RunFolder(out)):
         raise KeyboardInterrupt
-    assert not (out / "final.json").exists()
+    assert (out / "weights" / "world.safetensors").is_file() and final_weights(RunFolder(out)) == []
+    assert export(out, "--out", tmp_path / "given") == 0
+    assert [path.name for path in (tmp_path / "given").glob("*.safetensors")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("files", [None, 3, ["/etc/hostname"], ["../config.json"], ["a/../../config.json"]])
+def test_a_record_names_files_of_its_folder_alone(run, tmp_path, files, capsys):
+    """A run may come from anybody."""
+    out = shutil.copytree(run[0], tmp_path / "run")
+    leave_weights(out)
+    record = json.loads((out / "final.json").read_text())
+    (out / "final.json").write_text(json.dumps(record | {"files": files}))
+    assert export(out, "--out", tmp_path / "given" / "deep") == 2
+    assert "is not a record of final weights: expected files of" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*") if "host" in path.name] == []
 
 
 def test_a_file_that_the_record_names_must_be_there(run, tmp_path, capsys):

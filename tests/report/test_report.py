@@ -168,6 +168,7 @@ def test_curves_by_depth_of_older_runs_have_no_band_and_of_one_chunk_no_chart(tm
     section = write_report(tmp_path).read_text().split("<h2>How deep it holds</h2>")[1].split("</section>")[0]
     assert section.count("<figure>") == 1 and "base from 0.5 to 0.25" in section
     assert "polygon" not in section and "circle" not in section
+    results["per_depth"] |= {"trained": {"combined": {"quality": [], "sharpness": []}}}
     results["per_depth"]["base"]["combined"].pop("quality")
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert "How deep it holds" not in write_report(tmp_path).read_text()

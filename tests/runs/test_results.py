@@ -80,6 +80,10 @@ def test_curves_of_older_files_are_means_alone_and_unknown_chunks_are_null(tmp_p
         ({"seconds": "long"}, "seconds is malformed"),
         ({"forward_passes": {"clip_level": 3}}, "forward_passes is malformed"),
         ({"per_action": {"base": {"asked": [3], "followed": []}}}, "per_action is malformed"),
+        (
+            {"per_action": {"base": {"asked": [[1, 2]], "followed": [[1]]}}},
+            "expected as many followed as asked",
+        ),
         ({"horizons": {"soon": {}}}, "horizons is malformed"),
         (
             {"per_depth": {"base": {"basic": {"drift": [0.5, "x"]}}}},

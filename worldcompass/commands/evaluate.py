@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "with --recipe: number of scenarios (default: %(default)s)"
     parser.add_argument("--scenarios", type=positive, default=16, metavar="N", help=text)
-    text = f"with --recipe: latents of every video, whole chunks (default: as many as fit into {MOST_LATENTS})"
+    text = (
+        f"with --recipe: latents of every video, whole chunks (default: as many as fit into {MOST_LATENTS})"
+    )
     parser.add_argument("--latents", type=positive, default=None, metavar="M", help=text)
     text = "with --recipe: denoising steps (default: the world's own; the released evaluation of the 8B takes 20)"
     parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)

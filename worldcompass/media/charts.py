@@ -123,6 +123,7 @@ def depth_chart(title: str, bands: Sequence[Band], share: bool) -> str:
         bands: of the same measure.
         share: show values as percent.
     """
+    bands = [band for band in bands if band.mean]
     chunks = max((len(band.mean) for band in bands), default=0)
     values = [v for band in bands for v in (*band.mean, *band.low, *band.high) if math.isfinite(v)]
     if chunks < 2 or not values:

@@ -16,6 +16,7 @@ from typing import Literal
 from worldcompass.errors import UserError
 from worldcompass.judging.votes.controls import CONTROLS, Choice, Outcome, outcome
 from worldcompass.judging.votes.scoring import Tally, tally
+from worldcompass.runs.reading import parse_json
 
 Side = Literal["before", "after", "good", "bad"]
 """The world on one side of a pair; ``good`` and ``bad`` are the videos of a control."""
@@ -81,7 +82,7 @@ def read_votes(path: Path) -> list[Vote]:
 
 def _read(line: str, place: str) -> Vote:
     try:
-        vote = Vote(**json.loads(line))
+        vote = Vote(**parse_json(line))
         given = {vote.follows, vote.looks, vote.place or "tie"}
         known = vote.control in {"", *CONTROLS}
     except (ValueError, TypeError) as why:

@@ -70,9 +70,9 @@ def export_run(
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
         raise UserError(f"{run_dir} holds no checkpoint yet: export it after its first checkpoint")
-    state = read_state(newest)
-    step = state.step
     exported = final_weights(folder)
+    average, state = ({}, read_state(newest)) if exported else _average(folder)
+    step = state.step
     with writing(out, shared=True) as unfinished:
         unfinished.mkdir()
         for file in exported:
@@ -80,7 +80,7 @@ def export_run(
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
         if not exported:
-            step = _write_average(folder, unfinished)
+            write_tensors(unfinished / WEIGHTS, average, {"format": "pt"})
         _check_finite(unfinished)
         whole = (path for path in unfinished.rglob("*") if path.is_file() and path.name != CARD)
         files = sorted(path.relative_to(unfinished) for path in whole)
@@ -137,13 +137,13 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         yield from tensors_in(read_plain(path))
 
 
-def _write_average(run: RunFolder, folder: Path) -> int:
+def _average(run: RunFolder) -> tuple[dict[str, Tensor], CheckpointState]:
+    """The checkpoint average of the newest intact checkpoint, with its state."""
     found = newest_usable(run.checkpoints, lambda text: warnings.warn(text, stacklevel=2))
     assert found is not None, "no usable checkpoint"
     tensors, state = found
     average = {n.removeprefix(AVERAGE): t.contiguous() for n, t in tensors.items() if n.startswith(AVERAGE)}
-    write_tensors(folder / WEIGHTS, average, {"format": "pt"})
-    return state.step
+    return average, state
 
 
 def model_card(
@@ -205,19 +205,25 @@ def _shown_before_and_after(pictures: Mapping[str, str]) -> Iterator[str]:
 def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
     config = run.config
     named = config.get("recipe") or "the user's own"
-    critics = ", ".join(identity.get("critics", [])) or "unknown"
+    named_critics = identity.get("critics")
+    critics = ", ".join(map(str, named_critics)) if isinstance(named_critics, list) else "unknown"
     yield f"Recipe: {named}. Seed {config.get('seed', 'unknown')}; critics: {critics}."
     if run.record.command:
         yield f"Command: `{run.record.command}`."
     evaluated = run.record.recipe.get("evaluation_seeds")
-    if evaluated:
+    if isinstance(evaluated, list) and evaluated:
         yield f"Seeds of the evaluation: {', '.join(map(str, evaluated))}."
     yield f"Made with worldcompass {run.record.version or __version__}."
-    weights = config.get("weights") or {}
+    weights = config.get("weights")
     rows = {name: config[name] for name in SETTINGS if name in config}
     yield from ["", "| setting | value |", "| --- | --- |"]
     yield from (f"| {name} | {_shown(value)} |" for name, value in rows.items())
-    yield from (f"| weight of {name} | {value:g} |" for name, value in weights.items())
+    for name, value in weights.items() if isinstance(weights, Mapping) else ():
+        yield (
+            f"| weight of {name} | {value:g} |"
+            if isinstance(value, float)
+            else f"| weight of {name} | {value} |"
+        )
 
 
 def _results(run: Run) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from worldcompass.runs.reading import parse_json
 
 LOOPBACK_ADDRESS = "127.0.0.1"
 LOOPBACK = frozenset({"localhost", LOOPBACK_ADDRESS, "::1"})  # names of this machine itself
@@ -63,7 +64,7 @@ def ask_json(
     except http.client.HTTPException as error:  # the other end does not speak HTTP, or stops early
         raise OSError(f"the answer is not complete HTTP ({type(error).__name__})") from error
     try:
-        return json.loads(content)
+        return parse_json(content)
     except ValueError as error:
         raise NotJson("the answer is not JSON") from error
 

@@ -32,6 +32,7 @@ from worldcompass.rewards.http_json import (
     retry_after,
 )
 from worldcompass.runs.atomic import write_json
+from worldcompass.runs.reading import parse_json
 
 KEY_VARIABLE = "WORLDCOMPASS_JUDGE_KEY"
 PATIENCE = 10.0  # seconds for the first answer
@@ -215,7 +216,7 @@ class JudgeModel:
         usage = answer.get("usage")
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         if not isinstance(tokens, int) or tokens < 0:
-            messages = json.loads(body)["messages"]
+            messages = parse_json(body)["messages"]
             parts = [
                 p
                 for m in messages
@@ -251,7 +252,7 @@ class JudgeModel:
         if name in self._known or self.cache is None:
             return self._known.get(name)
         try:
-            entry = json.loads((self.cache / f"{name}.json").read_bytes())
+            entry = parse_json((self.cache / f"{name}.json").read_bytes())
         except (OSError, ValueError):  # missing or damaged: ask again
             return None
         text = entry.get("answer") if isinstance(entry, dict) else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from worldcompass.media.video import png
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.judge_model import JudgeModel, Message
+from worldcompass.runs.reading import parse_json
 from worldcompass.types import Group, Scores
 
 PICTURES = 8  # frames of a clip, evenly spaced; the first is the last frame before it
@@ -179,7 +179,7 @@ def _last_object(answer: str, field: str) -> object:
     """The field's value in the last JSON object that has it, as models reason in text before they answer."""
     for text in reversed(_OBJECT.findall(answer)):
         try:
-            parsed = json.loads(text)
+            parsed = parse_json(text)
         except ValueError:
             continue
         if field in parsed:

@@ -27,6 +27,7 @@ from worldcompass.parallel.team import Team
 from worldcompass.runs.atomic import aside, publish, remove, save_tensors
 from worldcompass.runs.events import Event, from_json, to_json
 from worldcompass.runs.metrics import StepMetrics
+from worldcompass.runs.reading import parse_json
 from worldcompass.runs.shards import Place, read_shards, write_shards
 
 FORMAT, SHARDED_FORMAT = 1, 2
@@ -79,9 +80,12 @@ class CheckpointState:
         run, config, optimizer, seen = (
             _object(data, name) for name in ("run", "config", "optimizer", "doctor")
         )
-        rows = tuple(StepMetrics.from_json(row) for row in seen.get("rows", ()))
+        rows, events = (seen.get(name, []) for name in ("rows", "events"))
+        if not isinstance(rows, list) or not isinstance(events, list):
+            raise ValueError("doctor is malformed")
+        kept = tuple(map(StepMetrics.from_json, cast("list[object]", rows)))
         return CheckpointState(
-            step, run, config, optimizer, rows, tuple(map(from_json, seen.get("events", ())))
+            step, run, config, optimizer, kept, tuple(map(from_json, cast("list[object]", events)))
         )
 
 
@@ -164,7 +168,7 @@ def read_state(folder: Path) -> CheckpointState:
         DamagedCheckpoint: when it cannot be read.
     """
     try:
-        return CheckpointState.from_json(json.loads((folder / STATE).read_bytes()))
+        return CheckpointState.from_json(parse_json((folder / STATE).read_bytes()))
     except (OSError, ValueError, AttributeError) as error:
         raise DamagedCheckpoint(f"{folder} is not a readable checkpoint ({error})") from error
 
@@ -186,7 +190,7 @@ def load_checkpoint(
     """
     team = team or Team()
     try:
-        state = json.loads((folder / STATE).read_bytes())
+        state = parse_json((folder / STATE).read_bytes())
         # Checkpoints of earlier versions have no checksum.
         damaged = state.pop("checksum", checksum := _checksum(folder, state)) != checksum
         files: dict[str, str] = state.get("files", {})

@@ -6,16 +6,17 @@ Exported weights are final while their checkpoint is the run's newest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.checkpoint import STATE, latest_checkpoint, step_of
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
+from worldcompass.runs.reading import parse_json
 from worldcompass.runs.settings import read_settings
 
 FORMAT = 1
@@ -25,14 +26,14 @@ FORMAT = 1
 def exporting(folder: RunFolder, writes: bool = True) -> Generator[Path]:
     """Yield the folder to export a run's weights to, and write the record after the block.
 
-    An earlier record is deleted first, so that it never names files that a kill left half replaced.
+    An earlier record is replaced first by one of no checkpoint, so that after a kill no half replaced files count.
 
     Args:
         folder: of the run, whose newest checkpoint holds the weights.
         writes: True in exactly one of several processes.
     """
     if writes:
-        folder.final.unlink(missing_ok=True)
+        _write(folder, step=None, checksum=None, files=[])
     yield folder.weights
     if writes:
         _note(folder)
@@ -45,7 +46,7 @@ def final_weights(folder: RunFolder) -> list[Path]:
     recipes export right after it.
 
     Raises:
-        UserError: when a file that the record names is missing.
+        UserError: when the record is malformed, or a file that it names is missing.
     """
     newest = latest_checkpoint(folder.checkpoints)
     if newest is None:
@@ -56,9 +57,9 @@ def final_weights(folder: RunFolder) -> list[Path]:
     noted = read_object(folder.final, "a record of final weights")
     if noted.get("format") != FORMAT:
         raise UserError(f"{folder.final} has format {noted.get('format')}, this version reads {FORMAT}")
-    if (noted["step"], noted["checksum"]) != _name_of(newest):
+    if (noted.get("step"), noted.get("checksum")) != _name_of(newest):
         return []
-    files = [folder.weights / name for name in noted["files"]]
+    files = _files(noted.get("files"), folder)
     if lost := [file for file in files if not file.is_file()]:
         raise UserError(
             f"{lost[0]} is missing, which {folder.final} lists: copy the whole run, or resume it to export again"
@@ -77,7 +78,22 @@ def _note(folder: RunFolder) -> None:
     assert newest is not None, "weights are exported after a checkpoint"
     step, checksum = _name_of(newest)
     files = [file.relative_to(folder.weights).as_posix() for file in _exported(folder)]
-    write_json(folder.final, {"format": FORMAT, "step": step, "checksum": checksum, "files": files}, indent=1)
+    _write(folder, step, checksum, files)
+
+
+def _write(folder: RunFolder, step: int | None, checksum: str | None, files: list[str]) -> None:
+    record = {"format": FORMAT, "step": step, "checksum": checksum, "files": files}
+    write_json(folder.final, record, indent=1)
+
+
+def _files(names: object, folder: RunFolder) -> list[Path]:
+    """The files that a record names, which must lie in the folder of weights: a run may come from anybody."""
+    paths = [Path(str(name)) for name in cast("list[object]", names)] if isinstance(names, list) else None
+    if paths is None or any(path.is_absolute() or ".." in path.parts for path in paths):
+        raise UserError(
+            f"{folder.final} is not a record of final weights: expected files of {folder.weights}"
+        )
+    return [folder.weights / path for path in paths]
 
 
 def _exported(folder: RunFolder) -> list[Path]:
@@ -85,5 +101,8 @@ def _exported(folder: RunFolder) -> list[Path]:
 
 
 def _name_of(checkpoint: Path) -> tuple[int, str | None]:
-    """Step and checksum; the latter is None for checkpoints of early versions."""
-    return step_of(checkpoint), json.loads((checkpoint / STATE).read_bytes()).get("checksum")
+    """Step and checksum; the latter is None for checkpoints of early versions, and for damaged ones."""
+    try:
+        return step_of(checkpoint), parse_json((checkpoint / STATE).read_bytes()).get("checksum")
+    except (ValueError, AttributeError):
+        return step_of(checkpoint), None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
+from worldcompass.runs.reading import parse_json
 from worldcompass.statistics import mean_of
 from worldcompass.ways import ROLLOUT
 
@@ -178,7 +179,7 @@ class StepMetrics:
         failed, taught = data.get("failed_tries"), data.get("learners")
         return StepMetrics(
             step=step,
-            chunk=int(_number(data, "chunk") or 0),
+            chunk=_chunk(data),
             way=_way(data.get("way", ROLLOUT)),
             rewards=rewards,
             agreement=_numbers(data.get("agreement", {}), "agreement"),
@@ -242,6 +243,13 @@ def _number(data: Mapping[str, Any], name: str, inside: str = "") -> float | Non
     if value is not None and not _is_number(value):
         raise _malformed(inside or name)
     return value
+
+
+def _chunk(data: Mapping[str, Any]) -> int:
+    found = _number(data, "chunk") or 0
+    if not float(found).is_integer():
+        raise _malformed("chunk")
+    return int(found)
 
 
 def _numbers(value: object, name: str) -> dict[str, float]:
@@ -334,7 +342,7 @@ def read_rows(path: Path) -> list[tuple[int, Any]]:
     damaged = 0
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], 1):
         try:
-            row = json.loads(line) if line.strip() else None
+            row = parse_json(line) if line.strip() else None
         except ValueError:
             damaged = damaged or number
             continue
@@ -377,7 +385,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         UserError: when it is not a JSON object.
     """
     try:
-        value: Any = json.loads(path.read_bytes()) if path.is_file() else {}
+        value: Any = parse_json(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is not {what}: it is not valid JSON: {error}") from None
     if not isinstance(value, dict):

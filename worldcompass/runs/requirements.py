@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldcompass.errors import UserError
+from worldcompass.runs.reading import parse_json
 
 GIB = 1 << 30  # bytes
 # Suffix of the index of weights that are split into several files.
@@ -92,7 +92,7 @@ def parts(path: Path) -> list[Path]:
     if path.exists() or not index.is_file():
         return [path]
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(parse_json(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
         raise UserError(f"{index} is not an index of weights: expected 'weight_map' with file names") from why
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
@@ -139,7 +139,7 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
         (size,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
         if not 0 < size <= path.stat().st_size - 8:
             raise ValueError("no header")
-        entries = json.loads(file.read(size))
+        entries = parse_json(file.read(size))
     try:
         entries.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)

@@ -341,6 +341,8 @@ def _counts(value: object) -> ActionCounts:
         ]
         for name in ("asked", "followed")
     )
+    if [len(chunk) for chunk in asked] != [len(chunk) for chunk in followed]:
+        raise ValueError("per_action is malformed: expected as many followed as asked counts")
     names = [tuple(_list(data.get(name, []), str, "per_action")) for name in ("rows", "columns")]
     return ActionCounts(asked, followed, *names)
 

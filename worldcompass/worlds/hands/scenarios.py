@@ -16,6 +16,7 @@ import numpy as np
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS
 from worldcompass.runs.atomic import write_text
+from worldcompass.runs.reading import parse_json
 from worldcompass.worlds.hands.engine import Engine, Steps
 from worldcompass.worlds.hands.facts import (
     CONTROLS,
@@ -204,9 +205,9 @@ def read_plans(path: Path) -> list[Plan]:
         UserError: when the file is none of plans, or commands an action that there is not.
     """
     try:
-        rows = json.loads(path.read_bytes())
+        rows = parse_json(path.read_bytes())
         plans = [Plan(**{**row, **{name: tuple(row.get(name, ())) for name in LISTS}}) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError) as why:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as why:
         raise UserError(f"{path} holds no Hands scenarios ({why}): expected a list of plans") from why
     for plan in plans:
         if not all(isinstance(a, int) and 0 <= a < NUM_ACTIONS for a in (*plan.before, *plan.labels)):

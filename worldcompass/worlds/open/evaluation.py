@@ -7,7 +7,6 @@ held out does not exist for real videos; look at the videos, too.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,11 +162,12 @@ def _evaluate_one(
 
 def compare(sides: Sequence[str], scenarios: Sequence[str], out: Path) -> dict[str, dict[str, Estimate]]:
     """Mean of every score by side, and for every side but the first its difference from it, paired by scenario."""
-    values = {side: [json.loads(_file(out, side, name).read_bytes()) for name in scenarios] for side in sides}
+    what = "the scores of a video"
+    values = {side: [read_object(_file(out, side, name), what) for name in scenarios] for side in sides}
     found: dict[str, dict[str, Estimate]] = {}
     for critic in values[sides[0]][0]:
         table = {
-            side: np.array([np.nan if row[critic] is None else row[critic] for row in rows], float)
+            side: np.array([np.nan if row.get(critic) is None else row[critic] for row in rows], float)
             for side, rows in values.items()
         }
         known = np.all([np.isfinite(column) for column in table.values()], 0)

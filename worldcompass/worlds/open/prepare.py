@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, check_aspect, read_image, read_video
+from worldcompass.runs.reading import parse_json
 from worldcompass.runs.requirements import digest_of, visible
 from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
@@ -195,7 +195,7 @@ def _from_folder(folder: Path, from_captions: bool, captions: bool) -> list[Requ
 
 def _from_list(path: Path, captions: bool) -> list[Request]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_bytes())
     except (OSError, ValueError) as why:
         raise UserError(
             f"{path} is neither a folder of images nor a readable JSON list of them ({why}): give one of the two"

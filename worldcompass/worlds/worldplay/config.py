@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
+from worldcompass.runs.reading import parse_json
 from worldcompass.worlds.open.prepared import Shape
 
 # Values of a configuration file that this code requires; another value means another architecture.
@@ -303,8 +303,8 @@ def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -
 
 def _read(path: Path, required: Mapping[str, object], model: str) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as why:
+        raw = parse_json(path.read_bytes())
+    except (OSError, ValueError) as why:
         raise UserError(f"{path} is not a readable config.json of {model} ({why}): fetch it again") from why
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no object: expected the config.json of {model}")

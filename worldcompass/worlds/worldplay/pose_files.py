@@ -6,7 +6,6 @@ A file may hold any number of poses (the official samples hold 33), or a list of
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
+from worldcompass.runs.reading import parse_json
 from worldcompass.types import CameraMoves
 from worldcompass.worlds.open.poses import (
     IMAGE_HEIGHT,
@@ -59,8 +59,8 @@ def read_pose_list(path: Path, most: int | None = None) -> list[CameraMoves]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as why:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as why:
         raise UserError(
             f"{path} is not a readable pose file ({why}): make one with 'worldcompass trajectories'"
         ) from why
