@@ -75,6 +75,7 @@ CONTENTS = {
             "/docs/player",
             "/docs/votes",
             "/docs/rewards",
+            "/docs/inverse_dynamics",
             "/docs/audits",
             "/docs/judge",
             "/docs/doctor",
