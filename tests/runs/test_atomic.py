@@ -135,3 +135,20 @@ def test_numbers_without_a_word_in_json_become_none():
 
     found = finite({"a": Measured(math.nan, (0.5, math.inf)), "b": [1, "x", None, True]})
     assert found == {"a": {"mean": None, "ends": [0.5, None]}, "b": [1, "x", None, True]}
+
+
+def test_a_device_or_a_pipe_is_refused_and_stays(tmp_path):
+    """A rename would put a file in its place, as root even at /dev/null."""
+    pipe = tmp_path / "pipe.html"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="is a device or a pipe, which would be replaced: name a file"):
+        write_text(pipe, "page")
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_file_that_would_replace_a_folder_names_the_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text(tmp_path / "run", "page")
+    assert caught.value.filename == str(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

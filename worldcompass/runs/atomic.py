@@ -72,7 +72,8 @@ def check_name(path: Path) -> None:
     """Check a name to write before long work starts; a missing parent folder is no error.
 
     Raises:
-        UserError: when it is no name of a file or folder, or not UTF-8, which safetensors and JSON need.
+        UserError: when it is no name of a file or folder, one of a device, or not UTF-8, which safetensors and JSON
+            need.
         OSError: when it is too long for the file system.
     """
     if not path.name:
@@ -81,7 +82,8 @@ def check_name(path: Path) -> None:
         os.fspath(path.absolute()).encode()
     except UnicodeEncodeError:
         raise UserError(f"{os.fspath(path)!r} is not UTF-8: choose a name in UTF-8") from None
-    path.exists()  # which fails for a name that is too long
+    if path.exists() and not (path.is_file() or path.is_dir()):  # which fails for a name that is too long
+        raise UserError(f"{path} is a device or a pipe, which would be replaced: name a file or a new folder")
 
 
 def _remove_leftovers(folder: Path, stem: str) -> None:
@@ -110,6 +112,8 @@ def publish(unfinished: Path, path: Path) -> None:
     sync(unfinished)
     if folder:
         remove(path)
+    elif path.is_dir():  # else the error names the temporary file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     os.replace(unfinished, path)
     sync(path.parent)
 
