@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ def doom_starts(maps: str = "training") -> list[Scenario]:
     Raises:
         ValueError: for another word.
     """
-    from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
-
     if maps not in ("training", "unseen"):
         raise ValueError(f"maps is {maps!r}, expected training or unseen")
-    return [replace(s, truth=None) for s in replay_all(evaluation_plans(maps == "unseen"), 1)]
+    return list(_starts(maps == "unseen"))
+
+
+@cache
+def _starts(unseen: bool) -> tuple[Scenario, ...]:
+    """Kept, as the engine takes a second to begin on every map and each environment asks."""
+    from worldcompass.worlds.doom.engine.scenarios import evaluation_plans, replay_all
+
+    return tuple(replace(s, truth=None) for s in replay_all(evaluation_plans(unseen), 1))
 
 
 def make_doom(
