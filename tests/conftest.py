@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from worldcompass.media import video
+
 TESTS = Path(__file__).parent
 TRACED = (TESTS, TESTS / "training", TESTS / "runs")
 """Folders with the tests of the modules whose line coverage is judged, see the Makefile."""
@@ -23,6 +25,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         coverage.resume()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_videos() -> Iterator[None]:
+    """Videos are larger files that take a quarter of the time to write."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "PRESET", "ultrafast")
+        yield
 
 
 @pytest.fixture

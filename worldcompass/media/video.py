@@ -42,6 +42,7 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 """Endings of files that count as videos in a folder."""
 MAX_ASPECT = 4.0  # of a user's picture
 QUALITY = 18  # x264 constant rate factor: visually lossless for small pictures
+PRESET = "medium"  # of x264: how long it searches for a smaller file
 GAP = 2  # pixels between pictures
 BACKGROUND = 24  # grey level behind labels and between pictures
 INK = 235  # grey level of labels
@@ -79,7 +80,7 @@ def write_mp4(path: Path, frames_F3hw: Frames, fps: float) -> Path:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         # With mbtree x264's bytes, and pixels by up to 3 levels, vary from call to call for some frame sizes.
-        stream.options = {"crf": str(QUALITY), "preset": "medium", "x264-params": "mbtree=0"}
+        stream.options = {"crf": str(QUALITY), "preset": PRESET, "x264-params": "mbtree=0"}
         for picture in frames:
             packets = stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
             container.mux(packets)
