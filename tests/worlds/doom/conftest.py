@@ -6,9 +6,19 @@ import pytest
 
 from worldcompass.worlds.doom.engine import collect
 
+EPISODES = 2  # of a shard
+
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Path:
-    """The smallest data set, of one map, collected by two processes with seed 3."""
+    """The smallest data set, of one map, collected with seed 3; see ``short_shards``."""
     root = tmp_path_factory.mktemp("doom")
-    return collect.collect(root, frames=2000, seed=3, workers=2, maps=["my_way_home"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "EPISODES_PER_SHARD", EPISODES)
+        return collect.collect(root, frames=2000, seed=3, workers=1, maps=["my_way_home"])
+
+
+@pytest.fixture
+def short_shards(monkeypatch) -> None:
+    """As many episodes in a shard as in those of ``dataset``."""
+    monkeypatch.setattr(collect, "EPISODES_PER_SHARD", EPISODES)

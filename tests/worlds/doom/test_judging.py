@@ -7,34 +7,43 @@ from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.judging import court as filming
 from worldcompass.worlds.doom import judging
-from worldcompass.worlds.doom.engine.maps import TRAINING
+from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.judging import MOST, place_of, scenes, sources_of, stored_sources
 from worldcompass.worlds.doom.world import shipped_weights
 
 LATENTS = 10  # 37 frames
+COUNT = 8  # scenarios, the fewest
+HOUSE, STRANGE = TRAINING[:2], UNSEEN[:2]
 
 
 @pytest.fixture(scope="module")
 def found():
-    return {role: scenes(role, 16, LATENTS) for role in ("judge", "twin")}
+    """The scenarios of a game with four maps."""
+    maps = {m.name for m in (*HOUSE, *STRANGE)}
+    frozen = [plan for plan in evaluation_plans() if plan.map_name in maps]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "TRAINING", HOUSE)
+        patch.setattr(judging, "UNSEEN", STRANGE)
+        patch.setattr(judging, "evaluation_plans", lambda: frozen)
+        return {role: scenes(role, COUNT, LATENTS) for role in ("judge", "twin")}
 
 
 def test_scenarios_spread_over_all_maps_and_other_episodes_match_them_row_by_row(found):
     judge = found["judge"]
-    assert {judge.regions.count(name) for name in set(judge.regions)} == {2} and len(set(judge.regions)) == 8
+    assert {judge.regions.count(m.name) for m in (*HOUSE, *STRANGE)} == {2} and len(judge.regions) == COUNT
     assert [s.id.split("/")[1] for s in judge.others] == judge.regions
-    assert len({s.id for s in (*judge.scenarios, *judge.others)}) == 32
+    assert len({s.id for s in (*judge.scenarios, *judge.others)}) == 2 * COUNT
 
 
 def test_the_twin_sees_other_starts_on_the_training_maps_alone(found):
-    assert set(found["twin"].regions) == {m.name for m in TRAINING}
+    assert set(found["twin"].regions) == {m.name for m in HOUSE}
 
     def starts(of):
         return {s.image_3hw.numpy().tobytes() for s in (*of.scenarios, *of.others)}
 
     drawn = starts(found["twin"]) - starts(found["judge"])
-    assert len(drawn) > 16  # maps with one start show it to both
+    assert len(drawn) > COUNT  # maps with one start show it to both
     assert not {s.id for s in found["twin"].scenarios} & {s.id for s in found["judge"].scenarios}
 
 
@@ -67,30 +76,30 @@ def filmed(found, monkeypatch):
 
 def test_a_second_run_takes_engine_and_base_from_the_first_and_films_itself_alone(filmed, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    sources_of([shipped_weights()], first, 16, 0, "cpu")
+    sources_of([shipped_weights()], first, COUNT, 0, "cpu")
     filmed.clear()
-    found = sources_of([shipped_weights()], second, 16, 0, "cpu", reuse=first)
+    found = sources_of([shipped_weights()], second, COUNT, 0, "cpu", reuse=first)
     assert filmed == [0, 0]  # the trained model's videos and its single chunks
     assert found.engine_SF3hw.equal(stored_sources(first).engine_SF3hw)
     with pytest.raises(UserError, match="no judge with the same base"):
-        sources_of([shipped_weights()], tmp_path / "third", 16, 1, "cpu", reuse=first)
+        sources_of([shipped_weights()], tmp_path / "third", COUNT, 1, "cpu", reuse=first)
     with pytest.raises(UserError, match="no judge with the same base"):
-        sources_of([shipped_weights()], tmp_path / "fourth", 16, 0, "cpu", reuse=tmp_path / "nowhere")
+        sources_of([shipped_weights()], tmp_path / "fourth", COUNT, 0, "cpu", reuse=tmp_path / "nowhere")
 
 
 def test_videos_are_stored_and_the_same_command_reads_them(filmed, tmp_path):
     out = tmp_path / "judge"
-    first = sources_of([shipped_weights()], out, 16, 0, "cpu")
+    first = sources_of([shipped_weights()], out, COUNT, 0, "cpu")
     assert filmed == [-1, 0, 0, 0, 0]
-    again = sources_of([shipped_weights()], out, 16, 0, "cpu")
+    again = sources_of([shipped_weights()], out, COUNT, 0, "cpu")
     assert len(filmed) == 5 and again.flat("trained").equal(first.flat("trained"))
     (out / "trained_0.safetensors").unlink()
     with pytest.raises(UserError, match="no complete judge"):
         stored_sources(out)
-    sources_of([shipped_weights()], out, 16, 0, "cpu")
+    sources_of([shipped_weights()], out, COUNT, 0, "cpu")
     assert len(filmed) == 6
     with pytest.raises(UserError, match="other seed: choose another --out"):
-        sources_of([shipped_weights()], out, 16, 1, "cpu")
+        sources_of([shipped_weights()], out, COUNT, 1, "cpu")
 
 
 def test_the_command_refuses_a_run_that_is_not_there(capsys, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from worldcompass.rewards.discriminator import Discriminator, Schooling
 from worldcompass.worlds.doom.engine import maps, scenarios
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,6 +20,7 @@ def found(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scenarios, "KINDS", ("combined",))
     monkeypatch.setattr(maps, "TRAINING", maps.TRAINING[:2])
+    monkeypatch.setattr(step_zero, "Discriminator", lambda: Discriminator(Schooling(updates=1, pairs=2)))
     monkeypatch.setattr(step_zero, "STEPS", 0.5)
     out = tmp_path / "found.json"
     options = ["--per-map-and-kind", "1", "--chunks", "0", "--free", "0", "--out", str(out)]
