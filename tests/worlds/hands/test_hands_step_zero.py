@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from worldcompass.rewards.discriminator import Discriminator, Schooling
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -13,6 +15,7 @@ def test_guidance_spoils_obedience_and_likeness_of_the_base(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     import step_zero
 
+    monkeypatch.setattr(step_zero, "Discriminator", lambda: Discriminator(Schooling(updates=1, pairs=2)))
     monkeypatch.setattr(step_zero, "STEPS", 1.5)
     out = tmp_path / "found.json"
     options = ["--world", "hands", "--per-map-and-kind", "1", "--chunks", "0", "--free", "0", "--steps", "2"]
