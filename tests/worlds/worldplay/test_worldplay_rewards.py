@@ -11,6 +11,7 @@ import pytest
 import torch
 from camera_paths import commanded, parse_path
 from drawn_room import CAMERA, drawn_video
+from ranks import bf16_anywhere
 from worldplay_tiny import prepare, random_network, write_vae
 
 from worldcompass import cli
@@ -241,15 +242,10 @@ def tiny(official, rewards, **config):
     )
 
 
-def test_with_all_files_in_place_a_recipe_trains_on_the_papers_rewards(
-    official, installed, tmp_path, monkeypatch
-):
+def test_with_all_files_in_place_a_recipe_trains_on_the_papers_rewards(official, installed, tmp_path):
     """From official files and prepared images to official files; only the packages are stand-ins."""
-    monkeypatch.setattr(
-        "worldcompass.training.preflight.computes_bf16", lambda device: True
-    )  # slow elsewhere, not wrong
-    recipe = tiny(official, installed, first_chunk=1)
-    recipe.run(tmp_path / "run", "cpu", resume=False)
+    with bf16_anywhere():
+        tiny(official, installed, first_chunk=1).run(tmp_path / "run", "cpu", resume=False)
     (step,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert {name: reward.valid for name, reward in step.rewards.items()} == {
         "interaction": 1,
