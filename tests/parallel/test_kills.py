@@ -49,7 +49,7 @@ def goes_on_to(out, expected):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_killed_at_random_moments_of_a_stage_ends_bit_equal(stage, tmp_path, straight):
     chance = random.Random(stage)
-    for _ in range(3):
+    for _ in range(2):
         moment = chance.randint(1, 3 * EVENTS_PER_STEP[stage])
         assert finish(start(tmp_path / "run", "--resume", fuse=f"{stage}:{moment}")) == -signal.SIGKILL
     goes_on_to(tmp_path / "run", straight)
