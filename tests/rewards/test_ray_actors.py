@@ -27,8 +27,6 @@ from worldcompass.training.loop import train
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs worldcompass[ray]", allow_module_level=True)
-ray = imported_ray()
-
 pytestmark = pytest.mark.filterwarnings("ignore:the critic")
 
 GROUP = noise_group(3)
@@ -39,6 +37,7 @@ PATIENCE = 10.0  # seconds for a group
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """A minimal Ray on this machine, whose node offers two units of a resource called scorer."""
+    ray = imported_ray()
     start_ray(ray, num_cpus=1, resources={"scorer": 2}, object_store_memory=80 * 2**20)
     yield
     ray.shutdown()
