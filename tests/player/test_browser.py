@@ -215,7 +215,7 @@ def test_touch_and_a_gamepad_walk_and_the_phone_page_does_not_scroll_sideways(vi
 
 
 def path_becomes(page, pattern):
-    sync_api.expect(page.locator("#path")).to_have_value(re.compile(pattern))
+    expect(page.locator("#path")).to_have_value(re.compile(pattern))
 
 
 def test_the_mouse_looks_around_after_a_click_on_a_picture_until_help_opens(visit):
@@ -224,7 +224,7 @@ def test_the_mouse_looks_around_after_a_click_on_a_picture_until_help_opens(visi
     page.mouse.move(300, 300)
     page.mouse.move(500, 300)
     page.locator("canvas").first.click()
-    sync_api.expect(page.locator("#mouse")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#mouse")).to_have_attribute("aria-pressed", "true")
     page.mouse.move(400, 300)  # where the mouse was before is not known exactly: forget what this turned
     at_rest(page)
     page.keyboard.press("q")
@@ -240,8 +240,8 @@ def test_the_mouse_looks_around_after_a_click_on_a_picture_until_help_opens(visi
     path_becomes(page, r"w\+right-1")
     page.keyboard.up("w")
     page.keyboard.press("?")
-    sync_api.expect(page.locator("#keys-mouse")).to_contain_text("Look around with the mouse")
-    sync_api.expect(page.locator("#mouse")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#keys-mouse")).to_contain_text("Look around with the mouse")
+    expect(page.locator("#mouse")).to_have_attribute("aria-pressed", "false")
     page.locator("#keys-close").click()
     path = at_rest(page) and page.input_value("#path")
     page.mouse.move(10, 10)
@@ -252,7 +252,7 @@ def test_full_screen_shows_larger_pictures_and_the_keys_and_nothing_else(visit):
     page = visit()
     before = page.locator(".screen").first.bounding_box()
     page.keyboard.press("f")
-    sync_api.expect(page.locator("#full")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#full")).to_have_attribute("aria-pressed", "true")
     for part, shown in (
         ("header", False),
         ("#groups", False),
@@ -265,8 +265,8 @@ def test_full_screen_shows_larger_pictures_and_the_keys_and_nothing_else(visit):
     assert after["width"] >= before["width"] and after["y"] >= 0
     tap(page, "w", 1)
     page.locator("#full").click()
-    sync_api.expect(page.locator("#full")).to_have_attribute("aria-pressed", "false")
-    sync_api.expect(page.locator("header")).to_be_visible()
+    expect(page.locator("#full")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("header")).to_be_visible()
 
 
 def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
