@@ -5,7 +5,7 @@ import torch
 from worldcompass.judging.sources import Sources
 from worldcompass.seeding import generator_for
 
-SIZE = (32, 32)
+SIZE = (32, 48)
 
 
 def moving_pictures(count, frames, seed, regions=2):

@@ -1,14 +1,11 @@
-"""Weights that are the shipped ones with a change: finished runs of them, and a base with fewer blocks."""
+"""Finished runs whose weights are the shipped ones, slightly changed."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from worldcompass.worlds.small.weights import WeightFiles
 
@@ -24,13 +21,3 @@ def run_with_other_weights(folder: Path, scale: float, weights: WeightFiles) -> 
     with safe_open(shipped, "pt") as file:
         save_file({**tensors, name: tensors[name] * scale}, path, file.metadata())
     return folder
-
-
-def shallow(folder: Path, weights: WeightFiles, net: nn.Module) -> WeightFiles:
-    """A base for quick runs: the tensors of the shipped network that ``net``, of fewer blocks, has too."""
-    assert weights.shipped is not None
-    shipped = load_file(weights.shipped / weights.net)
-    net.load_state_dict({name: shipped[name] for name in net.state_dict()})
-    weights.export(net, folder / weights.net)
-    shutil.copy(weights.shipped / weights.autoencoder, folder)
-    return replace(weights, shipped=folder)

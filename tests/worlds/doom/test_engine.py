@@ -13,7 +13,7 @@ from worldcompass.errors import UserError
 from worldcompass.geometry import label_from_motion, labels_from_poses, level_motion, motion_signs
 from worldcompass.recipes.demo import demo
 from worldcompass.rewards.cycle import returns
-from worldcompass.worlds.doom.engine import collect, scenarios
+from worldcompass.worlds.doom.engine import collect
 from worldcompass.worlds.doom.engine.engine import Engine, poses_from_cameras
 from worldcompass.worlds.doom.engine.facts import ACTIONS, FRAMES_PER_LATENT, MOTION, THRESHOLDS
 from worldcompass.worlds.doom.engine.feasible import MOTIONS, distance_to_walls, feasible_latents
@@ -140,13 +140,7 @@ def test_evaluation_scenarios_are_frozen_and_the_engine_carries_them_out():
         )
 
 
-@pytest.fixture
-def two_maps(monkeypatch):
-    """For post-training, of four."""
-    monkeypatch.setattr(scenarios, "TRAINING", TRAINING[:2])
-
-
-def test_out_and_back_paths_come_back(two_maps):
+def test_out_and_back_paths_come_back():
     plain, returning = (training_scenarios(1, 13, 3, out_and_back=back) for back in (False, True))
     for scenario in returning:
         poses = scenario.actions.world_from_camera_K44
@@ -154,7 +148,7 @@ def test_out_and_back_paths_come_back(two_maps):
     assert sum(len(returns(s.actions.world_from_camera_K44, THRESHOLDS, 13)) for s in plain) < 4
 
 
-def test_a_recipe_s_cycle_weight_adds_the_critic_and_paths_that_it_scores(two_maps):
+def test_a_recipe_s_cycle_weight_adds_the_critic_and_paths_that_it_scores():
     plain = replace(demo(), scenarios_per_map=1)
     parts = training_parts(replace(plain, cycle_weight=0.5), "cpu")
     names = [critic.name for critic in parts.critics]

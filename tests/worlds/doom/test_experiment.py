@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import av
 import pytest
 import torch
-from other_weights import shallow
 from pages import ROOT, follow
 
 from worldcompass import cli
@@ -24,12 +22,9 @@ from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.results import read_results
 from worldcompass.ways import Walking
-from worldcompass.worlds.doom import evaluation, experiment, world
-from worldcompass.worlds.doom.engine import scenarios
-from worldcompass.worlds.doom.engine.maps import TRAINING
+from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
 from worldcompass.worlds.doom.experiment import run_experiment
-from worldcompass.worlds.doom.network.transformer import CONFIG, DoomTransformer
 from worldcompass.worlds.doom.world import SPEC, WEIGHTS, DoomWorld, load_doom_world
 from worldcompass.worlds.small.post_training import evaluation as measuring
 from worldcompass.worlds.small.post_training import experiment as running
@@ -47,18 +42,11 @@ ROLLOUT, PLAY = Walking(4, 2), Walking(1, 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_world(tmp_path_factory):
-    """The embedded world on two maps, with a quarter of its denoising steps and the first block of its network."""
-    net = partial(DoomTransformer, replace(CONFIG, depth=1))
-    base = shallow(tmp_path_factory.mktemp("base"), WEIGHTS, net())
+def quick_world():
+    """The embedded world with a quarter of its denoising steps."""
     with pytest.MonkeyPatch.context() as patch:
         schedule = replace(SPEC.schedule, num_steps=ROLLOUT.num_steps)
         patch.setattr(DoomWorld, "spec", replace(SPEC, schedule=schedule, play=PLAY))
-        patch.setattr(world, "DoomTransformer", net)
-        for module in (world, experiment, evaluation):
-            patch.setattr(module, "WEIGHTS", base)
-        for module in (experiment, scenarios):
-            patch.setattr(module, "TRAINING", TRAINING[:2])
         yield
 
 

@@ -15,20 +15,11 @@ from worldcompass.testing import check_world_model
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.worlds.doom.engine.facts import MOTION
 from worldcompass.worlds.doom.network.autoencoder import DoomLook
-from worldcompass.worlds.doom.rooms import transformer
 from worldcompass.worlds.doom.rooms.autoencoder import CODE, RoomsAutoencoder
 from worldcompass.worlds.doom.rooms.pretraining import BLUEPRINT
 from worldcompass.worlds.doom.rooms.transformer import RoomsTransformer
 from worldcompass.worlds.doom.rooms.views import VIEWS, chosen_views, mixed_views
 from worldcompass.worlds.doom.rooms.world import RoomsWorld, load_rooms_world
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    """Networks of one block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "CONFIG", replace(transformer.CONFIG, depth=1))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +48,7 @@ RIGHT = label_from_signs(0, 0, 1, 0)
 
 
 def test_rooms_keep_the_contract(world):
-    paths = [walk([AHEAD] * 7), walk([RIGHT] * 7)]
+    paths = [walk([AHEAD] * 11), walk([RIGHT] * 11)]
     starts = torch.randint(0, 256, (2, 3, *CODE.frame_size), dtype=torch.uint8)
     scenarios = [Scenario(str(i), path, image_3hw=starts[i]) for i, path in enumerate(paths)]
     check_world_model(world, scenarios)
@@ -121,7 +112,7 @@ def test_rooms_are_pretrained_from_nothing_and_from_weights(dataset, tmp_path, m
     monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
     monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 256)
     for module in ("small.pretraining.measures", "doom.rooms.pretraining"):
-        monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 1)
+        monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 2)
     quick = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, sequences=1))
     monkeypatch.setattr("worldcompass.worlds.doom.rooms.pretraining.BLUEPRINT", quick)
     short = ["--minutes-autoencoder", "1e-9", "--minutes-world", "1e-9", "--device", "cpu"]

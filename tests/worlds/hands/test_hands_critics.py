@@ -101,7 +101,7 @@ def test_clips_that_are_wrong_by_construction_score_lower_on_average(make, fault
 @pytest.mark.parametrize("make", MAKERS)
 def test_pictures_that_show_nothing_earn_nothing_and_never_abstain(make):
     critic, engine = make(), []
-    groups = [group_of("errands", number, chunk) for chunk in (3, 4) for number in range(4)]
+    groups = [group_of("errands", number, chunk) for chunk in (3, 4) for number in range(8)]
     for group, mush in zip(groups, mushed_clips(groups), strict=True):
         scores = critic(beside(group, *mush))
         asked = make is not InstructionFollowing or bool(scores.valid_G[0])

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from other_weights import shallow
 
 from worldcompass import cli
 from worldcompass.commands._worlds import world_of
@@ -18,11 +17,9 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS, MEASURES
 from worldcompass.recipes.hands_demo import hands_demo
 from worldcompass.recipes.hands_full import hands_full
-from worldcompass.worlds.hands import evaluation, experiment, gl, judging, world
+from worldcompass.worlds.hands import evaluation, experiment, gl, judging
 from worldcompass.worlds.hands.experiment import training_parts
 from worldcompass.worlds.hands.footage import shipped_scenarios
-from worldcompass.worlds.hands.network.autoencoder import HandsAutoencoder
-from worldcompass.worlds.hands.network.transformer import CONFIG, HandsTransformer
 from worldcompass.worlds.hands.world import WEIGHTS, load_hands_world
 
 
@@ -37,21 +34,6 @@ def tiny():
 def few(latents, unseen=True):
     wanted = [f"heldout/{kind}/{i}" for kind in KINDS for i in (0, 1)] + ["unseen_looks/basic/0"]
     return [s for s in shipped_scenarios("evaluation", latents) if s.id in wanted]
-
-
-def shallow_net(code):
-    return HandsTransformer(code, replace(CONFIG, depth=1))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_world(tmp_path_factory):
-    """The embedded world with the first block of its network alone."""
-    base = shallow(tmp_path_factory.mktemp("base"), WEIGHTS, shallow_net(HandsAutoencoder().code))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world, "HandsTransformer", shallow_net)
-        for module in (world, experiment, evaluation):
-            patch.setattr(module, "WEIGHTS", base)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ import pytest
 from other_weights import run_with_other_weights
 
 from worldcompass import cli
-from worldcompass.commands.vote_sheet import FRAMES
 from worldcompass.errors import UserError
 from worldcompass.judging.votes.sheet import draw_sheet
 from worldcompass.worlds.doom.world import WEIGHTS as DOOM_WEIGHTS
-from worldcompass.worlds.hands.subjects import SHOWN, hands_subjects
+from worldcompass.worlds.hands.subjects import hands_subjects
 from worldcompass.worlds.hands.world import WEIGHTS
 
 
@@ -34,10 +33,8 @@ def test_a_run_of_another_world_is_refused(tmp_path):
         hands_subjects(other, None, 93, "cpu")
 
 
-def test_the_command_makes_a_sheet_of_hands(run, tmp_path, monkeypatch, one_thread):
-    monkeypatch.setitem(SHOWN, 29, ("evaluation",))
-    monkeypatch.setitem(FRAMES, "hands", (29,))
-    arguments = ["vote-sheet", str(run), "--world", "hands", "--pairs", "9", "--frames", "29", "--strips"]
+def test_the_command_makes_a_sheet_of_hands(run, tmp_path, one_thread):
+    arguments = ["vote-sheet", str(run), "--world", "hands", "--pairs", "9", "--strips"]
     assert cli.main([*arguments, "--out", str(tmp_path / "study")]) == 0
     key = json.loads((tmp_path / "study" / "key" / "key.json").read_text())
     assert key["world"] == "hands" and len(key["pairs"]) == 9
