@@ -25,11 +25,17 @@ def read_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as why:
-        first_line = str(why).partition("\n")[0]
         raise UserError(
-            f"{path} is damaged or holds more than tensors ({first_line}): use the safetensors file, as code in"
+            f"{path} is damaged or holds more than tensors ({_reason(why)}): use the safetensors file, as code in"
             " files is never run"
         ) from why
+
+
+def _reason(why: Exception) -> str:
+    """What is wrong with a file, in a line. PyTorch's own first line advises to run the file's code."""
+    lines = [line.strip() for line in str(why).splitlines() if line.strip()]
+    told = (line for line in lines if line.lower().startswith(("unsupported", "trying to load")))
+    return next(told, "no plain data" if "weights_only" in str(why) else "".join(lines[:1]))
 
 
 def tensors_in(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -260,8 +260,9 @@ def test_missing_and_damaged_encoders_are_refused(checkpoints, tmp_path):
     with pytest.raises(UserError, match=r"not those of Wan2\.1's video autoencoder"):
         load_decoder(tmp_path / VAE_FILE)
     (tmp_path / IMAGE_FILE).write_bytes(b"no weights")
-    with pytest.raises(UserError, match="is damaged or holds more than tensors"):
+    with pytest.raises(UserError, match="is damaged or holds more than tensors") as refused:
         load_image_encoder(tmp_path / IMAGE_FILE)
+    assert "weights_only" not in str(refused.value), "no advice to run the code of a file"
 
 
 def write(folder, **content):
