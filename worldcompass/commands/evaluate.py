@@ -11,6 +11,7 @@ recipe's weights and of every --checkpoint (a run, a folder such as ar_rl_model,
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "length of the rollouts; shorter ones are reported too (default: %(default)s)"
     parser.add_argument("--frames", type=int, choices=FRAMES, default=FRAMES[0], help=text)
     parser.add_argument(
-        "--recipe", default=None, metavar="RECIPE", help="evaluate a WorldPlay recipe's world"
+        "--recipe",
+        default=None,
+        metavar="RECIPE",
+        help="evaluate the world of a recipe of an open checkpoint",
     )
     text = "with --recipe: change one of its settings; may be repeated"
     parser.add_argument(
         "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
     )
-    text = "with --recipe: number of scenarios (default: %(default)s)"
-    parser.add_argument("--scenarios", type=positive, default=16, metavar="N", help=text)
+    text = "with --recipe: number of scenarios (default: all, at most 16)"
+    parser.add_argument("--scenarios", type=positive, default=None, metavar="N", help=text)
     text = (
         f"with --recipe: latents of every video, whole chunks (default: as many as fit into {MOST_LATENTS})"
     )
@@ -107,6 +111,7 @@ def _of_recipe(args: argparse.Namespace, device: str) -> int:
     latents = args.latents or MOST_LATENTS // recipe.chunk * recipe.chunk
     request = Request(args.scenarios, latents, args.steps, args.seed)
     names = [scenario.id for scenario in scenarios_of(recipe, request)]
+    request = replace(request, count=len(names))
     with progress("evaluating", len(sides) * len(names)) as advance:
         for _ in evaluate(recipe, sides, request, args.out, device):
             advance()

@@ -119,6 +119,8 @@ def sources_of(
     if not all(map(reel.has, _names(len(runs)))):
         found = court.scenes(role, count)
         _same_scenes(court, out, found)
+        for path in runs:  # a file of another network is refused before anything is filmed
+            court.load(path, device)
         reel.take("engine", lambda: court.shown(_true(found.scenarios)))
         reel.take("other", lambda: court.shown(_true(found.others)))
         noise = twin_seed(seed) if role == "twin" else seed

@@ -280,8 +280,9 @@ def test_settings_that_do_not_fit_are_refused(files, data):
         changed(recipe, "config.first_chunk=0").check()
     with pytest.raises(UserError, match="fewer remembered ones than the window of 4"):
         _ = changed(recipe, "history=4").spec
-    with pytest.raises(UserError, match="num_steps is 2000: expected 1 to 1000"):
-        _ = changed(recipe, "steps=2000").spec
+    for steps in (0, 2000):
+        with pytest.raises(UserError, match=f"num_steps is {steps}: expected 1 to 1000"):
+            _ = changed(recipe, f"steps={steps}").spec
     wide = replace(recipe.source.checkpoint, side=24)
     with pytest.raises(UserError, match="turns into 6 cells instead of 4"):
         _ = (
@@ -315,11 +316,22 @@ def test_the_smoke_recipe_runs_from_the_shell(tmp_path, capsys):
     out = tmp_path / "smoke"
     assert cli.main(["train", "nano:smoke", "--out", str(out), "--device", "cpu"]) == 0
     assert "wrote" in capsys.readouterr().out
-    words = ["evaluate", "--recipe", "nano:smoke", "--scenarios", "2", "--latents", "6", "--device", "cpu"]
+    words = ["evaluate", "--recipe", "nano:smoke", "--latents", "6", "--device", "cpu"]
     assert cli.main([*words, "--out", str(tmp_path / "scores"), "--checkpoint", str(out)]) == 0
     found = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert set(found) == {"inverse_dynamics", "quality"}
     assert {"base", "smoke", "smoke - base"} == set(found["quality"])
+    other = tmp_path / "other.safetensors"
+    save_file({"wrong": torch.zeros(1)}, other)
+    assert cli.main([*words, "--out", str(tmp_path / "late"), "--checkpoint", str(other)]) == 2
+    assert "belongs to another network" in capsys.readouterr().err
+    assert not [*(tmp_path / "late").rglob("*.mp4")], "the base was imagined first"
+
+
+def test_settings_without_scenarios_are_refused(tmp_path, capsys):
+    words = ["--device", "cpu", "--out", str(tmp_path / "none")]
+    assert cli.main(["train", "nano:smoke", "--set", "source.num_scenarios=0", *words]) == 2
+    assert "these settings leave no scenarios" in capsys.readouterr().err
 
 
 def test_adapters_cover_attention_and_mlp_of_every_block():

@@ -75,7 +75,9 @@ class NanoRecipe(OpenRecipe):
     def sampling(self) -> Sampling:
         """The settings of the sampler."""
         own = self.source.checkpoint
-        return Sampling(self.steps or own.num_steps, self.regime, self.history, self.num_given)
+        return Sampling(
+            own.num_steps if self.steps is None else self.steps, self.regime, self.history, self.num_given
+        )
 
     @property
     def num_given(self) -> int:

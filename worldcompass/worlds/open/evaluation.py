@@ -32,6 +32,7 @@ from worldcompass.types import Scenario
 from worldcompass.worlds.open.recipe import OpenRecipe, OpenWorld
 
 SEED = 7_000_000  # of trajectories that no run draws, as its own seeds are far below
+USUAL = 16  # scenarios
 BASE = "base"
 REQUEST = "request.json"
 NAMED = 5  # differences that a message names
@@ -41,8 +42,8 @@ NAMED = 5  # differences that a message names
 class Request:
     """What is imagined and scored."""
 
-    count: int
-    """Scenarios, the first ones of the recipe's dataset."""
+    count: int | None
+    """Scenarios, the first ones of the recipe's dataset; at most ``USUAL`` of them when None."""
     latents: int
     """Of every video, a multiple of the world's chunk."""
     steps: int | None
@@ -59,6 +60,10 @@ def scenarios_of(recipe: OpenRecipe, request: Request) -> list[Scenario]:
     if request.latents % recipe.chunk:
         raise UserError(f"--latents is {request.latents}: expected a multiple of {recipe.chunk}")
     found = recipe.scenarios_along(request.latents, SEED + request.seed)
+    if not found:
+        raise UserError("these settings leave no scenarios: expected one or more images and trajectories")
+    if request.count is None:
+        return found[:USUAL]
     if len(found) < request.count:
         raise UserError(f"the dataset has {len(found)} scenarios: lower --scenarios from {request.count}")
     return found[: request.count]
@@ -129,11 +134,17 @@ def evaluate(
     """
     _check_same(out, recipe, sides, request)
     scenarios, critics = scenarios_of(recipe, request), recipe.rewards.critics(device)
-    world = loaded = None
+    unfinished = [s for s in sides if not all(_file(out, s, scenario.id).exists() for scenario in scenarios)]
+    world = blank_world(recipe, device) if unfinished else None
+    loaded = None
+    # All sides are loaded once before the first video, as a file of another network would else be refused late.
+    for loaded in reversed(unfinished):
+        assert world is not None
+        use_weights(world.net, sides[loaded], recipe, device)
     for side, path in sides.items():
         for scenario in scenarios:
             if not _file(out, side, scenario.id).exists():
-                world = world or blank_world(recipe, device)
+                assert world is not None
                 if loaded != side:
                     use_weights(world.net, path, recipe, device)
                     loaded = side

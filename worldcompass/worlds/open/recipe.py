@@ -254,11 +254,17 @@ class OpenRecipe(ABC):
         return Parts(self.world(fill, self.source.decoder(device)), critics, scenarios, config)
 
     def scenarios(self) -> list[Scenario]:
-        """Scenarios of the training, long enough for the curriculum's last chunk."""
+        """Scenarios of the training, long enough for the curriculum's last chunk.
+
+        Raises:
+            UserError: when there are none, or they do not fit.
+        """
         num_latents = self._num_latents
         if self.recordings is not None:
             return recorded_scenarios(self.recordings, self.spec, num_latents, self.begun, self.read_actions)
-        return self.scenarios_along(num_latents, self.config.seed)
+        if not (found := self.scenarios_along(num_latents, self.config.seed)):
+            raise UserError("these settings leave no scenarios: expected one or more images and trajectories")
+        return found
 
     def looks(self, scenarios: Sequence[Scenario]) -> HeldOut:
         """What the probes of a training on ``scenarios`` film: its first recordings, or images along other ways."""
