@@ -159,7 +159,7 @@ def test_a_world_of_ones_own_imagines_from_the_shell(picture, tmp_path, capsys):
     assert cli.main([*asked, "--weights", "5", "--world", f"{own}:make"]) == 0
     assert len(video.read_video(tmp_path / "own.mp4")) == 7
     for world, weights, said in (
-        ("mars", "5", "there is no world 'mars': expected doom, hands or FILE.py:FUNCTION"),
+        ("mars", "5", "there is no world 'mars': expected doom, hands, FILE.py:FUNCTION, or a recipe of"),
         (f"{own}:nothing", "5", "returned int: expected a world that check_world_model accepts"),
         (f"{own}:make", "base", "failed to make a world (invalid literal for int()"),
     ):

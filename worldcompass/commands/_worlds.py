@@ -67,7 +67,10 @@ def check_world(source: str) -> None:
     from worldcompass.recipes.load import parts_of
 
     if source not in EMBEDDED and not is_open(source) and not parts_of(source)[0].endswith(".py"):
-        raise UserError(f"there is no world {source!r}: expected {', '.join(EMBEDDED)} or FILE.py:FUNCTION")
+        raise UserError(
+            f"there is no world {source!r}: expected {', '.join(EMBEDDED)}, FILE.py:FUNCTION, or a recipe of an"
+            f" open checkpoint, of {', '.join(OPEN)}"
+        )
 
 
 def world_maker(source: str, assignments: Sequence[str] = ()) -> Callable[[Path | None, str], Any]:

@@ -54,11 +54,18 @@ def read_play(file: Path, space: ActionSpace) -> Actions:
 
 
 def _values(raw: Mapping[str, Any], frames: int, num_buttons: int) -> torch.Tensor:
-    mouse = torch.tensor(raw.get("mouse", [[0.0, 0.0]] * frames), dtype=torch.float32)
+    mouse = _numbers("mouse", raw.get("mouse", [[0.0, 0.0]] * frames))
     if mouse.shape != (frames, 2):
         raise ValueError(f"expected two numbers of the mouse per frame, got the shape {tuple(mouse.shape)}")
     pressed = [set(numbers) for numbers in raw.get("buttons", [[]] * frames)]
     if wrong := sorted(n for numbers in pressed for n in numbers if n not in range(num_buttons)):
         raise ValueError(f"the button {wrong[0]} is none of 0 to {num_buttons - 1}")
-    wheel = torch.tensor(raw.get("wheel", [0] * frames), dtype=torch.float32)
+    wheel = _numbers("wheel", raw.get("wheel", [0] * frames))
     return control_values(mouse, pressed, wheel, num_buttons)
+
+
+def _numbers(name: str, entries: list[Any]) -> torch.Tensor:
+    try:
+        return torch.tensor(entries, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as why:
+        raise ValueError(f"{name} has entries that are not numbers, as many in each") from why
