@@ -19,7 +19,7 @@ SMOKE := commands test_api.py test_env.py test_encodings.py media runs training/
   worlds/doom/test_engine_start.py worlds/hands/test_hands_scenes.py player/test_api_of_player.py \
   rewards/test_ray_actors.py worlds/worldplay/test_worldplay_encoders.py
 # Its extras. Each torchvision fits a single torch, so that `rewards` is left out when TORCH replaces the lowest one.
-LOWEST := web,hf,track,hub,hands,ray,yaml
+LOWEST := web,hf,track,hub,hands,ray,yaml,pusht
 
 .PHONY: help demo test test-lowest check docs format bench golden soak
 .DEFAULT_GOAL := help
@@ -60,7 +60,7 @@ check: $(STAMP) ## lint, formatting, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/codespell worldcompass tests benchmarks docs *.md Makefile
+	$(BIN)/codespell worldcompass tests benchmarks docs examples *.md Makefile
 
 docs: $(STAMP) ## the documentation site, build/docs/index.html; warnings and broken links are errors
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -j 2 -c docs . build/docs

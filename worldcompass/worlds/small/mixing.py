@@ -128,12 +128,22 @@ class MixingTransformer(ChunkTransformer):
         x = self.up[-1](kept[-1] + self.untoken(self._unfold(tokens_NTD)), inputs.condition_NE)
         spread = functional.softplus(self.spread(functional.silu(x)).float())
         spread = spread * self.spread_channels.exp()[:, None, None]
+        views = self.mixable(x, inputs)
         for index in reversed(range(len(self.finer))):
             x = self.up[index](self.finer[index](x) + kept[index], inputs.condition_NE)
         planes = functional.pixel_shuffle(self.head(functional.silu(x)).float(), self.config.finest)
-        mean = self.code.encode(mixed(planes, inputs.seen_NDyx[:, : 3 * self.config.views]))
+        mean = self.code.encode(mixed(planes, views))
         level = inputs.sigma_N.float().view(-1, 1, 1, 1)
         return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
+
+    def mixable(self, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
+        """The pictures (N, 3 V, h, w) to mix: the views as they are. A network that moves them overrides this.
+
+        Args:
+            coarse_Ncyx: features of the coarsest grid, after the transformer.
+            inputs: of ``enter``.
+        """
+        return inputs.seen_NDyx[:, : 3 * self.config.views]
 
 
 def mixed(planes_Nchw: Tensor, views_NDhw: Tensor) -> Tensor:
