@@ -32,7 +32,8 @@ def read_record(run_dir: Path) -> Record:
     if run_dir.is_file():
         raise UserError(f"{run_dir} is a file: expected the folder of a run, such as {run_dir.parent}")
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir} is not a run folder: there is no such folder")
+        why = "it is a file" if run_dir.is_file() else "there is no such folder"
+        raise UserError(f"{run_dir} is not a run folder: {why}")
     folder = RunFolder(run_dir)
     path = folder.metrics
     rows, events = read_metrics(path), read_events(folder.events)

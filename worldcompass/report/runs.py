@@ -61,7 +61,8 @@ def load_run(run_dir: Path) -> Run:
         UserError: when the folder is no run, or a file in it is malformed.
     """
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir} is not a run folder: there is no such folder")
+        why = "it is a file" if run_dir.is_file() else "there is no such folder"
+        raise UserError(f"{run_dir} is not a run folder: {why}")
     folder = RunFolder(run_dir)
     if not (folder.results.is_file() or folder.metrics.is_file()):
         hint = training_member(folder)

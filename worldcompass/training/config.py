@@ -53,6 +53,7 @@ class Config:
             self.flat(),
             [
                 Rule(("steps",), self.steps >= 1, "steps must be at least 1"),
+                Rule(("seed",), self.seed >= 0, "seed must not be negative"),
                 Rule(
                     ("group_size", "best", "worst"),
                     1 <= chosen <= group_size,

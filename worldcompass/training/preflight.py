@@ -88,8 +88,8 @@ def check_inputs(parts: Parts) -> None:
         )
     if sampling.explore and not isinstance(world, Guidable):
         raise UnfitInputs(
-            f"explore={sampling.explore} needs a method weaken(context), which {world.spec.name} lacks:"
-            " set explore=0"
+            f"explore={sampling.explore} explores by guidance, which {world.spec.name} does not have: set"
+            " config.explore=0, or give a world of your own a method weaken(context)"
         )
     if config.optimiser.autocast_bf16 and not computes_bf16(device_of(world)):
         raise UnfitInputs(
