@@ -40,14 +40,14 @@ from worldcompass.worlds.causal_wan.world import CausalWanContext, CausalWanWorl
 from worldcompass.worlds.open.decoder import Decoder
 from worldcompass.worlds.open.paper import PAPER
 from worldcompass.worlds.open.prepare import Preparation
-from worldcompass.worlds.open.recipe import OpenRecipe
+from worldcompass.worlds.open.recipe import SizedRecipe, begin_on
 from worldcompass.worlds.open.weights import FILE_NAME
 
 CLIPS = 7  # of the curriculum, 21 latents and 81 frames: the length of ForgeWM's training videos
 
 
 @dataclass(frozen=True, kw_only=True)
-class GameRecipe(OpenRecipe):
+class GameRecipe(SizedRecipe):
     """See ``OpenRecipe``. Recordings are videos with keyboard and mouse, see ``recorded_play``."""
 
     model: str
@@ -77,18 +77,10 @@ class GameRecipe(OpenRecipe):
         variant = replace(self.variant, action_blocks=self.network.action_blocks)
         return matrix_game(net, decoder, variant, self.latent_size, self.sight)
 
-    def blank_decoder(self) -> Decoder:
-        """See ``OpenRecipe``."""
-        return self.source.blank_decoder()
-
     def scenarios_along(self, num_latents: int, seed: int) -> list[Scenario]:
         """See ``OpenRecipe``."""
         space = self.variant.devices.space
         return self.source.scenarios(self.network, space, self.latent_size, num_latents, seed)
-
-    def start_of(self, video: Path) -> tuple[Mapping[str, Tensor], str]:
-        """See ``OpenRecipe``."""
-        return self.source.start_of(video, self.network, self.latent_size)
 
     def preparation(self) -> Preparation:
         """See ``OpenRecipe``."""
@@ -132,8 +124,7 @@ class GameRecipe(OpenRecipe):
         """See ``OpenRecipe``."""
         shapes = expected_shapes(self.network, self.latent_size)
         image = {name: torch.zeros([n or 1 for n in shape]) for name, shape in shapes.items()}
-        still = world.spec.actions.commanded(torch.zeros(1, dtype=torch.long))
-        return world.begin([Scenario(str(past), still, conditioning=image) for past in range(pasts)])
+        return begin_on(world, pasts, image)
 
     def first_latent(self, conditioning: Mapping[str, Tensor]) -> Tensor:
         """See ``OpenRecipe``."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import NeededFile, parts
-from worldcompass.seeding import generator_for
+from worldcompass.runs.requirements import NeededFile
 from worldcompass.types import Scenario
 from worldcompass.worlds.causal_wan.autoencoder_files import VAE_FILE, blank_decoder, load_decoder
 from worldcompass.worlds.causal_wan.config import Config
@@ -21,15 +19,14 @@ from worldcompass.worlds.causal_wan.minwm import ACTIONS, CHUNK, NOT_CAUSAL, STA
 from worldcompass.worlds.causal_wan.tiny import conditioning
 from worldcompass.worlds.open.decoder import Decoder
 from worldcompass.worlds.open.prepared import IfAny, Shape
-from worldcompass.worlds.open.starts import drawn_actions, prepared_scenarios, prepared_start
-from worldcompass.worlds.open.tiny import Blend, randomise
+from worldcompass.worlds.open.recipe import Shapes
+from worldcompass.worlds.open.sources import BlendStandIns, VideoFiles
+from worldcompass.worlds.open.tiny import Blend
 from worldcompass.worlds.open.weights import GENERATOR_FILE, load_weights, shapes_in_file
 
 ENTRIES = ("generator_ema", "generator")  # of a checkpoint; the official loader prefers the first, too
 RELEASED = "Wan21/Action2V"  # folder of the stages in MIN-Lab/minWM
 SINGLE_MOVES = "move=4, yaw=4, pitch=2"  # the training's trajectories never combined keys
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def in_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,23 +43,17 @@ def conditioning_shapes(config: Config, latent_size: tuple[int, int]) -> dict[st
 
 
 @dataclass(frozen=True)
-class OfficialFiles:
+class OfficialFiles(VideoFiles):
     """Official checkpoints, a data set from ``worldcompass prepare``, and drawn trajectories."""
 
     checkpoints: Path
     """Folder with ``Wan21/Action2V`` of MIN-Lab/minWM and ``Wan2.1_VAE.pth`` of Wan-AI/Wan2.1-T2V-1.3B."""
-    data: Path
-    """Folder of one safetensors file per prompt or video."""
     stage: str = "dmd"
     """The checkpoint's stage of training, which decides its sampler, see ``minwm.STAGES``."""
-    mix: str = SINGLE_MOVES
+    mix: str | None = field(default=SINGLE_MOVES, kw_only=True)
     """Motions of trajectories, see ``worlds.trajectories.parse_mix``."""
-    trajectories_per_image: int = 1
-    """Number of scenarios per prompt or video."""
     generator: Path | None = None
     """Another file of the network, such as one of a run."""
-    half_decoder: bool = False
-    """Decode in bfloat16 instead of float32, for half the memory and slightly different pictures."""
 
     @property
     def network_file(self) -> Path:
@@ -86,14 +77,6 @@ class OfficialFiles:
         """Load the official weights; see ``load_weights``."""
         load_weights(net, self.network_file, dtype, device, ENTRIES)
 
-    def weight_files(self) -> list[Path]:
-        """The files of the network's weights."""
-        return parts(self.network_file)
-
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to check by eye."""
-        return ()
-
     def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
         """Files that must exist before a run begins, with the expected tensors of network and autoencoder."""
         read, what = partial(shapes_in_file, entries=ENTRIES), f"minWM's network, stage {self.stage}"
@@ -111,12 +94,7 @@ class OfficialFiles:
         Raises:
             UserError: when the data set is missing, lacks a tensor, or mixes starts with and without a video.
         """
-
-        def draw(names: Any) -> Any:
-            return drawn_actions(ACTIONS, names, num_latents, seed, self.mix)
-
-        shapes = conditioning_shapes(config, latent_size)
-        found = prepared_scenarios(self.data, shapes, self.trajectories_per_image, draw)
+        found = self.drawn(conditioning_shapes(config, latent_size), ACTIONS, num_latents, seed)
         kinds = {VIDEO in (scenario.conditioning or {}): scenario.id for scenario in found}
         if len(kinds) > 1:
             raise UserError(
@@ -128,43 +106,24 @@ class OfficialFiles:
     def start_of(
         self, video: Path, config: Config, latent_size: tuple[int, int]
     ) -> tuple[Mapping[str, Tensor], str]:
-        """Conditioning and caption of a recording, prepared from its first frames.
-
-        Raises:
-            UserError: when they are missing, or were prepared from something else.
-        """
-        return prepared_start(self.data, video, conditioning_shapes(config, latent_size))
+        """Conditioning and caption of a recording, see ``PreparedFiles.start``."""
+        return self.start(video, conditioning_shapes(config, latent_size))
 
     def decoder(self, device: str) -> Decoder:
         """The video decoder with its official weights."""
-        return load_decoder(self.checkpoints / VAE_FILE, device, self._decoder_dtype)
+        return load_decoder(self.checkpoints / VAE_FILE, device, self.decoder_dtype)
 
     def blank_decoder(self) -> Decoder:
         """The video decoder on the meta device."""
-        return blank_decoder(self._decoder_dtype)
-
-    @property
-    def _decoder_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.half_decoder else torch.float32
+        return blank_decoder(self.decoder_dtype)
 
 
 @dataclass(frozen=True)
-class StandIns:
+class StandIns(BlendStandIns):
     """Random weights, prompts and trajectories, with ``Blend`` as the decoder."""
 
-    num_scenarios: int = 4
-    pixels_per_cell: int = 8
     stage: str = "dmd"
     """See ``OfficialFiles``."""
-
-    def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
-        """Set random weights, the same on every device."""
-        net.to_empty(device=device).to(dtype)
-        randomise(net, generator_for("stand-in weights"))
-
-    def decoder(self, device: str) -> Decoder:
-        """A decoder without weights."""
-        return self.blank_decoder()
 
     def blank_decoder(self) -> Decoder:
         """The same decoder."""
@@ -174,28 +133,10 @@ class StandIns:
         self, config: Config, latent_size: tuple[int, int], num_latents: int, seed: int
     ) -> list[Scenario]:
         """Random prompts with one random trajectory each."""
-        names = [f"stand-in-{i}" for i in range(self.num_scenarios)]
-        return [
-            Scenario(name, actions, conditioning=conditioning(config, generator_for(seed, name)))
-            for name, actions in zip(
-                names, drawn_actions(ACTIONS, names, num_latents, seed, SINGLE_MOVES), strict=True
-            )
-        ]
+        return self.drawn(ACTIONS, num_latents, seed, partial(conditioning, config), SINGLE_MOVES)
 
     def start_of(
         self, video: Path, config: Config, latent_size: tuple[int, int]
     ) -> tuple[Mapping[str, Tensor], str]:
         """A random prompt; see ``OfficialFiles``."""
-        return conditioning(config, generator_for("stand-in", video.stem)), ""
-
-    def weight_files(self) -> list[Path]:
-        """No files."""
-        return []
-
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to check."""
-        return ()
-
-    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
-        """No files."""
-        return ()
+        return self.start(video, partial(conditioning, config))

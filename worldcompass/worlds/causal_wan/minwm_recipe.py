@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,14 @@ from worldcompass.worlds.causal_wan.network import CausalWan
 from worldcompass.worlds.causal_wan.world import CausalWanContext, CausalWanWorld
 from worldcompass.worlds.open.decoder import Decoder
 from worldcompass.worlds.open.prepare import Preparation
-from worldcompass.worlds.open.recipe import OpenRecipe
+from worldcompass.worlds.open.recipe import SizedRecipe, begin_on
 from worldcompass.worlds.open.weights import GENERATOR_FILE, export_weights, load_weights
 
 Source = OfficialFiles | StandIns
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinWMRecipe(OpenRecipe):
+class MinWMRecipe(SizedRecipe):
     """See ``OpenRecipe``. Recordings go on from their first chunk, which is given."""
 
     network: Config = field(default_factory=Config)
@@ -60,10 +60,6 @@ class MinWMRecipe(OpenRecipe):
         fill(net)
         return minwm(net, decoder, self.latent_size, stage_of(self.source.stage), self.window)
 
-    def blank_decoder(self) -> Decoder:
-        """See ``OpenRecipe``."""
-        return self.source.blank_decoder()
-
     def scenarios(self) -> list[Scenario]:
         """See ``OpenRecipe``.
 
@@ -78,26 +74,9 @@ class MinWMRecipe(OpenRecipe):
             )
         return found
 
-    def scenarios_along(self, num_latents: int, seed: int) -> list[Scenario]:
-        """See ``OpenRecipe``."""
-        return self.source.scenarios(self.network, self.latent_size, num_latents, seed)
-
-    def start_of(self, video: Path) -> tuple[Mapping[str, Tensor], str]:
-        """See ``OpenRecipe``."""
-        return self.source.start_of(video, self.network, self.latent_size)
-
     def preparation(self) -> Preparation:
         """See ``OpenRecipe``."""
         return preparation_of(self.network, self.latent_size)
-
-    def with_depth(self, num_blocks: int) -> Self:
-        """See ``OpenRecipe``."""
-        return replace(self, network=replace(self.network, num_blocks=num_blocks))
-
-    @property
-    def num_blocks(self) -> int:
-        """See ``OpenRecipe``."""
-        return self.network.num_blocks
 
     @property
     def remembered_chunks(self) -> int:
@@ -107,10 +86,8 @@ class MinWMRecipe(OpenRecipe):
 
     def begin(self, world: Any, pasts: int) -> CausalWanContext:
         """See ``OpenRecipe``."""
-        space = world.spec.actions
-        still = space.commanded(torch.zeros(1, dtype=torch.long))
         longest = torch.zeros(self.network.text_length, self.network.states_width)
-        return world.begin([Scenario("blank", still, conditioning={TEXT: longest}) for _ in range(pasts)])
+        return begin_on(world, pasts, {TEXT: longest})
 
     def first_latent(self, conditioning: Mapping[str, Tensor]) -> Tensor | None:
         """See ``OpenRecipe``: of the given video, if there is one."""

@@ -20,9 +20,18 @@ from worldcompass.worlds.open.causal import (
     ChannelNorm,
     Memory,
     Stream,
-    attend_within_frames,
     decode_stretches,
     encode_stretches,
+)
+from worldcompass.worlds.open.wan_layers import (
+    CONV,
+    TIME,
+    CausalConv,
+    Downsampler,
+    FrameAttention,
+    Upsampler,
+    denormalised,
+    normalised,
 )
 
 # Mean and standard deviation of the channels of a latent over Wan's training data; the file does not hold them.
@@ -34,7 +43,6 @@ STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
-_CONV, _TIME = 3, 3  # frames that the layers in time read
 _HALVINGS = 2  # of the frames, from the picture to the latent
 
 
@@ -74,12 +82,12 @@ class WanVaeConfig:
     @property
     def settled(self) -> int:
         """Latents of a picture and grey frames until they repeat: those of the last one never see the picture."""
-        frames, rate = _CONV - 1, 1
+        frames, rate = CONV - 1, 1
         for halves in (*self.halves_time, False):
-            frames += 2 * self.num_blocks * (_CONV - 1) * rate
-            frames += (_TIME - 1) * rate if halves else 0
+            frames += 2 * self.num_blocks * (CONV - 1) * rate
+            frames += (TIME - 1) * rate if halves else 0
             rate *= 2 if halves else 1
-        frames += (2 * 2 + 1) * (_CONV - 1) * rate  # the two blocks in the middle, and the last convolution
+        frames += (2 * 2 + 1) * (CONV - 1) * rate  # the two blocks in the middle, and the last convolution
         return -(-frames // FRAMES_PER_LATENT) + 2
 
     @classmethod
@@ -139,7 +147,7 @@ class WanAutoencoder(nn.Module):
         if size[0] % side or size[1] % side:
             raise ValueError(f"frames have {size[0]}x{size[1]} pixels: expected multiples of {side}")
         mean, _ = self.conv1(encode_stretches(self.encoder, video_B3Fhw)).chunk(2, 1)
-        return (mean - _per_channel(MEAN, mean)) / _per_channel(STD, mean)
+        return normalised(mean, MEAN, STD)
 
     def encode_still(self, picture_B3hw: Tensor) -> Tensor:
         """Latents of a picture and grey frames after it, until they repeat; (B, C, K, H, W) with K ``settled``."""
@@ -154,18 +162,8 @@ class WanAutoencoder(nn.Module):
             latents_BCKHW: normalised.
             memory: of the past, (1, ...) for all rows; None at a video's beginning.
         """
-        std, mean = (_per_channel(x, latents_BCKHW) for x in (STD, MEAN))
-        return decode_stretches(self.decoder, self.conv2(latents_BCKHW * std + mean), memory)
-
-
-class _Conv(nn.Conv3d):
-    """A causal convolution with zeros beyond the edges of the picture and before the video."""
-
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__(channels, out, _CONV, padding=(0, 1, 1))
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
-        return super().forward(stream.prepend(x, _two_blank))
+        raw = self.conv2(denormalised(latents_BCKHW, MEAN, STD))
+        return decode_stretches(self.decoder, raw, memory)
 
 
 class _ResidualBlock(nn.Module):
@@ -173,8 +171,8 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         # The official names count the activations and a dropout between the layers.
         self.residual = nn.ModuleList([
-            ChannelNorm(channels, 3), nn.SiLU(), _Conv(channels, out),
-            ChannelNorm(out, 3), nn.SiLU(), nn.Identity(), _Conv(out, out),
+            ChannelNorm(channels, 3), nn.SiLU(), CausalConv(channels, out),
+            ChannelNorm(out, 3), nn.SiLU(), nn.Identity(), CausalConv(out, out),
         ])  # fmt: skip
         self.shortcut = nn.Identity() if channels == out else nn.Conv3d(channels, out, 1)
 
@@ -184,79 +182,27 @@ class _ResidualBlock(nn.Module):
         return self.shortcut(x) + conv2(functional.silu(norm2(inner)), stream)
 
 
-class _Attention(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(channels, 2)
-        self.to_qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        q, k, v = _per_frame(self.to_qkv, self.norm(x)).chunk(3, 1)
-        return x + _per_frame(self.proj, attend_within_frames(q, k, v))
-
-
-class _Downsampler(nn.Module):
-    """Halves the picture and optionally the frames; a video's first frame has no change in time."""
-
-    def __init__(self, channels: int, halves_time: bool) -> None:
-        super().__init__()
-        pad_right_and_below = nn.ZeroPad2d((0, 1, 0, 1))
-        self.resample = nn.Sequential(pad_right_and_below, nn.Conv2d(channels, channels, 3, stride=2))
-        if halves_time:
-            self.time_conv = nn.Conv3d(channels, channels, (_TIME, 1, 1), stride=(2, 1, 1))
-        self.halves_time = halves_time
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = _per_frame(self.resample, x)
-        if not self.halves_time:
-            return x
-        if stream.begins:
-            stream.keep(x)
-            return x
-        return self.time_conv(stream.prepend(x, _not_at_beginning))
-
-
-class _Upsampler(nn.Module):
-    """Optionally doubles the frames, then the picture; a video's first frame is not doubled and not stored."""
-
-    def __init__(self, channels: int, doubles_time: bool) -> None:
-        super().__init__()
-        double = nn.Upsample(scale_factor=2.0, mode="nearest-exact")
-        self.resample = nn.Sequential(double, nn.Conv2d(channels, channels // 2, 3, padding=1))
-        if doubles_time:
-            self.time_conv = nn.Conv3d(channels, 2 * channels, (_TIME, 1, 1))
-        self.doubles_time = doubles_time
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        if self.doubles_time and stream.begins:
-            stream.keep(_two_blank(x))
-        elif self.doubles_time:
-            halves = self.time_conv(stream.prepend(x, _not_at_beginning)).unflatten(1, (2, -1))
-            x = halves.movedim(1, 3).flatten(2, 3)
-        return _per_frame(self.resample, x)
-
-
 def _middle(channels: int) -> nn.ModuleList:
     return nn.ModuleList([
-        _ResidualBlock(channels, channels), _Attention(channels), _ResidualBlock(channels, channels)
+        _ResidualBlock(channels, channels), FrameAttention(channels), _ResidualBlock(channels, channels)
     ])  # fmt: skip
 
 
 def _head(channels: int, out: int) -> nn.ModuleList:
-    return nn.ModuleList([ChannelNorm(channels, 3), nn.SiLU(), _Conv(channels, out)])
+    return nn.ModuleList([ChannelNorm(channels, 3), nn.SiLU(), CausalConv(channels, out)])
 
 
 class _Encoder(nn.Module):
     def __init__(self, config: WanVaeConfig) -> None:
         super().__init__()
         widths = [config.width * m for m in (1, *config.multipliers)]
-        self.conv1 = _Conv(3, widths[0])
+        self.conv1 = CausalConv(3, widths[0])
         self.downsamples = nn.ModuleList()
         for level, out in enumerate(widths[1:]):
             before = [widths[level]] + [out] * (config.num_blocks - 1)
             self.downsamples.extend(_ResidualBlock(channels, out) for channels in before)
             if level < len(config.halves_time):
-                self.downsamples.append(_Downsampler(out, config.halves_time[level]))
+                self.downsamples.append(Downsampler(out, config.halves_time[level]))
         self.middle = _middle(widths[-1])
         self.head = _head(widths[-1], 2 * config.latent_channels)
 
@@ -272,7 +218,7 @@ class _Decoder(nn.Module):
         super().__init__()
         widths = [config.width * m for m in config.multipliers[::-1]]
         doubles_time = config.halves_time[::-1]
-        self.conv1 = _Conv(config.latent_channels, widths[0])
+        self.conv1 = CausalConv(config.latent_channels, widths[0])
         self.middle = _middle(widths[0])
         self.upsamples = nn.ModuleList()
         for level, out in enumerate(widths):
@@ -281,7 +227,7 @@ class _Decoder(nn.Module):
             before = [first] + [out] * config.num_blocks
             self.upsamples.extend(_ResidualBlock(channels, out) for channels in before)
             if level < len(doubles_time):
-                self.upsamples.append(_Upsampler(out, doubles_time[level]))
+                self.upsamples.append(Upsampler(out, out // 2, doubles_time[level]))
         self.head = _head(widths[-1], 3)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -289,21 +235,3 @@ class _Decoder(nn.Module):
         for layer in (*self.middle, *self.upsamples):
             x = layer(x, stream)
         return self.head[2](functional.silu(self.head[0](x)), stream)
-
-
-def _two_blank(x: Tensor) -> Tensor:
-    return torch.zeros_like(x[:, :, :1]).expand(-1, -1, 2, -1, -1)
-
-
-def _not_at_beginning(x: Tensor) -> Tensor:
-    raise AssertionError("layers in time do not run at the beginning of a video")
-
-
-def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer for pictures, applied to each frame."""
-    count = x.shape[2]
-    return layer(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, count)).transpose(1, 2)
-
-
-def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return like.new_tensor(values).view(-1, 1, 1, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.causal_wan.memory import Kept, Past, Window
 from worldcompass.worlds.causal_wan.network import CausalWan, Latents
-from worldcompass.worlds.open.decoder import Decoder
-from worldcompass.worlds.open.pasts import rows_per_past
+from worldcompass.worlds.open.decoder import Decoder, decode_candidates, encode_videos
+from worldcompass.worlds.open.pasts import Pasts, rows_per_past
 
 HIGHEST_TIMESTEP = 1000.0  # of noise alone
 
@@ -88,39 +88,25 @@ class _Attended:
     sides: tuple[tuple[Past, ...], ...]
     """The pasts as the network reads them, for each of ``Start.states``."""
 
+    def select(self, row: int) -> _Attended:
+        one = slice(row, row + 1)
+        given = None if self.given_PCKHW is None else self.given_PCKHW[one]
+        return _Attended(
+            self.given_K, given, self.actions.select(one), tuple(side[one] for side in self.sides)
+        )
+
 
 @dataclass(frozen=True)
-class CausalWanContext:
+class CausalWanContext(Pasts[_Past, _Attended]):
     """P pasts with their conditions, what finished chunks left behind, commands and decoder memory."""
 
-    pasts: tuple[_Past, ...]
-    num_latents: int = 0
     actions: Actions | None = None
     """Commands of the finished latents, (P, num_latents)."""
-    attended: _Attended | None = None
 
-    @property
-    def num_pasts(self) -> int:
-        """P."""
-        return len(self.pasts)
-
-    @property
-    def given_K(self) -> Tensor | None:
-        """Mask of the given latents of the next chunk; None before ``attend``."""
-        return self.attended.given_K if self.attended else None
-
-    def select(self, row: int) -> CausalWanContext:
+    def select(self, row: int) -> Self:
         """The context of a single past."""
-        one, attended = slice(row, row + 1), self.attended
-        if attended is not None:
-            attended = replace(
-                attended,
-                given_PCKHW=None if attended.given_PCKHW is None else attended.given_PCKHW[one],
-                actions=attended.actions.select(one),
-                sides=tuple(side[one] for side in attended.sides),
-            )
-        actions = None if self.actions is None else self.actions.select(one)
-        return CausalWanContext(self.pasts[one], self.num_latents, actions, attended)
+        actions = None if self.actions is None else self.actions.select(slice(row, row + 1))
+        return replace(super().select(row), actions=actions)
 
 
 class CausalWanWorld:
@@ -206,7 +192,7 @@ class CausalWanWorld:
         Raises:
             ValueError: without ``attend`` for this length, or with both guidance and gradients.
         """
-        attended, noisy = _attended_for(context, noisy_BCKHW.shape[2]), noisy_BCKHW.float()
+        attended, noisy = context.attended_for(noisy_BCKHW.shape[2]), noisy_BCKHW.float()
         rows = rows_per_past(len(noisy), context.num_pasts)
         if attended.given_PCKHW is not None:
             return attended.given_PCKHW.repeat_interleave(rows, 0)
@@ -235,35 +221,18 @@ class CausalWanWorld:
             for row, past in enumerate(context.pasts)
         ]
         commands = actions if context.actions is None else Actions.join([context.actions, actions])
-        return CausalWanContext(tuple(pasts), finished, commands)
+        return CausalWanContext(tuple(pasts), finished, actions=commands)
 
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: CausalWanContext) -> Tensor:
-        """Frames of a chunk; candidates of one past share the decoder's memory of it.
-
-        They are decoded one after another, so that only one candidate's frames exist in float32.
-        """
-        rows = rows_per_past(len(clean_BCKHW), context.num_pasts)
-        frames = [
-            _pixels(self.decoder.decode(clean[None], context.pasts[row // rows].decoder))
-            for row, clean in enumerate(clean_BCKHW.float())
-        ]
-        return torch.cat(frames)
+        """Frames of a chunk, see ``decode_candidates``."""
+        memories = [past.decoder for past in context.pasts]
+        return decode_candidates(self.decoder, clean_BCKHW, memories, _pixels)
 
     @torch.no_grad()
     def encode(self, frames_PF3hw: Tensor) -> Tensor:
-        """See ``Encoder``; videos are encoded one after another.
-
-        Raises:
-            UnfitInputs: when the decoder has no ``encode``.
-        """
-        encode = getattr(self.decoder, "encode", None)
-        if encode is None:
-            raise UnfitInputs(
-                f"the video decoder of {self.spec.name} has no method encode, which recordings need: add it"
-            )
-        videos = frames_PF3hw.to(self._device).split(1)
-        return torch.cat([encode(video.float() / 255) for video in videos])
+        """See ``Encoder`` and ``encode_videos``."""
+        return encode_videos(self.decoder, frames_PF3hw, self.spec.name, self._device)
 
     def _given(self, context: CausalWanContext, length: int) -> Tensor | None:
         """The next chunk of a given video, (P, C, K, H, W); None when it is to be imagined.
@@ -332,13 +301,6 @@ class CausalWanWorld:
             raise ValueError("guidance is for play: train without it, or disable gradients")
         weak = self.net(inputs, sides[1]).float()
         return weak + self.scale * (flow - weak)
-
-
-def _attended_for(context: CausalWanContext, length: int) -> _Attended:
-    attended = context.attended
-    if attended is None or len(attended.actions) != length:
-        raise ValueError(f"call attend for a chunk of {length} latents before predict_clean")
-    return attended
 
 
 def _pixels(frames: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from worldcompass.worlds.nano.transformer import NanoTransformer
 from worldcompass.worlds.nano.weights import MODEL_FILE, export_nano, load_nano
 from worldcompass.worlds.nano.world import START, NanoContext, NanoWorld, Pictures, Sampling
 from worldcompass.worlds.open.prepare import Preparation
-from worldcompass.worlds.open.recipe import OpenRecipe
+from worldcompass.worlds.open.recipe import OpenRecipe, begin_on
 
 # Latents per second by the numbers of a setting: PushT has 10 settings per second and 5 of them per latent, RT-1 3
 # frames per second. Of other data sets the rate is unknown; this one is the shooter's recordings'.
@@ -164,9 +164,7 @@ class NanoRecipe(OpenRecipe):
     def begin(self, world: NanoWorld, pasts: int) -> NanoContext:
         """See ``OpenRecipe``."""
         channels, height, width = world.spec.latent_shape
-        start = {START: torch.zeros(channels, self.num_given, height, width)}
-        still = world.spec.actions.commanded(torch.zeros(1, dtype=torch.long))
-        return world.begin([Scenario(str(past), still, conditioning=start) for past in range(pasts)])
+        return begin_on(world, pasts, {START: torch.zeros(channels, self.num_given, height, width)})
 
     def first_latent(self, conditioning: Mapping[str, Tensor]) -> Tensor:
         """See ``OpenRecipe``: the last given latent."""

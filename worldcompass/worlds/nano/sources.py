@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from worldcompass.runs.requirements import NeededFile, parts
+from worldcompass.runs.requirements import NeededFile
 from worldcompass.seeding import generator_for
 from worldcompass.types import ControlValues, Scenario
 from worldcompass.worlds.nano.actions import NanoActions, Statistics, actions_of
@@ -30,28 +30,23 @@ from worldcompass.worlds.nano.weights import (
 )
 from worldcompass.worlds.nano.world import START, Pictures
 from worldcompass.worlds.open.recipe import Shapes
-from worldcompass.worlds.open.starts import drawn_actions, prepared_scenarios, prepared_start
-from worldcompass.worlds.open.tiny import randomise
+from worldcompass.worlds.open.sources import PreparedFiles, RandomStandIns
 from worldcompass.worlds.open.weights import FILE_NAME
 
 STATISTICS_FILE = "statistics.json"
 
 
 @dataclass(frozen=True)
-class OfficialFiles:
+class OfficialFiles(PreparedFiles):
     """An official checkpoint, a dataset from ``worldcompass prepare``, and drawn controls."""
 
     checkpoints: Path
     """Folder with ``config.yaml``, ``model.safetensors``, the autoencoder in ``vae/``, and ``statistics.json``."""
-    data: Path
-    """Folder of one safetensors file per image or recording."""
     statistics: Path | None = None
     """Mean and deviation of the training actions, see ``Statistics.read``; in ``checkpoints`` when None."""
-    mix: str | None = None
+    mix: str | None = field(default=None, kw_only=True)
     """Keys of drawn controls with weights, such as ``left=2, left+up=1``. When None, stretches of the recorded
     controls of the dataset are drawn, or without any all keys and pairs alike."""
-    trajectories_per_image: int = 1
-    """Number of scenarios per image."""
     transformer: Path | None = None
     """Another file of the network's weights, such as that of an earlier run or a ``.ckpt`` of official training."""
 
@@ -84,7 +79,7 @@ class OfficialFiles:
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_nano``."""
-        load_nano(net, self._transformer, dtype, device)
+        load_nano(net, self.network_file, dtype, device)
 
     def decoder(self, device: str) -> Pictures:
         """The autoencoder with its official weights."""
@@ -102,26 +97,12 @@ class OfficialFiles:
         """
         space = self.actions.space
         shapes = expected_shapes(self.checkpoint, given, space)
-        found = prepared_scenarios(
-            self.data,
-            shapes,
-            self.trajectories_per_image,
-            lambda names: drawn_actions(space, names, num_latents, seed, self.mix),
-        )
+        found = self.drawn(shapes, space, num_latents, seed)
         return with_recorded(found, given, num_latents, seed, self.mix is None)
 
     def start_of(self, given: int, video: Path) -> tuple[Mapping[str, Tensor], str]:
-        """Given latents of a recording, prepared from its first frames.
-
-        Raises:
-            UserError: when they are missing, or were prepared from something else.
-        """
-        shapes = expected_shapes(self.checkpoint, given, self.actions.space)
-        return prepared_start(self.data, video, shapes)
-
-    def weight_files(self) -> list[Path]:
-        """The files of the network's weights."""
-        return parts(self._transformer)
+        """Given latents of a recording, see ``PreparedFiles.start``."""
+        return self.start(video, expected_shapes(self.checkpoint, given, self.actions.space))
 
     def notes(self) -> tuple[str, ...]:
         """What the configuration says, for a look."""
@@ -134,7 +115,7 @@ class OfficialFiles:
         own = "the picture autoencoder, stabilityai/sd-vae-ft-mse"
         return (
             NeededFile(self.config_file, "the checkpoint's configuration"),
-            NeededFile(self._transformer, "the Nano World Model", network, network_shapes),
+            NeededFile(self.network_file, "the Nano World Model", network, network_shapes),
             NeededFile(vae / FILE_NAME, own, decoder, picture_shapes),
             NeededFile(vae / "config.json", "its configuration"),
             *self.statistics_files(),
@@ -152,7 +133,8 @@ class OfficialFiles:
         return self.statistics or self.checkpoints / STATISTICS_FILE
 
     @property
-    def _transformer(self) -> Path:
+    def network_file(self) -> Path:
+        """The file of the network's weights."""
         return self.transformer or self.checkpoints / MODEL_FILE
 
 
@@ -198,12 +180,10 @@ def _recorded(conditioning: Mapping[str, Tensor] | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class StandIns:
+class StandIns(RandomStandIns):
     """Random weights, starts and controls, with ``Colours`` as the autoencoder."""
 
     checkpoint: Checkpoint = TINY_CHECKPOINT
-    num_scenarios: int = 4
-    pixels_per_cell: int = 8
 
     @property
     def actions(self) -> NanoActions:
@@ -215,11 +195,6 @@ class StandIns:
         """No file."""
         return None
 
-    def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
-        """Set random weights, the same on every device."""
-        net.to_empty(device=device).to(dtype)
-        randomise(net, generator_for("stand-in weights"))
-
     def decoder(self, device: str) -> Pictures:
         """An autoencoder without weights."""
         return self.blank_decoder()
@@ -230,33 +205,16 @@ class StandIns:
 
     def scenarios(self, given: int, num_latents: int, seed: int) -> list[Scenario]:
         """Random starts with drawn controls."""
-        names = [f"stand-in-{i}" for i in range(self.num_scenarios)]
-        drawn = drawn_actions(self.actions.space, names, num_latents, seed)
-        return [
-            Scenario(name, actions, conditioning=self._start(given, generator_for(seed, name)))
-            for name, actions in zip(names, drawn, strict=True)
-        ]
+        return self.drawn(self.actions.space, num_latents, seed, partial(self._start, given))
 
     def start_of(self, given: int, video: Path) -> tuple[Mapping[str, Tensor], str]:
         """A random start; see ``OfficialFiles``."""
-        return self._start(given, generator_for("stand-in", video.stem)), ""
+        return self.start(video, partial(self._start, given))
 
     def _start(self, given: int, generator: torch.Generator) -> dict[str, Tensor]:
         network = self.checkpoint.network
         shape = (network.latent_channels, given, network.latent_size, network.latent_size)
         return {START: torch.randn(shape, generator=generator)}
-
-    def weight_files(self) -> list[Path]:
-        """No files."""
-        return []
-
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to check."""
-        return ()
-
-    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
-        """No files."""
-        return ()
 
     def statistics_files(self) -> tuple[NeededFile, ...]:
         """No files."""

@@ -1,4 +1,4 @@
-"""Shared parts of the two causal video autoencoders: passes over a segment of video that continue an earlier one.
+"""Shared parts of the causal video autoencoders: passes over a segment of video that continue an earlier one.
 
 Tensors are (B, C, F, H, W): frames or latents along F, pixels or cells along H and W.
 """

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from worldcompass.devices.autocast import without_autocast
+from worldcompass.errors import UnfitInputs
 from worldcompass.worlds.open.causal import Memory
+from worldcompass.worlds.open.pasts import rows_per_past
 
 
 class Decoder(Protocol):
@@ -31,6 +34,40 @@ class Decoder(Protocol):
     def advance(self, latents_1CKHW: Tensor, memory: Any) -> Any:
         """The memory after these latents; the old memory is not changed."""
         ...
+
+
+def decode_candidates(
+    decoder: Decoder, clean_BCKHW: Tensor, memories: Sequence[Any], as_bytes: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Frames (B, F, 3, h, w) of a chunk; candidates of one past share the decoder's memory of it.
+
+    They are decoded one after another, so that only one candidate's frames exist in float32.
+
+    Args:
+        decoder: of the world.
+        clean_BCKHW: candidates of P pasts.
+        memories: of the P pasts.
+        as_bytes: turns frames from 0 to 1 into uint8, as the official code of the world does.
+    """
+    rows = rows_per_past(len(clean_BCKHW), len(memories))
+    frames = [
+        as_bytes(decoder.decode(clean[None], memories[row // rows]))
+        for row, clean in enumerate(clean_BCKHW.float())
+    ]
+    return torch.cat(frames)
+
+
+def encode_videos(decoder: Decoder, frames_PF3hw: Tensor, world: str, device: torch.device) -> Tensor:
+    """Latents of uint8 videos, encoded one after another; see ``Encoder``.
+
+    Raises:
+        UnfitInputs: when the decoder of the world has no ``encode``.
+    """
+    encode = getattr(decoder, "encode", None)
+    if encode is None:
+        raise UnfitInputs(f"the video decoder of {world} has no method encode, which recordings need: add it")
+    videos = frames_PF3hw.to(device).split(1)
+    return torch.cat([encode(video.float() / 255) for video in videos])
 
 
 class Autoencoder(Protocol):

@@ -366,6 +366,43 @@ class OpenRecipe(ABC):
         return world, [world.net, *_modules(world.decoder)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SizedRecipe(OpenRecipe):
+    """An ``OpenRecipe`` whose settings say the sizes of network and latents, and whose source takes them."""
+
+    network: Any
+    """Sizes of the network, with ``num_blocks``."""
+    latent_size: tuple[int, int]
+    """Cells of a latent, (height, width)."""
+
+    def blank_decoder(self) -> Any:
+        """See ``OpenRecipe``."""
+        return self.source.blank_decoder()
+
+    def scenarios_along(self, num_latents: int, seed: int) -> list[Scenario]:
+        """See ``OpenRecipe``."""
+        return self.source.scenarios(self.network, self.latent_size, num_latents, seed)
+
+    def start_of(self, video: Path) -> tuple[Mapping[str, Tensor], str]:
+        """See ``OpenRecipe``."""
+        return self.source.start_of(video, self.network, self.latent_size)
+
+    def with_depth(self, num_blocks: int) -> Self:
+        """See ``OpenRecipe``."""
+        return replace(self, network=replace(self.network, num_blocks=num_blocks))
+
+    @property
+    def num_blocks(self) -> int:
+        """See ``OpenRecipe``."""
+        return self.network.num_blocks
+
+
+def begin_on(world: WorldModel[Any], pasts: int, conditioning: Mapping[str, Tensor]) -> Any:
+    """A context of equal pasts that start from one conditioning, without commands, for ``OpenRecipe.begin``."""
+    still = world.spec.actions.commanded(torch.zeros(1, dtype=torch.long))
+    return world.begin([Scenario(str(past), still, conditioning=conditioning) for past in range(pasts)])
+
+
 def with_lora(recipe: Any, targets: str) -> Any:
     """The recipe for one GPU: one prompt at a time, low-rank adapters, AdamW.
 

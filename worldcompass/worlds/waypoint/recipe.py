@@ -17,7 +17,7 @@ from worldcompass.rewards.played import INVERSE_DYNAMICS, PlayedRewards
 from worldcompass.types import Scenario
 from worldcompass.worlds.open.paper import PAPER
 from worldcompass.worlds.open.prepare import Preparation
-from worldcompass.worlds.open.recipe import OpenRecipe, Shapes
+from worldcompass.worlds.open.recipe import OpenRecipe, Shapes, begin_on
 from worldcompass.worlds.waypoint.config import WaypointConfig
 from worldcompass.worlds.waypoint.controls import waypoint_controls
 from worldcompass.worlds.waypoint.preparation import preparation_of
@@ -59,7 +59,7 @@ class WaypointRecipe(OpenRecipe):
 
     def blank_decoder(self) -> Coder:
         """See ``OpenRecipe``."""
-        return self.source.blank_decoder(self.network)
+        return self.source.blank_decoder()
 
     def scenarios_along(self, num_latents: int, seed: int) -> list[Scenario]:
         """See ``OpenRecipe``."""
@@ -98,9 +98,7 @@ class WaypointRecipe(OpenRecipe):
         start = {"latent": torch.zeros(network.latent_shape)}
         if network.prompt_width is not None:
             start["text_states"] = torch.zeros(network.prompt_length, network.prompt_width)
-        still = world.spec.actions.commanded(torch.zeros(1, dtype=torch.long))
-        begun = world.begin([Scenario(str(past), still, conditioning=start) for past in range(pasts)])
-        return aged(world, begun, self.config.sampling.last_chunk)
+        return aged(world, begin_on(world, pasts, start), self.config.sampling.last_chunk)
 
     @property
     def exported(self) -> str:

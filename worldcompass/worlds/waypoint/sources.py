@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from worldcompass.actions import ActionSpace
-from worldcompass.runs.requirements import NeededFile, parts
-from worldcompass.seeding import generator_for
+from worldcompass.runs.requirements import NeededFile
 from worldcompass.types import Scenario
 from worldcompass.worlds.open.recipe import Shapes
-from worldcompass.worlds.open.starts import drawn_actions, prepared_scenarios, prepared_start
-from worldcompass.worlds.open.tiny import randomise
+from worldcompass.worlds.open.sources import PreparedFiles, RandomStandIns
 from worldcompass.worlds.waypoint.autoencoder import Autoencoder, FrameCoder
 from worldcompass.worlds.waypoint.config import WaypointConfig
 from worldcompass.worlds.waypoint.preparation import AUTOENCODER, expected_shapes
@@ -36,17 +35,11 @@ from worldcompass.worlds.waypoint.world import Coder
 
 
 @dataclass(frozen=True)
-class OfficialFiles:
+class OfficialFiles(PreparedFiles):
     """An official checkpoint, a dataset from ``worldcompass prepare``, and drawn input."""
 
     checkpoints: Path
     """Folder with ``config.yaml``, ``model.safetensors`` and the autoencoder in ``autoencoder/``."""
-    data: Path
-    """Folder of one safetensors file per image."""
-    mix: str | None = None
-    """Keys of the drawn input with weights, such as ``w=4, w+left=1``; every key and pair alike when None."""
-    trajectories_per_image: int = 1
-    """Number of scenarios per image."""
     transformer: Path | None = None
     """Another file of the transformer's weights, such as that of an earlier run."""
 
@@ -62,13 +55,13 @@ class OfficialFiles:
 
     def fill(self, net: WaypointTransformer, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_waypoint``."""
-        load_waypoint(net, self._transformer, dtype, device)
+        load_waypoint(net, self.network_file, dtype, device)
 
     def decoder(self, device: str) -> Coder:
         """The autoencoder with its official weights."""
         return load_coder(self.checkpoints / AUTOENCODER, device)
 
-    def blank_decoder(self, network: WaypointConfig) -> Coder:
+    def blank_decoder(self) -> Coder:
         """The autoencoder on the meta device, of the released sizes before its files are there.
 
         Raises:
@@ -88,28 +81,11 @@ class OfficialFiles:
         Raises:
             UserError: when the dataset is missing, lacks a tensor or has latents of another size.
         """
-        return prepared_scenarios(
-            self.data,
-            expected_shapes(network),
-            self.trajectories_per_image,
-            lambda names: drawn_actions(space, names, num_latents, seed, self.mix),
-        )
+        return self.drawn(expected_shapes(network), space, num_latents, seed)
 
     def start_of(self, network: WaypointConfig, video: Path) -> tuple[Mapping[str, Tensor], str]:
-        """Conditioning and caption of a recording, prepared from its first frame.
-
-        Raises:
-            UserError: when they are missing, or were prepared from something else.
-        """
-        return prepared_start(self.data, video, expected_shapes(network))
-
-    def weight_files(self) -> list[Path]:
-        """The files of the network's weights."""
-        return parts(self._transformer)
-
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to check."""
-        return ()
+        """Conditioning and caption of a recording, see ``PreparedFiles.start``."""
+        return self.start(video, expected_shapes(network))
 
     def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
         """Files that must exist before a run begins, with the expected tensors of transformer and autoencoder."""
@@ -118,7 +94,7 @@ class OfficialFiles:
             NeededFile(
                 self.checkpoints / CONFIG_FILE, "the model's configuration, of Overworld/Waypoint-1-Small"
             ),
-            NeededFile(self._transformer, "Waypoint's transformer", network),
+            NeededFile(self.network_file, "Waypoint's transformer", network),
         ]
         for half, (settings, weights) in (("encoder", ENCODER_FILES), ("decoder", DECODER_FILES)):
             own = {k.removeprefix(f"{half}."): s for k, s in decoder.items() if k.startswith(f"{half}.")}
@@ -127,54 +103,31 @@ class OfficialFiles:
         return (*found, NeededFile(self.data, "conditioning, made by 'worldcompass prepare'"))
 
     @property
-    def _transformer(self) -> Path:
+    def network_file(self) -> Path:
+        """The file of the network's weights."""
         return self.transformer or self.checkpoints / FILE_NAME
 
 
 @dataclass(frozen=True)
-class StandIns:
+class StandIns(RandomStandIns):
     """Random weights, starts and input, with ``Colours`` as the autoencoder."""
 
     network: WaypointConfig = TINY
-    num_scenarios: int = 4
-    pixels_per_cell: int = 8
-
-    def fill(self, net: WaypointTransformer, dtype: torch.dtype, device: str) -> None:
-        """Set random weights, the same on every device."""
-        net.to_empty(device=device).to(dtype)
-        randomise(net, generator_for("stand-in weights"))
 
     def decoder(self, device: str) -> Coder:
         """An autoencoder without weights."""
-        return self.blank_decoder(self.network)
+        return self.blank_decoder()
 
-    def blank_decoder(self, network: WaypointConfig) -> Coder:
+    def blank_decoder(self) -> Coder:
         """The same autoencoder."""
-        return Colours(network.latent_shape[1:], self.pixels_per_cell)
+        return Colours(self.network.latent_shape[1:], self.pixels_per_cell)
 
     def scenarios(
         self, network: WaypointConfig, space: ActionSpace, num_latents: int, seed: int
     ) -> list[Scenario]:
         """Random starts with one drawn input each."""
-        names = [f"stand-in-{i}" for i in range(self.num_scenarios)]
-        drawn = drawn_actions(space, names, num_latents, seed)
-        return [
-            Scenario(name, actions, conditioning=conditioning(network, generator_for(seed, name)))
-            for name, actions in zip(names, drawn, strict=True)
-        ]
+        return self.drawn(space, num_latents, seed, partial(conditioning, network))
 
     def start_of(self, network: WaypointConfig, video: Path) -> tuple[Mapping[str, Tensor], str]:
         """A random start; see ``OfficialFiles``."""
-        return conditioning(network, generator_for("stand-in", video.stem)), ""
-
-    def weight_files(self) -> list[Path]:
-        """No files."""
-        return []
-
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to check."""
-        return ()
-
-    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
-        """No files."""
-        return ()
+        return self.start(video, partial(conditioning, network))

@@ -14,7 +14,7 @@ from worldcompass.noise import ExplicitLevels
 from worldcompass.types import Actions, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.open.attention import KeyValues
-from worldcompass.worlds.open.pasts import rows_per_past
+from worldcompass.worlds.open.pasts import Pasts, rows_per_past
 from worldcompass.worlds.waypoint.controls import PLAY_KEYS, PlayKey, waypoint_controls
 from worldcompass.worlds.waypoint.rings import Ring, kept, seen, sights
 from worldcompass.worlds.waypoint.transformer import Frame, Past, Prompt, WaypointTransformer
@@ -59,34 +59,17 @@ class _Attended:
     given_K: Tensor
     pasts: tuple[Past, ...]
 
+    def select(self, row: int) -> _Attended:
+        return replace(self, pasts=(self.pasts[row],))
 
-@dataclass(frozen=True)
-class WaypointContext:
+
+class WaypointContext(Pasts[_Past, _Attended]):
     """P pasts of the same age, with their captions, given latents and rings."""
-
-    pasts: tuple[_Past, ...]
-    num_latents: int = 0
-    attended: _Attended | None = None
-
-    @property
-    def num_pasts(self) -> int:
-        """P."""
-        return len(self.pasts)
 
     @property
     def num_given(self) -> int:
         """Latents that every video begins with."""
         return len(self.pasts[0].given_GCHW)
-
-    @property
-    def given_K(self) -> Tensor | None:
-        """Whether the next frame is given; None before ``attend``."""
-        return self.attended.given_K if self.attended else None
-
-    def select(self, row: int) -> WaypointContext:
-        """The context of a single past."""
-        attended = self.attended and replace(self.attended, pasts=(self.attended.pasts[row],))
-        return WaypointContext((self.pasts[row],), self.num_latents, attended)
 
 
 class Waypoint:
@@ -166,15 +149,14 @@ class Waypoint:
             ValueError: without ``attend``, or for more than one latent.
         """
         _check_length(noisy_BCKHW.shape[2])
-        if context.attended is None:
-            raise ValueError("the context is not attended: call attend(context, actions) first")
+        attended = context.attended_for(CHUNK)
         rows, frame = rows_per_past(len(noisy_BCKHW), context.num_pasts), context.num_latents
         if frame < context.num_given:
             given = torch.stack([past.given_GCHW[frame] for past in context.pasts])
             return given.repeat_interleave(rows, 0)[:, :, None]
         noisy = noisy_BCKHW.float()
         inputs = Frame(noisy[:, :, 0], sigma_B.float(), _controls(actions).repeat_interleave(rows, 0), frame)
-        velocity = self.net(inputs, context.attended.pasts).float()
+        velocity = self.net(inputs, attended.pasts).float()
         return noisy - sigma_B.float().view(-1, 1, 1, 1, 1) * velocity[:, :, None]
 
     @torch.no_grad()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from worldcompass.recordings import ReadActions
 from worldcompass.rewards.bundle import Rewards
 from worldcompass.rewards.paper import PaperRewards
-from worldcompass.types import Scenario
 from worldcompass.worlds.open.decoder import Decoder
 from worldcompass.worlds.open.poses import TRAINING_MOTION
 from worldcompass.worlds.open.prepare import Preparation
-from worldcompass.worlds.open.recipe import OpenRecipe
+from worldcompass.worlds.open.recipe import SizedRecipe
 from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE
 from worldcompass.worlds.worldplay.config import Config5B, Config8B
 from worldcompass.worlds.worldplay.context import timesteps, whole_timesteps
@@ -33,7 +31,7 @@ Source = OfficialFiles | StandIns
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldPlayRecipe(OpenRecipe):
+class WorldPlayRecipe(SizedRecipe):
     """See ``OpenRecipe``. Recordings are videos with poses, see ``worldplay.recordings``."""
 
     network: Network
@@ -60,26 +58,9 @@ class WorldPlayRecipe(OpenRecipe):
         """See ``OpenRecipe``."""
         return self.source.blank_decoder(self.network)
 
-    def scenarios_along(self, num_latents: int, seed: int) -> list[Scenario]:
-        """See ``OpenRecipe``."""
-        return self.source.scenarios(self.network, self.latent_size, num_latents, seed)
-
-    def start_of(self, video: Path) -> tuple[Mapping[str, Tensor], str]:
-        """See ``OpenRecipe``."""
-        return self.source.start_of(video, self.network, self.latent_size)
-
     def preparation(self) -> Preparation:
         """See ``OpenRecipe``."""
         return preparation_of(self.network, self.latent_size)
-
-    def with_depth(self, num_blocks: int) -> Self:
-        """See ``OpenRecipe``."""
-        return replace(self, network=replace(self.network, num_blocks=num_blocks))
-
-    @property
-    def num_blocks(self) -> int:
-        """See ``OpenRecipe``."""
-        return self.network.num_blocks
 
     @property
     def remembered_chunks(self) -> int:

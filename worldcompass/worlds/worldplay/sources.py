@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from worldcompass.actions import CameraActions
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import INDEX, NeededFile, parts, visible
+from worldcompass.runs.requirements import INDEX, NeededFile, visible
 from worldcompass.seeding import generator_for
 from worldcompass.types import CameraMoves, Scenario
 from worldcompass.world import WorldModel
 from worldcompass.worlds.open.decoder import Decoder, VideoDecoder
 from worldcompass.worlds.open.poses import MOTION, THRESHOLDS
-from worldcompass.worlds.open.starts import prepared_scenarios, prepared_start
-from worldcompass.worlds.open.tiny import Blend, randomise
+from worldcompass.worlds.open.recipe import Shapes
+from worldcompass.worlds.open.sources import BlendStandIns, VideoFiles
+from worldcompass.worlds.open.starts import prepared_scenarios
+from worldcompass.worlds.open.tiny import Blend
 from worldcompass.worlds.open.weights import FILE_NAME, GENERATOR_FILE, file_in, load_weights, shapes_in_file
 from worldcompass.worlds.worldplay.config import Config5B, Config8B, VaeConfig5B, VaeConfig8B, expected_shapes
 from worldcompass.worlds.worldplay.decoder import load_decoder_5b, load_decoder_8b
@@ -41,41 +44,32 @@ SHOWN_POSES = 3  # trajectories that a run prints
 # video model without actions.
 RELEASED_8B, RELEASED_5B = f"ar_model/{FILE_NAME}", f"wan_distilled_model/{GENERATOR_FILE}"
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of tensors by their official names."""
-
 
 @dataclass(frozen=True)
-class OfficialFiles:
+class OfficialFiles(VideoFiles):
     """Official checkpoints, a dataset from ``worldcompass prepare``, and trajectories."""
 
     checkpoints: Path
     """Folder with the released transformer (see ``released``) or a ``transformer/``, and with ``vae/``."""
-    data: Path
-    """Folder of one safetensors file per image."""
     poses: Path | None = None
     """Folder of pose files, one per scenario in the order of their names, or one file with a list of trajectories;
     random trajectories when None."""
-    mix: str | None = None
+    mix: str | None = field(default=None, kw_only=True)
     """Motions of random trajectories, see ``worlds.trajectories.parse_mix``; the method's mix when None."""
-    trajectories_per_image: int = 1
-    """Number of scenarios per image."""
     load_decoder: Callable[[Path, str, torch.dtype], Decoder] = load_decoder_8b
     """Loads the video decoder from its folder to a device: ``load_decoder_8b`` or ``load_decoder_5b``."""
     transformer: Path | None = None
     """Another file or folder of the transformer, such as ``ar_rl_model`` or a ``.pt`` of WorldPlay's training."""
     released: str = RELEASED_8B
     """Place of the transformer in ``checkpoints`` as it is downloaded; a folder ``transformer/`` goes before it."""
-    half_decoder: bool = False
-    """Decode in bfloat16 instead of float32, for half the memory and slightly different pictures."""
 
     def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
         """Load the official weights; see ``load_weights``."""
-        load_weights(net, self._transformer, dtype, device)
+        load_weights(net, self.network_file, dtype, device)
 
     def decoder(self, device: str) -> Decoder:
         """The video decoder with its official weights."""
-        return self.load_decoder(self.checkpoints / "vae", device, self._decoder_dtype)
+        return self.load_decoder(self.checkpoints / "vae", device, self.decoder_dtype)
 
     def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
         """The official video decoder on the meta device, even if ``load_decoder`` loads another one.
@@ -90,10 +84,11 @@ class OfficialFiles:
                 net = Autoencoder8B(VaeConfig8B.from_json(file) if known else None)
             else:
                 net = Autoencoder5B(VaeConfig5B.from_json(file) if known else None)
-        return VideoDecoder(net.to(self._decoder_dtype))
+        return VideoDecoder(net.to(self.decoder_dtype))
 
     @property
-    def _transformer(self) -> Path:
+    def network_file(self) -> Path:
+        """The file of the network's weights."""
         if self.transformer is not None:
             return self.transformer if self.transformer.suffix else file_in(self.transformer)
         own = file_in(self.checkpoints / "transformer")
@@ -103,10 +98,6 @@ class OfficialFiles:
     @property
     def _decoder_is_official(self) -> bool:
         return self.load_decoder in (load_decoder_8b, load_decoder_5b)
-
-    @property
-    def _decoder_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.half_decoder else torch.float32
 
     def scenarios(
         self, network: Config8B | Config5B, latent_size: tuple[int, int], num_latents: int, seed: int
@@ -128,16 +119,8 @@ class OfficialFiles:
     def start_of(
         self, video: Path, network: Config8B | Config5B, latent_size: tuple[int, int]
     ) -> tuple[Mapping[str, Tensor], str]:
-        """Conditioning and caption of a recording, prepared from its first frame.
-
-        Raises:
-            UserError: when they are missing, or were prepared from something else.
-        """
-        return prepared_start(self.data, video, expected_shapes(network, latent_size))
-
-    def weight_files(self) -> list[Path]:
-        """The files of the network's weights."""
-        return parts(self._transformer)
+        """Conditioning and caption of a recording, see ``PreparedFiles.start``."""
+        return self.start(video, expected_shapes(network, latent_size))
 
     def notes(self) -> tuple[str, ...]:
         """What the first pose files mean, for a look: poses of other axes are read without an error."""
@@ -160,7 +143,7 @@ class OfficialFiles:
         """Files that must exist before a run begins, with the expected tensors of transformer and autoencoder."""
         vae = "the base model's video autoencoder"
         return (
-            NeededFile(self._transformer, "WorldPlay's transformer", network, shapes_in_file),
+            NeededFile(self.network_file, "WorldPlay's transformer", network, shapes_in_file),
             NeededFile(
                 self.checkpoints / "vae" / FILE_NAME, vae, decoder if self._decoder_is_official else None
             ),
@@ -197,20 +180,8 @@ class OfficialFiles:
 
 
 @dataclass(frozen=True)
-class StandIns:
+class StandIns(BlendStandIns):
     """Random weights, conditioning and trajectories, with ``Blend`` as the decoder."""
-
-    num_scenarios: int = 4
-    pixels_per_cell: int = 8
-
-    def fill(self, net: nn.Module, dtype: torch.dtype, device: str) -> None:
-        """Set random weights, the same on every device."""
-        net.to_empty(device=device).to(dtype)
-        randomise(net, generator_for("stand-in weights"))
-
-    def decoder(self, device: str) -> Decoder:
-        """A decoder without weights."""
-        return Blend(self.pixels_per_cell)
 
     def blank_decoder(self, network: Config8B | Config5B) -> Decoder:
         """The same decoder."""
@@ -233,23 +204,11 @@ class StandIns:
         self, video: Path, network: Config8B | Config5B, latent_size: tuple[int, int]
     ) -> tuple[Mapping[str, Tensor], str]:
         """A random start; see ``OfficialFiles``."""
-        return _random_start(network, latent_size, generator_for("stand-in", video.stem)), ""
-
-    def weight_files(self) -> list[Path]:
-        """No files."""
-        return []
-
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to check."""
-        return ()
+        return self.start(video, partial(_random_start, network, latent_size))
 
     def begin(self, world: WorldModel[Any], pasts: int) -> WorldPlayContext:
         """Pasts with text of the scenarios' length."""
         return _begin_on_zeros(world, pasts, (10, 6))
-
-    def files(self, network: Shapes, decoder: Shapes) -> tuple[NeededFile, ...]:
-        """No files."""
-        return ()
 
 
 def _random_start(

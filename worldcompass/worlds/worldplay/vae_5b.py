@@ -6,7 +6,6 @@ it works latent by latent, with a memory of its layers' last inputs. Values beyo
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,13 +13,20 @@ from worldcompass.worlds.open.causal import (
     ChannelNorm,
     Memory,
     Stream,
-    attend_within_frames,
     average_channels,
     decode_stretches,
     encode_stretches,
     fold,
     repeat_channels,
     unfold,
+)
+from worldcompass.worlds.open.wan_layers import (
+    CausalConv,
+    Downsampler,
+    FrameAttention,
+    Upsampler,
+    denormalised,
+    normalised,
 )
 from worldcompass.worlds.worldplay.config import VaeConfig5B
 
@@ -48,7 +54,7 @@ class Autoencoder5B(nn.Module):
             ValueError: for another number of frames.
         """
         mean, _ = self.posterior(video_B3Fhw).chunk(2, 1)
-        return (mean - _per_channel(self.config.mean, mean)) / _per_channel(self.config.std, mean)
+        return normalised(mean, self.config.mean, self.config.std)
 
     def posterior(self, video_B3Fhw: Tensor) -> Tensor:
         """The encoder's mean and logarithm of the variance, (B, 2C, K, H, W), not normalised."""
@@ -62,28 +68,17 @@ class Autoencoder5B(nn.Module):
             latents_BCKHW: normalised.
             memory: of the past, (1, ...) for all rows; None at a video's beginning.
         """
-        std, mean = (_per_channel(x, latents_BCKHW) for x in (self.config.std, self.config.mean))
-        raw = self.post_quant_conv(latents_BCKHW * std + mean)
+        raw = self.post_quant_conv(denormalised(latents_BCKHW, self.config.mean, self.config.std))
         patches, memory = decode_stretches(self.decoder, raw, memory)
         side = self.config.patch
         return unfold(patches.unflatten(1, (3, 1, side, side)).transpose(3, 4)), memory
 
 
-class _Conv(nn.Conv3d):
-    """A causal convolution with zeros beyond the edges of the picture and before the video."""
-
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__(channels, out, 3, padding=(0, 1, 1))
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
-        return super().forward(stream.prepend(x, _two_blank))
-
-
 class _ResidualBlock(nn.Module):
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = ChannelNorm(channels, 3), _Conv(channels, out)
-        self.norm2, self.conv2 = ChannelNorm(out, 3), _Conv(out, out)
+        self.norm1, self.conv1 = ChannelNorm(channels, 3), CausalConv(channels, out)
+        self.norm2, self.conv2 = ChannelNorm(out, 3), CausalConv(out, out)
         self.conv_shortcut = nn.Identity() if channels == out else nn.Conv3d(channels, out, 1)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -91,66 +86,14 @@ class _ResidualBlock(nn.Module):
         return self.conv_shortcut(x) + self.conv2(functional.silu(self.norm2(inner)), stream)
 
 
-class _Attention(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(channels, 2)
-        self.to_qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = _per_frame(self.to_qkv, self.norm(x)).chunk(3, 1)
-        return x + _per_frame(self.proj, attend_within_frames(q, k, v))
-
-
 class _Middle(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_ResidualBlock(channels, channels) for _ in range(2))
-        self.attentions = nn.ModuleList([_Attention(channels)])
+        self.attentions = nn.ModuleList([FrameAttention(channels)])
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, stream)), stream)
-
-
-class _Downsampler(nn.Module):
-    """Halves the picture and optionally the frames; a video's first frame has no change in time."""
-
-    def __init__(self, channels: int, time: int) -> None:
-        super().__init__()
-        pad_right_and_below = nn.ZeroPad2d((0, 1, 0, 1))
-        self.resample = nn.Sequential(pad_right_and_below, nn.Conv2d(channels, channels, 3, stride=2))
-        if time > 1:
-            self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1))
-        self.time = time
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = _per_frame(self.resample, x)
-        if self.time == 1:
-            return x
-        if stream.begins:
-            stream.keep(x)
-            return x
-        return self.time_conv(stream.prepend(x, _not_at_beginning))
-
-
-class _Upsampler(nn.Module):
-    """Optionally doubles the frames, then the picture; a video's first frame is not doubled and not stored."""
-
-    def __init__(self, channels: int, time: int) -> None:
-        super().__init__()
-        double = nn.Upsample(scale_factor=2.0, mode="nearest-exact")
-        self.resample = nn.Sequential(double, nn.Conv2d(channels, channels, 3, padding=1))
-        if time > 1:
-            self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1))
-        self.time = time
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        if self.time > 1 and stream.begins:
-            stream.keep(_two_blank(x))
-        elif self.time > 1:
-            halves = self.time_conv(stream.prepend(x, _not_at_beginning)).unflatten(1, (2, -1))
-            x = halves.movedim(1, 3).flatten(2, 3)
-        return _per_frame(self.resample, x)
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, stream), stream), stream)
 
 
 class _DownBlock(nn.Module):
@@ -162,7 +105,7 @@ class _DownBlock(nn.Module):
         self.resnets = nn.ModuleList(
             _ResidualBlock(channels if i == 0 else out, out) for i in range(num_blocks)
         )
-        self.downsampler = _Downsampler(out, time) if space > 1 else None
+        self.downsampler = Downsampler(out, time > 1) if space > 1 else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         # A video's first frame is averaged with a black frame before it.
@@ -182,7 +125,7 @@ class _UpBlock(nn.Module):
         self.resnets = nn.ModuleList(
             _ResidualBlock(channels if i == 0 else out, out) for i in range(num_blocks)
         )
-        self.upsampler = _Upsampler(out, time) if space > 1 else None
+        self.upsampler = Upsampler(out, out, time > 1) if space > 1 else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         before = x
@@ -201,7 +144,7 @@ class _Encoder(nn.Module):
         super().__init__()
         widths = [config.width * m for m in (1, *config.multipliers)]
         factors = [(2 if halves else 1, 2) for halves in config.halves_time] + [(1, 1)]
-        self.conv_in = _Conv(3 * config.patch**2, widths[0])
+        self.conv_in = CausalConv(3 * config.patch**2, widths[0])
         self.down_blocks = nn.ModuleList(
             _DownBlock(width, after, config.num_blocks, *factor)
             for width, after, factor in zip(widths, widths[1:], factors, strict=False)
@@ -209,7 +152,7 @@ class _Encoder(nn.Module):
         self.mid_block = _Middle(widths[-1])
         self.norm_out, self.conv_out = (
             ChannelNorm(widths[-1], 3),
-            _Conv(widths[-1], 2 * config.latent_channels),
+            CausalConv(widths[-1], 2 * config.latent_channels),
         )
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -224,34 +167,16 @@ class _Decoder(nn.Module):
         super().__init__()
         widths = [config.decoder_width * m for m in (config.multipliers[-1], *config.multipliers[::-1])]
         factors = [(2 if halves else 1, 2) for halves in config.halves_time[::-1]] + [(1, 1)]
-        self.conv_in = _Conv(config.latent_channels, widths[0])
+        self.conv_in = CausalConv(config.latent_channels, widths[0])
         self.mid_block = _Middle(widths[0])
         self.up_blocks = nn.ModuleList(
             _UpBlock(width, after, config.num_blocks + 1, *factor)
             for width, after, factor in zip(widths, widths[1:], factors, strict=False)
         )
-        self.norm_out, self.conv_out = ChannelNorm(widths[-1], 3), _Conv(widths[-1], 3 * config.patch**2)
+        self.norm_out, self.conv_out = ChannelNorm(widths[-1], 3), CausalConv(widths[-1], 3 * config.patch**2)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.mid_block(self.conv_in(x, stream), stream)
         for block in self.up_blocks:
             x = block(x, stream)
         return self.conv_out(functional.silu(self.norm_out(x)), stream)
-
-
-def _two_blank(x: Tensor) -> Tensor:
-    return torch.zeros_like(x[:, :, :1]).expand(-1, -1, 2, -1, -1)
-
-
-def _not_at_beginning(x: Tensor) -> Tensor:
-    raise AssertionError("layers in time do not run at the beginning of a video")
-
-
-def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer for pictures, applied to each frame."""
-    count = x.shape[2]
-    return layer(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, count)).transpose(1, 2)
-
-
-def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return like.new_tensor(values).view(-1, 1, 1, 1)

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldcompass.errors import UnfitInputs
 from worldcompass.geometry import Motion
 from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, CameraMoves, Scenario
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.open.causal import FRAMES_PER_LATENT
-from worldcompass.worlds.open.decoder import Decoder
-from worldcompass.worlds.open.pasts import rows_per_past
+from worldcompass.worlds.open.decoder import Decoder, decode_candidates, encode_videos
+from worldcompass.worlds.open.pasts import Pasts, rows_per_past
 from worldcompass.worlds.open.poses import MOTION, THRESHOLDS, WorldPlayActions
 from worldcompass.worlds.worldplay.branches import Latents
 from worldcompass.worlds.worldplay.context import (
@@ -93,33 +92,13 @@ class _Attended:
     """Text and remembered latents of every past, for the prompt and with guidance also the negative prompt."""
     first_position: int
 
+    def select(self, row: int) -> _Attended:
+        actions = Actions.stack([self.actions.select(row)])
+        return replace(self, actions=actions, pasts=tuple((pasts[row],) for pasts in self.pasts))
 
-@dataclass(frozen=True)
-class WorldPlayContext:
+
+class WorldPlayContext(Pasts[_Past, _Attended]):
     """P pasts with their text, finished latents, commands and decoder memory."""
-
-    pasts: tuple[_Past, ...]
-    num_latents: int = 0
-    attended: _Attended | None = None
-
-    @property
-    def num_pasts(self) -> int:
-        """P."""
-        return len(self.pasts)
-
-    @property
-    def given_K(self) -> Tensor | None:
-        """Mask of the given latents of the next chunk; None before ``attend``."""
-        return self.attended.given_K if self.attended else None
-
-    def select(self, row: int) -> WorldPlayContext:
-        """The context of a single past."""
-        attended = self.attended and replace(
-            self.attended,
-            actions=Actions.stack([self.attended.actions.select(row)]),
-            pasts=tuple((pasts[row],) for pasts in self.attended.pasts),
-        )
-        return WorldPlayContext((self.pasts[row],), self.num_latents, attended)
 
 
 class WorldPlay:
@@ -213,7 +192,7 @@ class WorldPlay:
         Raises:
             ValueError: without ``attend`` for this length, or with both guidance and gradients.
         """
-        attended = _attended_for(context, noisy_BCKHW.shape[2])
+        attended = context.attended_for(noisy_BCKHW.shape[2])
         rows = rows_per_past(len(noisy_BCKHW), context.num_pasts)
         starts = _starts(context).repeat_interleave(rows, 0)
         given = attended.given_K[:, None, None]
@@ -248,31 +227,14 @@ class WorldPlay:
 
     @torch.no_grad()
     def decode(self, clean_BCKHW: Tensor, context: WorldPlayContext) -> Tensor:
-        """Frames of a chunk; candidates of one past share the decoder's memory of it.
-
-        They are decoded one after another, so that only one candidate's frames exist in float32.
-        """
-        rows = rows_per_past(len(clean_BCKHW), context.num_pasts)
-        frames = [
-            _pixels(self.decoder.decode(clean[None], context.pasts[row // rows].decoder))
-            for row, clean in enumerate(clean_BCKHW.float())
-        ]
-        return torch.cat(frames)
+        """Frames of a chunk, see ``decode_candidates``."""
+        memories = [past.decoder for past in context.pasts]
+        return decode_candidates(self.decoder, clean_BCKHW, memories, _pixels)
 
     @torch.no_grad()
     def encode(self, frames_PF3hw: Tensor) -> Tensor:
-        """See ``Encoder``; videos are encoded one after another.
-
-        Raises:
-            UnfitInputs: when the decoder has no ``encode``.
-        """
-        encode = getattr(self.decoder, "encode", None)
-        if encode is None:
-            raise UnfitInputs(
-                f"the video decoder of {self.spec.name} has no method encode, which recordings need: add it"
-            )
-        videos = frames_PF3hw.to(self._device).split(1)
-        return torch.cat([encode(video.float() / 255) for video in videos])
+        """See ``Encoder`` and ``encode_videos``."""
+        return encode_videos(self.decoder, frames_PF3hw, self.spec.name, self._device)
 
     def _begin(self, scenario: Scenario) -> _Past:
         conditioning = scenario.conditioning or {}
@@ -331,17 +293,6 @@ class WorldPlay:
 def begun_context(texts: Sequence[tuple[Any, ...]], starts_CHW: Sequence[Tensor]) -> WorldPlayContext:
     """A context as from ``begin``, for given outputs of the text branch and latents of the start images."""
     return WorldPlayContext(tuple(_Past(text, start) for text, start in zip(texts, starts_CHW, strict=True)))
-
-
-def _attended_for(context: WorldPlayContext, count: int) -> _Attended:
-    have = (
-        "not attended"
-        if context.attended is None
-        else f"attended for {len(context.attended.actions)} latents"
-    )
-    if context.attended is None or len(context.attended.actions) != count:
-        raise ValueError(f"the context is {have}, the chunk has {count}: call attend(context, actions) first")
-    return context.attended
 
 
 def _pixels(frames_BF3hw: Tensor) -> Tensor:
