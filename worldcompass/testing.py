@@ -277,6 +277,7 @@ def _check_start(probe: _Probe) -> None:
     except ValueError as why:
         wanted = f"a prediction for {world.spec.actions.describe()}"
         raise _broken("attend and predict_clean", wanted, why, "read what spec.actions declares") from why
+    _check_clean(probe, first, 1)
     again = probe.predict(probe.attend(world.begin(probe.scenarios), 0), 0, noisy)
     _expect(
         torch.equal(first, again), "begin twice", "equal predictions", "others", "use no global randomness"
@@ -331,15 +332,21 @@ def _check_draws(probe: _Probe) -> None:
     _expect(equal, "attend without generators twice", "equal predictions, or a refusal", "others", change)
 
 
+def _check_clean(probe: _Probe, clean: Tensor, rows: int) -> None:
+    """A prediction of so many rows has the shape, the type and the numbers that later stages need."""
+    channels, height, width = probe.world.spec.latent_shape
+    shape = (rows, channels, probe.length, height, width)
+    _expect(
+        clean.shape == shape, "predict_clean", f"shape {shape}", tuple(clean.shape), "return (B, C, K, H, W)"
+    )
+    _expect(clean.dtype == torch.float32, "predict_clean", "float32", clean.dtype, "convert in the adapter")
+    _expect(bool(clean.isfinite().all()), "predict_clean", "finite values", "NaN or inf", "look for overflow")
+
+
 def _check_batch(probe: _Probe) -> None:
     noisy, (context, chunk) = probe.noise(3), probe.later()
     batch = probe.predict(context, chunk, noisy)
-    shape = (3, probe.world.spec.latent_shape[0], probe.length, *probe.world.spec.latent_shape[1:])
-    _expect(
-        batch.shape == shape, "predict_clean", f"shape {shape}", tuple(batch.shape), "return (B, C, K, H, W)"
-    )
-    _expect(batch.dtype == torch.float32, "predict_clean", "float32", batch.dtype, "convert in the adapter")
-    _expect(bool(batch.isfinite().all()), "predict_clean", "finite values", "NaN or inf", "look for overflow")
+    _check_clean(probe, batch, 3)
     single = torch.cat([probe.predict(context, chunk, row[None]) for row in noisy])
     probe.same(single, batch, "a batch against single calls", "let no row of the batch see another")
     mixed = noisy.new_tensor([0.9, 0.5, 0.1])
@@ -466,8 +473,9 @@ def _check_encoder(probe: _Probe) -> None:
 def _check_pasts(world: WorldModel[Any], scenarios: Sequence[Scenario], tolerance: float) -> None:
     length = world.spec.chunk_lengths[0]
     both = _Probe(world, scenarios, length, tolerance)
+    begun = world.begin(scenarios).num_pasts
+    _expect(begun == 2, "begin of 2 scenarios", "2 pasts", begun, "one past each")
     noisy, (context, chunk) = both.noise(4), both.later()
-    _expect(context.num_pasts == 2, "begin of 2 scenarios", "2 pasts", context.num_pasts, "one past each")
     together = both.predict(context, chunk, noisy)
     for row, scenario in enumerate(scenarios):
         one, rows = _Probe(world, [scenario], length, tolerance, row), slice(2 * row, 2 * row + 2)
