@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-HARMLESS: Mapping[str, Any] = {"harmless": True}
+HARMLESS: Mapping[str, bool] = {"harmless": True}
 """Metadata of a field that changes no result, such as the address of a server."""
 
 
@@ -24,7 +24,7 @@ class Rule:
     """The rule in words, for the error."""
 
 
-def enforce(values: Mapping[str, Any], rules: Iterable[Rule], unlimited: Collection[str] = ()) -> None:
+def enforce(values: Mapping[str, object], rules: Iterable[Rule], unlimited: Collection[str] = ()) -> None:
     """Refuse settings that break a rule, and numbers that are not finite.
 
     Args:
@@ -44,7 +44,7 @@ def enforce(values: Mapping[str, Any], rules: Iterable[Rule], unlimited: Collect
             raise ValueError(f"{rule.text}; got {got}")
 
 
-def flattened(config: Any, prefix: str = "", lasting: bool = False) -> dict[str, Any]:
+def flattened(config: Any, prefix: str = "", lasting: bool = False) -> dict[str, object]:
     """Every setting of a dataclass with its value, nested ones as ``outer.inner``.
 
     Args:
@@ -52,7 +52,7 @@ def flattened(config: Any, prefix: str = "", lasting: bool = False) -> dict[str,
         prefix: of all names.
         lasting: leave out fields with the metadata ``HARMLESS``.
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for field in dataclasses.fields(config):
         if lasting and field.metadata.get("harmless"):
             continue
@@ -62,7 +62,7 @@ def flattened(config: Any, prefix: str = "", lasting: bool = False) -> dict[str,
     return flat
 
 
-def recorded(config: Any, without: str = "") -> dict[str, Any]:
+def recorded(config: Any, without: str = "") -> dict[str, object]:
     """The settings of a dataclass on which results depend, as JSON values that are the same in every process.
 
     Args:

@@ -311,7 +311,7 @@ def mean_of(values: Sequence[T], summed: Collection[str] = (), total: bool = Fal
         return values[0]
     first: Any = present[0]
     if isinstance(first, Mapping):
-        rows = cast("list[Mapping[str, Any]]", present)
+        rows = cast("list[Mapping[str, object]]", present)
         return cast(
             "T", {n: mean_of([row.get(n) for row in rows], summed, total or n in summed) for n in rows[0]}
         )

@@ -16,7 +16,7 @@ from worldcompass.report.runs import load_run
 from worldcompass.rollout import imagine_groups
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.runs.settings import read_settings
+from worldcompass.runs.settings import RunSettings, read_settings
 from worldcompass.settings import flattened
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
 from worldcompass.training.advantages import all_groups, damped
@@ -156,24 +156,24 @@ def test_functions_are_described_by_their_names():
 
 def test_both_versions_are_read_by_short_names(tmp_path):
     run_settings = json.loads(json.dumps(config_of_version_1().settings()))
-    stored = read_settings(OF_VERSION_1 / "config.json")
+    stored = read_settings(OF_VERSION_1 / "config.json").values
     assert stored == {name: value for name, value in run_settings.items() if name in stored}
     later = {name: value for name, value in run_settings.items() if name not in stored}
     assert later == {name: json.loads(json.dumps(Config().settings()[name])) for name in later}  # defaults
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config_of_version_1().described()))
-    assert read_settings(path) == run_settings
+    assert read_settings(path).values == run_settings
     path.write_text('{"version": 3}')
     with pytest.raises(UserError, match="has version 3, this version reads up to 2"):
         read_settings(path)
-    assert read_settings(tmp_path / "nothing.json") == {}
+    assert read_settings(tmp_path / "nothing.json") == RunSettings()
 
 
 def test_a_run_of_version_1_is_read_and_resumed(tmp_path):
     out = shutil.copytree(OF_VERSION_1, tmp_path / "run")
     record = read_record(out)
     assert record.planned == 6 and record.weights == {"obedience": 2.0}
-    assert load_run(out).config["lr"] == 0.01
+    assert load_run(out).config.values["lr"] == 0.01
     with pytest.raises(UserError, match=r"lr: 0.01 -> 1.0"):
         run(config_of_version_1().changed(lr=1.0), out, resume=True)
     stored, _ = load_checkpoint(out / "checkpoints" / "step_000004")

@@ -105,7 +105,9 @@ def _run(
 
 
 def _planned(full: Cell) -> int:
-    return int(read_settings(full.folder.config)["steps"])
+    planned = read_settings(full.folder.config).steps
+    assert planned is not None, "a run of the grid stores its configuration"
+    return planned
 
 
 def _train(cell: Cell, settings: Sequence[str], steps: int | None, until: int | None = None) -> str:

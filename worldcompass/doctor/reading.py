@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from worldcompass.doctor.record import FOLLOWED, USUAL_STEPS, Record
 from worldcompass.errors import UserError
@@ -55,15 +54,16 @@ def _check_order(path: Path, rows: Sequence[StepMetrics]) -> None:
             )
 
 
-def _configured(path: Path) -> tuple[int, dict[str, float]]:
+def _configured(path: Path) -> tuple[int, Mapping[str, float]]:
     """Planned steps and weights of the rewards from the run's configuration, with defaults."""
     config = read_settings(path)
-    steps, weights = config.get("steps", USUAL_STEPS), config.get("weights", {})
+    steps = config.values.get("steps", USUAL_STEPS)
     if not isinstance(steps, int) or steps < 1:
         raise UserError(f"{path} is not a run's configuration: steps is {steps!r}, expected a number above 0")
-    if not isinstance(weights, dict) or not all(_is_number(w) for w in weights.values()):
-        raise UserError(f"{path} is not a run's configuration: weights are not numbers by name")
-    return steps, weights
+    try:
+        return steps, config.weights
+    except ValueError as why:
+        raise UserError(f"{path} is not a run's configuration: {why}") from None
 
 
 def evaluated(results: Results) -> dict[str, Estimate]:
@@ -74,7 +74,3 @@ def evaluated(results: Results) -> dict[str, Estimate]:
         for kind, scores in results.evaluation.difference.items()
         if measure in scores and scores[measure].bounded
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -74,7 +74,7 @@ class Court:
     """What is stored and judged of frames (..., 3, h, w), such as smaller ones."""
     computing: Callable[[], AbstractContextManager[Any]] = nullcontext
     """A context for the models' arithmetic, such as autocast."""
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
     """What else the videos depend on, for the record."""
 
 
@@ -213,7 +213,7 @@ def _true(scenarios: Sequence[Scenario]) -> Tensor:
     return torch.stack([s.truth.frames_F3hw for s in scenarios if s.truth is not None])
 
 
-def _claim(out: Path, facts: dict[str, Any]) -> None:
+def _claim(out: Path, facts: Mapping[str, object]) -> None:
     """Create the folder, or check that it holds the same judge."""
     found = claim(out, out / RECORD, facts, "a judge")
     if found is not None and found != facts:

@@ -13,7 +13,7 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import (
@@ -22,6 +22,7 @@ from typing import (
     Protocol,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -32,6 +33,7 @@ from worldcompass.errors import UserError
 from worldcompass.settings import flattened
 
 C = TypeVar("C")
+_Choice = TypeVar("_Choice")
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _SCALARS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -130,12 +132,12 @@ class Grouped(Protocol):
         """The group of a setting; None without a group."""
         ...
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, object]:
         """Every setting by its short name."""
         ...
 
 
-class _Changes(dict[str, Any]):
+class _Changes(dict[str, object]):
     """New values of a dataclass by field; a nested dataclass has ``_Changes`` as its value."""
 
 
@@ -156,7 +158,8 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
     if not inside:
         changes[name] = parse_value(text, kind, key)
     elif isinstance(current, dict):
-        changes[name] = changes.get(name, current) | {inside[0]: parse_value(text, get_args(kind)[1], key)}
+        so_far = cast("dict[str, object]", changes.get(name, current))
+        changes[name] = so_far | {inside[0]: parse_value(text, get_args(kind)[1], key)}
     elif dataclasses.is_dataclass(current):
         own = changes.setdefault(name, _Changes())
         if not isinstance(own, _Changes):
@@ -217,7 +220,7 @@ def _parse_union(text: str, options: tuple[Any, ...], key: str) -> Any:
     raise failures[0]
 
 
-def _choose(text: str, choices: dict[str, Any], key: str) -> Any:
+def _choose(text: str, choices: Mapping[str, _Choice], key: str) -> _Choice:
     if text not in choices:
         raise UserError(f"{key} must be one of {', '.join(choices)}, not {text!r}")
     return choices[text]

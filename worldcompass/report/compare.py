@@ -176,7 +176,7 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
     """The table of settings that differ between the runs."""
-    settings = [flatten(run.config) for run in runs]
+    settings = [flatten(run.config.values) for run in runs]
     keys = sorted({key for one in settings for key in one})
     shown = [[json.dumps(one[key]) if key in one else "not set" for one in settings] for key in keys]
     rows = "".join(

@@ -168,7 +168,7 @@ def model_card(
     sections = {
         "Weights": _weights(world, step, files, base, world in embedded),
         "Before and after": _shown_before_and_after(pictures),
-        "Recipe": _recipe(run, state.run),
+        "Recipe": _recipe(run, state.critics),
         "Results": _results(run),
         "Licenses": _licenses(spelled),
     }
@@ -202,20 +202,17 @@ def _shown_before_and_after(pictures: Mapping[str, str]) -> Iterator[str]:
         yield f"\n![{plain}]({name})\n\n{plain}"
 
 
-def _recipe(run: Run, identity: Mapping[str, Any]) -> Iterator[str]:
+def _recipe(run: Run, critics: Sequence[str]) -> Iterator[str]:
     config = run.config
-    named = config.get("recipe") or "the user's own"
-    named_critics = identity.get("critics")
-    critics = ", ".join(map(str, named_critics)) if isinstance(named_critics, list) else "unknown"
-    yield f"Recipe: {named}. Seed {config.get('seed', 'unknown')}; critics: {critics}."
+    named, seed = config.recipe or "the user's own", "unknown" if config.seed is None else config.seed
+    yield f"Recipe: {named}. Seed {seed}; critics: {', '.join(critics) or 'unknown'}."
     if run.record.command:
         yield f"Command: `{run.record.command}`."
-    evaluated = run.record.recipe.get("evaluation_seeds")
-    if isinstance(evaluated, list) and evaluated:
+    if evaluated := run.record.evaluation_seeds:
         yield f"Seeds of the evaluation: {', '.join(map(str, evaluated))}."
     yield f"Made with worldcompass {run.record.version or __version__}."
-    weights = config.get("weights")
-    rows = {name: config[name] for name in SETTINGS if name in config}
+    weights = config.values.get("weights")
+    rows = {name: config.values[name] for name in SETTINGS if name in config.values}
     yield from ["", "| setting | value |", "| --- | --- |"]
     yield from (f"| {name} | {_shown(value)} |" for name, value in rows.items())
     for name, value in weights.items() if isinstance(weights, Mapping) else ():

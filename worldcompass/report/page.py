@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from worldcompass.doctor.page import section
 from worldcompass.evaluate import FOLLOWED
@@ -100,7 +99,7 @@ def badge(run: Run) -> str:
 def _facts(run: Run) -> str:
     facts = []
     if run.metrics:
-        members = run.record.recipe.get("members", 1)
+        members = run.record.members
         together = f" of each of {members} members, curves are their means" if members != 1 else ""
         facts.append(f"{len(run.metrics)} training steps{together}")
     if run.results.seconds is not None:
@@ -249,13 +248,13 @@ def _next(run: Run) -> str:
 def _details(run: Run) -> str:
     blocks = [
         _block("Command and environment", run.record.to_json()),
-        _block("Configuration", run.config),
+        _block("Configuration", run.config.values),
         _block("results.json", {} if run.results == Results() else run.results.to_json()),
     ]
     return f"<section>{''.join(blocks)}</section>" if any(blocks) else ""
 
 
-def _block(title: str, content: Mapping[str, Any]) -> str:
+def _block(title: str, content: Mapping[str, object]) -> str:
     if not content:
         return ""
     text = escape(json.dumps(content, indent=2, ensure_ascii=False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from worldcompass.doctor import Diagnosis, Record, diagnose, evaluated, read_record
 from worldcompass.errors import UserError
@@ -15,7 +14,7 @@ from worldcompass.runs.folder import RunFolder, training_member
 from worldcompass.runs.metrics import StepMetrics, read_metrics
 from worldcompass.runs.record import RunRecord, read_run_record
 from worldcompass.runs.results import Evaluation, Results, read_results
-from worldcompass.runs.settings import read_settings
+from worldcompass.runs.settings import RunSettings, read_settings
 from worldcompass.statistics import UNKNOWN, percent
 from worldcompass.ways import ROLLOUT
 
@@ -43,8 +42,7 @@ class Run:
     metrics: Sequence[StepMetrics]
     diagnosis: Diagnosis
     """Of the evaluation alone for runs without metrics of training steps."""
-    config: Mapping[str, Any]
-    """Settings by their short names."""
+    config: RunSettings
     record: RunRecord
     """How it began: command line and environment."""
     video: bytes
@@ -84,9 +82,9 @@ def load_run(run_dir: Path) -> Run:
     )
 
 
-def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested metrics as ``outer/inner``."""
-    flat: dict[str, Any] = {}
+def flatten(row: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings as ``outer/inner``."""
+    flat: dict[str, object] = {}
     for name, value in row.items():
         flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
@@ -99,8 +97,8 @@ def verdict(run: Run) -> str:
 
 def _complete(run: Run) -> bool:
     """Whether a run without a comparison of before and after has done all of its steps and plans none."""
-    planned = run.config.get("steps")
-    done = isinstance(planned, int) and run.diagnosis.steps >= planned
+    planned = run.config.steps
+    done = planned is not None and run.diagnosis.steps >= planned
     return done and not RunFolder(run.folder).evaluations()
 
 

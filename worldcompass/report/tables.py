@@ -134,13 +134,13 @@ def reduce_run(run_dir: Path) -> Stored:
         for way in results.walking
         if way != ROLLOUT
     }
-    if not (settings.get("recipe") and made.command and made.version and made.weights):
+    if not (settings.recipe and made.command and made.version and made.weights):
         raise UserError(
             f"{run_dir} is no run of a recipe: config.json or run.json lacks its recipe, command or versions"
         )
     return Stored(
-        recipe=str(settings["recipe"]),
-        seed=int(settings.get("seed", 0)),
+        recipe=settings.recipe,
+        seed=settings.seed or 0,
         command=without_folder(made.command),
         version=made.version,
         weights=made.weights,

@@ -45,9 +45,9 @@ class CheckpointState:
 
     step: int
     """After which it was written."""
-    run: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    run: Mapping[str, object] = field(default_factory=dict[str, object])
     """The settings that must be equal to resume, see ``training.resume.identity``."""
-    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
     """The whole configuration."""
     optimizer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The part of ``pack_optimizer`` that holds no tensors."""
@@ -55,6 +55,12 @@ class CheckpointState:
     """Metrics of all steps so far."""
     events: Sequence[Event] = ()
     """Actions of the doctor so far, and changed settings."""
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """Names of the critics that the run trained on; empty when not stored."""
+        found = self.run.get("critics")
+        return tuple(map(str, cast("list[object]", found))) if isinstance(found, list) else ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, as in the file of format 1."""

@@ -52,7 +52,7 @@ def final_weights(folder: RunFolder) -> list[Path]:
     if newest is None:
         return []
     if not folder.final.is_file():
-        planned = read_settings(folder.config).get("steps")
+        planned = read_settings(folder.config).steps
         return _exported(folder) if planned == step_of(newest) else []
     noted = read_object(folder.final, "a record of final weights")
     if noted.get("format") != FORMAT:

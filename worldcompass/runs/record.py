@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.metrics import read_object
@@ -15,7 +15,7 @@ from worldcompass.runs.metrics import read_object
 class RunRecord:
     """How a run began; runs of earlier versions and plain trainings lack entries, which are empty then."""
 
-    recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    recipe: Mapping[str, object] = field(default_factory=dict[str, object])
     """All settings of the recipe as JSON values, its ``config`` among them."""
     version: str = ""
     """Of this package."""
@@ -32,8 +32,20 @@ class RunRecord:
     """Kind of processor."""
     started: str = ""
     """When, as an ISO date of UTC."""
-    changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    changed: Mapping[str, object] = field(default_factory=dict[str, object])
     """Settings that changed when the run was last resumed: name -> the old and the new value."""
+
+    @property
+    def members(self) -> int:
+        """Number of runs whose weights are averaged."""
+        found = self.recipe.get("members", 1)
+        return found if isinstance(found, int) else 1
+
+    @property
+    def evaluation_seeds(self) -> tuple[int, ...]:
+        """Noise seeds of the evaluation; empty when not stored."""
+        found = self.recipe.get("evaluation_seeds")
+        return tuple(cast("list[int]", found)) if isinstance(found, list) else ()
 
     def to_json(self) -> dict[str, Any]:
         """The entries that are known."""

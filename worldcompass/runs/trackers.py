@@ -36,7 +36,9 @@ def installed(track: Track) -> bool:
 
 
 @contextmanager
-def tracking(track: Track, folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> Generator[Send]:
+def tracking(
+    track: Track, folder: RunFolder, first_step: int, config: Mapping[str, object]
+) -> Generator[Send]:
     """Open a tracker for a run and yield a function that sends a row; all rows are sent when the block ends.
 
     Weights & Biases writes its last rows in a process of its own, a moment later.
@@ -65,7 +67,7 @@ def numbers(metrics: StepMetrics) -> dict[str, float]:
 _Opened = tuple[Callable[[int, dict[str, float]], None], Callable[[], object]]
 
 
-def _tensorboard(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
+def _tensorboard(folder: RunFolder, first_step: int, config: Mapping[str, object]) -> _Opened:
     from torch.utils.tensorboard import SummaryWriter
 
     # Its methods have no types.
@@ -79,7 +81,7 @@ def _tensorboard(folder: RunFolder, first_step: int, config: Mapping[str, Any]) 
     return send, writer.close
 
 
-def _wandb(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
+def _wandb(folder: RunFolder, first_step: int, config: Mapping[str, object]) -> _Opened:
     wandb = importlib.import_module("wandb")
     mode = os.environ.get("WANDB_MODE", "offline")
     run_id = _run_id(folder)
@@ -99,7 +101,7 @@ def _wandb(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Op
     return lambda step, values: run.log({"step": step, **values}), run.finish
 
 
-def _trackio(folder: RunFolder, first_step: int, config: Mapping[str, Any]) -> _Opened:
+def _trackio(folder: RunFolder, first_step: int, config: Mapping[str, object]) -> _Opened:
     trackio = importlib.import_module("trackio")
     name = f"{folder.path.name}-{_run_id(folder)}"
     trackio.init(project=PROJECT, name=name, config=dict(config), resume="allow", embed=False)

@@ -105,8 +105,8 @@ class Config:
             ValueError: when there is no such setting, or a rule between settings is broken.
         """
         own = {f.name for f in dataclasses.fields(self)}
-        values: dict[str, Any] = {name: value for name, value in settings.items() if name in own}
-        inside: dict[str, dict[str, Any]] = {}
+        values: dict[str, object] = {name: value for name, value in settings.items() if name in own}
+        inside: dict[str, dict[str, object]] = {}
         for name in settings.keys() - own:
             group = self.group_of(name)
             if group is None:
@@ -121,21 +121,22 @@ class Config:
         """The group of a setting, by the setting's short name; None without a group."""
         return _groups(cls).get(name)
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, object]:
         """Every setting by its short name."""
         groups = sorted(set(_groups(type(self)).values()))
-        values: dict[str, Any] = {name: value for name, value in vars(self).items() if name not in groups}
+        values: dict[str, object] = {name: value for name, value in vars(self).items() if name not in groups}
         for group in groups:
             values |= vars(cast("object", getattr(self, group)))
         return values
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Every setting by its short name, as JSON values; functions become their full names."""
         return {name: _plain(value) for name, value in self.flat().items()}
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """The configuration with its groups and version, as JSON values."""
-        return {"version": VERSION} | {name: _plain(value) for name, value in vars(self).items()}
+        settings: dict[str, object] = {name: _plain(value) for name, value in vars(self).items()}
+        return {"version": VERSION, **settings}
 
 
 @cache

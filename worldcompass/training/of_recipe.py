@@ -19,7 +19,7 @@ SETTINGS = "recipe_settings"
 class Running:
     """The settings of a recipe, and whether changed ones are accepted."""
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     accepted: bool
 
 
@@ -43,7 +43,7 @@ def has_config(recipe: Any) -> bool:
     return isinstance(getattr(recipe, "config", None), Config)
 
 
-def current() -> dict[str, Any]:
+def current() -> dict[str, object]:
     """An entry ``SETTINGS``; empty outside of ``running``, as for training from Python."""
     found = _CURRENT.get()
     return {} if found is None else {SETTINGS: dict(found.settings)}

@@ -58,7 +58,7 @@ def begin(folder: RunFolder) -> int:
     return 0
 
 
-def identity(run: Run) -> dict[str, Any]:
+def identity(run: Run) -> dict[str, object]:
     """The settings that must equal those of a checkpoint to resume from it."""
     config = {k: v for k, v in run.config.settings().items() if k not in MAY_CHANGE}
     ids = hashlib.sha256(json.dumps([s.id for s in run.scenarios]).encode()).hexdigest()
@@ -148,19 +148,19 @@ class _Places:
 
 
 def differences(
-    saved: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], inside: str = ""
-) -> dict[str, list[Any]]:
+    saved: Mapping[str, object], now: Mapping[str, object], defaults: Mapping[str, object], inside: str = ""
+) -> dict[str, list[object]]:
     """Settings that differ, by name: [saved, now]; nested ones as ``outer.inner``, absent ones None.
 
     A setting that the saved run does not know counts as its default: new settings default to the earlier behaviour.
     """
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[object]] = {}
     for key in sorted(saved.keys() | now.keys()):
         default, new = defaults.get(key), now.get(key)
         old = saved.get(key, default)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            parts = cast("Mapping[str, Any]", old), cast("Mapping[str, Any]", new)
-            found |= differences(*parts, default or {}, f"{inside}{key}.")
+            parts = (cast("Mapping[str, object]", part or {}) for part in (old, new, default))
+            found |= differences(*parts, f"{inside}{key}.")
         elif old != new:
             found[inside + key] = [old, new]
     return found
@@ -190,8 +190,10 @@ def _take_over(
     saved = by_short_name(state.run)
     before, own = (known.pop(of_recipe.SETTINGS, None) for known in (saved, now))
     changed = differences(saved, now, defaults)
-    if before is not None and own is not None:  # earlier versions and training from Python store none
-        of_its_own = differences(before, own, {})
+    # Earlier versions and training from Python store none.
+    if isinstance(before, Mapping) and isinstance(own, Mapping):
+        theirs, ours = (cast("Mapping[str, object]", part) for part in (before, own))
+        of_its_own = differences(theirs, ours, {})
         changed |= {name: pair for name, pair in of_its_own.items() if name.split(".")[-1] not in MAY_CHANGE}
     changed |= _changed_schedule(run, state)
     refuse_changes(folder.path, changed, run.config.keeping.accept_changes or of_recipe.accepted())

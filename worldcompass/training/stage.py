@@ -12,9 +12,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
@@ -63,6 +62,18 @@ def learning_rate(stage: Stage, step: int, total: int | None) -> float:
     return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """How far a saved state was."""
+
+    step: int
+    total: int | None
+    """Steps of the whole stage; None before they are known."""
+    seconds: float
+    minutes: float
+    """Of the stage, when it was saved."""
+
+
 class StageRun:
     """The mutable state of one stage: module, EMA copy, optimiser, step, chosen number of steps."""
 
@@ -95,30 +106,26 @@ class StageRun:
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        facts = {
-            "step": self.step,
-            "total": self.total,
-            "seconds": self.seconds,
-            "minutes": self.stage.minutes,
-        }
+        facts = _Saved(self.step, self.total, self.seconds, self.stage.minutes)
         whole = {k: v.contiguous().cpu() for k, v in tensors.items()}
-        write_tensors(path, whole, {"facts": json.dumps(facts)})
+        write_tensors(path, whole, {"facts": json.dumps(asdict(facts))})
 
     def resume(self) -> bool:
         """Continue from a saved state when there is one; with more minutes than it had, in proportion longer."""
         if not self._path.exists():
             return False
-        facts = self._load(self._path)
-        if facts["total"] is not None and self.stage.minutes > facts["minutes"]:
+        saved = self._load(self._path)
+        if saved.total is not None and self.stage.minutes > saved.minutes:
             if self._half_path.exists():
-                facts = self._load(self._half_path)
-            self.total = round(facts["total"] * self.stage.minutes / facts["minutes"])
+                saved = self._load(self._half_path)
+            assert saved.total is not None, "the first half is saved once the total is known"
+            self.total = round(saved.total * self.stage.minutes / saved.minutes)
         return True
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        """Take over a saved state; returns its facts."""
+    def _load(self, path: Path) -> _Saved:
+        """Take over a saved state, and return how far it was."""
         tensors = load_file(path)
-        facts: dict[str, Any] = json.loads(metadata_of(path)["facts"])
+        saved = _Saved(**json.loads(metadata_of(path)["facts"]))
         for prefix, module in (("net.", self.net), ("ema.", self.ema)):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         state: dict[int, dict[str, Tensor]] = {}
@@ -127,8 +134,8 @@ class StageRun:
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        self.step, self.total, self.seconds = facts["step"], facts["total"], facts["seconds"]
-        return facts
+        self.step, self.total, self.seconds = saved.step, saved.total, saved.seconds
+        return saved
 
     def run(
         self, loss_of: Callable[[int], Tensor], evaluate: Callable[[nn.Module], dict[str, float]]

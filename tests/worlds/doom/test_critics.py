@@ -239,7 +239,7 @@ def nn_of_other_width():
 def test_accuracy_counts():
     true = torch.tensor([0, 9, 10, 80])
     row = critic_report.accuracy(torch.tensor([0, 9, 1, 80]), true, ["a", "a", "b", "b"])
-    assert (row["exact"], row["translation"], row["rotation"]) == (75.0, 75.0, 100.0)
-    assert row["kinds"] == {"none": 100.0, "basic": 100.0, "combined": 50.0}
-    assert row["maps"] == {"a": 100.0, "b": 50.0}
-    assert row["confusion"][0][1][0] == 1 and sum(map(sum, row["confusion"][1])) == 4
+    assert (row.exact, row.translation, row.rotation) == (75.0, 75.0, 100.0)
+    assert row.kinds == {"none": 100.0, "basic": 100.0, "combined": 50.0}
+    assert row.maps == {"a": 100.0, "b": 50.0}
+    assert row.confusion[0][1][0] == 1 and sum(map(sum, row.confusion[1])) == 4

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +110,7 @@ def digest_of_weights(recipe: OpenRecipe, path: Path | None) -> str:
     return hashlib.sha256(" ".join(map(digest_of, files)).encode()).hexdigest()
 
 
-def settings_of(recipe: OpenRecipe) -> dict[str, Any]:
+def settings_of(recipe: OpenRecipe) -> dict[str, object]:
     """The settings that a recipe's videos and their scores depend on, as JSON values; without its training's."""
     own = recorded(recipe, without="config")
     return own | {"config.autocast_bf16": recipe.config.optimiser.autocast_bf16}

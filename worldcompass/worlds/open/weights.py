@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,8 @@ _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")  # anywhere in names
 _PREFIX = "model."  # of networks inside an official wrapper
 _NUM_NAMED = 3  # wrong tensors that a message names
+
+_Value = TypeVar("_Value")
 
 NameOf = Callable[[str], str | None]
 """A tensor's official name from that in a file; None for one that is left out."""
@@ -217,7 +219,7 @@ def read_pickled(
     return _named({str(name): tensor for name, tensor in raw.items()}, name_of)
 
 
-def _named(found: Mapping[str, Any], name_of: NameOf) -> dict[str, Any]:
+def _named(found: Mapping[str, _Value], name_of: NameOf) -> dict[str, _Value]:
     """What a file holds by official names."""
     return {name: value for own, value in found.items() if (name := name_of(own)) is not None}
 

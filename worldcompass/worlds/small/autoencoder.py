@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class Look:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A copy with every tensor changed."""
-        changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self)}
+        changed: dict[str, Tensor] = {f.name: change(getattr(self, f.name)) for f in fields(self)}
         return replace(self, **changed)
 
 

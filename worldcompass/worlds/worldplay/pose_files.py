@@ -90,7 +90,7 @@ def write_poses(
 ) -> None:
     """Write one trajectory for an image of this size; the file appears only when it is complete."""
     size = torch.tensor([width, height], dtype=torch.float64)
-    entries: dict[str, Any] = {}
+    entries: dict[str, dict[str, list[list[float]]]] = {}
     for i in range(len(actions)):
         intrinsics = actions.intrinsics_K4[i].double()
         (fx, fy), (cx, cy) = (intrinsics[:2] * size).tolist(), (intrinsics[2:] * size).tolist()

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -244,12 +244,14 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
     found = accuracy_report(data, critics.motion, judge)
     robust = robustness_report(data, critics, judge, seed)
     exact = {
-        who: {split: found.numbers[split][who]["exact"] for split in ("heldout", "unseen")} for who in READERS
+        who: {split: found.splits[split][who].exact for split in ("heldout", "unseen")} for who in READERS
     }
     _note(out, "motion_critic", json.dumps(exact["critic"]))
-    _note(out, "realism", json.dumps(robust.numbers["realism"]["critic"]))
-    _note(out, "judge", json.dumps({**exact["judge"], "realism": robust.numbers["realism"]["judge"]}))
-    write_json(out / "accuracy.json", {**found.numbers, "robustness": robust.numbers}, indent=1)
+    _note(out, "realism", json.dumps(robust.realism["critic"]))
+    _note(out, "judge", json.dumps({**exact["judge"], "realism": robust.realism["judge"]}))
+    splits = {split: {who: asdict(row) for who, row in rows.items()} for split, rows in found.splits.items()}
+    of_degraded = {"actions": robust.actions, "realism": robust.realism}
+    write_json(out / "accuracy.json", {**splits, "robustness": of_degraded}, indent=1)
     write_text(out / "accuracy.md", found.page + robust.page)
     print(found.page + robust.page)
     return out

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,20 +32,46 @@ TESTED_CLIPS, TESTED_FRAMES = 800, 300  # of the unseen maps, for robustness
 
 
 @dataclass(frozen=True)
-class Report:
-    """A report in numbers and in words."""
+class Accuracy:
+    """Percent of right labels, overall and by part, kind and map."""
 
-    numbers: Mapping[str, Any]
-    """JSON values by what was measured."""
+    latents: int
+    exact: float
+    translation: float
+    rotation: float
+    kinds: Mapping[str, float]
+    maps: Mapping[str, float]
+    confusion: Sequence[Sequence[Sequence[int]]]
+    """Counts (2, 9 true, 9 found), of translations and of rotations."""
+
+
+@dataclass(frozen=True)
+class ActionsReport:
+    """How well critic and judge read actions."""
+
+    splits: Mapping[str, Mapping[str, Accuracy]]
+    """By split and reader."""
+    page: str
+    """Markdown."""
+
+
+@dataclass(frozen=True)
+class RobustnessReport:
+    """What critic and judge still see in degraded frames."""
+
+    actions: Mapping[str, Sequence[float]]
+    """Percent of exact actions by reader, at each of ``STRENGTHS``."""
+    realism: Mapping[str, Mapping[str, float]]
+    """Percent of frames scored above their degraded copy, by reader and ``kind@strength``."""
     page: str
     """Markdown."""
 
 
 def accuracy_report(
     data: Path, critic: MotionCritic, judge: Judge, splits: tuple[str, ...] = ("heldout", "unseen")
-) -> Report:
+) -> ActionsReport:
     """Accuracy of the actions that critic and judge read, per split."""
-    report: dict[str, Any] = {}
+    report: dict[str, dict[str, Accuracy]] = {}
     cache = data.parent / "features"
     for split in splits:
         clips = load_clips(data, split)
@@ -63,10 +88,10 @@ def accuracy_report(
             "judge": _read(judge.reader, volumes, mirror_volumes),
         }
         report[split] = {who: accuracy(labels, clips.labels_N, maps) for who, labels in found.items()}
-    return Report(report, _page(report))
+    return ActionsReport(report, _page(report))
 
 
-def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> Report:
+def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> RobustnessReport:
     """Accuracy of actions and realism on degraded frames of unseen maps."""
     rng = np.random.default_rng((seed, 4))
     clips = load_clips(data, "unseen")
@@ -97,7 +122,7 @@ def robustness_report(data: Path, critics: Critics, judge: Judge, seed: int) -> 
     lines += [
         f"| {k.replace('@', ' | ')} | {v} | {realism['judge'][k]} |" for k, v in realism["critic"].items()
     ]
-    return Report({"actions": read, "realism": realism}, "\n".join(lines) + "\n")
+    return RobustnessReport(read, realism, "\n".join(lines) + "\n")
 
 
 def _ranked(score: Callable[[Tensor], Tensor], pairs: list[np.ndarray], seed: int) -> dict[str, float]:
@@ -120,8 +145,8 @@ def _read(net: nn.Module, features: Tensor, mirror: Callable[[Tensor], Tensor]) 
     return torch.cat([labels_of(mirrored_probabilities(net, part, mirror)) for part in features.split(256)])
 
 
-def accuracy(found_N: Tensor, true_N: Tensor, maps: list[str]) -> dict[str, Any]:
-    """Percent of right labels, overall and by part, kind and map, with confusion counts (true, found)."""
+def accuracy(found_N: Tensor, true_N: Tensor, maps: list[str]) -> Accuracy:
+    """Compare labels that were found with true ones, of latents of these maps."""
     exact = (found_N == true_N).double()
     found, true = split_label(found_N), split_label(true_N)
     kinds = np.array([ACTIONS.kind(int(label)) for label in true_N])
@@ -131,15 +156,15 @@ def accuracy(found_N: Tensor, true_N: Tensor, maps: list[str]) -> dict[str, Any]
         chosen = right if rows is None else right[torch.from_numpy(rows)]
         return round(100 * float(chosen.double().mean()), 1) if len(chosen) else float("nan")
 
-    return {
-        "latents": len(true_N),
-        "exact": percent(exact),
-        "translation": percent(found[0] == true[0]),
-        "rotation": percent(found[1] == true[1]),
-        "kinds": {kind: percent(exact, kinds == kind) for kind in ("none", "basic", "combined")},
-        "maps": {name: percent(exact, names == name) for name in sorted(set(maps))},
-        "confusion": [confusion(f, t) for f, t in zip(found, true, strict=True)],
-    }
+    return Accuracy(
+        latents=len(true_N),
+        exact=percent(exact),
+        translation=percent(found[0] == true[0]),
+        rotation=percent(found[1] == true[1]),
+        kinds={kind: percent(exact, kinds == kind) for kind in ("none", "basic", "combined")},
+        maps={name: percent(exact, names == name) for name in sorted(set(maps))},
+        confusion=[confusion(f, t) for f, t in zip(found, true, strict=True)],
+    )
 
 
 def confusion(found_N: Tensor, true_N: Tensor) -> list[list[int]]:
@@ -147,16 +172,15 @@ def confusion(found_N: Tensor, true_N: Tensor) -> list[list[int]]:
     return torch.bincount(NUM_ROTATIONS * true_N + found_N, minlength=81).reshape(9, 9).tolist()
 
 
-def _page(report: dict[str, Any]) -> str:
+def _page(report: Mapping[str, Mapping[str, Accuracy]]) -> str:
     """The report in Markdown."""
-    columns = ("exact", "translation", "rotation")
     lines = ["| maps | reader | latents | exact (81) | translation | rotation | none | basic | combined |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for split, readers in report.items():
         for who, row in readers.items():
-            shares = [*(row[c] for c in columns), *row["kinds"].values()]
+            shares = [row.exact, row.translation, row.rotation, *row.kinds.values()]
             lines.append(
-                f"| {split} | {who} | {row['latents']} | " + " | ".join(f"{s:.1f}" for s in shares) + " |"
+                f"| {split} | {who} | {row.latents} | " + " | ".join(f"{s:.1f}" for s in shares) + " |"
             )
     lines += [
         "",
@@ -166,12 +190,12 @@ def _page(report: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for split, readers in report.items():
-        for name, value in readers["critic"]["maps"].items():
-            lines.append(f"| {split} | {name} | {value:.1f} | {readers['judge']['maps'][name]:.1f} |")
+        for name, value in readers["critic"].maps.items():
+            lines.append(f"| {split} | {name} | {value:.1f} | {readers['judge'].maps[name]:.1f} |")
     for split, readers in report.items():
         for who, row in readers.items():
             for words, names, table in zip(
-                ("translation", "rotation"), (TRANSLATIONS, ROTATIONS), row["confusion"], strict=True
+                ("translation", "rotation"), (TRANSLATIONS, ROTATIONS), row.confusion, strict=True
             ):
                 lines += [
                     "",

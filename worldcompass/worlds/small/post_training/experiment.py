@@ -286,14 +286,16 @@ def _forget_evaluations(folder: RunFolder, changed: Iterable[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(recipe: Mapping[str, object]) -> dict[str, object]:
     """The settings that must equal those of a run to resume it; those that change no result are excluded."""
-    settings = by_short_name(recipe["config"])
-    config = {k: v for k, v in settings.items() if k not in MAY_CHANGE or k == "steps"}
-    return {**recipe, "config": config}
+    config = recipe["config"]
+    assert isinstance(config, Mapping), "run.json holds the configuration"
+    settings = by_short_name(config)
+    lasting = {k: v for k, v in settings.items() if k not in MAY_CHANGE or k == "steps"}
+    return {**recipe, "config": lasting}
 
 
-def _described(recipe: Recipe) -> dict[str, Any]:
+def _described(recipe: Recipe) -> dict[str, object]:
     assert is_dataclass(recipe)
     own = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "config"}
     return json.loads(json.dumps({**own, "config": recipe.config.described()}))
