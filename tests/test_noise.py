@@ -1,10 +1,20 @@
 """Noise levels and the steps between them: flow matching, EDM and DDIM are one Euler step in clean space."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from worldcompass.errors import UserError
-from worldcompass.noise import ExplicitLevels, ShiftedLevels, corrupt, euler_step, fresh_noise_step
+from worldcompass.noise import (
+    ExplicitLevels,
+    ShiftedLevels,
+    StochasticStep,
+    corrupt,
+    euler_step,
+    fresh_noise_step,
+    stochastic,
+)
 from worldcompass.seeding import generator_for
 
 
@@ -84,3 +94,43 @@ def test_fresh_noise_step_ignores_old_noise_and_ends_without_a_draw():
         raise AssertionError
 
     assert fresh_noise_step(noisy, clean, 0.8, 0.0, refuse) is clean
+
+
+def sde_samples(num_steps, size, mean, spread):
+    """Many stochastic walks of a Gaussian, whose best denoiser has a closed form."""
+    levels = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64).tolist()
+    generator = generator_for("sde")
+    x = torch.randn(50_000, generator=generator, dtype=torch.float64)
+    step = stochastic(size)
+    for s, next_s in pairwise(levels):
+        trust = spread**2 * (1 - s) / ((1 - s) ** 2 * spread**2 + s**2)
+        clean = mean + trust * (x - (1 - s) * mean)
+        fresh = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = step(x, clean, s, next_s, lambda own=fresh: own)
+    return x
+
+
+@pytest.mark.parametrize("size", [0.4, 0.7])
+def test_the_stochastic_sampler_ends_at_the_distribution_of_the_flow(size):
+    found = sde_samples(100, size, 1.5, 0.6)
+    assert float(found.mean()) == pytest.approx(1.5, abs=0.02)
+    assert float(found.std()) == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_stochastic_step_is_that_of_the_paper_and_without_noise_an_euler_step():
+    noisy, clean, fresh = normal(3, 1, 1, 3, 2, 2).double().unbind(0)
+    s, next_s, size = 0.8, 0.55, 0.7
+    v, w = (noisy - clean) / s, size * (s / (1 - s)) ** 0.5
+    paper = (
+        noisy + (v + w**2 / (2 * s) * (noisy + (1 - s) * v)) * (next_s - s) + w * (s - next_s) ** 0.5 * fresh
+    )
+    torch.testing.assert_close(stochastic(size)(noisy, clean, s, next_s, lambda: fresh), paper)
+    plain = stochastic(0.0)(noisy, clean, s, next_s, pytest.fail)
+    torch.testing.assert_close(plain, euler_step(noisy, clean, s, next_s))
+    last = stochastic(size)(noisy, clean, s, 0.0, pytest.fail)
+    assert torch.equal(last, clean)
+
+
+def test_a_first_step_from_pure_noise_is_finite():
+    step = StochasticStep.between(1.0, 0.75, 0.7)
+    assert (step.of_noisy, step.of_clean, step.deviation) == pytest.approx((1 - 0.25 * 1.98, 0.25, 0.7))

@@ -8,6 +8,7 @@ eta 0 then equal ``euler_step``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -101,6 +102,56 @@ def euler_step(
 ) -> Tensor:
     """Euler step ``x + (s' - s) v`` in clean space, ``c + (s'/s)(x - c)``: exact at s' = 0; draws nothing."""
     return clean + (next_sigma / sigma) * (noisy - clean)
+
+
+@dataclass(frozen=True)
+class StochasticStep:
+    """A step of the SDE with the marginals of flow matching: ``x' = of_noisy x + of_clean c + deviation n``.
+
+    With the velocity ``v = (x - c) / s``, the estimated noise ``e = (x - (1 - s) c) / s`` and the diffusion
+    ``w = size sqrt(s / (1 - s))``, the step is ``x + (v + w^2 / (2 s) e) (s' - s) + w sqrt(s - s') n`` (Flow-GRPO,
+    arXiv 2505.05470). Two differences: at s = 1, where w is infinite, ``1 - s'`` takes the place of
+    ``1 - s``; and the step to s' = 0 is ``c`` without noise, so that critics see clean pictures.
+    """
+
+    of_noisy: float
+    of_clean: float
+    deviation: float
+
+    @staticmethod
+    def between(sigma: float, next_sigma: float, size: float) -> StochasticStep:
+        """The step from one level to the next, with ``size`` 0 for the Euler step."""
+        if next_sigma == 0:
+            return StochasticStep(0.0, 1.0, 0.0)
+        gap, down = 1 - (sigma if sigma < 1 else next_sigma), sigma - next_sigma
+        half = size**2 / (2 * gap)
+        return StochasticStep(
+            1 - down * (1 + half) / sigma,
+            down * (1 + half * (1 - sigma)) / sigma,
+            size * math.sqrt(down * sigma / gap),
+        )
+
+    def target(self, noisy: Tensor, after: Tensor) -> Tensor:
+        """The clean estimate with which ``after`` is the mean of this step from ``noisy``."""
+        return (after - self.of_noisy * noisy) / self.of_clean
+
+    @property
+    def unit(self) -> float:
+        """The deviation of ``target`` around the estimate that made the step."""
+        return self.deviation / self.of_clean
+
+
+def stochastic(size: float) -> Sampler:
+    """``StochasticStep`` as a sampler."""
+
+    def step(
+        noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float, fresh: Callable[[], Tensor]
+    ) -> Tensor:
+        own = StochasticStep.between(sigma, next_sigma, size)
+        mean = own.of_noisy * noisy + own.of_clean * clean
+        return mean + own.deviation * fresh() if own.deviation else mean
+
+    return step
 
 
 def fresh_noise_step(

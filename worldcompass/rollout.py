@@ -7,7 +7,7 @@ rows x denoising steps, plus one prefix pass for every past with latents, or non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worldcompass.errors import UnfitInputs
 from worldcompass.guidance import Guidance, Siblings, guided, siblings
-from worldcompass.noise import Noise
+from worldcompass.noise import Noise, Sampler, stochastic
 from worldcompass.parallel.sharding import home_of
 from worldcompass.seeding import Key, generator_for
 from worldcompass.types import Actions, Group, Scenario
@@ -39,6 +39,22 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Path:
+    """Every state of a stochastic rollout of one chunk, from which its steps have a likelihood."""
+
+    states_SBCKHW: Tensor
+    """float32 (S + 1, ...): the latents at every level; the last are clean."""
+    sigmas: Tensor
+    """(S + 1,)."""
+    size: float
+    """Of the noise, see ``noise.StochasticStep``."""
+
+    def rows(self, index: Tensor) -> Path:
+        """The paths of some rows."""
+        return replace(self, states_SBCKHW=self.states_SBCKHW[:, index.to(self.states_SBCKHW.device)])
+
+
+@dataclass(frozen=True)
 class Futures:
     """B = len(groups) * G imagined candidates of one chunk; row b belongs to group ``b // G``."""
 
@@ -50,6 +66,8 @@ class Futures:
     context: Any
     """Attended for this chunk: one past per group, or one per candidate after a whole-video rollout."""
     forward_passes: int
+    path: Path | None = None
+    """The way of the candidates from noise, after a stochastic rollout."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,8 @@ class RolloutRequest:
     """Share of the guided candidates whose guidance has no part along their estimate, see ``guidance.across``."""
     free_noises: int = 0
     """Candidates of a group without guidance and with noise of their own."""
+    stochastic: float = 0.0
+    """Size of the noise in the steps of the candidates, see ``noise.StochasticStep``; 0 for the world's sampler."""
     past_of: PastMaker | None = None
     """Makes the past, such as ``training.curriculum.after_truth``; ``imagine_past`` when None."""
     candidates: range | None = None
@@ -105,7 +125,6 @@ Rollout = Callable[[WorldModel[Any], RolloutRequest], list[Futures]]
 """``imagine_groups`` or ``imagine_whole_videos``."""
 
 
-@torch.no_grad()
 def imagine_chunk(
     world: WorldModel[Any],
     context: Context,
@@ -114,7 +133,24 @@ def imagine_chunk(
     sigmas: Tensor,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """Denoise B candidates of one chunk; (B, C, K, H, W) float32. A chunk that is given whole needs no denoising.
+    """Denoise B candidates of one chunk; (B, C, K, H, W) float32, the last of ``denoising``."""
+    clean = torch.empty(0)
+    for state in denoising(world, context, actions, noise, sigmas, guidance):
+        clean = state
+    return clean
+
+
+@torch.no_grad()
+def denoising(
+    world: WorldModel[Any],
+    context: Context,
+    actions: Actions,
+    noise: Noise,
+    sigmas: Tensor,
+    guidance: Guidance | None = None,
+    sampler: Sampler | None = None,
+) -> Iterator[Tensor]:
+    """The latents of B candidates at every level, the last clean; only those if the chunk is given whole.
 
     Args:
         context: attended for this chunk; P pasts, P divides B.
@@ -122,21 +158,24 @@ def imagine_chunk(
         noise: such as ``chunk_noise``; step 0 determines the number of candidates.
         sigmas: (S + 1,), from at most 1 to 0.
         guidance: of each candidate, see ``guided``; needs a ``Guidable`` world.
+        sampler: the world's own when None.
     """
-    levels = sigmas.tolist()
+    levels, sampler = sigmas.tolist(), sampler or world.spec.sampler
     noisy = levels[0] * noise(0).float()
     if given_whole(context):
-        return world.predict_clean(noisy, noisy.new_full((len(noisy),), levels[0]), actions, context)
+        yield world.predict_clean(noisy, noisy.new_full((len(noisy),), levels[0]), actions, context)
+        return
+    yield noisy
     weak = None if guidance is None else world.weaken(context)  # type: ignore[attr-defined]
     for step, (sigma, next_sigma) in enumerate(pairwise(levels), 1):
         sigma_B = noisy.new_full((noisy.shape[0],), sigma)
         clean = world.predict_clean(noisy, sigma_B, actions, context)
         if guidance is not None:
             clean = guided(clean, world.predict_clean(noisy, sigma_B, actions, weak), guidance)
-        noisy = world.spec.sampler(noisy, clean, sigma, next_sigma, partial(noise, step))
+        noisy = sampler(noisy, clean, sigma, next_sigma, partial(noise, step))
         if context.given_K is not None:
             noisy = torch.where(context.given_K[:, None, None], clean, noisy)
-    return noisy
+        yield noisy
 
 
 @torch.no_grad()
@@ -199,10 +238,16 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
         ]
         noise = chunk_noise(world, length, row_keys)
         guidance = spread_guidance(world, request, batch)
-        clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance)
+        path = None
+        if request.stochastic:
+            sampler = stochastic(request.stochastic)
+            states = torch.stack([*denoising(world, attended, actions, noise, sigmas, guidance, sampler)])
+            path, clean = Path(states, sigmas, request.stochastic), states[-1]
+        else:
+            clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance)
         frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(request.own)))
-        denoising = denoising_passes(attended, len(clean), sigmas, request.explore)
-        passes = past.forward_passes + denoising + prefix_passes(past.context)
+        passes = past.forward_passes + prefix_passes(past.context)
+        passes += denoising_passes(attended, len(clean), sigmas, request.explore)
         weight_PG = None if guidance is None else guidance.weight_B.unflatten(0, (len(batch), -1))
         groups = tuple(
             replace(
@@ -212,7 +257,7 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
             )
             for p, scenario in enumerate(batch)
         )
-        result.append(Futures(groups, clean, actions, attended, passes))
+        result.append(Futures(groups, clean, actions, attended, passes, path))
     return result
 
 
@@ -243,8 +288,8 @@ def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> lis
     noise = chunk_noise(world, length, [(*row, chunk) for row in row_keys])
     guidance = spread_guidance(world, request, scenarios)
     clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance)
-    denoising = denoising_passes(attended, len(clean), sigmas, request.explore)
-    passes = past.forward_passes + denoising + prefix_passes(past.context)
+    passes = past.forward_passes + prefix_passes(past.context)
+    passes += denoising_passes(attended, len(clean), sigmas, request.explore)
     decoded = world.decode(clean, attended)
     video_NGF3hw = torch.cat([past.frames_PF3hw.to(decoded.device), decoded], 1)
     video_NGF3hw = video_NGF3hw.unflatten(0, (len(scenarios), len(request.own)))

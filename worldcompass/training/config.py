@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any, cast
 
 from worldcompass.parallel.sharding import Parallel
-from worldcompass.rollout import imagine_whole_videos
+from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.settings import VERSION
 from worldcompass.settings import Rule, enforce
 from worldcompass.training.balance import Weighing
 from worldcompass.training.curriculum import Sampling
 from worldcompass.training.keeping import Keeping
 from worldcompass.training.optim import UNLIMITED, Optimiser
-from worldcompass.training.selection import Learning
+from worldcompass.training.selection import Learning, along_path, at_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,21 @@ class Config:
                     ("group_size", "best", "worst"),
                     1 <= chosen <= group_size,
                     "best + worst must be between 1 and group_size",
+                ),
+                Rule(
+                    ("draw", "stochastic"),
+                    learning.draw is not along_path or sampling.stochastic > 0,
+                    "draw=along_path needs a rollout with noise in its steps: set stochastic, such as 0.7",
+                ),
+                Rule(
+                    ("draw", "explore"),
+                    learning.draw is not along_path or not sampling.explore,
+                    "draw=along_path needs explore=0: guided steps are not the policy's own",
+                ),
+                Rule(
+                    ("draw", "rollout", "ranks_per_group"),
+                    learning.draw is at_levels or (ranks == 1 and sampling.rollout is imagine_groups),
+                    "draw=along_path and draw=in_pairs need candidates that share a past, all in one process",
                 ),
                 Rule(
                     ("data_share", "true_pasts"),

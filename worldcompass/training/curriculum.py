@@ -50,6 +50,9 @@ class Sampling:
     """Share of the guided candidates that are guided at right angles to their own estimate; needs ``explore``."""
     free_noises: int = 0
     """Candidates of a group without guidance and with noise of their own; needs ``shared_noise``."""
+    stochastic: float = 0.0
+    """Size of the noise in the candidates' denoising steps, see ``noise.StochasticStep``; 0.7 in Flow-GRPO, 0 for
+    the world's own sampler."""
     true_pasts: float = 0.0
     """Share of a step's groups whose past is the engine's own video; needs scenarios with the engine's
     continuation, and a world with ``encode``."""
@@ -92,6 +95,12 @@ class Sampling:
                     ("free_noises", "group_size", "shared_noise"),
                     self.free_noises == 0 or (self.shared_noise and 0 < self.free_noises < self.group_size),
                     "free_noises must be fewer than group_size, and needs shared_noise",
+                ),
+                Rule(("stochastic",), self.stochastic >= 0, "stochastic must not be negative"),
+                Rule(
+                    ("stochastic", "rollout"),
+                    not self.stochastic or self.rollout is imagine_groups,
+                    "stochastic needs candidates that share a past, as imagine_groups makes",
                 ),
                 Rule(
                     ("true_pasts",), 0 <= self.true_pasts <= 1, "true_pasts must be a share between 0 and 1"

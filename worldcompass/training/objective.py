@@ -68,7 +68,7 @@ def nft_loss(
     positive_B = normalised_error(positive, clean_target, given_K)
     negative_B = normalised_error(negative, clean_target, given_K)
     loss_B = (optimality_B * positive_B + (1 - optimality_B) * negative_B) / beta
-    return loss_B, _metrics(clean_pred, behaviour, clean_target, given_K)
+    return loss_B, deviations(clean_pred, behaviour, clean_target, given_K)
 
 
 def positive_only_loss(
@@ -81,7 +81,7 @@ def positive_only_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Baseline: regression on good futures only, ``max(A, 0) d(c, x0)``. ``beta`` is not used."""
     loss_B = advantage_B.clamp_min(0) * normalised_error(clean_pred, clean_target, given_K)
-    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+    return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 
 def advantage_weighted_loss(
@@ -98,7 +98,7 @@ def advantage_weighted_loss(
     behaviour, and the loss has no lower bound. ``beta`` is not used.
     """
     loss_B = advantage_B * normalised_error(clean_pred, clean_target, given_K)
-    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+    return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 
 def reward_weighted_loss(
@@ -114,7 +114,7 @@ def reward_weighted_loss(
     Every future pulls, the better the more. The weights are shares of their largest value, at A = 1.
     """
     loss_B = ((advantage_B - 1) / beta).exp() * normalised_error(clean_pred, clean_target, given_K)
-    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+    return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 
 def imitation_loss(
@@ -130,7 +130,7 @@ def imitation_loss(
     With ``best=1, worst=0`` this is best-of-N fine-tuning. ``beta`` is not used.
     """
     loss_B = normalised_error(clean_pred, clean_target, given_K)
-    return loss_B, _metrics(clean_pred, clean_behaviour, clean_target, given_K)
+    return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 
 def kl_velocity(
@@ -226,9 +226,10 @@ def anchored(
 
 
 @torch.no_grad()
-def _metrics(
+def deviations(
     clean_pred: Tensor, clean_behaviour: Tensor, clean_target: Tensor, given_K: Tensor | None
 ) -> dict[str, Tensor]:
+    """Mean squared distance from the behaviour, ``deviation``, and from the target, ``error``; (B,) each."""
     return {
         "deviation": row_mean((clean_pred - clean_behaviour).square(), given_K),
         "error": row_mean((clean_pred - clean_target).square(), given_K),

@@ -10,6 +10,7 @@ import torch
 from worldcompass.actions import misfit
 from worldcompass.critic import Critic, Elsewhere, FailedCritic, Fitted, ask, needs_of
 from worldcompass.errors import UnfitInputs
+from worldcompass.noise import euler_step
 from worldcompass.parallel.sharding import shard
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import computes_bf16, device_of, make_group
@@ -17,6 +18,7 @@ from worldcompass.seeding import generator_for
 from worldcompass.training.optim import choose_trained
 from worldcompass.training.policy import Policy
 from worldcompass.training.run import Parts, Run
+from worldcompass.training.selection import Learning, along_path
 from worldcompass.training.stretch import rollout_length
 from worldcompass.types import Scenario
 from worldcompass.ways import PLAY
@@ -91,6 +93,12 @@ def check_inputs(parts: Parts) -> None:
             f"explore={sampling.explore} explores by guidance, which {world.spec.name} does not have: set"
             " config.explore=0, or give a world of your own a method weaken(context)"
         )
+    if sampling.stochastic and world.spec.sampler is not euler_step:
+        raise UnfitInputs(
+            f"stochastic={sampling.stochastic} needs a world that follows a flow, but {world.spec.name} jumps from"
+            " fresh noise to clean pictures, as distilled models do: set config.stochastic=0, and another objective"
+            " than flow_grpo_loss"
+        )
     if config.optimiser.autocast_bf16 and not computes_bf16(device_of(world)):
         raise UnfitInputs(
             "autocast_bf16 is set, but this CPU has no instructions for bfloat16 and would be many times slower:"
@@ -131,14 +139,29 @@ def check_inputs(parts: Parts) -> None:
         raise UnfitInputs(
             f"chunk {sampling.last_chunk} needs {needed} latents, scenario {short[0]} is shorter: lower last_chunk"
         )
-    if config.learning.noise_levels > (steps := len(world.spec.sigmas(sampling.denoising_steps)) - 1):
-        raise UnfitInputs(
-            f"noise_levels is {config.learning.noise_levels}, expected at most the {steps} steps of a rollout"
-        )
+    learning = config.learning
+    if learning.noise_levels > trainable_steps(
+        learning, len(world.spec.sigmas(sampling.denoising_steps)) - 1
+    ):
+        raise UnfitInputs(_too_many_levels(learning, len(world.spec.sigmas(sampling.denoising_steps)) - 1))
     # Critics in other processes are checked when they connect.
     try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)
     if sampling.play_share:
         check_play(parts, length)
+
+
+def trainable_steps(learning: Learning, steps: int) -> int:
+    """The denoising steps of a rollout that can be trained on: those with noise ``along_path``, else all."""
+    return steps - 1 if learning.draw is along_path else steps
+
+
+def _too_many_levels(learning: Learning, steps: int) -> str:
+    if learning.draw is along_path:
+        return (
+            f"noise_levels is {learning.noise_levels}, expected at most {steps - 1}: of the {steps} steps of a"
+            " stochastic rollout the last has no noise; lower noise_levels or raise denoising_steps"
+        )
+    return f"noise_levels is {learning.noise_levels}, expected at most the {steps} steps of a rollout"
 
 
 def check_play(parts: Parts, length: int) -> None:
@@ -158,7 +181,7 @@ def check_play(parts: Parts, length: int) -> None:
             f"{said}, but {spec.name} plays in chunks of {play.chunk_length} latents, which do not divide the"
             f" rollout's {length}: set play_share=0 or another chunk_length"
         )
-    if learning.noise_levels > play.num_steps:
+    if learning.noise_levels > trainable_steps(learning, play.num_steps):
         raise UnfitInputs(
             f"{said}, but noise_levels is {learning.noise_levels} and {spec.name} plays with {play.num_steps}"
             " denoising steps: lower noise_levels or set play_share=0"

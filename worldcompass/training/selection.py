@@ -2,23 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from worldcompass.noise import corrupt
+from worldcompass.noise import StochasticStep, corrupt
 from worldcompass.parallel.team import Team
-from worldcompass.rollout import Futures
+from worldcompass.rollout import Futures, Path
 from worldcompass.seeding import Key, generator_for
 from worldcompass.settings import Rule, enforce
 from worldcompass.training.advantages import Advantages, keep_extremes
 from worldcompass.training.objective import Anchors, Objective, nft_loss
+from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
 from worldcompass.types import Actions, Samples, Scenario
 
 Pick = Literal["extremes", "random"]
+Opponent = Literal["behaviour", "start"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Samples, and the keys from which the randomness of their training rows derives."""
+
+    samples: Samples
+    row_keys: list[tuple[Key, ...]]
+    path: Path | None = None
+    """The way of the samples from noise, after a stochastic rollout."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The L training rows of one sample."""
+
+    target_LCKHW: Tensor
+    """What the objective takes for the clean latents."""
+    noisy_LCKHW: Tensor
+    sigma_L: Tensor
+    unit_L: Tensor | None = None
+    """The length, in latents, that the objective counts as 1; 1 when None."""
+
+
+Draw = Callable[[Chosen, int, int, Tensor], Drawn]
+"""(chosen, row, L, sigmas) -> the training rows of a sample: ``at_levels``, ``in_pairs`` or ``along_path``."""
+
+
+def at_levels(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
+    """A sample at noise levels drawn without replacement, never 0, with fresh noise for each."""
+    return _noised(chosen.samples.clean_BCKHW[row], chosen.row_keys[row], num_levels, sigmas)
+
+
+def in_pairs(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
+    """The same with errors of the velocity; a winner and its loser, the next row, share levels and noise."""
+    drawn = _noised(chosen.samples.clean_BCKHW[row], chosen.row_keys[row - row % 2], num_levels, sigmas)
+    return replace(drawn, unit_L=drawn.sigma_L)
+
+
+def along_path(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
+    """Steps of the rollout itself, drawn without replacement from those with noise.
+
+    The clean estimate of such a step is Gaussian around the target, with the unit as its deviation, so that the
+    squared distance in units is minus twice the step's log-likelihood.
+    """
+    path = chosen.path
+    assert path is not None, "only a stochastic rollout has a path"
+    levels = [float(sigma) for sigma in path.sigmas]
+    pairs = list(pairwise(levels))
+    steps = [StochasticStep.between(*pair, path.size) for pair in pairs]
+    with_noise = [place for place, step in enumerate(steps) if step.deviation]
+    order = torch.randperm(len(with_noise), generator=generator_for(*chosen.row_keys[row]))
+    places = [with_noise[int(i)] for i in order[:num_levels]]
+    states = path.states_SBCKHW[:, row]
+    return Drawn(
+        torch.stack([steps[i].target(states[i], states[i + 1]) for i in places]),
+        states[places],
+        states.new_tensor([pairs[i][0] for i in places]),
+        states.new_tensor([steps[i].unit for i in places]),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +101,14 @@ class Learning:
     micro_rows: int = 64
     """Rows of one forward pass in the update; gradients accumulate, so it changes memory and not results."""
     objective: Objective = nft_loss
-    """``nft_loss`` or another function of ``worldcompass.training.objective``."""
+    """``nft_loss`` or another function of ``worldcompass.training.objective`` or ``rivals``."""
+    draw: Draw = at_levels
+    """Where a candidate is trained: ``at_levels``, ``in_pairs`` for ``dpo_loss``, ``along_path`` for
+    ``flow_grpo_loss``."""
+    opponent: Opponent = "behaviour"
+    """The weights that the objective compares its estimates with: those that imagined, or those before training."""
     beta: float = 1.0
-    """Distance of the implicit good and bad policies from the behaviour."""
+    """The objective's own constant; of ``nft_loss``, how far its good and bad policies are from the behaviour."""
     kl_weight: float = 0.0
     """Weight of the KL to the start weights; 0 in the paper."""
     mean_weight: float = 0.0
@@ -72,6 +140,22 @@ class Learning:
                 ),
                 Rule(("beta",), self.beta > 0, "beta must be positive"),
                 Rule(
+                    ("objective", "draw"),
+                    (self.objective is flow_grpo_loss) == (self.draw is along_path)
+                    and (self.objective is dpo_loss) == (self.draw is in_pairs),
+                    "flow_grpo_loss and draw=along_path need each other, as do dpo_loss and draw=in_pairs",
+                ),
+                Rule(
+                    ("best", "worst", "draw"),
+                    self.draw is not in_pairs or self.best == self.worst,
+                    "draw=in_pairs needs as many of the worst as of the best",
+                ),
+                Rule(
+                    ("pick", "draw"),
+                    self.draw is not in_pairs or self.pick == "extremes",
+                    "draw=in_pairs needs pick=extremes",
+                ),
+                Rule(
                     ("kl_weight", "mean_weight"),
                     min(self.kl_weight, self.mean_weight) >= 0,
                     "kl_weight and mean_weight must not be negative",
@@ -91,25 +175,21 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Samples, and the keys from which the randomness of their training rows derives."""
-
-    samples: Samples
-    row_keys: list[tuple[Key, ...]]
-
-
-@dataclass(frozen=True)
 class Rows:
     """A micro-batch: selected futures at noise levels, with the predictions that stay fixed in the update."""
 
     clean_BCKHW: Tensor
+    """What the objective takes for the clean latents, see ``Drawn``."""
     noisy_BCKHW: Tensor
     sigma_B: Tensor
     advantage_B: Tensor
     actions: Actions
     context: Any
     behaviour_BCKHW: Tensor | None = None
+    """By the weights that the objective compares with, see ``Learning.opponent``."""
     reference_BCKHW: Tensor | None = None
+    unit_B: Tensor | None = None
+    """The length, in latents, that the objective counts as 1; 1 when None."""
 
 
 def choose(
@@ -154,7 +234,9 @@ def choose(
         clean_BCKHW = team.with_siblings(part.clean_BCKHW, len(part.groups))
         clean_BCKHW = clean_BCKHW[rows.to(clean_BCKHW.device)]
         if part.context.num_pasts == len(part.groups):
-            result.append(Chosen(Samples(clean_BCKHW, advantage_B, part.actions, part.context), row_keys))
+            path = None if part.path is None else part.path.rows(rows)
+            samples = Samples(clean_BCKHW, advantage_B, part.actions, part.context)
+            result.append(Chosen(samples, row_keys, path))
         else:  # one past per candidate
             for b, row in enumerate(map(int, rows)):
                 actions, context = Actions.stack([part.actions.select(row)]), part.context.select(row)
@@ -177,42 +259,55 @@ def interleave(kept_NS: Tensor) -> Tensor:
 
 
 def share_out(
-    chosen: Sequence[Chosen], sigmas: Tensor, num_levels: int, num_updates: int, micro_rows: int
+    chosen: Sequence[Chosen],
+    sigmas: Tensor,
+    num_levels: int,
+    num_updates: int,
+    micro_rows: int,
+    draw: Draw = at_levels,
 ) -> list[list[Rows]]:
     """Divide the rows (candidates x noise levels) among the updates and into micro-batches.
 
-    Each candidate draws its levels without replacement, never sigma = 0, and fresh noise for each.
+    Rows ``in_pairs`` stay next to one another.
     """
     updates: list[list[Rows]] = [[] for _ in range(num_updates)]
+    together = 2 if draw is in_pairs else 1
     for part in chosen:
         samples, num_pasts = part.samples, part.samples.context.num_pasts
-        drawn = [draw_levels(samples.clean_BCKHW[0], keys, num_levels, sigmas) for keys in part.row_keys]
-        sigma_PQ = _past_by_row(torch.stack([sigma for sigma, _ in drawn]), num_pasts)
-        noise_PQ = _past_by_row(torch.stack([noise for _, noise in drawn]), num_pasts)
+        drawn = [draw(part, row, num_levels, sigmas) for row in range(len(part.row_keys))]
+        units = [one.unit_L for one in drawn if one.unit_L is not None]
+        target_PQ, noisy_PQ, sigma_PQ = (
+            _past_by_row(torch.stack(values), num_pasts)
+            for values in (
+                [one.target_LCKHW for one in drawn],
+                [one.noisy_LCKHW for one in drawn],
+                [one.sigma_L for one in drawn],
+            )
+        )
+        unit_PQ = _past_by_row(torch.stack(units), num_pasts) if units else None
         levels = sigma_PQ.shape[1] * num_pasts // len(drawn)
-        clean_PQ = torch.unflatten(samples.clean_BCKHW, 0, (num_pasts, -1)).repeat(1, levels, 1, 1, 1, 1)
         advantage_PQ = torch.unflatten(samples.advantage_B, 0, (num_pasts, -1)).repeat(1, levels)
-        per_past = max(1, micro_rows // num_pasts)
-        for rows, share in zip(
-            updates, torch.arange(sigma_PQ.shape[1]).tensor_split(num_updates), strict=True
-        ):
+        per_past = max(1, micro_rows // num_pasts // together)
+        every = torch.arange(sigma_PQ.shape[1]).view(-1, together)
+        for rows, share in zip(updates, every.tensor_split(num_updates), strict=True):
             for piece in torch.split(share, per_past) if len(share) else ():
-                q = slice(int(piece[0]), int(piece[-1]) + 1)
-                clean, sigma = clean_PQ[:, q].flatten(0, 1), sigma_PQ[:, q].flatten()
-                noisy = corrupt(clean, noise_PQ[:, q].flatten(0, 1), sigma)
-                advantage = advantage_PQ[:, q].flatten()
-                rows.append(Rows(clean, noisy, sigma, advantage, samples.actions, samples.context))
+                q = slice(int(piece[0, 0]), int(piece[-1, -1]) + 1)
+                target, noisy = target_PQ[:, q].flatten(0, 1), noisy_PQ[:, q].flatten(0, 1)
+                sigma, advantage = sigma_PQ[:, q].flatten(), advantage_PQ[:, q].flatten()
+                unit = None if unit_PQ is None else unit_PQ[:, q].flatten()
+                rows.append(
+                    Rows(target, noisy, sigma, advantage, samples.actions, samples.context, unit_B=unit)
+                )
     return [rows for rows in updates if rows]
 
 
-def draw_levels(
-    clean_CKHW: Tensor, keys: tuple[Key, ...], num_levels: int, sigmas: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Draw noise levels (L,) and noise (L, C, K, H, W) for one candidate."""
+def _noised(clean_CKHW: Tensor, keys: tuple[Key, ...], num_levels: int, sigmas: Tensor) -> Drawn:
+    """One sample at noise levels drawn without replacement."""
     generator = generator_for(*keys)
     levels = torch.randperm(len(sigmas) - 1, generator=generator)[:num_levels]
-    noise = torch.randn((len(levels), *clean_CKHW.shape), generator=generator)
-    return sigmas[levels].to(clean_CKHW), noise.to(clean_CKHW)
+    noise = torch.randn((len(levels), *clean_CKHW.shape), generator=generator).to(clean_CKHW)
+    clean, sigma = clean_CKHW.expand_as(noise), sigmas[levels].to(clean_CKHW)
+    return Drawn(clean, corrupt(clean, noise, sigma), sigma)
 
 
 def _past_by_row(values_BL: Tensor, num_pasts: int) -> Tensor:

@@ -72,8 +72,9 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     own = advantages.of_groups(first, first + len(scenarios))
     chosen = choose(futures, scenarios, own, learning.best, learning.worst, request.keys, team, learning.pick)
     shares = share_out(
-        chosen, request.sigmas, learning.noise_levels, learning.updates_per_rollout, learning.micro_rows
-    )
+        chosen, request.sigmas, learning.noise_levels, learning.updates_per_rollout, learning.micro_rows,
+        learning.draw,
+    )  # fmt: skip
     updates = cache_targets(run, shares)
     true_rows = data_rows(world, futures, scenarios, request, len(updates)) if learning.data_share else []
     clock.lap("targets")
@@ -137,6 +138,7 @@ def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> Rollo
         shared_noise=sampling.shared_noise,
         projected=sampling.projected,
         free_noises=sampling.free_noises,
+        stochastic=sampling.stochastic,
         candidates=run.team.candidates(sampling.group_size),
     )
 
@@ -146,13 +148,15 @@ def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
 
     The reference is predicted for all rows if the loss needs it, else for one micro-batch, to measure the distance.
     """
-    with run.policy.behaviour(), torch.no_grad():
+    learning, policy = run.config.learning, run.policy
+    opponent = policy.behaviour if learning.opponent == "behaviour" else policy.reference
+    with opponent(), torch.no_grad():
         updates = [
             [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
             for micro_batches in updates
         ]
-    everywhere = run.config.learning.anchors.active
-    with run.policy.reference(), torch.no_grad():
+    everywhere = learning.anchors.active
+    with policy.reference(), torch.no_grad():
         return [
             [
                 dataclasses.replace(rows, reference_BCKHW=predict(run, rows))
@@ -187,8 +191,11 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
     for rows in micro_batches:
         clean_pred, given_K = predict(run, rows), rows.context.given_K
         assert rows.behaviour_BCKHW is not None
+        pred, behaviour, target = (
+            in_units(clean, rows.unit_B) for clean in (clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW)
+        )
         loss_B, metrics = learning.objective(
-            clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW, rows.advantage_B, learning.beta, given_K
+            pred, behaviour, target, rows.advantage_B, learning.beta, given_K
         )
         if rows.reference_BCKHW is not None:
             loss_B, distances = anchored(
@@ -228,6 +235,11 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
         grad_norm=grad_norm,
         applied=float(applied),
     )
+
+
+def in_units(clean_BCKHW: Tensor, unit_B: Tensor | None) -> Tensor:
+    """Estimates in each row's own unit of length; as they are when None."""
+    return clean_BCKHW if unit_B is None else clean_BCKHW / unit_B.view(-1, 1, 1, 1, 1)
 
 
 def add_data(run: Run, true_rows: Sequence[Rows]) -> float:
