@@ -13,6 +13,8 @@ from worldcompass.training.lora import Lora
 from worldcompass.training.objective import advantage_weighted_loss, nft_loss, positive_only_loss
 from worldcompass.training.optim import adamw
 from worldcompass.training.policy import Policy
+from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
+from worldcompass.training.selection import along_path, in_pairs
 from worldcompass.types import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,6 +66,9 @@ def blind(pred, behaviour, target, advantage_B, beta, given_K):
         {"autocast_bf16": True},
         {"objective": positive_only_loss},
         {"objective": advantage_weighted_loss},
+        {"objective": flow_grpo_loss, "draw": along_path, "stochastic": 0.7, "beta": 0.05},
+        {"objective": dpo_loss, "draw": in_pairs, "opponent": "start", "beta": 2.0},
+        {"order": "adaptive"},
         VIDEOS,
     ],
     ids="-".join,

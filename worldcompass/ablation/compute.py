@@ -9,7 +9,7 @@ from typing import Literal
 from worldcompass.runs.metrics import StepMetrics
 
 Equal = Literal["steps", "passes", "seconds"]
-"""What all rows share: optimiser steps, forward passes of the rollouts, or seconds of training."""
+"""What all rows share: optimiser steps, forward passes, or seconds of training."""
 SLACK = 0.05  # share by which the costs of two rows may differ before one gets another number of steps
 
 
@@ -18,7 +18,7 @@ class Cost:
     """What training spends, without evaluation."""
 
     passes: float
-    """Forward passes of the rollouts."""
+    """Forward passes of rollouts, targets and updates; a backward pass counts as two."""
     seconds: float
 
     def of(self, equal: Equal) -> float:
@@ -29,7 +29,7 @@ class Cost:
 def cost_of(metrics: Sequence[StepMetrics]) -> Cost:
     """The cost of some steps together."""
     return Cost(
-        sum(step.forward_passes or 0.0 for step in metrics),
+        sum((step.forward_passes or 0.0) + (step.update_passes or 0.0) for step in metrics),
         sum(sum(step.seconds.values()) for step in metrics),
     )
 

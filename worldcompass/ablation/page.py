@@ -12,7 +12,7 @@ from worldcompass.statistics import Estimate
 
 EQUAL = {
     "steps": "the same number of steps",
-    "passes": "the same number of forward passes in rollouts",
+    "passes": "the same number of forward passes in rollouts and updates, a backward pass counted as two",
     "seconds": "the same time of training",
 }
 

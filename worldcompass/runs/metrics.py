@@ -120,6 +120,9 @@ class StepMetrics:
     failed_tries: Mapping[str, float] | None = None
     """Share of failed tries of each critic that retries."""
     forward_passes: float | None = None
+    """Of the rollouts."""
+    update_passes: float | None = None
+    """Of targets and updates; a backward pass counts as two forward passes."""
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Duration of each stage."""
     judge: Judged | None = None
@@ -152,6 +155,7 @@ class StepMetrics:
             "learners": self.learners and {name: dict(part) for name, part in self.learners.items()},
             "failed_tries": None if self.failed_tries is None else dict(self.failed_tries),
             "forward_passes": self.forward_passes,
+            "update_passes": self.update_passes,
             "seconds": dict(self.seconds),
             "judge": judge and {"mean": judge.mean, "values": list(judge.values)},
         }
@@ -214,6 +218,7 @@ class StepMetrics:
 _PLAIN = (
     "flat_groups", "clipped", "loss", "kl_to_start", "mean_shift", "velocity_norm", "contrast", "data_loss",
     "grad_norm", "applied", "behaviour_lag", "forward_passes",
+    "update_passes",
 )  # fmt: skip
 _T = TypeVar("_T", RewardMetrics, Pictures)
 
@@ -367,7 +372,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-SUMMED = ("forward_passes", "seconds")  # costs, which add up over the runs
+SUMMED = ("forward_passes", "update_passes", "seconds")  # costs, which add up over the runs
 
 
 def mean_metrics(members: Sequence[StepMetrics]) -> StepMetrics:

@@ -88,6 +88,8 @@ def train_members(
         UserError, StoppedRun, Interrupted: as ``train``; a second call resumes.
     """
     check_members(members, extend)
+    if config.sampling.order == "adaptive":
+        raise UserError("order=adaptive gives every member chunks of its own: set members=1")
     team, whole = Team.current(), RunFolder(out_dir)
     averages: list[dict[str, Tensor]] = []
     last: tuple[Parts, Policy] | None = None

@@ -93,12 +93,12 @@ def progress(history: History, names: Sequence[str]) -> Tensor:
         for name in names:
             now = row.rewards[name]
             if now.valid:  # a step without a valid score is neither a start nor a gain
-                gains[name].append(_gain(first.setdefault((row.chunk, name), now), now))
+                gains[name].append(gain(first.setdefault((row.chunk, name), now), now))
     recent = [gains[name][-MEMORY:] or [0.0] for name in names]
     return torch.tensor([sum(part) / len(part) for part in recent], dtype=torch.float64)
 
 
-def _gain(start: RewardMetrics, now: RewardMetrics) -> float:
-    """Gain in units of the first spread; 0 when that is 0."""
+def gain(start: RewardMetrics, now: RewardMetrics) -> float:
+    """Gain of a valid reward in units of the first spread; 0 when that is 0."""
     assert now.mean is not None and start.mean is not None, "valid scores have a mean"
     return (now.mean - start.mean) / start.spread if start.spread else 0.0

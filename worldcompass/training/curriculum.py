@@ -13,10 +13,12 @@ from worldcompass.reachable import true_past
 from worldcompass.rollout import Past, PastMaker, Rollout, imagine_groups, imagine_past
 from worldcompass.seeding import Key, generator_for
 from worldcompass.settings import Rule, enforce
+from worldcompass.training.balance import History
+from worldcompass.training.learning_progress import chunk_by_progress
 from worldcompass.types import Scenario
 from worldcompass.world import WorldModel
 
-Order = Literal["up", "down", "random"]
+Order = Literal["up", "down", "random", "adaptive"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,8 @@ class Sampling:
     last_chunk: int = 7
     """Inclusive, counted from 0."""
     order: Order = "up"
-    """Of the chunks in a pass of the curriculum: ``up`` from short to long pasts, ``down``, or ``random``."""
+    """Of the chunks in a pass of the curriculum: ``up`` from short to long pasts, ``down``, or ``random``.
+    ``adaptive`` has no passes and follows ``learning_progress``."""
     denoising_steps: int | None = None
     """Denoising steps of the rollout; the world's default when None."""
     play_share: float = 0.0
@@ -96,6 +99,11 @@ class Sampling:
                     self.free_noises == 0 or (self.shared_noise and 0 < self.free_noises < self.group_size),
                     "free_noises must be fewer than group_size, and needs shared_noise",
                 ),
+                Rule(
+                    ("order", "play_share"),
+                    self.order != "adaptive" or not self.play_share,
+                    "order=adaptive needs play_share=0",
+                ),
                 Rule(("stochastic",), self.stochastic >= 0, "stochastic must not be negative"),
                 Rule(
                     ("stochastic", "rollout"),
@@ -114,8 +122,14 @@ class Sampling:
         )
 
 
-def chunk_of_step(sampling: Sampling, step: int) -> int:
-    """The chunk of a step; the curriculum repeats short to long pasts (the paper's min2max), or another order."""
+def chunk_of_step(sampling: Sampling, step: int, history: History = ()) -> int:
+    """The chunk of a step; the curriculum repeats short to long pasts (the paper's min2max), or another order.
+
+    ``history`` holds the metrics of the earlier steps, which only ``adaptive`` reads.
+    """
+    if sampling.order == "adaptive":
+        chunks = range(sampling.first_chunk, sampling.last_chunk + 1)
+        return chunk_by_progress([row for row in history if row.step < step], chunks, (step,))
     count = sampling.last_chunk - sampling.first_chunk + 1
     passes, place = divmod(step - 1, count)
     if sampling.order == "down":

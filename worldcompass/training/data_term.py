@@ -44,7 +44,7 @@ def data_rows(
     """
     assert isinstance(world, Encoder)
     updates: list[list[Rows]] = [[] for _ in range(num_updates)]
-    levels, begun = world.spec.sigmas()[:-1], 0
+    begun = 0
     for part in futures:
         own = scenarios[begun : begun + len(part.groups)]
         begun += len(own)
@@ -53,13 +53,32 @@ def data_rows(
         start, stop = request.span
         clean = world.encode(true_frames(world, own, stop))[:, :, start:stop].to(part.clean_BCKHW)
         for update, rows in enumerate(updates):
-            generators = [generator_for(*request.keys, "data", s.id, request.chunk, update) for s in own]
-            places = [int(torch.randint(len(levels), (), generator=g)) for g in generators]
-            noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(clean)
-            sigma = levels[places].to(clean)
-            noisy = corrupt(clean, noise, sigma)
+            noisy, sigma = noised(world, clean, own, request, [update])
             rows.append(Rows(clean, noisy, sigma, torch.ones_like(sigma), part.actions, part.context))
     return updates
+
+
+def noised(
+    world: WorldModel[Any],
+    clean_PCKHW: Tensor,
+    scenarios: Sequence[Scenario],
+    request: RolloutRequest,
+    numbers: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Rows of recorded chunks with one level and noise for every number, and the levels; P * len(numbers) of them.
+
+    Levels are those of the world's full rollout; draws depend on the step, the scenario, the chunk and the number.
+    """
+    levels = world.spec.sigmas()[:-1]
+    generators = [
+        generator_for(*request.keys, "data", s.id, request.chunk, number)
+        for s in scenarios
+        for number in numbers
+    ]
+    places = [int(torch.randint(len(levels), (), generator=g)) for g in generators]
+    noise = torch.stack([torch.randn(clean_PCKHW.shape[1:], generator=g) for g in generators]).to(clean_PCKHW)
+    sigma = levels[places].to(clean_PCKHW)
+    return corrupt(clean_PCKHW.repeat_interleave(len(numbers), 0), noise, sigma), sigma
 
 
 def add_share(parameters: Sequence[nn.Parameter], backward: Callable[[], float], share: float) -> float:

@@ -106,11 +106,13 @@ def without_gradient(policy: Policy) -> list[str]:
 
 def step_vitals(futures: Sequence[Futures], missing: Sequence[str], policy: Policy) -> Vitals:
     """This process's pictures, parameters without a gradient, and behaviour lag."""
-    return Vitals(
-        picture_vitals([group for part in futures for group in part.groups]),
-        Unreached(len(missing) / len(policy.live), tuple(missing[:NAMED])),
-        behaviour_lag(policy),
-    )
+    pictures = picture_vitals([group for part in futures for group in part.groups])
+    return Vitals(pictures, unreached(policy, missing), behaviour_lag(policy))
+
+
+def unreached(policy: Policy, missing: Sequence[str]) -> Unreached:
+    """The parameters without a gradient, as a share and their first names."""
+    return Unreached(len(missing) / len(policy.live), tuple(missing[:NAMED]))
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from worldcompass.runs.trackers import tracking
 from worldcompass.training.advantages import NonFiniteScore
 from worldcompass.training.balance import History
 from worldcompass.training.config import Config
+from worldcompass.training.continued import pretrain_step
 from worldcompass.training.live import LiveTable
 from worldcompass.training.optim import NonFiniteUpdate
 from worldcompass.training.policy import Policy
@@ -166,8 +167,9 @@ def _attempt(
     ``LostCritic`` and ``NonFiniteScore`` come before any update of the step. ``NonFiniteUpdate`` may come after
     other updates of the same step.
     """
+    take = pretrain_step if run.config.learning.teacher == "recordings" else train_step
     try:
-        return train_step(run, step, history)
+        return take(run, step, history)
     except (LostCritic, NonFiniteScore, NonFiniteUpdate) as failure:
         return failure
 

@@ -199,6 +199,7 @@ def check_truth(parts: Parts, length: int) -> None:
     sampling, learning = parts.config.sampling, parts.config.learning
     who = [f"the critic {c.name}" for c in parts.critics if "reachable" in needs_of(c)]
     who += [f"true_pasts={sampling.true_pasts}"] if sampling.true_pasts else []
+    who += [f"teacher={learning.teacher}"] if learning.teacher == "recordings" else []
     who += [f"data_share={learning.data_share}"] if learning.data_share else []
     if not who:
         return

@@ -1,7 +1,7 @@
-"""Objectives of other methods, on the same rollouts and rewards: Flow-GRPO and DPO.
+"""Objectives of other methods: Flow-GRPO and DPO on the same rollouts and rewards, and continued pretraining.
 
-Both compare errors in a unit of length of their own (``selection.Drawn``), which makes them likelihoods. The
-signature is that of ``objective.Objective``.
+They compare errors in a unit of length of their own (``selection.Drawn``). The signature is that of
+``objective.Objective``.
 """
 
 from __future__ import annotations
@@ -82,3 +82,19 @@ def dpo_loss(
     metrics = deviations(clean_pred, behaviour, clean_target, given_K)
     metrics["preferred"] = (margin_A < 0).to(loss_B).detach().repeat_interleave(2)
     return loss_B, metrics
+
+
+def flow_matching_loss(
+    clean_pred: Tensor,
+    clean_behaviour: Tensor,
+    clean_target: Tensor,
+    advantage_B: Tensor,
+    beta: float = 1.0,
+    given_K: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Continued pretraining: the mean squared error of the velocity, as estimates are in units of their level.
+
+    The behaviour, the advantage and ``beta`` are not used.
+    """
+    loss_B = row_mean((clean_pred - clean_target).square(), given_K)
+    return loss_B, {"error": loss_B.detach()}

@@ -17,11 +17,12 @@ from worldcompass.seeding import Key, generator_for
 from worldcompass.settings import Rule, enforce
 from worldcompass.training.advantages import Advantages, keep_extremes
 from worldcompass.training.objective import Anchors, Objective, nft_loss
-from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
+from worldcompass.training.rivals import dpo_loss, flow_grpo_loss, flow_matching_loss
 from worldcompass.types import Actions, Samples, Scenario
 
 Pick = Literal["extremes", "random"]
 Opponent = Literal["behaviour", "start"]
+Teacher = Literal["rewards", "recordings"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Learning:
     """Rows of one forward pass in the update; gradients accumulate, so it changes memory and not results."""
     objective: Objective = nft_loss
     """``nft_loss`` or another function of ``worldcompass.training.objective`` or ``rivals``."""
+    teacher: Teacher = "rewards"
+    """What the update follows: the rewards of imagined futures, or the engine's own video (``continued.py``)."""
     draw: Draw = at_levels
     """Where a candidate is trained: ``at_levels``, ``in_pairs`` for ``dpo_loss``, ``along_path`` for
     ``flow_grpo_loss``."""
@@ -139,6 +142,17 @@ class Learning:
                     f"updates_per_rollout must be between 1 and {rows}",
                 ),
                 Rule(("beta",), self.beta > 0, "beta must be positive"),
+                Rule(
+                    ("teacher", "objective", "draw"),
+                    (self.teacher == "recordings") == (self.objective is flow_matching_loss)
+                    and (self.teacher == "rewards" or self.draw is at_levels),
+                    "teacher=recordings and flow_matching_loss need each other, and draw=at_levels",
+                ),
+                Rule(
+                    ("teacher", "data_share"),
+                    self.teacher == "rewards" or not self.data_share,
+                    "teacher=recordings needs data_share=0: there is nothing but data",
+                ),
                 Rule(
                     ("objective", "draw"),
                     (self.objective is flow_grpo_loss) == (self.draw is along_path)
@@ -186,7 +200,7 @@ class Rows:
     actions: Actions
     context: Any
     behaviour_BCKHW: Tensor | None = None
-    """By the weights that the objective compares with, see ``Learning.opponent``."""
+    """By the weights that the objective compares with, see ``Learning.opponent``; None for recordings."""
     reference_BCKHW: Tensor | None = None
     unit_B: Tensor | None = None
     """The length, in latents, that the objective counts as 1; 1 when None."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
@@ -28,9 +28,10 @@ from worldcompass.training.optim import clip_gradients, refuse_broken_weights, s
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import Rows, choose, share_out
-from worldcompass.training.stretch import stretch_of_step
+from worldcompass.training.stretch import Stretch, stretch_of_step
 from worldcompass.types import Scenario
 
+FORWARD_AND_BACKWARD = 3  # forward passes that a row of an update counts as
 DISTANCES = ("kl_to_start", "mean_shift", "velocity_norm", "contrast")  # from the start weights
 
 
@@ -43,7 +44,8 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     every = scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step)
     parts_of_step = [(past_of, team.share(some)) for past_of, some in by_past(every, sampling.true_pasts)]
     scenarios = [scenario for _, some in parts_of_step for scenario in some]
-    request = request_of_step(run, step, scenarios)
+    stretch = stretch_of_step(sampling, world.spec, step, history)
+    request = request_of_step(run, step, scenarios, stretch)
     # 2. The behaviour weights imagine the past once, then G futures of the chunk; remote critics start to score.
     futures: list[Futures] = []
     verdicts = Verdicts(run.critics)
@@ -94,7 +96,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     return StepMetrics(
         step=step,
         chunk=request.chunk,
-        way=stretch_of_step(sampling, world.spec, step).way,
+        way=stretch.way,
         **vars(signal),
         objective=updated.objective,
         loss=updated.loss,
@@ -106,6 +108,7 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         learners=learned or None,
         failed_tries=team.mean(failed) if (failed := verdicts.failed()) else None,
         forward_passes=team.size * team.mean(sum(part.forward_passes for part in futures)),
+        update_passes=team.size * team.mean(passes_of_updates(updates, true_rows)),
         seconds=team.mean(clock.laps),
     )
 
@@ -123,10 +126,15 @@ class Updated:
     applied: float
 
 
-def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> RolloutRequest:
-    """The rollout of a step; ``scenarios`` is this process's part of the step's scenarios."""
+def request_of_step(
+    run: Run, step: int, scenarios: Sequence[Scenario], stretch: Stretch | None = None
+) -> RolloutRequest:
+    """The rollout of a step; ``scenarios`` is this process's part of the step's scenarios.
+
+    The stretch is that of a step without history when None.
+    """
     sampling = run.config.sampling
-    stretch = stretch_of_step(sampling, run.world.spec, step)
+    stretch = stretch or stretch_of_step(sampling, run.world.spec, step)
     return RolloutRequest(
         scenarios=scenarios,
         chunk=stretch.chunk,
@@ -146,7 +154,7 @@ def request_of_step(run: Run, step: int, scenarios: Sequence[Scenario]) -> Rollo
 def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
     """Add the fixed predictions without gradient, with one swap per set of weights.
 
-    The reference is predicted for all rows if the loss needs it, else for one micro-batch, to measure the distance.
+    The reference is predicted as ``with_reference`` says, to measure the distance.
     """
     learning, policy = run.config.learning, run.policy
     opponent = policy.behaviour if learning.opponent == "behaviour" else policy.reference
@@ -155,8 +163,13 @@ def cache_targets(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
             [dataclasses.replace(rows, behaviour_BCKHW=predict(run, rows)) for rows in micro_batches]
             for micro_batches in updates
         ]
-    everywhere = learning.anchors.active
-    with policy.reference(), torch.no_grad():
+    return with_reference(run, updates)
+
+
+def with_reference(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
+    """Add the reference's predictions, to all rows if the loss needs them, else to one micro-batch."""
+    everywhere = run.config.learning.anchors.active
+    with run.policy.reference(), torch.no_grad():
         return [
             [
                 dataclasses.replace(rows, reference_BCKHW=predict(run, rows))
@@ -190,9 +203,9 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
     run.optimizer.zero_grad(set_to_none=True)
     for rows in micro_batches:
         clean_pred, given_K = predict(run, rows), rows.context.given_K
-        assert rows.behaviour_BCKHW is not None
+        opponent = clean_pred.detach() if rows.behaviour_BCKHW is None else rows.behaviour_BCKHW
         pred, behaviour, target = (
-            in_units(clean, rows.unit_B) for clean in (clean_pred, rows.behaviour_BCKHW, rows.clean_BCKHW)
+            in_units(clean, rows.unit_B) for clean in (clean_pred, opponent, rows.clean_BCKHW)
         )
         loss_B, metrics = learning.objective(
             pred, behaviour, target, rows.advantage_B, learning.beta, given_K
@@ -240,6 +253,15 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
 def in_units(clean_BCKHW: Tensor, unit_B: Tensor | None) -> Tensor:
     """Estimates in each row's own unit of length; as they are when None."""
     return clean_BCKHW if unit_B is None else clean_BCKHW / unit_B.view(-1, 1, 1, 1, 1)
+
+
+def passes_of_updates(updates: Sequence[Sequence[Rows]], true_rows: Sequence[Sequence[Rows]] = ()) -> int:
+    """Forward passes of targets and updates, a backward pass counting as two of them."""
+    total = 0
+    for rows in chain.from_iterable((*updates, *true_rows)):
+        targets = (rows.behaviour_BCKHW is not None) + (rows.reference_BCKHW is not None)
+        total += (targets + FORWARD_AND_BACKWARD) * len(rows.sigma_B)
+    return total
 
 
 def add_data(run: Run, true_rows: Sequence[Rows]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from worldcompass.training.balance import History
 from worldcompass.training.curriculum import Sampling, chunk_of_step
 from worldcompass.ways import PLAY, ROLLOUT
 from worldcompass.world import WorldSpec
@@ -24,14 +25,14 @@ class Stretch:
     """Denoising steps of all these chunks."""
 
 
-def stretch_of_step(sampling: Sampling, spec: WorldSpec, step: int) -> Stretch:
-    """The stretch of a step, counted from 1.
+def stretch_of_step(sampling: Sampling, spec: WorldSpec, step: int, history: History = ()) -> Stretch:
+    """The stretch of a step, counted from 1; ``history`` as for ``chunk_of_step``.
 
     A step in the way ``play`` trains the last latents of the chunk that the curriculum names, so that both ways see
     pasts of the same lengths. ``denoising_steps`` belongs to ``rollout`` alone: what is played is trained as it is
     played.
     """
-    chunk, length = chunk_of_step(sampling, step), rollout_length(sampling, spec)
+    chunk, length = chunk_of_step(sampling, step, history), rollout_length(sampling, spec)
     if not plays(sampling, step):
         return Stretch(ROLLOUT, chunk, length, sampling.denoising_steps or spec.num_steps)
     play = spec.ways[PLAY]

@@ -318,9 +318,9 @@ def _results(
 ) -> Results:  # fmt: skip
     sampling, group = recipe.config.sampling, recipe.config.sampling.group_size
     chunks, steps = sampling.last_chunk + 1, sampling.denoising_steps or spec.num_steps
-    stretches = [stretch_of_step(sampling, spec, step) for step in range(1, recipe.config.steps + 1)]
-    whole = [whole_video_passes(s.chunk + 1, group, s.num_steps, sampling.explore) for s in stretches]
     metrics = read_metrics(folder.metrics)
+    stretches = [stretch_of_step(sampling, spec, step, metrics) for step in range(1, recipe.config.steps + 1)]
+    whole = [whole_video_passes(s.chunk + 1, group, s.num_steps, sampling.explore) for s in stretches]
     sides = sides_of[ROLLOUT]
     return Results(
         evaluation=evaluated(sides_of),
