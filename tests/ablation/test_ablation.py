@@ -4,16 +4,20 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from finished_runs import make_run
 
 from worldcompass import cli
-from worldcompass.ablation.comparison import compared
-from worldcompass.ablation.compute import Cost, fair_steps
+from worldcompass.ablation import running
+from worldcompass.ablation.comparison import compared, differences
+from worldcompass.ablation.compute import Cost, cost_of, fair_steps
 from worldcompass.ablation.grid import Grid, Row, cells_of
 from worldcompass.ablation.page import page_of
 from worldcompass.errors import UserError
+from worldcompass.evaluate import pool
+from worldcompass.report.tables import reduce_run
 from worldcompass.runs.metrics import StepMetrics, write_metrics
 
 FULL = Row("full", "rows.py:full")
@@ -73,7 +77,9 @@ def finish(out, row, seed, steps=4, passes=10.0):
 
 
 def test_rows_get_steps_for_equal_compute_and_hardly_different_costs_change_nothing():
-    full = Cost(passes=60.0, seconds=10.0)
+    rollout = StepMetrics(1, forward_passes=40.0, update_passes=20.0, seconds={"imagine": 4.0, "update": 6.0})
+    full = cost_of([rollout])
+    assert full == Cost(passes=60.0, seconds=10.0)  # both kinds of passes count
     assert fair_steps(32, full, Cost(120.0, 10.0), "passes") == 16
     assert fair_steps(32, full, Cost(120.0, 5.0), "seconds") == 64
     assert fair_steps(32, full, Cost(58.0, 10.0), "passes") == 32
@@ -108,6 +114,37 @@ def test_more_rows_make_every_interval_wider(tmp_path):
         return change.high - change.low
 
     assert width(GRID) > 1.1 * width(GRID.only(["bad"]))
+
+
+def test_results_of_other_scenarios_than_the_fixed_ones_are_refused(tmp_path):
+    for seed in (0, 1):
+        finish(tmp_path, "full", seed)
+    assert compared(replace(GRID, scenarios="5f3c"), tmp_path)[0].verdict == "better"
+    with pytest.raises(
+        UserError, match="full, seed 0, was evaluated on other scenarios than those that the grid"
+    ):
+        compared(replace(GRID, scenarios="aaaa"), tmp_path)
+
+
+def test_videos_of_one_scenario_count_as_one(tmp_path):
+    for cell in cells_of(GRID, tmp_path):
+        finish(tmp_path, cell.row.name, cell.seed)
+    once = [(reduce_run(tmp_path / "bad" / f"seed{s}").trained, reduce_run(tmp_path / "full" / f"seed{s}").trained)
+            for s in (0, 1)]  # fmt: skip
+    twice = [(pool([a, a]), pool([b, b])) for a, b in once]
+    for kind in ("basic", "combined"):
+        one, two = (differences(pairs, kind, 0.95)["judge_accuracy"] for pairs in (once, twice))
+        assert (two.mean, two.low, two.high) == pytest.approx((one.mean, one.low, one.high))
+
+
+def test_a_row_that_does_not_train_keeps_its_own_steps(tmp_path, monkeypatch):
+    grid = Grid(FULL, (Row("guided", "rows.py:guided", trains=False),), (0, 1))
+    asked = []
+    monkeypatch.setattr(
+        running, "_train", lambda cell, settings, steps: asked.append((cell.row.name, steps)) or ""
+    )
+    list(running.run_grid(grid, "passes", [], tmp_path, print))
+    assert asked == [("full", None), ("guided", None)] * 2
 
 
 def test_cells_without_results_are_named_and_do_not_count(tmp_path):

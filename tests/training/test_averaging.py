@@ -117,7 +117,9 @@ def test_a_stop_in_the_second_member_loses_nothing(tmp_path, monkeypatch, capsys
     assert configs[0] == configs[1] and configs[0]["seed"] == 1
 
 
-@pytest.mark.parametrize(("setting", "words"), [("members=0", "1 or more, got 0"), ("extend=-1", "above 0")])
+@pytest.mark.parametrize(
+    ("setting", "words"), [("members=0", "1 or more, got 0"), ("extend=-1", "not below 0")]
+)
 def test_what_cannot_be_averaged_is_one_sentence(setting, words, tmp_path, capsys):
     assert cli.main(["train", "doom_full", "--set", setting, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from worldcompass.ablation.compute import Cost, cost_of
 from worldcompass.ablation.grid import Cell, Grid, Row, cell_of, cells_of
-from worldcompass.evaluate import FOLLOWED, KINDS, MEASURES, evaluation_of, pool
+from worldcompass.ablation.intervals import crossed
+from worldcompass.errors import UserError
+from worldcompass.evaluate import FOLLOWED, HELD_OUT, KINDS, MEASURES, Measured
 from worldcompass.report.tables import Stored, reduce_run
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.runs.results import Evaluation
 from worldcompass.statistics import Estimate
 
 LEVEL = 0.95  # of all intervals of one measure together
@@ -78,55 +81,65 @@ def judged(measure: str) -> bool:
 def compared(grid: Grid, out: Path) -> list[Compared]:
     """Every row of a grid, the full method against the base weights first.
 
-    Intervals are so wide that all variants of a measure together have the level of 95% (Bonferroni).
+    Intervals are over scenarios and seeds (``crossed``), and so wide that all variants of a measure together have
+    the level of 95% (Bonferroni).
 
     Raises:
-        UserError: when the results of a cell are malformed.
+        UserError: when the results of a cell are malformed, or of other scenarios than the grid's.
     """
     found = {row.name: _stored(cells_of(grid, out), row) for row in grid.rows}
+    _check_scenarios(grid, found)
     full, tried = found[grid.full.name], max(1, len(grid.variants))
-    first = _row(grid, grid.full, full, _against_base(full), 1, out)
+    base = {seed: run.base for seed, run in full.items()}
+    trained = {name: {seed: run.trained for seed, run in runs.items()} for name, runs in found.items()}
+    first = _row(grid, grid.full, trained[grid.full.name], base, 1, out)
     return [
         first,
-        *(
-            _row(grid, row, found[row.name], _against(full, found[row.name]), tried, out)
-            for row in grid.variants
-        ),
+        *(_row(grid, row, trained[row.name], trained[grid.full.name], tried, out) for row in grid.variants),
     ]
 
 
 def _row(
-    grid: Grid, row: Row, own: Mapping[int, Stored], found: Evaluation | None, tried: int, out: Path
+    grid: Grid, row: Row, own: Mapping[int, Measured], against: Mapping[int, Measured], tried: int, out: Path
 ) -> Compared:
     missing = tuple(seed for seed in grid.seeds if seed not in own)
-    if found is None:
+    seeds = [seed for seed in against if seed in own]
+    if not seeds:
         return Compared(row, tuple(own), missing)
     metrics = [read_metrics(cell_of(row, seed, out).folder.metrics) for seed in own]
     costs = [cost_of(steps) for steps in metrics]
     mean = Cost(sum(c.passes for c in costs) / len(costs), sum(c.seconds for c in costs) / len(costs))
-    wanted = 1 - (1 - LEVEL) / tried
-    changes = {
-        kind: {name: value.wider(LEVEL, wanted) for name, value in of_kind.items()}
-        for kind, of_kind in found.difference.items()
-        if kind in KINDS
-    }
+    pairs = [(own[seed].select(HELD_OUT), against[seed].select(HELD_OUT)) for seed in seeds]
+    level = 1 - (1 - LEVEL) / tried
+    changes = {kind: differences(pairs, kind, level) for kind in KINDS if kind in pairs[0][0].kinds}
     return Compared(row, tuple(own), missing, max(map(len, metrics)), mean, changes)
+
+
+def differences(pairs: Sequence[tuple[Measured, Measured]], kind: str, level: float) -> dict[str, Estimate]:
+    """First minus second of each seed's pair on the same scenarios, by measure; of one kind of actions."""
+    columns = [(_by_scenario(first, kind), _by_scenario(second, kind)) for first, second in pairs]
+    return {name: crossed(np.stack([a[name] - b[name] for a, b in columns]), level) for name in columns[0][0]}
+
+
+def _by_scenario(measured: Measured, kind: str) -> dict[str, np.ndarray]:
+    """Every measure of the scenarios of a kind, each the mean over its videos, in the order of their names."""
+    names = [name for name, own in zip(measured.scenarios, measured.kinds, strict=True) if own == kind]
+    every, place = np.unique(names, return_inverse=True)
+    return {
+        measure: np.bincount(place, values_VD.mean(1)) / np.bincount(place, minlength=len(every))
+        for measure, values_VD in measured.of_kind(kind).items()
+    }
+
+
+def _check_scenarios(grid: Grid, found: Mapping[str, Mapping[int, Stored]]) -> None:
+    for name, runs in found.items():
+        for seed, run in runs.items():
+            if grid.scenarios and run.scenarios_hash != grid.scenarios:
+                raise UserError(
+                    f"{name}, seed {seed}, was evaluated on other scenarios than those that the grid fixed before"
+                    " its first run: run it again with the grid's recipe"
+                )
 
 
 def _stored(cells: Sequence[Cell], row: Row) -> dict[int, Stored]:
     return {cell.seed: reduce_run(cell.path) for cell in cells if cell.row == row and cell.done}
-
-
-def _against_base(full: Mapping[int, Stored]) -> Evaluation | None:
-    runs = list(full.values())
-    if not runs:
-        return None
-    return evaluation_of(runs[0].engine, pool([r.base for r in runs]), pool([r.trained for r in runs]))
-
-
-def _against(full: Mapping[int, Stored], row: Mapping[int, Stored]) -> Evaluation | None:
-    seeds = [seed for seed in full if seed in row]
-    if not seeds:
-        return None
-    before, after = (pool([runs[seed].trained for seed in seeds]) for runs in (full, row))
-    return evaluation_of(full[seeds[0]].engine, before, after)

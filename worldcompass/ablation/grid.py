@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldcompass.errors import UserError
@@ -24,6 +24,8 @@ class Row:
     """As for ``worldcompass train``, such as ``hands_ablation:positive_only``."""
     changes: str = ""
     """What it changes, for people."""
+    trains: bool = True
+    """Whether it takes steps for the compute of the full method; else those of its recipe."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2)
     curriculum: int = 1
     """Steps after which the curriculum repeats; the cost of a step is measured over them."""
+    scenarios: str = ""
+    """``evaluate.scenarios_hash`` of the evaluation, fixed before the first run; any when empty."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -61,9 +65,28 @@ class Grid:
         known = [row.name for row in self.variants]
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"there is no row {unknown[0]!r}: this grid has {', '.join(known)}")
-        return Grid(
-            self.full, tuple(row for row in self.variants if row.name in names), self.seeds, self.curriculum
+        return replace(self, variants=tuple(row for row in self.variants if row.name in names))
+
+
+def rows_of(
+    module: str, recipes: Sequence[Callable[[], object]], untrained: Sequence[Callable[[], object]] = ()
+) -> tuple[Row, ...]:
+    """A row for every recipe of a module, with the name and the first words of the function.
+
+    Args:
+        module: as for ``worldcompass train``.
+        recipes: functions of the module.
+        untrained: those that take no steps.
+    """
+    return tuple(
+        Row(
+            make.__name__,
+            f"{module}:{make.__name__}",
+            (make.__doc__ or "").rstrip(".").lower(),
+            trains=make not in untrained,
         )
+        for make in recipes
+    )
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _run(
 ) -> str:
     """Run a cell; the reason of a failure, else an empty string."""
     full, known = cell_of(grid.full, cell.seed, out), out / cell.row.name / "steps.json"
-    if cell.row == grid.full:
+    if cell.row == grid.full or not cell.row.trains:
         return _train(cell, settings, None)
     if not full.done:
         return f"it needs the results of {grid.full.name} with this seed, by which its steps are measured"

@@ -1,6 +1,6 @@
 """Run a grid of recipes over seeds on equal compute, and report what each part of the method earns.
 
-GRID is a shipped grid (hands_ablation), or your own FILE.py with a variable GRID of the type
+GRID is a shipped grid (hands_ablation, doom_ablation), or your own FILE.py with a variable GRID of the type
 worldcompass.ablation.grid.Grid. A row is a recipe that changes one thing. Finished runs are kept: the command
 resumes after Ctrl-C or kill, and with --report it only writes the report of what is there. A run that fails is
 named, and the others go on. Exit code 1: a run failed or is missing.
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass ablate``."""
     from worldcompass.ablation.compute import Equal
 
-    parser.add_argument("grid", metavar="GRID", help="hands_ablation, or FILE.py with a variable GRID")
+    text = "hands_ablation, doom_ablation, or FILE.py with a variable GRID"
+    parser.add_argument("grid", metavar="GRID", help=text)
     text = "folder of the runs and the report (default: %(default)s)"
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="FOLDER", help=text)
     text = "variants to run next to the full method (default: all)"

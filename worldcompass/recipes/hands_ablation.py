@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from worldcompass.ablation.grid import Grid, Row
+from worldcompass.ablation.grid import Grid, Row, rows_of
+from worldcompass.recipes._rivals import CONTINUED, DPO, FLOW_GRPO, NO_AVERAGE
 from worldcompass.recipes.hands_demo import hands_demo
 from worldcompass.rollout import imagine_whole_videos
 from worldcompass.training.balance import soft_minimum
@@ -15,7 +16,6 @@ from worldcompass.training.objective import (
     positive_only_loss,
     reward_weighted_loss,
 )
-from worldcompass.training.policy import Decay
 from worldcompass.worlds.hands.experiment import HandsRecipe
 
 CHUNKS = 6  # of the curriculum of ``hands_demo``
@@ -46,6 +46,16 @@ def interaction_twice() -> HandsRecipe:
     return replace(hands_demo(), interaction_weight=2.0)
 
 
+def likeness_alone() -> HandsRecipe:
+    """The reward for likeness to reachable truth alone."""
+    return replace(hands_demo(), interaction_weight=0.0, reality_weight=0.0)
+
+
+def reality_alone() -> HandsRecipe:
+    """The networks that learn to tell candidates from the engine alone."""
+    return replace(hands_demo(), interaction_weight=0.0, likeness_weight=0.0)
+
+
 def balanced() -> HandsRecipe:
     """Weights that follow which reward lags behind."""
     return _changed(balance=soft_minimum)
@@ -63,7 +73,7 @@ def random_rows() -> HandsRecipe:
 
 def no_average() -> HandsRecipe:
     """The behaviour is the trained network itself, without an average."""
-    return _changed(behaviour_decay=Decay(0.0, 0.0, 0.0))
+    return _changed(behaviour_decay=NO_AVERAGE)
 
 
 def overwritten_behaviour() -> HandsRecipe:
@@ -81,14 +91,44 @@ def curriculum_random() -> HandsRecipe:
     return _changed(order="random")
 
 
+def curriculum_adaptive() -> HandsRecipe:
+    """Pasts of the length on which the rewards change fastest."""
+    return _changed(order="adaptive")
+
+
+def one_length() -> HandsRecipe:
+    """The first chunk only."""
+    return _changed(last_chunk=0)
+
+
 def group_of_4() -> HandsRecipe:
     """Four candidates; two of them are trained on from each end."""
     return _changed(group_size=4, best=2, worst=2)
 
 
-def group_of_20() -> HandsRecipe:
-    """Twenty candidates."""
-    return _changed(group_size=20)
+def group_of_8() -> HandsRecipe:
+    """Eight candidates, all of which are trained on."""
+    return _changed(group_size=8)
+
+
+def group_of_12() -> HandsRecipe:
+    """Twelve candidates."""
+    return _changed(group_size=12)
+
+
+def group_of_24() -> HandsRecipe:
+    """Twenty-four candidates."""
+    return _changed(group_size=24)
+
+
+def one_denoising_step() -> HandsRecipe:
+    """Candidates of one denoising step instead of two."""
+    return _changed(denoising_steps=1, noise_levels=1)
+
+
+def four_denoising_steps() -> HandsRecipe:
+    """Candidates of four denoising steps."""
+    return _changed(denoising_steps=4)
 
 
 def adapters() -> HandsRecipe:
@@ -121,21 +161,45 @@ def best_of_n() -> HandsRecipe:
     return _changed(objective=imitation_loss, best=1, worst=0)
 
 
+def flow_grpo() -> HandsRecipe:
+    """Flow-GRPO on all candidates."""
+    return _changed(**FLOW_GRPO, best=5, worst=5)
+
+
+def dpo() -> HandsRecipe:
+    """Online DPO on the best and the worst candidate of each group."""
+    return _changed(**DPO)
+
+
+def continued_pretraining() -> HandsRecipe:
+    """Flow matching on the engine's video of the training scenarios, without rewards."""
+    return _changed(**CONTINUED)
+
+
+def guided_base() -> HandsRecipe:
+    """The weights before training, guided while sampling at twice the cost."""
+    recipe = replace(hands_demo(), extend=0.0, evaluation_guidance=1.0)
+    return replace(recipe, config=recipe.config.changed(steps=1))
+
+
 def _changed(**settings: object) -> HandsRecipe:
     recipe = hands_demo()
     return replace(recipe, config=recipe.config.changed(**settings))
 
 
 _VARIANTS = (
-    whole_videos, interaction_alone, looks_alone, interaction_twice, balanced, positive_only, random_rows,
-    no_average, overwritten_behaviour, curriculum_down, curriculum_random, group_of_4, group_of_20, adapters,
-    anchored_means, no_discriminator, no_true_pasts, reward_weighted, best_of_n,
+    whole_videos, interaction_alone, looks_alone, likeness_alone, reality_alone, interaction_twice, balanced,
+    positive_only, random_rows, no_average, overwritten_behaviour,
+    curriculum_down, curriculum_random, curriculum_adaptive, one_length,
+    group_of_4, group_of_8, group_of_12, group_of_24, one_denoising_step, four_denoising_steps,
+    adapters, anchored_means, no_discriminator, no_true_pasts,
+    reward_weighted, best_of_n, flow_grpo, dpo, continued_pretraining, guided_base,
 )  # fmt: skip
+SCENARIOS = "2646cf277accb7d5e18f76983798d995381892181f06596b7ae2a51e18c9c985"
+"""Of the evaluation, fixed before the first run."""
 GRID = Grid(
     Row("full", "hands_ablation", "nothing"),
-    tuple(
-        Row(make.__name__, f"hands_ablation:{make.__name__}", (make.__doc__ or "").rstrip(".").lower())
-        for make in _VARIANTS
-    ),
+    rows_of("hands_ablation", _VARIANTS, untrained=(guided_base,)),
     curriculum=CHUNKS,
+    scenarios=SCENARIOS,
 )

@@ -33,12 +33,12 @@ def check_members(members: object, extend: float) -> None:
     """Check the number of runs and the factor of extrapolation.
 
     Raises:
-        UserError: when ``members`` is below 1, or ``extend`` is not finite and positive.
+        UserError: when ``members`` is below 1, or ``extend`` is negative or not finite.
     """
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise UserError(f"members must be a whole number of runs, 1 or more, got {members!r}")
-    if not (math.isfinite(extend) and extend > 0):
-        raise UserError(f"extend must be finite and above 0 (1: the mean of the members), got {extend}")
+    if not (math.isfinite(extend) and extend >= 0):
+        raise UserError(f"extend must be finite and not below 0 (1: the mean of the members), got {extend}")
 
 
 def extended_mean(

@@ -56,6 +56,8 @@ class HandsRecipe:
     """Noise seeds of the evaluation, for both the base and the trained model."""
     evaluation_played_every: int = 2
     """The way ``play`` is evaluated on every so many scenarios of a split and a kind, to save time."""
+    evaluation_guidance: float = 0.0
+    """Guidance of the trained model in the evaluation, at twice its cost; the base has none."""
     unseen: bool = True
     """Also evaluate unseen colours, tables and sets of things."""
     interaction_weight: float = 1.0

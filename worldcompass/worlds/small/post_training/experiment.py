@@ -63,6 +63,7 @@ from worldcompass.worlds.small.post_training.evaluation import (
     Sides,
     evaluated,
 )
+from worldcompass.worlds.small.post_training.guided import with_guidance
 from worldcompass.worlds.small.weights import WeightFiles
 
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
@@ -89,6 +90,11 @@ class Recipe(Protocol):
     @property
     def evaluation_played_every(self) -> int:
         """The way ``play`` is evaluated on every so many scenarios, to save time."""
+        ...
+
+    @property
+    def evaluation_guidance(self) -> float:
+        """Guidance of the trained model in the evaluation."""
         ...
 
     @property
@@ -158,6 +164,7 @@ def run_experiment(
     if measured_by is not None:
         team.on_main(lambda: _take_measurements(folder, RunFolder(measured_by)))
     parts = ground.parts(recipe, device)
+    with_guidance(parts.world, recipe.evaluation_guidance)  # refuses before the training
     world, config = parts.world, parts.config
     exam = ground.exam()
     if team.is_main:
@@ -183,7 +190,8 @@ def run_experiment(
     with policy.checkpoint():
         with exporting(folder) as weights:
             ground.weights.export(world.net, weights / ground.weights.net)
-        trained = evaluator.model("trained", world, recipe.evaluation_seeds)
+        sampled = with_guidance(world, recipe.evaluation_guidance)
+        trained = evaluator.model("trained", sampled, recipe.evaluation_seeds)
     sides = {way: {"engine": engine, "base": base[way], "trained": trained[way]} for way in base}
     results = _results(folder, recipe, world.spec, scenarios, sides, time.monotonic() - begun)
     write_results(folder.results, results)
