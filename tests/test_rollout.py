@@ -14,6 +14,7 @@ from worldcompass.rollout import (
     RolloutRequest,
     chunk_noise,
     clip_level_passes,
+    go_on,
     imagine_chunk,
     imagine_groups,
     imagine_video,
@@ -254,8 +255,46 @@ def test_forward_passes_are_counted_as_they_happen(chunk, explore):
         assert reported == world.rows + world.prefixes == 2 * formula(chunk + 1, 5, steps, explore)
 
 
+@pytest.mark.parametrize("clip_chunks", [2, 3])
+def test_passes_of_what_follows_are_counted_as_they_happen(clip_chunks):
+    world = Counting()
+    request = RolloutRequest(
+        toy_scenarios(2, 16), 1, 4, 5, (0,), world.spec.sigmas(3), clip_chunks=clip_chunks
+    )
+    reported = imagine_groups(world, request)[0].forward_passes
+    assert reported == world.rows + world.prefixes == 2 * clip_level_passes(2, 5, 3, 0.0, clip_chunks)
+
+
 def test_clip_level_rollout_needs_a_fraction_of_the_passes():
     assert whole_video_passes(8, 12, 10) / clip_level_passes(8, 12, 10) > 5
+
+
+@pytest.mark.parametrize("make", [ToyWorld, FewSteps, LongStart])
+def test_a_clip_of_several_chunks_is_what_follows_from_each_candidate(make):
+    """The trained chunk is the same as without the rest; what follows is what a rollout from there imagines."""
+    world, scenarios = make(), toy_scenarios(2, 16)
+    short = RolloutRequest(scenarios, 1, 4, 3, (0, 5), world.spec.sigmas())
+    one, clip = (imagine_groups(world, request)[0] for request in (short, replace(short, clip_chunks=3)))
+    assert torch.equal(one.clean_BCKHW, clip.clean_BCKHW) and clip.context.num_pasts == 2
+    group, own = clip.groups[1], one.groups[1].frames_GF3hw
+    assert group.frames_GF3hw.shape[1] == world.spec.num_frames(4, 16)
+    assert torch.equal(group.frames_GF3hw[:, : own.shape[1]], own)
+    assert torch.equal(group.actions.labels_K, scenarios[1].actions.labels_K[4:16])
+    assert torch.equal(group.past_frames_F3hw, one.groups[1].past_frames_F3hw)
+    for candidate in range(3):
+        clean = clip.clean_BCKHW.unflatten(0, (2, 3))[:, candidate]
+        context = world.remember(clip.context, clean, clip.actions)
+        keys = [(0, 5, "after", s.id) for s in scenarios]
+        after = go_on(world, context, scenarios, range(2, 4), 4, keys, short.sigmas)
+        assert torch.equal(group.frames_GF3hw[candidate, own.shape[1] :], after.frames_PF3hw[1])
+
+
+def test_what_follows_has_the_same_noise_after_every_candidate():
+    """Where two candidates are equal, so are their clips."""
+    world, scenarios = ToyWorld(), toy_scenarios(1, 12)
+    equal = RolloutRequest(scenarios, 1, 4, 2, (0,), world.spec.sigmas(), shared_noise=True, clip_chunks=2)
+    first, second = imagine_groups(world, equal)[0].groups[0].frames_GF3hw
+    assert torch.equal(first, second)
 
 
 def test_whole_videos_get_one_score_and_have_separate_pasts():

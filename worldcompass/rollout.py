@@ -96,6 +96,8 @@ class RolloutRequest:
     """Candidates of a group without guidance and with noise of their own."""
     stochastic: float = 0.0
     """Size of the noise in the steps of the candidates, see ``noise.StochasticStep``; 0 for the world's sampler."""
+    clip_chunks: int = 1
+    """Chunks that critics see of a candidate: this one, and those that follow from it."""
     past_of: PastMaker | None = None
     """Makes the past, such as ``training.curriculum.after_truth``; ``imagine_past`` when None."""
     candidates: range | None = None
@@ -117,6 +119,11 @@ class RolloutRequest:
     def span(self) -> tuple[int, int]:
         """First latent of the chunk, and the one after its last."""
         return self.chunk * self.chunk_length, (self.chunk + 1) * self.chunk_length
+
+    @property
+    def judged(self) -> tuple[int, int]:
+        """First latent that critics see of a candidate, and the one after their last."""
+        return self.span[0], (self.chunk + self.clip_chunks) * self.chunk_length
 
 
 PastMaker = Callable[[WorldModel[Any], Sequence[Scenario], int, int, Sequence[tuple[Key, ...]], Tensor], Past]
@@ -192,10 +199,23 @@ def imagine_past(
     Args:
         row_keys: one tuple per scenario; the draws for a chunk depend only on it and the chunk's index.
     """
-    context = world.begin(scenarios)
+    return go_on(world, world.begin(scenarios), scenarios, range(num_chunks), chunk_length, row_keys, sigmas)
+
+
+@torch.no_grad()
+def go_on(
+    world: WorldModel[Any],
+    context: Context,
+    scenarios: Sequence[Scenario],
+    chunks: range,
+    chunk_length: int,
+    row_keys: Sequence[tuple[Key, ...]],
+    sigmas: Tensor,
+) -> Past:
+    """Imagine chunks after a context of one past per scenario; frames and passes are those of these chunks."""
     frames = [torch.empty(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)]
     passes = 0
-    for chunk in range(num_chunks):
+    for chunk in chunks:
         actions = chunk_actions(world, scenarios, chunk, chunk_length)
         attended = world.attend(context, actions, past_generators(row_keys, chunk))
         passes += denoising_passes(attended, len(scenarios), sigmas) + prefix_passes(context)
@@ -215,6 +235,9 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
     request's keys, the scenario's id, the chunk and the candidate's number. With ``explore`` candidates differ in
     guidance, which weights can learn. With ``shared_noise`` that is their only difference, so scores do not compare
     noise.
+
+    With ``clip_chunks`` each candidate goes on for some chunks, which critics see too. Their noise is the same
+    after every candidate, so that what differs follows from the chunk that is trained.
 
     Returns:
         One ``Futures`` per batch of scenarios, groups in the order of the scenarios.
@@ -246,12 +269,16 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
         else:
             clean = imagine_chunk(world, attended, actions, noise, sigmas, guidance)
         frames_PGF3hw = world.decode(clean, attended).unflatten(0, (len(batch), len(request.own)))
-        passes = past.forward_passes + prefix_passes(past.context)
+        after = list(what_follows(world, request, batch, attended, clean, actions))
+        if after:
+            after_PGF3hw = torch.stack([part.frames_PF3hw.to(frames_PGF3hw.device) for part in after], 1)
+            frames_PGF3hw = torch.cat([frames_PGF3hw, after_PGF3hw], 2)
+        passes = past.forward_passes + prefix_passes(past.context) + sum(p.forward_passes for p in after)
         passes += denoising_passes(attended, len(clean), sigmas, request.explore)
         weight_PG = None if guidance is None else guidance.weight_B.unflatten(0, (len(batch), -1))
         groups = tuple(
             replace(
-                make_group(world, scenario, frames_PGF3hw[p], past.frames_PF3hw[p], *request.span),
+                make_group(world, scenario, frames_PGF3hw[p], past.frames_PF3hw[p], *request.judged),
                 guidance_G=None if weight_PG is None else weight_PG[p],
                 true_past=past.true,
             )
@@ -259,6 +286,24 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
         )
         result.append(Futures(groups, clean, actions, attended, passes, path))
     return result
+
+
+def what_follows(
+    world: WorldModel[Any],
+    request: RolloutRequest,
+    scenarios: Sequence[Scenario],
+    attended: Context,
+    clean_BCKHW: Tensor,
+    actions: Actions,
+) -> Iterator[Past]:
+    """The chunks of a clip after the trained one, of each candidate in turn; nothing for clips of one chunk."""
+    if request.clip_chunks == 1:
+        return
+    chunks = range(request.chunk + 1, request.chunk + request.clip_chunks)
+    row_keys = [(*request.keys, "after", scenario.id) for scenario in scenarios]
+    for clean_PCKHW in clean_BCKHW.unflatten(0, (len(scenarios), -1)).unbind(1):
+        context = world.remember(attended, clean_PCKHW, actions)
+        yield go_on(world, context, scenarios, chunks, request.chunk_length, row_keys, request.sigmas)
 
 
 @torch.no_grad()
@@ -335,10 +380,13 @@ def imagine_video(
     return torch.cat([past.frames_PF3hw for past in pasts])[:, : world.spec.num_frames(0, num_latents)]
 
 
-def clip_level_passes(num_chunks: int, group_size: int, num_steps: int, explore: float = 0.0) -> int:
+def clip_level_passes(
+    num_chunks: int, group_size: int, num_steps: int, explore: float = 0.0, clip_chunks: int = 1
+) -> int:
     """Forward passes of one group of the last of ``num_chunks`` chunks, with one imagined past."""
     per_step = 2 if explore else 1
-    return (num_chunks - 1 + per_step * group_size) * num_steps + num_chunks - 1
+    after = group_size * (clip_chunks - 1) * (num_steps + 1)
+    return (num_chunks - 1 + per_step * group_size) * num_steps + num_chunks - 1 + after
 
 
 def whole_video_passes(num_chunks: int, group_size: int, num_steps: int, explore: float = 0.0) -> int:

@@ -287,7 +287,7 @@ def futures_bytes(config: Config, spec: WorldSpec) -> int:
     """Bytes of one past's uint8 candidate frames and float32 latents of training rows."""
     length = _length(config, spec)
     start = config.sampling.last_chunk * length
-    frames = config.sampling.group_size * spec.num_frames(start, start + length)
+    frames = config.sampling.group_size * spec.num_frames(start, start + config.sampling.clip_chunks * length)
     channels, height, width = spec.latent_shape
     rows = (config.learning.best + config.learning.worst) * config.learning.noise_levels
     return frames * _frame_bytes(spec) + LATENTS_PER_ROW * 4 * rows * channels * length * height * width

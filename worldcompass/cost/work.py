@@ -80,10 +80,13 @@ def step_work(work: Work, config: Config, chunk: int, full: int, steps: int) -> 
     rows = (learning.best + learning.worst) * learning.noise_levels
     past = sum(steps * row(c) + work.attend * filled(c) for c in range(chunk))
     future = work.attend * filled(chunk) + sampling.group_size * steps * row(chunk)
+    follows = range(chunk + 1, chunk + sampling.clip_chunks)
+    future += sampling.group_size * sum(steps * row(c) + work.attend * filled(c) for c in follows)
     # Behaviour's targets, then the update, whose backward pass keeps its proportion to the forward pass.
     trained = rows * row(chunk) * (1 + work.update / work.row)
     one = past + future + trained
-    decoded = chunk + sampling.group_size + chunk  # the past once to see and once to remember, each candidate
+    # The past once to see and once to remember, and each candidate's clip.
+    decoded = 2 * chunk + sampling.group_size * sampling.clip_chunks
     return StepWork(sampling.prompts_per_step * one, sampling.prompts_per_step * decoded * work.decode)
 
 

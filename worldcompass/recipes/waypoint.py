@@ -28,4 +28,4 @@ def smoke() -> WaypointRecipe:
     whole = waypoint()
     early = replace(whole, config=whole.config.changed(first_chunk=1))  # frame 0 is given
     recipe = tiny(early, critics_of_controls, source=StandIns())
-    return replace(recipe, config=recipe.config.changed(last_chunk=3))
+    return replace(recipe, config=recipe.config.changed(last_chunk=3, clip_chunks=2))

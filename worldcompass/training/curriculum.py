@@ -38,6 +38,9 @@ class Sampling:
     """The curriculum repeats ``first_chunk`` .. ``last_chunk``, one chunk per step."""
     last_chunk: int = 7
     """Inclusive, counted from 0."""
+    clip_chunks: int = 1
+    """Chunks that critics see of a candidate: the trained one, and those that follow from it. More than one for
+    worlds whose chunks are too short to judge, such as a frame."""
     order: Order = "up"
     """Of the chunks in a pass of the curriculum: ``up`` from short to long pasts, ``down``, or ``random``.
     ``adaptive`` has no passes and follows ``learning_progress``."""
@@ -80,6 +83,13 @@ class Sampling:
                     0 <= self.first_chunk <= self.last_chunk,
                     "need 0 <= first_chunk <= last_chunk",
                 ),
+                Rule(("clip_chunks",), self.clip_chunks >= 1, "clip_chunks must be at least 1"),
+                Rule(
+                    ("clip_chunks", "play_share", "rollout"),
+                    self.clip_chunks == 1 or (not self.play_share and self.rollout is imagine_groups),
+                    "clip_chunks above 1 needs play_share=0, and candidates that share a past, as imagine_groups"
+                    " makes",
+                ),
                 Rule(
                     ("play_share",), 0 <= self.play_share <= 1, "play_share must be a share between 0 and 1"
                 ),
@@ -120,6 +130,11 @@ class Sampling:
                 ),
             ],
         )
+
+
+def chunks_needed(sampling: Sampling) -> int:
+    """Chunks of a scenario that some step imagines."""
+    return sampling.last_chunk + sampling.clip_chunks
 
 
 def chunk_of_step(sampling: Sampling, step: int, history: History = ()) -> int:

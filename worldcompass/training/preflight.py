@@ -15,6 +15,7 @@ from worldcompass.parallel.sharding import shard
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import computes_bf16, device_of, make_group
 from worldcompass.seeding import generator_for
+from worldcompass.training.curriculum import chunks_needed
 from worldcompass.training.optim import choose_trained
 from worldcompass.training.policy import Policy
 from worldcompass.training.run import Parts, Run
@@ -133,11 +134,12 @@ def check_inputs(parts: Parts) -> None:
         raise UnfitInputs(
             f"prompts_per_step is {sampling.prompts_per_step}, expected at most the {len(scenarios)} scenarios"
         )
-    needed = (sampling.last_chunk + 1) * length
+    needed = chunks_needed(sampling) * length
     short = [s.id for s in scenarios if len(s.actions) < needed]
     if short:
         raise UnfitInputs(
             f"chunk {sampling.last_chunk} needs {needed} latents, scenario {short[0]} is shorter: lower last_chunk"
+            + (" or clip_chunks" if sampling.clip_chunks > 1 else "")
         )
     learning = config.learning
     if learning.noise_levels > trainable_steps(
@@ -145,7 +147,12 @@ def check_inputs(parts: Parts) -> None:
     ):
         raise UnfitInputs(_too_many_levels(learning, len(world.spec.sigmas(sampling.denoising_steps)) - 1))
     # Critics in other processes are checked when they connect.
-    try_critics(world, [c for c in critics if not isinstance(c, Elsewhere)], scenarios[0], length)
+    try_critics(
+        world,
+        [c for c in critics if not isinstance(c, Elsewhere)],
+        scenarios[0],
+        length * sampling.clip_chunks,
+    )
     if sampling.play_share:
         check_play(parts, length)
 
@@ -205,7 +212,7 @@ def check_truth(parts: Parts, length: int) -> None:
         return
     if not isinstance(parts.world, Encoder):
         raise UnfitInputs(f"{who[0]} needs a method encode(frames), which {parts.world.spec.name} lacks")
-    needed = parts.world.spec.num_frames(0, (sampling.last_chunk + 1) * length)
+    needed = parts.world.spec.num_frames(0, chunks_needed(sampling) * length)
     for scenario in parts.scenarios:
         known = 0 if scenario.truth is None else len(scenario.truth.frames_F3hw)
         if known < needed:
@@ -216,15 +223,15 @@ def check_truth(parts: Parts, length: int) -> None:
 
 
 def try_critics(
-    world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, chunk_length: int
+    world: WorldModel[Any], critics: Sequence[Critic], scenario: Scenario, clip_length: int
 ) -> None:
-    """Let every critic score two grey futures of the second chunk, before any imagination.
+    """Let every critic score two grey futures of the second clip, before any imagination.
 
     Raises:
         UnfitInputs: when a critic cannot score this world's chunks, or does not return one score per candidate.
     """
-    spec, stop = world.spec, min(2 * chunk_length, len(scenario.actions))
-    start = max(0, stop - chunk_length)
+    spec, stop = world.spec, min(2 * clip_length, len(scenario.actions))
+    start = max(0, stop - clip_length)
     frames = torch.full((spec.num_frames(0, stop), 3, *spec.frame_size), 128, dtype=torch.uint8)
     before = spec.num_frames(0, start)
     futures = frames[before:].expand(2, -1, -1, -1, -1).contiguous()

@@ -146,6 +146,7 @@ def request_of_step(
         shared_noise=sampling.shared_noise,
         projected=sampling.projected,
         free_noises=sampling.free_noises,
+        clip_chunks=sampling.clip_chunks,
         stochastic=sampling.stochastic,
         candidates=run.team.candidates(sampling.group_size),
     )
@@ -292,4 +293,4 @@ def with_truth(run: Run, scenarios: Sequence[Scenario], request: RolloutRequest)
     """The scenarios with reachable truth until the step's chunk, if a critic compares with it."""
     if not any("reachable" in needs_of(critic) for critic in run.critics):
         return scenarios
-    return with_reachable(run.world, scenarios, request.chunk_length, request.span[1])
+    return with_reachable(run.world, scenarios, request.chunk_length, request.judged[1])

@@ -203,6 +203,7 @@ SETTINGS = Config(
         group_size=12,
         first_chunk=1,  # frame 0 is given
         last_chunk=16,  # eight seconds of PushT
+        clip_chunks=4,  # two seconds: one frame hardly shows a control
     ),
     rewards=Weighing(
         weights={INVERSE_DYNAMICS: 2.0, QUALITY: 1.0},

@@ -25,6 +25,7 @@ from worldcompass.runs.requirements import NeededFile, differences, lacking
 from worldcompass.seeding import generator_for
 from worldcompass.settings import HARMLESS
 from worldcompass.training.config import Config
+from worldcompass.training.curriculum import chunks_needed
 from worldcompass.training.loop import train_parts
 from worldcompass.training.lora import Lora, export_lora, merge_lora
 from worldcompass.training.optim import adamw, choose_trained
@@ -171,7 +172,9 @@ class OpenRecipe(ABC):
         if Team.current().is_main:
             print("\n".join(self.source.notes()), end="\n" * bool(self.source.notes()), flush=True)
         parts = self.parts(device)
-        try_critics(parts.world, parts.critics, parts.scenarios[0], self._length)
+        try_critics(
+            parts.world, parts.critics, parts.scenarios[0], self._length * self.config.sampling.clip_chunks
+        )
         policy = train_parts(parts, out, resume=resume, held_out=self.looks(parts.scenarios))
         main, folder = Team.current().is_main, RunFolder(out)
         with policy.checkpoint(), exporting(folder, writes=main) as weights:
@@ -334,7 +337,7 @@ class OpenRecipe(ABC):
     @property
     def _num_latents(self) -> int:
         """Latents of the curriculum's longest video."""
-        return (self.config.sampling.last_chunk + 1) * self._length
+        return chunks_needed(self.config.sampling) * self._length
 
     @property
     def _length(self) -> int:

@@ -131,6 +131,7 @@ class WaypointRecipe(OpenRecipe):
 SETTINGS = PAPER.changed(
     first_chunk=8,  # frame 0 is given, and critics need a few frames to see a motion
     last_chunk=63,  # about a second, four times what a local layer sees
+    clip_chunks=15,  # a quarter of a second: one frame does not show what a key does
     denoising_steps=None,  # those of the checkpoint
     noise_levels=3,  # all of the shortest published schedule
     max_grad_norm=2.0 / 3,  # again of a sum over them

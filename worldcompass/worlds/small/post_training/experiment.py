@@ -339,7 +339,9 @@ def _results(
         forward_passes=ForwardPasses(
             clip_level=sum(m.forward_passes or 0 for m in metrics),
             whole_video=sampling.prompts_per_step * recipe.members * sum(whole),
-            clip_level_per_group=clip_level_passes(chunks, group, steps, sampling.explore),
+            clip_level_per_group=clip_level_passes(
+                chunks, group, steps, sampling.explore, sampling.clip_chunks
+            ),
             whole_video_per_group=whole_video_passes(chunks, group, steps, sampling.explore),
         ),
         per_depth=per_depth(sides),
