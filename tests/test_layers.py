@@ -79,12 +79,19 @@ def room_of(module: str) -> str:
 
 
 @cache
+def parts_of(path: Path) -> tuple[list[ast.Import | ast.ImportFrom], list[str]]:
+    """Imports of a file, and its strings with docstrings."""
+    found, strings = [], []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings.append(node.value)
+    return found, strings
+
+
 def imports_of(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    return [
-        node
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
+    return parts_of(path)[0]
 
 
 def imports(path: Path, modules: set[str]) -> set[str]:
@@ -128,8 +135,7 @@ def violations(modules: dict[str, set[str]]) -> list[str]:
 
 def worlds_in_strings(path: Path) -> set[str]:
     """Rooms of worlds that a file's strings name, docstrings included."""
-    strings = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-    return {f"worlds.{name}" for text in strings if isinstance(text, str) for name in NAMED.findall(text)}
+    return {f"worlds.{name}" for text in parts_of(path)[1] for name in NAMED.findall(text)}
 
 
 def named_too_low(module: str, path: Path) -> list[str]:
