@@ -130,6 +130,8 @@ def test_live_bytes_counts_storages_once_and_while_they_live():
         assert live.above() == 400 and live.above() == 0
         del b
         assert live.now == 0
+        made = torch._foreach_add([before, before], 1)  # which returns a list
+        assert live.now == 8000 and len(made) == 2
 
 
 def test_states_are_those_of_policy_and_optimiser():

@@ -7,7 +7,7 @@ storage counts while it is alive. Types and kernels are CUDA's (``devices.cuda``
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Protocol
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from worldcompass.devices.autocast import in_bf16
 from worldcompass.devices.cuda import as_on_cuda
@@ -24,6 +23,7 @@ from worldcompass.seeding import generator_for
 from worldcompass.world import Context, WorldModel
 
 SIGMA = 0.7  # any noise level: memory does not depend on it
+_DEVICE = torch.ops.prim.device.default  # asked more often than anything is computed; it makes no tensor
 
 
 class LiveBytes(TorchDispatchMode):
@@ -41,9 +41,12 @@ class LiveBytes(TorchDispatchMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run the operation, then count its new storages."""
-        self._notice((args, kwargs), made=False)
-        result = func(*args, **(kwargs or {}))
-        self._notice(result, made=True)
+        kwargs = kwargs or {}
+        if func is _DEVICE:
+            return func(*args, **kwargs)
+        self._notice((args, tuple(kwargs.values())), made=False)
+        result = func(*args, **kwargs)
+        self._notice((result,), made=True)
         return result
 
     def above(self) -> int:
@@ -51,10 +54,8 @@ class LiveBytes(TorchDispatchMode):
         above, self.peak = self.peak - self.now, self.now
         return above
 
-    def _notice(self, tree: Any, made: bool) -> None:
-        for tensor in tree_iter(tree):
-            if not isinstance(tensor, Tensor):
-                continue
+    def _notice(self, values: Sequence[Any], made: bool) -> None:
+        for tensor in _tensors(values):
             storage = tensor.untyped_storage()
             if (key := storage._cdata) not in self._sizes:
                 self._sizes[key] = storage.nbytes() if made else 0
@@ -64,6 +65,15 @@ class LiveBytes(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments or results, where only lists and tuples hold others."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 @dataclass(frozen=True)
