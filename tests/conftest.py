@@ -12,6 +12,31 @@ import pytest
 TESTS = Path(__file__).parent
 TRACED = (TESTS, TESTS / "training", TESTS / "runs")
 """Folders with the tests of the modules whose line coverage is judged, see the Makefile."""
+LONG = (
+    "cost/test_plan.py",
+    "worlds/doom/test_experiment.py",
+    "worlds/hands/test_hands_experiment.py",
+    "parallel/test_distributed.py",
+    "parallel/test_kills.py",
+    "worlds/worldplay/test_worldplay_sharded.py",
+    "ablation/test_ablation.py",
+    "rewards/test_ray_actors.py",
+    "worlds/doom/test_pretraining.py",
+    "worlds/doom/test_rooms.py",
+    "worlds/small/test_small_pretraining.py",
+    "player/test_browser.py",
+)
+"""Files with tests of many seconds, or with costly fixtures of a module."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run long files first: at the end no process waits for another's long test.
+
+    Processes also take tests from the ends of each other's lists, so that a file at the beginning stays with one
+    process, which makes its fixtures once and starts the server of ``forked.py`` once.
+    """
+    long = [TESTS / name for name in LONG]
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish() -> None:
