@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import ranks
 import torch
@@ -300,7 +301,13 @@ def command(monkeypatch, capfd):
     return train
 
 
-def test_a_dead_rank_is_named_and_torchrun_restarts_the_run(alone, command, tmp_path):
+@pytest.fixture
+def forked_ranks(monkeypatch):
+    """The launcher's ranks are forked off a server; other tests start real ones."""
+    monkeypatch.setattr("worldcompass.parallel.launch.subprocess", forked.as_subprocess)
+
+
+def test_a_dead_rank_is_named_and_torchrun_restarts_the_run(alone, command, forked_ranks, tmp_path):
     sharded = ("--set", "config.shard=true")
     code, said = command(tmp_path / "run", *sharded, DIE="1:1")
     assert code == 1
@@ -468,7 +475,7 @@ def test_a_lost_critic_stops_all_ranks_and_finished_steps_are_saved(tmp_path):
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000001"]
 
 
-def test_a_users_mistake_is_reported_once_and_stops_all_ranks(command, tmp_path):
+def test_a_users_mistake_is_reported_once_and_stops_all_ranks(command, forked_ranks, tmp_path):
     code, said = command(tmp_path / "run", "--set", "config.prompts_per_step=3")
     assert code == 2
     assert said.count("prompts_per_step is 3, which 2 processes cannot share evenly") == 1

@@ -1,13 +1,11 @@
 """Real processes that train the toy world and die where they are told to, for test_kills.py and `make soak`.
 
 This file is a recipe too, ``worldcompass train faults.py:toy``: with ``FUSE=update:7`` in the environment the
-process kills itself, by SIGKILL, at the seventh event of that kind. Processes are forked off a server that has
-torch loaded already, so that each costs tenths of a second.
+process kills itself, by SIGKILL, at the seventh event of that kind. Processes come from the server of forked.py.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import server
 from safetensors.torch import load_file, save_file
 
 from worldcompass import cli
@@ -38,13 +37,6 @@ STAGES = ("rollout", "rewards", "update", "optimiser", "checkpoint", "log")
 EVENTS_PER_STEP = {"rollout": 4, "rewards": 2, "update": 1, "optimiser": 1, "checkpoint": 5, "log": 1}
 """At least so many events of each kind in a step of ``toy`` that saves."""
 DEADLINE = 120.0  # seconds
-# The last is what every torch optimiser imports when it is made; it takes seconds.
-PRELOADED = [
-    "worldcompass.testing",
-    "worldcompass.training.loop",
-    "worldcompass.commands.train",
-    "torch._dynamo",
-]
 SMALL = Config(
     steps=8,
     sampling=Sampling(prompts_per_step=2, group_size=4, last_chunk=1, denoising_steps=3),
@@ -143,10 +135,8 @@ def start(
         file_limit: bytes that a file of it may have, a poor man's full disk.
         critic: address of the process that scores obedience; by itself when empty.
     """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
     words = ["train", f"{__file__}:toy", "--out", str(out), "--device", "cpu", *options]
-    process = server.Process(target=_main, args=(words, fuse, file_limit, critic, words_of(out)))
+    process = server().Process(target=_main, args=(words, fuse, file_limit, critic, words_of(out)))
     process.start()
     return process
 
@@ -191,7 +181,7 @@ def serve_obedience(groups: int = 0) -> tuple[BaseProcess, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = multiprocessing.get_context("forkserver").Process(target=_serve, args=(port, groups))
+    process = server().Process(target=_serve, args=(port, groups))
     process.start()
     wait_for(lambda: _answers(port))
     return process, f"http://127.0.0.1:{port}"

@@ -6,7 +6,6 @@ rank 1 kills itself after the third step, once; with ``FAIL=1:3`` it raises an e
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from forked import server
 from torch import nn
 
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
@@ -101,11 +101,7 @@ def together(size: int, work: Callable[..., None], *args: Any) -> list[int | Non
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["ranks", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
-    )
-    ranks = [context.Process(target=_joined, args=(rank, size, port, work, args)) for rank in range(size)]
+    ranks = [server().Process(target=_joined, args=(rank, size, port, work, args)) for rank in range(size)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
