@@ -1,11 +1,18 @@
 """What the package imports is what it declares, at versions that work."""
 
 import re
+import runpy
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
+import pytest
 from lowest import ROOT, bounds
+
+from worldcompass.errors import UserError
+from worldcompass.media import video
+from worldcompass.runs.requirements import need_version
 
 # Name of a module -> name of the package that brings it, where they differ.
 PACKAGES = {
@@ -62,3 +69,14 @@ def test_the_tested_versions_are_admitted():
     tested = {name: pin for name, pin in pins.items() if name in bounds()}
     assert len(tested) > 10
     assert all(version(pin) >= version(bounds()[name]) for name, pin in tested.items())
+
+
+def test_an_older_version_that_another_package_installed_is_a_sentence(monkeypatch):
+    """Else a cut video ends the process without a word, or HD videos score with wrong colours."""
+    need_version("av")
+    need_version("vizdoom")
+    monkeypatch.setattr(metadata, "version", lambda name: "16.0.1")
+    with pytest.raises(UserError, match=r"av 16\.0\.1 is installed.*pip install 'av>=18\.1'"):
+        runpy.run_path(video.__file__)
+    monkeypatch.setattr(metadata, "version", lambda name: "18.1.0")
+    need_version("av")

@@ -128,10 +128,10 @@ def post_train(recipe: str, out: str | Path, device: str = "cpu", resume: bool =
     Raises:
         UserError: for an unknown recipe, or a folder that holds another run.
     """
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import make_recipe
     from worldcompass.training.of_recipe import running
 
-    made = load_recipe(recipe)()
+    made = make_recipe(recipe)
     with running(made):
         made.run(Path(out), device, resume)
     return Path(out)

@@ -134,7 +134,7 @@ def ask(critic: Critic, group: Group) -> Scores:
     return replace(scores, values_G=scores.values_G.detach())
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """One line for an error of a user's code: its message, and for a bug also the type and place."""
     words = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if isinstance(error, ValueError | OSError | ImportError | SyntaxError):  # the message suffices

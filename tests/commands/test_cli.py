@@ -6,6 +6,7 @@ import errno
 import importlib
 import itertools
 import os
+import re
 import resource
 import shutil
 import signal
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 from worldcompass import cli
-from worldcompass.commands import _options, info, train
+from worldcompass.commands import _options, info
 from worldcompass.errors import UserError
 from worldcompass.media.video import save_png
 from worldcompass.recipes.load import load_recipe
@@ -83,6 +84,17 @@ def test_help_is_quick_and_imports_nothing_heavy():
         (["doom", "pretrain", "--minutes-world", "-1"], "number of minutes above 0"),
         (["doom", "critics", "--data", "absent"], "absent is not a folder"),
         (["report", "absent"], "absent is not a run folder"),
+        (["report", __file__], "is not a run folder: it is a file"),
+        (["export", __file__, "--out", "absent"], "is not a run folder: it is a file"),
+        (["doctor", __file__], "is a file: expected the folder of a run"),
+        (
+            ["prepare", "--model", "nano", "--images", "absent", "--out", "x"],
+            "there is no absent: expected a folder of images",
+        ),
+        (
+            ["judge", ".", "--world", "nano:smoke", "--recordings", str(Path(__file__).parent)],
+            "holds no recordings",
+        ),
         (["doctor", "absent"], "absent is not a run folder"),
         (["train"], "name a recipe"),
         (["train", "doom_ful"], "there is no recipe 'doom_ful'"),
@@ -318,7 +330,7 @@ def test_every_listed_recipe_can_be_made(capsys):
     names = [line.split()[0] for line in lines]
     assert all(len(line.split()) > 3 for line in lines) and "FILE.py:FUNCTION" in own
     assert {"demo", "hands_demo", "minwm", "nano", "waypoint", "forgewm"} <= set(names)
-    assert all(train.load_recipe(name)().config.steps for name in names)
+    assert all(load_recipe(name)().config.steps for name in names)
 
 
 def test_settings_are_listed_with_what_they_do(capsys):
@@ -332,16 +344,16 @@ def test_a_recipe_in_a_folder_with_a_colon_is_found(tmp_path):
     folder = tmp_path / "10:20"
     folder.mkdir()
     (folder / "mine.py").write_text("def mine():\n    return 1\ndef other():\n    return 2\n")
-    assert train.load_recipe(f"{folder}/mine.py")() == 1
-    assert train.load_recipe(f"{folder}/mine.py:other")() == 2
+    assert load_recipe(f"{folder}/mine.py")() == 1
+    assert load_recipe(f"{folder}/mine.py:other")() == 2
 
 
 def test_own_recipe_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def smoke():\n    return None\n")
-    assert train.load_recipe(f"{file}:smoke").__name__ == "smoke"
+    assert load_recipe(f"{file}:smoke").__name__ == "smoke"
     with pytest.raises(UserError, match="no recipe function 'absent'"):
-        train.load_recipe(f"{file}:absent")
+        load_recipe(f"{file}:absent")
 
 
 def test_settings_that_fit_only_together_may_come_in_any_order():
@@ -412,8 +424,43 @@ def test_a_recipe_imports_its_neighbours_and_they_hide_no_library(tmp_path, monk
     file.write_text(
         "import json\nfrom parts_beside_a_recipe import STEPS\ndef mine():\n    return json, STEPS\n"
     )
-    library, steps = train.load_recipe(f"{file}:mine")()
+    library, steps = load_recipe(f"{file}:mine")()
     assert steps == 3 and library.loads("1") == 1
+
+
+def test_a_linked_recipe_has_the_neighbours_of_its_file(tmp_path, monkeypatch):
+    """As a linked script has."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "part_beside_a_linked_recipe.py").write_text("STEPS = 3\n")
+    (tmp_path / "real" / "mine.py").write_text(
+        "from part_beside_a_linked_recipe import *\nmine = lambda: STEPS\n"
+    )
+    (tmp_path / "link.py").symlink_to(tmp_path / "real" / "mine.py")
+    assert load_recipe(f"{tmp_path}/link.py:mine")() == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "def mine(weights, device='cpu'):\n    pass\n",
+            r"needs arguments \(weights\): a recipe is a function",
+        ),
+        ("def mine():\n    return 3\n", "returned int: expected a frozen dataclass with a method run"),
+        ("class mine:\n    pass\n", "returned mine: expected a frozen dataclass"),
+        ("import dataclasses\n@dataclasses.dataclass\nclass mine:\n    a: int = 1\n", "has no method run"),
+        ("import sys\nsys.exit(3)\n", r"cannot be imported \(SystemExit"),
+        ("def mine(:\n", r"cannot be imported \(invalid syntax"),
+    ],
+)
+def test_what_is_no_recipe_is_one_sentence(body, said, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(body)
+    assert cli.main(["train", str(file), "--out", str(tmp_path / "out")]) == cli.EXIT_USER_ERROR
+    words = capsys.readouterr().err
+    assert words.count("\n") == 1 and re.search(said, words), words
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tilde_is_the_users_home_in_settings_and_files(tmp_path, monkeypatch):

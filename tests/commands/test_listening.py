@@ -33,7 +33,7 @@ def test_the_printed_address_reaches_the_server(host, name):
             listen(host, port)
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid", "a..b", "x" * 64])
 def test_a_host_that_is_not_this_machine_is_said_to_be_the_mistake(host):
     with pytest.raises(UserError, match="name an address of this machine with --host"):
         listen(host, 0)
@@ -47,5 +47,21 @@ def test_a_proxys_pages_are_admitted_when_it_is_named():
         assert "--origin" in (refusal(asked, True) or "")
     assert refusal(Headers({"host": "localhost", "origin": "https://other.org"}), True, origins)
     assert refusal(Headers({"host": "[::1]:8765", "origin": "http://[::1]:8765"}), True) is None
+
+
+def test_an_origin_is_compared_as_browsers_send_it():
+    written = [
+        "HTTPS://Play.Example.org:443/page",
+        "http://[FE80::1]:8080",
+        "http://a.b:80",
+        "http://a.b:443",
+    ]
+    assert origins_of(written) == {"play.example.org", "[fe80::1]:8080", "a.b", "a.b:443"}
+
+
+@pytest.mark.parametrize(
+    "wrong", ["play.example.org", "http://[::1", "http://a.b:port", "ftp://a", "https://", ""]
+)
+def test_what_is_no_address_of_a_page_is_refused(wrong):
     with pytest.raises(UserError, match="expected an address such as https://"):
-        origins_of(["play.example.org"])
+        origins_of([wrong])

@@ -18,7 +18,7 @@ from worldcompass.cost import plan
 from worldcompass.cost.plan import Plan, States, largest_micro_batch, make_plan, measure_states
 from worldcompass.cost.trace import Job, LiveBytes, Traced, trace, trace_without_data
 from worldcompass.cost.work import Work, count, step_work
-from worldcompass.recipes import worldplay_5b, worldplay_8b
+from worldcompass.recipes import waypoint, worldplay_5b, worldplay_8b
 from worldcompass.rollout import RolloutRequest, imagine_groups
 from worldcompass.runs.requirements import NeededFile, NeededModule, differences, header, missing
 from worldcompass.training.config import Config
@@ -333,6 +333,27 @@ def test_the_command_prints_sizes_and_what_is_missing(monkeypatch, tmp_path, cap
     ]
 
 
+def test_the_last_line_says_why_a_plan_that_fits_ends_with_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "make_plan", lambda needs, gpus: Plan(gpus, 1, STATES, TRACED, 7, 9))
+    problems = ["missing: poses (a list)", "a.safetensors does not match this recipe:", "  b is missing"]
+    monkeypatch.setattr(command, "_file_lines", lambda files, modules: problems)
+    assert cli.main(["plan", "worldplay_8b:smoke", "--memory", "80"]) == 1
+    *_, first, second, third, last = capsys.readouterr().out.splitlines()
+    assert [first, second, third] == problems
+    assert last == "the run cannot start: 2 inputs above, missing or of another model"
+
+
+def test_many_missing_inputs_are_a_sentence_and_a_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "minwm:lora", "--out", "out"]) == 2
+    head, *listed = capsys.readouterr().err.splitlines()
+    assert head.startswith(
+        f"error: this run lacks {len(listed)} inputs, listed below: put what is missing there"
+    )
+    assert all(line.startswith("  ") for line in listed) and len(listed) > 3
+    assert any("Wan2.1_VAE" in line for line in listed) and not (tmp_path / "out").exists()
+
+
 def test_recipes_that_cannot_tell_are_refused(tmp_path, capsys):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
@@ -407,6 +428,19 @@ def test_work_grows_with_the_clip_and_its_parts_are_those_of_a_step():
     assert later.seconds(0.2, 1) == pytest.approx(2 * later.seconds(0.4, 1))
 
 
+def test_the_pass_that_keeps_a_frame_is_counted_where_there_is_one():
+    """Waypoint keeps a frame by a denoising pass at level 0; WorldPlay's network runs when the past is read."""
+    recipe = waypoint.smoke()
+    work = counted(recipe.needs())
+    assert 0.9 * work.row < work.keep <= work.row and work.keep_decoder == 0
+    config = recipe.config.changed(prompts_per_step=1)
+    later, without = (step_work(w, config, 2, 1, 3) for w in (work, dataclasses.replace(work, keep=0)))
+    first_share = work.first / work.row
+    assert later.network - without.network == pytest.approx(work.keep * (1 + first_share))
+    still = counted(worldplay_8b.smoke().needs())
+    assert still.keep == 0
+
+
 def test_the_operations_of_attention_are_counted_in_full():
     """By hand: the same chunk after twice the past costs as much more as the past alone cost."""
     needs = worldplay_8b.smoke().needs()
@@ -444,7 +478,9 @@ def test_no_part_of_a_small_network_is_below_zero():
 def test_the_table_of_the_guide_is_the_plan():
     """The row of the adapters of the 8B in docs/worldplay.md, in GiB with one digit, without critics."""
     page = (Path(__file__).parents[2] / "docs" / "worldplay.md").read_text(encoding="utf-8")
-    (row,) = [line for line in page.splitlines() if line.startswith("| `worldplay_8b:lora`, 1 GPU |")]
+    (row,) = [
+        line for line in page.splitlines() if line.startswith("| `worldcompass plan worldplay_8b:lora` |")
+    ]
     told = [cell.strip().removesuffix(", decoding") for cell in row.split("|")[2:-1]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

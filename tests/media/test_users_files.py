@@ -8,6 +8,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from worldcompass import api
 from worldcompass.errors import UserError
@@ -202,6 +203,44 @@ def test_a_server_answers_a_playlist_with_400(four_colours, tmp_path):
     with pytest.raises(HTTPException) as refused:
         score_file(playlists(secret)[0].encode(), "w-3", scorer)
     assert refused.value.status_code == 400 and str(secret) not in refused.value.detail
+
+
+def test_a_server_keeps_no_frame_at_its_full_size_and_refuses_a_cut_one(four_colours, tmp_path):
+    pytest.importorskip("fastapi", reason="the server needs worldcompass[web]")
+    from fastapi import HTTPException
+
+    from worldcompass.serving.scoring import Scorer, score_file
+
+    scorer = Scorer((ToyCleanliness(),), ToyWorld().spec)
+    frames = np.zeros((12, 720, 1280, 3), np.uint8)
+    big = encoded(tmp_path / "big.mp4", frames, {"preset": "ultrafast"}).read_bytes()
+    tracemalloc.start()
+    with pytest.raises(HTTPException) as too_short:
+        score_file(big, "w-150", scorer)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert too_short.value.status_code == 400 and "the video has 12" in too_short.value.detail
+    assert peak < 4 * frames[0].nbytes  # all at full size: 12
+    with pytest.raises(HTTPException) as cut:
+        score_file(four_colours[: four_colours.index(b"stsd")], "w-3", scorer)
+    assert cut.value.status_code == 400 and "not a readable video" in cut.value.detail
+
+
+def test_a_cover_is_neither_the_video_nor_its_rate(tmp_path):
+    """As phones and editors store one, before the stream that plays."""
+    with av.open(str(tmp_path / "covered.mp4"), "w") as container:
+        cover = container.add_stream("mjpeg", rate=90)
+        cover.height, cover.width, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for into, size, count in ((cover, (32, 32), 1), (stream, (48, 64), 3)):
+            for _ in range(count):
+                picture = av.VideoFrame.from_ndarray(np.full((*size, 3), 99, np.uint8), format="rgb24")
+                container.mux(into.encode(picture))
+            container.mux(into.encode())
+    assert video.read_video(tmp_path / "covered.mp4").shape == (3, 3, 48, 64)
+    assert video.frame_rate(tmp_path / "covered.mp4") == 8
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from worldcompass.errors import UserError
+from worldcompass.errors import LAUNCHED, UserError
 from worldcompass.parallel import cpus, launch, signals, team
 from worldcompass.parallel.signals import Notices, finishing_the_step, notices_raise
 
@@ -119,6 +119,16 @@ def test_a_half_set_environment_of_a_launcher_is_a_sentence(given, said, monkeyp
         monkeypatch.setenv(name, given.get(name, ""))
     with pytest.raises(UserError, match=said):
         launch.is_rank()
+
+
+def test_another_launchers_processes_start_no_others(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    launch.refuse_launch("1")
+    with pytest.raises(UserError, match="another launcher has started this process: leave out --nproc 4"):
+        launch.refuse_launch("4")
+    monkeypatch.setenv(LAUNCHED, "1")
+    launch.refuse_launch("4")
 
 
 def test_an_empty_environment_is_one_process(monkeypatch):

@@ -125,6 +125,7 @@ def test_a_setting_is_named_with_its_group_or_without():
     ("broken", "words"),
     [
         ({"steps": 0}, "steps must be at least 1; got steps=0"),
+        ({"seed": -1}, "seed must not be negative; got seed=-1"),
         (
             {"best": 9, "worst": 9},
             "best + worst must be between 1 and group_size; got group_size=12, best=9, worst=9",

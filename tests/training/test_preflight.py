@@ -53,7 +53,7 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
         ({"prompts_per_step": 6}, "at most the 5 scenarios"),
         ({"last_chunk": 2}, "is shorter"),
         ({"noise_levels": 7}, "at most the 6 steps of a rollout"),
-        ({"explore": 1.0}, "a method weaken"),
+        ({"explore": 1.0}, "does not have: set config.explore=0"),
     ],
 )
 def test_settings_that_do_not_fit_the_world_are_refused(change, words, tmp_path):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from worldcompass.errors import UserError
 
 ANYWHERE = frozenset({"", "0.0.0.0", "::"})  # every address of this machine
+PORTS = {"http": 80, "https": 443}  # of a scheme's own, which browsers leave out
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -24,10 +25,12 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except OSError as why:
-        wrong_host = isinstance(why, socket.gaierror) or why.errno == errno.EADDRNOTAVAIL
+    except (OSError, UnicodeError) as why:  # the second for what can be no name of a host
+        number = why.errno if isinstance(why, OSError) and not isinstance(why, socket.gaierror) else None
+        wrong_host = number in (None, errno.EADDRNOTAVAIL)
         remedy = "name an address of this machine with --host" if wrong_host else "choose another with --port"
-        raise UserError(f"cannot listen on {host} port {port}: {why.strerror or why}; {remedy}") from why
+        said = getattr(why, "strerror", None) or why
+        raise UserError(f"cannot listen on {host} port {port}: {said}; {remedy}") from why
     return listener
 
 
@@ -38,13 +41,23 @@ def address_of(host: str, listener: socket.socket) -> str:
 
 
 def origins_of(addresses: Sequence[str]) -> frozenset[str]:
-    """Names and ports of the addresses of ``--origin``.
+    """Names and ports of the addresses of ``--origin``, as a browser sends them.
 
     Raises:
         UserError: for something that is no address of a page.
     """
-    places = {address: urlsplit(address) for address in addresses}
-    for address, place in places.items():
-        if place.scheme not in ("http", "https") or not place.netloc:
-            raise UserError(f"--origin is {address}: expected an address such as https://play.example.org")
-    return frozenset(place.netloc for place in places.values())
+    return frozenset(map(_sent, addresses))
+
+
+def _sent(address: str) -> str:
+    """Name and port of an address: the name in small letters, the port left out if it is the scheme's own."""
+    wrong = UserError(f"--origin is {address}: expected an address such as https://play.example.org")
+    try:
+        place = urlsplit(address)
+        name, port = place.hostname, place.port
+    except ValueError:  # a bracket without its pair, or a port that is no number
+        raise wrong from None
+    if place.scheme not in PORTS or not name:
+        raise wrong
+    name = f"[{name}]" if ":" in name else name
+    return name if port in (None, PORTS[place.scheme]) else f"{name}:{port}"

@@ -46,11 +46,11 @@ def open_recipe(source: str, assignments: Sequence[str] = ()) -> Any:
     Raises:
         UserError: for another recipe or setting.
     """
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import make_recipe
     from worldcompass.recipes.overrides import override
     from worldcompass.worlds.open.recipe import OpenRecipe
 
-    recipe = override(load_recipe(source)(), list(assignments))
+    recipe = override(make_recipe(source), list(assignments))
     if not isinstance(recipe, OpenRecipe):
         raise UserError(
             f"{source} is no recipe of an open checkpoint: expected one such as worldplay_8b:lora"

@@ -110,8 +110,8 @@ def _chosen(grid: Grid, rows: list[str] | None, seeds: list[int] | None) -> Grid
 
 def _check_recipes(grid: Grid, assignments: list[str]) -> None:
     """Load every recipe with its settings, so that a misspelt one is refused before the first run."""
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import make_recipe
     from worldcompass.recipes.overrides import override
 
     for row in grid.rows:
-        override(load_recipe(row.recipe)(), assignments)
+        override(make_recipe(row.recipe), assignments)

@@ -70,10 +70,10 @@ def _machine(args: argparse.Namespace) -> int:
 
     from worldcompass.cost.machine import survey
     from worldcompass.errors import EXIT_DISEASED
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import make_recipe
 
     device = check_device(args.device)
-    recipe = load_recipe(args.machine)()
+    recipe = make_recipe(args.machine)
     if not hasattr(recipe, "needs"):
         raise UserError(f"{args.machine} declares no needs: name a recipe that worldcompass plan knows")
     ranks = torch.cuda.device_count() if device == "cuda" else 1

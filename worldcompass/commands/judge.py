@@ -123,10 +123,11 @@ def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sou
         raise UserError(
             f"--world {args.world} has no engine: give recordings of the real thing with --recordings"
         )
-    folder = need_folder(args.recordings, "recordings")
     from worldcompass.judging.court import sources_of as of_court
     from worldcompass.recordings import videos_in
 
+    folder = need_folder(args.recordings, "recordings")
+    recordings = videos_in(folder)
     if is_open(args.world):
         from worldcompass.worlds.open.judging import court
 
@@ -140,7 +141,7 @@ def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sou
 
         base = f"{args.world} {digest_of(Path(parts_of(args.world)[0]))}"
         found = own_court(world_maker(args.world), base, folder, args.latents, device)
-    return partial(of_court, found), args.scenarios or len(videos_in(folder)) // 2
+    return partial(of_court, found), args.scenarios or len(recordings) // 2
 
 
 def print_gates(judgement: Judgement) -> None:

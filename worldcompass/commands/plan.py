@@ -30,6 +30,7 @@ EXAMPLES = """\
 
 MIB = 1 << 20
 MOST_DIFFERENCES = 20  # printed for one file
+DETAIL = "  "  # before the lines on one file
 CARD_OF_80_GB = 79.0  # GiB
 
 
@@ -54,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan; exit code 0 when it fits and every file is present and matches, else 1."""
     from worldcompass.cost.plan import make_plan, what_to_lower
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import make_recipe
     from worldcompass.recipes.overrides import override
 
     source = [] if args.checkpoints is None else [f"source.checkpoints={args.checkpoints}"]
-    recipe = override(load_recipe(args.recipe)(), [*args.assignments, *source])
+    recipe = override(make_recipe(args.recipe), [*args.assignments, *source])
     if not hasattr(recipe, "needs"):
         raise UserError(
             f"{args.recipe} declares no needs: give it a method needs() -> worldcompass.cost.plan.Needs"
@@ -81,10 +82,21 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.hours:
         print("\n".join(_time_lines(needs, args.gpus)))
-    if plan.fits(memory):
-        return 1 if problems else 0
-    print(f"the phase {plan.worst_phase} needs the most memory: {what_to_lower(plan, needs.config)}")
-    return 1
+    if not plan.fits(memory):
+        print(f"the phase {plan.worst_phase} needs the most memory: {what_to_lower(plan, needs.config)}")
+    if problems:
+        print("\n".join(_again(problems)))
+    return 0 if plan.fits(memory) and not problems else 1
+
+
+def _again(problems: Sequence[str]) -> list[str]:
+    """The missing and unfit files once more: the last line says why the exit code is not 0."""
+    things = sum(not line.startswith(DETAIL) for line in problems)
+    return [
+        "",
+        *problems,
+        f"the run cannot start: {things} input{'s' * (things > 1)} above, missing or of another model",
+    ]
 
 
 def _memory_here() -> float | None:
@@ -170,5 +182,5 @@ def _file_lines(files: Sequence[NeededFile], modules: Sequence[NeededModule] = (
     for file in files:
         wrong = differences(file)
         lines += [f"{file.path} does not match this recipe:"] if wrong else []
-        lines += [f"  {line}" for line in wrong[:MOST_DIFFERENCES]]
+        lines += [f"{DETAIL}{line}" for line in wrong[:MOST_DIFFERENCES]]
     return lines

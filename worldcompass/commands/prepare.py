@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         checkpoints = args.checkpoints or how.encoders
         if checkpoints is None:
             raise UserError("images need encoders: give their folder with --checkpoints")
-        how.check(need_folder(checkpoints, "the encoders' checkpoints"))
         requests = read_requests(args.images, how.from_captions, how.captions)
+        how.check(need_folder(checkpoints, "the encoders' checkpoints"))
         writable(args.out)
         fit = args.fit or how.fits[0]
         made_by = args.model if fit == how.fits[0] else f"{args.model}, {fit}"

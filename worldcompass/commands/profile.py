@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Profile one step and print where its time goes."""
     from worldcompass.cost.profile import profile
-    from worldcompass.recipes.load import load_recipe
+    from worldcompass.recipes.load import make_recipe
     from worldcompass.recipes.overrides import override
 
-    recipe = override(load_recipe(args.recipe)(), args.assignments)
+    recipe = override(make_recipe(args.recipe), args.assignments)
     if not hasattr(recipe, "parts"):
         raise UserError(
             f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.training.run.Parts"

@@ -22,9 +22,9 @@ from worldcompass.commands._options import add_automatic_resume, add_device, add
 from worldcompass.devices.cuda import device_of_rank
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
-from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks
+from worldcompass.parallel.launch import end_with_launcher, is_rank, launch, number_of_ranks, refuse_launch
 from worldcompass.parallel.team import joined
-from worldcompass.recipes.load import load_recipe, shipped_recipes, summaries
+from worldcompass.recipes.load import make_recipe, shipped_recipes, summaries
 from worldcompass.recipes.overrides import explained, override
 from worldcompass.runs.folder import RunFolder, writable
 from worldcompass.runs.trackers import Track
@@ -79,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     chosen = [f"config.on_disease={args.on_disease}"] if args.on_disease else []
     chosen += [f"config.track={args.track}"] if args.track else []
-    recipe = override(load_recipe(args.recipe)(), [*args.assignments, *chosen])
+    recipe = override(make_recipe(args.recipe), [*args.assignments, *chosen])
+    if not hasattr(recipe, "run"):
+        raise UserError(
+            f"{args.recipe} has no method run: give {type(recipe).__name__} run(out, device, resume)"
+        )
     if args.list:
         print("\n".join(explained(recipe)))
         return 0
@@ -87,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         accept = args.accept_changes or recipe.config.keeping.accept_changes
         recipe = replace(recipe, config=recipe.config.changed(recipe=args.recipe, accept_changes=accept))
     device = check_device(args.device)
+    refuse_launch(args.nproc)
     if not is_rank() and (ranks := number_of_ranks(args.nproc, device)) > 1:
         return launch(sys.argv[1:], ranks)
     end_with_launcher()

@@ -40,6 +40,10 @@ class Work:
     """Forward and backward pass of one training row after a full memory."""
     decode: float
     """Decoding one chunk."""
+    keep: float = 0.0
+    """The network's part of remembering a finished chunk after a full memory; 0 where it takes no pass."""
+    keep_decoder: float = 0.0
+    """The decoder's part of it."""
 
     def extended(self, deeper: Work, blocks: int) -> Work:
         """The work with ``blocks`` more blocks, by extrapolation; decoding does not depend on them."""
@@ -78,16 +82,19 @@ def step_work(work: Work, config: Config, chunk: int, full: int, steps: int) -> 
         return work.first + (work.row - work.first) * filled(past)
 
     rows = (learning.best + learning.worst) * learning.noise_levels
-    past = sum(steps * row(c) + work.attend * filled(c) for c in range(chunk))
+    keep = work.keep / work.row  # in denoising passes, so it grows with the past as they do
+    past = sum((steps + keep) * row(c) + work.attend * filled(c) for c in range(chunk))
     future = work.attend * filled(chunk) + sampling.group_size * steps * row(chunk)
     follows = range(chunk + 1, chunk + sampling.clip_chunks)
-    future += sampling.group_size * sum(steps * row(c) + work.attend * filled(c) for c in follows)
+    after = sum(steps * row(c) + keep * row(c - 1) + work.attend * filled(c) for c in follows)
+    future += sampling.group_size * after
     # Behaviour's targets, then the update, whose backward pass keeps its proportion to the forward pass.
     trained = rows * row(chunk) * (1 + work.update / work.row)
     one = past + future + trained
-    # The past once to see and once to remember, and each candidate's clip.
-    decoded = 2 * chunk + sampling.group_size * sampling.clip_chunks
-    return StepWork(sampling.prompts_per_step * one, sampling.prompts_per_step * decoded * work.decode)
+    shown = chunk + sampling.group_size * sampling.clip_chunks
+    kept = chunk + sampling.group_size * len(follows)
+    decoded = shown * work.decode + kept * work.keep_decoder
+    return StepWork(sampling.prompts_per_step * one, sampling.prompts_per_step * decoded)
 
 
 def count_without_data(
@@ -124,13 +131,22 @@ def _count(world: WorldModel[Any], job: Job) -> Work:
         attend, attended = _operations(lambda: world.attend(context, actions, generators))
         row, clean = _operations(lambda: predict(attended))
         decode, _ = _operations(lambda: world.decode(clean, attended)) if job.decodes else (0.0, None)
+        keep, keep_decoder = _of_net(world.net, lambda: world.remember(attended, clean, actions))
 
     def update() -> None:
         with in_bf16("cpu", job.autocast_bf16):
             predicted = predict(attended)
         predicted.square().sum().backward()
 
-    return Work(first, row, attend, _operations(update)[0], decode)
+    return Work(first, row, attend, _operations(update)[0], decode, keep, keep_decoder)
+
+
+def _of_net(net: nn.Module, call: Callable[[], Any]) -> tuple[float, float]:
+    """Operations of a call within the network, which is called as a whole as sharding needs, and the others."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
+        call()
+    inside = float(sum(counter.get_flop_counts().get(type(net).__name__, {}).values()))
+    return inside, counter.get_total_flops() - inside
 
 
 def _operations(call: Callable[[], Any]) -> tuple[float, Any]:

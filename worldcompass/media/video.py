@@ -21,11 +21,15 @@ import torch
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.media.pictures import decode_picture
 from worldcompass.runs.atomic import writing
+from worldcompass.runs.requirements import need_version
+
+need_version("av")
 
 Frames = Tensor | np.ndarray
 # What PyAV raises for damaged streams besides its own errors.
@@ -124,11 +128,11 @@ def frame_rate(path: Path) -> float | None:
     """Frames per second of a video; None when the file does not say.
 
     Raises:
-        UserError: when the file is not a video.
+        UserError: when the file is not a video, or holds none.
     """
     try:
         with _opened(str(path.absolute())) as container:
-            rate = container.streams.video[0].average_rate
+            rate = _stream_of(container, str(path)).average_rate
     except (av.error.FFmpegError, *_UNREADABLE) as why:
         raise UserError(f"{path} is not a readable video ({why}): expected one such as an MP4") from why
     return float(rate) if rate else None
@@ -139,10 +143,7 @@ def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> It
     # A name with a colon, such as 10:20.mp4, would be a protocol of FFmpeg if the path were not absolute.
     opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     with _opened(opened) as container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise UserError(f"{name} holds no video: expected a video such as an MP4")
-        stream = streams[0]
+        stream = _stream_of(container, name)
         if stream.codec_context is None:  # the file ends before what describes the stream
             raise UserError(f"{name} is not a readable video (no decoder): expected one such as an MP4")
         _check_pixels(stream.width, stream.height, max_pixels)
@@ -150,6 +151,14 @@ def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> It
             _check_pixels(frame.width, frame.height, max_pixels)  # a stream may change its size
             squared = _square_pixels(frame.to_ndarray(format="rgb24"), stream.sample_aspect_ratio, name)
             yield _upright(squared, frame, name)
+
+
+def _stream_of(container: InputContainer, name: str) -> VideoStream:
+    """The first stream of pictures that is no cover."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise UserError(f"{name} holds no video: expected a video such as an MP4")
+    return streams[0]
 
 
 def _opened(source: str | io.BytesIO) -> InputContainer:

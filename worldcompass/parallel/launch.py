@@ -55,6 +55,19 @@ def is_rank() -> bool:
     return bool(os.environ.get("RANK"))
 
 
+def refuse_launch(wanted: str) -> None:
+    """Refuse ``--nproc`` in a process that another launcher has started, where it would mean nothing.
+
+    Raises:
+        UserError: for more than one process.
+    """
+    if is_rank() and LAUNCHED not in os.environ and wanted != "1":
+        raise UserError(
+            f"RANK is set, so another launcher has started this process: leave out --nproc {wanted}, or unset RANK"
+            " and WORLD_SIZE"
+        )
+
+
 def end_with_launcher() -> None:
     """Have the kernel send SIGTERM to this rank when its launcher dies, so that it saves and stops."""
     if LAUNCHED in os.environ:

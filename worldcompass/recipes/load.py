@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -17,6 +19,11 @@ from worldcompass.critic import FAILURES, error_line
 from worldcompass.errors import UserError
 from worldcompass.recipes.overrides import home_of
 
+OWN = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
 NO_RECIPES = {"catalogue", "load", "overrides"}  # modules of this folder that are not recipes
 
 
@@ -49,6 +56,34 @@ def load_recipe(name: str) -> Callable[[], Any]:
     if not callable(recipe):
         raise UserError(f"{source} has no recipe function {function!r}; name one as {source}:FUNCTION")
     return recipe
+
+
+def make_recipe(name: str) -> Any:
+    """What the recipe function of this name returns, see ``load_recipe``.
+
+    Raises:
+        UserError: when there is none, it needs arguments, or it returns no dataclass.
+    """
+    make = load_recipe(name)
+    needed = _needed(make)
+    if needed:
+        raise UserError(f"{name} needs arguments ({', '.join(needed)}): a recipe is a function without any")
+    recipe = make()
+    if isinstance(recipe, type) or not dataclasses.is_dataclass(recipe):
+        raise UserError(
+            f"{name} returned {type(recipe).__name__}: expected a frozen dataclass with a method"
+            " run(out, device, resume)"
+        )
+    return recipe
+
+
+def _needed(make: Callable[..., Any]) -> list[str]:
+    """The arguments that a function cannot be called without."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # of a function of C
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind in OWN]
 
 
 def load_module(source: str) -> ModuleType:
@@ -85,10 +120,10 @@ def _load_file(path: Path) -> ModuleType:
         raise UserError(f"there is no recipe file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses of the file look up their annotations there
-    if (folder := str(path.parent.resolve())) not in sys.path:
+    if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.append(folder)  # as for a script, so that the file can import its neighbours
     try:
         spec.loader.exec_module(module)
-    except (*FAILURES, SyntaxError) as error:
+    except (*FAILURES, SyntaxError, SystemExit) as error:
         raise UserError(f"{path} cannot be imported ({error_line(error)})") from error
     return module

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from worldcompass.errors import UserError
@@ -56,6 +58,34 @@ def has_package(name: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
+def need_version(package: str) -> None:
+    """Check that an installed package is as new as worldcompass declares, for one whose older versions crash.
+
+    pip only warns when another package puts an older one in its place.
+
+    Raises:
+        UserError: naming both versions.
+    """
+    try:
+        declared, found = metadata.requires("worldcompass") or [], metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return
+    bounds = [
+        line.removeprefix(f"{package}>=").split(";")[0]
+        for line in declared
+        if line.startswith(f"{package}>=")
+    ]
+    if any(_numbers(found) < _numbers(bound) for bound in bounds):
+        raise UserError(
+            f"{package} {found} is installed, whose faults end worldcompass or change its results: it needs"
+            f" {bounds[0]} or newer, pip install '{package}>={bounds[0]}'"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
 def visible(folder: Path, pattern: str) -> list[Path]:
     """A folder's matching files by name, without hidden ones, which killed processes may leave unfinished."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
@@ -71,6 +101,13 @@ def lacking(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -
         *(f"{file.path} ({file.what})" for file in missing(files)),
         *(f"Python package {module.name} ({module.install})" for module in modules if not module.here),
     ]
+
+
+def lacks(who: str, things: Sequence[str], remedy: str) -> str:
+    """The error for missing things: one sentence, and several of them as a list below it, a line each."""
+    if len(things) == 1:
+        return f"{who} lacks {things[0]}: {remedy}"
+    return "\n  ".join([f"{who} lacks {len(things)} inputs, listed below: {remedy}", *things])
 
 
 def missing(files: Sequence[NeededFile]) -> list[NeededFile]:

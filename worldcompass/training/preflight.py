@@ -68,6 +68,18 @@ def check_shares(team: Team, prompts: int, true_pasts: float) -> None:
         )
 
 
+def check_guidance(world: WorldModel[Any], explore: float) -> None:
+    """Check that a world has the guidance by which candidates are to differ.
+
+    Raises:
+        UnfitInputs: when it has none.
+    """
+    if explore and not isinstance(world, Guidable):
+        raise UnfitInputs(
+            f"explore={explore} explores by guidance, which {world.spec.name} does not have: set config.explore=0"
+        )
+
+
 def check_inputs(parts: Parts) -> None:
     """Check that configuration, scenarios and critics fit together.
 
@@ -89,11 +101,7 @@ def check_inputs(parts: Parts) -> None:
         raise UnfitInputs(
             f"the weights of all critics are zero ({', '.join(names)}): set one of them above 0"
         )
-    if sampling.explore and not isinstance(world, Guidable):
-        raise UnfitInputs(
-            f"explore={sampling.explore} explores by guidance, which {world.spec.name} does not have: set"
-            " config.explore=0, or give a world of your own a method weaken(context)"
-        )
+    check_guidance(world, sampling.explore)
     if sampling.stochastic and world.spec.sampler is not euler_step:
         raise UnfitInputs(
             f"stochastic={sampling.stochastic} needs a world that follows a flow, but {world.spec.name} jumps from"

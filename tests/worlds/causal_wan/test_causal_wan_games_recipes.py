@@ -254,7 +254,9 @@ def test_real_data_sets_hold_30_latents_and_257_tokens():
 
 
 def test_missing_and_damaged_encoders_are_refused(checkpoints, tmp_path):
-    with pytest.raises(UserError, match=r"lacks \./Wan2\.1_VAE\.pth .*from Skywork/Matrix-Game-2\.0"):
+    with pytest.raises(
+        UserError, match=r"lacks 2 inputs.*\n  \./Wan2\.1_VAE\.pth .*from Skywork/Matrix-Game-2\.0"
+    ):
         check_parts(tmp_path, PARTS)
     (tmp_path / VAE_FILE).symlink_to(checkpoints / IMAGE_FILE)
     with pytest.raises(UserError, match=r"not those of Wan2\.1's video autoencoder"):

@@ -221,7 +221,7 @@ def test_missing_checkpoints_are_named_with_where_they_go_and_come_from(parts, t
         for file in part.files:
             (tmp_path / part.folder / file.replace("*", "model")).touch()
     with pytest.raises(
-        UserError, match=r"lacks vae/config\.json \(the video autoencoder, .*; vae/diffusion_"
+        UserError, match=r"lacks 2 inputs.*\n  vae/config\.json \(the video autoencoder, .*\n  vae/diffusion_"
     ) as no:
         check_parts(tmp_path, parts)
     assert "text_encoder" not in str(no.value)

@@ -198,7 +198,7 @@ def actions_of(
     if statistics is None and normalised:
         raise UserError(
             "this checkpoint reads normalised actions: give the mean and deviation of its training actions with"
-            " statistics=FILE, see docs/nano.md"
+            " statistics=FILE; Nano's guide says how they are computed"
         )
     if statistics is not None and len(statistics.mean) != size:
         raise UserError(

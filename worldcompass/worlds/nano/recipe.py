@@ -14,7 +14,7 @@ from worldcompass.errors import UserError
 from worldcompass.rewards.bundle import Rewards
 from worldcompass.rewards.paper import QUALITY
 from worldcompass.rewards.played import INVERSE_DYNAMICS, PlayedRewards
-from worldcompass.runs.requirements import lacking
+from worldcompass.runs.requirements import lacking, lacks
 from worldcompass.training.advantages import all_groups
 from worldcompass.training.balance import Weighing
 from worldcompass.training.config import Config
@@ -33,7 +33,7 @@ from worldcompass.worlds.nano.transformer import NanoTransformer
 from worldcompass.worlds.nano.weights import MODEL_FILE, export_nano, load_nano
 from worldcompass.worlds.nano.world import START, NanoContext, NanoWorld, Pictures, Sampling
 from worldcompass.worlds.open.prepare import Preparation
-from worldcompass.worlds.open.recipe import OpenRecipe, begin_on
+from worldcompass.worlds.open.recipe import PUT_THERE, OpenRecipe, begin_on
 
 # Latents per second by the numbers of a setting: PushT has 10 settings per second and 5 of them per latent, RT-1 3
 # frames per second. Of other data sets the rate is unknown; this one is the shooter's recordings'.
@@ -140,8 +140,8 @@ class NanoRecipe(OpenRecipe):
         folder = source.checkpoints if isinstance(source, OfficialFiles) else None
 
         def check() -> None:
-            if lacks := lacking(source.statistics_files()):
-                raise UserError(f"the data set needs {'; '.join(lacks)}")
+            if things := lacking(source.statistics_files()):
+                raise UserError(lacks("the data set", things, PUT_THERE))
 
         return preparation_of(self.checkpoint, self.num_given, self.rate, source.actions.space, folder, check)
 

@@ -124,7 +124,7 @@ class OfficialFiles(PreparedFiles):
 
     def statistics_files(self) -> tuple[NeededFile, ...]:
         """The file of statistics, if the checkpoint reads normalised actions or the user names one."""
-        what = "mean and deviation of the training actions, see docs/nano.md"
+        what = "mean and deviation of the training actions; Nano's guide says how they are computed"
         needed = self.statistics is not None or self.checkpoint.normalised
         return (NeededFile(self._statistics, what),) if needed else ()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldcompass.errors import UserError
+from worldcompass.runs.requirements import lacks
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,4 @@ def check_parts(checkpoints: Path, parts: tuple[Part, ...]) -> None:
         if not any((checkpoints / part.folder).glob(file))
     ]
     if missing:
-        raise UserError(f"{checkpoints} lacks {'; '.join(missing)}: download the missing files")
+        raise UserError(lacks(str(checkpoints), missing, "download what is missing"))

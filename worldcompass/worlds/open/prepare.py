@@ -105,6 +105,8 @@ def read_requests(images: Path, from_captions: bool = False, captions: bool = Tr
     Raises:
         UserError: when there are no images, a caption or image is missing or unreadable, or names repeat.
     """
+    if not images.exists():
+        raise UserError(f"there is no {images}: expected a folder of images or a JSON list of them")
     requests = (
         _from_folder(images, from_captions, captions) if images.is_dir() else _from_list(images, captions)
     )

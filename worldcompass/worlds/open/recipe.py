@@ -21,7 +21,7 @@ from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.truth_paired import TwoSided
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder
-from worldcompass.runs.requirements import NeededFile, differences, lacking
+from worldcompass.runs.requirements import NeededFile, differences, lacking, lacks
 from worldcompass.seeding import generator_for
 from worldcompass.settings import HARMLESS
 from worldcompass.training.config import Config
@@ -29,7 +29,7 @@ from worldcompass.training.curriculum import chunks_needed
 from worldcompass.training.loop import train_parts
 from worldcompass.training.lora import Lora, export_lora, merge_lora
 from worldcompass.training.optim import adamw, choose_trained
-from worldcompass.training.preflight import try_critics
+from worldcompass.training.preflight import check_guidance, try_critics
 from worldcompass.training.probe import SHOWN, HeldOut
 from worldcompass.training.run import Parts
 from worldcompass.types import Scenario
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 LOOK_LATENTS, LOOK_STEPS = 32, 20
 LOOK_SEED = 9_000_000  # of trajectories that no run draws, as its own seeds are far below
 STEADINESS, REALITY = "steadiness", "reality"
+PUT_THERE = "put what is missing there, or give its path with --set"
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by their official names."""
@@ -208,12 +209,12 @@ class OpenRecipe(ABC):
             UserError: naming the missing files and packages, or the first tensor that differs.
         """
         self.check_settings()
-        if lacks := lacking(self._files(), self.rewards.modules()):
-            raise UserError(
-                f"this run lacks {'; '.join(lacks)}: put it there or give its path with --set; 'worldcompass plan'"
-                " with the same settings lists all inputs"
-            )
-        for file in self._files(self.blank()):
+        if things := lacking(self._files(), self.rewards.modules()):
+            remedy = f"{PUT_THERE}; 'worldcompass plan' with the same settings lists all inputs"
+            raise UserError(lacks("this run", things, remedy))
+        blank = self.blank()
+        check_guidance(blank, self.config.sampling.explore)
+        for file in self._files(blank):
             if wrong := differences(file):
                 more = (
                     f" and {len(wrong) - 1} more: give the file of this model; 'worldcompass plan' lists them"
@@ -229,8 +230,8 @@ class OpenRecipe(ABC):
             UserError: naming the missing files.
         """
         self.check_settings()
-        if lacks := lacking(self._files_of(self.blank()), ()):
-            raise UserError(f"this world lacks {'; '.join(lacks)}: put it there or give its path with --set")
+        if things := lacking(self._files_of(self.blank()), ()):
+            raise UserError(lacks("this world", things, PUT_THERE))
 
     def check_settings(self) -> None:
         """Refuse settings that do not fit together, such as weights in bfloat16 without autocast.
@@ -310,6 +311,7 @@ class OpenRecipe(ABC):
 
         self.check_settings()
         world = self.blank()
+        check_guidance(world, self.config.sampling.explore)
         files = self._files(world)
         choose_trained(world.net, self.config.optimiser, generator_for("plan"))
         return Needs(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.geometry import motion_signs, pose, rotation_from_angles
+from worldcompass.runs.requirements import need_version
 from worldcompass.worlds.doom.engine.facts import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
@@ -32,6 +33,8 @@ from worldcompass.worlds.doom.engine.facts import (
 )
 from worldcompass.worlds.doom.engine.maps import DoomMap
 from worldcompass.worlds.doom.engine.start import write_script
+
+need_version("vizdoom")
 
 FRAME_SIZE = (FRAME_HEIGHT, FRAME_WIDTH)
 THRUST_PER_DELTA = 1 / 32  # units per tic gained by one unit of a MOVE_*_DELTA button, measured
