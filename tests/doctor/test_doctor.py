@@ -25,7 +25,7 @@ from worldcompass.doctor import Record, diagnose, read_record
 from worldcompass.doctor.trends import mean, steps_needed, trend
 from worldcompass.errors import UserError
 from worldcompass.report import write_report
-from worldcompass.runs.metrics import Pictures, RewardMetrics, StepMetrics
+from worldcompass.runs.metrics import Pictures, RewardMetrics, StepMetrics, write_metrics
 from worldcompass.statistics import student
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.loop import train
@@ -247,6 +247,19 @@ def test_metrics_of_older_versions_are_read_and_what_they_lack_is_named():
     assert diagnosis.healthy
     assert {"no gradient", "motion dying", "behaviour far", "reward hacking"} <= set(diagnosis.not_measured)
     assert "reward hacking (needs a held-out judge: set config.probe_every)" in diagnosis.unmeasured()
+
+
+def test_a_setting_that_is_set_is_not_advised(tmp_path):
+    write_metrics(tmp_path / "metrics.jsonl", steps(rows_of({"a": 0.02})))
+    said = []
+    for probe_every in (0, 2):
+        described = {"version": 2, "steps": 24, "keeping": {"probe_every": probe_every}}
+        (tmp_path / "config.json").write_text(json.dumps(described))
+        found = diagnose(read_record(tmp_path))
+        assert found.state == "unjudged"
+        said.append(found.hint + found.unmeasured())
+    assert said[0].count("set config.probe_every") == 2
+    assert "config.probe_every" not in said[1] and said[1].count("worldcompass judge") == 2
 
 
 def inflating(**ends):

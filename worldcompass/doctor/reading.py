@@ -31,8 +31,7 @@ def read_record(run_dir: Path) -> Record:
     if run_dir.is_file():
         raise UserError(f"{run_dir} is a file: expected the folder of a run, such as {run_dir.parent}")
     if not run_dir.is_dir():
-        why = "it is a file" if run_dir.is_file() else "there is no such folder"
-        raise UserError(f"{run_dir} is not a run folder: {why}")
+        raise UserError(f"{run_dir} is not a run folder: there is no such folder")
     folder = RunFolder(run_dir)
     path = folder.metrics
     rows, events = read_metrics(path), read_events(folder.events)
@@ -42,8 +41,8 @@ def read_record(run_dir: Path) -> Record:
             f"a training run whose first step is finished{training_member(folder)}"
         )
     _check_order(path, rows)
-    planned, weights = _configured(folder.config)
-    return Record(rows, events, planned, weights, evaluated(read_results(folder.results)))
+    planned, weights, probed = _configured(folder.config)
+    return Record(rows, events, planned, weights, evaluated(read_results(folder.results)), probed)
 
 
 def _check_order(path: Path, rows: Sequence[StepMetrics]) -> None:
@@ -54,14 +53,14 @@ def _check_order(path: Path, rows: Sequence[StepMetrics]) -> None:
             )
 
 
-def _configured(path: Path) -> tuple[int, Mapping[str, float]]:
-    """Planned steps and weights of the rewards from the run's configuration, with defaults."""
+def _configured(path: Path) -> tuple[int, Mapping[str, float], bool]:
+    """Planned steps, weights of the rewards and whether it probes, from the run's configuration, with defaults."""
     config = read_settings(path)
     steps = config.values.get("steps", USUAL_STEPS)
     if not isinstance(steps, int) or steps < 1:
         raise UserError(f"{path} is not a run's configuration: steps is {steps!r}, expected a number above 0")
     try:
-        return steps, config.weights
+        return steps, config.weights, bool(config.values.get("probe_every"))
     except ValueError as why:
         raise UserError(f"{path} is not a run's configuration: {why}") from None
 

@@ -71,6 +71,8 @@ class Record:
     """Weights of rewards by name; 1 for the others."""
     evaluation: Mapping[str, Estimate] = field(default_factory=dict)
     """Change from base to trained model by the held-out judge, 95% intervals; empty without an evaluation."""
+    probed: bool = False
+    """Whether videos are probed during the run; what then lacks is a judge, not the setting."""
 
     @property
     def refused(self) -> list[Refused]:

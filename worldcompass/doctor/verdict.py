@@ -34,12 +34,13 @@ ANSWERS: dict[State, str] = {
 }
 CAUSES: dict[State, Severity] = {"harmed": "harmful", "stuck": "stuck"}  # of the finding that names the cause
 TOO_SHORT = "This run was too short to tell."
-NEEDS = {"reward hacking": "needs a held-out judge: set config.probe_every"}
+NEEDS = {"reward hacking": "needs a held-out judge"}
+SET_PROBES = "set config.probe_every"
+NO_JUDGE = "compare before and after with 'worldcompass judge', as this run's probes have no judge"
 HINTS: dict[State, str] = {
     "unconfirmed": "More steps or more held-out videos would show a smaller gain. So far only the critics see one, "
     "and they may be fooled.",
-    "unjudged": "Rewards also rise when a run fools its critics. To find out, set config.probe_every, or evaluate "
-    "before and after.",
+    "unjudged": "Rewards also rise when a run fools its critics. To find out, {judging}.",
     "undecided": "More steps, or more scenarios in the evaluation, would show a smaller gain.",
     "mixed": "Decide whether the gain is worth the loss, and set the rewards' weights accordingly.",
     "too early": "No reward has a clear trend so far; the lines below estimate how many more steps are needed.",
@@ -99,6 +100,8 @@ class Diagnosis:
     """Stops, rollbacks and changed settings, a sentence each."""
     steps: int
     planned: int
+    probed: bool = False
+    """Whether videos were probed, see ``Record``."""
 
     @property
     def healthy(self) -> bool:
@@ -130,7 +133,10 @@ class Diagnosis:
     def hint(self) -> str:
         """What to do after the answer; empty without advice."""
         worst = self._decisive
-        return f"First: {worst.advice}." if worst else HINTS.get(self.state, "")
+        if worst:
+            return f"First: {worst.advice}."
+        judging = NO_JUDGE if self.probed else f"{SET_PROBES}, or evaluate before and after"
+        return HINTS.get(self.state, "").format(judging=judging)
 
     def sentences(self) -> list[str]:
         """The answer, the hint, then one sentence for each reward and each result of the judge."""
@@ -150,7 +156,10 @@ class Diagnosis:
         """The skipped checks as a sentence; empty when all ran."""
         if not self.not_measured:
             return ""
-        names = [f"{name} ({NEEDS[name]})" if name in NEEDS else name for name in self.not_measured]
+        judging = NO_JUDGE if self.probed else SET_PROBES
+        names = [
+            f"{name} ({NEEDS[name]}: {judging})" if name in NEEDS else name for name in self.not_measured
+        ]
         return f"Not checked, as this run lacks the numbers: {', '.join(names)}."
 
     def lines(self) -> list[str]:
@@ -188,6 +197,7 @@ def diagnose(record: Record) -> Diagnosis:
         history=tuple(_history_of(event) for event in record.events if not isinstance(event, Refused)),
         steps=len(record.rows),
         planned=record.planned,
+        probed=record.probed,
     )
 
 
