@@ -200,6 +200,9 @@ def test_mistakes_are_named():
     for start in (-1, 99, "first"):
         with pytest.raises(ValueError, match="expected 0 to"):
             env.reset(options={"start": start})
+    for resettable in (env, vector):
+        with pytest.raises(ValueError, match="there is no option begin: expected start"):
+            resettable.reset(options={"begin": 1})
     env.reset(seed=0)
     vector.reset(seed=0)
     for action in ([9, 0], [0, 9], [-1, 0], [1], [0.5, 1], 3):  # [0, 9] is not forward, whose number it has

@@ -158,6 +158,17 @@ class Simulator:
         return Episode(walk)
 
 
+def start_of(options: Mapping[str, Any] | None) -> Any:
+    """The start that the options of a reset choose, unchecked; None without one.
+
+    Raises:
+        ValueError: for options that no environment of this package has, such as a misspelt one.
+    """
+    if unknown := sorted(set(options or {}) - {"start"}):
+        raise ValueError(f"there is no option {', '.join(unknown)}: expected start, the number of a start")
+    return (options or {}).get("start")
+
+
 def frames_of_step(spec: WorldSpec) -> int:
     """Frames of one step, in the way ``play``."""
     return spec.ways[PLAY].chunk_length * spec.frames_per_latent
@@ -290,7 +301,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``options={"start": i}`` chooses the scenario."""
         super().reset(seed=None if seed is None else operator.index(seed))
-        self._episode = self.simulator.begin([self.np_random], (options or {}).get("start"))
+        self._episode = self.simulator.begin([self.np_random], start_of(options))
         self._unseen = []
         self._shown(1)
         return self.simulator.observations(self._episode)[0], self._info()
@@ -424,7 +435,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
                     f"expected one seed for each of {self.num_envs} environments, got {len(seeds)}"
                 )
             self._generators = [np_random(None if s is None else operator.index(s))[0] for s in seeds]
-        self._episode = self.simulator.begin(self._generators, (options or {}).get("start"))
+        self._episode = self.simulator.begin(self._generators, start_of(options))
         return self.simulator.observations(self._episode), dict(self._episode.infos())
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]

@@ -28,6 +28,18 @@ def test_a_folder_replaces_the_one_before_it_at_once(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["weights"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "disk" / "weights").mkdir(parents=True)
+    for name in ("weights", "page.html"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    with writing(tmp_path / "weights") as unfinished:
+        unfinished.mkdir()
+        (unfinished / "a").touch()
+    write_text(tmp_path / "page.html", "new")  # the link led to nothing
+    assert (tmp_path / "weights").is_symlink() and (tmp_path / "disk" / "weights" / "a").is_file()
+    assert (tmp_path / "page.html").is_symlink() and (tmp_path / "disk" / "page.html").read_text() == "new"
+
+
 def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path):
     path = write_text(tmp_path / "page.html", "before")
     with pytest.raises(KeyboardInterrupt), writing(path) as unfinished:

@@ -76,7 +76,8 @@ def load_run(run_dir: Path) -> Run:
         record=read_run_record(folder.record),
         video=video.read_bytes() if video.is_file() else b"",
         filmstrips={
-            p.stem.replace("_", " "): p.read_bytes() for p in sorted(folder.filmstrips.glob("*.png"))
+            p.stem.replace("_", " ").replace("heldout", "held out,"): p.read_bytes()
+            for p in sorted(folder.filmstrips.glob("*.png"))
         },
         looks={step: _strip(clip) for step, clip in folder.clips().items()},
     )

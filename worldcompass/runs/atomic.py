@@ -52,6 +52,7 @@ def writing(path: Path, shared: bool = False) -> Generator[Path]:
         UserError: when ``path`` is not a name that a file can have.
     """
     check_name(path)
+    path = path.resolve() if path.is_symlink() else path  # a link stays, what it leads to is replaced
     own = f".{os.getpid()}.{threading.get_ident()}" if shared else ""
     stem = (
         path.stem if len(os.fsencode(path.name)) <= LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"
@@ -119,8 +120,8 @@ def publish(unfinished: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with its content, if it exists."""
-    if path.is_dir():
+    """Delete a file, a link, or a folder with its content, if it exists."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from worldcompass.env import (
     gym_space,
     observed,
     picture_space,
+    start_of,
 )
 from worldcompass.errors import UserError
 from worldcompass.runs.folder import weights_folder
@@ -204,7 +205,7 @@ class HandsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             ValueError: when it is not the index of a start.
         """
         super().reset(seed=None if seed is None else operator.index(seed))
-        index = (options or {}).get("start")
+        index = start_of(options)
         if index is not None and index not in range(len(self.starts)):
             raise ValueError(f"start is {index!r}, expected 0 to {len(self.starts) - 1}")
         start = self.starts[int(self.np_random.integers(len(self.starts))) if index is None else index]
