@@ -159,11 +159,7 @@ class Simulator:
 
 
 def start_of(options: Mapping[str, Any] | None) -> Any:
-    """The start that the options of a reset choose, unchecked; None without one.
-
-    Raises:
-        ValueError: for options that no environment of this package has, such as a misspelt one.
-    """
+    """The start that a reset's options choose, unchecked; None without one. A ``ValueError`` for other options."""
     if unknown := sorted(set(options or {}) - {"start"}):
         raise ValueError(f"there is no option {', '.join(unknown)}: expected start, the number of a start")
     return (options or {}).get("start")

@@ -192,9 +192,11 @@ def test_invalid_judge_settings_are_reported_before_the_run():
     for bad in ({"timeout": 0}, {"tries": 0}, {"budget": Budget(0)}, {"timeout": float("nan")}):
         with JudgeServer("") as server, pytest.raises(UserError, match="above 0"):
             model(server, **bad)
-    for address, name in (("ftp://x", "m"), ("", "m"), ("http://127.0.0.1:1", "")):
-        with pytest.raises(UserError, match="a judge needs an address"):
-            JudgeModel(address, name)
+    for address in ("ftp://x", "", "http://[::1"):
+        with pytest.raises(UserError, match="is no address of a server: expected one such as http://"):
+            JudgeModel(address, "m")
+    with pytest.raises(UserError, match="needs the name of a model"):
+        JudgeModel("http://127.0.0.1:1", "")
 
 
 def test_the_same_is_asked_once_in_all_processes(tmp_path):

@@ -204,6 +204,16 @@ def test_the_server_tells_a_refusal_from_a_failure(error, code):
 def test_a_server_that_is_down_or_another_is_refused_at_once():
     with pytest.raises(UserError, match="no critic answers at"):
         RemoteCritic("http://127.0.0.1:1")
+    for wrong in (
+        "127.0.0.1:8770",
+        "localhost:8770",
+        "http://[::1:8770",
+        "http://127.0.0.1:port",
+        "http://",
+        "",
+    ):
+        with pytest.raises(UserError, match="is no address of a server: expected one such as http://"):
+            RemoteCritic(wrong)
     with pytest.raises(UserError, match="is no critic of wire version 2"):
         Stub(good(), health={"status": "ok"}).__enter__()
 

@@ -36,7 +36,9 @@ CAUSES: dict[State, Severity] = {"harmed": "harmful", "stuck": "stuck"}  # of th
 TOO_SHORT = "This run was too short to tell."
 NEEDS = {"reward hacking": "needs a held-out judge"}
 SET_PROBES = "set config.probe_every"
-NO_JUDGE = "compare before and after with 'worldcompass judge', as this run's probes have no judge"
+NO_JUDGE = (
+    "compare before and after with 'worldcompass judge', as no judge has scored this run's probes twice"
+)
 HINTS: dict[State, str] = {
     "unconfirmed": "More steps or more held-out videos would show a smaller gain. So far only the critics see one, "
     "and they may be fooled.",

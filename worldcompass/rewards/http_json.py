@@ -8,7 +8,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
+from worldcompass.errors import UserError
 from worldcompass.runs.reading import parse_json
 
 LOOPBACK_ADDRESS = "127.0.0.1"
@@ -23,6 +25,23 @@ _TRANSIENT = (408, 429)
 
 class NotJson(ValueError):
     """The answer is not JSON, or is too long."""
+
+
+def split_address(address: str, example: str) -> SplitResult:
+    """The parts of a server's address.
+
+    Raises:
+        UserError: for something else, such as an address without ``http://``; names the example.
+    """
+    wrong = UserError(f"{address!r} is no address of a server: expected one such as {example}")
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a bracket without its pair, or a port that is no number
+        raise wrong from None
+    if not known:
+        raise wrong
+    return parts
 
 
 def ask_json(

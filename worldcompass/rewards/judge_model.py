@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from worldcompass.errors import LostCritic, UserError
 from worldcompass.rewards.http_json import (
@@ -30,6 +29,7 @@ from worldcompass.rewards.http_json import (
     pauses,
     reason,
     retry_after,
+    split_address,
 )
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.reading import parse_json
@@ -115,12 +115,9 @@ class JudgeModel:
         self.address, self.model, self.cache = address.rstrip("/"), model, cache
         self.budget = budget or Budget()
         self.timeout, self.tries, self.workers, self.sleep = timeout, tries, workers, sleep
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not model:
-            raise UserError(
-                "a judge needs an address such as http://127.0.0.1:8000/v1 and the name of a model, got "
-                f"{address!r} and {model!r}"
-            )
+        parts = split_address(address, "http://127.0.0.1:8000/v1")
+        if not model:
+            raise UserError("a judge needs the name of a model on its server, got ''")
         if min(self.budget.requests, self.budget.tokens, tries, workers) < 1 or not timeout > 0:
             raise UserError("a judge's budget, timeout, tries and workers must be above 0")
         self._key, self._key_variable = os.environ.get(key_variable, ""), key_variable

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worldcompass.errors import LostCritic, UserError
-from worldcompass.rewards.http_json import NotJson, ask_json, is_transient, reason
+from worldcompass.rewards.http_json import NotJson, ask_json, is_transient, reason, split_address
 from worldcompass.rewards.retry import PATIENCE, FailedTry, Tries, score_with_retries
 from worldcompass.rewards.wire import VERSION, pack_group, unpack_scores
 from worldcompass.types import Group, Scores
@@ -47,6 +47,7 @@ class RemoteCritic:
         Raises:
             UserError: when no server answers, or the server is not a critic of this wire version.
         """
+        split_address(address, "http://127.0.0.1:8770")
         self.address, self.timeout, self._tries = address.rstrip("/"), timeout, Tries(tries, sleep)
         try:
             health = self._ask("/health", None, PATIENCE)
