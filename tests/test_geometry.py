@@ -45,6 +45,7 @@ def test_every_commanded_action_is_read_back_from_its_nominal_path():
     for action in range(NUM_ACTIONS):
         labels = torch.tensor([0, action, action, action])
         assert labels_from_poses(nominal_poses(labels, MOTION), THRESHOLDS).tolist() == labels.tolist()
+    assert labels_from_poses(torch.eye(4)[None], THRESHOLDS).tolist() == [0], "a start alone"
 
 
 def test_straight_and_diagonal_moves_have_the_nominal_length():

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worldcompass.devices.autocast import without_autocast
 
@@ -204,7 +205,7 @@ def labels_from_poses(world_from_camera_M44: Tensor, thresholds: LabelThresholds
     """Labels of a trajectory from its poses; latent 0 gets action 0. int64 (..., M)."""
     motion = level_motion(world_from_camera_M44[..., :-1, :, :], world_from_camera_M44[..., 1:, :, :])
     labels = label_from_motion(motion, thresholds)
-    return torch.cat([torch.zeros_like(labels[..., :1]), labels], -1)
+    return pad(labels, (1, 0))
 
 
 def nominal_poses(labels_M: Tensor, motion: Motion, start_44: Tensor | None = None) -> Tensor:

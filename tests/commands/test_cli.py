@@ -448,6 +448,10 @@ def test_a_linked_recipe_has_the_neighbours_of_its_file(tmp_path, monkeypatch):
             r"needs arguments \(weights\): a recipe is a function",
         ),
         ("def mine():\n    return 3\n", "returned int: expected a frozen dataclass with a method run"),
+        (
+            "def mine():\n    return 1 / 0\n",
+            r"mine\.py failed: ZeroDivisionError: division by zero, mine\.py line 2",
+        ),
         ("class mine:\n    pass\n", "returned mine: expected a frozen dataclass"),
         ("import dataclasses\n@dataclasses.dataclass\nclass mine:\n    a: int = 1\n", "has no method run"),
         ("import sys\nsys.exit(3)\n", r"cannot be imported \(SystemExit"),

@@ -62,13 +62,18 @@ def make_recipe(name: str) -> Any:
     """What the recipe function of this name returns, see ``load_recipe``.
 
     Raises:
-        UserError: when there is none, it needs arguments, or it returns no dataclass.
+        UserError: when there is none, it needs arguments, fails, or returns no dataclass.
     """
     make = load_recipe(name)
     needed = _needed(make)
     if needed:
         raise UserError(f"{name} needs arguments ({', '.join(needed)}): a recipe is a function without any")
-    recipe = make()
+    try:
+        recipe = make()
+    except UserError:
+        raise
+    except FAILURES as error:
+        raise UserError(f"{name} failed: {error_line(error)}") from error
     if isinstance(recipe, type) or not dataclasses.is_dataclass(recipe):
         raise UserError(
             f"{name} returned {type(recipe).__name__}: expected a frozen dataclass with a method"

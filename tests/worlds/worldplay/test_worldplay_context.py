@@ -78,6 +78,7 @@ def test_the_worlds_own_paths_are_those_of_its_pose_strings():
 def test_a_first_pose_has_action_0_and_small_motion_is_none():
     path = camera_path(parse_path("w-3"))
     assert labels_from_cameras(path, LabelThresholds(MOTION.move * 1.01, 1.0, 1.0)).tolist() == [0, 0, 0, 0]
+    assert labels_from_cameras(path[:1]).tolist() == [0]
 
 
 def test_third_person_labels_no_translation_while_the_camera_turns():
@@ -110,6 +111,8 @@ def test_official_samples_of_33_poses_and_lists_of_trajectories_are_read(tmp_pat
     write_poses(actions, tmp_path / "one.json")
     found = read_poses(tmp_path / "one.json")
     assert torch.equal(found.labels_K, actions.labels_K)
+    write_poses(actions.latents(0, 1), tmp_path / "start.json")
+    assert len(read_poses(tmp_path / "start.json")) == 1
     raw = json.loads((tmp_path / "one.json").read_text())
     (tmp_path / "many.json").write_text(json.dumps([raw, raw, raw]))
     assert [len(part) for part in read_pose_list(tmp_path / "many.json")] == [33, 33, 33]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worldcompass.actions import CameraActions
 from worldcompass.geometry import (
@@ -108,7 +109,7 @@ def labels_from_cameras(
         moving = moving & (turns[0] == 0) & (turns[1] == 0)
     moves = [_sign(step[..., axis], cut) * moving for axis in (0, 2)]
     labels = _label_of_signs(length.device)[tuple(sign + 1 for sign in (*moves, *turns))]
-    return torch.cat([torch.zeros_like(labels[..., :1]), labels], -1)
+    return pad(labels, (1, 0))
 
 
 def normalised_intrinsics(pixels_33: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worldcompass.geometry import pose, rotation_from_angles
 from worldcompass.rewards.cameras import CameraPath, steps_of
@@ -64,5 +65,5 @@ def path_of_level_motion(motion_VS4: Tensor) -> Tensor:
     level = rotation_from_angles(yaw, torch.zeros_like(yaw))
     step = torch.stack([motion_VS4[..., 0], torch.zeros_like(motion_VS4[..., 0]), motion_VS4[..., 1]], -1)
     walked = (level[:, :-1] @ step[..., None])[..., 0].cumsum(1)
-    position = torch.cat([torch.zeros_like(walked[:, :1]), walked], 1)
+    position = pad(walked, (0, 0, 1, 0))
     return pose(rotation_from_angles(yaw, pitch), position)
