@@ -1,5 +1,6 @@
 """Videos and pictures as users have them: turned, mirrored, cut, huge, with odd names or no picture at all."""
 
+import gc
 import struct
 import tracemalloc
 from fractions import Fraction
@@ -145,6 +146,17 @@ def test_memory_depends_on_the_wanted_size_alone(tmp_path):
     assert peak < 4 * frame_bytes  # all at full size: 12
 
 
+def test_no_decoded_frame_waits_for_the_garbage_collector(four_colours):
+    """Some hundred frames would, of 3 MB each at 1080p: the collector counts objects, not bytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(video.read_video(four_colours, size=(24, 32))) == 13
+        assert sum(type(thing) is av.VideoFrame for thing in gc.get_objects()) <= 1
+    finally:
+        gc.enable()
+
+
 def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = video.write_mp4(video.Path("10:20.mp4"), np.zeros((3, 3, 8, 8), np.uint8), 8.0)
@@ -199,7 +211,7 @@ def test_a_server_answers_a_playlist_with_400(four_colours, tmp_path):
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(four_colours)
     scorer = Scorer((ToyCleanliness(),), ToyWorld().spec)
-    assert score_file(four_colours, "w-3", scorer).scores.keys() == {"cleanliness"}
+    assert score_file(four_colours, "w-6", scorer).scores.keys() == {"cleanliness"}
     with pytest.raises(HTTPException) as refused:
         score_file(playlists(secret)[0].encode(), "w-3", scorer)
     assert refused.value.status_code == 400 and str(secret) not in refused.value.detail
@@ -221,6 +233,8 @@ def test_a_server_keeps_no_frame_at_its_full_size_and_refuses_a_cut_one(four_col
     tracemalloc.stop()
     assert too_short.value.status_code == 400 and "the video has 12" in too_short.value.detail
     assert peak < 4 * frames[0].nbytes  # all at full size: 12
+    with pytest.raises(HTTPException, match=r"makes 3 frames .* has more"):
+        score_file(four_colours, "w-1", scorer)
     with pytest.raises(HTTPException) as cut:
         score_file(four_colours[: four_colours.index(b"stsd")], "w-3", scorer)
     assert cut.value.status_code == 400 and "not a readable video" in cut.value.detail

@@ -152,7 +152,7 @@ def test_the_card_of_final_weights_shows_their_comparison_small(run, tmp_path):
     assert names == [f"before_after_{i}.webp" for i in range(1, 5)]
     assert cv2.imread(str(tmp_path / "given" / names[1])).shape == (8, 1600, 3)
     assert (
-        "![held out, 0  x  combined](before_after_1.webp)" in (tmp_path / "given" / "README.md").read_text()
+        "![held out,  0  x  combined](before_after_1.webp)" in (tmp_path / "given" / "README.md").read_text()
     )
     train_on(out, steps=3)
     assert export(out, "--out", tmp_path / "later") == 0

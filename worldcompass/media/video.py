@@ -32,6 +32,7 @@ from worldcompass.runs.requirements import need_version
 need_version("av")
 
 Frames = Tensor | np.ndarray
+Matrix = tuple[float, float, float, float]
 # What PyAV raises for damaged streams besides its own errors.
 _UNREADABLE = (ArithmeticError, LookupError, MemoryError, ValueError)
 
@@ -116,7 +117,9 @@ def read_video(
         shown = itertools.islice(_shown_frames(source, name, max_pixels), max_frames)
         frames = [picture if size is None else _fitted(picture, size) for picture in shown]
     except (av.error.FFmpegError, *_UNREADABLE) as why:
-        raise UserError(f"{name} is not a readable video ({why}): expected one such as an MP4") from why
+        raise UserError(
+            f"{name} is not a readable video ({_said(why)}): expected one such as an MP4"
+        ) from why
     if not frames:
         raise UserError(f"{name} holds no frames: expected a video such as an MP4")
     if len({picture.shape for picture in frames}) > 1:
@@ -134,8 +137,15 @@ def frame_rate(path: Path) -> float | None:
         with _opened(str(path.absolute())) as container:
             rate = _stream_of(container, str(path)).average_rate
     except (av.error.FFmpegError, *_UNREADABLE) as why:
-        raise UserError(f"{path} is not a readable video ({why}): expected one such as an MP4") from why
+        raise UserError(
+            f"{path} is not a readable video ({_said(why)}): expected one such as an MP4"
+        ) from why
     return float(rate) if rate else None
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without FFmpeg's number and a repetition of the name."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> Iterator[np.ndarray]:
@@ -147,10 +157,13 @@ def _shown_frames(source: Path | bytes, name: str, max_pixels: int | None) -> It
         if stream.codec_context is None:  # the file ends before what describes the stream
             raise UserError(f"{name} is not a readable video (no decoder): expected one such as an MP4")
         _check_pixels(stream.width, stream.height, max_pixels)
-        for frame in container.decode(stream):
+        matrix: Matrix | None = None
+        for number, frame in enumerate(container.decode(stream)):
             _check_pixels(frame.width, frame.height, max_pixels)  # a stream may change its size
             squared = _square_pixels(frame.to_ndarray(format="rgb24"), stream.sample_aspect_ratio, name)
-            yield _upright(squared, frame, name)
+            # Once: a frame whose side data was read refers to itself and waits for the garbage collector.
+            matrix = _matrix_of(frame) if number == 0 else matrix
+            yield squared if matrix is None else _upright(squared, matrix, name)
 
 
 def _stream_of(container: InputContainer, name: str) -> VideoStream:
@@ -183,14 +196,21 @@ def _square_pixels(picture: np.ndarray, ratio: Fraction | None, name: str) -> np
     return cv2.resize(picture, (max(1, round(width * ratio)), height), interpolation=cv2.INTER_AREA)
 
 
-def _upright(picture: np.ndarray, frame: av.VideoFrame, name: str) -> np.ndarray:
-    """The picture turned and mirrored as its container says, as a phone's videos need."""
+def _matrix_of(frame: av.VideoFrame) -> Matrix | None:
+    """How the container turns and mirrors its frames: a stored point (x, y) is shown at (a x + c y, b x + d y)."""
     parts: Any = frame.side_data  # which PyAV types as if it held names
     matrix = next((part for part in parts if part.type == SideData.DISPLAYMATRIX), None)
     if matrix is None:
-        return picture
-    # Fixed point numbers a b u, c d v, x y w: a stored point (x, y) is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5] / 65536
+        return None
+    a, b, _, c, d = (
+        np.frombuffer(bytes(matrix), "<i4")[:5] / 65536
+    ).tolist()  # fixed point a b u, c d v, x y w
+    return a, b, c, d
+
+
+def _upright(picture: np.ndarray, matrix: Matrix, name: str) -> np.ndarray:
+    """The picture turned and mirrored as its container says, as a phone's videos need."""
+    a, b, c, d = matrix
     turned, straight = bool(a == d == 0), bool(b == c == 0)
     if turned == straight:
         raise UserError(f"{name} is turned by less than a quarter: expected an upright video")

@@ -39,14 +39,22 @@ def score_video(
     return {critic.name: _score_of(critic, group) for critic in critics}
 
 
-def read_for(path: Path, composites_M: Tensor, spec: WorldSpec) -> Tensor:
+def read_for(
+    source: Path | bytes, composites_M: Tensor, spec: WorldSpec, max_pixels: int | None = None
+) -> Tensor:
     """The frames of a video file in the size of ``spec``, uint8; one frame after the needed ones ends the reading.
+
+    Args:
+        source: a file, or its content.
+        composites_M: the commands.
+        spec: of the world.
+        max_pixels: see ``read_video``.
 
     Raises:
         UserError: when it is no video, or longer than the commands.
     """
     needed = spec.num_frames(0, len(composites_M))
-    frames = read_video(path, needed + 1, size=spec.frame_size)
+    frames = read_video(source, needed + 1, max_pixels, spec.frame_size)
     if len(frames) > needed:
         raise _wrong_length("more", len(composites_M), spec)
     return frames

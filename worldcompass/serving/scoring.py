@@ -17,9 +17,8 @@ from torch import Tensor
 
 from worldcompass.critic import Critic, FailedCritic, ask
 from worldcompass.errors import UserError
-from worldcompass.media.video import read_video
 from worldcompass.rewards.quality import relative_sharpness
-from worldcompass.rewards.video_score import score_video
+from worldcompass.rewards.video_score import read_for, score_video
 from worldcompass.rewards.wire import MAX_BYTES, VERSION, WireError, pack_scores, unpack_group
 from worldcompass.serving.guard import Guard
 from worldcompass.version import __version__
@@ -140,8 +139,7 @@ def score_file(data: bytes, path: str, scorer: Scorer) -> VideoScores:
     space = scorer.spec.actions
     try:
         wanted_M = space.parse(path, MAX_SCORED_LATENTS)
-        needed = scorer.spec.num_frames(0, len(wanted_M))  # later frames are not read
-        frames = read_video(data, needed, MAX_VIDEO_PIXELS, scorer.spec.frame_size)
+        frames = read_for(data, wanted_M, scorer.spec, MAX_VIDEO_PIXELS)
         scores = score_video(frames, scorer.spec.actions.commanded(wanted_M), scorer.critics, scorer.spec)
     except (UserError, ValueError) as why:
         raise HTTPException(400, str(why)) from why
