@@ -1,6 +1,7 @@
 """The profile's parts add up to the step, nested parts count once, and operations match formulas."""
 
 import dataclasses
+import itertools
 import json
 import time
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from toy_truth import with_truth
 from toy_worlds import Counting
 
 from worldcompass import cli
 from worldcompass.commands.profile import described, table
-from worldcompass.cost.profile import CPU_KERNELS, REST, Meter, profile
+from worldcompass.cost.profile import CLOCKS, CPU_KERNELS, REST, Meter, profile
 from worldcompass.errors import UnfitInputs
 from worldcompass.rollout import computes_bf16
 from worldcompass.toy import ToyCleanliness, ToyObedience, ToyWorld, toy_scenarios
@@ -81,6 +83,49 @@ def test_profiling_trains_as_the_run_itself_does(tmp_path):
     policy = train(ToyWorld(), parts.critics, parts.scenarios, parts.config, tmp_path, live=False)
     metered = Policy(parts.world.net).live
     assert all(torch.equal(parameter, metered[name]) for name, parameter in policy.live.items())
+
+
+class Pupil(ToyObedience):
+    """Learns from every step how often it was taught."""
+
+    name = "pupil"
+    needs = ("reachable",)
+
+    def __init__(self):
+        self.taught, self.seen = 0, []
+
+    def __call__(self, group):
+        self.seen.append(group.reachable() is not None)
+        return super().__call__(group)
+
+    def examples(self, groups, keys):
+        return torch.zeros(len(groups), 1)
+
+    def learn(self, examples, keys):
+        self.taught += len(examples)
+        return {}
+
+    def state(self):
+        return {}
+
+    def load(self, state):
+        self.taught = 0
+
+
+def test_a_critic_learns_and_gets_what_it_needs_and_every_run_begins_with_it_untaught():
+    pupil, world = Pupil(), ToyWorld()
+    scenarios = with_truth(world, toy_scenarios(4))
+    found = profile(Parts(world, [pupil], scenarios, CONFIG.changed(true_pasts=0.5)), step=2, repeats=2)
+    assert {"reward pupil", "teach pupil"} <= set(found.parts)
+    assert pupil.taught == CONFIG.sampling.prompts_per_step  # of the last of three runs alone
+    assert all(pupil.seen[1:])  # the first one is the trial before the run
+
+
+def test_seconds_may_be_the_processors(monkeypatch):
+    monkeypatch.setitem(CLOCKS, "cpu", itertools.count(0, 0.3).__next__)
+    found = profile(toy_parts(), step=2, repeats=1, clock="cpu")
+    assert found.clock == "cpu" and "cpu s, median of 1" in table(found)[0]
+    assert found.seconds > 10  # 0.3 for every reading; by the wall a step of the toy takes less than one
 
 
 def test_attention_on_a_cpu_is_counted():

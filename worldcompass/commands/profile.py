@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=positive, default=None, metavar="N", help=text)
     text = "how many times the step is timed (default: %(default)s)"
     parser.add_argument("--repeats", type=positive, default=3, metavar="N", help=text)
+    text = (
+        "wall, as people wait, or cpu, what this process computes, also next to others (default: %(default)s)"
+    )
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=text)
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.training.run.Parts"
         )
-    found = profile(recipe.parts(check_device(args.device)), args.step, args.repeats)
+    found = profile(recipe.parts(check_device(args.device)), args.step, args.repeats, args.clock)
     print(json.dumps(described(found), indent=1) if args.json else "\n".join(table(found)))
     return 0
 
@@ -67,7 +71,7 @@ def table(found: Profile) -> list[str]:
     whole = flops / found.seconds / found.matrix_flops_per_second
     lines = [
         f"step {found.step}, chunk {found.chunk}, on {found.device} with {found.threads} CPU thread(s): "
-        f"{found.seconds:.2f} s, median of {found.steps_timed}, slowest {found.slowest:.2f} s",
+        f"{found.seconds:.2f} {found.clock} s, median of {found.steps_timed}, slowest {found.slowest:.2f} s",
         f"matrix products of this machine: {found.matrix_flops_per_second / 1e9:.1f} GFLOP/s",
         f"{'part':<28}{'seconds':>9}{'share':>8}{'GFLOP':>10}{'of matrix rate':>16}",
     ]

@@ -7,18 +7,20 @@ Every run starts from the initial weights, so all do the same work.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldcompass.cost.kernels import CPU_KERNELS
+from worldcompass.critic import Critic, Learner, Need, needs_of
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
 from worldcompass.training.preflight import prepare
@@ -33,6 +35,10 @@ REST = "advantages, choice, vitals"  # time outside of all metered parts
 AFTERWARDS = {"objective": "backward, clipping", "optimiser": REST, "averages": REST}
 MATRIX_SIZE = 1536  # of the square matrices that measure the machine's rate
 MATRIX_SECONDS = 0.5  # duration of this measurement, before and after the steps
+
+Clock = Literal["wall", "cpu"]
+"""``wall`` is time as people wait for it; ``cpu`` is what this process computes, on all its threads."""
+CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Profile:
     chunk: int
     device: str
     threads: int
+    clock: Clock
+    """Of all seconds."""
     steps_timed: int
     seconds: float
     """Median duration of a whole step, without saving and logging."""
@@ -104,10 +112,7 @@ class _Metered:
             rollout=self._wrap("rollout, rest", parts.config.sampling.rollout),
             objective=self._wrap("objective", parts.config.learning.objective),
         )
-        critics = [
-            _MeteredCritic(critic.name, self._wrap(f"reward {critic.name}", critic))
-            for critic in parts.critics
-        ]
+        critics = [self._critic(critic) for critic in parts.critics]
         self.run: Run = prepare(replace(parts, critics=critics, config=config))
         for owner, name, part in (
             (parts.world, "begin", "attend, remember"),
@@ -121,6 +126,7 @@ class _Metered:
             setattr(owner, name, self._wrap(part, getattr(owner, name)))
 
     def _wrap(self, part: str | Callable[..., str], call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)  # a rule of the configuration asks which rollout this is
         def metered(*args: Any, **kwargs: Any) -> Any:
             self.meter.enter(part if isinstance(part, str) else part(*args))
             try:
@@ -129,6 +135,14 @@ class _Metered:
                 self.meter.leave()
 
         return metered
+
+    def _critic(self, critic: Critic) -> Critic:
+        score, needs = self._wrap(f"reward {critic.name}", critic), needs_of(critic)
+        if not isinstance(critic, Learner):
+            return _MeteredCritic(critic.name, score, needs)
+        return _MeteredLearner(
+            critic.name, score, needs, critic, self._wrap(f"teach {critic.name}", critic.learn)
+        )
 
     def _kind_of_prediction(self, noisy: Tensor, sigma: Tensor, actions: object, context: Context) -> str:
         if torch.is_grad_enabled():
@@ -141,6 +155,8 @@ class _Metered:
         """Run a step from the initial weights; returns the reading of each part."""
         self.run.policy.start_over()
         self.run.optimizer.state.clear()
+        for critic in self.run.learners:
+            critic.load({})
         self.meter = Meter(read)
         train_step(self.run, step)
         self.meter.record()
@@ -150,19 +166,39 @@ class _Metered:
 @dataclass(frozen=True)
 class _MeteredCritic:
     name: str
-    call: Callable[[Group], Scores]
+    score: Callable[[Group], Scores]
+    needs: frozenset[Need]
 
     def __call__(self, group: Group) -> Scores:
-        return self.call(group)
+        return self.score(group)
 
 
-def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
+@dataclass(frozen=True)
+class _MeteredLearner(_MeteredCritic):
+    learner: Learner
+    teach: Callable[[Tensor, tuple[int | str, ...]], Mapping[str, float]]
+
+    def examples(self, groups: Sequence[Group], keys: tuple[int | str, ...]) -> Tensor:
+        return self.learner.examples(groups, keys)
+
+    def learn(self, examples: Tensor, keys: tuple[int | str, ...]) -> Mapping[str, float]:
+        return self.teach(examples, keys)
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.learner.state()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.learner.load(state)
+
+
+def profile(parts: Parts, step: int | None = None, repeats: int = 3, clock: Clock = "wall") -> Profile:
     """Profile one step of a run from its initial weights.
 
     Args:
         parts: of the run.
         step: number of the step, counted from 1, which sets the chunk; the middle of the curriculum when None.
         repeats: number of timed runs of the step, after one that counts operations and warms up.
+        clock: of all seconds; ``cpu`` depends less on what else the machine does.
 
     Raises:
         ValueError: when configuration, scenarios and critics do not fit together.
@@ -172,9 +208,10 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
     metered = _Metered(parts)
     with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
         flops = metered.measure(step, counter.get_total_flops)
-    rate = matrix_rate(device, config)
-    runs = [metered.measure(step, lambda: _now(device)) for _ in range(repeats)]
-    rate = (rate + matrix_rate(device, config)) / 2
+    now = functools.partial(_now, device, CLOCKS[clock])
+    rate = matrix_rate(device, config, now)
+    runs = [metered.measure(step, now) for _ in range(repeats)]
+    rate = (rate + matrix_rate(device, config, now)) / 2
     totals = [sum(run.values()) for run in runs]
     costs = {
         part: Cost(statistics.median(run[part] for run in runs), int(flops[part]))
@@ -185,6 +222,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
         chunk=stretch_of_step(config.sampling, parts.world.spec, step).chunk,
         device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         threads=torch.get_num_threads(),
+        clock=clock,
         steps_timed=repeats,
         seconds=statistics.median(totals),
         slowest=max(totals),
@@ -193,20 +231,20 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3) -> Profile:
     )
 
 
-def matrix_rate(device: torch.device, config: Config) -> float:
-    """Operations per second of square matrix products in the network's dtype."""
+def matrix_rate(device: torch.device, config: Config, now: Callable[[], float]) -> float:
+    """Operations per second, on the clock ``now``, of square matrix products in the network's dtype."""
     dtype = torch.bfloat16 if config.optimiser.autocast_bf16 else torch.float32
     a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)  # warms up
-    begun, count = _now(device), 0
-    while (spent := _now(device) - begun) < MATRIX_SECONDS:
+    begun, count = now(), 0
+    while (spent := now() - begun) < MATRIX_SECONDS:
         torch.mm(a, b)
         count += 1
     return count * 2 * MATRIX_SIZE**3 / spent
 
 
-def _now(device: torch.device) -> float:
+def _now(device: torch.device, clock: Callable[[], float]) -> float:
     """The time in seconds after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return clock()

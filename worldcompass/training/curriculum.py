@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Any, Literal
 
 import torch
@@ -125,7 +126,8 @@ class Sampling:
                 ),
                 Rule(
                     ("true_pasts", "free_noises", "rollout"),
-                    not (self.true_pasts or self.free_noises) or self.rollout is imagine_groups,
+                    not (self.true_pasts or self.free_noises)
+                    or unwrap(self.rollout) is unwrap(imagine_groups),
                     "true_pasts and free_noises need candidates that share a past, as imagine_groups makes",
                 ),
             ],
