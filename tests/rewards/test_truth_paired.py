@@ -90,8 +90,21 @@ def test_a_shifted_picture_is_aligned_and_another_view_is_not(room):
     shifted = room.roll((1, -2), (-2, -1))
     pair = align(shifted, room)
     assert pair.fit_N.min() > 0.99
-    assert torch.equal(pair.frames_N3hw, pair.references_N3hw)
+    assert torch.equal(pair.frames_N3hw, pair.references_M3hw)
     assert align(room.flip(-1), room).fit_N.max() < 0.5
+
+
+def test_candidates_that_share_references_score_as_each_alone(room):
+    """One set of references for all candidates saves time, and changes nothing."""
+    others = [room.roll(2, -1), room.flip(-2)]
+    both, features = torch.cat(others), RandomFeatures(3)
+    pair = align(both, room)
+    for index, alone in enumerate(align(frames, room) for frames in others):
+        own = slice(index * len(room), (index + 1) * len(room))
+        assert torch.equal(pair.frames_N3hw[own], alone.frames_N3hw)
+        assert torch.equal(pair.fit_N[own], alone.fit_N)
+        torch.testing.assert_close(gain_limited_vif(both, room)[own], gain_limited_vif(others[index], room))
+        torch.testing.assert_close(features.distance(both, room)[own], features.distance(others[index], room))
 
 
 def test_random_features_depend_on_the_seed_alone_and_see_every_forgery(room):

@@ -18,7 +18,12 @@ def luma(frames_3hw: Tensor) -> Tensor:
     return torch.einsum("...chw,c->...hw", frames_3hw.float(), weights)
 
 
-def gain_limited_vif(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
+def _windows(maps_NChw: Tensor) -> Tensor:
+    """Means of all 7 x 7 windows: of rows and then of columns, which are 14 numbers to add and not 49."""
+    return avg_pool2d(avg_pool2d(maps_NChw, (1, WINDOW), 1), (WINDOW, 1), 1)
+
+
+def gain_limited_vif(frames_N3hw: Tensor, references_M3hw: Tensor) -> Tensor:
     """``sum log(1 + g^2 var(y) / (s + n)) / sum log(1 + var(y) / n)``, at most 1 for every pair; (N,).
 
     The sums run over 7 x 7 windows of the brightness at three scales. ``g`` is the regression of the frame x on
@@ -29,22 +34,23 @@ def gain_limited_vif(frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
     that of VMAF NEG.
 
     Args:
-        frames_N3hw: levels of 255, at least 7 pixels high and wide.
-        references_N3hw: uint8, of that shape.
+        frames_N3hw: levels of 255, at least 7 pixels high and wide; several times the M references, in their order.
+        references_M3hw: uint8, of that size.
     """
-    x, y = luma(frames_N3hw)[:, None], luma(references_N3hw)[:, None]
-    seen = known = x.new_zeros(len(x))
+    y = luma(references_M3hw)[None]
+    x = luma(frames_N3hw).unflatten(0, (-1, len(references_M3hw)))
+    seen, known = x.new_zeros(x.shape[:2]), y.new_zeros(y.shape[:2])
     for scale in range(SCALES):
         if scale:
             x, y = avg_pool2d(x, 2), avg_pool2d(y, 2)
         if min(x.shape[-2:]) < WINDOW:
             break
-        mean_x, mean_y, xx, yy, xy = (avg_pool2d(part, WINDOW, 1) for part in (x, y, x * x, y * y, x * y))
+        mean_x, mean_y, xx, yy, xy = (_windows(part) for part in (x, y, x * x, y * y, x * y))
         var_x, var_y = (xx - mean_x**2).clamp_min(0), (yy - mean_y**2).clamp_min(0)
         covariance = xy - mean_x * mean_y
         gain = (covariance / var_y.clamp_min(1e-6)).clamp_min(0)
         rest = (var_x - gain * covariance).clamp_min(0)
         kept = gain.clamp_max(1).square() * var_y / (rest + NOISE)
-        seen = seen + torch.log1p(kept).sum((1, 2, 3))
-        known = known + torch.log1p(var_y / NOISE).sum((1, 2, 3))
-    return (seen + 1e-6) / (known + 1e-6)
+        seen = seen + torch.log1p(kept).sum((-2, -1))
+        known = known + torch.log1p(var_y / NOISE).sum((-2, -1))
+    return ((seen + 1e-6) / (known + 1e-6)).flatten()

@@ -46,10 +46,15 @@ class RandomFeatures(nn.Module):
         return found
 
     @torch.no_grad()
-    def distance(self, frames_N3hw: Tensor, references_N3hw: Tensor) -> Tensor:
-        """Mean over stages of the squared difference of features over their mean size, 0 to about 2; (N,)."""
-        pairs = zip(self(frames_N3hw), self(references_N3hw), strict=True)
-        return torch.stack([_relative(a, b) for a, b in pairs]).mean(0)
+    def distance(self, frames_N3hw: Tensor, references_M3hw: Tensor) -> Tensor:
+        """Mean over stages of the squared difference of features over their mean size, 0 to about 2; (N,).
+
+        Args:
+            frames_N3hw: several times the M references, in their order.
+            references_M3hw: of the frames.
+        """
+        pairs = zip(self(frames_N3hw), self(references_M3hw), strict=True)
+        return torch.stack([_relative(a.unflatten(0, (-1, len(b))), b) for a, b in pairs]).mean(0).flatten()
 
     @torch.no_grad()
     def pooled(self, frames_N3hw: Tensor) -> Tensor:
@@ -60,6 +65,6 @@ class RandomFeatures(nn.Module):
 
 def _relative(a: Tensor, b: Tensor) -> Tensor:
     """``|a - b|^2 / ((|a|^2 + |b|^2) / 2 + floor)`` per place, averaged; unlike an angle it sees contrast."""
-    size_a, size_b = (x.square().sum(1) for x in (a, b))
+    size_a, size_b = (x.square().sum(-3) for x in (a, b))
     floor = FLAT * size_b.mean((-2, -1), keepdim=True) + 1e-6
-    return ((a - b).square().sum(1) / ((size_a + size_b) / 2 + floor)).mean((-2, -1))
+    return ((a - b).square().sum(-3) / ((size_a + size_b) / 2 + floor)).mean((-2, -1))

@@ -54,9 +54,9 @@ class TruthPaired:
         start = (len(true_F3hw) - 1) % EVERY  # the last frame always counts
         frames, true = frames_GF3hw[:, start::EVERY], true_F3hw[start::EVERY]
         size = frames.shape[:2]
-        pair = align(frames.flatten(0, 1), true.expand_as(frames).flatten(0, 1))
-        distance = self.features.to(frames.device).distance(pair.frames_N3hw, pair.references_N3hw)
-        values = gain_limited_vif(pair.frames_N3hw, pair.references_N3hw) - FEATURE_WEIGHT * distance
+        pair = align(frames.flatten(0, 1), true)  # frames of all candidates share the truth's statistics
+        distance = self.features.to(frames.device).distance(pair.frames_N3hw, pair.references_M3hw)
+        values = gain_limited_vif(pair.frames_N3hw, pair.references_M3hw) - FEATURE_WEIGHT * distance
         return values.unflatten(0, size).mean(1), pair.fit_N.unflatten(0, size).mean(1)
 
 
