@@ -18,7 +18,7 @@ from worldcompass.errors import UnfitInputs
 from worldcompass.rollout import Past, batches, chunk_actions, past_generators
 from worldcompass.seeding import Key
 from worldcompass.types import Scenario
-from worldcompass.world import Encoder, WorldModel
+from worldcompass.world import Encoder, Reconstructor, WorldModel
 
 
 @torch.no_grad()
@@ -69,6 +69,9 @@ def reachable_truth(
     videos = []
     for batch in batches(world, scenarios):
         frames = true_frames(world, batch, chunks * length)
+        if isinstance(world, Reconstructor):
+            videos.append(world.reconstruct(frames).cpu())
+            continue
         walked, _ = _walk(world, batch, frames, chunks, length, [("reachable", s.id) for s in batch])
         videos.append(torch.cat([world.decode(clean, attended).cpu() for attended, clean in walked], 1))
     return torch.cat(videos)

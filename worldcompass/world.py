@@ -183,3 +183,15 @@ class Encoder(Protocol):
         F is ``spec.num_frames(0, M)``. Latent 0 is the one that ``begin`` makes of the start image.
         """
         ...
+
+
+@runtime_checkable
+class Reconstructor(Encoder, Protocol):
+    """An ``Encoder`` whose decoder reads latents alone, so that showing real video takes no pass of the network."""
+
+    def reconstruct(self, frames_PF3hw: Tensor) -> Tensor:
+        """Videos of ``encode`` through the autoencoder; uint8 of the same shape.
+
+        Equal to ``decode`` chunk by chunk but for rounding, whatever the chunks.
+        """
+        ...

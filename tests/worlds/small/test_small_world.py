@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.reachable import reachable_truth
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
-from worldcompass.types import Actions, Scenario
+from worldcompass.types import Actions, Scenario, Truth
 from worldcompass.walk import start_walk
 from worldcompass.worlds.small.context import needed
 from worldcompass.worlds.small.heads import posterior_velocity
@@ -116,6 +117,22 @@ def test_pieces_for_the_cache_change_nothing(world, monkeypatch):
     assert (found[0][2] - found[1][2]).abs().max() <= 1
     for ours, whole in zip(found[0][:2], found[1][:2], strict=True):
         torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_reconstructed_video_is_what_its_chunks_decode_to_without_the_network(world, monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    known = [
+        replace(s, truth=Truth(torch.randint(0, 256, (45, 3, 16, 16), generator=rng).byte(), s.actions))
+        for s in scenarios(12)
+    ]
+    with monkeypatch.context() as without:
+        without.delattr(SmallWorld, "reconstruct")
+        walked = reachable_truth(world, known)
+    monkeypatch.setattr(world.net, "forward", None)
+    whole = reachable_truth(world, known)
+    assert whole.shape == walked.shape and whole.dtype == torch.uint8
+    assert (whole.int() - walked.int()).abs().max() <= 1  # rounding
+    assert (whole == walked).float().mean() > 0.999
 
 
 def test_a_piece_has_rows_for_every_thread(world, monkeypatch):

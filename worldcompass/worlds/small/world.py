@@ -229,6 +229,13 @@ class SmallWorld(Generic[A]):
         ]
         return torch.cat(pieces)
 
+    @torch.no_grad()
+    def reconstruct(self, frames_PF3hw: Tensor) -> Tensor:
+        """See ``Reconstructor``; one video after another on a CPU, as each is longer than a clip."""
+        latents = self.encode(frames_PF3hw)
+        pieces = self._pieces(len(latents), CLIPS_PER_THREAD, CLIPS_PER_THREAD)
+        return torch.cat([self._frames(latents[videos], None) for videos, _ in pieces])
+
     def _frames(self, clean_BCKHW: Tensor, previous: Look | None) -> Tensor:
         latents = clean_BCKHW.float().transpose(1, 2)
         looks = self._look(latents.flatten(0, 1)).unflatten(latents.shape[:2])
