@@ -8,7 +8,7 @@ from drawn_room import drawn_video
 from torch.nn.functional import avg_pool2d
 
 from worldcompass.actions import CameraActions
-from worldcompass.media.pixels import gain_limited_vif
+from worldcompass.media.pixels import gain_limited_vif, window_means
 from worldcompass.rewards.alignment import align
 from worldcompass.rewards.quality import sharpness_loss
 from worldcompass.rewards.random_features import RandomFeatures
@@ -79,6 +79,13 @@ def test_more_contrast_than_the_truth_earns_nothing(room):
     ]
     assert values[0] < values[1]
     assert max(values[2:]) <= values[1] + 1e-4
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_means_of_windows_are_those_of_pooling(padding):
+    maps = torch.rand(2, 3, 9, 12)
+    pooled = avg_pool2d(maps, 5, 1, padding, count_include_pad=False)
+    torch.testing.assert_close(window_means(maps, 5, padding), pooled)
 
 
 def test_a_flat_reference_has_a_finite_likeness():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, leaky_relu, softplus
 
 from worldcompass.critic import Need
-from worldcompass.media.pixels import luma
+from worldcompass.media.pixels import luma, window_means
 from worldcompass.rewards.abstain import abstain
 from worldcompass.rewards.examples import CLIP, Replay, chunk_clips, clip_frames, pairs_of
 from worldcompass.runs.checkpoint import pack_optimizer, unpack_optimizer
@@ -42,7 +42,7 @@ def as_luma(clips_N33hw: Tensor) -> Tensor:
 def as_detail(clips_N33hw: Tensor) -> Tensor:
     """What a blur takes away, (N, 9, h, w): blind to shade and large shapes."""
     frames = clips_N33hw.float().flatten(1, 2) / RANGE
-    return frames - avg_pool2d(frames, BLUR, 1, BLUR // 2, count_include_pad=False)
+    return frames - window_means(frames, BLUR, BLUR // 2)
 
 
 def as_small(clips_N33hw: Tensor) -> Tensor:

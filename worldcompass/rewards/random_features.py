@@ -67,4 +67,4 @@ def _relative(a: Tensor, b: Tensor) -> Tensor:
     """``|a - b|^2 / ((|a|^2 + |b|^2) / 2 + floor)`` per place, averaged; unlike an angle it sees contrast."""
     size_a, size_b = (x.square().sum(-3) for x in (a, b))
     floor = FLAT * size_b.mean((-2, -1), keepdim=True) + 1e-6
-    return ((a - b).square().sum(-3) / ((size_a + size_b) / 2 + floor)).mean((-2, -1))
+    return ((a - b).square_().sum(-3) / ((size_a + size_b) / 2 + floor)).mean((-2, -1))
