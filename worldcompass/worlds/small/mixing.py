@@ -66,9 +66,14 @@ class Modulated(nn.Module):
     def forward(self, x_Ncyx: Tensor, condition_NE: Tensor) -> Tensor:
         """Maps of the same shape."""
         shift, scale = self.modulation(condition_NE)[..., None, None].chunk(2, 1)
-        hidden = self.first(functional.silu(self.before(x_Ncyx)))
+        hidden = self.first(_silu(self.before(x_Ncyx)))
         hidden = torch.addcmul(shift, self.between(hidden), 1 + scale)
-        return x_Ncyx + self.second(functional.silu(hidden))
+        return x_Ncyx + self.second(_silu(hidden))
+
+
+def _silu(own: Tensor) -> Tensor:
+    """The activation of a tensor that nobody else needs, in its place when no gradient will ask for it."""
+    return functional.silu(own, inplace=not torch.is_grad_enabled())
 
 
 class MixingTransformer(ChunkTransformer):
@@ -96,13 +101,21 @@ class MixingTransformer(ChunkTransformer):
         """See ``ChunkTransformer``; kept are the features of every grid."""
         level = inputs.sigma_N.view(-1, 1, 1, 1)
         even = (level.square() + (1 - level).square()).sqrt()  # the deviation of a noisy latent
-        picture = self.code.decode(inputs.latents_NCHW / even)
-        x = self.stem(torch.cat([picture, inputs.seen_NDyx], 1) - 0.5) + self.where
+        x = self._stem(self.code.decode(inputs.latents_NCHW / even), inputs.seen_PKDyx)
         grids = []
         for index, block in enumerate(self.down):
             x = block(self.coarser[index - 1](x) if index else x, inputs.condition_NE)
             grids.append(x)
         return self._fold(self.tokens(x)), tuple(grids)
+
+    def _stem(self, picture_N3hw: Tensor, seen_PKDhw: Tensor) -> Tensor:
+        """``stem`` of pictures and views, and ``where``; views, which a past's rows share, are convolved once."""
+        weight, options = self.stem.weight, {"stride": self.stem.stride, "padding": self.stem.padding}
+        views = functional.conv2d(seen_PKDhw.flatten(0, 1) - 0.5, weight[:, 3:], self.stem.bias, **options)
+        own = functional.conv2d(picture_N3hw - 0.5, weight[:, :3], **options)
+        shared = (views + self.where).unflatten(0, seen_PKDhw.shape[:2])[:, None]
+        rows = own.unflatten(0, (len(seen_PKDhw), -1, seen_PKDhw.shape[1]))
+        return (rows + shared).flatten(0, 2)
 
     def add_head(self) -> None:
         """See ``ChunkTransformer``."""
@@ -155,5 +168,8 @@ def mixed(planes_Nchw: Tensor, views_NDhw: Tensor) -> Tensor:
     """
     count = views_NDhw.shape[1] // 3
     weights, gate, colour = planes_Nchw.split((count, 1, 3), 1)
-    shown = (weights.softmax(1)[:, :, None] * views_NDhw.unflatten(1, (count, 3))).sum(1)
+    shares, views = weights.softmax(1), views_NDhw.chunk(count, 1)
+    shown = shares[:, :1] * views[0]
+    for index in range(1, count):  # one after another, as all products at once would not fit into the cache
+        shown = torch.addcmul(shown, shares[:, index : index + 1], views[index])
     return torch.lerp(shown, colour + 0.5, gate.sigmoid())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -218,14 +218,35 @@ class Inputs:
     """Their noise levels."""
     before_NCHW: Tensor
     """The last finished latent before each one's chunk."""
-    seen_NDyx: Tensor
-    """The world's views."""
+    seen_PKDyx: Tensor
+    """The world's views of P pasts; N is P times rows times K, in this order."""
     condition_NE: Tensor
     """What modulates the blocks: the noise level's features and the command's."""
 
-    def select(self, chosen_N: Tensor) -> Inputs:
-        """The same of the latents where a bool tensor is true."""
-        return Inputs(*(getattr(self, field.name)[chosen_N] for field in fields(self)))
+    @property
+    def seen_NDyx(self) -> Tensor:
+        """The world's views of every latent; a copy where rows share a past."""
+        return spread(self.seen_PKDyx, len(self.latents_NCHW))
+
+    def select(self, chosen: Tensor) -> Inputs:
+        """The same of the latents of these numbers."""
+        return Inputs(
+            self.latents_NCHW[chosen], self.sigma_N[chosen], self.before_NCHW[chosen],
+            self.seen_NDyx[chosen][:, None], self.condition_NE[chosen],
+        )  # fmt: skip
+
+
+def _asked(asked_B: Tensor | None, batch: int, count: int, known: int, device: torch.device) -> Tensor:
+    """Numbers of the latents (N,) of the rows asked for, without the ``known`` first ones of each row."""
+    rows = torch.arange(batch, device=device) if asked_B is None else asked_B.nonzero()[:, 0]
+    return (count * rows[:, None] + torch.arange(known, count, device=device)).flatten()
+
+
+def spread(shared_PK: Tensor, count: int) -> Tensor:
+    """Each past's K entries for all of its rows: (N, ...) of (P, K, ...), ``count`` being N = P * rows * K."""
+    pasts, latents = shared_PK.shape[:2]
+    rows = count // (pasts * latents)
+    return shared_PK[:, None].expand(-1, rows, *(-1,) * (shared_PK.ndim - 1)).flatten(0, 2)
 
 
 class ChunkTransformer(nn.Module):
@@ -289,8 +310,8 @@ class ChunkTransformer(nn.Module):
         return level_BKE + self.controls(values_BKA)
 
     def forward(
-        self, latents_BCKHW: Tensor, sigma_BK: Tensor, command: Command, before_BCHW: Tensor, seen_BDKyx: Tensor,
-        *, rotary: Rotary, attend: Attend, keep_keys: bool = False, asked_B: Tensor | None = None,
+        self, latents_BCKHW: Tensor, sigma_BK: Tensor, command: Command, before_BCHW: Tensor, seen_PDKyx: Tensor,
+        *, rotary: Rotary, attend: Attend, keep_keys: bool = False, asked_B: Tensor | None = None, known: int = 0,
     ) -> tuple[Tensor, Prefix]:  # fmt: skip
         """Run the transformer.
 
@@ -299,21 +320,24 @@ class ChunkTransformer(nn.Module):
             sigma_BK: noise level of each latent, 0 to 1.
             command: of each latent.
             before_BCHW: the last finished latent before each chunk.
-            seen_BDKyx: the world's views for each latent.
+            seen_PDKyx: the world's views for each latent of P pasts, whose rows lie side by side; P divides B.
             rotary: of each row's tokens.
             attend: which keys each row sees.
             keep_keys: only return the keys and values; the last layers are skipped.
             asked_B: bool, the rows whose velocity is wanted; None for all.
+            known: first latents of each row that are seen but whose velocity nobody wants.
 
         Returns:
-            Velocity (B, C, K, H, W) of the rows asked for, and per block the keys and values of all rows without
-            rotary embedding.
+            Velocity (B, C, K - known, H, W) of the rows asked for, and per block the keys and values of all rows
+            without rotary embedding.
         """
         batch, _, count = latents_BCKHW.shape[:3]
         condition = functional.silu(self.commanded(self._level(sigma_BK), command))
         before = before_BCHW[:, :, None].expand_as(latents_BCKHW)
-        latents, before, seen = (x.transpose(1, 2).flatten(0, 1) for x in (latents_BCKHW, before, seen_BDKyx))
-        inputs = Inputs(latents, sigma_BK.flatten(), before, seen, condition.flatten(0, 1))
+        latents, before = (x.transpose(1, 2).flatten(0, 1) for x in (latents_BCKHW, before))
+        inputs = Inputs(
+            latents, sigma_BK.flatten(), before, seen_PDKyx.transpose(1, 2), condition.flatten(0, 1)
+        )
         tokens, kept = self.enter(inputs)
         x = (tokens + self.place).unflatten(0, (batch, count))
         keys = []
@@ -324,11 +348,12 @@ class ChunkTransformer(nn.Module):
             return x.new_zeros(0), keys
         shift, scale = self.final_modulation(condition)[..., None, :].chunk(2, -1)
         x = torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:]), 1 + scale)
-        x, asked_N = x.flatten(0, 1), None if asked_B is None else asked_B.repeat_interleave(count)
-        if asked_N is not None:
+        x = x.flatten(0, 1)
+        if asked_B is not None or known:
+            asked_N = _asked(asked_B, batch, count, known, x.device)
             x, kept, inputs = x[asked_N], tuple(part[asked_N] for part in kept), inputs.select(asked_N)
         out = self.leave(x, kept, inputs)
-        return out.unflatten(0, (-1, count)).transpose(1, 2), keys
+        return out.unflatten(0, (-1, count - known)).transpose(1, 2), keys
 
     def _level(self, sigma_BK: Tensor) -> Tensor:
         rates = torch.exp(torch.linspace(0, math.log(1000), 32, device=sigma_BK.device))

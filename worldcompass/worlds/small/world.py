@@ -152,13 +152,17 @@ class SmallWorld(Generic[A]):
         rows = len(noisy_BCKHW) // context.num_pasts
         if context.num_latents == 0 and noisy_BCKHW.shape[2] == 1:
             return last_PCHW.repeat_interleave(rows, 0)[:, :, None]  # the start image, given whole
+        known = int(context.num_latents == 0)  # the start image
         pieces = [
-            self._predict(noisy_BCKHW[own], sigma_B[own], last_PCHW[some], attended.select(some))
+            self._predict(noisy_BCKHW[own], sigma_B[own], last_PCHW[some], attended.select(some), known)
             for some, own in self._pieces(context.num_pasts, rows, ROWS_PER_THREAD)
         ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _predict(self, noisy_BCKHW: Tensor, sigma_B: Tensor, last_PCHW: Tensor, attended: Attended) -> Tensor:
+    def _predict(
+        self, noisy_BCKHW: Tensor, sigma_B: Tensor, last_PCHW: Tensor, attended: Attended, known: int
+    ) -> Tensor:
+        """``predict_clean`` of a piece; the ``known`` first latents are the given ones."""
         rows = len(noisy_BCKHW) // len(last_PCHW)
         given = attended.given_K[:, None, None]
         last = last_PCHW.repeat_interleave(rows, 0)
@@ -166,11 +170,11 @@ class SmallWorld(Generic[A]):
         sigma_BK = torch.where(attended.given_K, 0.0, sigma_B[:, None])
         command = tuple(x.repeat_interleave(rows, 0) for x in attended.command)
         velocity, _ = self.net(
-            noisy, sigma_BK, command, last, attended.seen_PDKyx.repeat_interleave(rows, 0),
-            rotary=_repeat(attended.rotary, rows), attend=after_prefix(attended.prefix),
+            noisy, sigma_BK, command, last, attended.seen_PDKyx,
+            rotary=_repeat(attended.rotary, rows), attend=after_prefix(attended.prefix), known=known,
         )  # fmt: skip
-        clean = noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
-        return torch.where(given, last[:, :, None], clean)
+        clean = noisy[:, :, known:] - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
+        return torch.cat([noisy[:, :, :known], clean], 2) if known else clean
 
     def _pieces(self, num_pasts: int, rows: int, per_thread: int) -> list[tuple[slice, slice]]:
         """Some pasts at a time with their rows; on a CPU about ``per_thread`` rows for each thread.
