@@ -146,6 +146,19 @@ def test_a_piece_has_rows_for_every_thread(world, monkeypatch):
     assert sizes == [3, 3, 2, 6, 2]
 
 
+def test_rows_of_a_larger_network_come_in_smaller_pieces(world, monkeypatch):
+    monkeypatch.setattr("worldcompass.worlds.small.world.ROWS_PER_THREAD", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    sizes: list[int] = []
+    monkeypatch.setattr(world, "_predict", lambda noisy, *_: sizes.append(len(noisy)) or noisy)
+    actions = Actions.stack([s.actions.latents(0, 4) for s in scenarios()])
+    context = world.attend(world.begin(scenarios()), actions)
+    for size in (1, 2):
+        monkeypatch.setattr(world.net, "row_size", size)
+        world.predict_clean(torch.zeros(8, C, 4, H, W), torch.ones(8), actions, context)
+    assert sizes == [8, 4, 4]
+
+
 def test_only_chunks_with_a_chosen_latent_are_gathered(world):
     walk = start_walk(world, scenarios(), num_steps=1)
     for label in (1, 2, 1, 2, 3, 2):

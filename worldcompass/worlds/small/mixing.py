@@ -80,6 +80,7 @@ class MixingTransformer(ChunkTransformer):
     """Views (N, D, h, w) are pictures about [0, 1], three planes each, then masks; it keeps a copy of the code."""
 
     config: MixingConfig
+    row_size = 3
 
     def __init__(self, config: MixingConfig, code: LinearCode) -> None:
         super().__init__(config)

@@ -257,6 +257,9 @@ class ChunkTransformer(nn.Module):
     and ``enter``, ``add_head`` and ``leave``.
     """
 
+    row_size = 1
+    """About how many times as large a row's tensors are as those of a network with the kit's own ends."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config

@@ -153,9 +153,10 @@ class SmallWorld(Generic[A]):
         if context.num_latents == 0 and noisy_BCKHW.shape[2] == 1:
             return last_PCHW.repeat_interleave(rows, 0)[:, :, None]  # the start image, given whole
         known = int(context.num_latents == 0)  # the start image
+        at_once = max(1, ROWS_PER_THREAD // self.net.row_size)
         pieces = [
             self._predict(noisy_BCKHW[own], sigma_B[own], last_PCHW[some], attended.select(some), known)
-            for some, own in self._pieces(context.num_pasts, rows, ROWS_PER_THREAD)
+            for some, own in self._pieces(context.num_pasts, rows, at_once)
         ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
