@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pusht_engine import PER_LATENT, SIZE, Engine, random_state
-from pusht_recording import FORMAT, PushEpisode
+from pusht_engine import Engine, random_state
+from pusht_recording import FORMAT, PER_LATENT, SIZE, PushEpisode
 from pusht_scripts import Pusher, Script, Shaky, Wander, random_goal, to_goal
 from worldcompass.worlds.small.data import claim, load, write_shard
 from worldcompass.worlds.small.data import collect as collect_shards

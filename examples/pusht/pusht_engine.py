@@ -15,10 +15,9 @@ import gym_pusht  # noqa: F401 (registers the environment)
 import gymnasium
 import numpy as np
 
+from pusht_recording import SIZE
+
 BOARD = 512  # pixels of the environment's plane
-SIZE = 64  # pixels of a picture's side
-PER_LATENT = 2  # controls between two pictures
-FPS = 5.0
 REACH = 50.0  # board pixels from the agent to its target for a control of 1
 AGENT_RADIUS = 15.0
 GOAL = np.array([256.0, 256.0, math.pi / 4])  # where the T belongs: x, y, angle

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pusht_engine import AGENT_RADIUS, BOARD, SIZE, gap, on_board
-from pusht_recording import FORMAT
+from pusht_engine import AGENT_RADIUS, BOARD, gap, on_board
+from pusht_recording import FORMAT, SIZE
 from worldcompass.worlds.small.autoencoder import Residual
 from worldcompass.worlds.small.data import load
 

@@ -8,6 +8,10 @@ import numpy as np
 
 from worldcompass.worlds.small.data import Episode, Format
 
+SIZE = 64  # pixels of a picture's side
+PER_LATENT = 2  # controls between two pictures
+FPS = 5.0
+
 
 @dataclass(frozen=True)
 class PushEpisode(Episode):

@@ -18,12 +18,12 @@ from pusht_engine import (
     BOARD,
     CENTRE,
     GOAL,
-    PER_LATENT,
     REACH,
     gap,
     on_board,
     turned,
 )
+from pusht_recording import PER_LATENT
 
 Script = Callable[[np.ndarray], np.ndarray]
 """The state (5,) at the end of a latent -> the controls (2, 2) of the next one."""

@@ -2,10 +2,10 @@
 
     python pusht_world.py --data data/pusht --out runs/pusht      # trains it; the same command goes on after a stop
 
-One latent is one picture, and a chunk is one latent. In each pixel the network takes the last picture, the empty
-board, or the last picture without the agent, moved and turned as one rigid thing; and it draws the rest over them.
-So what stands still stays exact, and a T that is pushed keeps its shape. The network is told the controls of the
-picture and of the one before, as the agent has momentum.
+One latent is one picture, and a chunk is one latent. The network sees the last picture and a scene: the empty
+board with the T of the first picture laid where it should be next (``pusht_motion.py``). In each pixel it takes one
+of the two, or draws. So what stands still stays exact, a pushed T keeps its shape, and the agent is left to the
+network. It is told the controls of the picture and of the one before, as the agent has momentum.
 """
 
 from __future__ import annotations
@@ -13,24 +13,37 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pusht_engine import FPS, PER_LATENT, SIZE
-from pusht_recording import FORMAT, PushEpisode
+from pusht_motion import WEIGHTS as MOTION
+from pusht_motion import (
+    Motion,
+    Placed,
+    Pushing,
+    agent_place,
+    disc,
+    empty_board,
+    load_pushing,
+    middle_of,
+    placed,
+    rigidly,
+    save_pushing,
+    thing_share,
+)
+from pusht_motion import train as train_pushing
+from pusht_recording import FORMAT, FPS, PER_LATENT, SIZE, PushEpisode
 from worldcompass.controls import Axis, Controls
 from worldcompass.noise import ShiftedLevels
 from worldcompass.runs.folder import weights_folder
 from worldcompass.types import Actions, ControlValues
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.small.autoencoder import CodeConfig, Look
-from worldcompass.worlds.small.interpolation import pixel_centres, sample
-from worldcompass.worlds.small.linear import LinearAutoencoder
+from worldcompass.worlds.small.linear import LinearAutoencoder, LinearCode
 from worldcompass.worlds.small.mixing import MixingConfig, MixingTransformer
 from worldcompass.worlds.small.pretraining.blueprint import MIXING, Blueprint
 from worldcompass.worlds.small.pretraining.pretrain import load_world, pretrain
@@ -39,13 +52,13 @@ from worldcompass.worlds.small.weights import WeightFiles
 from worldcompass.worlds.small.world import Memory, SmallWorld
 
 HERE = Path(__file__).parent
-BOARD_FILE = HERE / "board.png"
-BLUE = 0.3  # by which blue exceeds red in pixels of the agent, of 1; in those of the T it does by 0.16
-SHIFT_UNIT, TURN_UNIT = 4.0, 0.25  # pixels and radians that one unit of the network's motion stands for
+SHIFT_UNIT, TURN_UNIT = 1.0, 0.1  # pixels and radians that one unit of the network's correction stands for
+MOTION_STEPS = 8000  # in which Pushing learns
+VIEWS = 2  # the last picture, and the scene
 CODE = CodeConfig((SIZE, SIZE), frames_per_latent=1, channels=96, cell=8)
 NET = MixingConfig(
     CODE.latent_shape,
-    seen=9,
+    seen=3 * VIEWS,
     controls=2 * 2 * PER_LATENT,
     token=(2, 2),
     width=128,
@@ -53,7 +66,7 @@ NET = MixingConfig(
     head=32,
     condition=96,
     frame_size=CODE.frame_size,
-    views=3,
+    views=VIEWS,
     grids=(32, 48, 80),
 )
 SPEC = WorldSpec(
@@ -75,21 +88,19 @@ SPEC = WorldSpec(
 )
 
 
-@cache
-def empty_board() -> Tensor:
-    """The board without agent and T, (3, 64, 64) in [0, 1]: in each pixel the median of the recordings."""
-    return torch.from_numpy(cv2.imread(str(BOARD_FILE))[..., ::-1].copy()).movedim(-1, 0).float() / 255
-
-
 class PushNet(MixingTransformer):
-    """Moves and turns its last view as one rigid thing, as was done for pushed things in arXiv 1605.07157."""
+    """Corrects where the T of the scene lies. It holds ``Pushing``, trained before, which the world asks."""
+
+    def __init__(self, config: MixingConfig, code: LinearCode) -> None:
+        super().__init__(config, code)
+        self.pushing = Pushing().requires_grad_(False)
 
     def add_head(self) -> None:
-        """See ``ChunkTransformer``; the motion starts as none, and what moves counts as much as what stays."""
+        """See ``ChunkTransformer``; no correction at first, and the scene counts as much as the last picture."""
         super().add_head()
         with torch.no_grad():
             weights = self.head.bias.view(-1, self.config.finest**2)
-            weights[self.config.views - 1] = weights[0]
+            weights[1] = weights[0]
         coarsest, cells = self.config.grids[-1], self.config.latent_shape[1] * self.config.latent_shape[2]
         self.motion = nn.Sequential(
             nn.SiLU(), nn.Conv2d(coarsest, 16, 1), nn.SiLU(), nn.Flatten(),
@@ -99,33 +110,14 @@ class PushNet(MixingTransformer):
         nn.init.zeros_(self.motion[-1].bias)  # type: ignore[arg-type]
 
     def mixable(self, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
-        """See ``MixingTransformer``: the last view is moved, about the middle of what differs from the board."""
-        last, board, things = super().mixable(coarse_Ncyx, inputs).float().chunk(3, 1)
+        """See ``MixingTransformer``: what differs from the board in the scene is moved a little further."""
+        last, scene = super().mixable(coarse_Ncyx, inputs).float().chunk(2, 1)
+        board = empty_board().to(scene)
+        things = scene - board
         right, down, turn = self.motion(coarse_Ncyx).float().unbind(-1)
-        shift_N2 = SHIFT_UNIT * torch.stack([right, down], -1)
-        moved = rigidly(things, middle_of((things - board).abs().mean(1)), shift_N2, TURN_UNIT * turn)
-        return torch.cat([last, board, moved], 1)
-
-
-def is_agent(pictures_N3hw: Tensor) -> Tensor:
-    """Which pixels are as blue as the agent; bool (N, 1, h, w)."""
-    return (pictures_N3hw[:, 2:] - pictures_N3hw[:, :1]) > BLUE
-
-
-def middle_of(weights_Nhw: Tensor) -> Tensor:
-    """The mean place of weights, in pixels right and down; (N, 2)."""
-    weights = (weights_Nhw + 1e-4).flatten(1)
-    return weights @ pixel_centres(weights_Nhw).flatten(0, 1) / weights.sum(1, keepdim=True)
-
-
-def rigidly(pictures_N3hw: Tensor, centre_N2: Tensor, shift_N2: Tensor, turn_N: Tensor) -> Tensor:
-    """Pictures after a turn about a centre and a shift, in pixels and radians."""
-    cos, sin = turn_N.cos(), turn_N.sin()
-    back_N22 = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))  # the turn's inverse
-    middle = centre_N2[:, None, None]
-    away = pixel_centres(pictures_N3hw) - middle - shift_N2[:, None, None]
-    place = torch.einsum("nij,nyxj->nyxi", back_N22, away) + middle
-    return sample(pictures_N3hw, place[:, None], "bicubic")[:, 0]
+        correction = Motion(SHIFT_UNIT * torch.stack([right, down], -1), TURN_UNIT * turn)
+        moved = rigidly(things, middle_of(things.abs().mean(1)), correction)
+        return torch.cat([last, board + moved], 1)
 
 
 class PushWorld(SmallWorld[LinearAutoencoder]):
@@ -140,13 +132,21 @@ class PushWorld(SmallWorld[LinearAutoencoder]):
         before = torch.cat([last.controls.flat_KA, values[..., :-1, :]], -2)
         return (torch.cat([before, values], -1),)
 
+    @torch.no_grad()
     def views(
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
     ) -> Tensor:
-        """The last picture, the empty board, and the last picture without the agent; for each latent."""
+        """The last picture, and the scene after the next controls; for each latent."""
+        assert isinstance(self.net, PushNet)
         shown = look.picture.clamp(0, 1)
-        board = empty_board().to(shown).expand_as(shown)
-        views = torch.cat([shown, board, torch.where(is_agent(shown), board, shown)], 1)
+        start = before = shown
+        if older is not None:
+            start, before = (
+                self.autoencoder.pictures(older[0][:, :, index]).clamp(0, 1) for index in (0, -1)
+            )
+        now, begun = placed(shown, start)
+        motion = self.net.pushing(agent_place(before), now, actions.controls.flat_KA[:, 0])
+        views = torch.cat([shown, scene_of(start, begun, now, motion)], 1)
         return views[:, :, None].expand(-1, -1, len(actions), -1, -1)
 
     def starting(self, actions: Actions) -> Actions:
@@ -157,16 +157,43 @@ class PushWorld(SmallWorld[LinearAutoencoder]):
         return actions
 
 
+def scene_of(starts_N3hw: Tensor, begun: Placed, now: Placed, motion: Motion) -> Tensor:
+    """The empty board with the T of first pictures, where it lies after a motion from where it is now.
+
+    A T is cut out once and moved at once, so that it stays as sharp as in the first picture, however far it came.
+    """
+    board = empty_board().to(starts_N3hw)
+    share_N1hw = thing_share(starts_N3hw, begun.agent_N2)[:, None]
+    # What the T adds to the board under it; the agent is left out.
+    own = torch.where(
+        disc(starts_N3hw, begun.agent_N2)[:, None] > 0, 0, starts_N3hw - board * (1 - share_N1hw)
+    )
+    layers = torch.cat([own * (share_N1hw > 0), share_N1hw], 1)
+    way = Motion(
+        now.middle_N2 + motion.shift_N2 - begun.middle_N2, now.angle_N + motion.turn_N - begun.angle_N
+    )
+    moved = rigidly(layers, begun.middle_N2, way)
+    return (board * (1 - moved[:, 3:]) + moved[:, :3]).clamp(0, 1)
+
+
 def controls_of(episode: PushEpisode) -> ControlValues:
     """What was commanded in an episode."""
     return ControlValues(torch.from_numpy(np.array(episode.controls_M22)))
+
+
+def new_net(autoencoder: LinearAutoencoder, pushing: Pushing | None = None) -> PushNet:
+    """A network for the latents of an autoencoder, with what was learned of pushes."""
+    net = PushNet(NET, autoencoder.code)
+    if pushing is not None:
+        net.pushing.load_state_dict(pushing.state_dict())
+    return net
 
 
 BLUEPRINT = Blueprint(
     recordings=FORMAT,
     weights=WeightFiles("pusht", "1", HERE / "weights"),
     autoencoder=partial(LinearAutoencoder, CODE),
-    net=lambda autoencoder: PushNet(NET, autoencoder.code),
+    net=new_net,
     world=PushWorld,
     actions_of=controls_of,
     stages=(),
@@ -176,7 +203,7 @@ BLUEPRINT = Blueprint(
         copies=1,
         sequences=4,
         start_share=0.15,
-        shows_start=False,
+        shows_start=True,
         blurred_share=0.15,
         imagined_share=0.5,
         imagined_from=600,
@@ -210,11 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="31 small steps, to see that it works")
     args = parser.parse_args(arguments)
-    if args.quick:
-        small = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, chunks=3, sequences=1))
-        pretrain(small, args.data, args.out, minutes_world=1e-3, resume=True)
-    else:
-        pretrain(BLUEPRINT, args.data, args.out, minutes_world=args.minutes, resume=True)
+    quick = args.quick
+    if not (args.out / MOTION).exists():
+        save_pushing(train_pushing(args.data, steps=2 if quick else MOTION_STEPS), args.out)
+    pushing, blueprint = load_pushing(args.out), BLUEPRINT
+    if quick:
+        blueprint = replace(blueprint, teaching=replace(blueprint.teaching, chunks=3, sequences=1))
+    blueprint = replace(blueprint, net=lambda autoencoder: new_net(autoencoder, pushing))
+    pretrain(blueprint, args.data, args.out, minutes_world=1e-3 if quick else args.minutes, resume=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pusht_collect import record_episode
-from pusht_engine import BOARD, GOAL, PER_LATENT, SIZE, Engine, coverage, gap, on_board, random_state
+from pusht_engine import BOARD, GOAL, Engine, coverage, gap, on_board, random_state
+from pusht_recording import PER_LATENT, SIZE
 from pusht_reader import CORNERS, T_COLOUR, Read, fitted, places_of, shape
 from pusht_scripts import INERTIA, NORMALS, POINTS, Pusher, pushed, still
 
