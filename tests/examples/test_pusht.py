@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from pusht_collect import record_episode
-from pusht_engine import BOARD, GOAL, Engine, coverage, gap, on_board, random_state
-from pusht_recording import PER_LATENT, SIZE
+from pusht_engine import BOARD, GOAL, Engine, coverage, gap, on_board, random_state, turned
+from pusht_motion import Motion, agent_place, empty_board, placed, thing_share
 from pusht_reader import CORNERS, T_COLOUR, Read, fitted, places_of, shape
+from pusht_recording import PER_LATENT, SIZE
 from pusht_scripts import INERTIA, NORMALS, POINTS, Pusher, pushed, still
+from pusht_world import scene_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,3 +103,52 @@ def test_a_pose_is_read_from_its_points_and_a_bent_t_shows():
     np.testing.assert_allclose(poses, states[:, 2:], atol=1e-9)
     assert bent.max() < 1e-9 and points.shape[1] == len(CORNERS)
     assert fitted(points * [1.0, 0.5])[1].min() > 5
+
+
+def pictures(*moments):
+    """Pictures of the engine as the world sees them, (N, 3, 64, 64) in [0, 1]."""
+    frames = np.stack([moment.picture_hw3 for moment in moments])
+    return torch.from_numpy(frames).movedim(-1, 1).float() / 255
+
+
+@pytest.mark.parametrize("turn", [0.3, -2.0, 3.1])
+def test_where_things_are_is_read_from_pixels(engine, turn):
+    """A T that lies on the goal, with the agent at its side, against one that lies free."""
+    start = engine.begin(np.array([60.0, 60.0, 200.0, 300.0, 0.4]))
+    pose = np.array([260.0, 240.0, 0.4 + turn])
+    beside = on_board(POINTS[:1], pose)[0] + turned(pose[2]) @ NORMALS[0] * 16
+    later = engine.begin(np.array([*beside, *pose]))
+    now, before = placed(pictures(later), pictures(start))
+    board = BOARD / SIZE
+    np.testing.assert_allclose(now.agent_N2[0] * board, beside, atol=2.5)
+    centres = np.array([on_board(np.array([[0, 40.7]]), p)[0] for p in (pose, start.state_5[2:])])
+    moved = ((now.middle_N2 - before.middle_N2)[0] * board).numpy()
+    np.testing.assert_allclose(moved, centres[0] - centres[1], atol=3)
+    off = (float(now.angle_N - before.angle_N) - turn + np.pi) % (2 * np.pi) - np.pi
+    assert abs(off) < np.radians(1)
+
+
+def test_the_scene_shows_the_t_where_a_motion_takes_it_and_no_agent(engine):
+    start = engine.begin(np.array([200.0, 180.0, 240.0, 260.0, 0.4]))
+    goal = np.array([300.0, 200.0, 1.6])
+    shown, wanted = pictures(start), pictures(engine.begin(np.array([40.0, 470.0, *goal])))
+    now, begun = placed(shown, shown)
+    centres = [on_board(np.array([[0, 40.7]]), pose)[0] * SIZE / BOARD for pose in (goal, start.state_5[2:])]
+    shift = torch.tensor(centres[0] - centres[1]).float()[None]
+    scene = scene_of(shown, begun, now, Motion(shift, torch.tensor([1.2])))
+    share = thing_share(wanted, agent_place(wanted))
+    far = torch.ones(SIZE, SIZE, dtype=bool)
+    far[54:, :10] = False  # where the wanted picture has its agent
+    error = (scene - wanted).abs().amax(1)[0] * far
+    assert error[share[0] > 0.99].mean() < 0.05, "the T is as dark as in the start picture"
+    assert (error > 0.25).sum() < 12, "edges lie where they should"
+    assert ((scene - empty_board()).abs().amax(1)[0] * (share[0] == 0) * far).max() < 0.25
+
+
+def test_a_t_that_nothing_moves_stays_as_it_is(engine):
+    start = engine.begin(np.array([60.0, 60.0, 200.0, 300.0, 0.4]))
+    shown = pictures(start)
+    now, begun = placed(shown, shown)
+    still = Motion(torch.zeros(1, 2), torch.zeros(1))
+    covered = thing_share(shown, begun.agent_N2)[0] > 0.05
+    assert (scene_of(shown, begun, now, still) - shown)[0, :, covered].abs().max() < 0.02

@@ -160,6 +160,26 @@ def test_a_chunk_after_finished_ones_in_every_window(close):
                     close(torch.cat([values[name] for values in found]), outputs[f"full.{name}.{block}"][row])
 
 
+@torch.no_grad()
+def test_a_whole_video_in_one_pass_is_its_chunks_one_by_one(close):
+    """Official training shows clean and noisy latents at once; here each noisy chunk follows its finished past."""
+    config, inputs, outputs = case("m_chunk_cached")
+    net, size, window = network("m_chunk_cached"), config["num_frame_per_block"], Window(None, 0)
+    kept = [()] * config["batch"]
+    for start in range(0, size * (config["one_pass_past"] + 1), size):
+        pasts = [
+            Past(states, window.view(parts, start, size))
+            for states, parts in zip(inputs["prompt_embeds"], kept, strict=True)
+        ]
+        own = slice(start, start + size)
+        timestep = inputs["one_pass.timestep"][:, own]
+        chunk = latents(config, inputs, inputs["one_pass.noisy"][:, own], timestep, start)
+        close(net(chunk, pasts).transpose(1, 2), outputs["one_pass.flow"][:, own])
+        still = torch.zeros(config["batch"], size)
+        finished = net(latents(config, inputs, inputs["clean"][:, own], still, start), pasts, keep=True)
+        kept = [(*parts, part) for parts, part in zip(kept, finished, strict=True)]
+
+
 def moves_of(inputs, start, stop):
     """The stored cameras as actions, (P, K)."""
     focal = inputs["Ks"][:, start:stop].diagonal(dim1=-2, dim2=-1)[..., :2]
