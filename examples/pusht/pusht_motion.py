@@ -34,6 +34,8 @@ AGENT_COLOUR = (74 / 255, 119 / 255, 245 / 255)  # sRGB, the mean over its outli
 THING_COLOUR = (143 / 255, 162 / 255, 184 / 255)
 RADIUS = 15.5 / 8  # of the agent, pixels
 BLUE, BLUE_RANGE = 0.25, 0.3  # by which blue exceeds red where the agent begins, and from there to its middle
+NOWHERE, LEAST_SHOWN = -100.0, 2.0  # place of an agent of which fewer pixels are seen
+FAINT, REACH = 0.25, 13.0  # share of a pixel, and pixels from the T's middle, that its rough place heeds
 LEAST = 1e-8  # weight of every pixel, so that an empty picture has a middle too
 ROUNDS, MOST_STEP = (
     4,
@@ -86,8 +88,13 @@ def empty_board() -> Tensor:
 
 
 def agent_place(pictures_N3hw: Tensor) -> Tensor:
-    """Where the agent is, in pixels right and down; (N, 2). Nothing else is as blue."""
-    return middle_of(((pictures_N3hw[:, 2] - pictures_N3hw[:, 0] - BLUE) / BLUE_RANGE).clamp(0, 1))
+    """Where the agent is, in pixels right and down; (N, 2). Nothing else is as blue.
+
+    In a picture without an agent it is ``NOWHERE``, where it covers nothing.
+    """
+    blue = ((pictures_N3hw[:, 2] - pictures_N3hw[:, 0] - BLUE) / BLUE_RANGE).clamp(0, 1)
+    shown = blue.flatten(1).sum(1, keepdim=True) > LEAST_SHOWN
+    return torch.where(shown, middle_of(blue), NOWHERE)
 
 
 def middle_of(weights_Nhw: Tensor) -> Tensor:
@@ -127,17 +134,41 @@ def roughly(share_Nhw: Tensor) -> tuple[Tensor, Tensor]:
     """The middle (N, 2) and the angle (N,) of Ts whose share of each pixel is known.
 
     The second moments give the axis of the stem, as the T is longest along it. The third gives the direction: a T
-    turned by half a turn changes its sign.
+    turned by half a turn changes its sign. What is faint or far from the T does not count: far away, it would count
+    most.
     """
-    middle = middle_of(share_Nhw)
-    x, y = (pixel_centres(share_Nhw) - middle[:, None, None]).flatten(1, 2).unbind(-1)
-    mass = (share_Nhw + LEAST).flatten(1)
+    mass = (share_Nhw - FAINT).clamp_min(0)
+    middle = middle_of(mass)
+    for _ in range(2):
+        far = (pixel_centres(mass) - middle[:, None, None]).norm(dim=-1) > REACH
+        mass = mass.masked_fill(far, 0)
+        middle = middle_of(mass)
+    x, y = (pixel_centres(mass) - middle[:, None, None]).flatten(1, 2).unbind(-1)
+    mass = (mass + LEAST).flatten(1)
     xx, yy, xy = ((mass * product).sum(1) for product in (x * x, y * y, x * y))
     angle = 0.5 * torch.atan2(2 * xy, xx - yy)
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     along, across = x * cos + y * sin, y * cos - x * sin
     third = (mass * along * (along.square() - 3 * across.square())).sum(1)
     return middle, angle + torch.where(third < 0, math.pi, 0.0)
+
+
+def best_quarter(
+    share_Nhw: Tensor, seen_Nhw: Tensor, counted_Nhw: Tensor, centre_N2: Tensor, guess: Motion
+) -> Motion:
+    """The guess, or the guess with one to three quarter turns more: whichever covers best what is seen.
+
+    Arguments are those of ``laid_over``.
+    """
+    turns = [guess.turn_N + quarter * math.pi / 2 for quarter in range(4)]
+    left = torch.stack(
+        [
+            ((rigidly(share_Nhw[:, None], centre_N2, Motion(guess.shift_N2, turn))[:, 0] - seen_Nhw) * counted_Nhw)
+            .square().mean((1, 2))
+            for turn in turns
+        ]
+    )  # fmt: skip
+    return Motion(guess.shift_N2, guess.turn_N + left.argmin(0) * math.pi / 2)
 
 
 def laid_over(
@@ -179,8 +210,9 @@ def placed(pictures_N3hw: Tensor, starts_N3hw: Tensor) -> tuple[Placed, Placed]:
         thing_share(p, agent) for p, agent in zip((pictures_N3hw, starts_N3hw), agents, strict=True)
     )
     (middle, angle), (centre, before) = roughly(seen), roughly(share)
-    guess = Motion(middle - centre, wrapped(angle - before))
-    motion = laid_over(share, seen, 1 - disc(pictures_N3hw, agents[0]), centre, guess)
+    guess, counted = Motion(middle - centre, wrapped(angle - before)), 1 - disc(pictures_N3hw, agents[0])
+    guess = best_quarter(share, seen, counted, centre, guess)
+    motion = laid_over(share, seen, counted, centre, guess)
     now = Placed(agents[0], centre + motion.shift_N2, before + motion.turn_N)
     return now, Placed(agents[1], centre, before)
 
@@ -196,7 +228,7 @@ class Pushing(nn.Module):
         )  # fmt: skip
 
     def forward(self, agent_before_N2: Tensor, now: Placed, controls_NA: Tensor) -> Motion:
-        """The motion until the next picture.
+        """The motion until the next picture; none where the agent is nowhere.
 
         Args:
             agent_before_N2: where the agent was a picture earlier, as it has momentum.
@@ -210,7 +242,8 @@ class Pushing(nn.Module):
         where = torch.cat([now.middle_N2 / (SIZE / 2) - 1, axes[:, 0]], -1)
         along, across, turn = self.layers(torch.cat([own, where], -1)).unbind(-1)
         shift = torch.einsum("nij,ni->nj", axes, torch.stack([along, across], -1))
-        return Motion(shift, turn / TURN_UNIT)
+        shown = (now.agent_N2[:, 0] > NOWHERE) & (agent_before_N2[:, 0] > NOWHERE)
+        return Motion(shift * shown[:, None], turn / TURN_UNIT * shown)
 
 
 @dataclass(frozen=True)

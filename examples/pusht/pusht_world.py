@@ -3,9 +3,11 @@
     python pusht_world.py --data data/pusht --out runs/pusht      # trains it; the same command goes on after a stop
 
 One latent is one picture, and a chunk is one latent. The network sees the last picture and a scene: the empty
-board with the T of the first picture laid where it should be next (``pusht_motion.py``). In each pixel it takes one
-of the two, or draws. So what stands still stays exact, a pushed T keeps its shape, and the agent is left to the
+board with the T of the first picture laid where it should be next (``pusht_motion.py``). In each pixel it takes
+the scene or draws. So what stands still stays exact, a pushed T keeps its shape, and the agent is left to the
 network. It is told the controls of the picture and of the one before, as the agent has momentum.
+
+The last picture is seen and not taken from: a mixture of two Ts is none, and the next picture is made from it.
 """
 
 from __future__ import annotations
@@ -53,12 +55,12 @@ from worldcompass.worlds.small.world import Memory, SmallWorld
 
 HERE = Path(__file__).parent
 SHIFT_UNIT, TURN_UNIT = 1.0, 0.1  # pixels and radians that one unit of the network's correction stands for
+GATE_BORN = -3.0  # as a logit: all that is drawn is a small agent
 MOTION_STEPS = 8000  # in which Pushing learns
-VIEWS = 2  # the last picture, and the scene
 CODE = CodeConfig((SIZE, SIZE), frames_per_latent=1, channels=96, cell=8)
 NET = MixingConfig(
     CODE.latent_shape,
-    seen=3 * VIEWS,
+    seen=6,
     controls=2 * 2 * PER_LATENT,
     token=(2, 2),
     width=128,
@@ -66,7 +68,7 @@ NET = MixingConfig(
     head=32,
     condition=96,
     frame_size=CODE.frame_size,
-    views=VIEWS,
+    views=1,
     grids=(32, 48, 80),
 )
 SPEC = WorldSpec(
@@ -96,11 +98,10 @@ class PushNet(MixingTransformer):
         self.pushing = Pushing().requires_grad_(False)
 
     def add_head(self) -> None:
-        """See ``ChunkTransformer``; no correction at first, and the scene counts as much as the last picture."""
+        """See ``ChunkTransformer``; no correction at first, and a gate that an agent soon opens."""
         super().add_head()
         with torch.no_grad():
-            weights = self.head.bias.view(-1, self.config.finest**2)
-            weights[1] = weights[0]
+            self.head.bias.view(-1, self.config.finest**2)[self.config.views] = GATE_BORN
         coarsest, cells = self.config.grids[-1], self.config.latent_shape[1] * self.config.latent_shape[2]
         self.motion = nn.Sequential(
             nn.SiLU(), nn.Conv2d(coarsest, 16, 1), nn.SiLU(), nn.Flatten(),
@@ -111,13 +112,13 @@ class PushNet(MixingTransformer):
 
     def mixable(self, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
         """See ``MixingTransformer``: what differs from the board in the scene is moved a little further."""
-        last, scene = super().mixable(coarse_Ncyx, inputs).float().chunk(2, 1)
+        scene = super().mixable(coarse_Ncyx, inputs).float()
         board = empty_board().to(scene)
         things = scene - board
         right, down, turn = self.motion(coarse_Ncyx).float().unbind(-1)
         correction = Motion(SHIFT_UNIT * torch.stack([right, down], -1), TURN_UNIT * turn)
         moved = rigidly(things, middle_of(things.abs().mean(1)), correction)
-        return torch.cat([last, board + moved], 1)
+        return board + moved
 
 
 class PushWorld(SmallWorld[LinearAutoencoder]):
@@ -136,7 +137,7 @@ class PushWorld(SmallWorld[LinearAutoencoder]):
     def views(
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
     ) -> Tensor:
-        """The last picture, and the scene after the next controls; for each latent."""
+        """The scene after the next controls, and the last picture; for each latent."""
         assert isinstance(self.net, PushNet)
         shown = look.picture.clamp(0, 1)
         start = before = shown
@@ -146,7 +147,7 @@ class PushWorld(SmallWorld[LinearAutoencoder]):
             )
         now, begun = placed(shown, start)
         motion = self.net.pushing(agent_place(before), now, actions.controls.flat_KA[:, 0])
-        views = torch.cat([shown, scene_of(start, begun, now, motion)], 1)
+        views = torch.cat([scene_of(start, begun, now, motion), shown], 1)
         return views[:, :, None].expand(-1, -1, len(actions), -1, -1)
 
     def starting(self, actions: Actions) -> Actions:
@@ -206,7 +207,7 @@ BLUEPRINT = Blueprint(
         shows_start=True,
         blurred_share=0.15,
         imagined_share=0.5,
-        imagined_from=600,
+        imagined_from=400,
         level_floor=0.25,
     ),
 )
