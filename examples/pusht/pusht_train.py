@@ -23,14 +23,14 @@ from worldcompass.runs.folder import RunFolder
 from worldcompass.training.advantages import damped
 from worldcompass.training.balance import Weighing
 from worldcompass.training.config import Config
-from worldcompass.training.curriculum import Sampling
+from worldcompass.training.curriculum import Sampling, chunks_needed
 from worldcompass.training.keeping import Keeping
 from worldcompass.training.loop import train
 from worldcompass.training.optim import Optimiser
 from worldcompass.training.policy import Decay
 from worldcompass.training.selection import Learning
 
-ANY_DEPTH = 1000  # imagined latents: the camera stands still, so truth always shows the same place
+MOST_DEPTH = 4  # imagined pictures, after which agent and T may be elsewhere for good reason
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PushRecipe:
     def run(self, out: Path, device: str, resume: bool) -> None:
         """Train, and write the final weights."""
         world = make(Path(self.base) if self.base else None, device)
-        latents = self.config.sampling.last_chunk + 1
+        latents = chunks_needed(self.config.sampling)
         scenarios = scenarios_of(Path(self.data), "train", self.episodes, latents, self.first)
         policy = train(world, self.critics(), scenarios, self.config, out, resume=resume)
         files = BLUEPRINT.weights
@@ -62,7 +62,7 @@ class PushRecipe:
 
     def critics(self) -> list[Critic]:
         """The rewards."""
-        found: list[Critic] = [TruthPaired(most_depth=ANY_DEPTH), Discriminator(seed=self.config.seed)]
+        found: list[Critic] = [TruthPaired(most_depth=MOST_DEPTH), Discriminator(seed=self.config.seed)]
         if self.critic:
             from worldcompass.rewards.inverse_dynamics.critic import InverseDynamics
 
@@ -74,9 +74,16 @@ def push() -> PushRecipe:
     """The recipe of the tutorial."""
     config = Config(
         steps=40,
-        sampling=Sampling(prompts_per_step=12, group_size=10, first_chunk=1, last_chunk=16, true_pasts=0.5),
+        sampling=Sampling(
+            prompts_per_step=8,
+            group_size=8,
+            first_chunk=1,
+            last_chunk=16,
+            clip_chunks=4,  # critics see what follows from a picture, for most of a second
+            true_pasts=0.75,
+        ),
         rewards=Weighing(scale=damped),
-        learning=Learning(best=4, worst=4, noise_levels=2, updates_per_rollout=2, micro_rows=96),
+        learning=Learning(best=3, worst=3, noise_levels=2, updates_per_rollout=2, micro_rows=96),
         optimiser=Optimiser(lr=3e-4, lr_end=0.2, behaviour_decay=Decay(0.0, 0.5, 0.02), checkpoint_decay=0.8),
         keeping=Keeping(save_every=4),
     )
