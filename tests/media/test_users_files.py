@@ -241,7 +241,7 @@ def test_a_server_keeps_no_frame_at_its_full_size_and_refuses_a_cut_one(four_col
 
 
 def test_a_cover_is_neither_the_video_nor_its_rate(tmp_path):
-    """As phones and editors store one, before the stream that plays."""
+    """As phones and editors store one; where its box is the first, it is the first stream, too."""
     with av.open(str(tmp_path / "covered.mp4"), "w") as container:
         cover = container.add_stream("mjpeg", rate=90)
         cover.height, cover.width, cover.pix_fmt = 32, 32, "yuvj420p"
@@ -253,8 +253,15 @@ def test_a_cover_is_neither_the_video_nor_its_rate(tmp_path):
                 picture = av.VideoFrame.from_ndarray(np.full((*size, 3), 99, np.uint8), format="rgb24")
                 container.mux(into.encode(picture))
             container.mux(into.encode())
-    assert video.read_video(tmp_path / "covered.mp4").shape == (3, 3, 48, 64)
-    assert video.frame_rate(tmp_path / "covered.mp4") == 8
+    path = tmp_path / "covered.mp4"
+    data = path.read_bytes()
+    track, cover_box = data.index(b"trak") - 4, data.index(b"udta") - 4
+    end = cover_box + int.from_bytes(data[cover_box : cover_box + 4])
+    path.write_bytes(data[:track] + data[cover_box:end] + data[track:cover_box] + data[end:])
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].disposition & Disposition.attached_pic
+    assert video.read_video(path).shape == (3, 3, 48, 64)
+    assert video.frame_rate(path) == 8
 
 
 @pytest.mark.parametrize(

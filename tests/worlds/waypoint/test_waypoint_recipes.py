@@ -268,6 +268,14 @@ def test_a_checkpoint_of_another_network_is_refused_before_loading(prepared, tmp
     assert said.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def test_exploring_without_guidance_is_refused_before_anything_is_loaded():
+    recipe = waypoint.smoke()
+    exploring = replace(recipe, config=recipe.config.changed(explore=1.0))
+    for asked in (exploring.check, exploring.needs):
+        with pytest.raises(UserError, match=r"which waypoint does not have: set config\.explore=0$"):
+            asked()
+
+
 def test_missing_files_are_named_with_their_origin(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "waypoint:lora", "--device", "cpu", "--out", "run"]) == 2
