@@ -1,11 +1,23 @@
 """The list of worlds: complete, and the same as the package's own recipes."""
 
+from functools import cache
 from pathlib import Path
 
+import pytest
+
 from worldcompass import cli
+from worldcompass.recipes import catalogue
 from worldcompass.recipes.catalogue import EMBEDDED, OPEN, WORLDS, table
 from worldcompass.recipes.load import load_recipe, shipped_recipes
 from worldcompass.worlds.open.recipe import OpenRecipe
+
+found_once = cache(catalogue.facts_of)
+
+
+@pytest.fixture(autouse=True)
+def facts_found_once(monkeypatch):
+    """Every world's network is built once for all tests, which takes seconds."""
+    monkeypatch.setattr(catalogue, "facts_of", found_once)
 
 
 def test_every_recipe_of_an_open_checkpoint_is_listed_once():
