@@ -159,8 +159,8 @@ def differences(
         default, new = defaults.get(key), now.get(key)
         old = saved.get(key, default)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            parts = (cast("Mapping[str, object]", part or {}) for part in (old, new, default))
-            found |= differences(*parts, f"{inside}{key}.")
+            parts = cast("Mapping[str, object]", old), cast("Mapping[str, object]", new)
+            found |= differences(*parts, cast("Mapping[str, object]", default or {}), f"{inside}{key}.")
         elif old != new:
             found[inside + key] = [old, new]
     return found
@@ -192,7 +192,7 @@ def _take_over(
     changed = differences(saved, now, defaults)
     # Earlier versions and training from Python store none.
     if isinstance(before, Mapping) and isinstance(own, Mapping):
-        theirs, ours = (cast("Mapping[str, object]", part) for part in (before, own))
+        theirs, ours = cast("Mapping[str, object]", before), cast("Mapping[str, object]", own)
         of_its_own = differences(theirs, ours, {})
         changed |= {name: pair for name, pair in of_its_own.items() if name.split(".")[-1] not in MAY_CHANGE}
     changed |= _changed_schedule(run, state)
