@@ -11,10 +11,11 @@ gate rejects.
 import argparse
 from pathlib import Path
 
+from worldcompass.judging.court import stored_sources
 from worldcompass.judging.forgeries import FULL, THIRDS
 from worldcompass.judging.trial import DEMANDED, GATES, ORIGINALS, Caught, changes_of, try_forgeries
 from worldcompass.runs.atomic import finite, write_json
-from worldcompass.worlds.doom.judging import stored_sources
+from worldcompass.worlds.doom.world import SPEC
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("judge", type=Path, help="the folder of a judge")
@@ -43,7 +44,7 @@ def show(caught: Caught) -> None:
 def main() -> None:
     """Run the trial."""
     args = parser.parse_args()
-    sources = stored_sources(args.judge)
+    sources = stored_sources(args.judge, SPEC)
     sources = sources.select(range(0, len(sources.scenarios), args.every)).first(
         args.frames or sources.frames
     )

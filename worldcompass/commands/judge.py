@@ -108,32 +108,33 @@ def run(args: argparse.Namespace) -> int:
 
 def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sources], int]:
     """The function that makes or finds all videos of the judge, and the number of scenarios."""
+    from worldcompass.judging.court import sources_of
+
     if args.world in EMBEDDED:
         if args.recordings is not None:
             raise UserError(f"--world {args.world} has its own scenarios: leave out --recordings")
         if args.world == HANDS:
-            from worldcompass.worlds.hands.judging import MOST, sources_of
+            from worldcompass.worlds.hands.judging import MOST, court
 
-            return sources_of, args.scenarios or MOST
-        from worldcompass.worlds.doom.judging import sources_of
+            return partial(sources_of, court()), args.scenarios or MOST
+        from worldcompass.worlds.doom.judging import court
 
-        return sources_of, args.scenarios or SCENARIOS
+        return partial(sources_of, court()), args.scenarios or SCENARIOS
     check_world(args.world)
     if args.recordings is None:
         raise UserError(
             f"--world {args.world} has no engine: give recordings of the real thing with --recordings"
         )
-    from worldcompass.judging.court import sources_of as of_court
     from worldcompass.recordings import videos_in
 
     folder = need_folder(args.recordings, "recordings")
     recordings = videos_in(folder)
     if is_open(args.world):
-        from worldcompass.worlds.open.judging import court
+        from worldcompass.worlds.open import judging
 
         recipe = open_recipe(args.world, args.assignments)
         recipe.check_world()
-        found = court(recipe, folder, args.latents, args.steps, device)
+        found = judging.court(recipe, folder, args.latents, args.steps, device)
     else:
         from worldcompass.judging.recorded import own_court
         from worldcompass.recipes.load import parts_of
@@ -141,7 +142,7 @@ def _real_side(args: argparse.Namespace, device: str) -> tuple[Callable[..., Sou
 
         base = f"{args.world} {digest_of(Path(parts_of(args.world)[0]))}"
         found = own_court(world_maker(args.world), base, folder, args.latents, device)
-    return partial(of_court, found), args.scenarios or len(recordings) // 2
+    return partial(sources_of, found), args.scenarios or len(recordings) // 2
 
 
 def print_gates(judgement: Judgement) -> None:

@@ -82,38 +82,22 @@ def reward_hacking(record: Record) -> list[Finding] | None:
 
 def motion_dying(record: Record) -> list[Finding] | None:
     """Commanded motion that fades, as quality critics do not mind a still picture."""
-    found = _shrunk(record, lambda pictures: pictures.motion, MOTION)
-    if found is None:
-        return None
-    if not found:
-        return []
-    return [
-        Finding(
-            "motion dying", "harmful", found[0].step,
-            "the pictures move less and less, although motion is commanded",
-            f"{math.exp(average(found)):.0%} of the motion of the first steps on the same chunks "
-            f"(limit {math.exp(MOTION):.0%})",
-            "raise the weight of the reward for following actions, lower that for quality, or shorten the run",
-        )
-    ]  # fmt: skip
+    return _fading(
+        record, lambda pictures: pictures.motion, MOTION, "motion dying",
+        "the pictures move less and less, although motion is commanded",
+        "of the motion of the first steps on the same chunks",
+        "raise the weight of the reward for following actions, lower that for quality, or shorten the run",
+    )  # fmt: skip
 
 
 def diversity_collapse(record: Record) -> list[Finding] | None:
     """Candidates of a group that become copies of each other."""
-    found = _shrunk(record, lambda pictures: pictures.diversity, DIVERSITY)
-    if found is None:
-        return None
-    if not found:
-        return []
-    return [
-        Finding(
-            "diversity collapse", "harmful", found[0].step,
-            "the candidates of a group become copies of each other: soon no difference is left to prefer",
-            f"{math.exp(average(found)):.0%} of the first steps' spread between siblings on the same chunks "
-            f"(limit {math.exp(DIVERSITY):.0%})",
-            "raise kl_weight or explore, lower lr",
-        )
-    ]  # fmt: skip
+    return _fading(
+        record, lambda pictures: pictures.diversity, DIVERSITY, "diversity collapse",
+        "the candidates of a group become copies of each other: soon no difference is left to prefer",
+        "of the first steps' spread between siblings on the same chunks",
+        "raise kl_weight or explore, lower lr",
+    )  # fmt: skip
 
 
 def picture_drift(record: Record) -> list[Finding] | None:
@@ -191,6 +175,23 @@ def _evaluation_falls(record: Record) -> tuple[int, str] | None:
 def _all(names: Sequence[str], verb: str) -> str:
     """Names with a verb: ``a rises``, ``a and b rise``."""
     return f"{' and '.join(names)} {verb}{'s' if len(names) == 1 else ''}"
+
+
+def _fading(
+    record: Record,
+    of: Callable[[Pictures], float | None],
+    limit: float,
+    name: str,
+    what: str,
+    share: str,
+    advice: str,
+) -> list[Finding] | None:
+    """The finding that a positive quantity fell below a limit of its logarithm; None without points."""
+    found = _shrunk(record, of, limit)
+    if not found:
+        return None if found is None else []
+    evidence = f"{math.exp(average(found)):.0%} {share} (limit {math.exp(limit):.0%})"
+    return [Finding(name, "harmful", found[0].step, what, evidence, advice)]
 
 
 def _shrunk(record: Record, of: Callable[[Pictures], float | None], limit: float) -> list[Point] | None:

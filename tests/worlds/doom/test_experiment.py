@@ -24,7 +24,6 @@ from worldcompass.runs.results import read_results
 from worldcompass.ways import Walking
 from worldcompass.worlds.doom import evaluation, experiment
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
-from worldcompass.worlds.doom.experiment import run_experiment
 from worldcompass.worlds.doom.world import SPEC, WEIGHTS, DoomWorld, load_doom_world
 from worldcompass.worlds.small.post_training import evaluation as measuring
 from worldcompass.worlds.small.post_training import experiment as running
@@ -200,7 +199,7 @@ def test_resuming_a_finished_run_repeats_its_numbers(run_dir):
 def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path, capsys):
     config = tiny().config.changed(steps=1)
     recipe, out = replace(tiny(), config=config, members=2, extend=1.5, unseen=True), tmp_path / "run"
-    results = run_experiment(recipe, out, "cpu", resume=False, measured_by=run_dir)
+    results = recipe.run(out, "cpu", resume=False, measured_by=run_dir)
     assert results.forward_passes.clip_level == 2 * (2 * 2 * 2 * 2)  # chunk 0 alone, both members
     assert "Next: worldcompass play --after" in capsys.readouterr().out
     start = load_doom_world().net.state_dict()
@@ -222,7 +221,7 @@ def test_measures_of_the_base_are_copied_from_a_finished_run(run_dir, tmp_path, 
         (other / name).unlink()
     (other / "evaluation_base_play.json").unlink()
     monkeypatch.setattr(measuring, "imagine_all", None)
-    results = experiment.run_experiment(tiny(), other, "cpu", resume=True, measured_by=run_dir)
+    results = tiny().run(other, "cpu", resume=True, measured_by=run_dir)
     found, before = results.evaluation, read_results(RunFolder(run_dir).results).evaluation
     assert found.base == before.base and found.engine == before.engine
 

@@ -6,11 +6,12 @@ import torch
 from worldcompass import cli
 from worldcompass.errors import UserError
 from worldcompass.judging import court as filming
+from worldcompass.judging.court import sources_of, stored_sources
 from worldcompass.worlds.doom import judging
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN
 from worldcompass.worlds.doom.engine.scenarios import evaluation_plans
-from worldcompass.worlds.doom.judging import MOST, place_of, scenes, sources_of, stored_sources
-from worldcompass.worlds.doom.world import shipped_weights
+from worldcompass.worlds.doom.judging import MOST, court, place_of, scenes
+from worldcompass.worlds.doom.world import SPEC, shipped_weights
 
 LATENTS = 10  # 37 frames
 COUNT = 8  # scenarios, the fewest
@@ -76,30 +77,32 @@ def filmed(found, monkeypatch):
 
 def test_a_second_run_takes_engine_and_base_from_the_first_and_films_itself_alone(filmed, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    sources_of([shipped_weights()], first, COUNT, 0, "cpu")
+    sources_of(court(), [shipped_weights()], first, COUNT, 0, "cpu")
     filmed.clear()
-    found = sources_of([shipped_weights()], second, COUNT, 0, "cpu", reuse=first)
+    found = sources_of(court(), [shipped_weights()], second, COUNT, 0, "cpu", reuse=first)
     assert filmed == [0, 0]  # the trained model's videos and its single chunks
-    assert found.engine_SF3hw.equal(stored_sources(first).engine_SF3hw)
+    assert found.engine_SF3hw.equal(stored_sources(first, SPEC).engine_SF3hw)
     with pytest.raises(UserError, match="no judge with the same base"):
-        sources_of([shipped_weights()], tmp_path / "third", COUNT, 1, "cpu", reuse=first)
+        sources_of(court(), [shipped_weights()], tmp_path / "third", COUNT, 1, "cpu", reuse=first)
     with pytest.raises(UserError, match="no judge with the same base"):
-        sources_of([shipped_weights()], tmp_path / "fourth", COUNT, 0, "cpu", reuse=tmp_path / "nowhere")
+        sources_of(
+            court(), [shipped_weights()], tmp_path / "fourth", COUNT, 0, "cpu", reuse=tmp_path / "nowhere"
+        )
 
 
 def test_videos_are_stored_and_the_same_command_reads_them(filmed, tmp_path):
     out = tmp_path / "judge"
-    first = sources_of([shipped_weights()], out, COUNT, 0, "cpu")
+    first = sources_of(court(), [shipped_weights()], out, COUNT, 0, "cpu")
     assert filmed == [-1, 0, 0, 0, 0]
-    again = sources_of([shipped_weights()], out, COUNT, 0, "cpu")
+    again = sources_of(court(), [shipped_weights()], out, COUNT, 0, "cpu")
     assert len(filmed) == 5 and again.flat("trained").equal(first.flat("trained"))
     (out / "trained_0.safetensors").unlink()
     with pytest.raises(UserError, match="no complete judge"):
-        stored_sources(out)
-    sources_of([shipped_weights()], out, COUNT, 0, "cpu")
+        stored_sources(out, SPEC)
+    sources_of(court(), [shipped_weights()], out, COUNT, 0, "cpu")
     assert len(filmed) == 6
     with pytest.raises(UserError, match="other seed: choose another --out"):
-        sources_of([shipped_weights()], out, COUNT, 1, "cpu")
+        sources_of(court(), [shipped_weights()], out, COUNT, 1, "cpu")
 
 
 def test_the_command_refuses_a_run_that_is_not_there(capsys, tmp_path):

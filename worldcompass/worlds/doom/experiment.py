@@ -6,7 +6,6 @@ The stages are ``worlds.small.post_training.experiment``'s.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from worldcompass.cost.plan import Needs
 from worldcompass.critic import Critic
@@ -17,7 +16,6 @@ from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.inverse_dynamics.critic import of_recipe
 from worldcompass.rewards.quality import QualityWeights
 from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
-from worldcompass.runs.results import Results
 from worldcompass.training.config import Config
 from worldcompass.training.run import Parts
 from worldcompass.types import Scenario
@@ -35,8 +33,7 @@ from worldcompass.worlds.doom.needs import needs_of
 from worldcompass.worlds.doom.rewards.interaction import InteractionFollowing
 from worldcompass.worlds.doom.rewards.quality import VisualQuality
 from worldcompass.worlds.doom.world import WEIGHTS, load_doom_world
-from worldcompass.worlds.small.post_training import experiment
-from worldcompass.worlds.small.post_training.experiment import Ground, weights_of
+from worldcompass.worlds.small.post_training.experiment import Ground, SmallRecipe, weights_of
 
 PROBES_PER_MAP_AND_KIND = 1  # videos of the held-out judge's probes during training
 PROBE_LATENTS = 16
@@ -52,64 +49,28 @@ WEIGHTED = (
 
 
 @dataclass(frozen=True)
-class DoomRecipe:
-    """A recipe that evaluates the base, post-trains it and evaluates again."""
+class DoomRecipe(SmallRecipe):
+    """See ``SmallRecipe``."""
 
-    config: Config
     scenarios_per_map: int = 12
     """Fresh scenarios for post-training, per training map."""
     scenario_latents: int = 16
     """Their length, which must include the curriculum's last chunk."""
-    evaluation_latents: int = 32
-    """Length of the evaluation: 32 latents are 125 frames, 64 are 253, 96 are 381."""
-    evaluation_seeds: tuple[int, ...] = (0,)
-    """Noise seeds of the evaluation, for both the base and the trained model."""
-    evaluation_played_every: int = 2
-    """The way ``play`` is evaluated on every so many scenarios of a map and a kind, to save time."""
-    evaluation_guidance: float = 0.0
-    """Guidance of the trained model in the evaluation, at twice its cost; the base has none."""
-    unseen: bool = True
-    """Also evaluate unseen maps."""
     interaction_weight: float = 2.0
     quality_weight: float = 1.0
     """Of the looks reward of formulas and learned realism; 0 to only monitor it."""
-    likeness_weight: float = 0.0
-    """Of likeness to reachable truth, see ``TruthPaired``; above 0 for the critic to take part."""
-    steadiness_weight: float = 0.0
-    """Of colours like reachable truth's, see ``TwoSided``; above 0 for the critic to take part."""
-    reality_weight: float = 0.0
-    """Of networks that learn to tell candidates from the engine, see ``Discriminator``; above 0 to use it."""
-    inverse_dynamics_weight: float = 0.0
-    """Of the critic in ``inverse_dynamics``; above 0 for it to take part."""
-    inverse_dynamics: str = ""
-    """File of a critic of camera motions, made by ``worldcompass critics train``."""
     drift_weight: float = 6.0
     """Weight of colour drift in the quality reward."""
     cycle_weight: float = 0.0
     """Weight of cycle closure; above 0, every training motion is followed by its opposite."""
-    members: int = 1
-    """Number of runs with different seeds whose weights are averaged, see ``worldcompass.training.averaging``."""
-    extend: float = 1.0
-    """How far to go from the base towards the mean: 0.5 goes half of the way, 1.5 beyond it."""
 
-    def run(self, out: Path, device: str, resume: bool) -> None:
-        """See ``run_experiment``."""
-        run_experiment(self, out, device, resume)
-
-    def parts(self, device: str) -> Parts:
-        """See ``training_parts``; for ``worldcompass profile``."""
-        return training_parts(self, device)
+    def ground(self) -> Ground[DoomRecipe]:
+        """See ``ground``."""
+        return ground()
 
     def needs(self) -> Needs:
         """The needs for ``worldcompass plan``, without loading anything."""
         return needs_of(self.config)
-
-
-def run_experiment(
-    recipe: DoomRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
-) -> Results:
-    """Run a recipe; see ``worlds.small.post_training.experiment.run_experiment``."""
-    return experiment.run_experiment(ground(), recipe, out, device, resume, measured_by)
 
 
 def ground() -> Ground[DoomRecipe]:

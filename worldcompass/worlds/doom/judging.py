@@ -7,12 +7,9 @@ settings, sees other starts on the training maps alone: neither ever sees an epi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from worldcompass.errors import UserError
-from worldcompass.judging import court as judging
 from worldcompass.judging.court import Court, Role, Scenes
-from worldcompass.judging.sources import Sources
 from worldcompass.media.progress import progress
 from worldcompass.types import Scenario
 from worldcompass.worlds.doom.engine.maps import TRAINING, UNSEEN, DoomMap
@@ -102,24 +99,6 @@ def place_of(plan: Plan) -> str:
         return f"{plan.map_name}/start"
     x, z, _ = plan.place
     return f"{plan.map_name}/{round(x / PLACE)}/{round(z / PLACE)}"
-
-
-def sources_of(
-    runs: Sequence[Path],
-    out: Path,
-    count: int,
-    seed: int,
-    device: str,
-    role: Role = "judge",
-    reuse: Path | None = None,
-) -> Sources:
-    """All videos of the judge; see ``judging.court.sources_of``."""
-    return judging.sources_of(court(), runs, out, count, seed, device, role, reuse)
-
-
-def stored_sources(folder: Path) -> Sources:
-    """The videos of a judge that were made before; see ``judging.court``."""
-    return judging.stored_sources(folder, SPEC)
 
 
 def court() -> Court:

@@ -7,14 +7,12 @@ engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from worldcompass.cost.plan import Needs
 from worldcompass.critic import Critic
 from worldcompass.rewards.discriminator import Discriminator
 from worldcompass.rewards.inverse_dynamics.critic import of_recipe
 from worldcompass.rewards.truth_paired import TruthPaired, TwoSided
-from worldcompass.runs.results import Results
 from worldcompass.training.config import Config
 from worldcompass.training.run import Parts
 from worldcompass.worlds.hands.critics.weights import shared_reader
@@ -25,8 +23,7 @@ from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
 from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
 from worldcompass.worlds.hands.world import SPEC, WEIGHTS, load_hands_world
-from worldcompass.worlds.small.post_training import experiment
-from worldcompass.worlds.small.post_training.experiment import Ground, weights_of
+from worldcompass.worlds.small.post_training.experiment import Ground, SmallRecipe, weights_of
 
 PROBE_LATENTS = 16
 ANY_DEPTH = 32  # chunks: the camera stands still, so truth shows the same place after any number of them
@@ -44,22 +41,11 @@ WEIGHTED = (
 
 
 @dataclass(frozen=True)
-class HandsRecipe:
-    """A recipe that evaluates the base, post-trains it and evaluates again."""
+class HandsRecipe(SmallRecipe):
+    """See ``SmallRecipe``; the evaluation has 32 latents at the most."""
 
-    config: Config
     scenario_latents: int = 24
     """Length of the training scenarios, which must include the curriculum's last chunk; 24 at most."""
-    evaluation_latents: int = 32
-    """Length of the evaluation: 32 latents are 125 frames, the most."""
-    evaluation_seeds: tuple[int, ...] = (0,)
-    """Noise seeds of the evaluation, for both the base and the trained model."""
-    evaluation_played_every: int = 2
-    """The way ``play`` is evaluated on every so many scenarios of a split and a kind, to save time."""
-    evaluation_guidance: float = 0.0
-    """Guidance of the trained model in the evaluation, at twice its cost; the base has none."""
-    unseen: bool = True
-    """Also evaluate unseen colours, tables and sets of things."""
     interaction_weight: float = 1.0
     permanence_weight: float = 0.0
     """Of things that stay what they are, see ``Permanence``; above 0 for the critic to take part, as all below."""
@@ -67,39 +53,14 @@ class HandsRecipe:
     grasp_weight: float = 0.0
     instruction_weight: float = 0.0
     """Of doing what the instruction says; a third of the training scenarios carry one."""
-    inverse_dynamics_weight: float = 0.0
-    """Of the critic in ``inverse_dynamics``."""
-    inverse_dynamics: str = ""
-    """File of a critic of controls, made by ``worldcompass critics train``."""
-    likeness_weight: float = 0.0
-    """Of likeness to reachable truth, see ``TruthPaired``."""
-    steadiness_weight: float = 0.0
-    """Of colours like reachable truth's, see ``TwoSided``."""
-    reality_weight: float = 0.0
-    """Of networks that learn to tell candidates from the engine, see ``Discriminator``."""
-    members: int = 1
-    """Number of runs with different seeds whose weights are averaged, see ``worldcompass.training.averaging``."""
-    extend: float = 1.0
-    """How far to go from the base towards the mean: 0.5 goes half of the way, 1.5 beyond it."""
 
-    def run(self, out: Path, device: str, resume: bool) -> None:
-        """See ``run_experiment``."""
-        run_experiment(self, out, device, resume)
-
-    def parts(self, device: str) -> Parts:
-        """See ``training_parts``; for ``worldcompass profile``."""
-        return training_parts(self, device)
+    def ground(self) -> Ground[HandsRecipe]:
+        """See ``ground``."""
+        return ground()
 
     def needs(self) -> Needs:
         """The needs for ``worldcompass plan``, without loading anything."""
         return needs_of(self.config)
-
-
-def run_experiment(
-    recipe: HandsRecipe, out: Path, device: str, resume: bool, measured_by: Path | None = None
-) -> Results:
-    """Run a recipe; see ``worlds.small.post_training.experiment.run_experiment``."""
-    return experiment.run_experiment(ground(), recipe, out, device, resume, measured_by)
 
 
 def ground() -> Ground[HandsRecipe]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS
-from worldcompass.judging import court as judging
-from worldcompass.judging.court import Role, Scenes
-from worldcompass.judging.sources import Sources
+from worldcompass.judging.court import Court, Role, Scenes
 from worldcompass.worlds.hands.footage import scene_of, shipped_scenarios
 from worldcompass.worlds.hands.world import SPEC, WEIGHTS, load_hands_world
 from worldcompass.worlds.small.post_training.judging import court_of
@@ -36,15 +31,6 @@ def scenes(role: Role, count: int) -> Scenes:
     return Scenes(kept, [scene_of(s.id).name for s in kept], ["table"] * count, others)
 
 
-def sources_of(
-    runs: Sequence[Path],
-    out: Path,
-    count: int,
-    seed: int,
-    device: str,
-    role: Role = "judge",
-    reuse: Path | None = None,
-) -> Sources:
-    """All videos of the judge; see ``judging.court.sources_of``."""
-    found = court_of(WEIGHTS, SPEC, load_hands_world, scenes, "install the same version of worldcompass")
-    return judging.sources_of(found, runs, out, count, seed, device, role, reuse)
+def court() -> Court:
+    """What a judge needs of this world."""
+    return court_of(WEIGHTS, SPEC, load_hands_world, scenes, "install the same version of worldcompass")

@@ -11,11 +11,12 @@ import platform
 import shutil
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from rich.box import SIMPLE
@@ -69,46 +70,53 @@ from worldcompass.worlds.small.weights import WeightFiles
 NEEDED_BYTES = 500_000_000  # checkpoints with three copies of the weights and the optimiser, two at a time
 
 
-class Recipe(Protocol):
-    """What every recipe of a small world says: a frozen dataclass with a field ``NAME_weight`` per reward."""
+@dataclass(frozen=True)
+class SmallRecipe(ABC):
+    """A recipe that evaluates the base of a small world, post-trains it and evaluates again.
 
-    @property
-    def config(self) -> Config:
-        """Of the training."""
-        ...
+    A world adds a field ``NAME_weight`` for each of its rewards.
+    """
 
-    @property
-    def evaluation_latents(self) -> int:
-        """Length of the evaluation."""
-        ...
+    config: Config
+    evaluation_latents: int = 32
+    """Length of the evaluation: 32 latents are 125 frames, 64 are 253, 96 are 381."""
+    evaluation_seeds: tuple[int, ...] = (0,)
+    """Noise seeds of the evaluation, for both the base and the trained model."""
+    evaluation_played_every: int = 2
+    """The way ``play`` is evaluated on every so many scenarios of a split and a kind, to save time."""
+    evaluation_guidance: float = 0.0
+    """Guidance of the trained model in the evaluation, at twice its cost; the base has none."""
+    unseen: bool = True
+    """Also evaluate what the base never trained on."""
+    likeness_weight: float = 0.0
+    """Of likeness to reachable truth, see ``TruthPaired``; above 0 for the critic to take part, as all below."""
+    steadiness_weight: float = 0.0
+    """Of colours like reachable truth's, see ``TwoSided``."""
+    reality_weight: float = 0.0
+    """Of networks that learn to tell candidates from the engine, see ``Discriminator``."""
+    inverse_dynamics_weight: float = 0.0
+    """Of the critic in ``inverse_dynamics``."""
+    inverse_dynamics: str = ""
+    """File of a critic of the world's actions, made by ``worldcompass critics train``."""
+    members: int = 1
+    """Number of runs with different seeds whose weights are averaged, see ``worldcompass.training.averaging``."""
+    extend: float = 1.0
+    """How far to go from the base towards the mean: 0.5 goes half of the way, 1.5 beyond it."""
 
-    @property
-    def evaluation_seeds(self) -> tuple[int, ...]:
-        """Noise seeds of the evaluation, for both the base and the trained model."""
-        ...
+    @abstractmethod
+    def ground(self) -> Ground[Self]:
+        """What an experiment needs of the world."""
 
-    @property
-    def evaluation_played_every(self) -> int:
-        """The way ``play`` is evaluated on every so many scenarios, to save time."""
-        ...
+    def run(self, out: Path, device: str, resume: bool, measured_by: Path | None = None) -> Results:
+        """See ``run_experiment``."""
+        return run_experiment(self.ground(), self, out, device, resume, measured_by)
 
-    @property
-    def evaluation_guidance(self) -> float:
-        """Guidance of the trained model in the evaluation."""
-        ...
-
-    @property
-    def members(self) -> int:
-        """Number of runs with different seeds whose weights are averaged."""
-        ...
-
-    @property
-    def extend(self) -> float:
-        """How far to go from the base towards the mean."""
-        ...
+    def parts(self, device: str) -> Parts:
+        """The inputs of training; for ``worldcompass profile``."""
+        return self.ground().parts(self, device)
 
 
-R = TypeVar("R", bound=Recipe)
+R = TypeVar("R", bound=SmallRecipe)
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,7 @@ def run_experiment(
     return results
 
 
-def weights_of(recipe: Recipe, weighted: Sequence[str]) -> dict[str, float]:
+def weights_of(recipe: SmallRecipe, weighted: Sequence[str]) -> dict[str, float]:
     """The recipe's weights by the names of its critics.
 
     Raises:
@@ -303,7 +311,7 @@ def _identity(recipe: Mapping[str, object]) -> dict[str, object]:
     return {**recipe, "config": lasting}
 
 
-def _described(recipe: Recipe) -> dict[str, object]:
+def _described(recipe: SmallRecipe) -> dict[str, object]:
     assert is_dataclass(recipe)
     own = {f.name: getattr(recipe, f.name) for f in fields(recipe) if f.name != "config"}
     return json.loads(json.dumps({**own, "config": recipe.config.described()}))
@@ -321,7 +329,7 @@ def _take_measurements(folder: RunFolder, finished: RunFolder) -> None:
 
 
 def _results(
-    folder: RunFolder, recipe: Recipe, spec: WorldSpec, scenarios: Sequence[Scenario],
+    folder: RunFolder, recipe: SmallRecipe, spec: WorldSpec, scenarios: Sequence[Scenario],
     sides_of: Mapping[str, Sides], seconds: float,
 ) -> Results:  # fmt: skip
     sampling, group = recipe.config.sampling, recipe.config.sampling.group_size
