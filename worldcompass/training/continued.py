@@ -46,7 +46,7 @@ def pretrain_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     clock.lap("targets")
     set_learning_rate(run.optimizer, rate.lr, rate.lr_end, (step - 1) / max(1, config.steps - 1))
     updated = mean_of([update(run, part) for part in updates])
-    missing = without_gradient(run.policy)
+    distances, missing = updated.from_start or {}, without_gradient(run.policy)
     run.optimizer.zero_grad(set_to_none=True)
     run.policy.follow(step)
     clock.lap("update")
@@ -56,7 +56,10 @@ def pretrain_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         way=stretch.way,
         objective=updated.objective,
         loss=updated.loss,
-        **(updated.from_start or {}),
+        kl_to_start=distances.get("kl_to_start"),
+        mean_shift=distances.get("mean_shift"),
+        velocity_norm=distances.get("velocity_norm"),
+        contrast=distances.get("contrast"),
         grad_norm=updated.grad_norm,
         applied=updated.applied,
         no_gradient=unreached(run.policy, missing),
