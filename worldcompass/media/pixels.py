@@ -21,7 +21,7 @@ def luma(frames_3hw: Tensor) -> Tensor:
 def window_means(maps_hw: Tensor, size: int, padding: int = 0) -> Tensor:
     """Means of all windows of ``size`` x ``size`` pixels of maps (..., h, w); what lies outside does not count.
 
-    By two matrix products, which take a tenth of the time of ``avg_pool2d`` on a CPU.
+    By two matrix products, which a CPU computes faster than ``avg_pool2d``.
     """
     down, across = (_averages(maps_hw, length, size, padding) for length in maps_hw.shape[-2:])
     return down @ maps_hw @ across.T
