@@ -18,7 +18,7 @@ from worldcompass.worlds.doom.network.autoencoder import DoomLook
 from worldcompass.worlds.doom.rooms.autoencoder import CODE, RoomsAutoencoder
 from worldcompass.worlds.doom.rooms.pretraining import BLUEPRINT
 from worldcompass.worlds.doom.rooms.transformer import RoomsTransformer
-from worldcompass.worlds.doom.rooms.views import VIEWS, chosen_views, mixed_views
+from worldcompass.worlds.doom.rooms.views import PLANES, VIEWS, chosen_views, mixed_views
 from worldcompass.worlds.doom.rooms.world import RoomsWorld, load_rooms_world
 
 
@@ -27,7 +27,7 @@ def world() -> RoomsWorld:
     """A new one, whose code is that of noise."""
     torch.manual_seed(0)
     autoencoder = RoomsAutoencoder()
-    autoencoder.start_linear(torch.rand(60, 3, *CODE.frame_size))
+    autoencoder.start_linear(torch.rand(60, PLANES, *CODE.frame_size))
     return RoomsWorld(autoencoder, RoomsTransformer(autoencoder.code))
 
 
@@ -57,12 +57,12 @@ def test_rooms_keep_the_contract(world):
 def test_standing_still_shows_the_last_picture(world):
     picture = torch.rand(1, 3, *CODE.frame_size)
     seen = mixed_views([(look(picture), torch.zeros(1, 2, 4), torch.zeros(1))])
-    assert seen.shape == (1, 4 * len(VIEWS), 2, *CODE.frame_size)
-    carried, covered = seen[0, :3, 0], seen[0, 3 * len(VIEWS), 0]
+    assert seen.shape == (1, (PLANES + 1) * len(VIEWS), 2, *CODE.frame_size)
+    carried, covered = seen[0, :3, 0], seen[0, PLANES * len(VIEWS), 0]
     inner = (slice(None), slice(2, -2), slice(2, -2))
     torch.testing.assert_close(carried[inner], picture[0][inner], atol=2e-3, rtol=0)
     assert covered[2:-2, 2:-2].min() > 0.95
-    assert not seen[0, 3 : 3 * len(VIEWS)].any()  # nothing older is there
+    assert not seen[0, PLANES : PLANES * len(VIEWS)].any()  # nothing older is there
 
 
 def test_what_the_last_picture_does_not_show_comes_from_an_older_one():
@@ -78,17 +78,24 @@ def test_what_the_last_picture_does_not_show_comes_from_an_older_one():
     )
     middle = (0, slice(0, 3), 0, 24, 32)
     assert alone[middle].max() < 0.01 and helped[middle].min() > 0.99
-    assert alone[0, 3 * len(VIEWS), 0, 24, 32] < 0.01 and helped[0, 3 * len(VIEWS), 0, 24, 32] > 0.95
+    covered = (0, PLANES * len(VIEWS), 0, 24, 32)
+    assert alone[covered] < 0.01 and helped[covered] > 0.95
 
 
 def test_older_views_are_the_nearest_one_and_one_from_elsewhere():
-    """A camera walks ahead for six latents and back again: where it began is near, the far end is elsewhere."""
-    poses = walk([AHEAD] * 6 + [BACK] * 4).world_from_camera_K44[None]
-    target = walk([AHEAD] * 6 + [BACK] * 5).world_from_camera_K44[None, -1]
+    """A camera walks ahead and half of the way back: where it stood is near, the far end is elsewhere."""
+    poses = walk([AHEAD] * 14 + [BACK] * 4).world_from_camera_K44[None]
+    target = walk([AHEAD] * 14 + [BACK] * 5).world_from_camera_K44[None, -1]
     near, other = chosen_views(poses, target)
     places = poses[0, :, 2, 3]
     assert abs(places[near] - target[0, 2, 3]) < 1
     assert abs(places[other] - places[near]) > 2 * MOTION.move
+
+
+def test_the_start_is_looked_at_again_where_it_shows_something():
+    path = walk([AHEAD] * 3).world_from_camera_K44[None]
+    near, other = chosen_views(path[:, :3], path[:, -1])
+    assert (int(near), int(other)) == (2, 0)
 
 
 def test_a_new_network_leaves_what_is_carried_along_untouched(world):

@@ -68,6 +68,28 @@ def test_more_channels_show_more_and_all_of_them_everything():
     assert errors[0] > 1.5 * errors[1] and errors[2] < 1e-4
 
 
+def test_a_plane_beside_colour_has_channels_of_its_own():
+    """An error of depth is none of colour, and colour is coded as without depth."""
+    frames = frames_of(40)
+    depth = frames.mean(1, keepdim=True).square()
+    alone = LinearAutoencoder(replace(CODE, channels=12))
+    both = LinearAutoencoder(replace(CODE, channels=16, extra=(4,)))
+    alone.start_linear(frames)
+    both.start_linear(torch.cat([frames, depth], 1))
+    latents = both.encode_planes(torch.cat([frames, depth], 1))
+    shown = both.code.decode(latents)
+    torch.testing.assert_close(
+        both.pictures(latents), alone.pictures(alone.encode(frames)), atol=1e-4, rtol=0
+    )
+    assert (shown[:, 3:] - depth).abs().mean() < 0.5 * depth.std()
+    wrong = latents.clone()
+    wrong[:, 12:] += 1
+    assert both.pictures(wrong).equal(both.pictures(latents))
+    assert not both.code.decode(wrong)[:, 3:].allclose(shown[:, 3:])
+    with pytest.raises(ValueError, match="none are left"):
+        replace(CODE, channels=4, extra=(4,))
+
+
 def test_a_world_with_a_linear_code_keeps_the_contract():
     autoencoder = LinearAutoencoder(CODE)
     autoencoder.start_linear(frames_of(40))

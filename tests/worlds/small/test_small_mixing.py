@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -85,4 +87,5 @@ def test_pictures_are_weighted_sums_of_views_and_a_colour_behind_a_gate():
     shares, colour = planes[:, :7].softmax(1), planes[:, 8:] + 0.5
     shown = torch.einsum("nvyx,nvcyx->ncyx", shares, views.unflatten(1, (7, 3)))
     gate = functional.sigmoid(planes[:, 7:8])
-    torch.testing.assert_close(mixed(planes, views), (1 - gate) * shown + gate * colour)
+    config = replace(CONFIG, views=7, seen=21)
+    torch.testing.assert_close(mixed(planes, views, config), (1 - gate) * shown + gate * colour)

@@ -66,8 +66,14 @@ class CodeConfig:
     """Channels of the networks on the fine grid, whose cells are half as wide."""
     coarse: int = 192
     """Channels of the networks at the latent's resolution."""
+    extra: tuple[int, ...] = ()
+    """Of ``channels``, those of each plane that a ``LinearCode`` holds beside colour's three, such as depth."""
 
     def __post_init__(self) -> None:
+        if sum(self.extra) >= self.channels:
+            raise ValueError(
+                f"of {self.channels} channels {sum(self.extra)} are extra: none are left for colour"
+            )
         if self.cell % 2 or any(size % self.cell for size in self.frame_size):
             raise ValueError(
                 f"frames of {self.frame_size} do not divide into even cells of {self.cell} pixels"
@@ -78,6 +84,11 @@ class CodeConfig:
         """(C, H, W)."""
         height, width = self.frame_size
         return self.channels, height // self.cell, width // self.cell
+
+    @property
+    def planes(self) -> int:
+        """Planes of what a latent holds: colour's three, and the extra ones."""
+        return 3 + len(self.extra)
 
     @property
     def fine_cell(self) -> int:
@@ -129,6 +140,10 @@ class Codec(nn.Module):
     def encode(self, frames_B3hw: Tensor) -> Tensor:
         """Latents (B, C, H, W) of frames in [0, 1], each the last of its n."""
         raise NotImplementedError
+
+    def encode_planes(self, planes_Bphw: Tensor) -> Tensor:
+        """Latents (B, C, H, W) of all that they hold, see ``CodeConfig.extra``; without extra planes of frames."""
+        return self.encode(planes_Bphw)
 
     def pictures(self, latents_BCHW: Tensor) -> Tensor:
         """The latents' own frames (B, 3, h, w), about [0, 1]."""

@@ -2,6 +2,9 @@
 
 Where most of a picture stands still, its cells are sharp in a linear code of many channels, and what is encoded
 again does not change: a picture that is repeated chunk after chunk stays as it is.
+
+A code may hold planes beside colour, such as depth, each with channels and axes of its own: so an error of the one
+is none of the other.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ class LinearCode(nn.Module):
 
     def __init__(self, config: CodeConfig) -> None:
         super().__init__()
-        self.cell, size = config.cell, 3 * config.cell**2
+        self.cell, self.extra, size = config.cell, config.extra, config.planes * config.cell**2
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("axes", torch.eye(config.channels, size))
         self.register_buffer("scale", torch.ones(config.channels))
@@ -27,26 +30,30 @@ class LinearCode(nn.Module):
         self.scale: Tensor
 
     @torch.no_grad()
-    def fit(self, frames_B3hw: Tensor) -> None:
-        """Take the axes of frames in [0, 1].
+    def fit(self, frames_Bphw: Tensor) -> None:
+        """Take the axes of frames in [0, 1], with the extra planes behind the three of colour.
 
         Channels are divided by the square root of their deviation: so the first ones, which say most of a picture,
         stay larger than the last ones, and noise hides details first. Their mean square is 1.
         """
-        mean, axes, std = principal_components(frames_B3hw, self.cell, len(self.axes))
+        parts = frames_Bphw.split((3, *(1 for _ in self.extra)), 1)
+        counts = (len(self.axes) - sum(self.extra), *self.extra)
+        found = [principal_components(part, self.cell, n) for part, n in zip(parts, counts, strict=True)]
+        mean, axes, std = zip(*found, strict=True)
+        std = torch.cat(std)
         scale = std.sqrt()
-        self.mean.copy_(mean)
-        self.axes.copy_(axes)
+        self.mean.copy_(torch.cat(mean))
+        self.axes.copy_(torch.block_diag(*axes))
         self.scale.copy_(scale * (std / scale).square().mean().sqrt())
 
-    def encode(self, frames_B3hw: Tensor) -> Tensor:
-        """Latents (B, C, H, W) of frames in [0, 1]; in float32 under autocast too."""
-        with torch.autocast(frames_B3hw.device.type, enabled=False):
-            cells = functional.pixel_unshuffle(frames_B3hw.float(), self.cell) - self.mean[:, None, None]
+    def encode(self, frames_Bphw: Tensor) -> Tensor:
+        """Latents (B, C, H, W) of frames in [0, 1] and extra planes; in float32 under autocast too."""
+        with torch.autocast(frames_Bphw.device.type, enabled=False):
+            cells = functional.pixel_unshuffle(frames_Bphw.float(), self.cell) - self.mean[:, None, None]
             return torch.einsum("cd,bdyx->bcyx", self.axes / self.scale[:, None], cells)
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """Frames (B, 3, h, w) of latents, about [0, 1]; in float32 under autocast too."""
+        """Frames of latents, about [0, 1], and extra planes, (B, p, h, w); in float32 under autocast too."""
         with torch.autocast(latents_BCHW.device.type, enabled=False):
             cells = torch.einsum("cd,bcyx->bdyx", self.axes * self.scale[:, None], latents_BCHW.float())
             return functional.pixel_shuffle(cells + self.mean[:, None, None], self.cell)
@@ -75,4 +82,4 @@ class LinearAutoencoder(Codec):
 
     def pictures(self, latents_BCHW: Tensor) -> Tensor:
         """See ``Codec``."""
-        return self.code.decode(latents_BCHW)
+        return self.code.decode(latents_BCHW)[:, :3]

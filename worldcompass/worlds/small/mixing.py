@@ -4,6 +4,9 @@ The noisy latent enters as a picture next to the views. What comes out is a gues
 pixel a mix of the views, and behind a gate a colour of its own, for what no view shows. The guess and its deviation
 give the velocity (``posterior_velocity``). A new network guesses the first view.
 
+Views may have planes beside colour, such as depth: they are mixed with the same weights, behind gates of their own.
+Views with masks are trusted where their masks say that they are real, as far as training leaves it so.
+
 The halves (U-Net, arXiv 1505.04597) find outlines, which a few tokens can't; the transformer between them knows the
 past and makes the latents of a chunk agree. Latents are those of a ``LinearCode``.
 """
@@ -23,19 +26,24 @@ from worldcompass.worlds.small.linear import LinearCode
 from worldcompass.worlds.small.transformer import ChunkTransformer, Inputs, TransformerConfig
 
 GROUP = 16  # channels that are normalised together
-OWN = 1 + 3  # planes of a pixel after those of the views: the gate, and the colour behind it
 FIRST_BORN, GATE_BORN = 5.0, -6.0  # weight of the first view and gate before anything is learned, as logits
+TRUST_BORN = 4.0  # by which a whole mask raises its view's weight and closes the gates, as logits
 SPREAD_BORN = -2.0  # deviation of the first guess, before the softplus
 
 
 @dataclass(frozen=True)
 class MixingConfig(TransformerConfig):
-    """Sizes of a mixing transformer. ``seen`` counts three planes of each view, then one of each mask."""
+    """Sizes of a mixing transformer.
+
+    ``seen`` counts the planes of each view, and what else is seen after them. One more plane for each view are masks.
+    """
 
     frame_size: tuple[int, int] = (0, 0)
     """(height, width) in pixels."""
     views: int = 1
-    """Pictures that are mixed; the other planes of ``seen`` are masks that say what of them is real."""
+    """Pictures that are mixed."""
+    planes: int = 3
+    """Of a view: colour's three, and those that a ``LinearCode`` holds beside it."""
     finest: int = 2
     """Pixels of a cell of the finest grid; each next grid's cells are twice as large, down to the latents'."""
     grids: tuple[int, ...] = (64, 96, 128)
@@ -43,14 +51,30 @@ class MixingConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seen < 3 * self.views:
-            raise ValueError(f"{self.views} views have {3 * self.views} planes, seen says {self.seen}")
+        shown = self.planes * self.views
+        if self.seen < shown:
+            raise ValueError(f"{self.views} views have {shown} planes, seen says {self.seen}")
         coarsest = self.finest * 2 ** (len(self.grids) - 1)
         if tuple(size // coarsest for size in self.frame_size) != self.latent_shape[1:]:
             raise ValueError(
                 f"{len(self.grids)} grids from {self.finest} pixels on end at cells of {coarsest} pixels: frames of"
                 f" {self.frame_size} then have no latents of {self.latent_shape[1:]} cells"
             )
+
+    @property
+    def gates(self) -> int:
+        """One of colour, and one of each other plane."""
+        return self.planes - 2
+
+    @property
+    def own(self) -> int:
+        """Planes of a pixel after those of the views' weights: the gates, and what lies behind them."""
+        return self.gates + self.planes
+
+    @property
+    def masked(self) -> bool:
+        """Whether views have masks, which say what of them is real."""
+        return self.seen == (self.planes + 1) * self.views
 
 
 class Modulated(nn.Module):
@@ -77,7 +101,7 @@ def _silu(own: Tensor) -> Tensor:
 
 
 class MixingTransformer(ChunkTransformer):
-    """Views (N, D, h, w) are pictures about [0, 1], three planes each, then masks; it keeps a copy of the code."""
+    """Views (N, D, h, w) are pictures about [0, 1], some planes each, then masks; it keeps a copy of the code."""
 
     config: MixingConfig
     row_size = 3
@@ -90,9 +114,8 @@ class MixingTransformer(ChunkTransformer):
         """See ``ChunkTransformer``."""
         config, grids = self.config, self.config.grids
         rows, columns = (size // config.finest for size in config.frame_size)
-        self.stem = nn.Conv2d(
-            3 + config.seen, grids[0], 2 * config.finest, stride=config.finest, padding=config.finest // 2
-        )
+        planes, cell = config.planes + config.seen, config.finest
+        self.stem = nn.Conv2d(planes, grids[0], 2 * cell, stride=cell, padding=cell // 2)
         self.where = nn.Parameter(torch.zeros(grids[0], rows, columns))  # things far away are smaller
         self.down = nn.ModuleList(Modulated(channels, config.condition) for channels in grids)
         self.coarser = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(grids))
@@ -109,11 +132,12 @@ class MixingTransformer(ChunkTransformer):
             grids.append(x)
         return self._fold(self.tokens(x)), tuple(grids)
 
-    def _stem(self, picture_N3hw: Tensor, seen_PKDhw: Tensor) -> Tensor:
+    def _stem(self, pictures_Nphw: Tensor, seen_PKDhw: Tensor) -> Tensor:
         """``stem`` of pictures and views, and ``where``; views, which a past's rows share, are convolved once."""
-        weight, options = self.stem.weight, {"stride": self.stem.stride, "padding": self.stem.padding}
-        views = functional.conv2d(seen_PKDhw.flatten(0, 1) - 0.5, weight[:, 3:], self.stem.bias, **options)
-        own = functional.conv2d(picture_N3hw - 0.5, weight[:, :3], **options)
+        own_weight, weight = self.stem.weight.tensor_split((self.config.planes,), 1)
+        options = {"stride": self.stem.stride, "padding": self.stem.padding}
+        views = functional.conv2d(seen_PKDhw.flatten(0, 1) - 0.5, weight, self.stem.bias, **options)
+        own = functional.conv2d(pictures_Nphw - 0.5, own_weight, **options)
         shared = (views + self.where).unflatten(0, seen_PKDhw.shape[:2])[:, None]
         rows = own.unflatten(0, (len(seen_PKDhw), -1, seen_PKDhw.shape[1]))
         return (rows + shared).flatten(0, 2)
@@ -127,15 +151,17 @@ class MixingTransformer(ChunkTransformer):
             nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(grids)
         )
         patch = config.finest**2
-        self.head = nn.Conv2d(grids[0], patch * (config.views + OWN), 1)
+        self.head = nn.Conv2d(grids[0], patch * (config.views + config.own), 1)
         self.spread = nn.Conv2d(grids[-1], 1, 1)
         self.spread_channels = nn.Parameter(torch.zeros(config.latent_shape[0]))
         for layer in (self.head, self.spread):
             nn.init.zeros_(layer.weight)
         nn.init.constant_(self.spread.bias, SPREAD_BORN)  # type: ignore[arg-type]
-        born = torch.zeros(config.views + OWN, patch)
-        born[0], born[config.views] = FIRST_BORN, GATE_BORN
+        born = torch.zeros(config.views + config.own, patch)
+        born[0], born[config.views : config.views + config.gates] = FIRST_BORN, GATE_BORN
         self.head.bias = nn.Parameter(born.flatten())
+        if config.masked:
+            self.trust = nn.Parameter(torch.full((config.views + config.gates,), TRUST_BORN))
 
     def leave(self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], inputs: Inputs) -> Tensor:
         """See ``ChunkTransformer``."""
@@ -146,31 +172,43 @@ class MixingTransformer(ChunkTransformer):
         for index in reversed(range(len(self.finer))):
             x = self.up[index](self.finer[index](x) + kept[index], inputs.condition_NE)
         planes = functional.pixel_shuffle(self.head(functional.silu(x)).float(), self.config.finest)
-        mean = self.code.encode(mixed(planes, views))
+        if self.config.masked:
+            planes = self._trusting(planes, inputs.seen_NDyx[:, -self.config.views :].float())
+        mean = self.code.encode(mixed(planes, views, self.config))
         level = inputs.sigma_N.float().view(-1, 1, 1, 1)
         return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
 
+    def _trusting(self, planes_Nchw: Tensor, masks_NVhw: Tensor) -> Tensor:
+        """More weight to views where they are real; the gates heed the first view's mask."""
+        gates = -masks_NVhw[:, :1].expand(-1, self.config.gates, -1, -1)
+        change = self.trust[:, None, None] * torch.cat([masks_NVhw, gates], 1)
+        count = change.shape[1]
+        return torch.cat([planes_Nchw[:, :count] + change, planes_Nchw[:, count:]], 1)
+
     def mixable(self, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
-        """The pictures (N, 3 V, h, w) to mix: the views as they are. A network that moves them overrides this.
+        """The pictures (N, p V, h, w) to mix: the views as they are. A network that moves them overrides this.
 
         Args:
             coarse_Ncyx: features of the coarsest grid, after the transformer.
             inputs: of ``enter``.
         """
-        return inputs.seen_NDyx[:, : 3 * self.config.views]
+        return inputs.seen_NDyx[:, : self.config.planes * self.config.views]
 
 
-def mixed(planes_Nchw: Tensor, views_NDhw: Tensor) -> Tensor:
-    """Pictures (N, 3, h, w) out of V views.
+def mixed(planes_Nchw: Tensor, views_NDhw: Tensor, config: MixingConfig) -> Tensor:
+    """Pictures (N, p, h, w) out of V views.
 
     Args:
-        planes_Nchw: of each pixel the views' weights before their softmax, the gate, and the colour behind it.
-        views_NDhw: D = 3 V planes.
+        planes_Nchw: of each pixel the views' weights before their softmax, the gates, and what lies behind them.
+        views_NDhw: D = p V planes.
+        config: says p and V.
     """
-    count = views_NDhw.shape[1] // 3
-    weights, gate, colour = planes_Nchw.split((count, 1, 3), 1)
-    shares, views = weights.softmax(1), views_NDhw.chunk(count, 1)
+    weights, gates, own = planes_Nchw.split((config.views, config.gates, config.planes), 1)
+    shares, views = weights.softmax(1), views_NDhw.chunk(config.views, 1)
     shown = shares[:, :1] * views[0]
-    for index in range(1, count):  # one after another, as all products at once would not fit into the cache
+    for index in range(
+        1, config.views
+    ):  # one after another: all products at once would not fit into the cache
         shown = torch.addcmul(shown, shares[:, index : index + 1], views[index])
-    return torch.lerp(shown, colour + 0.5, gate.sigmoid())
+    gates = torch.cat([gates[:, :1].expand(-1, 3, -1, -1), gates[:, 1:]], 1)
+    return torch.lerp(shown, own + 0.5, gates.sigmoid())

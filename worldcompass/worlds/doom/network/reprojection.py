@@ -125,10 +125,10 @@ def seen_nearness(nearness_Byx: Tensor, motion_BN4: Tensor, pitch_B: Tensor) -> 
         sums.scatter_add_(3, cell[:, :, None].expand_as(weights), weights)
     weighed, total, covered = sums.unflatten(-1, (rows, columns)).unbind(2)
     covered = covered.clamp_max(1)
-    return _fill(weighed / total.clamp_min(1e-6), covered), covered
+    return fill(weighed / total.clamp_min(1e-6), covered), covered
 
 
-def _fill(nearness: Tensor, covered: Tensor) -> Tensor:
+def fill(nearness: Tensor, covered: Tensor) -> Tensor:
     """What is not known takes the mean of what is known around it, as near by as there is any."""
     known = (covered > KNOWN).float()
     filled, sure = nearness * known, known

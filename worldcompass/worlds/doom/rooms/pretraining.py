@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from worldcompass.worlds.doom.engine.collect import FORMAT, DoomEpisode, true_la
 from worldcompass.worlds.doom.engine.facts import FRAMES_PER_LATENT, NOMINAL, THRESHOLDS
 from worldcompass.worlds.doom.network.autoencoder import between_looks
 from worldcompass.worlds.doom.pretraining import PITCH, actions_of, place_distance, truth_of
-from worldcompass.worlds.doom.rooms.autoencoder import RoomsAutoencoder
+from worldcompass.worlds.doom.rooms.autoencoder import RoomsAutoencoder, with_depth
 from worldcompass.worlds.doom.rooms.transformer import RoomsTransformer
 from worldcompass.worlds.doom.rooms.world import WEIGHTS, RoomsWorld
 from worldcompass.worlds.small.data import Shard
@@ -26,19 +27,30 @@ from worldcompass.worlds.small.pretraining.pictures import (
     to_unit,
 )
 
-DEPTH_NOISE = 0.15  # largest noise on the latents that depth is learned from: imagined ones are not exact
+PITCH_NOISE = 0.1  # largest noise on pictures, for their pitch: it is read from imagined ones too
 
 
 def depth_loss(net: RoomsAutoencoder, pictures: Pictures, generator: torch.Generator) -> Tensor:
-    """Errors of log nearness and its edges, and of pitch, from pictures through the code."""
+    """Errors of log nearness and its edges, and of pitch.
+
+    Half of the pictures have noise: depth is guessed of exact ones alone, but pitch is read from imagined ones too.
+    """
     true_nearness, true_pitch = pictures.truth
-    code = net.encode(pictures.frames_B3hw)
-    level = DEPTH_NOISE * torch.rand(len(code), 1, 1, 1, generator=generator).to(code.device)
-    noise = torch.randn(code.shape, generator=generator).to(code.device)
-    nearness, pitch = net.depth(net.pictures((1 - level) * code + level * noise).clamp(0, 1))
+    frames = pictures.frames_B3hw
+    level = PITCH_NOISE * torch.rand(len(frames), 1, 1, 1, generator=generator).to(frames.device)
+    level[::2] = 0
+    noise = torch.randn(frames.shape, generator=generator).to(frames.device)
+    nearness, pitch = net.depth(frames + level * noise)
     error = nearness.log() - true_nearness.float().log()
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + EDGES * edges + PITCH * (pitch - true_pitch).abs().mean()
+
+
+def planes_of(episode: DoomEpisode, latents: Sequence[int]) -> Tensor:
+    """Pictures with the engine's own depth, see ``with_depth``."""
+    ends = [latent * FRAMES_PER_LATENT for latent in latents]
+    nearness = np.asarray(episode.nearness_Mhw[np.array(latents)], np.float32)
+    return with_depth(to_unit(episode.frames_Fhw3[ends]), torch.from_numpy(nearness))
 
 
 @torch.no_grad()
@@ -71,6 +83,7 @@ BLUEPRINT = Blueprint(
     stages=(PictureStage("depth", 1.0, depth_loss),),
     truth_of=truth_of,
     measure_pictures=pictures_read,
+    planes_of=planes_of,
     memory_distance=place_distance,
-    teaching=MIXING,
+    teaching=replace(MIXING, blurred_share=0.0),
 )

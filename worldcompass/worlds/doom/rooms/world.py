@@ -58,7 +58,7 @@ class RoomsWorld(CameraWorld[RoomsAutoencoder]):
         return replace(context, attended=replace(attended, command=rest))
 
 
-WEIGHTS = WeightFiles("rooms", "1", None)
+WEIGHTS = WeightFiles("rooms", "2", None)
 
 
 def load_rooms_world(folder: Path, device: str | torch.device = "cpu") -> RoomsWorld:

@@ -44,14 +44,19 @@ def draw_pictures(blueprint: Blueprint[Any], shards: list[Shard[Any]], rng: np.r
     return Pictures(to_unit(np.stack(frames)), tuple(parts))
 
 
-def _single_frames(shards: list[Shard[Any]], rng: np.random.Generator) -> Tensor:
-    """``LINEAR_FRAMES`` random frames, float (B, 3, h, w) in [0, 1]."""
-    frames = []
+def _single_frames(blueprint: Blueprint[Any], shards: list[Shard[Any]], rng: np.random.Generator) -> Tensor:
+    """``LINEAR_FRAMES`` random frames with extra planes if any, float (B, p, h, w) in [0, 1]."""
+    frames, planes = [], []
     for _ in range(LINEAR_FRAMES):
         shard = shards[rng.integers(len(shards))]
-        episode = shard[rng.integers(len(shard))].frames_Fhw3
-        frames.append(np.asarray(episode[rng.integers(len(episode))]))
-    return to_unit(np.stack(frames))
+        episode = shard[rng.integers(len(shard))]
+        if blueprint.planes_of is None:
+            shown = episode.frames_Fhw3
+            frames.append(np.asarray(shown[rng.integers(len(shown))]))
+        else:
+            latent = int(rng.integers(blueprint.recordings.num_latents(episode)))
+            planes.append(blueprint.planes_of(episode, [latent]))
+    return torch.cat(planes) if planes else to_unit(np.stack(frames))
 
 
 def train_autoencoder(
@@ -78,7 +83,7 @@ def train_autoencoder(
     torch.manual_seed(seed)
     net = start or blueprint.autoencoder()
     if start is None:
-        net.start_linear(_single_frames(train, np.random.default_rng((seed, 0))))
+        net.start_linear(_single_frames(blueprint, train, np.random.default_rng((seed, 0))))
 
     def measure(ema: nn.Module) -> dict[str, float]:
         assert isinstance(ema, Codec)

@@ -106,6 +106,9 @@ class Blueprint(Generic[E]):
     """What else the stages learn from, about the picture at the end of a latent of an episode."""
     measure_pictures: Callable[[Any, Sequence[Shard[E]]], dict[str, float]] = no_measures
     """The world's own measures of an autoencoder on held-out shards."""
+    planes_of: Callable[[E, Sequence[int]], Tensor] | None = None
+    """What some latents of an episode hold, (n, p, h, w), where a code has planes beside colour; None for the frame
+    at the end of each."""
     memory_distance: Callable[[Actions, Actions], Tensor] | None = None
     """How far latents (B, M) are from targets (B, 1) where training picks a memory; None for the world's own."""
     teaching: Teaching = Teaching()

@@ -60,16 +60,20 @@ def encode_dataset(
         actions = [blueprint.actions_of(episode) for shard in shards for episode in shard]
         happened = Actions.stack(actions)
         arrays = {name: getattr(happened, name).contiguous() for name in names}
-        arrays["latents"] = torch.cat([_encoded(world.autoencoder, shard) for shard in shards])
+        arrays["latents"] = torch.cat([_encoded(blueprint, world.autoencoder, shard) for shard in shards])
         write_tensors(cache_file, arrays, {"made_from": made_from})
     stored = load_file(cache_file)
     return Latents(stored["latents"], kind(*(stored[name] for name in names)))
 
 
-def _encoded(autoencoder: Codec, shard: Shard[Any]) -> Tensor:
+def _encoded(blueprint: Blueprint[Any], autoencoder: Codec, shard: Shard[Any]) -> Tensor:
     """Latents (E, M, C, H, W) of the episodes of a shard, float16 on the CPU."""
     rows = []
     for episode in shard:
+        if blueprint.planes_of is not None:
+            planes = blueprint.planes_of(episode, range(blueprint.recordings.num_latents(episode)))
+            rows.append(autoencoder.encode_planes(planes.to(autoencoder.device)).half().cpu())
+            continue
         ends = torch.from_numpy(np.array(episode.frames_Fhw3[:: autoencoder.config.frames_per_latent]))
         frames = ends.to(autoencoder.device).movedim(-1, -3).float() / 255
         rows.append(autoencoder.encode(frames).half().cpu())
