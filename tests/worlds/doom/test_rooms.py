@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,13 +14,17 @@ from worldcompass.cli import main
 from worldcompass.geometry import label_from_signs, nominal_poses
 from worldcompass.testing import check_world_model
 from worldcompass.types import CameraMoves, Scenario
+from worldcompass.worlds.doom.engine.collect import FORMAT
 from worldcompass.worlds.doom.engine.facts import MOTION
 from worldcompass.worlds.doom.network.autoencoder import DoomLook
+from worldcompass.worlds.doom.network.interpolation import USUAL_NEARNESS
 from worldcompass.worlds.doom.rooms.autoencoder import CODE, RoomsAutoencoder
-from worldcompass.worlds.doom.rooms.pretraining import BLUEPRINT
+from worldcompass.worlds.doom.rooms.pretraining import BLUEPRINT, planes_of
 from worldcompass.worlds.doom.rooms.transformer import RoomsTransformer
 from worldcompass.worlds.doom.rooms.views import PLANES, VIEWS, chosen_views, mixed_views
 from worldcompass.worlds.doom.rooms.world import RoomsWorld, load_rooms_world
+from worldcompass.worlds.small.data import load
+from worldcompass.worlds.small.pretraining.sequences import encode_dataset
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,21 @@ def test_a_new_network_leaves_what_is_carried_along_untouched(world):
     shown = world.autoencoder.pictures(clean[0].transpose(0, 1))[1:]
     through = world.autoencoder.pictures(world.autoencoder.encode(carried))[1:]
     assert (shown - through).abs().mean() < 0.03
+
+
+def test_recordings_are_encoded_with_the_engines_own_depth(dataset, tmp_path):
+    """A new network's guess is the same everywhere; what a latent of a recording holds is the truth."""
+    shard = load(dataset, "train", FORMAT)[0]
+    autoencoder = RoomsAutoencoder()
+    autoencoder.start_linear(torch.cat([planes_of(e, range(0, len(e.nearness_Mhw), 4)) for e in shard]))
+    own = RoomsWorld(autoencoder, RoomsTransformer(autoencoder.code))
+    latents = encode_dataset(BLUEPRINT, own, dataset, "train", tmp_path / "latents.safetensors")
+    true = torch.from_numpy(np.array(shard[0].nearness_Mhw, np.float32)).log()
+    held = own.autoencoder.look(latents.latents_EMCHW[0].float()).nearness.log()
+    assert (held - true).abs().mean() < 0.1 * (true - true.mean()).abs().mean()
+    start = torch.from_numpy(np.array(shard[0].frames_Fhw3[:1])).movedim(-1, 1)[None]
+    guessed = own.autoencoder.look(own.encode(start)[:, :, 0]).nearness
+    torch.testing.assert_close(guessed, torch.full_like(guessed, USUAL_NEARNESS), atol=0.02, rtol=0.3)
 
 
 def test_rooms_are_pretrained_from_nothing_and_from_weights(dataset, tmp_path, monkeypatch, capsys):
