@@ -35,7 +35,7 @@ SPREAD_BORN = -2.0  # deviation of the first guess, before the softplus
 class MixingConfig(TransformerConfig):
     """Sizes of a mixing transformer.
 
-    ``seen`` counts the planes of each view, and what else is seen after them; one plane more for each view are masks.
+    ``seen`` counts the planes of each view, and what else is seen after them; one more for each view are masks.
     """
 
     frame_size: tuple[int, int] = (0, 0)
