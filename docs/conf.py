@@ -38,7 +38,7 @@ exclude_patterns = [".*", "build", "runs", "data", "dist", "tests", "benchmarks"
 
 # References must resolve, but for names of other projects: the build needs no network.
 nitpicky = True
-ELSEWHERE = "types|contextlib|torch|numpy|gymnasium|collections|concurrent|pathlib|rich|weakref"
+ELSEWHERE = "types|contextlib|torch|numpy|gymnasium|collections|concurrent|pathlib|rich|urllib|weakref"
 INTERNAL = "audit|media|parallel|player|serving|worlds"
 nitpick_ignore_regex = [
     ("py:.*", rf"({ELSEWHERE})\..*"),
@@ -69,7 +69,12 @@ API_PAGES = ("five_lines", "vocabulary", "imagine", "checks", "training", "rewar
 CONTENTS = {
     "docs/index": {
         "Start": ["/docs/getting_started", "/docs/scope", "/docs/glossary"],
-        "Tutorials": ["/docs/your_first_run", "/docs/your_own_world", "/docs/your_own_critic"],
+        "Tutorials": [
+            "/docs/your_first_run",
+            "/docs/your_own_world",
+            "/docs/your_own_critic",
+            "/docs/tutorials/pusht",
+        ],
         "Guides": [
             "/docs/python",
             "/docs/player",
@@ -97,6 +102,7 @@ CONTENTS = {
         "Reference": ["/docs/architecture", "/docs/api/index"],
         "Evidence": [
             "/docs/results",
+            "/docs/results/ablation/predictions",
             "/docs/critics",
             "/worldcompass/worlds/doom/weights/MODEL_CARD",
             "/worldcompass/worlds/hands/weights/MODEL_CARD",

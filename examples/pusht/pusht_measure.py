@@ -2,6 +2,7 @@
 
     python pusht_measure.py --data data/pusht                                  # the weights beside this file
     python pusht_measure.py --data data/pusht --weights runs/pusht --films out
+    python pusht_measure.py --data data/pusht --weights runs/pusht_rl --before runs/pusht
 
 Nothing but the start and the controls is given, for eight seconds. The reader says where agent and T are in every
 picture, and the environment knows where they should be.
@@ -27,6 +28,7 @@ from worldcompass.types import Scenario, Truth
 from worldcompass.worlds.small.data import load
 
 AT = (1, 5, 10, 20, 30, 40)  # latents after the start that are looked at, as far as the videos go
+WORLD = "world model"
 EVERY = 4  # latents between two pictures of a film
 
 
@@ -83,6 +85,20 @@ def table(sides: dict[str, dict[str, np.ndarray]], at: Sequence[int]) -> list[st
     return lines
 
 
+def changes(before: dict[str, np.ndarray], after: dict[str, np.ndarray], at: Sequence[int]) -> list[str]:
+    """One line for each measure: its change on the same episodes, with an interval over them, at some latents."""
+    rows = resamples([str(i) for i in range(len(before["psnr"]))])
+    lines = ["".join([f"{'change':8s}", *(f"{f'{latent / FPS:.1f} s':>26s}" for latent in at)])]
+    for name in ("agent", "T", "angle", "shape", "psnr"):
+        cells = []
+        for latent in at:
+            change = after[name][:, latent] - before[name][:, latent]
+            interval = bootstrap(change[rows].mean(1), float(change.mean()), len(change))
+            cells.append(f"{number(interval.mean)} {span(interval)}")
+        lines.append("".join([f"{name:8s}", *(f"{cell:>26s}" for cell in cells)]))
+    return lines
+
+
 def span(estimate: Estimate) -> str:
     """Its interval in brackets."""
     return f"[{number(estimate.low)}, {number(estimate.high)}]"
@@ -113,7 +129,7 @@ def measure(
     states = np.stack([np.asarray(window.state_M5, float) for window in windows])
     imagined = imagine_all(world, scenarios, seed)
     repeated = true[:, :1].expand_as(true)
-    sides = {"environment": true, "world model": imagined, "start repeated": repeated}
+    sides = {"environment": true, WORLD: imagined, "start repeated": repeated}
     return {name: measured(v, true, states, reader) for name, v in sides.items()}, true, imagined
 
 
@@ -130,16 +146,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="or a run (default: those beside this file)",
     )
+    parser.add_argument(
+        "--before", type=Path, default=None, metavar="FOLDER", help="other weights, to show what changed"
+    )
     parser.add_argument("--reader", type=Path, default=HERE / "weights", metavar="FOLDER")
     parser.add_argument("--episodes", type=int, default=48, metavar="N")
     parser.add_argument("--films", type=Path, default=None, metavar="FOLDER", help="where to draw films")
     parser.add_argument("--quick", action="store_true", help="two short episodes, to see that it works")
     args = parser.parse_args(arguments)
     episodes, latents = (2, 6) if args.quick else (args.episodes, 41)
-    sides, true, imagined = measure(
-        make(args.weights), load_reader(args.reader), args.data, episodes, latents
-    )
-    print("\n".join(table(sides, [latent for latent in AT if latent < latents])))
+    reader, at = load_reader(args.reader), [latent for latent in AT if latent < latents]
+    sides, true, imagined = measure(make(args.weights), reader, args.data, episodes, latents)
+    print("\n".join(table(sides, at)))
+    if args.before:
+        before = measure(make(args.before), reader, args.data, episodes, latents)[0]
+        print("\n".join(["", *changes(before[WORLD], sides[WORLD], at[1::2])]))
     if args.films:
         write_films(args.films, true, imagined)
 

@@ -318,7 +318,7 @@ def check(net: Pushing, data: Path, split: str = "heldout") -> dict[str, float]:
     for side, values in {"network": guessed, "still": moved}.items():
         shift, turn = values[some, :2].norm(dim=1), (values[some, 2] / TURN_UNIT).abs().rad2deg()
         for name, part in (("pixels", shift), ("degrees", turn)):
-            found[f"{side}: {name}, mean"] = float(part.mean())
+            found[f"{side}: {name}, median"] = float(part.median())
             found[f"{side}: {name}, 95%"] = float(part.quantile(0.95))
     return found
 

@@ -93,6 +93,13 @@ def push() -> PushRecipe:
 def short() -> PushRecipe:
     """Two steps of little, to see that everything fits together."""
     config = push().config.changed(
-        steps=2, prompts_per_step=2, group_size=4, last_chunk=2, best=1, worst=1, updates_per_rollout=1
+        steps=2,
+        prompts_per_step=2,
+        group_size=4,
+        last_chunk=2,
+        clip_chunks=2,
+        best=1,
+        worst=1,
+        updates_per_rollout=1,
     )
     return PushRecipe(config, episodes=4)
