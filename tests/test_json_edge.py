@@ -42,7 +42,7 @@ EDGES = {
     # Other libraries' own types: Gymnasium's info and options, PyTorch's optimisers, Ray's options and results.
     "env.py": (
         *("WorldEnv", "WorldEnv.reset", "WorldEnv.step", "WorldEnv._info"),
-        *("WorldVectorEnv", "WorldVectorEnv.reset", "WorldVectorEnv.step"),
+        *("WorldVectorEnv", "WorldVectorEnv.reset", "WorldVectorEnv.step", "start_of"),
     ),
     "worlds/hands/gymnasium.py": ("HandsEnv", "HandsEnv.reset", "HandsEnv.step", "HandsEnv._info"),
     "training/optim.py": ("Muon._muon", "Muon._adam"),

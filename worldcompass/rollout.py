@@ -204,14 +204,9 @@ def imagine_past(
 
 @torch.no_grad()
 def go_on(
-    world: WorldModel[Any],
-    context: Context,
-    scenarios: Sequence[Scenario],
-    chunks: range,
-    chunk_length: int,
-    row_keys: Sequence[tuple[Key, ...]],
-    sigmas: Tensor,
-) -> Past:
+    world: WorldModel[Any], context: Context, scenarios: Sequence[Scenario], chunks: range, chunk_length: int,
+    row_keys: Sequence[tuple[Key, ...]], sigmas: Tensor,
+) -> Past:  # fmt: skip
     """Imagine chunks after a context of one past per scenario; frames and passes are those of these chunks."""
     frames = [torch.empty(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)]
     passes = 0
@@ -289,13 +284,9 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
 
 
 def what_follows(
-    world: WorldModel[Any],
-    request: RolloutRequest,
-    scenarios: Sequence[Scenario],
-    attended: Context,
-    clean_BCKHW: Tensor,
-    actions: Actions,
-) -> Iterator[Past]:
+    world: WorldModel[Any], request: RolloutRequest, scenarios: Sequence[Scenario], attended: Context,
+    clean_BCKHW: Tensor, actions: Actions,
+) -> Iterator[Past]:  # fmt: skip
     """The chunks of a clip after the trained one, of each candidate in turn; nothing for clips of one chunk."""
     if request.clip_chunks == 1:
         return

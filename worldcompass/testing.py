@@ -83,9 +83,8 @@ def check_critic(critic: Critic, group: Group | None = None) -> None:
     """
     group = group or noise_group()
     size = group.frames_GF3hw.shape[0]
-    _expect(
-        bool(critic.name) and isinstance(critic.name, str), "name", "a word", critic.name, "name the critic"
-    )
+    named = bool(critic.name) and isinstance(critic.name, str)
+    _expect(named, "name", "a word", critic.name, "name the critic")
     before = group.frames_GF3hw.clone(), group.past_frames_F3hw.clone()
     scores = critic(group)
     untouched = torch.equal(before[0], group.frames_GF3hw) and torch.equal(before[1], group.past_frames_F3hw)
@@ -98,9 +97,8 @@ def check_critic(critic: Critic, group: Group | None = None) -> None:
     _expect(
         valid.shape == (size,) and valid.dtype == torch.bool, "valid_G", f"bool ({size},)", valid, "a mask"
     )
-    _expect(
-        bool(values.isfinite().all()), "values_G", "finite", values, "abstain with valid_G = False and a 0"
-    )
+    finite = bool(values.isfinite().all())
+    _expect(finite, "values_G", "finite", values, "abstain with valid_G = False and a 0")
     again = critic(group).values_G
     _expect(torch.equal(values, again), "a second call", values, again, "use no global randomness")
     flipped = dataclasses.replace(group, frames_GF3hw=group.frames_GF3hw.flip(0))
@@ -279,9 +277,8 @@ def _check_start(probe: _Probe) -> None:
         raise _broken("attend and predict_clean", wanted, why, "read what spec.actions declares") from why
     _check_clean(probe, first, 1)
     again = probe.predict(probe.attend(world.begin(probe.scenarios), 0), 0, noisy)
-    _expect(
-        torch.equal(first, again), "begin twice", "equal predictions", "others", "use no global randomness"
-    )
+    same = torch.equal(first, again)
+    _expect(same, "begin twice", "equal predictions", "others", "use no global randomness")
 
 
 def _check_given(probe: _Probe) -> None:
@@ -336,9 +333,8 @@ def _check_clean(probe: _Probe, clean: Tensor, rows: int) -> None:
     """A prediction of so many rows has the shape, the type and the numbers that later stages need."""
     channels, height, width = probe.world.spec.latent_shape
     shape = (rows, channels, probe.length, height, width)
-    _expect(
-        clean.shape == shape, "predict_clean", f"shape {shape}", tuple(clean.shape), "return (B, C, K, H, W)"
-    )
+    found = tuple(clean.shape)
+    _expect(found == shape, "predict_clean", f"shape {shape}", found, "return (B, C, K, H, W)")
     _expect(clean.dtype == torch.float32, "predict_clean", "float32", clean.dtype, "convert in the adapter")
     _expect(bool(clean.isfinite().all()), "predict_clean", "finite values", "NaN or inf", "look for overflow")
 
@@ -362,9 +358,8 @@ def _check_memory(probe: _Probe) -> None:
     world, noisy = probe.world, probe.noise(1)
     actions, start = probe.actions(0), world.begin(probe.scenarios)
     attended = probe.attend(start, 0)
-    _expect(
-        start.given_K is None, "attend", "its argument untouched", "given_K was set", "return a new context"
-    )
+    untouched = start.given_K is None
+    _expect(untouched, "attend", "its argument untouched", "given_K was set", "return a new context")
     before = probe.predict(attended, 0, noisy)
     after = world.remember(attended, before, actions)
     counted = (attended.num_latents, after.num_latents)
@@ -374,9 +369,8 @@ def _check_memory(probe: _Probe) -> None:
     other = probe.attend(world.remember(attended, before + 0.5, actions), 1)
     probe.predict(other, 1, noisy)
     again = probe.predict(attended, 0, noisy)
-    _expect(
-        torch.equal(before, again), "remember", "the older context as it was", "changed", "copy, don't write"
-    )
+    same = torch.equal(before, again)
+    _expect(same, "remember", "the older context as it was", "changed", "copy, don't write")
     plain = probe.predict(probe.attend(world.remember(start, before, actions), 1), 1, noisy)
     from_attended = probe.predict(probe.attend(after, 1), 1, noisy)
     probe.same(plain, from_attended, "remember on an attended context", "give the same as on a plain one")
@@ -414,9 +408,8 @@ def _check_sensitivity(probe: _Probe) -> None:
     world, noisy, (context, chunk) = probe.world, probe.noise(1), probe.later()
     near = probe.predict(context, chunk, noisy, 1e-3)
     error = float((near - noisy)[:, :, ~context.given_K].abs().mean())
-    _expect(
-        error < 0.1, "predict_clean at sigma 0.001", "the input itself", f"error {error:.2g}", "check sigma"
-    )
+    near, said = error < 0.1, f"error {error:.2g}"
+    _expect(near, "predict_clean at sigma 0.001", "the input itself", said, "check sigma")
     actions = probe.actions(chunk)
     before = probe.predict(context, chunk, noisy)
     for index, axis in enumerate(world.spec.actions.axes):

@@ -433,7 +433,7 @@ def test_the_pass_that_keeps_a_frame_is_counted_where_there_is_one():
     recipe = waypoint.smoke()
     work = counted(recipe.needs())
     assert 0.9 * work.row < work.keep <= work.row and work.keep_decoder == 0
-    config = recipe.config.changed(prompts_per_step=1)
+    config = recipe.config.changed(prompts_per_step=1, clip_chunks=1)
     later, without = (step_work(w, config, 2, 1, 3) for w in (work, dataclasses.replace(work, keep=0)))
     first_share = work.first / work.row
     assert later.network - without.network == pytest.approx(work.keep * (1 + first_share))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from worldcompass.training.policy import Decay
 from worldcompass.training.rivals import dpo_loss, flow_grpo_loss, flow_matching_loss
 from worldcompass.training.selection import along_path, in_pairs
 
 NO_AVERAGE = Decay(0.0, 0.0, 0.0)
-NO_EXPLORATION: dict[str, Any] = {"explore": 0.0, "projected": 0.0, "shared_noise": False, "free_noises": 0}
+NO_EXPLORATION: dict[str, object] = {
+    "explore": 0.0,
+    "projected": 0.0,
+    "shared_noise": False,
+    "free_noises": 0,
+}
 
-FLOW_GRPO: dict[str, Any] = {
+FLOW_GRPO: dict[str, object] = {
     **NO_EXPLORATION,
     "objective": flow_grpo_loss,
     "draw": along_path,
@@ -22,7 +25,7 @@ FLOW_GRPO: dict[str, Any] = {
 }
 """The steps of a stochastic rollout by the current weights, with clipped likelihood ratios."""
 
-DPO: dict[str, Any] = {
+DPO: dict[str, object] = {
     "objective": dpo_loss,
     "draw": in_pairs,
     "opponent": "start",
@@ -33,5 +36,5 @@ DPO: dict[str, Any] = {
 }
 """The best candidate of each group, preferred to its worst, by the distance from the start weights."""
 
-CONTINUED: dict[str, Any] = {"teacher": "recordings", "objective": flow_matching_loss}
+CONTINUED: dict[str, object] = {"teacher": "recordings", "objective": flow_matching_loss}
 """The engine's own video of the training scenarios, and no rewards."""

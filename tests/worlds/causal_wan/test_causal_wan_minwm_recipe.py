@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_headers(tmp_path):
 
 
 def test_missing_files_are_listed_with_their_origin(tmp_path):
-    with pytest.raises(UserError, match=r"dmd/model.pt \(minWM's network, stage dmd\); .*Wan2.1_VAE.pth"):
+    with pytest.raises(UserError, match=r"(?s)dmd/model.pt \(minWM's network, stage dmd\)\n.*Wan2.1_VAE.pth"):
         of_files(tmp_path).check()
 
 

