@@ -88,14 +88,14 @@ def table(sides: dict[str, dict[str, np.ndarray]], at: Sequence[int]) -> list[st
 def changes(before: dict[str, np.ndarray], after: dict[str, np.ndarray], at: Sequence[int]) -> list[str]:
     """One line for each measure: its change on the same episodes, with an interval over them, at some latents."""
     rows = resamples([str(i) for i in range(len(before["psnr"]))])
-    lines = ["".join([f"{'change':8s}", *(f"{f'{latent / FPS:.1f} s':>26s}" for latent in at)])]
+    lines = ["".join([f"{'change':8s}", *(f"{f'{latent / FPS:.1f} s':>31s}" for latent in at)])]
     for name in ("agent", "T", "angle", "shape", "psnr"):
         cells = []
         for latent in at:
             change = after[name][:, latent] - before[name][:, latent]
             interval = bootstrap(change[rows].mean(1), float(change.mean()), len(change))
             cells.append(f"{number(interval.mean)} {span(interval)}")
-        lines.append("".join([f"{name:8s}", *(f"{cell:>26s}" for cell in cells)]))
+        lines.append("".join([f"{name:8s}", *(f"{cell:>31s}" for cell in cells)]))
     return lines
 
 
