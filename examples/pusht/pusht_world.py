@@ -60,7 +60,7 @@ MOTION_STEPS = 8000  # in which Pushing learns
 CODE = CodeConfig((SIZE, SIZE), frames_per_latent=1, channels=96, cell=8)
 NET = MixingConfig(
     CODE.latent_shape,
-    seen=6,
+    seen=2 * 3,  # the scene, and the last picture, which is not mixed
     controls=2 * 2 * PER_LATENT,
     token=(2, 2),
     width=128,

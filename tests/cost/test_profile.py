@@ -23,8 +23,9 @@ from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
 from worldcompass.training.preflight import prepare
+from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
 from worldcompass.training.run import Parts
-from worldcompass.training.selection import Learning
+from worldcompass.training.selection import Learning, along_path, in_pairs
 from worldcompass.worlds.small.transformer import feed_forward
 
 CONFIG = Config(
@@ -119,6 +120,19 @@ def test_a_critic_learns_and_gets_what_it_needs_and_every_run_begins_with_it_unt
     assert {"reward pupil", "teach pupil"} <= set(found.parts)
     assert pupil.taught == CONFIG.sampling.prompts_per_step  # of the last of three runs alone
     assert all(pupil.seen[1:])  # the first one is the trial before the run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clip_chunks": 2, "last_chunk": 0},
+        {"stochastic": 0.7, "draw": along_path, "objective": flow_grpo_loss},
+        {"draw": in_pairs, "objective": dpo_loss},
+    ],
+)
+def test_recipes_whose_candidates_must_share_a_past_have_a_profile(changes):
+    """The rollout is wrapped to be timed, and the rules of the configuration still know it."""
+    assert "backward, clipping" in profile(toy_parts(**changes)).parts
 
 
 def test_seconds_may_be_the_processors(monkeypatch):

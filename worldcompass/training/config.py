@@ -10,11 +10,11 @@ from functools import cache
 from typing import Any, cast
 
 from worldcompass.parallel.sharding import Parallel
-from worldcompass.rollout import imagine_groups, imagine_whole_videos
+from worldcompass.rollout import imagine_whole_videos
 from worldcompass.runs.settings import VERSION
 from worldcompass.settings import Rule, enforce
 from worldcompass.training.balance import Weighing
-from worldcompass.training.curriculum import Sampling
+from worldcompass.training.curriculum import Sampling, shares_pasts
 from worldcompass.training.keeping import Keeping
 from worldcompass.training.optim import UNLIMITED, Optimiser
 from worldcompass.training.selection import Learning, along_path, at_levels
@@ -71,7 +71,7 @@ class Config:
                 ),
                 Rule(
                     ("draw", "rollout", "ranks_per_group"),
-                    learning.draw is at_levels or (ranks == 1 and sampling.rollout is imagine_groups),
+                    learning.draw is at_levels or (ranks == 1 and shares_pasts(sampling.rollout)),
                     "draw=along_path and draw=in_pairs need candidates that share a past, all in one process",
                 ),
                 Rule(

@@ -87,7 +87,7 @@ class Sampling:
                 Rule(("clip_chunks",), self.clip_chunks >= 1, "clip_chunks must be at least 1"),
                 Rule(
                     ("clip_chunks", "play_share", "rollout"),
-                    self.clip_chunks == 1 or (not self.play_share and self.rollout is imagine_groups),
+                    self.clip_chunks == 1 or (not self.play_share and shares_pasts(self.rollout)),
                     "clip_chunks above 1 needs play_share=0, and candidates that share a past, as imagine_groups"
                     " makes",
                 ),
@@ -118,7 +118,7 @@ class Sampling:
                 Rule(("stochastic",), self.stochastic >= 0, "stochastic must not be negative"),
                 Rule(
                     ("stochastic", "rollout"),
-                    not self.stochastic or self.rollout is imagine_groups,
+                    not self.stochastic or shares_pasts(self.rollout),
                     "stochastic needs candidates that share a past, as imagine_groups makes",
                 ),
                 Rule(
@@ -126,12 +126,16 @@ class Sampling:
                 ),
                 Rule(
                     ("true_pasts", "free_noises", "rollout"),
-                    not (self.true_pasts or self.free_noises)
-                    or unwrap(self.rollout) is unwrap(imagine_groups),
+                    not (self.true_pasts or self.free_noises) or shares_pasts(self.rollout),
                     "true_pasts and free_noises need candidates that share a past, as imagine_groups makes",
                 ),
             ],
         )
+
+
+def shares_pasts(rollout: Rollout) -> bool:
+    """Whether the candidates of a group share a past; a rollout that is wrapped, to be timed, counts as itself."""
+    return unwrap(rollout) is unwrap(imagine_groups)
 
 
 def chunks_needed(sampling: Sampling) -> int:

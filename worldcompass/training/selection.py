@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -125,6 +126,7 @@ class Learning:
 
     def __post_init__(self) -> None:
         rows = (self.best + self.worst) * self.noise_levels
+        objective = unwrap(self.objective)  # it may be wrapped to be timed
         enforce(
             vars(self),
             [
@@ -144,7 +146,7 @@ class Learning:
                 Rule(("beta",), self.beta > 0, "beta must be positive"),
                 Rule(
                     ("teacher", "objective", "draw"),
-                    (self.teacher == "recordings") == (self.objective is flow_matching_loss)
+                    (self.teacher == "recordings") == (objective is flow_matching_loss)
                     and (self.teacher == "rewards" or self.draw is at_levels),
                     "teacher=recordings and flow_matching_loss need each other, and draw=at_levels",
                 ),
@@ -155,8 +157,8 @@ class Learning:
                 ),
                 Rule(
                     ("objective", "draw"),
-                    (self.objective is flow_grpo_loss) == (self.draw is along_path)
-                    and (self.objective is dpo_loss) == (self.draw is in_pairs),
+                    (objective is flow_grpo_loss) == (self.draw is along_path)
+                    and (objective is dpo_loss) == (self.draw is in_pairs),
                     "flow_grpo_loss and draw=along_path need each other, as do dpo_loss and draw=in_pairs",
                 ),
                 Rule(
