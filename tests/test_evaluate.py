@@ -29,7 +29,7 @@ from worldcompass.evaluate import (
 from worldcompass.report.actions import heat_maps
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.results import ActionCounts, Count, Evaluation
-from worldcompass.statistics import Estimate, resamples, share_closed
+from worldcompass.statistics import Crossing, Estimate, resamples
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.types import Scenario, Truth
 from worldcompass.ways import Walking
@@ -176,6 +176,31 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert hits >= 51
 
 
+def test_over_seeds_that_differ_the_interval_is_wider_than_of_each_seed():
+    """Three seeds agree on every scenario but for a step of their own: with them alone, only one is known."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 0.4, 24)
+    seeds = [measured(base + gain + rng.normal(0, 0.01, 24)) for gain in (0.0, 0.1, 0.2)]
+    sides = measured(np.full(24, 0.9)), measured(base)
+    alone = [summarise(*sides, one).score("difference", "combined", "judge_accuracy") for one in seeds]
+    together = summarise(*(pool([side] * 3) for side in sides), pool(seeds))
+    assert all(one.high - one.low < 0.02 for one in alone)
+    change = together.score("difference", "combined", "judge_accuracy")
+    assert change.mean == pytest.approx(0.1, abs=0.01) and not change.rises
+    student = 4.30  # of the three seeds' two degrees of freedom
+    assert change.high - change.low == pytest.approx(2 * student * 0.1 / 3**0.5, rel=0.1)
+    assert not gap_share(together, "combined").rises
+
+
+def test_a_share_of_latents_stays_between_nothing_and_all():
+    seeds = pool([measured(np.array([1.0, 1.0, 1.0, 0.9])), measured(np.array([0.8, 0.8, 0.8, 0.7]))])
+    engine, base = (pool([measured(np.full(4, value))] * 2) for value in (1.0, 0.0))
+    found = summarise(engine, base, seeds)
+    score = found.score("trained", "combined", "judge_accuracy")
+    assert (score.low, score.high) == (0, 1)
+    assert found.score("trained", "combined", "quality").high > 1, "a logit has no such ends"
+
+
 def test_seeds_of_one_scenario_are_resampled_together():
     parts = pool([measured(np.arange(3.0)), measured(np.arange(3.0) + 10)])
     rows = resamples(parts.scenarios)
@@ -219,6 +244,16 @@ def test_curves_by_depth_are_of_the_same_starts_as_the_scores():
     for side in ("engine", "base", "trained", "difference"):
         curve, score = found[side]["combined"]["quality"], scores.score(side, "combined", "quality")
         assert sum(curve.mean) / 2 == pytest.approx(score.mean), side
+
+
+def test_curves_over_seeds_that_differ_are_as_wide_as_their_scores():
+    names = tuple(f"heldout/{i}" for i in range(8))
+    engine, base = (by_depth([value] * 8, [value] * 8, names) for value in (0.9, 0.1))
+    trained = pool([by_depth([value] * 8, [value] * 8, names) for value in (0.2, 0.4, 0.7)])
+    curve = per_depth({"engine": engine, "base": base, "trained": trained})["difference"]["combined"]["drift"]
+    score = evaluation_of(engine, base, trained).score("difference", "combined", "drift")
+    assert score.high - score.low > 1
+    assert (curve.low[0], curve.high[0]) == pytest.approx((score.low, score.high), abs=1e-4)
 
 
 def test_measured_survives_json():
@@ -265,13 +300,13 @@ def test_videos_are_selected_by_the_beginning_of_their_scenario():
 
 def test_the_closed_share_is_unknown_without_a_gap_and_still_json():
     same, better = np.array([0.5, 1.0]), np.array([1.0, 1.0])
-    rows = resamples(["a", "b"])
-    entry = share_closed(same, same, better, rows)
+    crossing = Crossing.of(["a", "b"])
+    entry = crossing.share_closed(same, same, better)
     stored = json.loads(json.dumps(entry.to_json(), allow_nan=False))
     assert stored == {"mean": None, "ci95": [None, None], "n": 2}
     assert not entry.known and not Estimate.from_json(stored).known
     engine = np.array([1.0, 1.0])  # no gap in the second scenario, so none in a quarter of the resamples
-    assert share_closed(engine, same, np.array([0.75, 1.0]), rows) == Estimate(0.5, 0.5, 0.5, 2)
+    assert crossing.share_closed(engine, same, np.array([0.75, 1.0])) == Estimate(0.5, 0.5, 0.5, 2)
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,13 @@ from worldcompass.errors import UserError
 from worldcompass.rollout import imagine_video
 from worldcompass.runs.metrics import read_object
 from worldcompass.runs.results import SIDES, ActionCounts, Count, Curve, Depths, Evaluation
-from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, resamples, share_closed
+from worldcompass.statistics import UNKNOWN, Crossing, Estimate
 from worldcompass.types import Scenario
 from worldcompass.ways import ROLLOUT
 from worldcompass.world import WorldModel, WorldSpec
 
 MEASURES = ("judge_accuracy", "critic_accuracy", "quality", "sharpness", "flicker", "drift", "colour")
+SHARES = ("judge_accuracy", "critic_accuracy")  # measures between 0 and 1
 FOLLOWED = "judge_accuracy"  # the measure of the gap
 KINDS = ("combined", "basic")  # of ``ActionSpace.kind``
 MOST_COUNTED = 1000  # composites
@@ -299,8 +300,8 @@ def followed(measured: Measured) -> dict[str, Count]:
 def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Evaluation:
     """Scores of each kind of action.
 
-    Intervals are bootstraps over scenarios, and over seeds if several videos share a scenario. ``difference`` and
-    ``gap_closed`` are paired: trained and base are resampled together.
+    Several videos of a scenario are of several seeds; intervals are over scenarios and seeds (``Crossing``).
+    ``difference`` and ``gap_closed`` are paired by video.
     """
     sides: dict[str, dict[str, dict[str, Estimate]]] = {side: {} for side in SIDES}
     closed = {}
@@ -308,16 +309,18 @@ def summarise(engine: Measured, base: Measured, trained: Measured | None) -> Eva
         names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
         if not names:
             continue
-        rows = resamples(names)
+        crossing = Crossing.of(names)
         columns = {
             side: {name: values_VD.mean(1) for name, values_VD in of.items()}
             for side, of in _columns(kind, engine, base, trained).items()
         }
         if trained is not None:
             engine_V, base_V, trained_V = (columns[c][FOLLOWED] for c in ("engine", "base", "trained"))
-            closed[kind] = share_closed(engine_V, base_V, trained_V, rows)
+            closed[kind] = crossing.share_closed(engine_V, base_V, trained_V)
         for side, values in columns.items():
-            sides[side][kind] = {n: bootstrap(v[rows].mean(1), v.mean(), len(v)) for n, v in values.items()}
+            found = {name: crossing.mean(values_V) for name, values_V in values.items()}
+            shares = {} if side == "difference" else {n: found[n].within(0, 1) for n in SHARES if n in found}
+            sides[side][kind] = found | shares
     engine_scores, base_scores, trained_scores, differences = (sides[side] for side in SIDES)
     return Evaluation(engine_scores, base_scores, trained_scores, differences, closed)
 
@@ -352,7 +355,7 @@ def gap_text(found: Evaluation, kind: str, between: str = " ") -> str:
 def per_depth(sides: Mapping[str, Measured]) -> Mapping[str, Depths]:
     """Mean of each chunk by side and kind with 95% intervals, on held-out starts.
 
-    The means over chunks are the scores of ``evaluation_of``, and intervals are resampled alike.
+    The means over chunks are the scores of ``evaluation_of``, with intervals of the same kind.
 
     Args:
         sides: ``engine``, ``base`` and, if there are trained weights, ``trained``.
@@ -362,18 +365,18 @@ def per_depth(sides: Mapping[str, Measured]) -> Mapping[str, Depths]:
     for kind in KINDS:
         names = [s for s, k in zip(base.scenarios, base.kinds, strict=True) if k == kind]
         if names:
-            taken_BV = np.stack([np.bincount(row, minlength=len(names)) for row in resamples(names)])
+            crossing = Crossing.of(names)
             for side, values in _columns(kind, engine, base, trained).items():
-                curves = {n: _curve(v, taken_BV) for n, v in values.items()}
+                curves = {n: _curve(crossing.means(v)) for n, v in values.items()}
                 found[side] = {**found.get(side, {}), kind: curves}
     return found
 
 
-def _curve(values_VD: np.ndarray, taken_BV: np.ndarray) -> Curve:
-    """The mean of each chunk; its interval by how often every bootstrap resample takes each video."""
-    means_BD = taken_BV @ values_VD / len(values_VD)
-    low_D, high_D = np.percentile(means_BD, [2.5, 97.5], axis=0)
-    return Curve(*(tuple(part.round(4).tolist()) for part in (values_VD.mean(0), low_D, high_D)))
+def _curve(chunks_D: Sequence[Estimate]) -> Curve:
+    mean, low, high = (
+        tuple(round(getattr(e, part), 4) for e in chunks_D) for part in ("mean", "low", "high")
+    )
+    return Curve(mean, low, high)
 
 
 def per_action(measured: Measured, space: ActionSpace, chunk: int = 4) -> ActionCounts:

@@ -4,11 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from judged import sources
 
 from worldcompass.judging.bands import BAND, STATISTICS, distances, measure_bands, statistics_of
 from worldcompass.judging.forgeries import FORGERIES
 from worldcompass.judging.sources import STRETCHES
+from worldcompass.statistics import Crossing
+
+
+def alone(scenarios):
+    """The crossing of so many scenarios under one seed."""
+    return Crossing.of([str(i) for i in range(scenarios)], count=1)
 
 
 def forged(name, strength):
@@ -49,12 +56,26 @@ def test_half_too_soft_and_half_too_sharp_is_far_although_the_mean_is_right():
     truth = rng.normal(0, 0.01, (20, 2, 1))
     split = truth + np.where(np.arange(20) % 2, 0.5, -0.5)[:, None, None]
     assert abs((split - truth).mean()) < 1e-9
-    assert distances(split, truth)[0, 0] > 0.4
+    assert distances(split, truth, alone(20))[0, 0, 0] > 0.4
+
+
+def test_a_seed_that_is_too_soft_and_one_that_is_too_sharp_are_both_far():
+    soft, sharp = (sources(trained=forged(name, 2.0)) for name in ("blurred", "sharpened"))
+    seeds = torch.cat([soft.models_KSF3hw["trained"], sharp.models_KSF3hw["trained"]])
+    both = soft.with_models({"base": soft.models_KSF3hw["base"].repeat(2, 1, 1, 1, 1, 1), "trained": seeds})
+    each, found = [measure_bands(one) for one in (soft, sharp)], measure_bands(both)
+    whole, name = next(iter(STRETCHES)), "gradient energy"
+    apart = [one.models["trained"][name].distance.mean for one in each]
+    deviation = found.models["trained"][name]
+    assert deviation.distance.mean == pytest.approx(sum(apart) / 2) and min(apart) > 0.1
+    assert not deviation.inside and deviation.signed.low < -0.1 and deviation.signed.high > 0.1
+    assert found.overall[whole].mean == pytest.approx(sum(one.overall[whole].mean for one in each) / 2)
+    assert found.overall[whole].n == 32
 
 
 def test_scenarios_in_another_order_are_no_distance():
     values = np.random.default_rng(1).normal(size=(12, 3, 2))
-    assert distances(values[::-1], values) == pytest.approx(np.zeros((1, 2)))
+    assert distances(values[::-1], values, alone(12))[:, 0] == pytest.approx(np.zeros((1, 2)))
 
 
 def test_twice_the_amplitude_is_twice_the_contrast_and_gradient():

@@ -79,6 +79,13 @@ def test_seeds_that_drift_in_opposite_directions_do_not_cancel():
     assert found.looks[FIRST].mean > 1 and found.looks[LAST].mean > 1
 
 
+def test_two_seeds_of_which_one_collapses_show_nothing_of_the_next():
+    alone = [point(model(brighter(levels))).looks[LAST] for levels in (60, 2)]
+    found = point(model(brighter(60)), model(brighter(2))).looks[LAST]
+    assert found.mean == pytest.approx((alone[0].mean + alone[1].mean) / 2) and alone[0].rises
+    assert not found.rises and found.high - found.low > 4 * (alone[0].high - alone[0].low)
+
+
 def test_followed_commands_and_colours_are_differences_from_the_base():
     found = point(model(brighter(12), followed=0.9, colour=10 / 255))
     assert found.followed["combined"].mean == pytest.approx(0.1)

@@ -11,12 +11,11 @@ import numpy as np
 
 from worldcompass.ablation.compute import Cost, cost_of
 from worldcompass.ablation.grid import Cell, Grid, Row, cell_of, cells_of
-from worldcompass.ablation.intervals import crossed
 from worldcompass.errors import UserError
 from worldcompass.evaluate import FOLLOWED, HELD_OUT, KINDS, MEASURES, Measured
 from worldcompass.report.tables import Stored, reduce_run
 from worldcompass.runs.metrics import read_metrics
-from worldcompass.statistics import Estimate
+from worldcompass.statistics import Estimate, crossed
 
 LEVEL = 0.95  # of all intervals of one measure together
 Verdict = Literal["the full method", "worse", "better", "mixed", "no difference shown", "unfinished"]

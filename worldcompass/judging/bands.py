@@ -19,7 +19,7 @@ from torch import Tensor
 from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, depths_of
 from worldcompass.media.pixels import luma
-from worldcompass.statistics import Estimate, bootstrap, resamples
+from worldcompass.statistics import Crossing, Estimate, crossed_over
 
 BAND = math.log(1.1)  # half width of the equivalence band
 BAND_EDGES = (0.02, 0.06, 0.11, 0.17, 0.25, 0.35, 0.71)  # cycles per pixel
@@ -66,10 +66,10 @@ def measure_bands(sources: Sources, seed: int = 0, memo: Memo | None = None) -> 
 
     Args:
         sources: with the models ``base`` and ``trained``.
-        seed: of the bootstrap over scenarios and seeds.
+        seed: of the bootstrap over scenarios.
         memo: of the statistics.
     """
-    rows = resamples(sources.rows, seed, RESAMPLES)
+    chance = Crossing.of(sources.rows, seed, RESAMPLES)
     known = memo or Memo()
 
     def of(videos_VF3hw: Tensor) -> np.ndarray:
@@ -79,44 +79,44 @@ def measure_bands(sources: Sources, seed: int = 0, memo: Memo | None = None) -> 
     values = {name: of(sources.flat(name)) for name in sources.models_KSF3hw}
     values["engine"] = np.tile(of(sources.engine_SF3hw), (sources.seeds, 1, 1))
     values["other"] = np.tile(of(sources.other_SF3hw), (sources.seeds, 1, 1))
-    models = {name: deviations(v, truth, rows) for name, v in values.items()}
+    models = {name: deviations(v, truth, chance) for name, v in values.items()}
     change: dict[str, dict[str, Estimate]] = {}
     overall: dict[str, Estimate] = {}
-    whole_BV = np.concatenate([np.arange(len(truth))[None], rows])
     for stretch in STRETCHES:
         inside = list(depths_of(stretch, DEPTHS))
         cut, true = {name: v[:, inside] for name, v in values.items()}, truth[:, inside]
-        change_BQ = distances(cut[BASE], true, whole_BV) - distances(cut[TRAINED], true, whole_BV)
-        change[stretch] = {
-            name: bootstrap(change_BQ[1:, q], change_BQ[0, q], len(truth))
-            for q, name in enumerate(STATISTICS)
-        }
-        overall[stretch] = bootstrap(change_BQ[1:].mean(1), change_BQ[0].mean(), len(truth))
+        change_KBQ = distances(cut[BASE], true, chance) - distances(cut[TRAINED], true, chance)
+        change[stretch] = _estimates(change_KBQ, chance)
+        overall[stretch] = crossed_over(change_KBQ.mean(2), chance.scenarios)
     return Bands(models, change, overall)
 
 
-def deviations(values_VDQ: np.ndarray, truth_VDQ: np.ndarray, rows_BV: np.ndarray) -> dict[str, Deviation]:
+def deviations(values_VDQ: np.ndarray, truth_VDQ: np.ndarray, chance: Crossing) -> dict[str, Deviation]:
     """Every statistic of one source against the truth."""
     difference_VDQ = values_VDQ - truth_VDQ
-    signed_BQ = difference_VDQ.mean(1)[rows_BV].mean(1)
-    distance_BQ, whole_Q = distances(values_VDQ, truth_VDQ, rows_BV), distances(values_VDQ, truth_VDQ)[0]
-    count, mean_DQ = len(values_VDQ), difference_VDQ.mean(0)
+    signed, mean_DQ = chance.means(difference_VDQ.mean(1)), difference_VDQ.mean(0)
+    distance = _estimates(distances(values_VDQ, truth_VDQ, chance), chance)
     return {
-        name: Deviation(
-            bootstrap(signed_BQ[:, q], mean_DQ[:, q].mean(), count),
-            bootstrap(distance_BQ[:, q], whole_Q[q], count),
-            tuple(mean_DQ[:, q].tolist()),
-        )
+        name: Deviation(signed[q], distance[name], tuple(mean_DQ[:, q].tolist()))
         for q, name in enumerate(STATISTICS)
     }
 
 
-def distances(values_VDQ: np.ndarray, truth_VDQ: np.ndarray, rows_BV: np.ndarray | None = None) -> np.ndarray:
-    """Wasserstein-1 between the videos' values and the truth's, mean over depths, (B, Q); B = 1 without rows."""
-    if rows_BV is None:
-        rows_BV = np.arange(len(values_VDQ))[None]
-    found = [np.abs(np.sort(values_VDQ[row], 0) - np.sort(truth_VDQ[row], 0)).mean((0, 1)) for row in rows_BV]
-    return np.stack(found)
+def _estimates(values_KBQ: np.ndarray, chance: Crossing) -> dict[str, Estimate]:
+    return {name: crossed_over(values_KBQ[..., q], chance.scenarios) for q, name in enumerate(STATISTICS)}
+
+
+def distances(values_VDQ: np.ndarray, truth_VDQ: np.ndarray, chance: Crossing) -> np.ndarray:
+    """Wasserstein-1 between every seed's values and the truth's, mean over depths; (K, B, Q).
+
+    Index 0 of B is of all scenarios, the others of the resamples. Seeds are compared one by one: sets that pool
+    them would hide a fault that goes one way in one seed and another way in the next.
+    """
+
+    def apart(rows: np.ndarray) -> np.ndarray:
+        return np.abs(np.sort(values_VDQ[rows], 0) - np.sort(truth_VDQ[rows], 0)).mean((0, 1))
+
+    return np.stack([[apart(rows) for rows in of_seed] for of_seed in chance.by_seed()])
 
 
 def statistics_of(videos_VF3hw: Tensor, depths: int = DEPTHS) -> np.ndarray:

@@ -29,7 +29,7 @@ from worldcompass.judging.networks import (
 )
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.seeding import generator_for
-from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, resamples
+from worldcompass.statistics import UNKNOWN, Crossing, Estimate, crossed_over, resamples
 
 FOLDS = 4
 RESAMPLES = 1000
@@ -98,19 +98,19 @@ def classify(
     chosen = folds_of(sources.groups, FOLDS, seed) if folds is None else list(folds)
     check_folds(chosen, sources.groups)
     table = Trials(sources, windows, tuple(chosen), seed, on_network, memo or Memo())
-    rows_BV = resamples(sources.rows, seed, RESAMPLES)
+    crossing = Crossing.of(sources.rows, seed, RESAMPLES)
     found, changes = {}, []
     for name in asked.capacities:
         test = _Linear(table) if name == LINEAR else _Network(table, NETWORKS[name], asked.steps)
-        separation, change_VW = _separated(test, table, rows_BV, asked.explain)
+        separation, change_VW = _separated(test, table, crossing, asked.explain)
         found[name] = separation
         changes.append(change_VW)
-    return found, _by_stretch(np.mean(changes, 0), table, rows_BV)
+    return found, _by_stretch(np.mean(changes, 0), table, crossing)
 
 
-def _by_stretch(change_VW: np.ndarray, table: Trials, rows_BV: np.ndarray) -> dict[str, Estimate]:
+def _by_stretch(change_VW: np.ndarray, table: Trials, crossing: Crossing) -> dict[str, Estimate]:
     means = {stretch: change_VW[:, list(table.windows.inside(stretch))].mean(1) for stretch in STRETCHES}
-    return {stretch: bootstrap(v[rows_BV].mean(1), v.mean(), len(v)) for stretch, v in means.items()}
+    return {stretch: crossing.mean(v) for stretch, v in means.items()}
 
 
 def networks_of(asked: Asked) -> int:
@@ -206,21 +206,21 @@ class _Linear:
 
 
 def _separated(
-    test: _Network | _Linear, table: Trials, rows_BV: np.ndarray, separate: bool
+    test: _Network | _Linear, table: Trials, crossing: Crossing, separate: bool
 ) -> tuple[Separation, np.ndarray]:
     pooled = _by_video(test, table, REACHABLE, (BASE, TRAINED), ())
     change_VW = _change(pooled, table)
+    rows_BS = resamples(table.sources.scenarios, table.seed, RESAMPLES)
     auc: dict[str, Estimate] = {}
     transfer: dict[str, dict[str, float]] = {}
     for model, sibling in ((BASE, TRAINED), (TRAINED, BASE)) if separate else ():
         logits = _by_video(test, table, REACHABLE, (model,), (sibling,))
-        auc[model] = area(logits, REACHABLE, model, table, rows_BV)
-        transfer[model] = {m: area(logits, REACHABLE, m, table, rows_BV).mean for m in (model, sibling)}
+        auc[model] = area(logits, REACHABLE, model, table, rows_BS)
+        transfer[model] = {m: area(logits, REACHABLE, m, table, rows_BS).mean for m in (model, sibling)}
     if separate:
         logits = _by_video(test, table, ENGINE, (OTHER,), ())
-        rows = resamples(table.sources.scenarios, table.seed, RESAMPLES)
-        auc[OTHER] = area(logits, ENGINE, OTHER, table, rows)
-    return Separation(_by_stretch(change_VW, table, rows_BV), auc, transfer), change_VW
+        auc[OTHER] = area(logits, ENGINE, OTHER, table, rows_BS)
+    return Separation(_by_stretch(change_VW, table, crossing), auc, transfer), change_VW
 
 
 def _by_video(
@@ -246,23 +246,22 @@ def _change(pooled: dict[str, np.ndarray], table: Trials) -> np.ndarray:
     return found
 
 
-def area(logits: dict[str, np.ndarray], real: str, fake: str, table: Trials, rows_BV: np.ndarray) -> Estimate:
-    """Area under the curve of a real against a fake source, over pairs of clips of one fold."""
+def area(logits: dict[str, np.ndarray], real: str, fake: str, table: Trials, rows_BS: np.ndarray) -> Estimate:
+    """Area under the curve of a real against a fake source, over pairs of clips of one fold; mean over seeds."""
     if not logits[real].size:
         return UNKNOWN
-    repeats = len(logits[fake]) // len(logits[real])
-    true_VW = np.tile(logits[real], (repeats, 1))
-    folds_real, folds_fake = np.array(table.fold_of(real) * repeats), np.array(table.fold_of(fake))
-    wins = _win_shares(true_VW, logits[fake])
-    same = (folds_real[:, None] == folds_fake[None]).astype(float)
-    count = len(true_VW)
-    weights = np.stack([np.bincount(row, minlength=count) for row in (np.arange(count), *rows_BV)]).astype(
-        float
-    )
-    total = ((weights @ same) * weights).sum(1)
-    share = ((weights @ (wins * same)) * weights).sum(1)
-    value_B = share[total > 0] / total[total > 0]
-    return bootstrap(value_B[1:], value_B[0], count)
+    scenarios, folds_S = len(logits[real]), np.array(table.folds)
+    same_SS = (folds_S[:, None] == folds_S).astype(float)
+    rows = (np.arange(scenarios), *rows_BS)
+    weights_BS = np.stack([np.bincount(row, minlength=scenarios) for row in rows]).astype(float)
+
+    def summed(values_SS: np.ndarray) -> np.ndarray:
+        return ((weights_BS @ (values_SS * same_SS)) * weights_BS).sum(1)
+
+    total_B = summed(np.ones_like(same_SS))
+    of_seeds = np.split(logits[fake], len(logits[fake]) // scenarios)
+    wins_KB = np.stack([summed(_win_shares(logits[real], of_seed)) for of_seed in of_seeds])
+    return crossed_over(wins_KB[:, total_B > 0] / total_B[total_B > 0], scenarios)
 
 
 def _win_shares(real_VW: np.ndarray, fake_VW: np.ndarray) -> np.ndarray:

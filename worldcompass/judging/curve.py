@@ -8,7 +8,6 @@ drifts one way in one seed and another way in the next.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from worldcompass.judging.sources import Windows
 from worldcompass.judging.spaces import Space, embedded
 from worldcompass.runs.atomic import finite, write_json
 from worldcompass.runs.metrics import read_object
-from worldcompass.statistics import Estimate, bootstrap, draws_of_seeds, over_seeds, resamples
+from worldcompass.statistics import Crossing, Estimate, crossed_over, resamples
 
 SCHEMA = 1  # of curve.json
 FIRST, LAST = "first quarter", "last third"
@@ -199,8 +198,7 @@ def point_of(
     looks = {}
     for stretch in STRETCHES:
         change_KB = np.stack([m.logarithms[stretch] - base.logarithms[stretch] for m in trained])
-        values_B = over_seeds(change_KB, draws_of_seeds(len(trained), change_KB.shape[1] - 1))
-        looks[stretch] = bootstrap(values_B[1:], values_B[0], len(base.measured.scenarios) * len(trained))
+        looks[stretch] = crossed_over(change_KB, len(base.measured.scenarios))
     return Point(
         recipe,
         way,
@@ -220,8 +218,7 @@ def _colour(base: Measured, trained: Sequence[Measured]) -> Estimate:
     last = -(-base.values_VD[COLOUR].shape[1] // 3)
     own, theirs = pool([base] * len(trained)), pool(trained)
     change_V = LEVELS * (own.values_VD[COLOUR] - theirs.values_VD[COLOUR])[:, -last:].mean(1)
-    rows_BV = resamples(theirs.scenarios)
-    return bootstrap(change_V[rows_BV].mean(1), change_V.mean(), len(change_V))
+    return Crossing.of(theirs.scenarios).mean(change_V)
 
 
 # --------------------------------------------------------------------------- the file and its table
@@ -277,15 +274,11 @@ def _cells(point: Point) -> tuple[str, ...]:
         _brackets(point.followed[basic].times(100), 1, "+"),
         point.closed[combined].in_percent(none="gap not resolved"),
         _brackets(unseen.times(100), 1, "+") if unseen else "–",
-        _brackets(_exp(point.looks[FIRST]), 2),
-        _brackets(_exp(point.looks[LAST]), 2),
+        _brackets(point.looks[FIRST].exp(), 2),
+        _brackets(point.looks[LAST].exp(), 2),
         _brackets(point.colour, 1, "+"),
         point.verdict,
     )
-
-
-def _exp(value: Estimate) -> Estimate:
-    return Estimate(math.exp(value.mean), math.exp(value.low), math.exp(value.high), value.n)
 
 
 def _brackets(value: Estimate, digits: int, sign: str = "") -> str:

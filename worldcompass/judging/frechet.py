@@ -25,7 +25,7 @@ from torch import Tensor
 from worldcompass.judging.memo import Memo
 from worldcompass.judging.sources import BASE, STRETCHES, TRAINED, Sources, Windows
 from worldcompass.judging.spaces import Space, embedded
-from worldcompass.statistics import UNKNOWN, Estimate, bootstrap, draws_of_seeds, over_seeds, resamples
+from worldcompass.statistics import UNKNOWN, Estimate, crossed_over, resamples
 
 RESAMPLES = 300
 NEAR_ZERO = 0.02  # of the floor: equal sets have a finite logarithm
@@ -88,17 +88,14 @@ def measure_distances(
         sources: with the models ``base`` and ``trained``.
         windows: the clips of each video.
         spaces: to compare in.
-        seed: of the bootstrap over scenarios and seeds.
+        seed: of the bootstrap over scenarios.
         on_space: called after each space.
         memo: of features of the spaces.
         explain: also compare with the engine's own frames and by kernels.
     """
     memo = memo or Memo()
-    rows = resamples(sources.scenarios, seed, RESAMPLES)
-    chance = Chance(
-        np.concatenate([np.arange(len(sources.scenarios))[None], rows]),
-        draws_of_seeds(sources.seeds, RESAMPLES, seed),
-    )
+    count = len(sources.scenarios)
+    rows_BS = np.concatenate([np.arange(count)[None], resamples(sources.scenarios, seed, RESAMPLES)])
     models = tuple(sources.models_KSF3hw)
     found: dict[str, dict[str, Distance]] = {stretch: {} for stretch in STRETCHES}
     changes: dict[str, dict[str, list[np.ndarray]]] = {stretch: {} for stretch in STRETCHES}
@@ -107,27 +104,15 @@ def measure_distances(
         for stretch in STRETCHES:
             inside = list(windows.inside(stretch))
             cut = [{name: x[:, inside] for name, x in features.items()} for features in sets]
-            distance, change_B = _distance(cut, models, chance, explain)
+            distance, change_KB = _distance(cut, models, rows_BS, explain)
             found[stretch][space.name] = distance
-            changes[stretch].setdefault(space.family, []).append(change_B)
+            changes[stretch].setdefault(space.family, []).append(change_KB)
         on_space()
     change = {
-        stretch: {family: chance.estimate(np.mean(parts, 0)) for family, parts in of.items()}
+        stretch: {family: crossed_over(np.mean(parts, 0), count) for family, parts in of.items()}
         for stretch, of in changes.items()
     }
     return Distances(found, change)
-
-
-@dataclass(frozen=True)
-class Chance:
-    """Resamples of scenarios and of seeds; the first of each is the whole."""
-
-    rows_BS: np.ndarray
-    draws_BK: np.ndarray
-
-    def estimate(self, values_B: np.ndarray) -> Estimate:
-        """The value of the whole, with its interval over the resamples."""
-        return bootstrap(values_B[1:], values_B[0], self.rows_BS.shape[1] * self.draws_BK.shape[1])
 
 
 def _features(sources: Sources, windows: Windows, space: Space, memo: Memo) -> list[dict[str, Tensor]]:
@@ -176,14 +161,14 @@ def projected(sets: Sequence[Mapping[str, Tensor]], most_dims: int) -> list[dict
 
 
 def _distance(
-    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], chance: Chance, explain: bool
+    sets: Sequence[Mapping[str, Tensor]], models: Sequence[str], rows_BS: np.ndarray, explain: bool
 ) -> tuple[Distance, np.ndarray]:
-    """The distances of one space, summed over its sets, and their change in every resample."""
+    """The distances of one space, summed over its sets, and their change by seed and resample, (K, B)."""
     sums = [{name: moments_of(x.flatten(1, 2)) for name, x in features.items()} for features in sets]
-    scenarios = chance.rows_BS.shape[1]
+    scenarios = rows_BS.shape[1]
     known = {
         name: [
-            [gaussians_of(of[name].part(k, scenarios), chance.rows_BS) for of in sums]
+            [gaussians_of(of[name].part(k, scenarios), rows_BS) for of in sums]
             for k in range(len(sums[0][name].sum_VD) // scenarios)
         ]
         for name in sums[0]
@@ -202,36 +187,35 @@ def _distance(
     floor_B = apart(OTHER, ENGINE)[0]
 
     def logs(a: str, b: str) -> np.ndarray:
-        of_KB = log_ratio(apart(a, b), floor_B)
-        return over_seeds(of_KB, chance.draws_BK) if a in models else of_KB[0]
+        return log_ratio(apart(a, b), floor_B)
 
     def ratios(names: Sequence[str], b: str) -> dict[str, Estimate]:
-        return {name: chance.estimate(np.exp(logs(name, b))) for name in names}
+        return {name: crossed_over(logs(name, b), scenarios).exp() for name in names}
 
     to_truth = {name: logs(name, REACHABLE) for name in models}
-    change_B = to_truth[TRAINED] - to_truth[BASE]
+    change_KB = to_truth[TRAINED] - to_truth[BASE]
     distance = Distance(
-        {name: chance.estimate(np.exp(v)) for name, v in to_truth.items()}, chance.estimate(change_B)
+        {name: crossed_over(v, scenarios).exp() for name, v in to_truth.items()},
+        crossed_over(change_KB, scenarios),
     )
     if not explain:
-        return distance, change_B
+        return distance, change_KB
     joined = _joined(sets)
-    kernel = {name: 1000 * _kernel(joined[name], joined[REACHABLE], chance) for name in models}
+    kernel = {name: 1000 * _kernel(joined[name], joined[REACHABLE], rows_BS) for name in models}
     explained = replace(
         distance,
         ratio=distance.ratio | ratios((ENGINE,), REACHABLE),
         absolute=ratios((*models, REACHABLE), ENGINE),
-        kernel={name: float(v[0]) for name, v in kernel.items()},
-        kernel_change=chance.estimate(kernel[TRAINED] - kernel[BASE]),
+        kernel={name: float(v[:, 0].mean()) for name, v in kernel.items()},
+        kernel_change=crossed_over(kernel[TRAINED] - kernel[BASE], scenarios),
     )
-    return explained, change_B
+    return explained, change_KB
 
 
-def _kernel(model_VND: Tensor, truth_SND: Tensor, chance: Chance) -> np.ndarray:
-    """Kernel distance, mean over the seeds that each resample takes; (B,)."""
+def _kernel(model_VND: Tensor, truth_SND: Tensor, rows_BS: np.ndarray) -> np.ndarray:
+    """Kernel distance of every seed in every resample; (K, B)."""
     parts = model_VND.split(len(truth_SND))
-    of_KB = np.stack([kernel_distance(part, truth_SND, chance.rows_BS) for part in parts])
-    return over_seeds(of_KB, chance.draws_BK)
+    return np.stack([kernel_distance(part, truth_SND, rows_BS) for part in parts])
 
 
 def _joined(sets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from worldcompass.judging.place import PlaceNetwork, feature_distance
 from worldcompass.judging.sources import BASE, TRAINED, Sources
 from worldcompass.media.pixels import gain_limited_vif
-from worldcompass.statistics import Estimate, bootstrap, resamples
+from worldcompass.statistics import Crossing, Estimate
 
 FREE_FRAMES = 44  # of a rollout: chunks 0 to 2
 EVERY = 4  # frames between compared frames
@@ -40,12 +40,12 @@ class Likeness:
 
 def measure_paired(sources: Sources, net: PlaceNetwork, seed: int = 0) -> dict[str, Likeness]:
     """``free``: the first chunks of the rollouts; ``after the truth``: single chunks, if the sources hold them."""
-    rows = resamples(sources.rows, seed, RESAMPLES)
+    crossing = Crossing.of(sources.rows, seed, RESAMPLES)
     stop = min(FREE_FRAMES, sources.frames - 1) + 1
     truth = sources.reachable_SF3hw[:, 1:stop:EVERY].repeat(sources.seeds, 1, 1, 1, 1)
     engine = sources.engine_SF3hw[:, 1:stop:EVERY].repeat(sources.seeds, 1, 1, 1, 1)
     videos = {name: sources.flat(name)[:, 1:stop:EVERY] for name in sources.models_KSF3hw}
-    found = {"free": _likeness({**videos, "engine": engine}, truth, net, rows)}
+    found = {"free": _likeness({**videos, "engine": engine}, truth, net, crossing)}
     if sources.steps is not None:
         first = sources.steps.first_frame
         chunks = {name: v.flatten(0, 1) for name, v in sources.steps.models_KST3hw.items()}
@@ -53,12 +53,12 @@ def measure_paired(sources: Sources, net: PlaceNetwork, seed: int = 0) -> dict[s
         truth = sources.reachable_SF3hw[:, index].repeat(sources.seeds, 1, 1, 1, 1)
         engine = sources.engine_SF3hw[:, index].repeat(sources.seeds, 1, 1, 1, 1)
         chunks = {name: v[:, ::EVERY] for name, v in chunks.items()}
-        found["after the truth"] = _likeness({**chunks, "engine": engine}, truth, net, rows)
+        found["after the truth"] = _likeness({**chunks, "engine": engine}, truth, net, crossing)
     return found
 
 
 def _likeness(
-    videos: dict[str, Tensor], truth_VT3hw: Tensor, net: PlaceNetwork, rows_BV: np.ndarray
+    videos: dict[str, Tensor], truth_VT3hw: Tensor, net: PlaceNetwork, crossing: Crossing
 ) -> Likeness:
     pairs = {
         name: [aligned(v, y) for v, y in zip(part, truth_VT3hw, strict=True)] for name, part in videos.items()
@@ -72,14 +72,11 @@ def _likeness(
         for name, part in pairs.items()
     }
 
-    def estimate(values_V: np.ndarray) -> Estimate:
-        return bootstrap(values_V[rows_BV].mean(1), values_V.mean(), len(values_V))
-
     return Likeness(
-        {name: estimate(v) for name, v in information.items()},
-        {name: estimate(v) for name, v in distance.items()},
-        estimate(information[TRAINED] - information[BASE]),
-        estimate(distance[TRAINED] - distance[BASE]),
+        {name: crossing.mean(v) for name, v in information.items()},
+        {name: crossing.mean(v) for name, v in distance.items()},
+        crossing.mean(information[TRAINED] - information[BASE]),
+        crossing.mean(distance[TRAINED] - distance[BASE]),
     )
 
 

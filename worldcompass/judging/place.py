@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, interpolate, leaky_re
 from worldcompass.judging.networks import seeded
 from worldcompass.judging.sources import BASE, TRAINED, Sources
 from worldcompass.seeding import generator_for
-from worldcompass.statistics import Estimate, bootstrap, resamples
+from worldcompass.statistics import Crossing, Estimate
 
 STEPS = 400
 BATCH = 32
@@ -114,21 +114,18 @@ def measure_place(sources: Sources, net: PlaceNetwork, seed: int = 0) -> Place:
     """Recognise the last frames of every source."""
     names = sorted(set(sources.regions))
     label_V = torch.tensor([names.index(region) for region in sources.regions] * sources.seeds)
-    rows = resamples(sources.rows, seed, RESAMPLES)
+    crossing = Crossing.of(sources.rows, seed, RESAMPLES)
     real = {"engine": sources.engine_SF3hw, "reachable": sources.reachable_SF3hw}
     videos = {name: v.repeat(sources.seeds, 1, 1, 1, 1) for name, v in real.items()}
     videos |= {name: sources.flat(name) for name in sources.models_KSF3hw}
     found = {name: recognised(net, v, label_V) for name, v in videos.items()}
 
-    def estimate(values_V: np.ndarray) -> Estimate:
-        return bootstrap(values_V[rows].mean(1), values_V.mean(), len(values_V))
-
     kept_V, foreign_V = (found[TRAINED][i] - found[BASE][i] for i in range(2))
     return Place(
-        {name: estimate(kept) for name, (kept, _) in found.items()},
-        {name: estimate(foreign) for name, (_, foreign) in found.items()},
-        estimate(kept_V),
-        estimate(foreign_V),
+        {name: crossing.mean(kept) for name, (kept, _) in found.items()},
+        {name: crossing.mean(foreign) for name, (_, foreign) in found.items()},
+        crossing.mean(kept_V),
+        crossing.mean(foreign_V),
     )
 
 
