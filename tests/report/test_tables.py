@@ -128,6 +128,20 @@ def test_a_page_keeps_its_prose_and_tables_without_results_say_so(tmp_path):
     assert with_tables(new, runs) == new
 
 
+def test_a_figure_inside_a_sentence_is_written_too_and_one_that_nobody_measured_is_refused(tmp_path):
+    runs = [reduce_run(make_run(tmp_path / str(seed), seed)) for seed in range(2)]
+    line = "gains <!-- change: demo, combined, {} -->+9.9 [9, 9]<!-- /change --> more"
+    new = with_tables(line.format(FOLLOWED), runs)
+    change = pooled(runs).score("difference", "combined", FOLLOWED).times(100)
+    assert new.startswith("gains <!-- change: demo, combined, judge_accuracy -->") and new.endswith(" more")
+    assert f">{change.mean:+.1f} [{change.low:.1f}, {change.high:.1f}]<" in new
+    assert "9.9" not in new and with_tables(new, runs) == new
+    with pytest.raises(
+        UserError, match=r"the page asks for beauty of combined actions of demo, which no stored"
+    ):
+        with_tables(line.format("beauty"), runs)
+
+
 @pytest.mark.parametrize(
     ("second", "words"),
     [

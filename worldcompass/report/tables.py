@@ -33,13 +33,15 @@ from worldcompass.runs.metrics import read_object
 from worldcompass.runs.record import read_run_record
 from worldcompass.runs.results import Evaluation, read_results, read_walking
 from worldcompass.runs.settings import read_settings
-from worldcompass.statistics import Estimate
+from worldcompass.statistics import UNKNOWN, Estimate
 from worldcompass.ways import ROLLOUT, Walking
 
 SCHEMA = 2  # of a stored result; 1 held the way ``rollout`` alone
 DIGITS = 5  # of a stored number
 # <!-- table: demo --> or <!-- table: demo, short -->
 PLACE = re.compile(r"(<!-- table: ([\w.-]+)(, short)? -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+# <!-- change: demo, combined, judge_accuracy -->+1.8 [-4.0, 7.6]<!-- /change -->
+FIGURE = re.compile(r"(<!-- change: ([\w.-]+), (\w+), (\w+) -->)(.*?)(<!-- /change -->)")
 OPENED = re.compile(r"<!-- table: [^>]*-->")
 CODE = re.compile(r"`[^`]*`")
 PAGE_WIDTH = 120  # characters of a line of prose
@@ -369,8 +371,11 @@ def _change(value: Estimate, digits: int) -> str:
 def with_tables(text: str, stored: Sequence[Stored], name: str = "the page") -> str:
     """The page with new tables between its markers ``<!-- table: NAME -->`` and ``<!-- /table -->``.
 
+    A single figure inside a sentence or a cell has the markers ``<!-- change: RECIPE, KIND, MEASURE -->`` and
+    ``<!-- /change -->``, see ``change_of``.
+
     Raises:
-        UserError: when a marker is not closed; it names the page.
+        UserError: when a table's marker is not closed, or a figure asks for what is not stored; it names the page.
     """
     if len(OPENED.findall(text)) != len(PLACE.findall(text)) or any(
         OPENED.search(p[2]) for p in PLACE.findall(text)
@@ -378,9 +383,27 @@ def with_tables(text: str, stored: Sequence[Stored], name: str = "the page") -> 
         raise UserError(
             f"{name} opens a table and does not close it: expected <!-- /table --> after each table"
         )
-    return PLACE.sub(
+    text = PLACE.sub(
         lambda place: f"{place[1]}\n{table_of(place[2], stored, bool(place[3]))}\n\n{place[5]}", text
     )
+    return FIGURE.sub(lambda f: f"{f[1]}{change_of(f[2], f[3], f[4], stored, name)}{f[6]}", text)
+
+
+def change_of(recipe: str, kind: str, measure: str, stored: Sequence[Stored], page: str) -> str:
+    """What training changed over the seeds of a recipe in the way ``rollout``: mean and interval.
+
+    Followed actions are in points.
+
+    Raises:
+        UserError: when nothing of that name is stored; it names the page.
+    """
+    runs = [run for run in stored if run.recipe == recipe]
+    found = pooled(runs).score("difference", kind, measure) if runs else UNKNOWN
+    if not found.known:
+        raise UserError(
+            f"{page} asks for {measure} of {kind} actions of {recipe}, which no stored result has"
+        )
+    return _change(found.times(100), 1) if measure == FOLLOWED else _change(found, 3)
 
 
 def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]:
