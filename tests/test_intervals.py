@@ -50,6 +50,7 @@ def test_shares_of_a_gap_and_values_of_whole_sets_hold_the_truth_as_often(design
         )
         base, engine = np.tile(base_S, seeds), np.full(seeds * scenarios, 0.9)
         closed = crossing.share_closed(engine, base, base + gained_KS.ravel())
+        assert closed.mean == pytest.approx(gained_KS.mean() / (0.9 - base_S.mean()))
         of_sets = crossed_over(np.exp(gained_KS[:, rows_BS].mean(2)), scenarios)
         truth = 0.2 / 0.5, np.exp(0.2 + of_seed**2 / 2)  # the mean over all seeds there could be
         hits += [one.low <= true <= one.high for one, true in zip((closed, of_sets), truth, strict=True)]
