@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from toy_truth import with_truth
+from toy_truth import ideal_engine, with_truth
 from toy_worlds import Counting
 
 from worldcompass import cli
@@ -23,7 +23,7 @@ from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
 from worldcompass.training.policy import Policy
 from worldcompass.training.preflight import prepare
-from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
+from worldcompass.training.rivals import dpo_loss, flow_grpo_loss, flow_matching_loss
 from worldcompass.training.run import Parts
 from worldcompass.training.selection import Learning, along_path, in_pairs
 from worldcompass.worlds.small.transformer import feed_forward
@@ -135,6 +135,16 @@ def test_recipes_whose_candidates_must_share_a_past_have_a_profile(changes):
     assert "backward, clipping" in profile(toy_parts(**changes)).parts
 
 
+def test_a_recipe_that_learns_from_recordings_is_profiled_without_rollout_and_critics():
+    """The compared step of more pretraining: the same rows, the world's own video instead of candidates."""
+    scenarios = with_truth(ideal_engine(), toy_scenarios(4))
+    parts = toy_parts(teacher="recordings", objective=flow_matching_loss)
+    recorded = profile(dataclasses.replace(parts, scenarios=scenarios), repeats=1)
+    assert "encode" in recorded.parts and "backward, clipping" in recorded.parts
+    assert not {"candidates", "past"} & set(recorded.parts) and not any("reward" in p for p in recorded.parts)
+    assert 0 < recorded.passes < profile(toy_parts(), repeats=1).passes
+
+
 def test_seconds_may_be_the_processors(monkeypatch):
     monkeypatch.setitem(CLOCKS, "cpu", itertools.count(0, 0.3).__next__)
     found = profile(toy_parts(), step=2, repeats=1, clock="cpu")
@@ -175,7 +185,11 @@ def test_the_command_prints_json_and_refuses_a_recipe_without_parts(tmp_path, ca
     words = ["--repeats", "1", "--device", "cpu", "--set", "config.group_size=2", "--json"]
     assert cli.main(["profile", "worldplay_8b:smoke", *words]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["parts"]["candidates"]["flops"] > 0 and found["matrix_flops_per_second"] > 0
+    assert (
+        found["passes"] > 0
+        and found["parts"]["candidates"]["flops"] > 0
+        and found["matrix_flops_per_second"] > 0
+    )
 
 
 @pytest.mark.parametrize("explore", [0.0, 1.0])

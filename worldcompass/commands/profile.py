@@ -72,6 +72,7 @@ def table(found: Profile) -> list[str]:
     lines = [
         f"step {found.step}, chunk {found.chunk}, on {found.device} with {found.threads} CPU thread(s): "
         f"{found.seconds:.2f} {found.clock} s, median of {found.steps_timed}, slowest {found.slowest:.2f} s",
+        f"{found.passes:.0f} forward passes, a backward pass counting as two; "
         f"matrix products of this machine: {found.matrix_flops_per_second / 1e9:.1f} GFLOP/s",
         f"{'part':<28}{'seconds':>9}{'share':>8}{'GFLOP':>10}{'of matrix rate':>16}",
     ]

@@ -1,8 +1,8 @@
 """A profile of a training step: time per part, compared with the machine's rate for matrix products.
 
-The step is ``training.step.train_step``, unchanged. Its inputs (world, critics, objective, optimiser, averages) are
-metered. One run of the step counts floating-point operations and others measure seconds, as counting takes time.
-Every run starts from the initial weights, so all do the same work.
+The step is the one that a run takes (``training.loop.take_step``), unchanged. Its inputs (world, critics,
+objective, optimiser, averages) are metered. One run of the step counts floating-point operations and others measure
+seconds, as counting takes time. Every run starts from the initial weights, so all do the same work.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from worldcompass.cost.kernels import CPU_KERNELS
 from worldcompass.critic import Critic, Learner, Need, needs_of
 from worldcompass.rollout import device_of
 from worldcompass.training.config import Config
+from worldcompass.training.loop import take_step
 from worldcompass.training.preflight import prepare
 from worldcompass.training.run import Parts, Run
-from worldcompass.training.step import train_step
 from worldcompass.training.stretch import stretch_of_step
 from worldcompass.types import Group, Scores
 from worldcompass.world import Context
@@ -66,6 +66,8 @@ class Profile:
     """Median duration of a whole step, without saving and logging."""
     slowest: float
     """Duration of the slowest timed step, seconds."""
+    passes: float
+    """Forward passes of rollout, targets and updates; a backward pass counts as two."""
     matrix_flops_per_second: float
     """The machine's rate for square matrix products in the network's dtype."""
     parts: dict[str, Cost]
@@ -108,6 +110,10 @@ class _Metered:
 
     def __init__(self, parts: Parts) -> None:
         self.meter = Meter(time.perf_counter)
+        self.passes = 0.0
+        recorded = (
+            [(parts.world, "encode", "encode")] if parts.config.learning.teacher == "recordings" else []
+        )
         config = parts.config.changed(
             rollout=self._wrap("rollout, rest", parts.config.sampling.rollout),
             objective=self._wrap("objective", parts.config.learning.objective),
@@ -119,6 +125,7 @@ class _Metered:
             (parts.world, "attend", "attend, remember"),
             (parts.world, "remember", "attend, remember"),
             (parts.world, "decode", "decode"),
+            *recorded,
             (parts.world, "predict_clean", self._kind_of_prediction),
             (self.run.optimizer, "step", "optimiser"),
             (self.run.policy, "follow", "averages"),
@@ -158,7 +165,8 @@ class _Metered:
         for critic in self.run.learners:
             critic.load({})
         self.meter = Meter(read)
-        train_step(self.run, step)
+        taken = take_step(self.run, step)
+        self.passes = (taken.forward_passes or 0.0) + (taken.update_passes or 0.0)
         self.meter.record()
         return self.meter.spent
 
@@ -226,6 +234,7 @@ def profile(parts: Parts, step: int | None = None, repeats: int = 3, clock: Cloc
         steps_timed=repeats,
         seconds=statistics.median(totals),
         slowest=max(totals),
+        passes=metered.passes,
         matrix_flops_per_second=rate,
         parts=costs,
     )

@@ -167,11 +167,16 @@ def _attempt(
     ``LostCritic`` and ``NonFiniteScore`` come before any update of the step. ``NonFiniteUpdate`` may come after
     other updates of the same step.
     """
-    take = pretrain_step if run.config.learning.teacher == "recordings" else train_step
     try:
-        return take(run, step, history)
+        return take_step(run, step, history)
     except (LostCritic, NonFiniteScore, NonFiniteUpdate) as failure:
         return failure
+
+
+def take_step(run: Run, step: int, history: History = ()) -> StepMetrics:
+    """The step of the run's teacher: ``train_step`` by rewards, ``pretrain_step`` by recordings."""
+    take = pretrain_step if run.config.learning.teacher == "recordings" else train_step
+    return take(run, step, history)
 
 
 def _save_before(run: Run, guard: Guard, step: int) -> None:
