@@ -1,4 +1,8 @@
-"""How well success in a world model tells success in the engine: over policies, with intervals over scenes."""
+"""How well success in a world model tells success in the engine: over policies, with intervals over scenes.
+
+Several seeds are of the noise alone, which differs from scene to scene, so that scenes carry its variance; a world
+model is one run of training. Nothing here speaks of other runs.
+"""
 
 from __future__ import annotations
 
