@@ -6,10 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-import worldcompass
-
-ROOT = Path(worldcompass.__file__).parent
+from sources import ROOT, parsed
 
 # From the ground up. Rooms of one row do not know each other. A room is a module of the root, a folder, or a
 # folder of ``worlds``; the list must name all of them.
@@ -82,7 +79,7 @@ def room_of(module: str) -> str:
 def parts_of(path: Path) -> tuple[list[ast.Import | ast.ImportFrom], list[str]]:
     """Imports of a file, and its strings with docstrings."""
     found, strings = [], []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             found.append(node)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
