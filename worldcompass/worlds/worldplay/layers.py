@@ -25,6 +25,15 @@ class ScalarEmbedder(nn.Module):
         return self.mlp(sinusoid(values, SINUSOID).to(next(self.mlp.parameters()).dtype))
 
 
+class Table(nn.Embedding):
+    """An embedding without numbers on the meta device: drawing any there loads PyTorch's compiler, for seconds."""
+
+    def reset_parameters(self) -> None:
+        """See ``torch.nn.Embedding``."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Mlp(nn.Module):
     """Two layers with an activation between them."""
 

@@ -26,6 +26,7 @@ from worldcompass.worlds.worldplay.layers import (
     Modulation,
     PatchEmbed,
     ScalarEmbedder,
+    Table,
     modulate,
 )
 from worldcompass.worlds.worldplay.text import (
@@ -104,7 +105,7 @@ class Transformer8B(nn.Module):
         self.time_in, self.action_in = ScalarEmbedder(width), ScalarEmbedder(width)
         self.txt_in = TextRefiner(config)
         self.byt5_in, self.vision_in = Byt5Mapper(config), VisionProjection(config)
-        self.cond_type_embedding = nn.Embedding(3, width)
+        self.cond_type_embedding = Table(3, width)
         self.double_blocks = nn.ModuleList(DoubleBlock(config) for _ in range(config.num_blocks))
         self.final_layer = FinalLayer(width, config.latent_channels)
         self._zero_actions_and_cameras()
