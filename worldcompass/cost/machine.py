@@ -231,7 +231,7 @@ def examine_block(needs: Needs, device: str) -> Iterator[Finding]:
         yield Finding(
             f"{field.name}, {DEPTH} block", f"{real / GIB:.2f} GiB, planned {plan / GIB:.2f}", verdict
         )
-    names = ("begin and remember", "attend", "one denoising step", "decode", "two updates")
+    names = ("begin and remember", "attend", "one denoising step", "decode", "an update")
     for name, duration in zip(names, taken, strict=True):
         yield Finding(f"time to {name}, {DEPTH} block", f"{duration:.3f} s")
 

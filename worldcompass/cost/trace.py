@@ -184,12 +184,19 @@ def _metered(world: WorldModel[Any], job: Job, live: Meter, kind: str) -> Traced
         if job.decodes:
             world.decode(clean, context)
         decode = live.above()
-    for _ in range(2):  # gradients already exist in the second pass, as in most micro-batches
-        with autocast():
-            predicted = predict(job.micro_rows)
-        predicted.square().sum().backward()
+    _with_gradients(world.net)
+    with autocast():
+        predicted = predict(job.micro_rows)
+    predicted.square().sum().backward()
     update = live.above()
     return Traced(prefix, attend, imagine, decode, update)
+
+
+def _with_gradients(net: nn.Module) -> None:
+    """Give trained parameters gradients to add to, as most micro-batches of an update find them."""
+    for parameter in net.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def without_data(module: nn.Module) -> None:
