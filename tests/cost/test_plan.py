@@ -116,6 +116,16 @@ def test_traces_with_and_without_data_agree_and_every_block_adds_the_same(on_cud
     assert trace_without_data(*needs.world_of_depth(2), job) == two
 
 
+def test_an_update_is_traced_as_one_that_adds_to_gradients():
+    """As most micro-batches do; when a first one makes them, fewer bytes are alive at its peak."""
+    needs = worldplay_8b.smoke().needs()
+    world, modules = needs.world_of_depth(2)
+    job = Job(needs.begin, 0, 1, 1, 1, on_cuda=False, decodes=False)
+    first = trace_with_data(world, modules, job)
+    assert all(p.grad is not None for p in world.net.parameters() if p.requires_grad)
+    assert trace(world, job) == first
+
+
 def test_live_bytes_counts_storages_once_and_while_they_live():
     before = torch.zeros(1000)
     with LiveBytes() as live:
