@@ -51,7 +51,7 @@ test: $(STAMP) ## all tests, one process for each core; the core's line coverage
 test-lowest: $(STAMP) ## a smoke test at the lowest versions that pyproject.toml admits, in a new environment (TORCH=2.13.0)
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
 	$(BIN)/python tests/support/lowest.py $(if $(TORCH),torch==$(TORCH)) > build/lowest/bounds.txt
-	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/bounds.txt \
+	build/lowest/bin/python -m pip install --progress-bar off --constraint build/lowest/bounds.txt \
 	  '.[$(LOWEST)$(if $(TORCH),,,rewards)]' pytest hypothesis
 	cd build/lowest && OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 bin/python -m pytest -q -p no:cacheprovider \
 	  $(addprefix ../../tests/,$(SMOKE)) $(ARGS)

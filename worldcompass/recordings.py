@@ -18,7 +18,7 @@ from worldcompass.actions import ActionSpace
 from worldcompass.controls import Controls
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, frame_rate, read_video
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, reason
 from worldcompass.runs.requirements import visible
 from worldcompass.types import Actions, ControlValues, Scenario, Truth
 from worldcompass.world import WorldSpec
@@ -127,7 +127,9 @@ def json_in(file: Path) -> object:
     try:
         return parse_json(file.read_bytes())
     except (OSError, ValueError) as why:
-        raise UserError(f"{file} is not readable JSON ({why}): expected the actions of a recording") from why
+        raise UserError(
+            f"{file} is not readable JSON ({reason(why)}): expected the actions of a recording"
+        ) from why
 
 
 def read_recordings(

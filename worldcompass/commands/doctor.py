@@ -71,11 +71,13 @@ def _machine(args: argparse.Namespace) -> int:
     from worldcompass.cost.machine import survey
     from worldcompass.errors import EXIT_DISEASED
     from worldcompass.recipes.load import make_recipe
+    from worldcompass.runs.folder import writable
 
     device = check_device(args.device)
     recipe = make_recipe(args.machine)
     if not hasattr(recipe, "needs"):
         raise UserError(f"{args.machine} declares no needs: name a recipe that worldcompass plan knows")
+    writable(args.folder, "--folder")
     ranks = torch.cuda.device_count() if device == "cuda" else 1
     found = []
     with warnings.catch_warnings():

@@ -65,6 +65,10 @@ def writing(path: Path, shared: bool = False) -> Generator[Path]:
     try:
         yield unfinished
         publish(unfinished, path)
+    except OSError as error:
+        if isinstance(error.filename, str):  # a user knows the final name
+            error.filename = error.filename.replace(str(unfinished), str(path))
+        raise
     finally:
         remove(unfinished)
 

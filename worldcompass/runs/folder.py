@@ -227,8 +227,11 @@ def _size(number: float) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
-def writable(folder: Path) -> None:
+def writable(folder: Path, option: str = "--out") -> None:
     """Check that a folder is writable before long work starts, without leaving new folders behind.
+
+    Args:
+        option: where a user named it.
 
     Raises:
         UserError: when it is not writable, or its name is not UTF-8.
@@ -243,7 +246,7 @@ def writable(folder: Path) -> None:
             path.rmdir()
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder} ({error.strerror}): expected a writable folder, choose another --out"
+            f"cannot write to {folder} ({error.strerror}): expected a writable folder, choose another {option}"
         ) from None
 
 

@@ -1,9 +1,22 @@
-"""JSON that others wrote: everything that is wrong with it is a ``ValueError``."""
+"""Files that others wrote: what to say when one cannot be read, and JSON whose every fault is a ``ValueError``."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+
+def reason(why: Exception) -> str:
+    """What is wrong with a file's content, for a sentence that names the file and a remedy.
+
+    Raises:
+        PermissionError: ``why`` itself if it is one: nothing is known of the content, and no other file mends that.
+    """
+    if isinstance(why, PermissionError):
+        raise why
+    if isinstance(why, OSError) and why.strerror and why.filename:
+        return f"{why.strerror}: {why.filename}"
+    return str(why)
 
 
 def parse_json(data: bytes | bytearray | str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import importlib.util
+import os
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from worldcompass.errors import UserError
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, reason
 
 GIB = 1 << 30  # bytes
 # Suffix of the index of weights that are split into several files.
@@ -87,8 +89,13 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """A folder's matching files by name, without hidden ones, which killed processes may leave unfinished."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    """A folder's matching files by name, without hidden ones, which killed processes may leave unfinished.
+
+    Raises:
+        OSError: when the folder exists and may not be listed, which ``glob`` takes for an empty one.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(folder / name for name in fnmatch.filter(names, pattern) if not name.startswith("."))
 
 
 def lacking(files: Sequence[NeededFile], modules: Sequence[NeededModule] = ()) -> list[str]:
@@ -131,7 +138,9 @@ def parts(path: Path) -> list[Path]:
     try:
         names = set(parse_json(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
-        raise UserError(f"{index} is not an index of weights: expected 'weight_map' with file names") from why
+        raise UserError(
+            f"{index} is not an index of weights ({reason(why)}): expected 'weight_map' with file names"
+        ) from why
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
         raise UserError(f"{index} must list files in its folder: download it again")
     return [path.with_name(name) for name in sorted(names)]

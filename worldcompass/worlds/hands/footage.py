@@ -20,6 +20,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import writing
+from worldcompass.runs.reading import reason
 from worldcompass.types import Scenario, Truth
 from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.facts import CONTROLS, FRAMES_PER_LATENT
@@ -76,7 +77,7 @@ def read_set(folder: Path, name: Set) -> list[tuple[Plan, np.ndarray]]:
         whole = np.load(BytesIO(lzma.decompress(path.read_bytes())), allow_pickle=False)
     except (OSError, ValueError, lzma.LZMAError) as why:
         raise UserError(
-            f"{path} holds no frames of Hands scenarios ({why}): install the package again"
+            f"{path} holds no frames of Hands scenarios ({reason(why)}): install the package again"
         ) from why
     if len(whole) != len(plans):
         raise UserError(f"{path} has frames of {len(whole)} scenarios, {len(plans)} are planned")

@@ -16,7 +16,7 @@ import numpy as np
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS
 from worldcompass.runs.atomic import write_text
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, reason
 from worldcompass.worlds.hands.engine import Engine, Steps
 from worldcompass.worlds.hands.facts import (
     CONTROLS,
@@ -208,7 +208,7 @@ def read_plans(path: Path) -> list[Plan]:
         rows = parse_json(path.read_bytes())
         plans = [Plan(**{**row, **{name: tuple(row.get(name, ())) for name in LISTS}}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as why:
-        raise UserError(f"{path} holds no Hands scenarios ({why}): expected a list of plans") from why
+        raise UserError(f"{path} holds no Hands scenarios ({reason(why)}): expected a list of plans") from why
     for plan in plans:
         if not all(isinstance(a, int) and 0 <= a < NUM_ACTIONS for a in (*plan.before, *plan.labels)):
             raise UserError(f"scenario {plan.id} of {path} commands an action outside 0 to {NUM_ACTIONS - 1}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldcompass.controls import Axis, Controls, button
 from worldcompass.errors import UserError
+from worldcompass.runs.reading import reason
 from worldcompass.settings import Rule, enforce
 from worldcompass.types import Actions
 
@@ -82,8 +83,8 @@ class Statistics:
             return cls(*(tuple(map(float, part)) for part in (raw["mean"], raw["std"], low, high)))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as why:
             raise UserError(
-                f"{path} holds no statistics of actions ({why}): expected JSON or safetensors with mean and std,"
-                " one number per control, such as 'worldcompass prepare' writes"
+                f"{path} holds no statistics of actions ({reason(why)}): expected JSON or safetensors with mean and"
+                " std, one number per control, such as 'worldcompass prepare' writes"
             ) from why
 
     def written(self) -> dict[str, Sequence[float]]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
+from worldcompass.runs.reading import reason
 from worldcompass.worlds.nano.autoencoder import PictureAutoencoder, PictureDecoder
 from worldcompass.worlds.nano.config import PictureConfig
 from worldcompass.worlds.open.weights import (
@@ -138,6 +139,6 @@ def picture_config(path: Path) -> PictureConfig:
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as why:
         raise UserError(
-            f"{path} is no configuration of Stable Diffusion's autoencoder ({why}): give that of"
+            f"{path} is no configuration of Stable Diffusion's autoencoder ({reason(why)}): give that of"
             " stabilityai/sd-vae-ft-mse"
         ) from why

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldcompass.errors import UserError
-from worldcompass.runs.requirements import lacks
+from worldcompass.runs.requirements import lacks, visible
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def check_parts(checkpoints: Path, parts: tuple[Part, ...]) -> None:
         f"{part.folder}/{file} ({part.what})"
         for part in parts
         for file in part.files
-        if not any((checkpoints / part.folder).glob(file))
+        if not visible(checkpoints / part.folder, file)
     ]
     if missing:
         raise UserError(lacks(str(checkpoints), missing, "download what is missing"))

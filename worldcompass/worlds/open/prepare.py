@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, check_aspect, read_image, read_video
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, reason
 from worldcompass.runs.requirements import digest_of, visible
 from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
@@ -200,7 +200,8 @@ def _from_list(path: Path, captions: bool) -> list[Request]:
         raw = parse_json(path.read_bytes())
     except (OSError, ValueError) as why:
         raise UserError(
-            f"{path} is neither a folder of images nor a readable JSON list of them ({why}): give one of the two"
+            f"{path} is neither a folder of images nor a readable JSON list of them ({reason(why)}):"
+            " give one of the two"
         ) from why
     if not isinstance(raw, list):
         raise UserError(

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from worldcompass.errors import UserError
+from worldcompass.runs.reading import reason
 
 NUM_CAPTION_STATES = 512  # of UMT5; the caption's states are padded with zeros, which networks read
 
@@ -112,5 +113,5 @@ def read_part(load: Callable[..., Any], folder: Path) -> Any:
     try:
         return load(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as why:
-        first_line = str(why).partition("\n")[0]
+        first_line = reason(why).partition("\n")[0]
         raise UserError(f"{folder} cannot be read ({first_line}): fetch it again") from why

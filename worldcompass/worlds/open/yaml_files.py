@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
+from worldcompass.runs.reading import reason
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as why:
-        first_line = str(why).partition("\n")[0]
+        first_line = reason(why).partition("\n")[0]
         raise UserError(f"{path} is no readable {what} ({first_line}): fetch it again") from why
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no table: expected a {what}")

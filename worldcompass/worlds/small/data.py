@@ -30,6 +30,8 @@ from worldcompass.parallel.parents import end_with_parent
 from worldcompass.runs import folder as folders
 from worldcompass.runs.atomic import writing
 from worldcompass.runs.metrics import read_object
+from worldcompass.runs.reading import reason
+from worldcompass.runs.requirements import visible
 
 CARD = "dataset.json"
 WHAT = "a dataset"
@@ -136,7 +138,7 @@ def load(root: Path, split: str, layout: Format[E]) -> list[Shard[E]]:
         UserError: when ``root`` holds no recordings of this version, none of the split, or damaged ones.
     """
     require(root, layout)
-    shards = [_open(folder, layout) for folder in sorted((root / split).glob("[!.]*"))]
+    shards = [_open(folder, layout) for folder in visible(root / split, "*")]
     if not shards:
         raise UserError(f"{root} has no shard of split {split!r}: {layout.remedy}, or choose another split")
     return shards
@@ -163,7 +165,7 @@ def _open(folder: Path, layout: Format[E]) -> Shard[E]:
     try:
         arrays = [np.load(folder / f"{file}.npy", mmap_mode="r") for file, _ in names.values()]
     except (OSError, ValueError, EOFError) as why:
-        raise UserError(f"{folder} is damaged ({why}): delete it, and {layout.remedy}") from None
+        raise UserError(f"{folder} is damaged ({reason(why)}): delete it, and {layout.remedy}") from None
     episodes = {len(array) for array in arrays}
     lengths = {
         (array.shape[1] - 1) // layout.frames_per_latent + 1 if axes[0] == "F" else array.shape[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, reason
 from worldcompass.worlds.open.prepared import Shape
 
 # Values of a configuration file that this code requires; another value means another architecture.
@@ -305,7 +305,9 @@ def _read(path: Path, required: Mapping[str, object], model: str) -> dict[str, A
     try:
         raw = parse_json(path.read_bytes())
     except (OSError, ValueError) as why:
-        raise UserError(f"{path} is not a readable config.json of {model} ({why}): fetch it again") from why
+        raise UserError(
+            f"{path} is not a readable config.json of {model} ({reason(why)}): fetch it again"
+        ) from why
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no object: expected the config.json of {model}")
     wrong = [f"{k} is {raw[k]!r} instead of {v!r}" for k, v in required.items() if raw.get(k, v) != v]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, reason
 from worldcompass.types import CameraMoves
 from worldcompass.worlds.open.poses import (
     IMAGE_HEIGHT,
@@ -62,7 +62,7 @@ def _read(path: Path) -> Any:
         return parse_json(path.read_bytes())
     except (OSError, ValueError) as why:
         raise UserError(
-            f"{path} is not a readable pose file ({why}): make one with 'worldcompass trajectories'"
+            f"{path} is not a readable pose file ({reason(why)}): make one with 'worldcompass trajectories'"
         ) from why
 
 
