@@ -34,6 +34,7 @@ from worldcompass.worlds.hands.world import load_hands_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+START = Path(__file__).parents[2] / "docs" / "images" / "start.png"
 PUSH_LEFT = "right+close-3, right-1, down-3, left-5"  # what the script of the first scene does
 FPS = 48.0  # of the walks, twice as fast as a user's
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
@@ -279,6 +280,19 @@ def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
     expect(page.locator("#note")).to_contain_text("choose a PNG or JPEG")
     page.keyboard.press("k")
     expect(page.locator("#note")).to_have_text("k does nothing here: press ? for the keys.")
+
+
+def test_a_newcomer_reads_what_the_pictures_are_and_what_becomes_of_other_ones(visit):
+    page = visit()
+    expect(page.locator("#hold")).to_contain_text("A neural network imagines the pictures.")
+    page.set_input_files("#file", START)
+    expect(page.locator("#note")).to_contain_text("knows only what it was trained on")
+
+
+def test_the_page_of_the_interface_spells_out_lists_that_may_be_missing(visit, address):
+    page = visit()
+    page.goto(f"{address}/docs")
+    expect(page.locator("#paths")).to_contain_text("?own= list of string or null")
 
 
 def test_a_task_of_the_hands_world_is_chosen_and_the_page_says_in_which_pane_it_was_done(chromium):

@@ -157,7 +157,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.single and args.after is not None:
         raise UserError("--single shows one pane and --after a second one: leave out one of the two")
     if args.world != DOOM and args.vote:
-        raise UserError("--vote works with the Doom world alone: leave out --world")
+        sheet = ": make a sheet with worldcompass vote-sheet" if args.world in EMBEDDED else ""
+        raise UserError(f"--vote works with the Doom world alone, not with {args.world}{sheet}")
     if args.world not in EMBEDDED and args.engine:
         raise UserError(f"--engine works with {' and '.join(EMBEDDED)} alone: {args.world} brings none")
     if args.world not in EMBEDDED and not is_open(args.world) and not args.start:

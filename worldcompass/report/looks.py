@@ -33,7 +33,8 @@ def filmstrip_section(scenarios: Mapping[str, Group]) -> str:
         return ""
     return (
         '<section class="strips"><h2>Filmstrips</h2><p class="muted">Time runs from left to right; below each '
-        f"picture are the commanded keys.</p>{''.join(map(_figures, scenarios.values()))}</section>"
+        "picture are the commanded keys. A strip wider than the screen scrolls sideways.</p>"
+        f"{''.join(map(_figures, scenarios.values()))}</section>"
     )
 
 

@@ -136,7 +136,8 @@ def _scores(results: Results) -> str:
         return ""
     return (
         "<section><h2>Scores</h2><p class='muted'>Means with 95% intervals; higher is always better. "
-        "The difference is paired: same scenario, same seed. Bold: the interval excludes zero. Counts are latents. "
+        "The difference is paired: same scenario, same seed. Bold: the interval excludes zero. A share is the mean "
+        "over chunks, of which the first has a latent less, so it can differ a little from its count of latents. "
         f"People and agents walk in the way play.</p>{''.join(tables)}</section>"
     )
 

@@ -235,7 +235,10 @@ def test_a_video_is_imagined_from_a_scene_of_the_package(tmp_path, capsys, world
         ([*asked, "--path", "w-3"], "with keys from left right pull reach down up close open none"),
         (["imagine", "--path", "w-3"], "--world doom has no picture of its own: name one"),
         ([*asked, "--path", "up-3", "--weights", str(tmp_path)], "a folder with hands_world.safetensors"),
-        (["play", "--world", "hands", "--vote"], "--vote works with the Doom world alone"),
+        (
+            ["play", "--world", "hands", "--vote"],
+            "--vote works with the Doom world alone, not with hands: make a sheet",
+        ),
         (["hands", "pretrain", "--data", str(tmp_path / "none")], "made by `worldcompass hands collect`"),
     ):
         assert cli.main(wrong) == 2
