@@ -198,6 +198,7 @@ def test_every_table_says_its_way_of_walking_and_counts_stand_beside_percentages
     assert "<b>24.1%</b><small>591 of 744</small><small>21.1% to 27.1%</small>" in text
     assert "Combined actions followed: 24.1%, 591 of 744 → 41.3% (engine 88.0%)" in text
     assert "Combined actions followed in the way play: 24.1%, 61 of 72 → 32.7%, 65 of 72" in text
+    assert f"Walk in it: <code>worldcompass play --after {tmp_path}</code>" in text
     write_comparison([tmp_path, make_run(tmp_path / "old")], tmp_path / "c.html")
     compared = re.findall(r"<h2>(\w+ actions, \w+)</h2>", (tmp_path / "c.html").read_text())
     assert compared == [

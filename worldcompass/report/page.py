@@ -243,7 +243,9 @@ def _curve_order(name: str) -> tuple[int, str]:
 
 def _next(run: Run) -> str:
     advice = NEXT.get(verdict(run)) or escape(run.diagnosis.hint)
-    return f"<section><h2>What to do next</h2><p>{advice}</p></section>"
+    walk = f" Walk in it: <code>worldcompass play --after {escape(str(run.folder))}</code>."
+    walk = walk if run.results.walking else ""  # only worlds that are shipped compare ways of walking
+    return f"<section><h2>What to do next</h2><p>{advice}{walk}</p></section>"
 
 
 def _details(run: Run) -> str:

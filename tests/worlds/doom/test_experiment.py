@@ -99,8 +99,16 @@ def test_both_ways_of_walking_are_measured_and_named(run_dir, capsys):
 def table_of_run(run_dir, results, capsys):
     """The table that a run prints last."""
     capsys.readouterr()
-    running.headline(results, RunFolder(run_dir), run_dir / "report.html", None)
+    running.headline(results, RunFolder(run_dir), run_dir / "report.html", "worldcompass train longer")
     return capsys.readouterr().out
+
+
+def test_a_finished_run_names_the_player_and_a_longer_recipe(run_dir, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")  # as where output is no terminal
+    results = read_results(run_dir / "results.json")
+    said = " ".join(table_of_run(run_dir, results, capsys).split())
+    assert f"worldcompass play --after {run_dir}, or worldcompass train longer." in said
+    assert "…" not in said, "no column is cut"
 
 
 def test_forward_passes_are_counted_for_the_runs_own_sizes(run_dir):
@@ -201,7 +209,7 @@ def test_members_are_trained_averaged_and_evaluated_as_one_run(run_dir, tmp_path
     recipe, out = replace(tiny(), config=config, members=2, extend=1.5, unseen=True), tmp_path / "run"
     results = recipe.run(out, "cpu", resume=False, measured_by=run_dir)
     assert results.forward_passes.clip_level == 2 * (2 * 2 * 2 * 2)  # chunk 0 alone, both members
-    assert "Next: worldcompass play --after" in capsys.readouterr().out
+    assert "Next: walk in it, worldcompass play --after" in capsys.readouterr().out
     start = load_doom_world().net.state_dict()
     own = [load_checkpoint(out / "members" / m / "checkpoints" / "step_000001")[0] for m in "01"]
     trained = load_doom_world(out / "weights").net.state_dict()

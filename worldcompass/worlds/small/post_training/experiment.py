@@ -360,10 +360,10 @@ def _results(
 
 
 def headline(results: Results, folder: RunFolder, page: Path, further: str | None) -> None:
-    """Print the final table and the next command: ``further``, or the player when None."""
+    """Print the final table and the next commands: the player, and ``further`` unless None."""
     console = Console()
-    table = Table(title="Held-out judge, exact 81-class actions per latent (95% interval)", box=SIMPLE)
-    for column in ("way", "actions", "base", "trained", "difference", "engine", "gap closed"):
+    table = Table(title="Held-out judge, exact actions per latent (95% interval)", box=SIMPLE)
+    for column in ("way", "actions", "base", "trained", "change", "engine", "gap closed"):
         table.add_column(column, justify="left" if column in ("way", "actions") else "right")
     for way, found in results.evaluation.by_way().items():
         for kind in KINDS:
@@ -379,7 +379,7 @@ def headline(results: Results, folder: RunFolder, page: Path, further: str | Non
     console.print(f"Page: {page}   video: {folder.comparison}   minutes: {minutes:.1f}")
     run = folder.path
     console.print(f"Is it learning? {diagnose(read_record(run)).answer} (More: worldcompass doctor {run})")
-    then = further or f"worldcompass play --after {run}"
+    then = f"walk in it, worldcompass play --after {run}" + (f", or {further}" if further else "")
     console.print(
         f"Next: {then}. For your own model see the guide your_own_world.md of the source repository."
     )
