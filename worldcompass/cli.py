@@ -144,7 +144,9 @@ def _outcome(words: list[str]) -> int:
     try:
         with notices_raise():
             code = _dispatch(words)
-            sys.stdout.flush()
+            print(
+                end="", flush=True
+            )  # unlike the stream itself also where a shell closed it, which leaves None
             return code
     except UserError as error:
         return _fail(str(error))
@@ -193,6 +195,10 @@ def _reader_has_left() -> bool:
 
 
 def _dispatch(words: list[str]) -> int:
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # PyTorch would end the process
+        raise UserError("the current folder was deleted: change to one that exists") from None
     if words in (["--version"], ["-V"]):
         print(f"worldcompass {__version__}")
         return 0

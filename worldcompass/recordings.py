@@ -18,7 +18,7 @@ from worldcompass.actions import ActionSpace
 from worldcompass.controls import Controls
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, frame_rate, read_video
-from worldcompass.runs.reading import parse_json, reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.runs.requirements import visible
 from worldcompass.types import Actions, ControlValues, Scenario, Truth
 from worldcompass.world import WorldSpec
@@ -125,7 +125,7 @@ def json_in(file: Path) -> object:
         UserError: when it cannot be read.
     """
     try:
-        return parse_json(file.read_bytes())
+        return read_json(file)
     except (OSError, ValueError) as why:
         raise UserError(
             f"{file} is not readable JSON ({reason(why)}): expected the actions of a recording"

@@ -476,3 +476,16 @@ def test_a_tilde_is_the_users_home_in_settings_and_files(tmp_path, monkeypatch):
     assert load_recipe("~/own.py:make")() == 7
     with pytest.raises(UserError, match="~nobody_here/x"):
         parse_value("~nobody_here/x", Path, "key")
+
+
+def test_a_closed_output_is_no_fault_of_a_command(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after >&-
+    assert cli.main(["--version"]) == 0
+
+
+def test_a_folder_that_was_deleted_is_a_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["info"]) == 2
+    assert capsys.readouterr().err == "error: the current folder was deleted: change to one that exists\n"

@@ -1,11 +1,15 @@
 """JSON of others: what Python cannot use is a ValueError, which readers make a sentence of."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from worldcompass import cli
-from worldcompass.runs.reading import parse_json
+from worldcompass.errors import UserError
+from worldcompass.media.video import read_image
+from worldcompass.runs.reading import parse_json, read_json
 
 
 @pytest.mark.parametrize(
@@ -49,3 +53,15 @@ def test_a_run_with_such_metrics_is_one_sentence(row, tmp_path, capsys):
         assert cli.main([command, str(tmp_path)]) == 2
         said = capsys.readouterr().err
         assert "metrics.jsonl line 1" in said and said.count("\n") == 1
+
+
+def test_what_has_no_end_or_fits_no_memory_is_not_read(tmp_path):
+    for name in ("poses.json", "start.png"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 1 << 40)  # takes no disk
+    with pytest.raises(ValueError, match=r"it has 1024\.0 GiB, at most 1 is read"):
+        read_json(tmp_path / "poses.json")
+    with pytest.raises(UserError, match=r"start\.png is not read as a picture: it has 1024\.0 GiB"):
+        read_image(tmp_path / "start.png")
+    with pytest.raises(ValueError, match="a device"):
+        read_json(Path("/dev/zero"))

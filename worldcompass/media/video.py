@@ -27,6 +27,7 @@ from torch import Tensor
 from worldcompass.errors import UserError
 from worldcompass.media.pictures import decode_picture
 from worldcompass.runs.atomic import writing
+from worldcompass.runs.reading import check_whole
 from worldcompass.runs.requirements import need_version
 
 need_version("av")
@@ -232,6 +233,10 @@ def read_image(path: Path) -> Tensor:
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}: expected a PNG or JPEG file")
+    try:
+        check_whole(path)
+    except ValueError as why:
+        raise UserError(f"{path} is not read as a picture: {why}") from None
     return decode_picture(path.read_bytes(), str(path))
 
 

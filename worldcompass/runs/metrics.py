@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_text
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import parse_json, read_json
 from worldcompass.statistics import mean_of
 from worldcompass.ways import ROLLOUT
 
@@ -390,7 +390,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         UserError: when it is not a JSON object.
     """
     try:
-        value: Any = parse_json(path.read_bytes()) if path.is_file() else {}
+        value: Any = read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is not {what}: it is not valid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from worldcompass.errors import UserError
-from worldcompass.runs.reading import parse_json, reason
+from worldcompass.runs.reading import parse_json, read_json, reason
 
 GIB = 1 << 30  # bytes
 # Suffix of the index of weights that are split into several files.
@@ -136,7 +136,7 @@ def parts(path: Path) -> list[Path]:
     if path.exists() or not index.is_file():
         return [path]
     try:
-        names = set(parse_json(index.read_bytes())["weight_map"].values())
+        names = set(read_json(index)["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
         raise UserError(
             f"{index} is not an index of weights ({reason(why)}): expected 'weight_map' with file names"

@@ -94,6 +94,11 @@ def test_what_is_prepared_begins_a_scenario(pictures, tmp_path):
     assert torch.equal(past.start_CHW, prepared.conditioning["latent"])
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_a_caption(pictures):
+    (pictures / "lake.txt").write_text("A lake.\n", encoding="utf-8-sig")
+    assert {request.id: request.caption for request in read_requests(pictures)}["lake"] == "A lake."
+
+
 def test_a_list_names_images_captions_and_files(pictures, tmp_path):
     entries = [
         {"image": "lake.png", "caption": "Calm.", "id": "calm"},

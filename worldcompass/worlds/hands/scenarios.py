@@ -16,7 +16,7 @@ import numpy as np
 from worldcompass.errors import UserError
 from worldcompass.evaluate import KINDS
 from worldcompass.runs.atomic import write_text
-from worldcompass.runs.reading import parse_json, reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.worlds.hands.engine import Engine, Steps
 from worldcompass.worlds.hands.facts import (
     CONTROLS,
@@ -205,7 +205,7 @@ def read_plans(path: Path) -> list[Plan]:
         UserError: when the file is none of plans, or commands an action that there is not.
     """
     try:
-        rows = parse_json(path.read_bytes())
+        rows = read_json(path)
         plans = [Plan(**{**row, **{name: tuple(row.get(name, ())) for name in LISTS}}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as why:
         raise UserError(f"{path} holds no Hands scenarios ({reason(why)}): expected a list of plans") from why

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from worldcompass.controls import Axis, Controls, button
 from worldcompass.errors import UserError
-from worldcompass.runs.reading import reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.settings import Rule, enforce
 from worldcompass.types import Actions
 
@@ -77,7 +76,7 @@ class Statistics:
             if path.suffix == ".safetensors":
                 raw: Any = {name: tensor.flatten().tolist() for name, tensor in load_file(path).items()}
             else:
-                raw = json.loads(path.read_text(encoding="utf-8"))
+                raw = read_json(path)
             raw = raw.get("action", raw)
             low, high = raw.get("low", raw.get("min", [])), raw.get("high", raw.get("max", []))
             return cls(*(tuple(map(float, part)) for part in (raw["mean"], raw["std"], low, high)))

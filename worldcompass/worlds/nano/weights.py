@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from worldcompass.errors import UserError
 from worldcompass.parallel.team import Team
-from worldcompass.runs.reading import reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.worlds.nano.autoencoder import PictureAutoencoder, PictureDecoder
 from worldcompass.worlds.nano.config import PictureConfig
 from worldcompass.worlds.open.weights import (
@@ -117,7 +116,7 @@ def picture_config(path: Path) -> PictureConfig:
         UserError: when the file cannot be read, describes another architecture or lacks a size.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         widths = tuple(raw["block_out_channels"])
         wrong = [f"{k} is {raw[k]!r} instead of {v!r}" for k, v in _REQUIRED.items() if raw.get(k, v) != v]
         wrong += [

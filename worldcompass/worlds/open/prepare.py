@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.media.video import VIDEOS, check_aspect, read_image, read_video
-from worldcompass.runs.reading import parse_json, reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.runs.requirements import digest_of, visible
 from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 
@@ -188,7 +188,7 @@ def _from_folder(folder: Path, from_captions: bool, captions: bool) -> list[Requ
         if not file.is_file():
             raise UserError(f"{image} has no caption: expected one in {file}, which may be empty")
         try:
-            caption = file.read_text(encoding="utf-8").strip()
+            caption = file.read_text(encoding="utf-8-sig").strip()  # some editors mark the byte order
         except UnicodeDecodeError as why:
             raise UserError(f"{file} is not UTF-8 text ({why.reason}): save it as UTF-8") from why
         requests.append(Request(image.stem, image, caption))
@@ -197,7 +197,7 @@ def _from_folder(folder: Path, from_captions: bool, captions: bool) -> list[Requ
 
 def _from_list(path: Path, captions: bool) -> list[Request]:
     try:
-        raw = parse_json(path.read_bytes())
+        raw = read_json(path)
     except (OSError, ValueError) as why:
         raise UserError(
             f"{path} is neither a folder of images nor a readable JSON list of them ({reason(why)}):"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldcompass.errors import UserError
-from worldcompass.runs.reading import parse_json, reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.worlds.open.prepared import Shape
 
 # Values of a configuration file that this code requires; another value means another architecture.
@@ -303,7 +303,7 @@ def expected_shapes(config: Config8B | Config5B, latent_size: tuple[int, int]) -
 
 def _read(path: Path, required: Mapping[str, object], model: str) -> dict[str, Any]:
     try:
-        raw = parse_json(path.read_bytes())
+        raw = read_json(path)
     except (OSError, ValueError) as why:
         raise UserError(
             f"{path} is not a readable config.json of {model} ({reason(why)}): fetch it again"

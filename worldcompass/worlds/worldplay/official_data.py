@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldcompass.errors import UserError
-from worldcompass.runs.reading import parse_json
+from worldcompass.runs.reading import read_json
 from worldcompass.worlds.open.prepared import SUFFIX, Shape, load_prepared, read_metadata, save_prepared
 from worldcompass.worlds.open.weights import read_pickled
 
@@ -37,7 +37,7 @@ class OfficialImage:
 def is_index(path: Path) -> bool:
     """Whether a file is an index of encoded images rather than a list of images."""
     try:
-        raw = parse_json(path.read_bytes()) if path.is_file() else None
+        raw = read_json(path) if path.is_file() else None
     except (OSError, ValueError):
         return False
     return isinstance(raw, list) and bool(raw) and isinstance(raw[0], dict) and ENTRY in raw[0]
@@ -49,7 +49,7 @@ def read_index(path: Path) -> list[OfficialImage]:
     Raises:
         UserError: when the index is damaged, a file is missing, or two have one name.
     """
-    images = [_image(path, i, entry) for i, entry in enumerate(parse_json(path.read_bytes()))]
+    images = [_image(path, i, entry) for i, entry in enumerate(read_json(path))]
     names = [image.id for image in images]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path} names two files {repeated}.pt, which would become one: rename one")

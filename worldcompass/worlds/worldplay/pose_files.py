@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldcompass.errors import UserError
 from worldcompass.runs.atomic import write_json
-from worldcompass.runs.reading import parse_json, reason
+from worldcompass.runs.reading import read_json, reason
 from worldcompass.types import CameraMoves
 from worldcompass.worlds.open.poses import (
     IMAGE_HEIGHT,
@@ -59,7 +59,7 @@ def read_pose_list(path: Path, most: int | None = None) -> list[CameraMoves]:
 
 def _read(path: Path) -> Any:
     try:
-        return parse_json(path.read_bytes())
+        return read_json(path)
     except (OSError, ValueError) as why:
         raise UserError(
             f"{path} is not a readable pose file ({reason(why)}): make one with 'worldcompass trajectories'"
