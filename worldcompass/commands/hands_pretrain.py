@@ -20,14 +20,22 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass hands pretrain``."""
     add_pretrain_options(parser, "hands", "runs/hands_pretrain")
+    text = (
+        "the second network, in the making: things and gripper are cut out once and moved (bases/hands_parts)"
+    )
+    parser.add_argument("--parts", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain the autoencoder and the world model."""
-    return run_pretrain(args, "hands", _blueprint)
+    return run_pretrain(args, "hands", lambda: _blueprint(args.parts))
 
 
-def _blueprint() -> Blueprint[Any]:
+def _blueprint(parts: bool) -> Blueprint[Any]:
+    if parts:
+        from worldcompass.worlds.hands.parts import pretraining
+
+        return pretraining.BLUEPRINT
     from worldcompass.worlds.hands.pretraining import BLUEPRINT
 
     return BLUEPRINT

@@ -7,6 +7,7 @@ pixel. More episodes of the same split extend a dataset.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def record_episode(engine: Engine, split: str, number: int) -> HandsEpisode:
         look = _pick_before(engine, rng, look)
         moment = engine.save()
     seen, commands = [engine.restore(moment)], [np.zeros(4)]
+    bare, table = engine.apart()
+    bares = [bare]
     ask = Smooth(rng) if kind == "smooth" else _behaviour(rng, kind, look, engine.present)
     while len(commands) < EPISODE_LATENTS:
         action = ask(look)
@@ -88,8 +91,10 @@ def record_episode(engine: Engine, split: str, number: int) -> HandsEpisode:
             continue
         commands.append(controls_of(action))
         seen.append(engine.act(action))
+        bares.append(engine.apart()[0])
         look = Look.at_end(seen[-1])
-    return _episode(Steps.join(seen), np.stack(commands), engine.present, kind, number)
+    apart = Apart(np.stack(bares), table)
+    return _episode(Steps.join(seen), apart, np.stack(commands), engine.present, kind, number)
 
 
 def _pick_before(engine: Engine, rng: np.random.Generator, look: Look) -> Look:
@@ -126,8 +131,16 @@ def _behaviour(rng: np.random.Generator, kind: str, look: Look, present_T: np.nd
     return Chain(rng, [carry(rng, int(rng.integers(0, 6)), int(rng.integers(0, 3)))], NOISE)
 
 
+@dataclass(frozen=True)
+class Apart:
+    """What an episode shows without the gripper, and without anything; see ``HandsEpisode``."""
+
+    bare_Mhw3: np.ndarray
+    table_hw3: np.ndarray
+
+
 def _episode(
-    steps: Steps, commands_M4: np.ndarray, present_T: np.ndarray, kind: str, number: int
+    steps: Steps, apart: Apart, commands_M4: np.ndarray, present_T: np.ndarray, kind: str, number: int
 ) -> HandsEpisode:
     assert steps.frames_Fhw3 is not None
     actions = [action_of(np.where(np.abs(controls) >= 0.5, controls, 0)) for controls in commands_M4]
@@ -139,6 +152,8 @@ def _episode(
         things_FT7=steps.things_FT7,
         touch_FT5=steps.touch_FT5,
         held_FT=steps.held_FT,
+        bare_Mhw3=apart.bare_Mhw3,
+        table_hw3=apart.table_hw3,
         present_T=present_T,
         kind=np.array(list(KINDS).index(kind), np.uint8),
         number=np.array(number, np.int64),
@@ -167,7 +182,8 @@ def collect(root: Path, episodes: Mapping[str, int], workers: int | None = None)
     """
     shards = {shard_folder(root, *shard): shard for shard in _shards(episodes)}
     missing = sum(not folder.is_dir() for folder in shards)
-    size = EPISODES_PER_SHARD * EPISODE_FRAMES * FRAME_SIZE[0] * FRAME_SIZE[1] * 3
+    pictures = EPISODE_FRAMES + EPISODE_LATENTS + 1
+    size = EPISODES_PER_SHARD * pictures * FRAME_SIZE[0] * FRAME_SIZE[1] * 3
     made_by = {"world": "hands", "mujoco": load_mujoco().__version__, "kinds": list(KINDS)}
     made_by["latents"] = EPISODE_LATENTS
     data.claim(root, FORMAT, made_by, 1.05 * missing * size, "record fewer episodes")

@@ -17,6 +17,7 @@ from worldcompass.worlds.hands.view import Shadows, table_mask
 HIDDEN_GROUP = 5  # of geoms of things that a scene does not have
 THINGS_GROUP = 1  # of everything that moves
 MAX_SHAPES = 200
+GRIPPER = ("gripper", "left", "right")  # bodies
 
 
 class Drawing:
@@ -34,6 +35,8 @@ class Drawing:
         self._materials = {model.material(i).name: i for i in range(model.nmat)}
         self._groups = model.geom_group.copy()
         self._geoms = [np.flatnonzero(model.geom_bodyid == model.body(kind).id) for kind in THINGS]
+        gripper = [model.body(name).id for name in GRIPPER]
+        self._gripper = np.flatnonzero(np.isin(model.geom_bodyid, gripper))
         self._absent: frozenset[str] = frozenset()
         self._context, self._renderer = open_renderer(mujoco, model, side)
         self._free = weakref.finalize(self, _free, self._context, self._renderer)
@@ -62,12 +65,32 @@ class Drawing:
 
     def picture(self) -> np.ndarray:
         """What the fixed camera sees now, uint8 sRGB (size, size, 3)."""
+        return self._picture(self._absent)
+
+    def without_gripper(self) -> np.ndarray:
+        """The same as if the gripper were not there."""
+        groups = self._model.geom_group
+        kept = groups[self._gripper].copy()
+        groups[self._gripper] = HIDDEN_GROUP
+        picture = self._picture(self._absent | set(GRIPPER))
+        groups[self._gripper] = kept
+        return picture
+
+    def table(self) -> np.ndarray:
+        """The same as if neither gripper nor things were there."""
+        self._options.geomgroup[THINGS_GROUP] = 0
+        picture = self._picture(frozenset((*THINGS, *GRIPPER)))
+        self._options.geomgroup[THINGS_GROUP] = 1
+        return picture
+
+    def _picture(self, absent: frozenset[str]) -> np.ndarray:
+        """The picture with the shadows of all that is not absent."""
         self._context.make_current()
         self._mujoco.mj_kinematics(self._model, self._data)  # a step leaves bodies where they were before it
         self._draw()
         bare = self._depth == self._bare_depth
         data = self._data
-        dark = self._shadows.darken(self._pixels, bare, data.xpos, data.xmat.reshape(-1, 3, 3), self._absent)
+        dark = self._shadows.darken(self._pixels, bare, data.xpos, data.xmat.reshape(-1, 3, 3), absent)
         small = cv2.resize(dark, (self._size, self._size), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(small[::-1])
 

@@ -228,6 +228,16 @@ class Engine:
         self._target = moment.target_4.copy()
         return self._collect([self._observe()])
 
+    def apart(self) -> tuple[np.ndarray, np.ndarray]:
+        """This moment without the gripper, and the empty table; uint8 sRGB (64, 64, 3) each.
+
+        Raises:
+            UserError: when the engine does not draw.
+        """
+        if self._drawing is None:
+            raise UserError("this Hands engine draws nothing: make it with draw=True")
+        return self._drawing.without_gripper(), self._drawing.table()
+
     def _classes(self) -> np.ndarray:
         """Per geom: 0..3 the thing it belongs to, 4.. the column of touch plus 4, -1 anything else."""
         model = self._model

@@ -30,6 +30,10 @@ class HandsEpisode(Episode):
     """bool: whether each touches table, left and right finger, palm, another."""
     held_FT: np.ndarray
     """bool: between both fingers and off the table."""
+    bare_Mhw3: np.ndarray
+    """uint8 sRGB: the last frame of each latent as if the gripper were not there."""
+    table_hw3: np.ndarray
+    """uint8 sRGB: the empty table."""
     present_T: np.ndarray
     """bool: whether the scene has the thing."""
     kind: np.ndarray
@@ -40,7 +44,7 @@ class HandsEpisode(Episode):
 
 FORMAT = Format(
     HandsEpisode,
-    version=1,
+    version=2,
     frames_per_latent=FRAMES_PER_LATENT,
     remedy="make them with 'worldcompass hands collect'",
 )

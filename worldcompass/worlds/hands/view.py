@@ -32,6 +32,7 @@ DARKNESS = 150  # of 255, where a shadow touches what throws it
 FADE_HEIGHT = 0.40  # at which a shadow would be gone
 PALEST = 0.35  # share of the darkness that a shadow keeps
 SUBPIXEL_BITS = 4
+ARM_FOOT, ARM_RADIUS, ARM_HALF = (0.036, 0.022, 0.016), 0.018, 0.4  # drawn above the palm, metres
 
 
 def camera_position() -> np.ndarray:
@@ -96,6 +97,13 @@ def casters() -> list[tuple[str, np.ndarray]]:
         ("bottle", bottle),
     ]
     return [(name, np.array(points, float)) for name, points in parts]
+
+
+def arm() -> list[np.ndarray]:
+    """Points of the arm's two parts about the gripper's own origin; it throws no shadow."""
+    foot = 2 * FINGER_HALF[2] + PALM_HALF[2] + 0.02
+    pole = [*_ring(ARM_RADIUS, foot), *_ring(ARM_RADIUS, foot + 2 * ARM_HALF)]
+    return [np.array(points, float) for points in (_box((0, 0, foot), ARM_FOOT), pole)]
 
 
 def _box(centre: tuple, half: tuple) -> list:

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from worldcompass.worlds.small.autoencoder import Codec, CodeConfig, principal_components
 
+LEAST_DEVIATION = 1e-4  # of a channel: along an axis on which no frame differs, nothing would divide it
+
 
 class LinearCode(nn.Module):
     """Orthonormal axes of cells of pixels. It has no parameters, and nothing of it is trained."""
@@ -40,7 +42,7 @@ class LinearCode(nn.Module):
         counts = (len(self.axes) - sum(self.extra), *self.extra)
         found = [principal_components(part, self.cell, n) for part, n in zip(parts, counts, strict=True)]
         mean, axes, std = zip(*found, strict=True)
-        std = torch.cat(std)
+        std = torch.cat(std).clamp_min(LEAST_DEVIATION)
         scale = std.sqrt()
         self.mean.copy_(torch.cat(mean))
         self.axes.copy_(torch.block_diag(*axes))

@@ -44,6 +44,8 @@ class MixingConfig(TransformerConfig):
     """Pictures that are mixed."""
     planes: int = 3
     """Of a view: colour's three, and those that a ``LinearCode`` holds beside it."""
+    held: int = 0
+    """Planes that the ``LinearCode`` holds, where those of a view are others."""
     finest: int = 2
     """Pixels of a cell of the finest grid; each next grid's cells are twice as large, down to the latents'."""
     grids: tuple[int, ...] = (64, 96, 128)
@@ -60,6 +62,11 @@ class MixingConfig(TransformerConfig):
                 f"{len(self.grids)} grids from {self.finest} pixels on end at cells of {coarsest} pixels: frames of"
                 f" {self.frame_size} then have no latents of {self.latent_shape[1:]} cells"
             )
+
+    @property
+    def entering(self) -> int:
+        """Planes of a noisy latent's picture."""
+        return self.held or self.planes
 
     @property
     def gates(self) -> int:
@@ -114,7 +121,7 @@ class MixingTransformer(ChunkTransformer):
         """See ``ChunkTransformer``."""
         config, grids = self.config, self.config.grids
         rows, columns = (size // config.finest for size in config.frame_size)
-        planes, cell = config.planes + config.seen, config.finest
+        planes, cell = config.entering + config.seen, config.finest
         self.stem = nn.Conv2d(planes, grids[0], 2 * cell, stride=cell, padding=cell // 2)
         self.where = nn.Parameter(torch.zeros(grids[0], rows, columns))  # things far away are smaller
         self.down = nn.ModuleList(Modulated(channels, config.condition) for channels in grids)
@@ -134,7 +141,7 @@ class MixingTransformer(ChunkTransformer):
 
     def _stem(self, pictures_Nphw: Tensor, seen_PKDhw: Tensor) -> Tensor:
         """``stem`` of pictures and views, and ``where``; views, which a past's rows share, are convolved once."""
-        own_weight, weight = self.stem.weight.tensor_split((self.config.planes,), 1)
+        own_weight, weight = self.stem.weight.tensor_split((self.config.entering,), 1)
         options = {"stride": self.stem.stride, "padding": self.stem.padding}
         views = functional.conv2d(seen_PKDhw.flatten(0, 1) - 0.5, weight, self.stem.bias, **options)
         own = functional.conv2d(pictures_Nphw - 0.5, own_weight, **options)
@@ -166,17 +173,25 @@ class MixingTransformer(ChunkTransformer):
     def leave(self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], inputs: Inputs) -> Tensor:
         """See ``ChunkTransformer``."""
         x = self.up[-1](kept[-1] + self.untoken(self._unfold(tokens_NTD)), inputs.condition_NE)
-        spread = functional.softplus(self.spread(functional.silu(x)).float())
-        spread = spread * self.spread_channels.exp()[:, None, None]
-        views = self.mixable(x, inputs)
+        spread = self.unsure(x)
+        coarse = x
         for index in reversed(range(len(self.finer))):
             x = self.up[index](self.finer[index](x) + kept[index], inputs.condition_NE)
         planes = functional.pixel_shuffle(self.head(functional.silu(x)).float(), self.config.finest)
         if self.config.masked:
             planes = self._trusting(planes, inputs.seen_NDyx[:, -self.config.views :].float())
-        mean = self.code.encode(mixed(planes, views, self.config))
+        mean = self.code.encode(self.painted(planes, coarse, inputs))
         level = inputs.sigma_N.float().view(-1, 1, 1, 1)
         return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
+
+    def unsure(self, coarse_Ncyx: Tensor) -> Tensor:
+        """Deviation (N, C, H, W) of the guessed latents, see ``posterior_velocity``; a network may be sure, too.
+
+        Args:
+            coarse_Ncyx: see ``mixable``.
+        """
+        spread = functional.softplus(self.spread(functional.silu(coarse_Ncyx)).float())
+        return spread * self.spread_channels.exp()[:, None, None]
 
     def _trusting(self, planes_Nchw: Tensor, masks_NVhw: Tensor) -> Tensor:
         """More weight to views where they are real; the gates heed the first view's mask."""
@@ -184,6 +199,16 @@ class MixingTransformer(ChunkTransformer):
         change = self.trust[:, None, None] * torch.cat([masks_NVhw, gates], 1)
         count = change.shape[1]
         return torch.cat([planes_Nchw[:, :count] + change, planes_Nchw[:, count:]], 1)
+
+    def painted(self, planes_Nchw: Tensor, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
+        """All that the guessed latents hold: here the mixture. A network whose code holds more overrides this.
+
+        Args:
+            planes_Nchw: see ``mixed``.
+            coarse_Ncyx: see ``mixable``.
+            inputs: of ``enter``.
+        """
+        return mixed(planes_Nchw, self.mixable(coarse_Ncyx, inputs), self.config)
 
     def mixable(self, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
         """The pictures (N, p V, h, w) to mix: the views as they are. A network that moves them overrides this.

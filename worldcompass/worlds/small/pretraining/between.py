@@ -25,7 +25,7 @@ def frames_up_to(episode: Episode, latent: int, frames_per_latent: int) -> tuple
 
 def between_loss(net: Codec, pictures: Pictures, generator: torch.Generator) -> Tensor:
     """Error of the frames between two encoded pictures; the pictures' code stays as it is."""
-    (frames_BFhw3,) = pictures.truth
+    frames_BFhw3 = pictures.truth[0]
     frames = frames_BFhw3.movedim(-1, -3).float() / 255
     return error_of(frames_between(net, frames), frames[:, 1:-1])
 

@@ -109,6 +109,9 @@ class Blueprint(Generic[E]):
     planes_of: Callable[[E, Sequence[int]], Tensor] | None = None
     """What some latents of an episode hold, (n, p, h, w), where a code has planes beside colour; None for the frame
     at the end of each."""
+    misplaced: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    """An error of the world's own, a scalar that is added to its loss: of an autoencoder, guessed clean latents
+    (N, C, H, W) and the true ones."""
     memory_distance: Callable[[Actions, Actions], Tensor] | None = None
     """How far latents (B, M) are from targets (B, 1) where training picks a memory; None for the world's own."""
     teaching: Teaching = Teaching()

@@ -166,12 +166,17 @@ def world_loss(
     told = Told.of(blueprint, world, batch, past, entry, chunk)
     velocity, noisy = told.velocity(world, layout, latents, sigmas), layout.noisy(sequences).to(device)
     weight = world.autoencoder.channel_weights[:, None, None, None]
-    error = (velocity - layout.gather(targets, 2, chunk)[noisy]).square() * weight
-    error = error.mean(dim=(1, 3, 4))
-    level = layout.gather(sigmas, 1, chunk)[noisy]
+    target, level = layout.gather(targets, 2, chunk)[noisy], layout.gather(sigmas, 1, chunk)[noisy]
+    error = ((velocity - target).square() * weight).mean(dim=(1, 3, 4))
     counted = level > 0
     share = level / level.clamp_min(max(teaching.level_floor, LEAST_LEVEL))
-    return (error * share.square() * counted).sum() / counted.sum()
+    loss = (error * share.square() * counted).sum() / counted.sum()
+    if blueprint.misplaced is None:
+        return loss
+    true = layout.gather([clean] * len(latents), 2, chunk)[noisy]
+    guessed = true - level[:, None, :, None, None] * (velocity - target)
+    pair = (x.transpose(1, 2).flatten(0, 1)[counted.flatten()] for x in (guessed, true))
+    return loss + blueprint.misplaced(world.autoencoder, *pair)
 
 
 @torch.no_grad()
