@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass hands collect``."""
     add_out(parser, "data/hands", "where the data set goes")
     for split, count in (("train", 6000), ("heldout", 300)):
-        text = f"{split} episodes of 81 frames, 1 MB each, in shards of 25 (default: %(default)s)"
+        text = f"{split} episodes of 81 frames, 1.3 MB each, in shards of 25 (default: %(default)s)"
         parser.add_argument(f"--{split}", type=positive, default=count, metavar="N", help=text)
     text = "engines that run in parallel (default: %(default)s)"
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help=text)
