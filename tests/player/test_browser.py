@@ -113,9 +113,9 @@ def pictures(page):
 
 
 def at_rest(page):
-    """The pictures when they and the count of latents no longer change, three times in a row."""
+    """The pictures when they and the count of latents no longer change for a second: a busy server is as slow."""
     before, same = (page.inner_text("#walked"), *pictures(page)), 0
-    while same < 3:
+    while same < 7:
         time.sleep(0.15)  # more than the 4 frames of a latent last
         now = (page.inner_text("#walked"), *pictures(page))
         same = same + 1 if all(np.array_equal(a, b) for a, b in zip(before, now, strict=True)) else 0
@@ -185,9 +185,8 @@ def test_record_rewind_and_the_gallery_by_keyboard_alone(visit, tmp_path):
     with page.expect_download() as download:
         page.locator("#mp4").press("Enter")
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
-    for _ in range(
-        -(-int(page.inner_text("#walked").split()[0]) // 4)
-    ):  # 4 latents a time; a busy page walks further
+    at_rest(page)
+    for _ in range(-(-int(page.inner_text("#walked").split()[0]) // 4)):  # 4 latents a time
         page.keyboard.press("z")
     walked(page, 0)
     page.locator(".thumb").nth(1).focus()
@@ -212,7 +211,9 @@ def test_touch_and_a_gamepad_walk_and_the_phone_page_does_not_scroll_sideways(vi
       navigator.getGamepads = () => [{axes: [0, -1, 1, 0], buttons}];
       dispatchEvent(new Event("gamepadconnected"));
     }""")
-    expect(page.locator("#path")).to_have_value(re.compile(r"^up-\d+, w\+right-\d"), timeout=PATIENCE)
+    expect(page.locator("#path")).to_have_value(
+        re.compile(r"^up-\d+, (none-\d+, )?w\+right-\d"), timeout=PATIENCE
+    )
 
 
 def path_becomes(page, pattern):
