@@ -23,7 +23,7 @@ from worldcompass.worlds.hands.parts.layers import by_depth, cut_out, laid, midd
 from worldcompass.worlds.hands.parts.pretraining import BLUEPRINT, misplaced, planes_of, recoloured
 from worldcompass.worlds.hands.parts.seer import Seer
 from worldcompass.worlds.hands.parts.transformer import CONFIG, PartsTransformer
-from worldcompass.worlds.hands.parts.views import WAYS, Seen, drawn, motions, moved_gripper
+from worldcompass.worlds.hands.parts.views import WAYS, Seen, drawn, moved_gripper, ways_after
 from worldcompass.worlds.hands.parts.world import WEIGHTS, PartsWorld, load_parts_world
 from worldcompass.worlds.hands.recording import FORMAT, shard_folder
 from worldcompass.worlds.hands.silhouettes import silhouettes, start_poses
@@ -137,7 +137,7 @@ def test_parts_go_by_what_the_camera_says():
         ((-1, 0, 1, -1), "right", (-2, 0, 1)),
         ((1, 1, 1, 1), "still", (0, 0, 0)),
     ):
-        found = motions(torch.tensor([steps]).float()[None])[0, 0, WAYS.index(way)]
+        found = ways_after(torch.tensor([steps]).float()[None])[0, 0, WAYS.index(way)]
         expected = project((middle + STEP * np.array(moved))[None])[0] - project(middle[None])[0]
         assert found.numpy() == pytest.approx(expected, abs=0.7)
 
@@ -228,6 +228,17 @@ def test_an_outline_elsewhere_is_an_error_also_where_the_two_do_not_overlap():
         guess[0, 3] = box(10 + away, 20, 12)
         errors.append(float(misplaced(autoencoder, *map(autoencoder.encode_planes, (guess, true)))))
     assert errors[0] < 0.02 < errors[1] < errors[2]
+
+
+def test_an_outline_that_no_picture_shows_leaves_latents_finite():
+    """Along an axis on which nothing differs there is nothing to divide by."""
+    autoencoder = PartsAutoencoder()
+    planes = torch.rand(40, CODE.planes, 64, 64)
+    planes[:, -1] = 0
+    autoencoder.start_linear(planes)
+    latents = autoencoder.encode_planes(planes)
+    assert latents.isfinite().all()
+    assert autoencoder.look(latents).outlines[:, -1].abs().max() < 1e-3
 
 
 def test_colours_are_changed_alike_in_all_pictures():

@@ -188,6 +188,28 @@ def test_errors_below_the_floor_count_by_the_level_and_others_as_before(data, tm
         assert less.item() == pytest.approx(share * plain.item(), rel=1e-4)
 
 
+def test_a_worlds_own_error_of_clean_latents_is_added(data, tmp_path):
+    """It is told what is guessed and, row by row, what is true."""
+    world = random_world()
+    latents = encode_dataset(BLUEPRINT, world, data, "train", tmp_path / "latents.safetensors")
+    batch = draw_batch(BLUEPRINT, world, latents, np.random.default_rng(0))
+    asked = []
+
+    def own(autoencoder, guessed, true):
+        asked.append((guessed, true))
+        return guessed.new_tensor(7.0)
+
+    plain, more = (
+        module.world_loss(b, world, batch, 4, generator_for(0)).item()
+        for b in (BLUEPRINT, replace(BLUEPRINT, misplaced=own))
+    )
+    assert more == pytest.approx(plain + 7)
+    ((guessed, true),) = asked
+    known = batch.clean_BMCHW.flatten(0, 1)
+    assert guessed.shape == true.shape and not guessed.equal(true)
+    assert all((known - row).abs().amax((1, 2, 3)).min() < 1e-5 for row in true)
+
+
 def test_blurred_pasts_can_be_noisy_too_and_the_start_never_is(data, tmp_path):
     world = random_world()
     nn.init.zeros_(world.autoencoder.to_pixels.weight)

@@ -44,10 +44,8 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
     spec = SPEC
 
     def command(self, last: Actions, actions: Actions) -> Command:
-        """See ``SmallWorld``: the controls of each latent, their sum since the last picture, and its age."""
-        values = actions.controls.flat_KA
-        age = torch.arange(1, len(actions) + 1, device=values.device)[:, None] / AGE_UNIT
-        return (torch.cat([values, summed(actions) / SUM_UNIT, age.expand_as(values)], -1),)
+        """See ``SmallWorld`` and ``command_of``."""
+        return command_of(actions)
 
     def views(
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
@@ -74,6 +72,13 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         still = views_after(views[:, 0], views[:, 1], views[:, 2], rest.flat_KA)
         command = self.command(context.last, rest)
         return replace(context, attended=replace(attended, command=command, seen_PDKyx=still))
+
+
+def command_of(actions: Actions) -> Command:
+    """The controls of each latent of a chunk, their sum since the last picture, and its age."""
+    values = actions.controls.flat_KA
+    age = torch.arange(1, len(actions) + 1, device=values.device)[:, None] / AGE_UNIT
+    return (torch.cat([values, summed(actions) / SUM_UNIT, age.expand_as(values)], -1),)
 
 
 def summed(actions: Actions) -> Tensor:

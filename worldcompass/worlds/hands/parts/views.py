@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from worldcompass.worlds.hands.facts import STEP, THINGS
+from worldcompass.worlds.hands.facts import THINGS
+from worldcompass.worlds.hands.network.views import motions
 from worldcompass.worlds.hands.outlines import PARTS
 from worldcompass.worlds.hands.parts.gripper import cut_gripper, gripper_outlines
 from worldcompass.worlds.hands.parts.layers import by_depth, laid, lean_of, middles, shifted
-from worldcompass.worlds.hands.view import project
 
 WAYS = ("still", "moved", "left", "right", "flat")
 """How a part may move with a command: not, like palm or fingers, or sliding along on the table."""
@@ -24,37 +23,16 @@ SHOWN = 4 * 3 + len(PARTS)
 empty table; outlines."""
 CUT = 4 * len(THINGS)  # planes of what was cut out
 NUMBERS = 2 * len(PARTS) + 2 * len(WAYS)
-SEEN = SHOWN + CUT + 1
-
-MIDDLE = (0.0, 0.0, 0.11)  # of the gripper's range, metres
-NEAR = 0.02  # metres to each side of it, between which the projection is taken as straight
 
 
-def pixels_per_step() -> Tensor:
-    """How far the middle of the gripper's range moves in the picture with a step on x, y or z; (2, 3).
-
-    Rows are right and down, in pixels for ``facts.STEP``.
-    """
-    sides = np.array(MIDDLE) + NEAR * np.stack([np.eye(3), -np.eye(3)])
-    ahead, behind = (project(points) for points in sides)
-    return torch.from_numpy((ahead - behind).T / (2 * NEAR) * STEP).float()
-
-
-_PIXELS = pixels_per_step()
-
-
-def motions(summed_BK4: Tensor) -> Tensor:
+def ways_after(summed_BK4: Tensor) -> Tensor:
     """Pixels (right, down) of each of ``WAYS``; (B, K, 5, 2).
 
     Args:
-        summed_BK4: controls since the last picture, added up: x, y, z, and the opening, of which each finger makes
-            one half.
+        summed_BK4: see ``motions``.
     """
-    pixels = _PIXELS.to(summed_BK4)
-    moved = summed_BK4[..., :3] @ pixels.T
-    flat = summed_BK4[..., :2] @ pixels[:, :2].T
-    aside = summed_BK4[..., 3:] * pixels[:, 0]
-    return torch.stack([torch.zeros_like(moved), moved, moved - aside, moved + aside, flat], 2)
+    moved = motions(summed_BK4)
+    return torch.cat([torch.zeros_like(moved[:, :, :1]), moved], 2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +47,7 @@ class Seen:
     offsets_NL2: Tensor
     """See ``layers.offsets``, of the last picture."""
     ways_NW2: Tensor
-    """See ``motions``."""
+    """See ``ways_after``."""
 
     @staticmethod
     def of(planes_NDhw: Tensor) -> Seen:
@@ -135,7 +113,7 @@ def views_after(
         summed_BK4: see ``motions``.
     """
     count, size, things = summed_BK4.shape[1], last_B3hw.shape[2:], len(THINGS)
-    ways = motions(summed_BK4)
+    ways = ways_after(summed_BK4)
     own = offsets_BL2[:, :things]
     still = shifted(cut_BT4hw.flatten(0, 1), own.flatten(0, 1)).clamp(0, 1).view_as(cut_BT4hw)
     order = by_depth(cut_BT4hw, own)

@@ -18,7 +18,7 @@ from worldcompass.worlds.hands.parts.layers import cut_out, offsets
 from worldcompass.worlds.hands.parts.seer import Apart
 from worldcompass.worlds.hands.parts.transformer import PartsTransformer
 from worldcompass.worlds.hands.parts.views import views_after
-from worldcompass.worlds.hands.world import AGE_UNIT, SPEC, SUM_UNIT, summed
+from worldcompass.worlds.hands.world import SPEC, command_of, summed
 from worldcompass.worlds.small.autoencoder import Look
 from worldcompass.worlds.small.context import SmallContext
 from worldcompass.worlds.small.transformer import ChunkTransformer, Command, Rotary
@@ -36,10 +36,8 @@ class PartsWorld(SmallWorld[PartsAutoencoder]):
         self._apart: tuple[Tensor, Apart] | None = None
 
     def command(self, last: Actions, actions: Actions) -> Command:
-        """See ``SmallWorld``: the controls of each latent, their sum since the last picture, and its age."""
-        values = actions.controls.flat_KA
-        age = torch.arange(1, len(actions) + 1, device=values.device)[:, None] / AGE_UNIT
-        return (torch.cat([values, summed(actions) / SUM_UNIT, age.expand_as(values)], -1),)
+        """See ``SmallWorld`` and ``command_of``."""
+        return command_of(actions)
 
     def views(
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
