@@ -38,6 +38,8 @@ START = Path(__file__).parents[2] / "docs" / "images" / "start.png"
 PUSH_LEFT = "right+close-3, right-1, down-3, left-5"  # what the script of the first scene does
 FPS = 48.0  # of the walks, twice as fast as a user's
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
+SLOW = """const quick = createImageBitmap;
+createImageBitmap = async picture => { await new Promise(go => setTimeout(go, 100)); return quick(picture); };"""
 PIXELS = """() => [...document.querySelectorAll("canvas")].map(c =>
   [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 < 3))"""
 
@@ -85,9 +87,10 @@ def visit(chromium, address):
     """Opens pages, each in a context of its own."""
     contexts = []
 
-    def open_page(link="", **options):
+    def open_page(link="", script="", **options):
         contexts.append(chromium.new_context(viewport={"width": 1100, "height": 800}, **options))
         page = contexts[-1].new_page()
+        page.add_init_script(script)
         page.set_default_timeout(PATIENCE)
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
@@ -172,6 +175,17 @@ def test_a_link_replays_the_walk_and_a_reload_or_lost_connection_keeps_it(visit)
     assert all(np.array_equal(a, b) for a, b in zip(walk, at_rest(other), strict=True))
     third = visit()
     assert third.input_value("#path") == ""  # its own world
+
+
+def test_a_page_that_draws_too_slowly_skips_pictures_but_not_the_last(visit):
+    page = visit()
+    page.fill("#path", "d-5")  # the last of its 20 pictures differ
+    page.locator("#walk button").click()
+    walked(page, 5)
+    walk = at_rest(page)
+    slow = visit(f"/#start={page.evaluate('state.start')}&path=d-5", SLOW)  # 10 of 48 pictures a second
+    walked(slow, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(walk, at_rest(slow), strict=True))
 
 
 def test_record_rewind_and_the_gallery_by_keyboard_alone(visit, tmp_path):
