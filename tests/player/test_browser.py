@@ -297,6 +297,13 @@ def test_mistakes_are_a_sentence_on_the_page(visit, tmp_path):
     expect(page.locator("#note")).to_have_text("k does nothing here: press ? for the keys.")
 
 
+def test_a_link_with_a_path_that_cannot_be_walked_leads_to_its_start(visit, starts):
+    page = visit(f"/#start={starts.all()[1].id}&path=jump-3")
+    expect(page.locator("#note")).to_contain_text("cannot read 'jump-3'")
+    expect(page.locator(".thumb").nth(1)).to_have_attribute("aria-pressed", "true")
+    walked(page, 0)
+
+
 def test_a_newcomer_reads_what_the_pictures_are_and_what_becomes_of_other_ones(visit):
     page = visit()
     expect(page.locator("#hold")).to_contain_text("A neural network imagines the pictures.")
