@@ -117,10 +117,12 @@ def test_the_newest_run_is_the_last_one_started_whatever_the_times_of_files(tmp_
     assert "comparing with the newest finished run, runs/late (" in capsys.readouterr().out
 
 
-def test_without_a_finished_run_there_is_one_pane(tmp_path, monkeypatch, capsys, served):
+@pytest.mark.parametrize("world", ["doom", "hands"])
+def test_without_a_finished_run_there_is_one_pane(tmp_path, monkeypatch, capsys, served, world):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "unfinished" / "weights").mkdir(parents=True)
-    (tmp_path / "runs" / "unfinished" / "weights" / "doom_world.safetensors").touch()
-    assert cli.main(["play", "--port", "0", "--no-browser"]) == 0
-    assert "no finished run in runs/: showing one pane" in capsys.readouterr().out
+    (tmp_path / "runs" / "unfinished" / "weights" / f"{world}_world.safetensors").touch()
+    assert cli.main(["play", "--world", world, "--port", "0", "--no-browser"]) == 0
+    said = capsys.readouterr().out
+    assert f"showing one world (worldcompass demo --world {world} trains one)" in said
     assert [pane.name for pane in served[0].panes] == ["World"]

@@ -330,6 +330,7 @@ def test_a_task_of_the_hands_world_is_chosen_and_the_page_says_in_which_pane_it_
         page.goto(f"http://127.0.0.1:{port}")
         expect(page.locator("#goal")).to_have_value("pick up the navy cup")
         expect(page.locator(".done")).to_have_text(["not yet", "not yet"])
+        expect(page.locator("#hold")).to_contain_text("A neural network imagines the pictures.")
         page.select_option("#goal", label="push the navy cup to the left")
         assert page.locator('.pad [data-key="reach"]').inner_text() == "W\nreach"
         page.fill("#path", PUSH_LEFT)

@@ -219,7 +219,8 @@ def _newest(world: str) -> Path | None:
     """The weights of the newest finished run of an embedded world; None without a run."""
     newest = _newest_of([world])
     if newest is None:
-        print("no finished run in runs/: showing one pane (worldcompass demo trains a run to compare with)")
+        trains = f"worldcompass demo --world {world} trains one"
+        print(f"no finished run in runs/ to compare with: showing one world ({trains})")
         return None
     print(f"comparing with the newest finished run, {newest} (--after RUN picks another, --single none)")
     return _weights(world, newest)
