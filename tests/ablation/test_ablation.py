@@ -208,7 +208,7 @@ def test_a_killed_grid_takes_its_run_with_it_and_goes_on(grid_file, tmp_path, mo
             json.dumps({"version": 2, "steps": 8, "seed": seed, "recipe": "full"})
         )
     words = ["ablate", str(grid_file), "--out", str(out), "--rows", "half", "--equal", "steps"]
-    process = subprocess.Popen([sys.executable, "-m", "worldcompass", *words], stdout=subprocess.DEVNULL)
+    process = forked.ForkedGrid([sys.executable, "-m", "worldcompass", *words], stdout=subprocess.DEVNULL)
     metrics, until = out / "half" / "seed0" / "metrics.jsonl", time.monotonic() + 300
     while not metrics.is_file() and time.monotonic() < until:
         time.sleep(0.05)

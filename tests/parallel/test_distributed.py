@@ -422,17 +422,19 @@ def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(number, code, tmp
     out = tmp_path / "run"
     words = ["train", f"{Path(ranks.__file__)}:toy", "--out", str(out), "--nproc", "2", "--set", "config.steps=200",
              "--set", "config.save_every=100"]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worldcompass", *words], env={**os.environ, "OMP_NUM_THREADS": "1", "SLOW": "1"},
-        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    reading, writing = os.pipe()
+    process = forked.ForkedLauncher(
+        [sys.executable, "-m", "worldcompass", *words], stderr=writing, env={**os.environ, "SLOW": "1"}
+    )
+    os.close(writing)
     deadline = time.monotonic() + 200
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text().count("\n"):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=200)  # until the main rank has said its last word
-    assert process.returncode == code and "stopped after step" in said, said
+    said = forked.all_said(reading, 200)  # until no rank is left
+    os.close(reading)
+    assert process.wait(200) == code and "stopped after step" in said, said
     assert len(list((out / "checkpoints").glob("step_*"))) == 1
 
 

@@ -1,18 +1,23 @@
 """Processes forked off a server that has loaded torch already: each costs tenths of a second instead of seconds.
 
-The server is started by the first of them, once in every process that runs tests.
+The server is started by the first of them, once in every process that runs tests. A command that starts others,
+such as a launcher of ranks, can fork these off itself.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -42,6 +47,9 @@ class ForkedCommand:
     so that it does not end with the process that started it.
     """
 
+    starter: tuple[str, str] | None = None
+    """Module and name of what this command starts processes with, when these are forked off the command itself."""
+
     def __init__(
         self,
         command: Sequence[str],
@@ -52,10 +60,14 @@ class ForkedCommand:
         python, *options = command
         words = options[options.index("worldcompass") + 1 :]
         assert python == sys.executable and options[-len(words) - 2 :] == ["-m", "worldcompass", *words]
-        streams = _stream(stdout, 1), _stream(stderr, 2)
-        environment = dict(os.environ if env is None else env)
-        self._process = server().Process(target=_run, args=(words, environment, streams))
+        self._process = self._started(words, dict(os.environ if env is None else env), (stdout, stderr))
         self._process.start()
+
+    def _started(
+        self, words: list[str], environment: dict[str, str], streams: tuple[int | IO[Any] | None, ...]
+    ) -> BaseProcess:
+        passed = [_Stream(_number(stream, default)) for default, stream in enumerate(streams, start=1)]
+        return server().Process(target=_run_for_another, args=(words, environment, passed, self.starter))
 
     @property
     def pid(self) -> int | None:
@@ -88,8 +100,31 @@ as_subprocess = SimpleNamespace(
 """Stands in for the module ``subprocess`` in a module that starts commands."""
 
 
+class ForkedLauncher(ForkedCommand):
+    """A ``worldcompass train --nproc N`` whose ranks are its own forks, and end with it."""
+
+    starter = "worldcompass.parallel.launch", "subprocess"
+
+
+class ForkedGrid(ForkedCommand):
+    """A ``worldcompass ablate`` whose runs are its own forks, and end with it."""
+
+    starter = "worldcompass.ablation.running", "subprocess"
+
+
+class _OwnFork(ForkedCommand):
+    """Forked off the process that starts it, which must have no other thread."""
+
+    def _started(
+        self, words: list[str], environment: dict[str, str], streams: tuple[int | IO[Any] | None, ...]
+    ) -> BaseProcess:
+        numbers = [_number(stream, default) for default, stream in enumerate(streams, start=1)]
+        context = multiprocessing.get_context("fork")
+        return context.Process(target=_run_as_new, args=(words, environment, numbers))
+
+
 class _Stream:
-    """An open file, which a process started by the server gets as a number of its own; None is nowhere."""
+    """The number of an open file, which a process started by the server gets as a number of its own."""
 
     def __init__(self, number: int | None) -> None:
         self.number = number
@@ -98,29 +133,76 @@ class _Stream:
         return _received, (None if self.number is None else reduction.DupFd(self.number),)
 
 
-def _received(passed: Any) -> int:
-    return os.open(os.devnull, os.O_WRONLY) if passed is None else passed.detach()
+def _received(passed: Any) -> int | None:
+    return None if passed is None else passed.detach()
 
 
-def _stream(given: int | IO[Any] | None, default: int) -> _Stream:
+def _number(given: int | IO[Any] | None, default: int) -> int | None:
+    """Of an open file; None is nowhere."""
     if given is None:
-        return _Stream(default)
+        return default
     if isinstance(given, int):
-        return _Stream(None if given == subprocess.DEVNULL else given)
-    return _Stream(given.fileno())
+        return None if given == subprocess.DEVNULL else given
+    return given.fileno()
 
 
-def _run(words: list[str], environment: dict[str, str], streams: tuple[int, int]) -> None:
+def _run_for_another(
+    words: list[str],
+    environment: dict[str, str],
+    streams: Sequence[int | None],
+    starter: tuple[str, str] | None,
+) -> None:
+    if LAUNCHED in environment:  # it ends with its parent
+        environment[LAUNCHED] = str(os.getppid())
+    if starter is not None:
+        module, name = starter
+        forks = SimpleNamespace(**{**vars(as_subprocess), "Popen": _OwnFork})
+        setattr(importlib.import_module(module), name, forks)
+    _run(words, environment, streams)
+
+
+def _run_as_new(words: list[str], environment: dict[str, str], streams: Sequence[int | None]) -> None:
+    """With the handlers of signals that a new process has."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _run(words, environment, streams)
+
+
+def hurry() -> None:
+    """One thread, as small tensors need, and videos that are written quickly, as by ``quick_videos``."""
     import torch
 
-    from worldcompass import cli
+    from worldcompass.media import video
 
     torch.set_num_threads(1)
+    video.PRESET = "ultrafast"
+
+
+def _run(words: list[str], environment: dict[str, str], streams: Sequence[int | None]) -> None:
+    from worldcompass import cli
+
+    hurry()
     for number, stream in enumerate(streams, start=1):
-        os.dup2(stream, number)
+        os.dup2(os.open(os.devnull, os.O_WRONLY) if stream is None else stream, number)
+    # The server's own were made for files, and ask a pipe for its position.
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 (lives with the process)
     os.environ.clear()
     os.environ.update(environment)
-    if LAUNCHED in environment:  # it ends with its parent
-        os.environ[LAUNCHED] = str(os.getppid())
     sys.argv = ["worldcompass", *words]
     sys.exit(cli.main(words))
+
+
+def all_said(reading: int, timeout: float) -> str:
+    """What is written into a pipe until all of its writers have ended.
+
+    Raises:
+        TimeoutError: when some have not, after so many seconds.
+    """
+    said, until = b"", time.monotonic() + timeout
+    while select.select([reading], [], [], max(0.0, until - time.monotonic()))[0]:
+        if not (part := os.read(reading, 1 << 16)):
+            return said.decode()
+        said += part
+    raise TimeoutError(f"some process still writes, after {said.decode()}")

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from forked import server
+from forked import hurry, server
 from torch import nn
 
 from worldcompass.errors import EXIT_LOST_RANK, LostRank
@@ -112,7 +112,7 @@ def together(size: int, work: Callable[..., None], *args: Any) -> list[int | Non
 
 
 def _joined(rank: int, size: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
+    hurry()
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
