@@ -130,7 +130,8 @@ def test_a_few_steps_of_depth_lower_its_loss_and_leave_the_code():
 def test_the_command_makes_weights_that_the_world_takes(dataset, tmp_path, monkeypatch, capsys):
     """``doom pretrain`` for real, two steps a stage; a second start asks for --resume."""
     monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
-    monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 256)
+    for name, number in (("LINEAR_FRAMES", 64), ("LEAST_PICTURES", 4)):
+        monkeypatch.setattr(f"worldcompass.worlds.small.pretraining.autoencoder.{name}", number)
     for module in ("small.pretraining.measures", "doom.pretraining"):
         monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 2)
     quick = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, sequences=1))

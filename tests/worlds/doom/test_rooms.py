@@ -137,7 +137,8 @@ def test_recordings_are_encoded_with_the_engines_own_depth(dataset, tmp_path):
 
 def test_rooms_are_pretrained_from_nothing_and_from_weights(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
-    monkeypatch.setattr("worldcompass.worlds.small.pretraining.autoencoder.LINEAR_FRAMES", 256)
+    for name, number in (("LINEAR_FRAMES", 64), ("LEAST_PICTURES", 4)):
+        monkeypatch.setattr(f"worldcompass.worlds.small.pretraining.autoencoder.{name}", number)
     for module in ("small.pretraining.measures", "doom.rooms.pretraining"):
         monkeypatch.setattr(f"worldcompass.worlds.{module}.MEASURED_VIDEOS", 2)
     quick = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, sequences=1))

@@ -256,7 +256,8 @@ def test_a_new_seer_shows_the_picture_itself():
 def test_the_network_is_pretrained_from_recordings(engine, tmp_path, monkeypatch):
     small = "worldcompass.worlds.small.pretraining"
     monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
-    monkeypatch.setattr(f"{small}.autoencoder.LINEAR_FRAMES", 40)
+    for name, number in (("LINEAR_FRAMES", 40), ("LEAST_PICTURES", 4)):
+        monkeypatch.setattr(f"{small}.autoencoder.{name}", number)
     for name in ("measures", "between"):
         monkeypatch.setattr(f"{small}.{name}.MEASURED_VIDEOS", 2)
     recordings = tmp_path / "data"

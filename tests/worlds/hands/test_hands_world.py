@@ -186,7 +186,8 @@ def test_learned_frames_between_beat_a_cross_fade_on_held_out_recordings(world, 
 def test_the_world_is_pretrained_from_recordings_and_resumed(recordings, tmp_path, monkeypatch):
     small = "worldcompass.worlds.small.pretraining"
     monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
-    monkeypatch.setattr(f"{small}.autoencoder.LINEAR_FRAMES", 40)
+    for name, number in (("LINEAR_FRAMES", 40), ("LEAST_PICTURES", 4)):
+        monkeypatch.setattr(f"{small}.autoencoder.{name}", number)
     for name in ("measures", "between"):
         monkeypatch.setattr(f"{small}.{name}.MEASURED_VIDEOS", 2)
     quick = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, sequences=1))
