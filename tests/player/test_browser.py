@@ -1,5 +1,6 @@
 """The pages in a real browser, with real keys, on the embedded world. Needs Chromium and Playwright."""
 
+import base64
 import importlib.util
 import itertools
 import re
@@ -40,8 +41,7 @@ FPS = 48.0  # of the walks, twice as fast as a user's
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
 SLOW = """const quick = createImageBitmap;
 createImageBitmap = async picture => { await new Promise(go => setTimeout(go, 100)); return quick(picture); };"""
-PIXELS = """() => [...document.querySelectorAll("canvas")].map(c =>
-  [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 < 3))"""
+PNGS = """() => [...document.querySelectorAll("canvas")].map(c => c.toDataURL().split(",")[1])"""
 
 
 def expect(found):
@@ -110,20 +110,22 @@ def walked(page, latents=None):
     expect(page.locator("#walked")).to_contain_text(text)
 
 
-def pictures(page):
-    """What the canvases show: uint8 (48, 64, 3) each."""
-    return [np.array(values, np.uint8).reshape(48, 64, 3) for values in page.evaluate(PIXELS)]
+def picture(png):
+    """uint8 (48, 64, 3) of what a canvas shows."""
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(png), np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (48, 64, 3)
+    return cv2.cvtColor(shown, cv2.COLOR_BGR2RGB)
 
 
 def at_rest(page):
     """The pictures when they and the count of latents no longer change for a second: a busy server is as slow."""
-    before, same = (page.inner_text("#walked"), *pictures(page)), 0
+    before, same = (page.inner_text("#walked"), page.evaluate(PNGS)), 0
     while same < 7:
         time.sleep(0.15)  # more than the 4 frames of a latent last
-        now = (page.inner_text("#walked"), *pictures(page))
-        same = same + 1 if all(np.array_equal(a, b) for a, b in zip(before, now, strict=True)) else 0
+        now = (page.inner_text("#walked"), page.evaluate(PNGS))
+        same = same + 1 if now == before else 0
         before = now
-    return list(before[1:])
+    return [picture(png) for png in before[1]]
 
 
 def tap(page, key, latents):
