@@ -43,6 +43,7 @@ COMMANDS = {
     "profile": ("profile", "show where the time of one training step goes"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
+    "horizon": ("horizon", "imagine long videos, and say at which frame a world breaks down"),
     "imagine": ("imagine", "imagine a video from a picture along a path"),
     "judge": ("judge", "judge by what a viewer sees whether training changed the looks"),
     "ablate": ("ablate", "run a grid of recipes over seeds: does each part earn its place?"),
@@ -89,7 +90,7 @@ GROUPS = {
     "hands": "make the embedded world of a gripper over a table: data, weights, critics",
 }
 
-RESUMED = ("critics", "doom", "hands", "rooms", "prepare", "evaluate", "judge", "vote-sheet")
+RESUMED = ("critics", "doom", "hands", "rooms", "prepare", "evaluate", "horizon", "judge", "vote-sheet")
 """First words of commands that the same words resume."""
 
 # Errors of the operating system that a user can fix, even where they name no file; all others that name none keep

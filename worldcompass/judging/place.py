@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,25 @@ CERTAIN = 0.9  # probability of another region at which a patch counts as foreig
 LAST_FRAMES = 5  # at the end of a video, one of them in two
 RESAMPLES = 1000
 READ_BLOCK = 64
+
+
+class Episodes(Protocol):
+    """Real videos of known regions; ``Sources`` are some."""
+
+    @property
+    def regions(self) -> Sequence[str]:
+        """The part of the world that each shows."""
+        ...
+
+    @property
+    def other_SF3hw(self) -> Tensor:
+        """uint8 sRGB, one a region."""
+        ...
+
+    @property
+    def frames(self) -> int:
+        """F."""
+        ...
 
 
 class PlaceNetwork(nn.Module):
@@ -66,7 +86,7 @@ class Place:
 
 
 def place_network(
-    sources: Sources, seed: int, on_step: Callable[[], None] = lambda: None, steps: int = STEPS
+    sources: Episodes, seed: int, on_step: Callable[[], None] = lambda: None, steps: int = STEPS
 ) -> PlaceNetwork:
     """Learn the regions from the other episodes; ``on_step`` is called after each of ``steps``."""
     names = sorted(set(sources.regions))

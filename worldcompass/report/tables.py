@@ -27,6 +27,7 @@ from worldcompass.evaluate import (
     read_measured,
     with_ways,
 )
+from worldcompass.report import horizon
 from worldcompass.runs.atomic import write_json, write_text
 from worldcompass.runs.folder import RunFolder
 from worldcompass.runs.metrics import read_object
@@ -417,9 +418,9 @@ def rewritten(pages: Sequence[Path], folder: Path) -> Iterator[tuple[Path, str]]
         if not page.is_file():
             raise UserError(f"there is no page {page}: expected a Markdown file")
         text = page.read_text(encoding="utf-8")
-        if not OPENED.search(text):
+        if not (OPENED.search(text) or horizon.OPENED.search(text)):
             raise UserError(f"{page} has no table: expected a marker such as <!-- table: demo -->")
-        new = with_tables(text, stored, str(page))
+        new = horizon.with_horizons(with_tables(text, stored, str(page)), folder)
         if new != text:
             yield page, new
 

@@ -137,7 +137,11 @@ def permanence(video_F3hw: Tensor, scenario: Scenario) -> np.ndarray:
     Each latent's last frame is looked at, and stands for the latent. A thing that is out of sight in the engine's
     frame too, behind the gripper or in the cup, does not count.
     """
-    of = scene_of(scenario.id)
+    return kept_things(video_F3hw, scenario, scene_of(scenario.id))
+
+
+def kept_things(video_F3hw: Tensor, scenario: Scenario, of: Scene) -> np.ndarray:
+    """``permanence`` in any scene."""
     assert scenario.truth is not None
     ends = video_F3hw[::FRAMES_PER_LATENT]
     found = find(ends, of)
