@@ -83,6 +83,7 @@ CONTENTS = {
             "/docs/inverse_dynamics",
             "/docs/audits",
             "/docs/judge",
+            "/docs/horizon",
             "/docs/doctor",
             "/docs/ablations",
             "/docs/reliability",

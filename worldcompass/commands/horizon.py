@@ -1,8 +1,8 @@
 """Imagine long videos, and say at which frame a world breaks down.
 
-A measure breaks down in the first window in which its mean lies below half-way between two levels: the engine's, and
-chance, which is the engine's video of another scenario. With --checkpoint post-trained weights are compared with the
-shipped base. The engine must run here. The same command resumes a stopped one.
+A measure breaks down in the first window in which its mean lies below half-way between two levels: the engine's,
+and chance, which is the engine's video of another scenario. With --checkpoint post-trained weights are compared
+with the shipped base. The engine must run here. The same command resumes a stopped one.
 """
 
 from __future__ import annotations

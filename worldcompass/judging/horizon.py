@@ -66,7 +66,7 @@ def breakdown(
 
 
 def _first(model_D: np.ndarray, engine_D: np.ndarray, chance_D: np.ndarray) -> int:
-    """The first window below half-way, D without one; a window where chance is as good as the engine says nothing."""
+    """The first window below half-way, D without one; a window in which chance is as good says nothing."""
     border_D = chance_D + HALF_WAY * (engine_D - chance_D)
     below = np.flatnonzero((model_D < border_D) & (engine_D > chance_D))
     return int(below[0]) if len(below) else len(model_D)
@@ -120,8 +120,8 @@ class Horizon:
 
     def breakdown(self, side: str, measure: str) -> Breakdown:
         """When a measure of a model breaks down."""
-        values = (self.sides[name].values_VD[measure] for name in (side, ENGINE, CHANCE))
-        return breakdown(*values, resamples(self.sides[ENGINE].scenarios), self.window)
+        model, engine, chance = (self.sides[name].values_VD[measure] for name in (side, ENGINE, CHANCE))
+        return breakdown(model, engine, chance, resamples(self.sides[ENGINE].scenarios), self.window)
 
     def broke_down(self, side: str) -> int | None:
         """When the first of the ruled measures of a model breaks down; None when all hold to the end."""

@@ -1,7 +1,8 @@
 """Long videos of a small world: imagined chunk by chunk, measured window by window, and stored block by block.
 
-A block is ``BLOCK`` scenarios. Each side of a block is one file, which appears whole or not at all, so that the same
-call resumes. Memory holds one window of frames of a block and its truth, however long the videos are.
+A block is ``BLOCK`` scenarios. Each side of a block is one file, which appears whole or not at all, so that the
+same call resumes, and one for more scenarios adds blocks. Memory holds one window of a block's frames, and the
+engine's videos of that block.
 """
 
 from __future__ import annotations
@@ -116,9 +117,10 @@ def look_far(
     ruler = Ruler(of, asked)
     blocks = [Block(out, number, ruler) for number in range(asked.scenarios // BLOCK)]
     chunks = asked.latents(of.spec) // of.spec.ways[ROLLOUT].chunk_length
-    with progress(f"long videos of {of.spec.name}", chunks * len(blocks) * len(worlds)) as advance:
+    work = chunks * (1 + len(worlds))  # the engine's videos take about as long as a model's
+    with progress(f"long videos of {of.spec.name}", work * len(blocks)) as advance:
         for index, block in enumerate(blocks):
-            block.run(worlds, lambda done, index=index: advance(done + index * chunks * len(worlds)))
+            block.run(worlds, lambda done, index=index: advance(done + index * work))
     found = Horizon(
         of.spec.name, asked.frames, asked.window, asked.seed,
         hashlib.sha256("".join(block.hash() for block in blocks).encode()).hexdigest(),
@@ -133,6 +135,7 @@ def look_far(
 def _claim(out: Path, world: str, weights: Mapping[str, str], asked: Asked) -> None:
     """Create the folder, or check that it holds the same videos."""
     facts = {"world": world, "weights": dict(weights), **vars(asked)}
+    del facts["scenarios"]  # there may be more of them later
     found = claim(out, out / "asked.json", facts, "long videos")
     if found is not None and found != facts:
         changed = ", ".join(name for name in facts if found.get(name) != facts[name])
@@ -218,17 +221,18 @@ class Block:
         return tuple(map(str, read_object(self.facts, "a block of scenarios")["ruled"]))
 
     def run(self, worlds: Mapping[str, WorldModel[Any]], on_chunk: Callable[[int], None]) -> None:
-        """Measure every side that has no file yet; ``on_chunk`` gets the number of imagined chunks so far."""
+        """Measure every side that has no file yet; ``on_chunk`` gets the number of chunks so far, the engine's too."""
         spec, asked = self.ruler.of.spec, self.ruler.asked
         chunks = asked.latents(spec) // spec.ways[ROLLOUT].chunk_length
         if any(not self.file(side).is_file() for side in (ENGINE, CHANCE, *worlds)):
             scenarios = self.ruler.of.scenarios(self.number, asked.latents(spec))
             self._engine(scenarios)
-            for index, (name, world) in enumerate(worlds.items()):
+            on_chunk(chunks)
+            for index, (name, world) in enumerate(worlds.items(), 1):
                 if not self.file(name).is_file():
                     frames = imagined(world, scenarios, ("horizon", asked.seed))
                     self._measure(name, _counted(frames, on_chunk, index * chunks), scenarios)
-        on_chunk(len(worlds) * chunks)
+        on_chunk((1 + len(worlds)) * chunks)
 
     def _engine(self, scenarios: Sequence[Scenario]) -> None:
         """The engine's videos: each against its own scenario, and against another one, which gives chance."""
@@ -254,11 +258,8 @@ class Block:
         found: list[Measured] = []
         shown: dict[int, Tensor] = {}
         while True:
-            shown |= {
-                f: rest[:, f - first].clone()
-                for f in shown_of(asked.frames)
-                if 0 <= f - first < rest.shape[1]
-            }
+            here = range(first, first + rest.shape[1])
+            shown |= {f: rest[:, f - first].clone() for f in shown_of(asked.frames) if f in here}
             while rest.shape[1] > asked.window and index < asked.frames // asked.window:
                 found.append(self.ruler.window(rest[:, : asked.window + 1], scenarios, index))
                 rest, first, index = rest[:, asked.window :], first + asked.window, index + 1
@@ -281,7 +282,7 @@ class Block:
 
 
 def shown_of(frames: int) -> list[int]:
-    """Numbers of the frames that a filmstrip shows of a video of so many frames after the first; the last is one."""
+    """The frames that a filmstrip shows of a video of so many frames after the first; the last is among them."""
     usual = [*SHOWN, *range(2000, frames, 1000)]
     return [*(f for f in usual if f < frames), frames]
 
