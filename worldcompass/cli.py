@@ -73,6 +73,10 @@ COMMANDS = {
     "hands pretrain": ("hands_pretrain", "train the Hands world's frames between pictures and transformer"),
     "hands measure": ("hands_measure", "measure weights of the Hands world on held-out episodes"),
     "hands policies": ("hands_policies", "compare policies' success in the world model and in the engine"),
+    "hands chains": (
+        "hands_chains",
+        "count sub-goals in a row that succeed in the world model and in the engine",
+    ),
     "hands critics": ("hands_critics", "train the critics and the held-out judge"),
     "hands errands": ("hands_errands", "carry out instructions by scripted commands in the world model"),
     "hands measure-critics": (

@@ -15,7 +15,7 @@ from worldcompass.errors import UserError
 from worldcompass.evaluate import FOLLOWED, imagine_all
 from worldcompass.geometry import motion_signs
 from worldcompass.judging.horizon import BASE, CHANCE, ENGINE, TRAINED
-from worldcompass.toy import ACTIONS, CARRY, ToyWorld, latents_of_frames, toy_scenarios
+from worldcompass.toy import CARRY, ToyWorld, latents_of_frames, toy_scenarios
 from worldcompass.worlds.small.post_training.evaluation import Exam
 from worldcompass.worlds.small.post_training.horizon import (
     BLOCK,

@@ -169,14 +169,14 @@ def done_in_pixels(wanted: Instruction, seen: Seen) -> bool:
     """Whether the last latents show it done: ``Eye`` and commands know no more than a viewer does."""
     index = THINGS.index(wanted.kind)
     if wanted.verb == PICK:
-        return _lifted(seen, index)
+        return lifted(seen, index)
     start = start_poses(seen.scene)[index, :2]
     places = [on_table(place, wanted.kind) for place in seen.places_MT2[-PUSH_SHOWN:, index]]
     shown = all(_along(wanted, place, start) >= PUSHED for place in places)
-    return shown and len(places) == PUSH_SHOWN and not _lifted(seen, index)
+    return shown and len(places) == PUSH_SHOWN and not lifted(seen, index)
 
 
-def _lifted(seen: Seen, index: int) -> bool:
+def lifted(seen: Seen, index: int) -> bool:
     """Whether a thing came along when the closed fingers rose by ``LIFTED``.
 
     One picture cannot tell a thing that hangs from one that stands farther away: what it does when the fingers rise

@@ -221,7 +221,7 @@ class Block:
         return tuple(map(str, read_object(self.facts, "a block of scenarios")["ruled"]))
 
     def run(self, worlds: Mapping[str, WorldModel[Any]], on_chunk: Callable[[int], None]) -> None:
-        """Measure every side that has no file yet; ``on_chunk`` gets the number of chunks so far, the engine's too."""
+        """Measure every side that has no file yet; ``on_chunk`` gets the chunks so far, the engine's too."""
         spec, asked = self.ruler.of.spec, self.ruler.asked
         chunks = asked.latents(spec) // spec.ways[ROLLOUT].chunk_length
         if any(not self.file(side).is_file() for side in (ENGINE, CHANCE, *worlds)):
