@@ -23,6 +23,8 @@ WORDS = {
     "colour": "colour",
 }
 """Of the measures in the table, in its order; the rule's are shares."""
+DIGITS = {"colour": 3}
+"""Of numbers that are no shares; 2 else."""
 
 
 def table_of(found: Horizon) -> str:
@@ -48,18 +50,21 @@ def _rows(found: Horizon, windows: list[int]) -> Iterator[tuple[str, ...]]:
         for side in (ENGINE, *found.models, CHANCE) if share else (ENGINE, *found.models):
             curve = found.curve(side, measure)
             model = side in found.models
-            cells = [_cell(curve, n - 1, share, model) for n in windows]
+            digits = 0 if share else DIGITS.get(measure, 2)
+            cells = [_cell(curve, n - 1, digits, model) for n in windows]
             end = found.breakdown(side, measure).text(found.frames) if share and model else ""
             yield WORDS.get(measure, measure) if side == ENGINE else "", side, *cells, end
         if share and len(found.models) > 1:
             change = found.change(measure)
-            yield "", "trained − base", *(_cell(change, n - 1, share, True, "+") for n in windows), ""
+            yield "", "trained − base", *(_cell(change, n - 1, 0, True, "+") for n in windows), ""
 
 
-def _cell(curve: Curve, index: int, share: bool, interval: bool, sign: str = "") -> str:
-    factor, digits = (100, 0) if share else (1, 2)
-    mean, low, high = (factor * ends[index] for ends in (curve.mean, curve.low, curve.high))
-    text = f"{mean:{sign}.{digits}f}" + ("%" if share and not sign else "")
+def _cell(curve: Curve, index: int, digits: int, interval: bool, sign: str = "") -> str:
+    """A mean, maybe with its interval; without digits a share in percent, with a sign in points."""
+    factor = 1 if digits else 100
+    ends = (curve.mean[index], curve.low[index], curve.high[index])
+    mean, low, high = (round(factor * end, digits) + 0.0 for end in ends)  # + 0.0: no minus before zero
+    text = f"{mean:{sign}.{digits}f}" + ("" if digits or sign else "%")
     return f"{text} [{low:.{digits}f}, {high:.{digits}f}]" if interval else text
 
 
