@@ -28,7 +28,7 @@ STORED = ROOT / "docs" / "results"
 
 
 def test_the_tables_of_the_pages_are_those_of_the_stored_results():
-    stale = [page.name for page, _ in rewritten(PAGES, STORED)]
+    stale = [page.name for page, _ in rewritten([*PAGES, ROOT / "docs" / "horizon.md"], STORED)]
     assert not stale, f"update them with worldcompass tables --write {' '.join(stale)}"
 
 

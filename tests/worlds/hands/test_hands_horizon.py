@@ -1,5 +1,9 @@
 """Long scenarios of Hands are carried out exactly, and their own scenes say what is there."""
 
+import time
+
+from worldcompass import cli
+from worldcompass.judging.horizon import BASE, ENGINE, read_horizon
 from worldcompass.worlds.hands.horizon import permanence, scenarios
 
 
@@ -14,3 +18,22 @@ def test_scenarios_of_a_block_are_carried_out_and_keep_the_things_of_their_own_s
     strange = [permanence(video, s).mean() for video, s in zip(others, some, strict=True)]
     assert sum(strange) / len(strange) < 0.7
     assert not {s.id for s in some} & {s.id for s in scenarios(3, 1)}
+
+
+def test_the_command_measures_the_base_says_where_it_breaks_down_and_resumes_at_once(
+    engine, tmp_path, capsys
+):
+    words = ["horizon", "--world", "hands", "--frames", "8", "--window", "8", "--scenarios", "4"]
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    found = read_horizon(tmp_path / "out" / "horizon.json")
+    assert (
+        found.ruled == ("judge_accuracy", "permanence")
+        and found.command == f"worldcompass {' '.join(words)} --seed 0"
+    )
+    assert found.sides[ENGINE].values_VD["permanence"].tolist() == [[1.0]] * 4
+    assert 0.6 < found.curve(BASE, "judge_accuracy").mean[0] <= 1
+    assert "base: holds for 8 frames" in said and "| things that are there | engine | 100% |  |" in said
+    begun = time.process_time()
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == said and time.process_time() - begun < 2
