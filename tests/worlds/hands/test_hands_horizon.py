@@ -1,9 +1,8 @@
 """Long scenarios of Hands are carried out exactly, and their own scenes say what is there."""
 
-import time
-
 from worldcompass import cli
 from worldcompass.judging.horizon import BASE, ENGINE, read_horizon
+from worldcompass.worlds.hands import horizon
 from worldcompass.worlds.hands.horizon import permanence, scenarios
 
 
@@ -21,7 +20,7 @@ def test_scenarios_of_a_block_are_carried_out_and_keep_the_things_of_their_own_s
 
 
 def test_the_command_measures_the_base_says_where_it_breaks_down_and_resumes_at_once(
-    engine, tmp_path, capsys
+    engine, tmp_path, capsys, monkeypatch
 ):
     words = ["horizon", "--world", "hands", "--frames", "8", "--window", "8", "--scenarios", "4"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
@@ -34,6 +33,6 @@ def test_the_command_measures_the_base_says_where_it_breaks_down_and_resumes_at_
     assert found.sides[ENGINE].values_VD["permanence"].tolist() == [[1.0]] * 4
     assert 0.6 < found.curve(BASE, "judge_accuracy").mean[0] <= 1
     assert "base: holds for 8 frames" in said and "| things that are there | engine | 100% |  |" in said
-    begun = time.process_time()
+    monkeypatch.setattr(horizon, "scenarios", None)  # would fail if it were called
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out == said and time.process_time() - begun < 2
+    assert capsys.readouterr().out == said
