@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from worldcompass.worlds.hands.facts import ABSENT_POSE, FINGER_HALF, THINGS
-from worldcompass.worlds.hands.silhouettes import SIZE, rotation
+from worldcompass.worlds.hands.facts import ABSENT_POSE, THINGS
+from worldcompass.worlds.hands.silhouettes import SIZE, gripper_bodies, rotation
 from worldcompass.worlds.hands.view import arm, casters, project
 
 GRIPPER = ("palm", "left", "right")
@@ -24,7 +24,7 @@ def outlines(grip_4: np.ndarray, poses_T7: np.ndarray) -> np.ndarray:
         grip_4: x, y, z of the point between the finger tips, and the opening; metres.
         poses_T7: position and quaternion of the things; absent ones are at ``facts.ABSENT_POSE``.
     """
-    places = _gripper_places(grip_4)
+    places = gripper_bodies(grip_4)
     shown = np.zeros((len(PARTS), SIZE * OVERSAMPLING, SIZE * OVERSAMPLING), np.uint8)
     for name, points in casters():
         if name in places:
@@ -38,19 +38,12 @@ def arm_outline(grip_4: np.ndarray) -> np.ndarray:
     """How much of each pixel the arm covers, as above; uint8 (64, 64)."""
     shown = np.zeros((SIZE * OVERSAMPLING, SIZE * OVERSAMPLING), np.uint8)
     for points in arm():
-        _fill(shown, points + _gripper_places(grip_4)["gripper"])
+        _fill(shown, points + gripper_bodies(grip_4)["gripper"])
     return cv2.resize(shown, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def _plane(caster: str) -> int:
     return PARTS.index("palm" if caster == "gripper" else caster)
-
-
-def _gripper_places(grip_4: np.ndarray) -> dict[str, tuple[float, float, float]]:
-    """Where the gripper's bodies are, metres."""
-    x, y, z, opening = (float(value) for value in grip_4)
-    aside, middle = opening / 2 + FINGER_HALF[0], z + FINGER_HALF[2]
-    return {"gripper": (x, y, z), "left": (x - aside, y, middle), "right": (x + aside, y, middle)}
 
 
 def _fill(shown: np.ndarray, points_N3: np.ndarray) -> None:

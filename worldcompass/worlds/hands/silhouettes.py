@@ -35,9 +35,7 @@ def silhouettes(grip_4: np.ndarray, poses_T7: np.ndarray) -> np.ndarray:
         grip_4: x, y, z of the point between the finger tips, and the opening; metres.
         poses_T7: see ``start_poses``.
     """
-    x, y, z, opening = (float(value) for value in grip_4)
-    aside, middle = opening / 2 + FINGER_HALF[0], z + FINGER_HALF[2]
-    gripper = {"gripper": (x, y, z), "left": (x - aside, y, middle), "right": (x + aside, y, middle)}
+    gripper = gripper_bodies(grip_4)
     parts: list[tuple[np.ndarray, int]] = []
     for name, points in casters():
         if name in gripper:
@@ -49,6 +47,13 @@ def silhouettes(grip_4: np.ndarray, poses_T7: np.ndarray) -> np.ndarray:
         corners = np.round(project(points) * 2**_BITS).astype(np.int32)
         cv2.fillConvexPoly(shown, cv2.convexHull(corners), value, cv2.LINE_8, _BITS)
     return shown
+
+
+def gripper_bodies(grip_4: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """Where the gripper's bodies are, metres."""
+    x, y, z, opening = (float(value) for value in grip_4)
+    aside, middle = opening / 2 + FINGER_HALF[0], z + FINGER_HALF[2]
+    return {"gripper": (x, y, z), "left": (x - aside, y, middle), "right": (x + aside, y, middle)}
 
 
 def rotation(quaternion_4: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class MixingConfig(TransformerConfig):
     planes: int = 3
     """Of a view: colour's three, and those that a ``LinearCode`` holds beside it."""
     held: int = 0
-    """Planes that the ``LinearCode`` holds, where those of a view are others."""
+    """Planes of the ``LinearCode`` that enter, its first ones, where those of a view are others."""
     finest: int = 2
     """Pixels of a cell of the finest grid; each next grid's cells are twice as large, down to the latents'."""
     grids: tuple[int, ...] = (64, 96, 128)
@@ -132,7 +132,7 @@ class MixingTransformer(ChunkTransformer):
         """See ``ChunkTransformer``; kept are the features of every grid."""
         level = inputs.sigma_N.view(-1, 1, 1, 1)
         even = (level.square() + (1 - level).square()).sqrt()  # the deviation of a noisy latent
-        x = self._stem(self.code.decode(inputs.latents_NCHW / even), inputs.seen_PKDyx)
+        x = self._stem(self.shown(inputs.latents_NCHW / even), inputs.seen_PKDyx)
         grids = []
         for index, block in enumerate(self.down):
             x = block(self.coarser[index - 1](x) if index else x, inputs.condition_NE)
@@ -173,25 +173,27 @@ class MixingTransformer(ChunkTransformer):
     def leave(self, tokens_NTD: Tensor, kept: tuple[Tensor, ...], inputs: Inputs) -> Tensor:
         """See ``ChunkTransformer``."""
         x = self.up[-1](kept[-1] + self.untoken(self._unfold(tokens_NTD)), inputs.condition_NE)
-        spread = self.unsure(x)
         coarse = x
         for index in reversed(range(len(self.finer))):
             x = self.up[index](self.finer[index](x) + kept[index], inputs.condition_NE)
         planes = functional.pixel_shuffle(self.head(functional.silu(x)).float(), self.config.finest)
         if self.config.masked:
             planes = self._trusting(planes, inputs.seen_NDyx[:, -self.config.views :].float())
-        mean = self.code.encode(self.painted(planes, coarse, inputs))
-        level = inputs.sigma_N.float().view(-1, 1, 1, 1)
-        return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
+        return self.velocity(planes, coarse, inputs)
 
-    def unsure(self, coarse_Ncyx: Tensor) -> Tensor:
-        """Deviation (N, C, H, W) of the guessed latents, see ``posterior_velocity``; a network may be sure, too.
+    def velocity(self, planes_Nchw: Tensor, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
+        """Velocity (N, C, H, W): here of the mixture. A network that draws otherwise overrides this.
 
         Args:
+            planes_Nchw: see ``mixed``.
             coarse_Ncyx: see ``mixable``.
+            inputs: of ``enter``.
         """
+        mean = self.code.encode(mixed(planes_Nchw, self.mixable(coarse_Ncyx, inputs), self.config))
         spread = functional.softplus(self.spread(functional.silu(coarse_Ncyx)).float())
-        return spread * self.spread_channels.exp()[:, None, None]
+        spread = spread * self.spread_channels.exp()[:, None, None]
+        level = inputs.sigma_N.float().view(-1, 1, 1, 1)
+        return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
 
     def _trusting(self, planes_Nchw: Tensor, masks_NVhw: Tensor) -> Tensor:
         """More weight to views where they are real; the gates heed the first view's mask."""
@@ -200,15 +202,9 @@ class MixingTransformer(ChunkTransformer):
         count = change.shape[1]
         return torch.cat([planes_Nchw[:, :count] + change, planes_Nchw[:, count:]], 1)
 
-    def painted(self, planes_Nchw: Tensor, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
-        """All that the guessed latents hold: here the mixture. A network whose code holds more overrides this.
-
-        Args:
-            planes_Nchw: see ``mixed``.
-            coarse_Ncyx: see ``mixable``.
-            inputs: of ``enter``.
-        """
-        return mixed(planes_Nchw, self.mixable(coarse_Ncyx, inputs), self.config)
+    def shown(self, latents_NCHW: Tensor) -> Tensor:
+        """The planes (N, entering, h, w) of a noisy latent that enter. A code of another kind overrides this."""
+        return self.code.decode(latents_NCHW)
 
     def mixable(self, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
         """The pictures (N, p V, h, w) to mix: the views as they are. A network that moves them overrides this.

@@ -222,17 +222,19 @@ class Inputs:
     """The world's views of P pasts; N is P times rows times K, in this order."""
     condition_NE: Tensor
     """What modulates the blocks: the noise level's features and the command's."""
+    row: int = 1
+    """K, latents of a row."""
 
     @property
     def seen_NDyx(self) -> Tensor:
         """The world's views of every latent; a copy where rows share a past."""
         return spread(self.seen_PKDyx, len(self.latents_NCHW))
 
-    def select(self, chosen: Tensor) -> Inputs:
-        """The same of the latents of these numbers."""
+    def select(self, chosen: Tensor, row: int) -> Inputs:
+        """The same of the latents of these numbers, in rows of so many."""
         return Inputs(
             self.latents_NCHW[chosen], self.sigma_N[chosen], self.before_NCHW[chosen],
-            self.seen_NDyx[chosen][:, None], self.condition_NE[chosen],
+            self.seen_NDyx[chosen][:, None], self.condition_NE[chosen], row,
         )  # fmt: skip
 
 
@@ -339,7 +341,7 @@ class ChunkTransformer(nn.Module):
         before = before_BCHW[:, :, None].expand_as(latents_BCKHW)
         latents, before = (x.transpose(1, 2).flatten(0, 1) for x in (latents_BCKHW, before))
         inputs = Inputs(
-            latents, sigma_BK.flatten(), before, seen_PDKyx.transpose(1, 2), condition.flatten(0, 1)
+            latents, sigma_BK.flatten(), before, seen_PDKyx.transpose(1, 2), condition.flatten(0, 1), count
         )
         tokens, kept = self.enter(inputs)
         x = (tokens + self.place).unflatten(0, (batch, count))
@@ -354,7 +356,8 @@ class ChunkTransformer(nn.Module):
         x = x.flatten(0, 1)
         if asked_B is not None or known:
             asked_N = _asked(asked_B, batch, count, known, x.device)
-            x, kept, inputs = x[asked_N], tuple(part[asked_N] for part in kept), inputs.select(asked_N)
+            x, kept = x[asked_N], tuple(part[asked_N] for part in kept)
+            inputs = inputs.select(asked_N, count - known)
         out = self.leave(x, kept, inputs)
         return out.unflatten(0, (-1, count - known)).transpose(1, 2), keys
 

@@ -1,90 +1,87 @@
 """Parts of a picture as they were cut out, and where they are now.
 
 A part is cut out once and moved at once: however far it came and however often the world went on from its own
-pictures, it stays as sharp as at first. Where it is now follows from its outline, which latents hold.
+pictures, it stays as sharp as at first.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from worldcompass.worlds.hands.facts import CAMERA_FOVY_DEG, FRAME_SIZE
-from worldcompass.worlds.hands.view import camera_axes
+from worldcompass.worlds.hands.parts.camera import seen_at, shear_of, tilt_of
 from worldcompass.worlds.small.interpolation import pixel_centres, sample
 
-LEAST = 8.0  # pixels of an outline from which on a part is there
-EDGE = 0.5  # of an outline, where a part ends; only pixels beside such ones count
-ROUNDS = 2  # in which a place is corrected for what a part loses at the picture's border
+LEAST_SEEN = 1.0  # pixels of a part from which its colour is known
 
 
-def cut_out(pictures_N3hw: Tensor, outlines_NLhw: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Where:
+    """Where parts are in the picture, of any leading dimensions."""
+
+    place_2: Tensor
+    """Pixels right and down."""
+    depth: Tensor
+    """Metres along the view."""
+    shear: Tensor
+    """Pixels to the right for each pixel upwards, of what stands there."""
+    tilt: Tensor
+    """Radians to the right, more than that."""
+
+    @staticmethod
+    def of(points_3: Tensor, axes_3: Tensor | None = None) -> Where:
+        """Of places in metres, and the directions of axes if not all are upright."""
+        place, depth = seen_at(points_3)
+        tilt = torch.zeros_like(depth) if axes_3 is None else tilt_of(points_3, axes_3)
+        return Where(place, depth, shear_of(points_3), tilt)
+
+    def each(self, rows: Tensor | tuple[slice | None, ...]) -> Where:
+        """Some of them."""
+        return Where(self.place_2[rows], self.depth[rows], self.shear[rows], self.tilt[rows])
+
+
+def cut_out(pictures_N3hw: Tensor, outlines_NLhw: Tensor, distance_NL: Tensor) -> Tensor:
     """Colours times share, and the share of each pixel, of L parts; (N, L, 4, h, w).
+
+    Where a nearer part hides a pixel, the part has the mean colour of what is seen of it.
 
     Args:
         pictures_N3hw: that show them.
-        outlines_NLhw: which pixels are whose, 0 to 1.
+        outlines_NLhw: which pixels are whose, 0 to 1, also where they are hidden.
+        distance_NL: of the parts from the camera.
     """
-    share = outlines_NLhw.clamp(0, 1)[:, :, None]
-    return torch.cat([pictures_N3hw[:, None].clamp(0, 1) * share, share], 2)
+    share = outlines_NLhw.clamp(0, 1)
+    nearer = (distance_NL[:, None, :] < distance_NL[:, :, None]).to(share)  # (N, part, other)
+    free = (1 - nearer[..., None, None] * share[:, None]).prod(2)
+    colours, seen = pictures_N3hw[:, None].clamp(0, 1), (share * free)[:, :, None]
+    mean = (colours * seen).sum((3, 4), keepdim=True) / seen.sum((3, 4), keepdim=True).clamp_min(LEAST_SEEN)
+    own = torch.lerp(mean, colours, free[:, :, None])
+    return torch.cat([own * share[:, :, None], share[:, :, None]], 2)
 
 
-def middles(outlines_NLhw: Tensor) -> tuple[Tensor, Tensor]:
-    """The middle of each outline in pixels right and down (N, L, 2), and its size in pixels (N, L)."""
-    near = functional.max_pool2d(outlines_NLhw, 3, 1, 1) > EDGE
-    mass = (outlines_NLhw.clamp(0, 1) * near).flatten(2)
-    size = mass.sum(2)
-    middle = mass @ pixel_centres(outlines_NLhw).flatten(0, 1) / size.clamp_min(1e-6)[..., None]
-    return middle, size
-
-
-def offsets(first_NLhw: Tensor, now_NLhw: Tensor) -> Tensor:
-    """How far parts have come since they were cut out, pixels right and down; (N, L, 2).
-
-    A part that one of the two does not show has not moved.
-    """
-    (begun, size), (now, left) = middles(first_NLhw), middles(now_NLhw)
-    shown = ((size > LEAST) & (left > LEAST))[..., None]
-    away = torch.where(shown, now - begun, 0)
-    for _ in range(ROUNDS):
-        there, _ = middles(shifted(first_NLhw.flatten(0, 1)[:, None], away.flatten(0, 1)).view_as(first_NLhw))
-        away = away + torch.where(shown, now - there, 0)
-    return away
-
-
-def shifted(pictures_Nchw: Tensor, offsets_N2: Tensor, lean_N: Tensor | None = None) -> Tensor:
-    """Pictures moved by so many pixels, by cubes; their borders go on.
+def moved(parts_NLchw: Tensor, first: Where, now: Where, mode: str = "bicubic") -> Tensor:
+    """Parts that were cut out at one place, at another: shifted, scaled, sheared and turned; (N, L, c, h, w).
 
     Args:
-        pictures_Nchw: to move.
-        offsets_N2: right and down.
-        lean_N: pixels to the right for each pixel upwards from the middle of the picture, if they lean.
+        parts_NLchw: see ``cut_out``; one row serves all when N is 1.
+        first: where they were, (N, L) or (1, L).
+        now: where they are, (N, L).
+        mode: of the interpolation, which is by cubes since straight lines would blur.
     """
-    centres = pixel_centres(pictures_Nchw)
-    place = centres - offsets_N2[:, None, None]
-    if lean_N is not None:
-        across = lean_N[:, None, None] * (pictures_Nchw.shape[2] / 2 - place[..., 1])
-        place = torch.stack([place[..., 0] - across, place[..., 1]], -1)
-    return sample(pictures_Nchw, place[:, None], "bicubic")[:, 0]
-
-
-def _vanishing_row() -> float:
-    """The row, from the middle of the picture downwards, at which all that is upright meets; pixels."""
-    _, up, back = camera_axes()
-    focal = 0.5 * FRAME_SIZE[0] / math.tan(math.radians(CAMERA_FOVY_DEG) / 2)
-    return float(focal * up[2] / back[2])
-
-
-VANISHING = _vanishing_row()
-
-
-def lean_of(place_N2: Tensor) -> Tensor:
-    """How far what stands upright at a place leans to the right for each pixel upwards; (N,)."""
-    right, down = (place_N2 - FRAME_SIZE[0] / 2).unbind(-1)
-    return right / (VANISHING - down)
+    rows = now.depth.shape[0]
+    pixels = pixel_centres(parts_NLchw)  # (h, w, 2)
+    right, down = (pixels - now.place_2[:, :, None, None]).unbind(-1)
+    turn, size = (x[:, :, None, None] for x in (now.tilt - first.tilt, first.depth / now.depth))
+    across, along = (  # turned back, then made upright
+        (turn.cos() * right + turn.sin() * down) / size,
+        (turn.cos() * down - turn.sin() * right) / size,
+    )
+    across = across + (now.shear - first.shear)[:, :, None, None] * along
+    place = torch.stack([across, along], -1) + first.place_2[:, :, None, None]
+    parts = parts_NLchw.expand(rows, -1, -1, -1, -1)
+    return sample(parts.flatten(0, 1), place.flatten(0, 1)[:, None], mode)[:, 0].view_as(parts).clamp(0, 1)
 
 
 def laid(ground_N3hw: Tensor, moved_NL4hw: Tensor, order_NL: Tensor | None = None) -> Tensor:
@@ -96,19 +93,8 @@ def laid(ground_N3hw: Tensor, moved_NL4hw: Tensor, order_NL: Tensor | None = Non
         order_NL: of their laying, if it is another one than theirs.
     """
     picture = ground_N3hw
-    for rank in range(moved_NL4hw.shape[1]):
-        own = moved_NL4hw[:, rank]
-        if order_NL is not None:
-            own = moved_NL4hw.gather(
-                1, order_NL[:, rank, None, None, None, None].expand_as(moved_NL4hw[:, :1])
-            )[:, 0]
+    if order_NL is not None:
+        moved_NL4hw = moved_NL4hw.gather(1, order_NL[..., None, None, None].expand_as(moved_NL4hw))
+    for own in moved_NL4hw.unbind(1):
         picture = picture * (1 - own[:, 3:]) + own[:, :3]
     return picture
-
-
-def by_depth(cut_NL4hw: Tensor, offsets_NL2: Tensor) -> Tensor:
-    """The order in which things are laid: what reaches farther down in the picture is nearer; int64 (N, L)."""
-    share = cut_NL4hw[:, :, 3]
-    rows = torch.arange(share.shape[2], device=share.device, dtype=share.dtype)
-    foot = torch.where(share.amax(3) > EDGE, rows, -1).amax(2) + offsets_NL2[..., 1]
-    return foot.argsort(1)

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from worldcompass.types import ControlValues
-from worldcompass.worlds.hands.facts import FRAMES_PER_LATENT
+from worldcompass.worlds.hands.facts import FRAME_SIZE, FRAMES_PER_LATENT
 from worldcompass.worlds.hands.outlines import outlines
 from worldcompass.worlds.hands.parts.autoencoder import PartsAutoencoder
-from worldcompass.worlds.hands.parts.layers import LEAST, middles
+from worldcompass.worlds.hands.parts.physics import physics_loss
+from worldcompass.worlds.hands.parts.seer import LEAST
+from worldcompass.worlds.hands.parts.state import State, as_planes, numbers_of
 from worldcompass.worlds.hands.parts.transformer import PartsTransformer
 from worldcompass.worlds.hands.parts.world import WEIGHTS, PartsWorld
 from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
@@ -23,7 +25,9 @@ from worldcompass.worlds.small.pretraining.blueprint import MIXING, Blueprint
 from worldcompass.worlds.small.pretraining.pictures import Pictures, PictureStage, to_unit
 
 GAMMA, SEER_NOISE = 0.3, 0.03  # largest logarithm of a gamma; largest noise on pictures that are taken apart
-MISPLACED = 0.05  # weight of a pixel that a thing is off
+PLACED = 0.02  # weight of a centimetre that a part is off where a picture is taken apart
+MISPLACED = 0.2  # weight of a centimetre that a part is off in a chunk
+ROW, STRETCHES = 6, 12  # latents in a row that physics are learned from, and such rows of an episode
 
 
 def actions_of(episode: HandsEpisode) -> ControlValues:
@@ -31,38 +35,69 @@ def actions_of(episode: HandsEpisode) -> ControlValues:
     return ControlValues(torch.from_numpy(np.array(episode.controls_M4))[:, None])
 
 
-def planes_of(episode: HandsEpisode, latents: Sequence[int]) -> Tensor:
-    """Pictures with true outlines, of ``PARTS``; (n, 10, h, w) in [0, 1]."""
+def numbers_at(episode: HandsEpisode, latents: Sequence[int]) -> np.ndarray:
+    """True ``State.numbers`` at the end of latents, (n, D); at the start nothing moves."""
     ends = [latent * FRAMES_PER_LATENT for latent in latents]
-    seen = np.stack([outlines(episode.grip_F4[end], episode.things_FT7[end]) for end in ends])
-    return torch.cat([to_unit(episode.frames_Fhw3[ends]), torch.from_numpy(seen).float() / 255], 1)
+    before = [max(0, end - FRAMES_PER_LATENT) for end in ends]
+    grip, things = episode.grip_F4, episode.things_FT7
+    rows = zip(grip[ends], things[ends], things[before], strict=True)
+    return np.stack([numbers_of(*row) for row in rows])
+
+
+def planes_of(episode: HandsEpisode, latents: Sequence[int]) -> Tensor:
+    """Pictures in [0, 1] with the true state; (n, 3 + D, h, w)."""
+    pictures = to_unit(episode.frames_Fhw3[[latent * FRAMES_PER_LATENT for latent in latents]])
+    numbers = torch.from_numpy(numbers_at(episode, latents))
+    return torch.cat([pictures, as_planes(numbers, FRAME_SIZE)], 1)
 
 
 def apart_of(episode: HandsEpisode, latent: int) -> tuple[np.ndarray, ...]:
     """What the stages learn from: pictures before the latent's own, and what its own one is made of.
 
-    See ``frames_up_to``; then the empty table, the picture without the gripper, and outlines, uint8 each.
+    See ``frames_up_to``; then the empty table, the picture without the gripper, and outlines, uint8 each; the
+    states of the whole episode (M, D), and which one is the picture's.
     """
     end = latent * FRAMES_PER_LATENT
     seen = outlines(episode.grip_F4[end], episode.things_FT7[end])
     parts = (np.moveaxis(x, -1, 0) for x in (episode.table_hw3, episode.bare_Mhw3[latent]))
-    return (*frames_up_to(episode, latent, FRAMES_PER_LATENT), *parts, seen)
+    states = numbers_at(episode, range(FORMAT.num_latents(episode)))
+    return (*frames_up_to(episode, latent, FRAMES_PER_LATENT), *parts, seen, states, np.array(latent))
 
 
 def seer_loss(net: PartsAutoencoder, pictures: Pictures, generator: torch.Generator) -> Tensor:
-    """Errors of table, of things without the gripper, and of outlines.
+    """Errors of table, of things without the gripper, of outlines, and of where everything is.
 
     Colours are changed at random and alike in all pictures, so that what it learns holds for colours that it has
     never seen. Pictures get a little noise: those of latents are not exact.
     """
-    table, bare, seen = (x.float() / 255 for x in pictures.truth[-3:])
+    table, bare, seen = (x.float() / 255 for x in pictures.truth[1:4])
+    states, latent = pictures.truth[4:]
+    true = State.of(states[torch.arange(len(states)), latent])
     frames, table, bare = recoloured((pictures.frames_B3hw, table, bare), generator)
     level = SEER_NOISE * torch.rand(len(frames), 1, 1, 1, generator=generator).to(frames.device)
     noise = torch.randn(frames.shape, generator=generator).to(frames.device)
     apart = net.seer(frames + level * noise)
     drawn = _picture_error(apart.table_N3hw, table) + _picture_error(apart.things_N3hw, bare)
     crossed = functional.binary_cross_entropy_with_logits(apart.logits_NLhw, seen)
-    return 4 * drawn + 2 * crossed + 0.3 * _apartness(apart.outlines_NLhw, seen)
+    placed = PLACED * place_error(apart.state, true)
+    return 4 * drawn + 2 * crossed + 0.3 * _apartness(apart.outlines_NLhw, seen) + placed
+
+
+def learn_physics(net: PartsAutoencoder, pictures: Pictures, generator: torch.Generator) -> Tensor:
+    """``physics_loss`` of some stretches of each picture's episode."""
+    states = pictures.truth[4].repeat_interleave(STRETCHES, 0)
+    return physics_loss(net.physics, states, generator, ROW)
+
+
+def place_error(found: State, true: State) -> Tensor:
+    """How far gripper and things are off, in centimetres beyond a few millimetres, and by how much things lean."""
+    here = true.here_T[..., None].float()
+    grip, middle = (
+        functional.smooth_l1_loss(100 * a, 100 * b, reduction="none", beta=0.5)
+        for a, b in ((found.grip_4, true.grip_4), (found.middle_T3, true.middle_T3))
+    )
+    turned = (found.up_T3 - true.up_T3).abs()
+    return grip.mean() + ((middle + turned) * here).sum() / (3 * here.sum()).clamp_min(1)
 
 
 def recoloured(pictures: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
@@ -89,29 +124,26 @@ def _apartness(found_NLhw: Tensor, true_NLhw: Tensor) -> Tensor:
 
 
 def misplaced(autoencoder: PartsAutoencoder, guessed_NCHW: Tensor, true_NCHW: Tensor) -> Tensor:
-    """By how much the parts' outlines are elsewhere than they truly are, where both show them.
-
-    Outlines that do not overlap say by their pixels only that they are wrong, and not in which direction.
-    """
-    (guessed, found), (true, size) = (
-        middles(autoencoder.look(x).outlines) for x in (guessed_NCHW, true_NCHW)
-    )
-    shown = ((found > LEAST) & (size > LEAST))[..., None]
-    error = functional.smooth_l1_loss(guessed, true, reduction="none", beta=0.5) * shown
-    return MISPLACED * error.sum() / (2 * shown.sum()).clamp_min(1)
+    """By how much the parts are elsewhere than they truly are."""
+    guessed, true = (autoencoder.look(x).state for x in (guessed_NCHW, true_NCHW))
+    return MISPLACED * place_error(guessed, true)
 
 
 BLUEPRINT = Blueprint(
     recordings=FORMAT,
     weights=WEIGHTS,
     autoencoder=PartsAutoencoder,
-    net=lambda autoencoder: PartsTransformer(autoencoder.code),
+    net=PartsTransformer,
     world=PartsWorld,
     actions_of=actions_of,
-    stages=(PictureStage("between", 0.25, between_loss), PictureStage("seer", 0.75, seer_loss)),
+    stages=(
+        PictureStage("between", 0.2, between_loss),
+        PictureStage("seer", 0.5, seer_loss),
+        PictureStage("physics", 0.3, learn_physics),
+    ),
     truth_of=apart_of,
     measure_pictures=between_psnr,
     planes_of=planes_of,
     misplaced=misplaced,
-    teaching=replace(MIXING, blurred_share=0.0, imagined_share=0.15, level_floor=1.0),
+    teaching=replace(MIXING, blurred_share=0.0, imagined_share=0.15, past_noise=0.1, level_floor=1.0),
 )

@@ -1,20 +1,22 @@
-"""The transformer of the second Hands network: it says where the parts go, and draws shadows."""
+"""The transformer of the Hands world: it says where the gripper goes, and mends shadows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldcompass.worlds.hands.facts import FRAME_SIZE, THINGS
+from worldcompass.worlds.hands.facts import FRAME_SIZE, NOMINAL, THINGS
 from worldcompass.worlds.hands.network.transformer import NUM_CONTROLS
-from worldcompass.worlds.hands.outlines import PARTS
-from worldcompass.worlds.hands.parts.autoencoder import CODE
-from worldcompass.worlds.hands.parts.layers import by_depth, middles, shifted
-from worldcompass.worlds.hands.parts.views import SHOWN, WAYS, Seen, drawn, moved_gripper
-from worldcompass.worlds.small.linear import LinearCode
+from worldcompass.worlds.hands.parts.autoencoder import CODE, COLOUR, PartsAutoencoder
+from worldcompass.worlds.hands.parts.layers import laid
+from worldcompass.worlds.hands.parts.shadows import shadows_of
+from worldcompass.worlds.hands.parts.state import GRIP, NUMBERS, State
+from worldcompass.worlds.hands.parts.views import SHOWN, Seen
+from worldcompass.worlds.small.heads import LEAST_VARIANCE, posterior_velocity
 from worldcompass.worlds.small.mixing import MixingConfig, MixingTransformer
 from worldcompass.worlds.small.transformer import Inputs
 
@@ -24,31 +26,61 @@ CONFIG = MixingConfig(
     controls=NUM_CONTROLS,
     token=(2, 2),
     width=192,
-    depth=6,
+    depth=4,
     head=48,
     frame_size=FRAME_SIZE,
     views=0,
     planes=2,
-    held=CODE.planes,
+    held=3,
+    finest=4,
+    grids=(64, 128),
 )
-"""Nothing is mixed: of each pixel the head says how dark a shadow is, and whether the gripper is in front."""
-STILL_BORN = 3.0  # weight of standing still before anything is learned, as a logit
-AWAY = 2.0  # pixels that one unit of a correction stands for
+"""Nothing is mixed: of each pixel the head says how much darker it is, and whether the gripper is in front."""
+NUDGE = 0.02  # metres that one unit of a thing's correction stands for
+PLACE_UNIT = 0.1  # metres
+SPREAD_BORN = -1.5  # deviation of the gripper's place before anything is learned, before the softplus
+CELLS = CODE.latent_shape[1] * CODE.latent_shape[2]  # of a number
+SHARES = 12  # planes of views before the parts' shares
+LEAST_LEVEL = 1e-3  # a noise level to divide by
 MOTION_WIDTH = 192
-DARK_BORN, FRONT_BORN = -4.0, 3.0  # shadow and front before anything is learned, as logits
+FRONT_BORN = -4.0  # before anything is learned, as a logit
 UNSURE = 0.05  # deviation of the guessed latents
-DARKEST = 0.7  # of a shadow, as a share of the table's light
+DARKER = 0.5  # most that a shadow changes, as a share of itself
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Numbers of noisy latents in the units of their channels; their noise is the mean of their cells' noise."""
+
+    units_ND: Tensor
+    level_N1: Tensor
+    """Noise level of a cell."""
+
+    def likely(self, guess_ND: Tensor, spread: Tensor) -> Tensor:
+        """The first numbers' posterior means, of guesses with a deviation; see ``posterior_velocity``."""
+        keep, noise = 1 - self.level_N1, self.level_N1 / CELLS**0.5
+        total = keep.square() * spread.square() + noise.square() + LEAST_VARIANCE
+        shown = self.units_ND[:, : guess_ND.shape[1]] - keep * guess_ND
+        return guess_ND + spread.square() * keep / total * shown
 
 
 class PartsTransformer(MixingTransformer):
     """Views are ``views_after``; commands are ``HandsWorld.command``.
 
-    Each part goes a mixture of ``WAYS`` and a correction: its outline moves with it, and so does what was cut out.
-    Nothing is drawn freely but shadows. So a part may be in a wrong place, but it can't dissolve.
+    The gripper goes where the network says. Things follow by ``Physics`` and a correction, and so does what was cut
+    out. Nothing is drawn freely but shadows. So a part may be in a wrong place, but it can't dissolve.
     """
 
-    def __init__(self, code: LinearCode, config: MixingConfig = CONFIG) -> None:
-        super().__init__(config, code)
+    def __init__(self, autoencoder: PartsAutoencoder, config: MixingConfig = CONFIG) -> None:
+        super().__init__(config, autoencoder.code)
+        self.numbers = deepcopy(autoencoder.numbers)
+        self.physics = deepcopy(autoencoder.physics).requires_grad_(
+            False
+        )  # what training changes is obedience
+
+    def shown(self, latents_NCHW: Tensor) -> Tensor:
+        """See ``MixingTransformer``: colour."""
+        return self.code.decode(latents_NCHW[:, :COLOUR])
 
     def enter(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See ``ChunkTransformer``; what was cut out is not looked at, as other planes show it."""
@@ -58,46 +90,75 @@ class PartsTransformer(MixingTransformer):
         """See ``ChunkTransformer``; all stands still at first."""
         super().add_head()
         del self.spread, self.spread_channels
-        told = 2 * self.config.grids[-1] + 2 + len(PARTS)
-        self.motion = nn.Sequential(
-            nn.Linear(told, MOTION_WIDTH), nn.SiLU(), nn.Linear(MOTION_WIDTH, MOTION_WIDTH), nn.SiLU(),
-            nn.Linear(MOTION_WIDTH, len(WAYS) + 2),
-        )  # fmt: skip
-        last = self.motion[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        told = 2 * self.config.grids[-1]
+        self.grip = _perceptron(told + 4, 8)
+        self.nudge = _perceptron(told + 3 + len(THINGS), 3)
         with torch.no_grad():
-            last.bias[0] = STILL_BORN
-            born = torch.tensor([DARK_BORN, FRONT_BORN]).repeat_interleave(self.config.finest**2)
+            born = torch.tensor([0.0, FRONT_BORN]).repeat_interleave(self.config.finest**2)
             self.head.bias.copy_(born)  # type: ignore[union-attr]
 
-    def painted(self, planes_Nchw: Tensor, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
-        """See ``MixingTransformer``: colour and outlines."""
-        seen = Seen.of(inputs.seen_NDyx.float())
-        offsets = seen.offsets_NL2 + self.shifts(coarse_Ncyx, seen)
-        own, gripper = offsets.split((len(THINGS), len(PARTS) - len(THINGS)), 1)
-        things = shifted(seen.cut_NT4hw.flatten(0, 1), own.flatten(0, 1)).clamp(0, 1).view_as(seen.cut_NT4hw)
-        layers, outlines = moved_gripper(gripper)
-        dark, front = planes_Nchw.sigmoid().chunk(2, 1)
-        ground = seen.table_N3hw * (1 - DARKEST * dark)
-        picture = drawn(ground, things, layers, by_depth(seen.cut_NT4hw, own.detach()), front)
-        return torch.cat([picture, things[:, :, 3], outlines], 1)
+    def velocity(self, planes_Nchw: Tensor, coarse_Ncyx: Tensor, inputs: Inputs) -> Tensor:
+        """See ``MixingTransformer``: of parts where they belong, and of the numbers that say so."""
+        views, level = inputs.seen_NDyx.float(), inputs.sigma_N.float()[:, None]
+        colour, numbers = inputs.latents_NCHW.float().tensor_split((COLOUR,), 1)
+        seen, noisy = Seen.of(views), Noisy(numbers.mean((2, 3)), level)
+        state = self.moved(coarse_Ncyx, seen, views[:, SHARES:SHOWN], noisy, inputs.row)
+        layers = seen.parts.layers(state)
+        darker, front = planes_Nchw.chunk(2, 1)
+        dark = shadows_of(state) * (1 + DARKER * darker.tanh())
+        picture = seen.parts.picture(state, layers, dark)
+        picture = torch.lerp(picture, laid(picture, layers[:, len(THINGS) :]), front.sigmoid())
+        level = level[..., None, None]
+        painted = posterior_velocity(colour, self.code.encode(picture), level.new_full((1,), UNSURE), level)
+        told = (numbers - self.numbers.encode(state.numbers())) / level.clamp_min(LEAST_LEVEL)
+        return torch.cat([painted, told], 1)
 
-    def unsure(self, coarse_Ncyx: Tensor) -> Tensor:
-        """See ``MixingTransformer``: hardly. A picture shows parts, and no noise between them."""
-        return coarse_Ncyx.new_full((1,), UNSURE)
+    def moved(self, coarse_Ncyx: Tensor, seen: Seen, shares_NLhw: Tensor, noisy: Noisy, row: int) -> State:
+        """Where everything is at the end of each latent.
 
-    def shifts(self, coarse_Ncyx: Tensor, seen: Seen) -> Tensor:
-        """How far each part goes from where the last picture shows it, pixels right and down; (N, L, 2)."""
-        middle, _ = middles(seen.outlines_NLhw)
-        cells = functional.adaptive_avg_pool2d(seen.outlines_NLhw.clamp(0, 1), self.config.latent_shape[1:])
-        cells = cells.flatten(2)
+        Args:
+            coarse_Ncyx: features after the transformer.
+            seen: the views.
+            shares_NLhw: of the parts in the last picture.
+            noisy: what the noisy latents say.
+            row: latents of a row, one after the other.
+        """
+        cells = functional.adaptive_avg_pool2d(shares_NLhw, self.config.latent_shape[1:]).flatten(2)
         features = coarse_Ncyx.float().flatten(2)
-        own = torch.einsum("nlc,ndc->nld", cells / cells.sum(2, keepdim=True).clamp_min(1e-3), features)
-        whole = features.mean(2)[:, None].expand_as(own)
-        kinds = torch.eye(len(PARTS), device=own.device).expand(len(own), -1, -1)
-        place = middle / (self.config.frame_size[0] / 2) - 1
-        told = self.motion(torch.cat([own, whole, place, kinds], 2)).float()
-        weights, correction = told.split((len(WAYS), 2), 2)
-        return torch.einsum("nlw,nwd->nld", weights.softmax(2), seen.ways_NW2) + AWAY * correction
+        own = cells @ features.transpose(1, 2) / cells.sum(2, keepdim=True).clamp_min(1e-3)
+        whole, state = features.mean(2), seen.state
+        gripper = own[:, len(THINGS) :].mean(1)
+        told = self.grip(torch.cat([gripper, whole, state.grip_4 / PLACE_UNIT], 1)).float()
+        gone, unsure = told.split(GRIP, 1)
+        guess = self.numbers.units(state.grip_4 + gone * gone.new_tensor(NOMINAL))
+        grip = self.numbers.numbers(noisy.likely(guess, functional.softplus(unsure + SPREAD_BORN)))
+        kinds = torch.eye(len(THINGS), device=own.device).expand(len(own), -1, -1)
+        things = [
+            own[:, : len(THINGS)],
+            whole[:, None].expand(-1, len(THINGS), -1),
+            state.middle_T3 / PLACE_UNIT,
+        ]
+        nudges = NUDGE * self.nudge(torch.cat([*things, kinds], 2)).float()
+        numbers = self.numbers.units(self._unrolled(state, grip, nudges, row).numbers())
+        spread = numbers.new_tensor([0.0] * GRIP + [UNSURE] * (NUMBERS - GRIP))
+        return State.of(self.numbers.numbers(torch.where(spread > 0, noisy.likely(numbers, spread), numbers)))
+
+    def _unrolled(self, state: State, grip_N4: Tensor, nudge_NT3: Tensor, row: int) -> State:
+        """Things after each latent of rows, whose first latents follow the same state."""
+        now = state.each(slice(0, None, row))
+        grips, nudges = (x.unflatten(0, (-1, row)) for x in (grip_N4, nudge_NT3))
+        found = []
+        for step in range(row):
+            now = self.physics(now, grips[:, step], nudges[:, step])
+            found.append(now.numbers())
+        return State.of(torch.stack(found, 1).flatten(0, 1))
+
+
+def _perceptron(told: int, numbers: int) -> nn.Sequential:
+    """A small network that says nothing before it has learned."""
+    last = nn.Linear(MOTION_WIDTH, numbers)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Linear(told, MOTION_WIDTH), nn.SiLU(), nn.Linear(MOTION_WIDTH, MOTION_WIDTH), nn.SiLU(), last
+    )

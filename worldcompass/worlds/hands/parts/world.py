@@ -13,11 +13,10 @@ from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.facts import THINGS
 from worldcompass.worlds.hands.network.transformer import rotary_table
 from worldcompass.worlds.hands.parts.autoencoder import CODE, PartsAutoencoder, PartsLook
-from worldcompass.worlds.hands.parts.gripper import gripper_outlines
-from worldcompass.worlds.hands.parts.layers import cut_out, offsets
+from worldcompass.worlds.hands.parts.layers import Where, cut_out
 from worldcompass.worlds.hands.parts.seer import Apart
 from worldcompass.worlds.hands.parts.transformer import PartsTransformer
-from worldcompass.worlds.hands.parts.views import views_after
+from worldcompass.worlds.hands.parts.views import Parts, bare_table, views_after
 from worldcompass.worlds.hands.world import SPEC, command_of, summed
 from worldcompass.worlds.small.autoencoder import Look
 from worldcompass.worlds.small.context import SmallContext
@@ -45,28 +44,24 @@ class PartsWorld(SmallWorld[PartsAutoencoder]):
         """See ``SmallWorld`` and ``views_after``."""
         assert isinstance(look, PartsLook)
         start = look if older is None else self.autoencoder.look(older[0][:, :, 0])
-        begun = start.outlines[:, : len(THINGS)].clamp(0, 1)
-        apart, gripper = self._taken_apart(start.picture), gripper_outlines().to(begun)
-        first = torch.cat([begun, gripper.expand(len(begun), -1, -1, -1)], 1)
-        now = look.outlines.clamp(0, 1)
-        return views_after(
-            look.picture.clamp(0, 1),
-            now,
-            apart.table_N3hw,
-            cut_out(apart.things_N3hw, begun),
-            offsets(first, now),
-            summed(actions),
-        )
+        apart, first = self._taken_apart(start.picture), start.state
+        distance = Where.of(first.middle_T3).depth
+        cut = cut_out(apart.things_N3hw, apart.outlines_NLhw[:, : len(THINGS)], distance)
+        parts = Parts(apart.table_N3hw, cut, first.middle_T3, first.up_T3)
+        return views_after(look.picture.clamp(0, 1), parts, look.state, summed(actions))
 
     @torch.no_grad()
     def _taken_apart(self, pictures_P3hw: Tensor) -> Apart:
         """Start images. In inference mode those of the last call are kept: every chunk of a video asks for them."""
-        if not pictures_P3hw.is_inference():
-            return self.autoencoder.seer(pictures_P3hw.clamp(0, 1))
-        known = self._apart
-        if known is None or known[0].shape != pictures_P3hw.shape or not known[0].equal(pictures_P3hw):
-            known = self._apart = (pictures_P3hw, self.autoencoder.seer(pictures_P3hw.clamp(0, 1)))
-        return known[1]
+        played = pictures_P3hw.is_inference()
+        known = self._apart if played else None
+        if known is not None and known[0].shape == pictures_P3hw.shape and known[0].equal(pictures_P3hw):
+            return known[1]
+        shown = pictures_P3hw.clamp(0, 1)
+        apart = self.autoencoder.seer(shown)
+        apart = replace(apart, table_N3hw=bare_table(shown, apart))
+        self._apart = (pictures_P3hw, apart) if played else None
+        return apart
 
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
@@ -83,7 +78,7 @@ class PartsWorld(SmallWorld[PartsAutoencoder]):
         return replace(context, attended=replace(attended, command=command, seen_PDKyx=seen))
 
 
-WEIGHTS = WeightFiles("hands_parts", "1")
+WEIGHTS = WeightFiles("hands_parts", "2")
 
 
 def load_parts_world(folder: Path, device: str | torch.device = "cpu") -> PartsWorld:
@@ -93,6 +88,6 @@ def load_parts_world(folder: Path, device: str | torch.device = "cpu") -> PartsW
         UserError: when the files are missing, of another version or of another shape.
     """
     autoencoder = PartsAutoencoder()
-    net = PartsTransformer(autoencoder.code)
+    net = PartsTransformer(autoencoder)
     WEIGHTS.load(folder, autoencoder, net)
     return PartsWorld(autoencoder.to(device), net.to(device))
