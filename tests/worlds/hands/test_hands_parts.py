@@ -16,7 +16,7 @@ from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.collect import record_episode
 from worldcompass.worlds.hands.facts import ABSENT_POSE, FRAMES_PER_LATENT, NOMINAL, THINGS
 from worldcompass.worlds.hands.outlines import GRIPPER, outlines
-from worldcompass.worlds.hands.parts.autoencoder import CODE, PartsAutoencoder
+from worldcompass.worlds.hands.parts.autoencoder import CODE, COLOUR, PartsAutoencoder
 from worldcompass.worlds.hands.parts.gripper import FILE, cut_by, cut_gripper
 from worldcompass.worlds.hands.parts.layers import Where, cut_out, laid, moved
 from worldcompass.worlds.hands.parts.physics import Physics, physics_loss
@@ -361,3 +361,22 @@ def test_the_network_is_pretrained_from_recordings(engine, tmp_path, monkeypatch
         WEIGHTS.autoencoder,
         WEIGHTS.net,
     }
+
+
+def test_the_gripper_learns_from_its_numbers_alone():
+    """Pixels of a gripper that is off by more than its fingers are thick point anywhere."""
+    world = untrained()
+    context = world.begin(scenarios("right-9", 4))
+    actions = Actions.stack([s.actions for s in scenarios("right-9", 4)])
+    attended = world.attend(context, actions)
+    noisy = torch.randn(2, CODE.channels, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    clean = world.predict_clean(noisy, torch.ones(2), actions, attended)
+    assert isinstance(world.net, PartsTransformer)
+    last = world.net.grip[-1]
+    assert isinstance(last, torch.nn.Linear)
+    picture, numbers = (
+        torch.autograd.grad(part.square().sum(), last.weight, retain_graph=True, allow_unused=True)[0]
+        for part in (clean[:, :COLOUR], clean[:, COLOUR:])
+    )
+    assert picture is None or not picture.any()
+    assert numbers.abs().max() > 0

@@ -103,10 +103,13 @@ class PartsTransformer(MixingTransformer):
         colour, numbers = inputs.latents_NCHW.float().tensor_split((COLOUR,), 1)
         seen, noisy = Seen.of(views), Noisy(numbers.mean((2, 3)), level)
         state = self.moved(coarse_Ncyx, seen, views[:, SHARES:SHOWN], noisy, inputs.row)
-        layers = seen.parts.layers(state)
+        drawn = State.of(
+            state.numbers().detach()
+        )  # a picture that is a pixel off does not say in which direction
+        layers = seen.parts.layers(drawn)
         darker, front = planes_Nchw.chunk(2, 1)
-        dark = shadows_of(state) * (1 + DARKER * darker.tanh())
-        picture = seen.parts.picture(state, layers, dark)
+        dark = shadows_of(drawn) * (1 + DARKER * darker.tanh())
+        picture = seen.parts.picture(drawn, layers, dark)
         picture = torch.lerp(picture, laid(picture, layers[:, len(THINGS) :]), front.sigmoid())
         level = level[..., None, None]
         painted = posterior_velocity(colour, self.code.encode(picture), level.new_full((1,), UNSURE), level)
