@@ -34,3 +34,11 @@ def test_what_was_finished_before_does_not_shorten_the_time_left(clock, capsys):
         clock[0] += 40
         advance()
     assert capsys.readouterr().err == "recording: 7 of 10, 2 min 00 s left\n"
+
+
+def test_work_that_is_counted_late_is_not_taken_for_finished_before(clock, capsys):
+    with progress("filming", 10) as advance:
+        advance(0)
+        clock[0] += 50
+        advance(5)
+    assert capsys.readouterr().err == "filming: 5 of 10, 50 s left\n"

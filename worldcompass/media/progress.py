@@ -17,6 +17,8 @@ LINE_SECONDS = 30.0  # between two lines of a log
 def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
     """Show progress; yields a function that advances it by one, or to the given count.
 
+    A count in its first call is what was finished before, which says nothing about the time that is left.
+
     Where the output is no terminal, lines go to the standard error, so that they never mix with results.
     """
     if not Console().is_terminal:
@@ -38,14 +40,14 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
 def _lines(what: str, total: int) -> Callable[..., None]:
     """Prints a line for a long piece of work: every ``LINE_SECONDS``, and at the end of one that took longer."""
     begun = said = time.monotonic()
-    count = first = 0
+    count, first = 0, -1
 
     def advance(done: int | None = None) -> None:
         nonlocal count, said, first
-        now, count = time.monotonic(), count + 1 if done is None else done
-        if now == begun or (done is not None and first == 0):
+        before, now, count = count, time.monotonic(), count + 1 if done is None else done
+        if first < 0:
             first = done or 0  # what was finished before
-        if now - said >= LINE_SECONDS or (count == total and said > begun):
+        if now - said >= LINE_SECONDS or (before < count == total and said > begun):
             left = (now - begun) / max(count - first, 1) * (total - count)
             print(f"{what}: {count} of {total}, {clock(left)} left", file=sys.stderr, flush=True)
             said = now

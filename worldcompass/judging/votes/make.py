@@ -115,6 +115,8 @@ def _imagine(
     batches = list(_batches(sheet))
     with progress("imagining the videos", sum(len(pairs) for *_, pairs in batches)) as advance:
         done = 0
+        if not folder.imagined(*batches[0][:3]).exists():
+            advance(0)
         for video, noise, batch, pairs in batches:
             path = folder.imagined(video, noise, batch)
             if not path.exists():

@@ -81,7 +81,7 @@ def _look(chosen: Latents, everything: Latents, seed: int, file: Path) -> None:
     }
     found = {}
     with progress("looking at recordings", sum(len(of) for of, _ in makers.values())) as advance:
-        done = 0
+        advance(done := 0)
         for name, (of, make) in makers.items():
             seen = []
             for part in of.split(AT_ONCE):

@@ -119,6 +119,8 @@ def look_far(
     chunks = asked.latents(of.spec) // of.spec.ways[ROLLOUT].chunk_length
     work = chunks * (1 + len(worlds))  # the engine's videos take about as long as a model's
     with progress(f"long videos of {of.spec.name}", work * len(blocks)) as advance:
+        if not blocks[0].file(ENGINE).exists():
+            advance(0)  # the engine's videos count at their end: they are not what was finished before
         for index, block in enumerate(blocks):
             block.run(worlds, lambda done, index=index: advance(done + index * work))
     found = Horizon(
