@@ -1,4 +1,4 @@
-"""The autoencoder of the Hands world: 4 frames of 64x64 <-> one latent of 168x8x8."""
+"""The autoencoder of the second Hands network: 4 frames of 64x64 <-> one latent of 168x8x8."""
 
 from __future__ import annotations
 

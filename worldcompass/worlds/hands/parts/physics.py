@@ -13,6 +13,8 @@ WIDTH, DEPTH, HEADS = 128, 3, 4
 FAR, STEP_UNIT, PLACE_UNIT = 0.3, 0.05, 0.1  # metres: of distances that still count; units of the inputs
 STILL_BORN = 2.0  # weight of standing still before anything is learned, as a logit
 FEATURES = 27
+PLACE_ERROR, GRIP_ERROR = 0.002, 0.0015  # deviations of the errors that starts get, metres
+SPEED_LOST = 0.25  # share of starts that lose their speeds
 
 
 class Attending(nn.Module):
@@ -104,15 +106,12 @@ def physics_loss(physics: Physics, numbers_NMD: Tensor, generator: torch.Generat
     begin = torch.randint(length - steps, (count,), generator=generator)
     rows = begin[:, None] + torch.arange(steps + 1)
     true = State.of(numbers_NMD[torch.arange(count)[:, None], rows.to(numbers_NMD.device)])
-    state, grip = _disturbed(true.each((slice(None), 0)), generator), true.grip_4  # type: ignore[arg-type]
+    state, grip = _disturbed(true.each((slice(None), 0)), generator), true.grip_4
     errors = []
     for step in range(1, steps + 1):
         state = physics(state, grip[:, step])
-        errors.append(_error(state, true.each((slice(None), step))))  # type: ignore[arg-type]
+        errors.append(_error(state, true.each((slice(None), step))))
     return torch.stack(errors).mean()
-
-
-PLACE_ERROR, GRIP_ERROR, SPEED_LOST = 0.002, 0.0015, 0.25
 
 
 def _disturbed(state: State, generator: torch.Generator) -> State:

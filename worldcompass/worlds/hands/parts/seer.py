@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +46,6 @@ class Apart:
     def outlines_NLhw(self) -> Tensor:
         """How much of each pixel each of ``PARTS`` covers, 0 to 1."""
         return self.logits_NLhw.sigmoid()
-
-    def pick(self, rows: Tensor | slice) -> Self:
-        """Some of them."""
-        return type(self)(
-            self.table_N3hw[rows], self.things_N3hw[rows], self.logits_NLhw[rows], self.state.each(rows)
-        )
 
 
 class Seer(nn.Module):

@@ -53,7 +53,7 @@ class State:
         """bool: which things the scene has."""
         return self.middle_T3[..., 2] > GONE / 2
 
-    def each(self, rows: Tensor | slice) -> Self:
+    def each(self, rows: Tensor | slice | tuple[slice | int, ...]) -> Self:
         """Some of them."""
         return type(self)(self.grip_4[rows], self.middle_T3[rows], self.up_T3[rows], self.speed_T3[rows])
 

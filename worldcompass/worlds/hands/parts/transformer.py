@@ -1,4 +1,4 @@
-"""The transformer of the Hands world: it says where the gripper goes, and mends shadows."""
+"""The transformer of the second Hands network: it says where the gripper goes, and mends shadows."""
 
 from __future__ import annotations
 
