@@ -15,6 +15,22 @@ def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
     )
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """``--checkpoint``, see ``check_checkpoint``."""
+    text = "run folder or folder of weights (default: the shipped weights alone)"
+    parser.add_argument("--checkpoint", type=Path, default=None, metavar="PATH", help=text)
+
+
+def check_checkpoint(path: Path | None) -> None:
+    """Before long work.
+
+    Raises:
+        UserError: when it does not exist.
+    """
+    if path is not None and not path.exists():
+        raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
+
+
 def add_out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
     """``--out``."""
     text = f"{what} (default: %(default)s)"

@@ -15,7 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
+from worldcompass.commands._options import (
+    add_device,
+    add_out,
+    add_seed,
+    check_checkpoint,
+    check_device,
+    positive,
+)
 from worldcompass.commands._worlds import add_world, open_recipe, world_of
 from worldcompass.errors import UserError
 from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
@@ -69,8 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate the weights, print and write the results."""
     for path in args.checkpoint:
-        if not path.exists():
-            raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
+        check_checkpoint(path)
     device = check_device(args.device)
     if args.recipe is not None:
         return _of_recipe(args, device)

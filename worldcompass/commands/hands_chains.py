@@ -7,9 +7,16 @@ alone. A chain ends with the first sub-goal that fails. The same command resumes
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
+from worldcompass.commands._options import (
+    add_checkpoint,
+    add_device,
+    add_out,
+    add_seed,
+    check_checkpoint,
+    check_device,
+    positive,
+)
 from worldcompass.errors import UserError
 
 EXAMPLES = """\
@@ -20,8 +27,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass hands chains``."""
-    text = "run folder or folder of weights (default: the shipped weights alone)"
-    parser.add_argument("--checkpoint", type=Path, default=None, metavar="PATH", help=text)
+    add_checkpoint(parser)
     text = "scenes (default: %(default)s)"
     parser.add_argument("--scenes", type=positive, default=24, metavar="N", help=text)
     text = "split of the scenes, such as heldout or unseen_looks (default: %(default)s)"
@@ -33,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chains, print and write them."""
-    if args.checkpoint is not None and not args.checkpoint.exists():
-        raise UserError(f"{args.checkpoint} does not exist: expected a run folder or a folder of weights")
+    check_checkpoint(args.checkpoint)
     device = check_device(args.device)
     from worldcompass.media.progress import progress
     from worldcompass.runs.atomic import write_json

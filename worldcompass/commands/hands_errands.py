@@ -10,8 +10,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import add_device, add_seed, check_device
-from worldcompass.errors import UserError
+from worldcompass.commands._options import (
+    add_checkpoint,
+    add_device,
+    add_seed,
+    check_checkpoint,
+    check_device,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,16 +29,14 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass hands errands``."""
-    text = "run folder or folder of weights (default: the shipped weights alone)"
-    parser.add_argument("--checkpoint", type=Path, metavar="PATH", help=text)
+    add_checkpoint(parser)
     add_seed(parser)
     add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the share of tasks done, with Wilson's 95% intervals."""
-    if args.checkpoint is not None and not args.checkpoint.exists():
-        raise UserError(f"{args.checkpoint} does not exist: expected a run folder or a folder of weights")
+    check_checkpoint(args.checkpoint)
     device = check_device(args.device)
     import torch
 

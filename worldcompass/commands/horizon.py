@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import add_device, add_out, add_seed, check_device, positive
+from worldcompass.commands._options import (
+    add_checkpoint,
+    add_device,
+    add_out,
+    add_seed,
+    check_checkpoint,
+    check_device,
+    positive,
+)
 from worldcompass.commands._worlds import add_world, world_of
-from worldcompass.errors import UserError
 from worldcompass.recipes.catalogue import EMBEDDED, HANDS
 
 if TYPE_CHECKING:
@@ -29,8 +35,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass horizon``."""
-    text = "run folder or folder of weights (default: the shipped weights alone)"
-    parser.add_argument("--checkpoint", type=Path, default=None, metavar="PATH", help=text)
+    add_checkpoint(parser)
     add_world(parser, "doom or hands", EMBEDDED)
     add_out(parser, "runs/horizon", "where horizon.json and the filmstrips go")
     text = "frames to imagine after the start image (default: %(default)s)"
@@ -45,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Imagine, measure, print and write."""
-    if args.checkpoint is not None and not args.checkpoint.exists():
-        raise UserError(f"{args.checkpoint} does not exist: expected a run folder or a folder of weights")
+    check_checkpoint(args.checkpoint)
     device = check_device(args.device)
     world = world_of(args.world, [args.checkpoint])
     if world == HANDS:

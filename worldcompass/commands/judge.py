@@ -17,6 +17,7 @@ from worldcompass.commands._options import (
     add_device,
     add_out,
     add_seed,
+    check_checkpoint,
     check_device,
     need_folder,
     positive,
@@ -79,8 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the videos, judge them, print and write the judgement."""
     for path in args.runs:
-        if not path.exists():
-            raise UserError(f"{path} does not exist: expected a run folder or a folder of weights")
+        check_checkpoint(path)
     args.world = world_of(args.world, args.runs)
     device = check_device(args.device)
     from worldcompass.judging.classifier import GATES_ALONE, Asked
