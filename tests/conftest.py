@@ -16,7 +16,7 @@ LONG = (
     "cost/test_plan.py",
     "worlds/doom/test_experiment.py",
     "worlds/hands/test_hands_experiment.py",
-    "worlds/hands/test_hands_parts.py",
+    "worlds/hands/test_hands_network.py",
     "worlds/hands/test_hands_world.py",
     "parallel/test_distributed.py",
     "parallel/test_kills.py",

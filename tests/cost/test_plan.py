@@ -393,7 +393,7 @@ def test_the_embedded_worlds_recipes_have_a_plan_too():
 
 def test_the_hands_recipes_have_a_plan_too(monkeypatch, capsys):
     from worldcompass.recipes.hands_demo import hands_demo
-    from worldcompass.worlds.hands.network.views import motions
+    from worldcompass.worlds.hands.network.shadows import reference, shadows_of
     from worldcompass.worlds.hands.world import load_hands_world
 
     def short(needs, gpus):
@@ -410,7 +410,7 @@ def test_the_hands_recipes_have_a_plan_too(monkeypatch, capsys):
     assert {"hands_reader.safetensors", "hands_judge.safetensors"} <= {file.path.name for file in needs.files}
     assert all(file.path.exists() and not differences(file) for file in needs.files)
     # What the trace ran on has no data, and nothing of it may stay behind in the code.
-    assert not is_fake(motions(torch.ones(1, 1, 4)))
+    assert not is_fake(shadows_of(reference()))
 
 
 def counted(needs, chunks=1):

@@ -19,7 +19,7 @@ from worldcompass.training.advantages import group_advantages
 from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.training.loop import train
 from worldcompass.training.lora import Lora, LoraLinear
-from worldcompass.training.optim import NonFiniteUpdate, adamw, muon
+from worldcompass.training.optim import NonFiniteUpdate, adamw, muon, normalised_sgd
 from worldcompass.training.policy import Decay, Policy
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
@@ -42,7 +42,9 @@ def rows_without_seconds(folder):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"make_optimizer": adamw}, {"lora": Lora(rank=2)}], ids=["muon", "adamw", "lora"]
+    "change",
+    [{}, {"make_optimizer": adamw}, {"make_optimizer": normalised_sgd}, {"lora": Lora(rank=2)}],
+    ids=["muon", "adamw", "normalised_sgd", "lora"],
 )
 def test_four_steps_equal_two_and_two_resumed_bit_by_bit(change, tmp_path):
     config = TINY.changed(**change)

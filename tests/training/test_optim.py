@@ -1,4 +1,4 @@
-"""Muon against a plain twin and a singular value decomposition, exact resume, refusal of bad updates."""
+"""Optimisers against plain twins and a singular value decomposition, exact resume, refusal of bad updates."""
 
 import copy
 
@@ -8,7 +8,16 @@ from torch import nn
 
 from worldcompass.cost.trace import LiveBytes
 from worldcompass.training import optim
-from worldcompass.training.optim import Muon, NonFiniteUpdate, adamw, clip_gradients, muon, orthogonalise
+from worldcompass.training.optim import (
+    Muon,
+    NonFiniteUpdate,
+    NormalisedSGD,
+    adamw,
+    clip_gradients,
+    muon,
+    normalised_sgd,
+    orthogonalise,
+)
 
 
 def parameters(seed=0):
@@ -65,7 +74,34 @@ def test_orthogonalise_keeps_directions_with_singular_values_near_one(shape):
     assert cosine.min() > 0.97
 
 
-@pytest.mark.parametrize("make", [muon, adamw])
+def test_normalised_sgd_equals_a_plain_twin_over_several_steps():
+    ours, theirs = parameters(), [p.detach().clone() for p in parameters()]
+    optimizer, buffers = NormalisedSGD(ours, lr=0.3, weight_decay=0.1), [torch.zeros_like(p) for p in theirs]
+    for step in range(4):
+        set_grads(ours, step)
+        size = sum(float(p.grad.square().sum()) for p in ours) ** 0.5
+        buffers = [0.8 * b + 0.2 * p.grad / size for b, p in zip(buffers, ours, strict=True)]
+        optimizer.step()
+        theirs = [p * (1 - 0.3 * 0.1) - 0.3 * b for p, b in zip(theirs, buffers, strict=True)]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.detach(), b)
+
+
+@pytest.mark.parametrize(("make", "least", "most"), [(normalised_sgd, 0.5, 1.0), (muon, 0.0, 0.3)])
+def test_a_signal_in_one_direction_survives_noise_in_all(make, least, most):
+    """Muon makes all directions alike, so most of its way is noise; gradients keep the signal's share."""
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.outer(torch.randn(64, generator=generator), torch.randn(64, generator=generator))
+    weight = nn.Parameter(torch.zeros(64, 64))
+    optimizer = make([weight], 0.01, 0.0)
+    for _ in range(20):
+        weight.grad = signal + 2 * torch.randn(64, 64, generator=generator)
+        optimizer.step()
+    share = -float((weight.detach() * signal).sum() / (weight.detach().norm() * signal.norm()))
+    assert least < share < most
+
+
+@pytest.mark.parametrize("make", [muon, adamw, normalised_sgd])
 def test_state_dict_resumes_bitwise(make):
     straight = parameters()
     optimizer = make(straight, 0.01, 0.1)

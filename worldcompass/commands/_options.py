@@ -92,6 +92,22 @@ def minutes(text: str) -> float:
     return value
 
 
+def minutes_or_none(text: str) -> float:
+    """A number of minutes that may be 0, as an argument type."""
+    return 0.0 if text.strip() == "0" else minutes(text)
+
+
+def share(text: str) -> float:
+    """A share from 0 to 1, as an argument type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, not {text!r}")
+    return value
+
+
 def check_device(name: str) -> str:
     """The device to use.
 

@@ -14,9 +14,11 @@ from worldcompass.commands._options import (
     add_seed,
     check_device,
     minutes,
+    minutes_or_none,
     need_folder,
     positive,
 )
+from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
     from worldcompass.worlds.small.pretraining.blueprint import Blueprint
@@ -29,8 +31,11 @@ def add_pretrain_options(parser: argparse.ArgumentParser, world: str, out: str) 
     add_seed(parser)
     add_device(parser)
     add_resume(parser)
-    text = "minutes for the autoencoder, converted into steps at the start (default: %(default)s)"
-    parser.add_argument("--minutes-autoencoder", type=minutes, default=20.0, metavar="M", help=text)
+    text = (
+        "minutes for the autoencoder, converted into steps at the start; 0 leaves the one of --start as it is"
+        " (default: %(default)s)"
+    )
+    parser.add_argument("--minutes-autoencoder", type=minutes_or_none, default=20.0, metavar="M", help=text)
     text = "minutes for the transformer, converted into steps at the start (default: %(default)s)"
     parser.add_argument("--minutes-world", type=minutes, default=120.0, metavar="M", help=text)
     text = "sequences of a step (default: the world's own, for a CPU; 64 suits a large GPU)"
@@ -49,6 +54,8 @@ def run_pretrain(args: argparse.Namespace, world: str, blueprint: Callable[[], B
     """
     data, device = _need_data(args, world), check_device(args.device)
     start = args.start and need_folder(args.start, f"weights made by `worldcompass {world} pretrain`")
+    if not args.minutes_autoencoder and start is None:
+        raise UserError("--minutes-autoencoder 0 needs an autoencoder: name its folder with --start")
     from worldcompass.worlds.small.pretraining.pretrain import pretrain
 
     pretrain(

@@ -25,22 +25,14 @@ WORDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass hands measure``."""
     add_measure_options(parser, "hands")
-    text = (
-        "the second network, in the making: things and gripper are cut out once and moved (bases/hands_parts)"
-    )
-    parser.add_argument("--parts", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the measures that pretraining logs, for finished weights."""
-    return run_measure(args, "hands", lambda: _blueprint(args.parts), WORDS)
+    return run_measure(args, "hands", _blueprint, WORDS)
 
 
-def _blueprint(parts: bool) -> Blueprint[Any]:
-    if parts:
-        from worldcompass.worlds.hands.parts import pretraining
-
-        return pretraining.BLUEPRINT
+def _blueprint() -> Blueprint[Any]:
     from worldcompass.worlds.hands.pretraining import BLUEPRINT
 
     return BLUEPRINT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from worldcompass.commands._options import share
 from worldcompass.commands._pretraining import add_pretrain_options, run_pretrain
 
 if TYPE_CHECKING:
@@ -20,22 +21,16 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass hands pretrain``."""
     add_pretrain_options(parser, "hands", "runs/hands_pretrain")
-    text = (
-        "the second network, in the making: things and gripper are cut out once and moved (bases/hands_parts)"
-    )
-    parser.add_argument("--parts", action="store_true", help=text)
+    text = "share of the recordings' commands that are replaced by any, as labels of found videos are often wrong"
+    parser.add_argument("--wrong-labels", type=share, default=0.0, metavar="SHARE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain the autoencoder and the world model."""
-    return run_pretrain(args, "hands", lambda: _blueprint(args.parts))
+    return run_pretrain(args, "hands", lambda: _blueprint(args.wrong_labels))
 
 
-def _blueprint(parts: bool) -> Blueprint[Any]:
-    if parts:
-        from worldcompass.worlds.hands.parts import pretraining
+def _blueprint(wrong_share: float) -> Blueprint[Any]:
+    from worldcompass.worlds.hands.pretraining import blueprint_of
 
-        return pretraining.BLUEPRINT
-    from worldcompass.worlds.hands.pretraining import BLUEPRINT
-
-    return BLUEPRINT
+    return blueprint_of(wrong_share)

@@ -1,4 +1,4 @@
-"""Optimisers: Muon for matrices with Adam for the rest, and AdamW. Non-finite updates are refused."""
+"""Optimisers: Muon for matrices and Adam for the rest, AdamW, normalised gradients. Refuses non-finite updates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _norm: Callable[..., Tensor] = cast("Any", torch.linalg).vector_norm  # torch ha
 UNLIMITED = ("max_grad_norm",)  # settings that may be infinite
 
 MakeOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Optimizer]
-"""(parameters, lr, weight_decay) -> optimiser: ``muon`` or ``adamw``."""
+"""(parameters, lr, weight_decay) -> optimiser: ``muon``, ``adamw`` or ``normalised_sgd``."""
 
 
 class NonFiniteUpdate(StoppedRun, RuntimeError):
@@ -145,6 +145,55 @@ def muon(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> 
     return Muon(parameters, lr, weight_decay)
 
 
+class NormalisedSGD(torch.optim.Optimizer):
+    """Gradient descent whose gradients, of all parameters together, have length 1 before momentum averages them.
+
+    ``buf = m buf + (1 - m) g / |g|``, ``p <- (1 - lr wd) p - lr buf``: no step is longer than ``lr``. A gradient of
+    rewards is mostly noise, and its signal lies in few directions. Muon and Adam make steps along all directions
+    alike, so noise drowns it; this one keeps their proportions.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.8,
+    ) -> None:
+        if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"need lr >= 0, weight_decay >= 0, 0 <= momentum < 1: {lr}, {weight_decay}, {momentum}"
+            )
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            size = nn.utils.get_total_norm([_grad(p) for p in with_grad])
+            size = whole(size).clamp_min(NS_FLOOR)
+            for parameter in with_grad:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(_grad(parameter) / size, 1 - group["momentum"])
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(state["momentum"], alpha=-group["lr"])
+        return loss
+
+
+def normalised_sgd(
+    parameters: Sequence[nn.Parameter], lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Gradients scaled to length 1, with momentum."""
+    return NormalisedSGD(parameters, lr, weight_decay)
+
+
 def adamw(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """PyTorch's AdamW for all parameters."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
@@ -155,7 +204,7 @@ class Optimiser:
     """How the weights and their averages are updated."""
 
     make_optimizer: MakeOptimizer = muon
-    """``muon`` or ``adamw``."""
+    """``muon``, ``adamw`` or ``normalised_sgd``."""
     lr: float = 1e-5
     lr_end: float = 1.0
     """Learning rate of the last step as a share of ``lr``, with linear decay."""

@@ -1,4 +1,4 @@
-"""The Hands world keeps the contract, looks where its commands lead, and learns from recordings of its engine."""
+"""The Hands world keeps the contract, and learns from recordings of its engine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import worldcompass as wc
 from worldcompass import cli
@@ -17,25 +15,16 @@ from worldcompass.errors import UserError
 from worldcompass.media.video import read_video
 from worldcompass.rollout import imagine_video
 from worldcompass.testing import check_world_model
-from worldcompass.types import Actions, Scenario
+from worldcompass.types import Scenario
 from worldcompass.worlds.doom.world import shipped_weights as doom_weights
 from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.collect import record_episode
-from worldcompass.worlds.hands.facts import CONTROLS, NUM_ACTIONS, STEP, action_words
+from worldcompass.worlds.hands.facts import CONTROLS, NUM_ACTIONS, action_words
 from worldcompass.worlds.hands.network.transformer import HandsTransformer
-from worldcompass.worlds.hands.network.views import (
-    MIDDLE,
-    PLATE_PICTURES,
-    VIEWS,
-    plate_indices,
-    plate_of,
-    views_after,
-)
 from worldcompass.worlds.hands.player import hands_starts
 from worldcompass.worlds.hands.pretraining import BLUEPRINT
 from worldcompass.worlds.hands.recording import FORMAT, shard_folder
 from worldcompass.worlds.hands.starts import NUMBERS, draw_start, scene_starts
-from worldcompass.worlds.hands.view import project
 from worldcompass.worlds.hands.world import WEIGHTS, HandsWorld, load_hands_world, shipped_weights
 from worldcompass.worlds.small import data
 from worldcompass.worlds.small.pretraining.between import between_psnr
@@ -70,11 +59,11 @@ def scenarios(path: str, latents: int) -> list[Scenario]:
 
 def untrained(world: HandsWorld) -> HandsWorld:
     torch.manual_seed(0)
-    return HandsWorld(world.autoencoder, HandsTransformer(world.autoencoder.code))
+    return HandsWorld(world.autoencoder, HandsTransformer(world.autoencoder))
 
 
 def test_the_world_keeps_the_contract(world):
-    check_world_model(world, scenarios("reach-2, right+down-3, close-2, up-30", 20))
+    check_world_model(world, scenarios("reach-2, right+down-3, close-2, up-30", 20), tolerance=1e-4)
 
 
 def test_shipped_weights_are_small(world):
@@ -95,87 +84,12 @@ def test_every_action_of_the_engine_has_its_words_in_paths():
     assert len(found) == NUM_ACTIONS == ACTIONS.num_composites
 
 
-@pytest.mark.parametrize("path", ["none-11", "left+close-2, none-9"])
-def test_an_untrained_network_repeats_the_last_picture(world, path):
-    """Whatever stands still is as sharp after three chunks as the start image through the code."""
-    video = imagine_video(untrained(world), scenarios(path, 12), num_steps=2).float()
-    start = torch.stack([start.image_3hw for start in scene_starts()[:2]]).float() / 255
-    coded = 255 * world.autoencoder.pictures(world.autoencoder.encode(start)).clamp(0, 1)
-    error = (video[:, 1:] - coded[:, None]).abs()
-    assert error.mean() < 2
-    assert path != "none-11" or error.quantile(0.99) < 3
-
-
-def dot(place: np.ndarray) -> Tensor:
-    """A dark picture with a soft bright dot at a place in pixels."""
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    distance = (x - place[0]).square() + (y - place[1]).square()
-    return torch.exp(-distance / 4).expand(1, 3, -1, -1)
-
-
-def found_at(picture_3hw: Tensor) -> np.ndarray:
-    bright = picture_3hw[0].clamp_min(0)
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    return np.array([float((bright * part).sum() / bright.sum()) for part in (x, y)])
-
-
-@pytest.mark.parametrize(
-    ("steps", "by_view"),
-    [
-        ((1, 0, 0, 0), {"moved": (1, 0, 0), "flat": (1, 0, 0), "last": (0, 0, 0)}),
-        ((0, 1, 0, 0), {"moved": (0, 1, 0), "flat": (0, 1, 0), "start": (0, 0, 0)}),
-        ((0, 0, -1, 0), {"moved": (0, 0, -1), "flat": (0, 0, 0), "left": (0, 0, -1)}),
-        ((0, 0, 0, 1), {"moved": (0, 0, 0), "left": (-1, 0, 0), "right": (1, 0, 0)}),
-        ((-1, 0, 1, -1), {"left": (0, 0, 1), "right": (-2, 0, 1)}),
-    ],
-)
-def test_views_move_by_what_the_camera_says(steps, by_view):
-    """A dot at the middle of the gripper's range goes where the camera sees it after two latents of a command."""
-    picture = dot(project(np.array([MIDDLE]))[0])
-    summed = torch.tensor([steps, steps]).float().cumsum(0)[None]
-    views = views_after(picture, picture, picture, summed).unflatten(1, (len(VIEWS), 3))
-    for latent in (0, 1):
-        for name, moved in by_view.items():
-            expected = project(np.array([MIDDLE]) + (latent + 1) * STEP * np.array(moved))[0]
-            assert found_at(views[0, VIEWS.index(name), :, latent]) == pytest.approx(expected, abs=0.7)
-
-
-def test_the_start_is_seen_for_good(world):
-    """After any number of chunks the second view is still the first picture."""
-    context = world.begin(scenarios("right-30", 20))
-    start = world.autoencoder.pictures(context.last_PCHW).clamp(0, 1)
-    actions = Actions.stack([s.actions for s in scenarios("right-30", 20)])
-    for chunk in range(3):
-        context = world.attend(context, actions.latents(4 * chunk, 4 * chunk + 4))
-        assert context.attended is not None
-        seen = context.attended.seen_PDKyx.unflatten(1, (len(VIEWS), 3))
-        torch.testing.assert_close(seen[:, VIEWS.index("start"), :, 3], start)
-        clean = torch.cat([context.last_PCHW[:, :, None], torch.randn(2, 128, 3, 8, 8)], 2)
-        context = world.remember(context, clean, actions.latents(4 * chunk, 4 * chunk + 4))
-
-
-def test_the_plate_shows_what_a_passing_gripper_hides():
-    """A bar that stands in another place in each of five pictures is gone from the plate."""
-    ground = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    past = ground.repeat(5, 1, 1, 1)
-    for index, picture in enumerate(past):
-        picture[:, :, 10 * index : 10 * index + 8] = 0
-    assert plate_of(past[None]).equal(ground[None])
-    chosen = plate_indices(40)
-    assert (len(chosen), chosen[0], chosen[-1]) == (PLATE_PICTURES, 0, 39)
-    assert plate_indices(3).tolist() == [0, 1, 2]
-
-
-def test_guidance_is_against_a_gripper_that_rests(world):
-    begun = world.begin(scenarios("right+up-9", 4))
-    commanded, resting = (
-        world.attend(begun, Actions.stack([s.actions for s in scenarios(path, 4)])).attended
-        for path in ("right+up-9", "none-9")
-    )
-    weak = world.weaken(replace(begun, attended=commanded)).attended
-    torch.testing.assert_close(weak.seen_PDKyx, resting.seen_PDKyx)
-    torch.testing.assert_close(weak.command, resting.command)
-    assert not commanded.seen_PDKyx.equal(resting.seen_PDKyx)
+def test_an_untrained_network_leaves_the_table_as_it_was(world):
+    """It moves the gripper at random, and nothing else: three chunks later most pixels are still the start's."""
+    video = imagine_video(untrained(world), scenarios("left+close-2, none-9", 12), num_steps=2).float()
+    start = torch.stack([start.image_3hw for start in scene_starts()[:2]]).float()
+    error = (video[:, 1:] - start[:, None]).abs().amax((1, 2))
+    assert error.quantile(0.5) <= 2 and error.quantile(0.75) < 12
 
 
 def test_learned_frames_between_beat_a_cross_fade_on_held_out_recordings(world, recordings):
@@ -205,8 +119,9 @@ def test_the_world_is_pretrained_from_recordings_and_resumed(recordings, tmp_pat
     trained = load_hands_world(out)
     assert isinstance(trained.net, HandsTransformer)
     assert trained.net.code.axes.equal(trained.autoencoder.code.axes)
+    assert imagine_video(trained, scenarios("right-3", 4), num_steps=1).shape == (2, 13, 3, 64, 64)
     WeightFiles("hands", "0").export(trained.net, files[1])
-    with pytest.raises(UserError, match="version 0, expected 2: pretrain them again"):
+    with pytest.raises(UserError, match="version 0, expected 3: pretrain them again"):
         load_hands_world(out)
 
 

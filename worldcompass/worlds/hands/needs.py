@@ -23,4 +23,4 @@ def needs_of(config: Config) -> Needs:
 
 def _modules(depth: int) -> Modules:
     autoencoder = HandsAutoencoder()
-    return autoencoder, HandsTransformer(autoencoder.code, replace(CONFIG, depth=depth))
+    return autoencoder, HandsTransformer(autoencoder, replace(CONFIG, depth=depth))

@@ -13,13 +13,15 @@ from worldcompass.noise import ShiftedLevels
 from worldcompass.types import Actions, ControlValues
 from worldcompass.world import WorldSpec
 from worldcompass.worlds.hands.actions import ACTIONS
-from worldcompass.worlds.hands.facts import FPS, FRAME_SIZE, FRAMES_PER_LATENT
-from worldcompass.worlds.hands.network.autoencoder import CODE, HandsAutoencoder
+from worldcompass.worlds.hands.facts import FPS, FRAME_SIZE, FRAMES_PER_LATENT, THINGS
+from worldcompass.worlds.hands.network.autoencoder import CODE, HandsAutoencoder, HandsLook
+from worldcompass.worlds.hands.network.layers import Where, cut_out
+from worldcompass.worlds.hands.network.seer import Apart
 from worldcompass.worlds.hands.network.transformer import HandsTransformer, rotary_table
-from worldcompass.worlds.hands.network.views import VIEWS, plate_indices, plate_of, views_after
+from worldcompass.worlds.hands.network.views import Parts, bare_table, views_after
 from worldcompass.worlds.small.autoencoder import Look
 from worldcompass.worlds.small.context import SmallContext
-from worldcompass.worlds.small.transformer import Command, Rotary
+from worldcompass.worlds.small.transformer import ChunkTransformer, Command, Rotary
 from worldcompass.worlds.small.weights import WeightFiles
 from worldcompass.worlds.small.world import SmallWorld
 
@@ -39,9 +41,13 @@ SUM_UNIT = 2  # controls in sum that do
 
 
 class HandsWorld(SmallWorld[HandsAutoencoder]):
-    """Implements ``WorldModel[SmallContext]``; views are earlier pictures, shifted as commanded."""
+    """Implements ``WorldModel[SmallContext]``; views show all parts where the last picture has them."""
 
     spec = SPEC
+
+    def __init__(self, autoencoder: HandsAutoencoder, net: ChunkTransformer) -> None:
+        super().__init__(autoencoder, net)
+        self._apart: tuple[Tensor, Apart] | None = None
 
     def command(self, last: Actions, actions: Actions) -> Command:
         """See ``SmallWorld`` and ``command_of``."""
@@ -51,13 +57,26 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         self, look: Look, last: Actions, older: tuple[Tensor, Actions] | None, actions: Actions
     ) -> Tensor:
         """See ``SmallWorld`` and ``views_after``."""
-        shown = look.picture.clamp(0, 1)
-        past = shown[:, None]
-        if older is not None:
-            latents = older[0][:, :, plate_indices(older[0].shape[2])].transpose(1, 2)
-            pictures = self.autoencoder.pictures(latents.flatten(0, 1)).clamp(0, 1)
-            past = torch.cat([pictures.unflatten(0, latents.shape[:2]), past], 1)
-        return views_after(shown, past[:, 0], plate_of(past), summed(actions))
+        assert isinstance(look, HandsLook)
+        start = look if older is None else self.autoencoder.look(older[0][:, :, 0])
+        apart, first = self._taken_apart(start.picture), start.state
+        distance = Where.of(first.middle_T3).depth
+        cut = cut_out(apart.things_N3hw, apart.outlines_NLhw[:, : len(THINGS)], distance)
+        parts = Parts(apart.table_N3hw, cut, first.middle_T3, first.up_T3)
+        return views_after(look.picture.clamp(0, 1), parts, look.state, summed(actions))
+
+    @torch.no_grad()
+    def _taken_apart(self, pictures_P3hw: Tensor) -> Apart:
+        """Start images. In inference mode those of the last call are kept: every chunk of a video asks for them."""
+        played = pictures_P3hw.is_inference()
+        known = self._apart if played else None
+        if known is not None and known[0].shape == pictures_P3hw.shape and known[0].equal(pictures_P3hw):
+            return known[1]
+        shown = pictures_P3hw.clamp(0, 1)
+        apart = self.autoencoder.seer(shown)
+        apart = replace(apart, table_N3hw=bare_table(shown, apart))
+        self._apart = (pictures_P3hw, apart) if played else None
+        return apart
 
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
@@ -67,11 +86,11 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         """See ``Guidable``: as if the gripper rested, in the command and in the views."""
         attended = context.attended
         assert attended is not None
-        views = attended.seen_PDKyx.unflatten(1, (len(VIEWS), 3))[..., 0, :, :]
-        rest = ControlValues(views.new_zeros(context.num_pasts, len(attended.given_K), 1, len(ACTIONS.axes)))
-        still = views_after(views[:, 0], views[:, 1], views[:, 2], rest.flat_KA)
+        still = attended.seen_PDKyx.new_zeros(context.num_pasts, len(attended.given_K), 1, len(ACTIONS.axes))
+        rest = ControlValues(still)
+        seen = self.views(self._look(context.last_PCHW), context.last, context.older(), rest)
         command = self.command(context.last, rest)
-        return replace(context, attended=replace(attended, command=command, seen_PDKyx=still))
+        return replace(context, attended=replace(attended, command=command, seen_PDKyx=seen))
 
 
 def command_of(actions: Actions) -> Command:
@@ -91,7 +110,7 @@ def shipped_weights() -> Path:
     return Path(str(resources.files("worldcompass.worlds.hands") / "weights"))
 
 
-WEIGHTS = WeightFiles("hands", "2", shipped_weights())
+WEIGHTS = WeightFiles("hands", "3", shipped_weights())
 
 
 def load_hands_world(folder: Path | None = None, device: str | torch.device = "cpu") -> HandsWorld:
@@ -103,6 +122,6 @@ def load_hands_world(folder: Path | None = None, device: str | torch.device = "c
         UserError: when the files are missing, of another version or of another shape.
     """
     autoencoder = HandsAutoencoder()
-    net = HandsTransformer(autoencoder.code)
+    net = HandsTransformer(autoencoder)
     WEIGHTS.load(folder, autoencoder, net)
     return HandsWorld(autoencoder.to(device), net.to(device))

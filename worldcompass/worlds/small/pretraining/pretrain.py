@@ -77,7 +77,7 @@ def pretrain(
         data: its recordings.
         out: where states, curves and weights go.
         device: to train on.
-        minutes_autoencoder: of the autoencoder's stages.
+        minutes_autoencoder: of the autoencoder's stages; 0 leaves that of ``start`` as it is.
         minutes_world: of the transformer.
         seed: of weights and draws.
         resume: whether ``out`` may hold a run, which goes on.
@@ -97,7 +97,9 @@ def pretrain(
     files = blueprint.weights
     begun = start and load_world(blueprint, start)
     codec = begun.autoencoder if begun else None
-    autoencoder = train_autoencoder(blueprint, data, out, minutes_autoencoder, device, seed, codec)
+    if codec is None or minutes_autoencoder:
+        codec = train_autoencoder(blueprint, data, out, minutes_autoencoder, device, seed, codec)
+    autoencoder = codec
     _announce(out / files.autoencoder, files.export(autoencoder, out / files.autoencoder))
     autoencoder.requires_grad_(False)
     net = begun.net if begun else None

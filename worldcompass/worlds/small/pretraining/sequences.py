@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +51,14 @@ class Latents:
 def encode_dataset(
     blueprint: Blueprint[Any], world: SmallWorld[Any], data: Path, split: str, cache_file: Path
 ) -> Latents:
-    """Latents and actions of a split, kept in ``cache_file`` for this autoencoder and these shards."""
-    kind = type(world.spec.actions.commanded(torch.zeros(1, dtype=torch.int64)))
-    names = [field.name for field in fields(kind)]
+    """Latents and actions of a split; latents are kept in ``cache_file`` for this autoencoder and these shards."""
     shards = load(data, split, blueprint.recordings)
+    actions = Actions.stack([blueprint.actions_of(episode) for shard in shards for episode in shard])
     made_from = _made_from(world.autoencoder, shards)
     if not cache_file.exists() or _facts(cache_file).get("made_from") != made_from:
-        actions = [blueprint.actions_of(episode) for shard in shards for episode in shard]
-        happened = Actions.stack(actions)
-        arrays = {name: getattr(happened, name).contiguous() for name in names}
-        arrays["latents"] = torch.cat([_encoded(blueprint, world.autoencoder, shard) for shard in shards])
-        write_tensors(cache_file, arrays, {"made_from": made_from})
-    stored = load_file(cache_file)
-    return Latents(stored["latents"], kind(*(stored[name] for name in names)))
+        latents = torch.cat([_encoded(blueprint, world.autoencoder, shard) for shard in shards])
+        write_tensors(cache_file, {"latents": latents}, {"made_from": made_from})
+    return Latents(load_file(cache_file)["latents"], actions)
 
 
 def _encoded(blueprint: Blueprint[Any], autoencoder: Codec, shard: Shard[Any]) -> Tensor:

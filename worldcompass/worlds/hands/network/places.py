@@ -13,7 +13,7 @@ from worldcompass.worlds.hands.facts import (
     FINGER_HALF,
     PALM_HALF,
 )
-from worldcompass.worlds.hands.parts.state import State
+from worldcompass.worlds.hands.network.state import State
 
 PALM_RISE = 2 * FINGER_HALF[2] + PALM_HALF[2]  # of its middle over the point between the finger tips
 BELOW = (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldcompass.worlds.hands.facts import FINGER_HALF, THINGS
-from worldcompass.worlds.hands.parts.state import State
+from worldcompass.worlds.hands.network.state import State
 
 WIDTH, DEPTH, HEADS = 128, 3, 4
 FAR, STEP_UNIT, PLACE_UNIT = 0.3, 0.05, 0.1  # metres: of distances that still count; units of the inputs

@@ -2,58 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from itertools import product
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from worldcompass.rollout import imagine_video
 from worldcompass.types import Actions, Scenario
 from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.collect import record_episode
 from worldcompass.worlds.hands.facts import ABSENT_POSE, FRAMES_PER_LATENT, NOMINAL, THINGS
+from worldcompass.worlds.hands.network.autoencoder import CODE, COLOUR, HandsAutoencoder
+from worldcompass.worlds.hands.network.gripper import FILE, cut_by, cut_gripper
+from worldcompass.worlds.hands.network.layers import Where, cut_out, laid, moved
+from worldcompass.worlds.hands.network.physics import Physics, physics_loss
+from worldcompass.worlds.hands.network.seer import Seer
+from worldcompass.worlds.hands.network.shadows import reference, shadows_of
+from worldcompass.worlds.hands.network.state import GONE, NUMBERS, State, as_planes, numbers_of
+from worldcompass.worlds.hands.network.transformer import CELLS, CONFIG, HandsTransformer, Noisy
+from worldcompass.worlds.hands.network.views import Parts, Seen, by_distance, commanded
 from worldcompass.worlds.hands.outlines import GRIPPER, outlines
-from worldcompass.worlds.hands.parts.autoencoder import CODE, COLOUR, PartsAutoencoder
-from worldcompass.worlds.hands.parts.gripper import FILE, cut_by, cut_gripper
-from worldcompass.worlds.hands.parts.layers import Where, cut_out, laid, moved
-from worldcompass.worlds.hands.parts.physics import Physics, physics_loss
-from worldcompass.worlds.hands.parts.pretraining import (
-    BLUEPRINT,
+from worldcompass.worlds.hands.pretraining import (
     misplaced,
     numbers_at,
     planes_of,
     recoloured,
 )
-from worldcompass.worlds.hands.parts.seer import Seer
-from worldcompass.worlds.hands.parts.shadows import reference, shadows_of
-from worldcompass.worlds.hands.parts.state import GONE, NUMBERS, State, as_planes, numbers_of
-from worldcompass.worlds.hands.parts.transformer import CONFIG, PartsTransformer
-from worldcompass.worlds.hands.parts.views import Parts, Seen, by_distance, commanded
-from worldcompass.worlds.hands.parts.world import WEIGHTS, PartsWorld, load_parts_world
-from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode, shard_folder
+from worldcompass.worlds.hands.recording import HandsEpisode
 from worldcompass.worlds.hands.silhouettes import silhouettes, start_poses
 from worldcompass.worlds.hands.splits import scene
 from worldcompass.worlds.hands.starts import scene_starts
-from worldcompass.worlds.small import data
+from worldcompass.worlds.hands.world import HandsWorld
 from worldcompass.worlds.small.context import attended_for
+from worldcompass.worlds.small.heads import LEAST_VARIANCE
 from worldcompass.worlds.small.pretraining.pictures import to_unit
-from worldcompass.worlds.small.pretraining.pretrain import measure, pretrain
 
 
-def untrained() -> PartsWorld:
+def untrained() -> HandsWorld:
     """With a code that loses nothing of a plain picture, and a network that moves the gripper at random."""
     torch.manual_seed(0)
-    autoencoder = PartsAutoencoder()
+    autoencoder = HandsAutoencoder()
     pictures = torch.nn.functional.avg_pool2d(torch.rand(64, 3, 64, 64).round(), 5, 1, 2)
     autoencoder.start_linear(torch.cat([pictures, as_planes(0.1 * torch.randn(64, NUMBERS), (64, 64))], 1))
-    net = PartsTransformer(autoencoder, replace(CONFIG, depth=1))
+    net = HandsTransformer(autoencoder, replace(CONFIG, depth=1))
     for last in (net.grip[-1], net.nudge[-1]):
         for weights in last.parameters():
             torch.nn.init.normal_(weights, std=0.02)
-    return PartsWorld(autoencoder, net)
+    return HandsWorld(autoencoder, net)
 
 
 def scenarios(path: str, latents: int) -> list[Scenario]:
@@ -216,7 +213,7 @@ def test_physics_learn_what_recordings_show():
 
 def test_each_latent_of_a_row_follows_the_one_before():
     net, state = untrained().net, at(2)
-    assert isinstance(net, PartsTransformer)
+    assert isinstance(net, HandsTransformer)
     torch.nn.init.normal_(net.physics.leave.weight, std=0.05)
     grip = state.grip_4[0] + 0.02 * torch.randn(6, 4)
     rows = State(*(x.repeat_interleave(3, 0) for x in vars(state).values()))
@@ -226,6 +223,23 @@ def test_each_latent_of_a_row_follows_the_one_before():
         for step in range(3):
             now = net.physics(now, grip[3 * row + step][None])
             torch.testing.assert_close(found.numbers()[3 * row + step], now.numbers()[0])
+
+
+def test_a_way_is_the_posterior_of_a_random_walk():
+    """Against conditioning a normal distribution of steps, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    guess, shown = torch.randn(2, 6, 4, generator=generator)
+    spread = 0.1 + torch.rand(6, 4, generator=generator)
+    level = torch.tensor([[0.0], [0.7], [0.7], [1.0], [0.4], [0.4]])
+    found = Noisy(shown, level).likely_way(guess, spread, 3)
+    for row, number in product(range(2), range(4)):
+        part = slice(3 * row, 3 * row + 3)
+        m, s, x = (a[part, number].double() for a in (guess, spread, shown))
+        keep, noise = 1 - level[part, 0].double(), level[part, 0].double() ** 2 / CELLS + LEAST_VARIANCE
+        reads = keep[:, None] * torch.ones(3, 3).tril()  # of steps
+        precision = torch.diag(s**-2) + reads.T @ torch.diag(1 / noise) @ reads
+        steps = torch.linalg.solve(precision, reads.T @ ((x - keep * m) / noise))
+        torch.testing.assert_close(found[part, number].double(), m + steps.cumsum(0), atol=1e-4, rtol=1e-4)
 
 
 def test_a_commanded_gripper_stays_within_its_range():
@@ -302,7 +316,7 @@ def test_a_part_elsewhere_is_an_error_that_grows_with_its_distance():
 
 def test_a_number_that_never_differs_leaves_latents_finite():
     """Along an axis on which nothing differs there is nothing to divide by."""
-    autoencoder = PartsAutoencoder()
+    autoencoder = HandsAutoencoder()
     planes = torch.cat([torch.rand(40, 3, 64, 64), as_planes(torch.rand(40, NUMBERS), (64, 64))], 1)
     planes[:, -1] = 0
     autoencoder.start_linear(planes)
@@ -337,32 +351,6 @@ def test_guidance_is_against_a_gripper_that_rests():
     assert not commanded.seen_PDKyx.equal(resting.seen_PDKyx)
 
 
-def test_the_network_is_pretrained_from_recordings(engine, tmp_path, monkeypatch):
-    small = "worldcompass.worlds.small.pretraining"
-    monkeypatch.setattr("worldcompass.training.stage.MEASURED_STEPS", 1)
-    for name, number in (("LINEAR_FRAMES", 40), ("LEAST_PICTURES", 4)):
-        monkeypatch.setattr(f"{small}.autoencoder.{name}", number)
-    for name in ("measures", "between"):
-        monkeypatch.setattr(f"{small}.{name}.MEASURED_VIDEOS", 2)
-    recordings = tmp_path / "data"
-    data.claim(recordings, FORMAT, {"world": "hands"}, 0, "record less")
-    for split in ("train", "heldout"):
-        data.write_shard(
-            shard_folder(recordings, split, 0), [record_episode(engine, split, n) for n in range(2)]
-        )
-    quick = replace(BLUEPRINT, teaching=replace(BLUEPRINT.teaching, sequences=1))
-    out = pretrain(quick, recordings, tmp_path / "out", minutes_autoencoder=0, minutes_world=0)
-    measures = measure(quick, recordings, out)
-    row = json.loads((out / "world.jsonl").read_text().splitlines()[-1])
-    assert measures.one_chunk_psnr == pytest.approx(row["psnr"], abs=0.1)
-    world = load_parts_world(out)
-    assert imagine_video(world, scenarios("right-3", 4), num_steps=1).shape == (2, 13, 3, 64, 64)
-    assert {file.name for file in out.glob("hands_parts_*")} == {
-        WEIGHTS.autoencoder,
-        WEIGHTS.net,
-    }
-
-
 def test_the_gripper_learns_from_its_numbers_alone():
     """Pixels of a gripper that is off by more than its fingers are thick point anywhere."""
     world = untrained()
@@ -371,7 +359,7 @@ def test_the_gripper_learns_from_its_numbers_alone():
     attended = world.attend(context, actions)
     noisy = torch.randn(2, CODE.channels, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     clean = world.predict_clean(noisy, torch.ones(2), actions, attended)
-    assert isinstance(world.net, PartsTransformer)
+    assert isinstance(world.net, HandsTransformer)
     last = world.net.grip[-1]
     assert isinstance(last, torch.nn.Linear)
     picture, numbers = (

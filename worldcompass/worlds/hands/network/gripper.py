@@ -1,6 +1,6 @@
 """The gripper's parts, cut out of one picture of the engine: it looks alike in every video.
 
-``python -m worldcompass.worlds.hands.parts.gripper`` makes the picture beside this file again.
+``python -m worldcompass.worlds.hands.network.gripper`` makes the picture beside this file again.
 """
 
 from __future__ import annotations

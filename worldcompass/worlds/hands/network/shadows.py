@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from worldcompass.worlds.hands.facts import FRAME_SIZE, REST_HEIGHT, THINGS
+from worldcompass.worlds.hands.network.camera import shaded_at
+from worldcompass.worlds.hands.network.gripper import SCENE
+from worldcompass.worlds.hands.network.layers import Where, moved
+from worldcompass.worlds.hands.network.places import BELOW, places_of
+from worldcompass.worlds.hands.network.state import State, numbers_of
 from worldcompass.worlds.hands.outlines import PARTS
-from worldcompass.worlds.hands.parts.camera import shaded_at
-from worldcompass.worlds.hands.parts.gripper import SCENE
-from worldcompass.worlds.hands.parts.layers import Where, moved
-from worldcompass.worlds.hands.parts.places import BELOW, places_of
-from worldcompass.worlds.hands.parts.state import State, numbers_of
 from worldcompass.worlds.hands.silhouettes import gripper_bodies
 from worldcompass.worlds.hands.view import DARKNESS, FADE_HEIGHT, PALEST, casters, project, table_mask
 

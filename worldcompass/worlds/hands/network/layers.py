@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldcompass.worlds.hands.parts.camera import seen_at, shear_of, tilt_of
+from worldcompass.worlds.hands.network.camera import seen_at, shear_of, tilt_of
 from worldcompass.worlds.small.interpolation import pixel_centres, sample
 
 LEAST_SEEN = 1.0  # pixels of a part from which its colour is known

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldcompass.worlds.hands.facts import THINGS
+from worldcompass.worlds.hands.network.state import GONE, State
 from worldcompass.worlds.hands.outlines import PARTS
-from worldcompass.worlds.hands.parts.state import GONE, State
 from worldcompass.worlds.small.autoencoder import Residual
 from worldcompass.worlds.small.interpolation import pixel_centres
 
