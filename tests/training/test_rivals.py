@@ -17,7 +17,7 @@ from worldcompass.training.loop import train
 from worldcompass.training.policy import Decay, Policy
 from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
 from worldcompass.training.run import Run
-from worldcompass.training.selection import Chosen, along_path, in_pairs, share_out
+from worldcompass.training.selection import Chosen, along_path, at_first, in_pairs, share_out
 from worldcompass.training.step import train_step
 from worldcompass.types import Samples
 
@@ -166,6 +166,15 @@ def test_pairs_share_levels_and_noise_and_stay_together():
             noise = (rows.noisy_BCKHW - (1 - s) * rows.clean_BCKHW) / s
             torch.testing.assert_close(noise[0::2], noise[1::2], atol=1e-4, rtol=1e-4)
             assert not torch.equal(rows.clean_BCKHW[0::2], rows.clean_BCKHW[1::2])
+
+
+def test_rows_of_noise_alone_differ_in_their_noise():
+    chosen, sigmas = chosen_of(ToyWorld(), 0.0)
+    ((rows,),) = share_out([chosen], sigmas, 2, 1, 1000, at_first)
+    assert rows.sigma_B.tolist() == [float(sigmas[0])] * (2 * 4 * 2)
+    noises = rows.noisy_BCKHW.flatten(1)
+    assert torch.cdist(noises, noises).add(torch.eye(len(noises))).min() > 0.1
+    assert len(rows.clean_BCKHW.flatten(1).unique(dim=0)) == len(noises) / 2
 
 
 def test_the_first_update_has_a_ratio_of_one_and_no_preference():

@@ -17,7 +17,7 @@ from worldcompass.training.balance import Weighing
 from worldcompass.training.curriculum import Sampling, shares_pasts
 from worldcompass.training.keeping import Keeping
 from worldcompass.training.optim import UNLIMITED, Optimiser
-from worldcompass.training.selection import Learning, along_path, at_levels
+from worldcompass.training.selection import Learning, along_path, at_first, at_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Config:
                 ),
                 Rule(
                     ("draw", "rollout", "ranks_per_group"),
-                    learning.draw is at_levels or (ranks == 1 and shares_pasts(sampling.rollout)),
+                    learning.draw in (at_levels, at_first) or (ranks == 1 and shares_pasts(sampling.rollout)),
                     "draw=along_path and draw=in_pairs need candidates that share a past, all in one process",
                 ),
                 Rule(

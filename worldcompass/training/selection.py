@@ -49,17 +49,30 @@ class Drawn:
 
 
 Draw = Callable[[Chosen, int, int, Tensor], Drawn]
-"""(chosen, row, L, sigmas) -> the training rows of a sample: ``at_levels``, ``in_pairs`` or ``along_path``."""
+"""(chosen, row, L, sigmas) -> the training rows of a sample: ``at_levels``, ``at_first``, ``in_pairs`` or
+``along_path``."""
 
 
 def at_levels(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
     """A sample at noise levels drawn without replacement, never 0, with fresh noise for each."""
-    return _noised(chosen.samples.clean_BCKHW[row], chosen.row_keys[row], num_levels, sigmas)
+    generator = generator_for(*chosen.row_keys[row])
+    return _noised(chosen.samples.clean_BCKHW[row], _some(sigmas, num_levels, generator), generator)
+
+
+def at_first(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
+    """A sample as noise alone, where sampling begins, as often as ``num_levels`` says.
+
+    Where all is noise the guess comes from past and command, so what training changes is obedience. Later on it is
+    mostly read off the noisy sample, and its gradient says little about the command.
+    """
+    generator = generator_for(*chosen.row_keys[row])
+    return _noised(chosen.samples.clean_BCKHW[row], sigmas[:1].expand(num_levels), generator)
 
 
 def in_pairs(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
     """The same with errors of the velocity; a winner and its loser, the next row, share levels and noise."""
-    drawn = _noised(chosen.samples.clean_BCKHW[row], chosen.row_keys[row - row % 2], num_levels, sigmas)
+    generator = generator_for(*chosen.row_keys[row - row % 2])
+    drawn = _noised(chosen.samples.clean_BCKHW[row], _some(sigmas, num_levels, generator), generator)
     return replace(drawn, unit_L=drawn.sigma_L)
 
 
@@ -107,7 +120,7 @@ class Learning:
     teacher: Teacher = "rewards"
     """What the update follows: the rewards of imagined futures, or the engine's own video (``continued.py``)."""
     draw: Draw = at_levels
-    """Where a candidate is trained: ``at_levels``, ``in_pairs`` for ``dpo_loss``, ``along_path`` for
+    """Where a candidate is trained: ``at_levels``, ``at_first``, ``in_pairs`` for ``dpo_loss``, ``along_path`` for
     ``flow_grpo_loss``."""
     opponent: Opponent = "behaviour"
     """The weights that the objective compares its estimates with: those that imagined, or those before training."""
@@ -317,12 +330,15 @@ def share_out(
     return [rows for rows in updates if rows]
 
 
-def _noised(clean_CKHW: Tensor, keys: tuple[Key, ...], num_levels: int, sigmas: Tensor) -> Drawn:
-    """One sample at noise levels drawn without replacement."""
-    generator = generator_for(*keys)
-    levels = torch.randperm(len(sigmas) - 1, generator=generator)[:num_levels]
-    noise = torch.randn((len(levels), *clean_CKHW.shape), generator=generator).to(clean_CKHW)
-    clean, sigma = clean_CKHW.expand_as(noise), sigmas[levels].to(clean_CKHW)
+def _some(sigmas: Tensor, num_levels: int, generator: torch.Generator) -> Tensor:
+    """Noise levels drawn without replacement, never the last one, which is 0."""
+    return sigmas[torch.randperm(len(sigmas) - 1, generator=generator)[:num_levels]]
+
+
+def _noised(clean_CKHW: Tensor, sigmas: Tensor, generator: torch.Generator) -> Drawn:
+    """One sample at some noise levels, each with noise of its own."""
+    noise = torch.randn((len(sigmas), *clean_CKHW.shape), generator=generator).to(clean_CKHW)
+    clean, sigma = clean_CKHW.expand_as(noise), sigmas.to(clean_CKHW)
     return Drawn(clean, corrupt(clean, noise, sigma), sigma)
 
 
