@@ -16,9 +16,11 @@ from worldcompass.training.objective import (
     positive_only_loss,
     reward_weighted_loss,
 )
+from worldcompass.training.optim import adamw, muon
+from worldcompass.training.selection import at_levels
 from worldcompass.worlds.hands.experiment import HandsRecipe
 
-CHUNKS = 6  # of the curriculum of ``hands_demo``
+CHUNKS = 4  # of the curriculum of ``hands_demo``
 
 
 def hands_ablation() -> HandsRecipe:
@@ -33,12 +35,12 @@ def whole_videos() -> HandsRecipe:
 
 def interaction_alone() -> HandsRecipe:
     """The reward for commands alone."""
-    return replace(hands_demo(), likeness_weight=0.0, reality_weight=0.0)
+    return replace(hands_demo(), likeness_weight=0.0)
 
 
 def looks_alone() -> HandsRecipe:
-    """The rewards for looks alone."""
-    return replace(hands_demo(), interaction_weight=0.0)
+    """The rewards for looks alone, with networks that learn to tell candidates from the engine."""
+    return replace(hands_demo(), interaction_weight=0.0, reality_weight=1.0)
 
 
 def interaction_twice() -> HandsRecipe:
@@ -48,12 +50,12 @@ def interaction_twice() -> HandsRecipe:
 
 def likeness_alone() -> HandsRecipe:
     """The reward for likeness to reachable truth alone."""
-    return replace(hands_demo(), interaction_weight=0.0, reality_weight=0.0)
+    return replace(hands_demo(), interaction_weight=0.0)
 
 
 def reality_alone() -> HandsRecipe:
     """The networks that learn to tell candidates from the engine alone."""
-    return replace(hands_demo(), interaction_weight=0.0, likeness_weight=0.0)
+    return replace(hands_demo(), interaction_weight=0.0, likeness_weight=0.0, reality_weight=1.0)
 
 
 def balanced() -> HandsRecipe:
@@ -97,8 +99,8 @@ def curriculum_adaptive() -> HandsRecipe:
 
 
 def one_length() -> HandsRecipe:
-    """The first chunk only."""
-    return _changed(last_chunk=0)
+    """The first clip after the start image only."""
+    return _changed(last_chunk=1)
 
 
 def group_of_4() -> HandsRecipe:
@@ -109,11 +111,6 @@ def group_of_4() -> HandsRecipe:
 def group_of_8() -> HandsRecipe:
     """Eight candidates, all of which are trained on."""
     return _changed(group_size=8)
-
-
-def group_of_12() -> HandsRecipe:
-    """Twelve candidates."""
-    return _changed(group_size=12)
 
 
 def group_of_24() -> HandsRecipe:
@@ -133,7 +130,7 @@ def four_denoising_steps() -> HandsRecipe:
 
 def adapters() -> HandsRecipe:
     """Low-rank adapters instead of the whole network."""
-    return _changed(lora=Lora(rank=16, alpha=16.0), lr=3e-3)
+    return _changed(lora=Lora(rank=16, alpha=16.0))
 
 
 def anchored_means() -> HandsRecipe:
@@ -141,9 +138,29 @@ def anchored_means() -> HandsRecipe:
     return _changed(mean_weight=1.0, contrast_weight=1.0)
 
 
-def no_discriminator() -> HandsRecipe:
-    """Without the networks that learn to tell candidates from the engine."""
-    return replace(hands_demo(), reality_weight=0.0)
+def discriminator() -> HandsRecipe:
+    """With networks that learn to tell candidates from the engine, as a third reward."""
+    return replace(hands_demo(), reality_weight=1.0)
+
+
+def muon_steps() -> HandsRecipe:
+    """Muon, which makes all singular values of an update alike."""
+    return _changed(make_optimizer=muon, lr=1e-3)
+
+
+def adam_steps() -> HandsRecipe:
+    """AdamW, which makes all entries of an update alike."""
+    return _changed(make_optimizer=adamw, lr=3e-4)
+
+
+def all_levels() -> HandsRecipe:
+    """Rows at any noise level of the rollout."""
+    return _changed(draw=at_levels)
+
+
+def clips_of_4() -> HandsRecipe:
+    """Clips of four latents, as in pretraining; as many candidates' latents."""
+    return _changed(chunk_length=4, first_chunk=0, last_chunk=3, prompts_per_step=6)
 
 
 def no_true_pasts() -> HandsRecipe:
@@ -163,7 +180,7 @@ def best_of_n() -> HandsRecipe:
 
 def flow_grpo() -> HandsRecipe:
     """Flow-GRPO on all candidates."""
-    return _changed(**FLOW_GRPO, best=5, worst=5)
+    return _changed(**FLOW_GRPO, best=6, worst=6)
 
 
 def dpo() -> HandsRecipe:
@@ -173,7 +190,7 @@ def dpo() -> HandsRecipe:
 
 def continued_pretraining() -> HandsRecipe:
     """Flow matching on the engine's video of the training scenarios, without rewards."""
-    return _changed(**CONTINUED)
+    return _changed(**CONTINUED, draw=at_levels)
 
 
 def guided_base() -> HandsRecipe:
@@ -191,8 +208,8 @@ _VARIANTS = (
     whole_videos, interaction_alone, looks_alone, likeness_alone, reality_alone, interaction_twice, balanced,
     positive_only, random_rows, no_average, overwritten_behaviour,
     curriculum_down, curriculum_random, curriculum_adaptive, one_length,
-    group_of_4, group_of_8, group_of_12, group_of_24, one_denoising_step, four_denoising_steps,
-    adapters, anchored_means, no_discriminator, no_true_pasts,
+    group_of_4, group_of_8, group_of_24, one_denoising_step, four_denoising_steps,
+    adapters, anchored_means, discriminator, muon_steps, adam_steps, all_levels, clips_of_4, no_true_pasts,
     reward_weighted, best_of_n, flow_grpo, dpo, continued_pretraining, guided_base,
 )  # fmt: skip
 SCENARIOS = "2646cf277accb7d5e18f76983798d995381892181f06596b7ae2a51e18c9c985"

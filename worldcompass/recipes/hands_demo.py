@@ -16,8 +16,8 @@ from worldcompass.worlds.hands.experiment import HandsRecipe
 def hands_demo() -> HandsRecipe:
     """The short recipe of the Hands world: twelve minutes on 2 cores.
 
-    Two rewards hold each other in check: commands followed, and likeness to reachable truth. A clip is one latent, so
-    that a reward is about one command alone, and all pasts are the engine's, so that truth is reachable. Gradients
+    Two rewards hold each other in check: commands followed, and likeness to reachable truth. A clip is one latent,
+    so that a reward is about one command alone. All pasts are the engine's, so that truth is reachable. Gradients
     keep their proportions, as the signal of a reward lies in few directions (experiment 73).
     """
     config = Config(

@@ -70,7 +70,7 @@ def test_resuming_a_finished_run_repeats_its_numbers_and_others_are_refused(run_
 
 def test_only_critics_that_weigh_take_part_and_instructions_can_be_rewarded():
     names = [critic.name for critic in training_parts(tiny(), "cpu").critics]
-    assert names == ["interaction", "likeness", "reality"]
+    assert names == ["interaction", "likeness"]
     parts = training_parts(replace(tiny(), instruction_weight=1.0), "cpu")
     assert parts.config.rewards.weights["instruction"] == 1.0
     assert sum(bool(scenario.instruction) for scenario in parts.scenarios) == 12
@@ -82,7 +82,7 @@ def test_the_demo_offers_both_worlds_and_hands_is_the_usual_one(capsys, tmp_path
     for extra in ([], ["--world", "hands"], ["--world", "doom"]):
         assert cli.main(["demo", "--dry-run", "--out", str(tmp_path / "run"), *extra]) == 0
         said.append(capsys.readouterr().out)
-    assert said[0] == said[1] != said[2] and "32 steps" in said[0]
+    assert said[0] == said[1] != said[2] and "40 steps" in said[0]
     assert hands_full().members == 4 and hands_full().instruction_weight > 0
 
 
