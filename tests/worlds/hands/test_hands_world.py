@@ -22,13 +22,14 @@ from worldcompass.worlds.hands.collect import record_episode
 from worldcompass.worlds.hands.facts import CONTROLS, NUM_ACTIONS, action_words
 from worldcompass.worlds.hands.network.transformer import HandsTransformer
 from worldcompass.worlds.hands.player import hands_starts
-from worldcompass.worlds.hands.pretraining import BLUEPRINT
+from worldcompass.worlds.hands.pretraining import BLUEPRINT, blueprint_of
 from worldcompass.worlds.hands.recording import FORMAT, shard_folder
 from worldcompass.worlds.hands.starts import NUMBERS, draw_start, scene_starts
 from worldcompass.worlds.hands.world import WEIGHTS, HandsWorld, load_hands_world, shipped_weights
 from worldcompass.worlds.small import data
 from worldcompass.worlds.small.pretraining.between import between_psnr
 from worldcompass.worlds.small.pretraining.pretrain import measure, pretrain
+from worldcompass.worlds.small.pretraining.sequences import encode_dataset
 from worldcompass.worlds.small.weights import WeightFiles
 
 PATH = "reach-2, right+down-3, close-1, up-4"
@@ -125,6 +126,33 @@ def test_the_world_is_pretrained_from_recordings_and_resumed(recordings, tmp_pat
         load_hands_world(out)
 
 
+def test_a_share_of_the_labels_is_wrong_and_always_the_same(recordings):
+    episodes = [episode for shard in data.load(recordings, "heldout", FORMAT) for episode in shard]
+    for share, least, most in (
+        (0.0, 0.0, 0.0),
+        (0.4, 0.2, 0.6),
+        (1.0, 0.9, 1.0),
+    ):  # any command may be the true one
+        labelled = blueprint_of(share).actions_of
+        wrong = [
+            (labelled(episode).flat_KA != BLUEPRINT.actions_of(episode).flat_KA).any(-1)
+            for episode in episodes
+        ]
+        assert least <= torch.stack(wrong)[:, 1:].double().mean() <= most
+        assert not torch.stack(wrong)[:, 0].any()
+        assert all(labelled(x).flat_KA.equal(labelled(x).flat_KA) for x in episodes)
+
+
+def test_kept_latents_hold_no_labels(recordings, world, tmp_path):
+    """Those of another share of wrong labels are taken, and the labels are the new ones."""
+    kept = tmp_path / "latents.safetensors"
+    true, wrong = (
+        encode_dataset(blueprint_of(share), world, recordings, "train", kept) for share in (0.0, 1.0)
+    )
+    assert true.latents_EMCHW.equal(wrong.latents_EMCHW)
+    assert not true.actions.controls.flat_KA.equal(wrong.actions.controls.flat_KA)
+
+
 def test_start_pictures_are_what_the_engine_draws(engine):
     starts = scene_starts()
     assert [start.scene.name for start in starts] == [f"heldout/{number}" for number in NUMBERS]
@@ -156,6 +184,11 @@ def test_a_video_is_imagined_from_a_scene_of_the_package(tmp_path, capsys, world
             "--vote works with the Doom world alone, not with hands: make a sheet",
         ),
         (["hands", "pretrain", "--data", str(tmp_path / "none")], "made by `worldcompass hands collect`"),
+        (["hands", "pretrain", "--wrong-labels", "1.5"], "expected a share from 0 to 1, not '1.5'"),
+        (
+            ["hands", "pretrain", "--data", str(tmp_path), "--minutes-autoencoder", "0"],
+            "needs an autoencoder: name its folder with --start",
+        ),
     ):
         assert cli.main(wrong) == 2
         assert said in capsys.readouterr().err
