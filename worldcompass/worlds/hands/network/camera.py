@@ -18,6 +18,9 @@ def _matrices() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(projection(FRAME_SIZE[0])).float(), torch.from_numpy(camera_position()).float()
 
 
+_matrices()  # now: the first to ask may be a plan's trace, whose tensors have no data
+
+
 def seen_at(points_3: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels right and down (..., 2) from the picture's corner, and distance along the view (...,) in metres.
 

@@ -43,6 +43,10 @@ def gripper_outlines() -> Tensor:
     return torch.from_numpy(whole[len(THINGS) :]).float() / 255
 
 
+for _made in (cut_gripper, gripper_outlines):
+    _made()  # now, see ``camera``
+
+
 def cut_by(engine: Engine) -> np.ndarray:
     """What ``FILE`` holds: the parts side by side, blue, green, red and share; uint8 (64, 192, 4)."""
     steps = engine.reset(SCENE)

@@ -59,6 +59,10 @@ def table_share() -> Tensor:
     return torch.from_numpy(cv2.resize(mask, FRAME_SIZE, interpolation=cv2.INTER_AREA))[None]
 
 
+for _made in (reference, cut_shadows, table_share):
+    _made()  # now, see ``camera``
+
+
 def shadows_of(state: State) -> Tensor:
     """By which share of its light each pixel of a bare table is darkened; (N, 1, h, w)."""
     (now, _), (then, _) = places_of(state), places_of(reference())
