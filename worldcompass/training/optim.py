@@ -86,10 +86,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _asked(closure)
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             same_shape: dict[tuple[object, ...], list[nn.Parameter]] = defaultdict(list)
@@ -134,6 +131,12 @@ class Muon(torch.optim.Optimizer):
         parameter.add_(state["mean"] / (group["eps"] + state["square"].sqrt()), alpha=-size)
 
 
+def _asked(closure: Callable[[], float] | None) -> float | None:
+    """The loss of a step, see ``torch.optim.Optimizer.step``."""
+    with torch.enable_grad():
+        return None if closure is None else closure()
+
+
 def _at_once(matrices: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Parts of a list of equal matrices, each of at most ``MAX_TOGETHER`` numbers: sharded ones are made whole."""
     size = max(1, MAX_TOGETHER // matrices[0].numel())
@@ -169,10 +172,7 @@ class NormalisedSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _asked(closure)
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             size = nn.utils.get_total_norm([_grad(p) for p in with_grad])

@@ -43,8 +43,7 @@ def gripper_outlines() -> Tensor:
     return torch.from_numpy(whole[len(THINGS) :]).float() / 255
 
 
-for _made in (cut_gripper, gripper_outlines):
-    _made()  # now, see ``camera``
+cut_gripper()  # now, see ``camera``
 
 
 def cut_by(engine: Engine) -> np.ndarray:
