@@ -41,6 +41,7 @@ COMMANDS = {
     "prepare": ("prepare", "encode start images for an open world model, once"),
     "plan": ("plan", "show what a recipe needs: memory per GPU, files, matching checkpoints"),
     "profile": ("profile", "show where the time of one training step goes"),
+    "signal": ("signal", "before a run: do its rewards give a direction to learn?"),
     "trajectories": ("trajectories", "write camera trajectories as WorldPlay's pose files"),
     "evaluate": ("evaluate", "score a world model on the fixed scenarios, with intervals"),
     "horizon": ("horizon", "imagine long videos, and say at which frame a world breaks down"),

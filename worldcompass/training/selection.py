@@ -65,8 +65,18 @@ def at_first(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn
     Where all is noise the guess comes from past and command, so what training changes is obedience. Later on it is
     mostly read off the noisy sample, and its gradient says little about the command.
     """
-    generator = generator_for(*chosen.row_keys[row])
-    return _noised(chosen.samples.clean_BCKHW[row], sigmas[:1].expand(num_levels), generator)
+    return at_level(0)(chosen, row, num_levels, sigmas)
+
+
+def at_level(place: int) -> Draw:
+    """A sample at one noise level of the rollout, by its place from 0."""
+
+    def draw(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:
+        generator = generator_for(*chosen.row_keys[row])
+        level = sigmas[place : place + 1].expand(num_levels)
+        return _noised(chosen.samples.clean_BCKHW[row], level, generator)
+
+    return draw
 
 
 def in_pairs(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn:

@@ -17,7 +17,7 @@ from worldcompass.rollout import Futures, RolloutRequest, batches
 from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import Key, seed_globals
 from worldcompass.statistics import mean_of
-from worldcompass.training.advantages import group_advantages, refuse_not_finite
+from worldcompass.training.advantages import Advantages, group_advantages, refuse_not_finite
 from worldcompass.training.balance import History
 from worldcompass.training.curriculum import by_past, scenarios_of_step
 from worldcompass.training.data_term import add_share, data_rows
@@ -27,7 +27,7 @@ from worldcompass.training.objective import anchored, normalised_error
 from worldcompass.training.optim import clip_gradients, refuse_broken_weights, set_learning_rate
 from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
-from worldcompass.training.selection import Rows, choose, share_out
+from worldcompass.training.selection import Chosen, Rows, choose, share_out
 from worldcompass.training.stretch import Stretch, stretch_of_step
 from worldcompass.types import Scenario
 
@@ -38,41 +38,19 @@ DISTANCES = ("kl_to_start", "mean_shift", "velocity_norm", "contrast")  # from t
 def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     """Run one step of the method, counted from 1, and return its metrics; ``history`` holds the earlier steps'."""
     config, world, team, clock = run.config, run.world, run.team, Stopwatch()
-    sampling, rewards, learning = config.sampling, config.rewards, config.learning
-    seed_globals(config.seed, step, team.rank)
+    learning = config.learning
     # 1. Scenarios to imagine and the chunk to train, both a function of the step.
-    every = scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step)
-    parts_of_step = [(past_of, team.share(some)) for past_of, some in by_past(every, sampling.true_pasts)]
-    scenarios = [scenario for _, some in parts_of_step for scenario in some]
-    stretch = stretch_of_step(sampling, world.spec, step, history)
-    request = request_of_step(run, step, scenarios, stretch)
-    # 2. The behaviour weights imagine the past once, then G futures of the chunk; remote critics start to score.
-    futures: list[Futures] = []
-    verdicts = Verdicts(run.critics)
-    with run.policy.behaviour(), run.autocast():
-        for past_of, some in parts_of_step:
-            for batch in batches(world, some, sampling.groups_at_once):
-                known = with_truth(run, batch, request)
-                parts = sampling.rollout(
-                    world, dataclasses.replace(request, scenarios=known, past_of=past_of)
-                )
-                verdicts.ask(group for part in parts for group in part.groups)
-                futures += parts
-    clock.lap("imagine")
+    # 2. The behaviour weights imagine the past once, then G futures of the chunk.
     # 3. Critics score the pixels.
-    scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
-    names = [critic.name for critic in run.critics]
-    refuse_not_finite(scores_NGR, valid_NGR, names)
-    clock.lap("score")
+    scored = imagine_and_score(run, step, history, clock)
+    futures, scenarios, request = scored.futures, scored.scenarios, scored.request
     # 4. Compare each candidate with its group.
-    weights_R = rewards.balance(history, names, rewards.weights)
-    advantages = group_advantages(
-        scores_NGR, valid_NGR, weights_R, rewards.scale, rewards.advantage_clip, rewards.reward_clip
+    weights_R = config.rewards.balance(
+        history, [critic.name for critic in run.critics], config.rewards.weights
     )
+    advantages = compare(run, scored, weights_R)
     # 5. Select the best and worst, add noise, and predict with the behaviour and the reference weights.
-    first = team.share(range(len(scores_NGR)))[0]
-    own = advantages.of_groups(first, first + len(scenarios))
-    chosen = choose(futures, scenarios, own, learning.best, learning.worst, request.keys, team, learning.pick)
+    chosen = select(run, scored, advantages)
     shares = share_out(
         chosen, request.sigmas, learning.noise_levels, learning.updates_per_rollout, learning.micro_rows,
         learning.draw,
@@ -89,14 +67,14 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
     run.policy.follow(step)
     clock.lap("update")
     # 7. Measurements for the doctor.
-    signal = reward_vitals(run.critics, scores_NGR, valid_NGR, weights_R, advantages)
+    signal = reward_vitals(run.critics, scored.scores_NGR, scored.valid_NGR, weights_R, advantages)
     vitals = step_vitals(futures, missing, run.policy)
     learned = {critic.name: teach(run, critic, futures, request.keys) for critic in run.learners}
     clock.lap("vitals")
     return StepMetrics(
         step=step,
         chunk=request.chunk,
-        way=stretch.way,
+        way=scored.way,
         **vars(signal),
         objective=updated.objective,
         loss=updated.loss,
@@ -106,11 +84,82 @@ def train_step(run: Run, step: int, history: History = ()) -> StepMetrics:
         applied=updated.applied,
         **vars(team.mean(vitals)),
         learners=learned or None,
-        failed_tries=team.mean(failed) if (failed := verdicts.failed()) else None,
+        failed_tries=team.mean(scored.failed) if scored.failed else None,
         forward_passes=team.size * team.mean(sum(part.forward_passes for part in futures)),
         update_passes=team.size * team.mean(passes_of_updates(updates, true_rows)),
         seconds=team.mean(clock.laps),
     )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a step imagined, with the scores of all N groups of all processes."""
+
+    futures: Sequence[Futures]
+    """This process's."""
+    scenarios: Sequence[Scenario]
+    """This process's, in the order of its groups."""
+    request: RolloutRequest
+    way: str
+    """Of walking, see ``StepMetrics.way``."""
+    scores_NGR: Tensor
+    valid_NGR: Tensor
+    failed: Mapping[str, float]
+    """Share of failed tries of each critic that retries."""
+
+
+def imagine_and_score(run: Run, step: int, history: History = (), clock: Stopwatch | None = None) -> Scored:
+    """Imagine the futures of a step with the behaviour weights and score them.
+
+    Remote critics score one batch while the next is imagined.
+
+    Raises:
+        LostCritic: when a critic fails.
+        NonFiniteScore: when a score is not finite.
+    """
+    config, world, team, clock = run.config, run.world, run.team, clock or Stopwatch()
+    sampling = config.sampling
+    seed_globals(config.seed, step, team.rank)
+    every = scenarios_of_step(run.scenarios, sampling.prompts_per_step, config.seed, step)
+    parts_of_step = [(past_of, team.share(some)) for past_of, some in by_past(every, sampling.true_pasts)]
+    scenarios = [scenario for _, some in parts_of_step for scenario in some]
+    stretch = stretch_of_step(sampling, world.spec, step, history)
+    request = request_of_step(run, step, scenarios, stretch)
+    futures: list[Futures] = []
+    verdicts = Verdicts(run.critics)
+    with run.policy.behaviour(), run.autocast():
+        for past_of, some in parts_of_step:
+            for batch in batches(world, some, sampling.groups_at_once):
+                known = with_truth(run, batch, request)
+                parts = sampling.rollout(
+                    world, dataclasses.replace(request, scenarios=known, past_of=past_of)
+                )
+                verdicts.ask(group for part in parts for group in part.groups)
+                futures += parts
+    clock.lap("imagine")
+    scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
+    refuse_not_finite(scores_NGR, valid_NGR, [critic.name for critic in run.critics])
+    clock.lap("score")
+    return Scored(futures, scenarios, request, stretch.way, scores_NGR, valid_NGR, verdicts.failed())
+
+
+def compare(run: Run, scored: Scored, weights_R: Tensor) -> Advantages:
+    """Each candidate against its group, with these weights of the rewards."""
+    rewards = run.config.rewards
+    return group_advantages(
+        scored.scores_NGR, scored.valid_NGR, weights_R, rewards.scale, rewards.advantage_clip, rewards.reward_clip
+    )  # fmt: skip
+
+
+def select(run: Run, scored: Scored, advantages: Advantages) -> list[Chosen]:
+    """The best and worst of this process's groups."""
+    learning, team = run.config.learning, run.team
+    first = team.share(range(len(scored.scores_NGR)))[0]
+    own = advantages.of_groups(first, first + len(scored.scenarios))
+    return choose(
+        scored.futures, scored.scenarios, own, learning.best, learning.worst, scored.request.keys, team,
+        learning.pick,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -199,6 +248,32 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
         NonFiniteUpdate: for a loss or gradient that is not finite, before the weights change; for a weight that
             is not finite, afterwards.
     """
+    num_rows = sum(len(rows.sigma_B) for rows in micro_batches)
+    sums = backward(run, micro_batches)
+    data_loss = add_data(run, true_rows) if true_rows else None
+    reference_rows = float(sums.pop("reference_rows", 0.0))
+    measured = DISTANCES if reference_rows else ()
+    distances = {name: float(sums.pop(name)) / reference_rows for name in measured}
+    result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
+    loss = result.pop("loss")
+    from_start = {name: result.pop(name) for name in measured} or None
+    grad_norm = clip_gradients(run.policy.parameters, loss, run.config.optimiser.max_grad_norm)
+    applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
+    if applied:
+        run.optimizer.step()
+        refuse_broken_weights(run.policy.parameters, run.team)
+    return Updated(
+        objective=result,
+        loss=loss,
+        from_start=from_start,
+        data_loss=data_loss,
+        grad_norm=grad_norm,
+        applied=float(applied),
+    )
+
+
+def backward(run: Run, micro_batches: Sequence[Rows]) -> dict[str, Tensor | float]:
+    """The gradient of the mean loss of all rows, averaged over processes; sums of the objective's metrics."""
     learning, num_rows = run.config.learning, sum(len(rows.sigma_B) for rows in micro_batches)
     sums: dict[str, Tensor | float] = defaultdict(float)
     run.optimizer.zero_grad(set_to_none=True)
@@ -229,26 +304,7 @@ def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = 
         for name, values_B in {**metrics, "loss": loss_B.detach()}.items():
             sums[name] += values_B.sum()
     run.team.average_gradients(run.policy.parameters)
-    data_loss = add_data(run, true_rows) if true_rows else None
-    reference_rows = float(sums.pop("reference_rows", 0.0))
-    measured = DISTANCES if reference_rows else ()
-    distances = {name: float(sums.pop(name)) / reference_rows for name in measured}
-    result = run.team.mean({**{n: float(t) / num_rows for n, t in sums.items()}, **distances})
-    loss = result.pop("loss")
-    from_start = {name: result.pop(name) for name in measured} or None
-    grad_norm = clip_gradients(run.policy.parameters, loss, run.config.optimiser.max_grad_norm)
-    applied = run.team.most(any(bool(rows.advantage_B.any()) for rows in micro_batches))
-    if applied:
-        run.optimizer.step()
-        refuse_broken_weights(run.policy.parameters, run.team)
-    return Updated(
-        objective=result,
-        loss=loss,
-        from_start=from_start,
-        data_loss=data_loss,
-        grad_norm=grad_norm,
-        applied=float(applied),
-    )
+    return sums
 
 
 def in_units(clean_BCKHW: Tensor, unit_B: Tensor | None) -> Tensor:

@@ -1,0 +1,106 @@
+"""Measure before a run whether its rewards give a direction to learn, and whether its optimiser keeps it.
+
+Takes the gradients of some steps from the weights before training. Steps differ in prompts and noise, so what their
+gradients have in common is signal. Nothing is trained or saved; the recipe's weights must be present.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from typing import TYPE_CHECKING
+
+from worldcompass.commands._options import add_device, check_device, positive
+from worldcompass.errors import UserError
+
+if TYPE_CHECKING:
+    from worldcompass.statistics import Estimate
+    from worldcompass.training.signal import LearningSignal
+
+EXAMPLES = """\
+  worldcompass signal hands_demo
+  worldcompass signal demo --steps 12 --set config.prompts_per_step=12
+  worldcompass signal my_recipe.py:recipe --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldcompass signal``."""
+    parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
+    text = "change one setting; may be repeated"
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
+    text = "how many steps are compared, 4 or more (default: %(default)s)"
+    parser.add_argument("--steps", type=positive, default=8, metavar="N", help=text)
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the signal and print what it says."""
+    from worldcompass.media.progress import progress
+    from worldcompass.recipes.load import make_recipe
+    from worldcompass.recipes.overrides import override
+    from worldcompass.training.signal import measure_signal
+
+    recipe = override(make_recipe(args.recipe), args.assignments)
+    if not hasattr(recipe, "parts"):
+        raise UserError(
+            f"{args.recipe} cannot be measured: give it a method parts(device) -> worldcompass.training.run.Parts"
+        )
+    parts = recipe.parts(check_device(args.device))
+    with progress("comparing gradients", args.steps) as advance:
+        found = measure_signal(parts, args.steps, advance)
+    print(json.dumps(described(found), indent=1) if args.json else "\n".join(table(found)))
+    return 0
+
+
+def described(found: LearningSignal) -> dict[str, object]:
+    """A measurement as JSON."""
+    return {
+        "steps": found.steps,
+        "groups": found.groups,
+        "found": found.found,
+        "agreements": [{"what": a.what, "cosine": a.cosine.to_json()} for a in found.agreements],
+        "reaches": [{"optimiser": r.optimiser, "cosine": r.cosine.to_json()} for r in found.reaches],
+    }
+
+
+def table(found: LearningSignal) -> list[str]:
+    """A measurement as lines of text."""
+    lines = [
+        f"{found.steps} steps of {found.groups} groups from the weights before training, 99% intervals",
+        "",
+        f"{'gradient':<34}{'cosine of two steps':<28}{'half signal after':>18}",
+    ]
+    for row in found.agreements:
+        steps = "–" if math.isinf(row.steps_for_half) else f"{math.ceil(row.steps_for_half)} steps"
+        lines.append(f"{row.what:<34}{_text(row.cosine):<28}{steps:>18}")
+    lines += ["", f"{'step by the gradients of all others':<34}{'cosine with one left out':<28}{'kept':>18}"]
+    for reach in found.reaches:
+        kept = f"{found.kept(reach):.0%}" if found.found else "–"
+        lines.append(f"{reach.optimiser:<34}{_text(reach.cosine):<28}{kept:>18}")
+    return [*lines, "", *verdict(found)]
+
+
+def verdict(found: LearningSignal) -> list[str]:
+    """What the numbers say, in sentences."""
+    if not found.found:
+        return [
+            "Not shown: gradients of different prompts have nothing in common, so training would follow noise.",
+            "Try more prompts_per_step or --steps; rewards by which candidates differ; another noise level (draw).",
+        ]
+    own, best = found.reaches[1], max(found.reaches[1:], key=lambda reach: reach.cosine.mean)
+    lines = ["There is something to learn: gradients of different prompts point the same way."]
+    if own is not best and own.cosine.high < best.cosine.low:
+        lines.append(
+            f"{own.optimiser} keeps {found.kept(own):.0%} of it, {best.optimiser} {found.kept(best):.0%}: set"
+            f" config.make_optimizer={best.optimiser}, with a rate of its own."
+        )
+    return lines
+
+
+def _text(value: Estimate) -> str:
+    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
