@@ -17,9 +17,11 @@ from worldcompass.worlds.hands.facts import FPS, FRAME_SIZE, FRAMES_PER_LATENT, 
 from worldcompass.worlds.hands.network.autoencoder import CODE, HandsAutoencoder, HandsLook
 from worldcompass.worlds.hands.network.layers import Where, cut_out
 from worldcompass.worlds.hands.network.seer import Apart
+from worldcompass.worlds.hands.network.state import State
 from worldcompass.worlds.hands.network.transformer import HandsTransformer, rotary_table
 from worldcompass.worlds.hands.network.views import Parts, bare_table, views_after
 from worldcompass.worlds.small.autoencoder import Look
+from worldcompass.worlds.small.by_picture import ByPicture
 from worldcompass.worlds.small.context import SmallContext
 from worldcompass.worlds.small.transformer import ChunkTransformer, Command, Rotary
 from worldcompass.worlds.small.weights import WeightFiles
@@ -38,6 +40,8 @@ SPEC = WorldSpec(
 )
 AGE_UNIT = 4  # latents since the last finished one that count as 1 in a command
 SUM_UNIT = 2  # controls in sum that do
+STATES = 4096  # pictures whose state is kept, 160 bytes each
+STARTS = 128  # start images that are kept taken apart, 0.2 MB each
 
 
 class HandsWorld(SmallWorld[HandsAutoencoder]):
@@ -47,7 +51,17 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
 
     def __init__(self, autoencoder: HandsAutoencoder, net: ChunkTransformer) -> None:
         super().__init__(autoencoder, net)
-        self._apart: tuple[Tensor, Apart] | None = None
+        self._played: tuple[Tensor, Apart] | None = None
+        self._state = ByPicture(lambda pictures: (self.autoencoder.seen(pictures),), STATES)
+        self._apart = ByPicture(self._take_apart, STARTS)
+
+    @torch.no_grad()
+    def encode(self, frames_PF3hw: Tensor) -> Tensor:
+        """See ``SmallWorld``; what was seen in each picture is kept."""
+        ends = self.autoencoder.ends(frames_PF3hw.to(self.device).float() / 255)
+        pictures = ends.flatten(0, 1)
+        (numbers,) = self._state(pictures)
+        return self.autoencoder.encode_seen(pictures, numbers).unflatten(0, ends.shape[:2]).transpose(1, 2)
 
     def command(self, last: Actions, actions: Actions) -> Command:
         """See ``SmallWorld`` and ``command_of``."""
@@ -65,18 +79,22 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         parts = Parts(apart.table_N3hw, cut, first.middle_T3, first.up_T3)
         return views_after(look.picture.clamp(0, 1), parts, look.state, summed(actions))
 
-    @torch.no_grad()
     def _taken_apart(self, pictures_P3hw: Tensor) -> Apart:
         """Start images. In inference mode those of the last call are kept: every chunk of a video asks for them."""
-        played = pictures_P3hw.is_inference()
-        known = self._apart if played else None
+        if not pictures_P3hw.is_inference():
+            return _apart_of(self._apart(pictures_P3hw))
+        known = self._played
         if known is not None and known[0].shape == pictures_P3hw.shape and known[0].equal(pictures_P3hw):
             return known[1]
+        apart = _apart_of(self._take_apart(pictures_P3hw))
+        self._played = pictures_P3hw, apart
+        return apart
+
+    @torch.no_grad()
+    def _take_apart(self, pictures_P3hw: Tensor) -> tuple[Tensor, ...]:
         shown = pictures_P3hw.clamp(0, 1)
         apart = self.autoencoder.seer(shown)
-        apart = replace(apart, table_N3hw=bare_table(shown, apart))
-        self._apart = (pictures_P3hw, apart) if played else None
-        return apart
+        return bare_table(shown, apart), apart.things_N3hw, apart.logits_NLhw, apart.state.numbers()
 
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
@@ -91,6 +109,11 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         seen = self.views(self._look(context.last_PCHW), context.last, context.older(), rest)
         command = self.command(context.last, rest)
         return replace(context, attended=replace(attended, command=command, seen_PDKyx=seen))
+
+
+def _apart_of(found: tuple[Tensor, ...]) -> Apart:
+    table, things, logits, numbers = found
+    return Apart(table, things, logits, State.of(numbers))
 
 
 def command_of(actions: Actions) -> Command:

@@ -151,8 +151,12 @@ class Codec(nn.Module):
 
     def encode_video(self, frames_BF3hw: Tensor) -> Tensor:
         """Latents (B, C, M, H, W) of a video of n (M - 1) + 1 frames that begins with its start image."""
-        ends = frames_BF3hw[:, :: self.config.frames_per_latent]
+        ends = self.ends(frames_BF3hw)
         return self.encode(ends.flatten(0, 1)).unflatten(0, ends.shape[:2]).transpose(1, 2)
+
+    def ends(self, frames_BF3hw: Tensor) -> Tensor:
+        """The frames (B, M, 3, h, w) of a video that latents are codes of: the last of each latent."""
+        return frames_BF3hw[:, :: self.config.frames_per_latent]
 
     def look(self, latents_BCHW: Tensor) -> Look:
         """What each latent says about the moment of its own frame."""

@@ -99,13 +99,18 @@ class HandsAutoencoder(Codec):
 
     def encode(self, frames_B3hw: Tensor) -> Tensor:
         """See ``Codec``; the state is what is seen."""
-        return self._encoded(frames_B3hw, self.seer(frames_B3hw).state.numbers())
+        return self.encode_seen(frames_B3hw, self.seen(frames_B3hw))
+
+    def seen(self, frames_B3hw: Tensor) -> Tensor:
+        """The state that is seen in frames, (B, ``NUMBERS``)."""
+        return self.seer(frames_B3hw).state.numbers()
 
     def encode_planes(self, planes_Bphw: Tensor) -> Tensor:
         """See ``Codec``; of colour and planes of numbers."""
-        return self._encoded(planes_Bphw[:, :3], planes_Bphw[:, 3:, 0, 0])
+        return self.encode_seen(planes_Bphw[:, :3], planes_Bphw[:, 3:, 0, 0])
 
-    def _encoded(self, frames_B3hw: Tensor, numbers_BD: Tensor) -> Tensor:
+    def encode_seen(self, frames_B3hw: Tensor, numbers_BD: Tensor) -> Tensor:
+        """Latents of frames with the state that was seen in them."""
         return torch.cat([self.code.encode(frames_B3hw), self.numbers.encode(numbers_BD)], 1)
 
     def pictures(self, latents_BCHW: Tensor) -> Tensor:
