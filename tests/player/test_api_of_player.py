@@ -54,6 +54,14 @@ def imagine(port, **asked):
     return ask(port, "/imagine", json.dumps(asked).encode(), **JSON)
 
 
+def test_a_wrong_address_is_a_page_for_people_and_json_for_programs(port):
+    status, page = ask(port, "/nowhere/<b>", Accept="text/html,*/*")
+    assert status == 404 and b'<a href="/">' in page and b"nothing at" in page and b"<b>" not in page
+    status, said = ask(port, "/nowhere")
+    assert status == 404 and json.loads(said)["detail"].startswith("there is nothing at /nowhere")
+    assert json.loads(ask(port, "/clips/none.mp4")[1])["detail"].startswith("this recording was deleted")
+
+
 def test_a_clip_is_imagined_and_scored(port):
     status, clip = imagine(port, path=PATH, seed=2)
     assert status == 200 and clip == imagine(port, path=PATH, seed=2)[1]

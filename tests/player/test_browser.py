@@ -177,6 +177,29 @@ def test_a_link_replays_the_walk_and_a_reload_or_lost_connection_keeps_it(visit)
     assert all(np.array_equal(a, b) for a, b in zip(walk, at_rest(other), strict=True))
     third = visit()
     assert third.input_value("#path") == ""  # its own world
+    odd = visit(f"/#start={start}&seed=1.5&path={path}")
+    expect(odd.locator("#note")).to_contain_text(
+        "The seed of this link is no whole number from 0 to 2147483647"
+    )
+    walked(odd, path.removeprefix("d-"))
+    assert odd.input_value("#seed") == "0"
+
+
+def test_a_server_that_stops_is_said_and_so_is_its_return(visit):
+    page, away = visit(), True
+
+    def route(socket):
+        if away:
+            socket.close()
+        else:
+            socket.connect_to_server()
+
+    page.route_web_socket(re.compile("/walk$"), route)
+    page.evaluate("socket.close()")
+    expect(page.locator("#note")).to_contain_text("The server does not answer. Is it still running?")
+    away = False
+    expect(page.locator("#link")).to_have_text("Live")
+    expect(page.locator("#note")).to_have_text("")
 
 
 def test_a_page_that_draws_too_slowly_skips_pictures_but_not_the_last(visit):

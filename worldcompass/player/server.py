@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from typing import Annotated, Any
 
@@ -84,6 +85,7 @@ def create_app(shared: Shared, settings: Settings, votes: Ballot | None = None) 
     app.add_middleware(Guard, loopback_only=settings.loopback_only, origins=settings.origins)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _unreadable)
+    app.add_exception_handler(404, _nothing_here)
     app.include_router(api.routes(shared, worlds))
     if votes is not None:
         app.include_router(ballot.routes(votes))
@@ -130,6 +132,20 @@ async def _unreadable(_: Request, error: Exception) -> JSONResponse:
     place = ".".join(str(part) for part in first["loc"])
     how = "; /docs describes the expected application/json" if first["loc"][0] == "body" else ""
     return JSONResponse({"detail": f"cannot read {place}: {first['msg']}{how}"}, 422)
+
+
+NOTHING_HERE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>WorldCompass</title>
+<body style="font: 1rem system-ui; margin: 3rem auto; max-width: 34rem; padding: 0 1rem">
+<h1>Not found</h1><p>{why}</p><p><a href="/">Open the player</a></p></body></html>"""
+
+
+async def _nothing_here(request: Request, error: Exception) -> HTMLResponse | JSONResponse:
+    """A page for people, JSON for programs."""
+    told = isinstance(error, HTTPException)  # by one of our own routes, else by the router
+    why = error.detail if told else f"there is nothing at {request.url.path}: the pages are / and /docs"
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(NOTHING_HERE.format(why=escape(why)), 404)
+    return JSONResponse({"detail": why}, 404)
 
 
 def _add_pages(app: FastAPI, front: str) -> None:
