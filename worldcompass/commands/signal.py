@@ -70,18 +70,20 @@ def described(found: LearningSignal) -> dict[str, object]:
 
 def table(found: LearningSignal) -> list[str]:
     """A measurement as lines of text."""
+    from worldcompass.statistics import LEVEL
+
     lines = [
-        f"{found.steps} steps of {found.groups} groups from the weights before training, 99% intervals",
+        f"{found.steps} steps of {found.groups} groups from the weights before training, {LEVEL:.0%} intervals",
         "",
-        f"{'gradient':<34}{'cosine of two steps':<28}{'half signal after':>18}",
+        f"{'gradient':<38}{'cosine of two steps':<28}{'steps for half signal':>22}",
     ]
     for row in found.agreements:
-        steps = "–" if math.isinf(row.steps_for_half) else f"{math.ceil(row.steps_for_half)} steps"
-        lines.append(f"{row.what:<34}{_text(row.cosine):<28}{steps:>18}")
-    lines += ["", f"{'step by the gradients of all others':<34}{'cosine with one left out':<28}{'kept':>18}"]
+        steps = "–" if math.isinf(row.steps_for_half) else str(math.ceil(row.steps_for_half))
+        lines.append(f"{row.what:<38}{_text(row.cosine):<28}{steps:>22}")
+    lines += ["", f"{'step by the gradients of all others':<38}{'cosine with one left out':<28}{'kept':>22}"]
     for reach in found.reaches:
         kept = f"{found.kept(reach):.0%}" if found.found else "–"
-        lines.append(f"{reach.optimiser:<34}{_text(reach.cosine):<28}{kept:>18}")
+        lines.append(f"{reach.optimiser:<38}{_text(reach.cosine):<28}{kept:>22}")
     return [*lines, "", *verdict(found)]
 
 
