@@ -133,7 +133,8 @@ def test_a_share_of_the_labels_is_wrong_and_always_the_same(recordings):
         (0.4, 0.2, 0.6),
         (1.0, 0.9, 1.0),
     ):  # any command may be the true one
-        labelled = blueprint_of(share).actions_of
+        labelled = blueprint_of(share).labels_of
+        assert labelled is not None
         wrong = [
             (labelled(episode).flat_KA != BLUEPRINT.actions_of(episode).flat_KA).any(-1)
             for episode in episodes
@@ -151,6 +152,15 @@ def test_kept_latents_hold_no_labels(recordings, world, tmp_path):
     )
     assert true.latents_EMCHW.equal(wrong.latents_EMCHW)
     assert not true.actions.controls.flat_KA.equal(wrong.actions.controls.flat_KA)
+
+
+def test_held_out_episodes_are_told_what_happened(recordings, world, tmp_path):
+    true, told = (
+        encode_dataset(blueprint_of(share), world, recordings, "heldout", tmp_path / "latents.safetensors")
+        for share in (0.0, 1.0)
+    )
+    assert true.actions.controls.flat_KA.equal(told.actions.controls.flat_KA)
+    assert blueprint_of(1.0).actions_of is BLUEPRINT.actions_of  # by which ``measure`` goes
 
 
 def test_start_pictures_are_what_the_engine_draws(engine):

@@ -52,7 +52,7 @@ def labels_of(episode: HandsEpisode, wrong_share: float) -> ControlValues:
 
 def blueprint_of(wrong_share: float) -> Blueprint[HandsEpisode]:
     """The world, taught by commands of which a share is wrong."""
-    return replace(BLUEPRINT, actions_of=partial(labels_of, wrong_share=wrong_share))
+    return replace(BLUEPRINT, labels_of=partial(labels_of, wrong_share=wrong_share))
 
 
 def numbers_at(episode: HandsEpisode, latents: Sequence[int]) -> np.ndarray:

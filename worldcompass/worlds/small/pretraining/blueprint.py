@@ -100,6 +100,9 @@ class Blueprint(Generic[E]):
     """The world of an autoencoder and a network."""
     actions_of: Callable[[E], Actions]
     """The actions (M,) that really happened in an episode, as the world's commands would say it."""
+    labels_of: Callable[[E], Actions] | None = None
+    """What the transformer is told of a training episode instead, such as labels of which some are wrong; held-out
+    episodes are always told what happened."""
     stages: tuple[PictureStage, ...] = (CODE, DECODER)
     """Of the autoencoder, one after the other; their shares add up to 1."""
     truth_of: Callable[[E, int], tuple[np.ndarray, ...]] = no_truth

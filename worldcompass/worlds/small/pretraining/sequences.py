@@ -40,7 +40,7 @@ class Latents:
     latents_EMCHW: Tensor
     """float16."""
     actions: Actions
-    """(E, M): what really happened."""
+    """(E, M): what really happened, or the labels that training is told, see ``Blueprint.labels_of``."""
 
     def to(self, device: torch.device | str) -> Latents:
         """The same on another device."""
@@ -53,7 +53,8 @@ def encode_dataset(
 ) -> Latents:
     """Latents and actions of a split; latents are kept in ``cache_file`` for this autoencoder and these shards."""
     shards = load(data, split, blueprint.recordings)
-    actions = Actions.stack([blueprint.actions_of(episode) for shard in shards for episode in shard])
+    told_of = blueprint.labels_of if split == "train" and blueprint.labels_of else blueprint.actions_of
+    actions = Actions.stack([told_of(episode) for shard in shards for episode in shard])
     made_from = _made_from(world.autoencoder, shards)
     if not cache_file.exists() or _facts(cache_file).get("made_from") != made_from:
         latents = torch.cat([_encoded(blueprint, world.autoencoder, shard) for shard in shards])
