@@ -20,7 +20,7 @@ from worldcompass.training.optim import adamw, muon
 from worldcompass.training.selection import at_levels
 from worldcompass.worlds.hands.experiment import HandsRecipe
 
-CHUNKS = 3  # of the curriculum of ``hands_demo``
+CHUNKS = 4  # of the curriculum of ``hands_demo``
 
 
 def hands_ablation() -> HandsRecipe:
@@ -94,13 +94,13 @@ def curriculum_random() -> HandsRecipe:
 
 
 def curriculum_adaptive() -> HandsRecipe:
-    """Pasts of the length on which the rewards change fastest; clips of four latents alone."""
-    return _changed(order="adaptive", play_share=0.0)
+    """Pasts of the length on which the rewards change fastest."""
+    return _changed(order="adaptive")
 
 
 def one_length() -> HandsRecipe:
-    """The first clip only."""
-    return _changed(last_chunk=0)
+    """The first clip after the start image only."""
+    return _changed(last_chunk=1)
 
 
 def group_of_4() -> HandsRecipe:
@@ -159,13 +159,8 @@ def all_levels() -> HandsRecipe:
 
 
 def clips_of_4() -> HandsRecipe:
-    """Clips of four latents alone, as in rollouts."""
-    return _changed(play_share=0.0)
-
-
-def clips_of_1() -> HandsRecipe:
-    """Clips of one latent alone, as in play; as many candidates' latents."""
-    return _changed(play_share=1.0, prompts_per_step=24)
+    """Clips of four latents, as in pretraining; as many candidates' latents."""
+    return _changed(chunk_length=4, first_chunk=0, last_chunk=3, prompts_per_step=6)
 
 
 def no_true_pasts() -> HandsRecipe:
@@ -214,8 +209,8 @@ _VARIANTS = (
     positive_only, random_rows, no_average, overwritten_behaviour,
     curriculum_down, curriculum_random, curriculum_adaptive, one_length,
     group_of_4, group_of_8, group_of_24, one_denoising_step, four_denoising_steps,
-    adapters, anchored_means, discriminator, muon_steps, adam_steps, all_levels, clips_of_4, clips_of_1,
-    no_true_pasts, reward_weighted, best_of_n, flow_grpo, dpo, continued_pretraining, guided_base,
+    adapters, anchored_means, discriminator, muon_steps, adam_steps, all_levels, clips_of_4, no_true_pasts,
+    reward_weighted, best_of_n, flow_grpo, dpo, continued_pretraining, guided_base,
 )  # fmt: skip
 SCENARIOS = "2646cf277accb7d5e18f76983798d995381892181f06596b7ae2a51e18c9c985"
 """Of the evaluation, fixed before the first run."""

@@ -16,20 +16,20 @@ from worldcompass.worlds.hands.experiment import HandsRecipe
 def hands_demo() -> HandsRecipe:
     """The short recipe of the Hands world: twelve minutes on 2 cores.
 
-    Two rewards hold each other in check: commands followed, and likeness to reachable truth. Two of three steps
-    train chunks of four latents, the others single ones as in play: what one way learns hardly reaches the last
-    latents of the other's chunks. All pasts are the engine's, so that truth is reachable. Few prompts are enough
-    for a step, as gradients agree, and keep their proportions, as the signal lies in few directions (experiments
-    73 and 74).
+    Two rewards hold each other in check: commands followed, and likeness to reachable truth. A clip is one latent,
+    so that a reward is about one command alone. All pasts are the engine's, so that truth is reachable. Gradients
+    keep their proportions, as the signal of a reward lies in few directions (experiment 73).
     """
     config = Config(
-        steps=48,
-        sampling=Sampling(prompts_per_step=8, group_size=12, last_chunk=2, play_share=0.34, true_pasts=1.0),
+        steps=40,
+        sampling=Sampling(
+            prompts_per_step=24, group_size=12, chunk_length=1, first_chunk=1, last_chunk=4, true_pasts=1.0
+        ),
         rewards=Weighing(scale=damped),
         learning=Learning(best=4, worst=4, noise_levels=1, draw=at_first, micro_rows=96),
         optimiser=Optimiser(
             make_optimizer=normalised_sgd,
-            lr=0.3,
+            lr=0.25,
             lr_end=0.3,
             behaviour_decay=Decay(0.0, 0.5, 0.02),
             checkpoint_decay=0.8,

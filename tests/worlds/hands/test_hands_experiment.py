@@ -82,7 +82,7 @@ def test_the_demo_offers_both_worlds_and_hands_is_the_usual_one(capsys, tmp_path
     for extra in ([], ["--world", "hands"], ["--world", "doom"]):
         assert cli.main(["demo", "--dry-run", "--out", str(tmp_path / "run"), *extra]) == 0
         said.append(capsys.readouterr().out)
-    assert said[0] == said[1] != said[2] and "48 steps" in said[0]
+    assert said[0] == said[1] != said[2] and "40 steps" in said[0]
     assert hands_full().members == 4 and hands_full().instruction_weight > 0
 
 
