@@ -78,7 +78,7 @@ def table(found: LearningSignal) -> list[str]:
         f"{'gradient':<38}{'cosine of two steps':<28}{'steps for half signal':>22}",
     ]
     for row in found.agreements:
-        steps = "–" if math.isinf(row.steps_for_half) else str(math.ceil(row.steps_for_half))
+        steps = str(math.ceil(row.steps_for_half)) if row.cosine.rises else "–"
         lines.append(f"{row.what:<38}{_text(row.cosine):<28}{steps:>22}")
     lines += ["", f"{'step by the gradients of all others':<38}{'cosine with one left out':<28}{'kept':>22}"]
     for reach in found.reaches:
@@ -91,7 +91,7 @@ def verdict(found: LearningSignal) -> list[str]:
     """What the numbers say, in sentences."""
     if not found.found:
         return [
-            "Not shown: gradients of different prompts have nothing in common, so training would follow noise.",
+            "Not shown: gradients of different prompts agree no more than noise does. Training may follow noise alone.",
             "Try more prompts_per_step or --steps; rewards by which candidates differ; another noise level (draw).",
         ]
     own, best = found.reaches[1], max(found.reaches[1:], key=lambda reach: reach.cosine.mean)
