@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 HARMLESS: Mapping[str, bool] = {"harmless": True}
 """Metadata of a field that changes no result, such as the address of a server."""
+
+
+def named(*choices: Callable[..., object]) -> Mapping[str, Mapping[str, object]]:
+    """Metadata of a field that holds one of some functions: ``--set`` takes their names."""
+    return {"named": {_name(one): one for one in choices}}
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from worldcompass.doctor import read_record
 from worldcompass.errors import UserError
 from worldcompass.recipes.overrides import override
 from worldcompass.report.runs import load_run
-from worldcompass.rollout import imagine_groups
+from worldcompass.rollout import imagine_groups, imagine_whole_videos
 from worldcompass.runs.checkpoint import load_checkpoint
 from worldcompass.runs.metrics import read_metrics
 from worldcompass.runs.settings import RunSettings, read_settings
@@ -24,8 +24,10 @@ from worldcompass.training.balance import Weighing, soft_minimum
 from worldcompass.training.config import Config
 from worldcompass.training.curriculum import Sampling
 from worldcompass.training.loop import train
-from worldcompass.training.optim import Optimiser, muon
+from worldcompass.training.objective import imitation_loss
+from worldcompass.training.optim import Optimiser, muon, normalised_sgd
 from worldcompass.training.policy import Decay
+from worldcompass.training.selection import at_first
 
 # Stopped by a signal after step 4 of 6; written by the code of git 101d63f, before settings stood in groups and
 # modules lay in folders.
@@ -119,6 +121,25 @@ def test_a_setting_is_named_with_its_group_or_without():
         override(Recipe(), ["lr=3"])
     with pytest.raises(UserError, match=r"^lr and max_grad_norm must be positive; got lr=-1"):
         override(Recipe(), ["config.lr=-1"])
+
+
+def test_a_setting_that_holds_a_function_is_set_by_its_name():
+    @dataclasses.dataclass(frozen=True)
+    class Recipe:
+        config: Config = dataclasses.field(default_factory=Config)
+
+    names = {
+        "make_optimizer": normalised_sgd, "draw": at_first, "objective": imitation_loss, "balance": soft_minimum,
+        "scale": damped, "rollout": imagine_whole_videos,
+    }  # fmt: skip
+    found = override(Recipe(), [f"config.{key}={function.__name__}" for key, function in names.items()])
+    assert {key: found.config.flat()[key] for key in names} == names
+    with pytest.raises(
+        UserError, match=r"make_optimizer must be one of muon, adamw, normalised_sgd, not 'sgd'"
+    ):
+        override(Recipe(), ["config.make_optimizer=sgd"])
+    with pytest.raises(UserError, match="dpo_loss"):  # rules between settings hold for names, too
+        override(Recipe(), ["config.objective=dpo_loss"])
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def verdict(found: LearningSignal) -> list[str]:
     """What the numbers say, in sentences."""
     if not found.found:
         return [
-            "Not shown: gradients of different prompts agree no more than noise does. Training may follow noise alone.",
+            "Not shown: gradients of different prompts agree no more than noise does. Training may follow noise.",
             "Try more prompts_per_step or --steps; rewards by which candidates differ; another noise level (draw).",
         ]
     own, best = found.reaches[1], max(found.reaches[1:], key=lambda reach: reach.cosine.mean)

@@ -1,6 +1,7 @@
 """Overrides ``key=value`` of a frozen dataclass, typed by its fields; a misspelt key fails at once.
 
 A key is a full path (``config.optimiser.lr``), or a short name (``config.lr``) if the configuration is ``Grouped``.
+Fields that hold one of some functions, see ``settings.named``, take their names.
 """
 
 from __future__ import annotations
@@ -154,6 +155,10 @@ def _note(changes: _Changes, config: Any, path: list[str], text: str, key: str) 
         said = [full for short in near for full in known if known[full] == short][:3]
         said = said or [before + own for own in sorted(names)]
         raise UserError(f"there is no setting {key!r}; nearest: {', '.join(said)}")
+    field = next(field for field in dataclasses.fields(config) if field.name == name)
+    if not inside and (functions := field.metadata.get("named")):
+        changes[name] = _choose(text, functions, key)
+        return None
     current, kind = getattr(config, name), _kind_of(type(config), name, key)
     if not inside:
         changes[name] = parse_value(text, kind, key)

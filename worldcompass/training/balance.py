@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from worldcompass.runs.metrics import RewardMetrics, StepMetrics
-from worldcompass.settings import Rule, enforce
-from worldcompass.training.advantages import Scale, all_groups
+from worldcompass.settings import Rule, enforce, named
+from worldcompass.training.advantages import Scale, all_groups, damped, largest_group, own_group
 
 History = Sequence[StepMetrics]
 """Metrics of the earlier steps, oldest first; ``chunk`` and each reward's ``mean`` and ``spread`` are read."""
@@ -53,9 +53,9 @@ class Weighing:
 
     weights: dict[str, float] = field(default_factory=dict[str, float])
     """Weight of each reward by its critic's name; 1 for rewards without one."""
-    balance: Balance = fixed
+    balance: Balance = field(default=fixed, metadata=named(fixed, soft_minimum))
     """``fixed``, or ``soft_minimum``: weights that follow each reward's progress."""
-    scale: Scale = all_groups
+    scale: Scale = field(default=all_groups, metadata=named(all_groups, own_group, largest_group, damped))
     """``own_group``, ``all_groups``, ``largest_group``, or ``damped``, which is between the first two."""
     reward_clip: float | None = None
     """Limit (+-) of the advantages of each reward before weighting; no limit when None, as in the paper."""

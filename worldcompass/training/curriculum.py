@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import unwrap
 from typing import Any, Literal
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from worldcompass.reachable import true_past
-from worldcompass.rollout import Past, PastMaker, Rollout, imagine_groups, imagine_past
+from worldcompass.rollout import Past, PastMaker, Rollout, imagine_groups, imagine_past, imagine_whole_videos
 from worldcompass.seeding import Key, generator_for
-from worldcompass.settings import Rule, enforce
+from worldcompass.settings import Rule, enforce, named
 from worldcompass.training.balance import History
 from worldcompass.training.learning_progress import chunk_by_progress
 from worldcompass.types import Scenario
@@ -63,7 +63,7 @@ class Sampling:
     true_pasts: float = 0.0
     """Share of a step's groups whose past is the engine's own video; needs scenarios with the engine's
     continuation, and a world with ``encode``."""
-    rollout: Rollout = imagine_groups
+    rollout: Rollout = field(default=imagine_groups, metadata=named(imagine_groups, imagine_whole_videos))
     """``imagine_groups``, or the baseline ``imagine_whole_videos``."""
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from worldcompass.devices.cuda import on_cuda
 from worldcompass.errors import StoppedRun
 from worldcompass.parallel.sharding import all_finite, like, whole
 from worldcompass.parallel.team import Team
-from worldcompass.settings import Rule, enforce
+from worldcompass.settings import Rule, enforce, named
 from worldcompass.training.lora import Lora, inject_lora
 from worldcompass.training.policy import Decay
 
@@ -203,7 +203,7 @@ def adamw(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) ->
 class Optimiser:
     """How the weights and their averages are updated."""
 
-    make_optimizer: MakeOptimizer = muon
+    make_optimizer: MakeOptimizer = field(default=muon, metadata=named(muon, adamw, normalised_sgd))
     """``muon``, ``adamw`` or ``normalised_sgd``."""
     lr: float = 1e-5
     lr_end: float = 1.0

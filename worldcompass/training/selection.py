@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import unwrap
 from itertools import pairwise
 from typing import Any, Literal
@@ -15,9 +15,17 @@ from worldcompass.noise import StochasticStep, corrupt
 from worldcompass.parallel.team import Team
 from worldcompass.rollout import Futures, Path
 from worldcompass.seeding import Key, generator_for
-from worldcompass.settings import Rule, enforce
+from worldcompass.settings import Rule, enforce, named
 from worldcompass.training.advantages import Advantages, keep_extremes
-from worldcompass.training.objective import Anchors, Objective, nft_loss
+from worldcompass.training.objective import (
+    Anchors,
+    Objective,
+    advantage_weighted_loss,
+    imitation_loss,
+    nft_loss,
+    positive_only_loss,
+    reward_weighted_loss,
+)
 from worldcompass.training.rivals import dpo_loss, flow_grpo_loss, flow_matching_loss
 from worldcompass.types import Actions, Samples, Scenario
 
@@ -125,11 +133,23 @@ class Learning:
     """Optimiser updates that share the rows (candidates x levels) of a rollout."""
     micro_rows: int = 64
     """Rows of one forward pass in the update; gradients accumulate, so it changes memory and not results."""
-    objective: Objective = nft_loss
+    objective: Objective = field(
+        default=nft_loss,
+        metadata=named(
+            nft_loss,
+            positive_only_loss,
+            advantage_weighted_loss,
+            reward_weighted_loss,
+            imitation_loss,
+            dpo_loss,
+            flow_grpo_loss,
+            flow_matching_loss,
+        ),
+    )
     """``nft_loss`` or another function of ``worldcompass.training.objective`` or ``rivals``."""
     teacher: Teacher = "rewards"
     """What the update follows: the rewards of imagined futures, or the engine's own video (``continued.py``)."""
-    draw: Draw = at_levels
+    draw: Draw = field(default=at_levels, metadata=named(at_levels, at_first, in_pairs, along_path))
     """Where a candidate is trained: ``at_levels``, ``at_first``, ``in_pairs`` for ``dpo_loss``, ``along_path`` for
     ``flow_grpo_loss``."""
     opponent: Opponent = "behaviour"
