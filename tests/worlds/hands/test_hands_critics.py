@@ -14,11 +14,11 @@ from worldcompass.types import ControlValues, Group
 from worldcompass.worlds.hands.critic_training.faults import erased, mask_of, spoilt_clip
 from worldcompass.worlds.hands.critic_training.fit import train_critics
 from worldcompass.worlds.hands.critic_training.report import mushed_clips
-from worldcompass.worlds.hands.critics.following import GripperReader
+from worldcompass.worlds.hands.critics.following import GripperReader, nearness_by
 from worldcompass.worlds.hands.critics.reader import GRID, SceneReader, above, seen_of
 from worldcompass.worlds.hands.critics.weights import COMMAND, JUDGE, READER, load_judge, load_reader
-from worldcompass.worlds.hands.facts import THINGS
-from worldcompass.worlds.hands.footage import scene_of, shipped
+from worldcompass.worlds.hands.facts import NOMINAL, THINGS
+from worldcompass.worlds.hands.footage import scene_of, shipped, shipped_scenarios
 from worldcompass.worlds.hands.rewards.instruction import InstructionFollowing
 from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
@@ -179,3 +179,24 @@ def test_finished_files_are_skipped_and_those_of_another_seed_refused(tmp_path):
     assert train_critics(tmp_path / "no data", tmp_path, seed=0) == tmp_path
     with pytest.raises(UserError, match="trained with seed 0, not 1"):
         train_critics(tmp_path / "no data", tmp_path, seed=1)
+
+
+def test_nearness_is_the_miss_in_steps_and_falls_on_forgeries():
+    """By the judge on the engine's own videos; halved motions are near by half, and other commands are far."""
+    scenario = shipped_scenarios("evaluation", 8)[0]
+    assert scenario.truth is not None
+    wanted = scenario.truth.actions.controls.flat_KA
+    video, judge = scenario.truth.frames_F3hw, load_judge()
+
+    def exact(share):
+        places = (share * wanted * torch.tensor(NOMINAL)).cumsum(0)
+        return nearness_by(lambda frames: places[: len(frames)], video, scenario)
+
+    assert exact(1.0) == pytest.approx(np.ones(29))
+    size = wanted[1:].abs().mean(1).numpy().repeat(4)
+    assert exact(0.5)[1:] == pytest.approx(1 - size / 2) and exact(0.0)[1:] == pytest.approx(1 - size)
+    true = nearness_by(judge.grip, video, scenario)
+    still = nearness_by(judge.grip, video[:1].expand_as(video), scenario)
+    back = nearness_by(judge.grip, video.flip(0), scenario)
+    assert true.shape == (29,) and true.mean() > 0.85
+    assert back.mean() < still.mean() < true.mean() - 0.1

@@ -52,7 +52,7 @@ def test_a_run_without_any_engine_has_all_results(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     for side in ("engine", "base", "trained", "difference"):
         for kind in KINDS:
-            assert set(results[side][kind]) == {*MEASURES, "permanence"}
+            assert set(results[side][kind]) == {*MEASURES, "permanence", "nearness"}
     assert results["engine"]["basic"]["permanence"]["mean"] == 1.0
     assert set(results["gap_closed"]) == set(KINDS)
     assert (run_dir / "before_after.mp4").is_file() and (run_dir / "report.html").is_file()

@@ -6,12 +6,13 @@ The fixed scenarios and the engine's own continuation are in the package, so not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from worldcompass.runs.results import Results
 from worldcompass.types import Scenario
 from worldcompass.ways import ROLLOUT
-from worldcompass.worlds.hands.critics.following import GripperReader
+from worldcompass.worlds.hands.critics.following import GripperReader, nearness_by
 from worldcompass.worlds.hands.critics.weights import load_judge, shared_reader
 from worldcompass.worlds.hands.footage import shipped_scenarios
 from worldcompass.worlds.hands.task_judge import permanence
@@ -25,8 +26,10 @@ LATENTS_PER_CHUNK = SPEC.ways[ROLLOUT].chunk_length
 
 
 def exam() -> Exam:
-    """The held-out judge, the reward's reader, and permanence by the task judge."""
-    return Exam(load_judge(), GripperReader(shared_reader()), {"permanence": permanence})
+    """The held-out judge, the reward's reader, permanence by the task judge, nearness of motions by the judge."""
+    judge = load_judge()
+    measures = {"permanence": permanence, "nearness": partial(nearness_by, judge.grip)}
+    return Exam(judge, GripperReader(shared_reader()), measures)
 
 
 def fixed_scenarios(latents: int, unseen: bool = True) -> list[Scenario]:
