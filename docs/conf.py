@@ -84,6 +84,7 @@ CONTENTS = {
             "/docs/audits",
             "/docs/judge",
             "/docs/horizon",
+            "/docs/signal",
             "/docs/doctor",
             "/docs/ablations",
             "/docs/reliability",
