@@ -183,6 +183,8 @@ def test_a_link_replays_the_walk_and_a_reload_or_lost_connection_keeps_it(visit)
     )
     walked(odd, path.removeprefix("d-"))
     assert odd.input_value("#seed") == "0"
+    page.evaluate(f"location.hash = 'start={start}&seed=x'")  # a link that is opened in the same page
+    expect(page.locator("#note")).to_contain_text("The seed of this link is no whole number")
 
 
 def test_a_server_that_stops_is_said_and_so_is_its_return(visit):

@@ -20,6 +20,7 @@ from worldcompass.worlds.doom.world import shipped_weights as doom_weights
 from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.collect import record_episode
 from worldcompass.worlds.hands.facts import CONTROLS, NUM_ACTIONS, action_words
+from worldcompass.worlds.hands.footage import shipped_scenarios
 from worldcompass.worlds.hands.network.transformer import HandsTransformer
 from worldcompass.worlds.hands.player import hands_starts
 from worldcompass.worlds.hands.pretraining import BLUEPRINT, blueprint_of
@@ -161,6 +162,14 @@ def test_held_out_episodes_are_told_what_happened(recordings, world, tmp_path):
     )
     assert true.actions.controls.flat_KA.equal(told.actions.controls.flat_KA)
     assert blueprint_of(1.0).actions_of is BLUEPRINT.actions_of  # by which ``measure`` goes
+
+
+def test_encoding_by_kept_pictures_is_the_autoencoder_s(world):
+    videos = [s.truth.frames_F3hw for s in shipped_scenarios("probes", 3) if s.truth is not None]
+    video = torch.stack(videos[:2])
+    plain = world.autoencoder.encode_video(video.float() / 255)
+    for _ in range(2):  # looked at, then kept
+        torch.testing.assert_close(world.encode(video), plain, atol=1e-4, rtol=1e-4)
 
 
 def test_start_pictures_are_what_the_engine_draws(engine):
