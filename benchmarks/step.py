@@ -38,6 +38,7 @@ from worldcompass.rollout import (
     RolloutRequest,
     chunk_actions,
     chunk_noise,
+    heated,
     imagine_chunk,
     imagine_groups,
     imagine_past,
@@ -93,7 +94,7 @@ def rollout_in_turn(prefix: Prefix, batched: bool = False) -> Rollout:
             past = imagine_past(world, [scenario], chunk, length, [(*keys, "past", scenario.id)], sigmas)
             actions = chunk_actions(world, [scenario], chunk, length)
             generators = past_generators([(*keys, "past", scenario.id)], chunk)
-            attended = world.attend(past.context, actions, generators)
+            attended = heated(world, world.attend(past.context, actions, generators), request.temperature)
             row_keys = [
                 (*keys, "future", scenario.id, chunk, request.siblings(scenario).noise_G[g])
                 for g in request.own

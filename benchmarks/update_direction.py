@@ -63,7 +63,7 @@ def gradients(
     noise = torch.randn(shape, generator=generator)
     levels = [float(level) for level in world.spec.sigmas()[:2]]
     with torch.no_grad():
-        context = world.attend(world.begin(group), actions)
+        context = world.heated(world.attend(world.begin(group), actions), 1.0)
         clean = imagine_chunk(world, context, actions, lambda step: noise, world.spec.sigmas())
     hits = kernel(steps(world, clean) - wanted, torch.zeros(()))
     rewards = (hits[..., :2].prod(-1) + hits[..., 2:].prod(-1)).mean(-1) / 2

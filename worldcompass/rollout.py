@@ -96,6 +96,8 @@ class RolloutRequest:
     """Candidates of a group without guidance and with noise of their own."""
     stochastic: float = 0.0
     """Size of the noise in the steps of the candidates, see ``noise.StochasticStep``; 0 for the world's sampler."""
+    temperature: float | None = None
+    """At which candidates are imagined, see ``Tempered``; the world's own when None."""
     clip_chunks: int = 1
     """Chunks that critics see of a candidate: this one, and those that follow from it."""
     past_of: PastMaker | None = None
@@ -205,14 +207,14 @@ def imagine_past(
 @torch.no_grad()
 def go_on(
     world: WorldModel[Any], context: Context, scenarios: Sequence[Scenario], chunks: range, chunk_length: int,
-    row_keys: Sequence[tuple[Key, ...]], sigmas: Tensor,
+    row_keys: Sequence[tuple[Key, ...]], sigmas: Tensor, temperature: float | None = None,
 ) -> Past:  # fmt: skip
     """Imagine chunks after a context of one past per scenario; frames and passes are those of these chunks."""
     frames = [torch.empty(len(scenarios), 0, 3, *world.spec.frame_size, dtype=torch.uint8)]
     passes = 0
     for chunk in chunks:
         actions = chunk_actions(world, scenarios, chunk, chunk_length)
-        attended = world.attend(context, actions, past_generators(row_keys, chunk))
+        attended = heated(world, world.attend(context, actions, past_generators(row_keys, chunk)), temperature)
         passes += denoising_passes(attended, len(scenarios), sigmas) + prefix_passes(context)
         noise = chunk_noise(world, chunk_length, [(*keys, chunk) for keys in row_keys])
         clean = imagine_chunk(world, attended, actions, noise, sigmas)
@@ -247,6 +249,7 @@ def imagine_groups(world: WorldModel[Any], request: RolloutRequest) -> list[Futu
         past = (request.past_of or imagine_past)(world, batch, chunk, length, past_keys, sigmas)
         actions = chunk_actions(world, batch, chunk, length)
         attended = world.attend(past.context, actions, past_generators(past_keys, chunk))
+        attended = heated(world, attended, request.temperature)
         refuse_given(world, attended, request)
         plans = [request.siblings(scenario) for scenario in batch]
         row_keys = [
@@ -317,9 +320,10 @@ def imagine_whole_videos(world: WorldModel[Any], request: RolloutRequest) -> lis
     row_keys = [
         (*keys, "video", s.id, request.siblings(s).noise_G[g]) for s in scenarios for g in request.own
     ]
-    past = imagine_past(world, rows, chunk, length, row_keys, sigmas)
+    past = go_on(world, world.begin(rows), rows, range(chunk), length, row_keys, sigmas, request.temperature)
     actions = chunk_actions(world, rows, chunk, length)
     attended = world.attend(past.context, actions, past_generators(row_keys, chunk))
+    attended = heated(world, attended, request.temperature)
     refuse_given(world, attended, request)
     noise = chunk_noise(world, length, [(*row, chunk) for row in row_keys])
     guidance = spread_guidance(world, request, scenarios)
@@ -425,6 +429,11 @@ def denoising_passes(attended: Context, rows: int, sigmas: Tensor, explore: floa
     """Forward passes to denoise the rows of a chunk: two per step with guidance, none if it is given whole."""
     per_step = 2 if explore else 1
     return 0 if given_whole(attended) else per_step * rows * (len(sigmas) - 1)
+
+
+def heated(world: WorldModel[Any], attended: Context, temperature: float | None) -> Context:
+    """The attended context at a temperature of a ``Tempered`` world; as it is when None."""
+    return attended if temperature is None else world.heated(attended, temperature)  # type: ignore[attr-defined]
 
 
 def prefix_passes(context: Context) -> int:

@@ -174,6 +174,15 @@ class Guidable(Protocol[C]):
 
 
 @runtime_checkable
+class Tempered(Protocol[C]):
+    """A world model that says how unsure it is, and draws from that at a temperature (decision 20)."""
+
+    def heated(self, context: C, temperature: float) -> C:
+        """The attended context at a temperature: at 0 the likeliest, at 1 as unsure as the network says."""
+        ...
+
+
+@runtime_checkable
 class Encoder(Protocol):
     """A world model that also encodes real video, as true pasts and reachable truth need (``reachable.py``)."""
 

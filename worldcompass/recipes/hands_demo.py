@@ -17,13 +17,20 @@ def hands_demo() -> HandsRecipe:
     """The short recipe of the Hands world: twelve minutes on 2 cores.
 
     Two rewards hold each other in check: commands followed, and likeness to reachable truth. A clip is one latent,
-    so that a reward is about one command alone. All pasts are the engine's, so that truth is reachable. Gradients
-    keep their proportions, as the signal of a reward lies in few directions (experiment 73).
+    so that a reward is about one command alone. All pasts are the engine's, so that truth is reachable. Candidates
+    are drawn as unsure as the network is, while videos show what it finds likeliest (decision 20). Gradients keep
+    their proportions, as the signal of a reward lies in few directions (experiment 73).
     """
     config = Config(
         steps=40,
         sampling=Sampling(
-            prompts_per_step=24, group_size=12, chunk_length=1, first_chunk=1, last_chunk=4, true_pasts=1.0
+            prompts_per_step=24,
+            group_size=12,
+            chunk_length=1,
+            first_chunk=1,
+            last_chunk=4,
+            temperature=1.0,
+            true_pasts=1.0,
         ),
         rewards=Weighing(scale=damped),
         learning=Learning(best=4, worst=4, noise_levels=1, draw=at_first, micro_rows=96),

@@ -57,6 +57,9 @@ class Sampling:
     """Share of the guided candidates that are guided at right angles to their own estimate; needs ``explore``."""
     free_noises: int = 0
     """Candidates of a group without guidance and with noise of their own; needs ``shared_noise``."""
+    temperature: float | None = None
+    """At which candidates are imagined, above 0; the world's own when None. Needs a ``Tempered`` world: one whose
+    videos show what is likeliest has candidates that are all alike."""
     stochastic: float = 0.0
     """Size of the noise in the candidates' denoising steps, see ``noise.StochasticStep``; 0.7 in Flow-GRPO, 0 for
     the world's own sampler."""
@@ -114,6 +117,11 @@ class Sampling:
                     ("order", "play_share"),
                     self.order != "adaptive" or not self.play_share,
                     "order=adaptive needs play_share=0",
+                ),
+                Rule(
+                    ("temperature",),
+                    self.temperature is None or self.temperature > 0,
+                    "temperature must be above 0",
                 ),
                 Rule(("stochastic",), self.stochastic >= 0, "stochastic must not be negative"),
                 Rule(

@@ -23,7 +23,7 @@ from worldcompass.training.selection import Learning, along_path
 from worldcompass.training.stretch import rollout_length
 from worldcompass.types import Scenario
 from worldcompass.ways import PLAY
-from worldcompass.world import Encoder, Guidable, WorldModel
+from worldcompass.world import Encoder, Guidable, Tempered, WorldModel
 
 
 def prepare(parts: Parts) -> Run:
@@ -102,6 +102,11 @@ def check_inputs(parts: Parts) -> None:
             f"the weights of all critics are zero ({', '.join(names)}): set one of them above 0"
         )
     check_guidance(world, sampling.explore)
+    if sampling.temperature is not None and not isinstance(world, Tempered):
+        raise UnfitInputs(
+            f"temperature={sampling.temperature} needs a world that says how unsure it is, which"
+            f" {world.spec.name} does not: leave config.temperature out"
+        )
     if sampling.stochastic and world.spec.sampler is not euler_step:
         raise UnfitInputs(
             f"stochastic={sampling.stochastic} needs a world that follows a flow, but {world.spec.name} jumps from"

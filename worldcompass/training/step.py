@@ -196,6 +196,7 @@ def request_of_step(
         projected=sampling.projected,
         free_noises=sampling.free_noises,
         clip_chunks=sampling.clip_chunks,
+        temperature=sampling.temperature,
         stochastic=sampling.stochastic,
         candidates=run.team.candidates(sampling.group_size),
     )

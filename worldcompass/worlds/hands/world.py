@@ -48,6 +48,7 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
     """Implements ``WorldModel[SmallContext]``; views show all parts where the last picture has them."""
 
     spec = SPEC
+    temperature = 0.0  # a gripper that is told where to go doesn't tremble; candidates of a group do
 
     def __init__(self, autoencoder: HandsAutoencoder, net: ChunkTransformer) -> None:
         super().__init__(autoencoder, net)
@@ -99,6 +100,12 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
     def rotary(self, positions_PK: Tensor, actions: Actions) -> Rotary:
         """See ``SmallWorld`` and ``rotary_table``."""
         return rotary_table(positions_PK)
+
+    def heated(self, context: SmallContext, temperature: float) -> SmallContext:
+        """See ``Tempered``: of where the gripper and the things go."""
+        attended = context.attended
+        assert attended is not None
+        return replace(context, attended=replace(attended, temperature=temperature))
 
     def weaken(self, context: SmallContext) -> SmallContext:
         """See ``Guidable``: as if the gripper rested, in the command and in the views."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,14 +46,21 @@ class Attended:
     """Of the chunk's own tokens, (P, 1, K * tokens, head / 2)."""
     prefix: Prefix | None
     """Keys and values of the past that the chunk may see, with their rotary embedding."""
+    temperature: float = 1.0
+    """See ``Inputs``."""
 
     def select(self, rows: slice) -> Attended:
         """Some of the pasts."""
         prefix = self.prefix and [(k[rows], v[rows]) for k, v in self.prefix]
         rotary = (self.rotary[0][rows], self.rotary[1][rows])
         command = tuple(x[rows] for x in self.command)
-        return Attended(
-            self.given_K, command, self.look_P.select(rows), self.seen_PDKyx[rows], rotary, prefix
+        return replace(
+            self,
+            command=command,
+            look_P=self.look_P.select(rows),
+            seen_PDKyx=self.seen_PDKyx[rows],
+            rotary=rotary,
+            prefix=prefix,
         )
 
 

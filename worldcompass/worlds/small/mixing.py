@@ -191,7 +191,7 @@ class MixingTransformer(ChunkTransformer):
         """
         mean = self.code.encode(mixed(planes_Nchw, self.mixable(coarse_Ncyx, inputs), self.config))
         spread = functional.softplus(self.spread(functional.silu(coarse_Ncyx)).float())
-        spread = spread * self.spread_channels.exp()[:, None, None]
+        spread = spread * self.spread_channels.exp()[:, None, None] * inputs.temperature
         level = inputs.sigma_N.float().view(-1, 1, 1, 1)
         return posterior_velocity(inputs.latents_NCHW.float(), mean, spread, level)
 

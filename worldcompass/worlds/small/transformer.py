@@ -224,6 +224,8 @@ class Inputs:
     """What modulates the blocks: the noise level's features and the command's."""
     row: int = 1
     """K, latents of a row."""
+    temperature: float = 1.0
+    """Share of what the network is unsure of that noise decides; networks that don't say so have no use for it."""
 
     @property
     def seen_NDyx(self) -> Tensor:
@@ -234,7 +236,7 @@ class Inputs:
         """The same of the latents of these numbers, in rows of so many."""
         return Inputs(
             self.latents_NCHW[chosen], self.sigma_N[chosen], self.before_NCHW[chosen],
-            self.seen_NDyx[chosen][:, None], self.condition_NE[chosen], row,
+            self.seen_NDyx[chosen][:, None], self.condition_NE[chosen], row, self.temperature,
         )  # fmt: skip
 
 
@@ -317,6 +319,7 @@ class ChunkTransformer(nn.Module):
     def forward(
         self, latents_BCKHW: Tensor, sigma_BK: Tensor, command: Command, before_BCHW: Tensor, seen_PDKyx: Tensor,
         *, rotary: Rotary, attend: Attend, keep_keys: bool = False, asked_B: Tensor | None = None, known: int = 0,
+        temperature: float = 1.0,
     ) -> tuple[Tensor, Prefix]:  # fmt: skip
         """Run the transformer.
 
@@ -331,6 +334,7 @@ class ChunkTransformer(nn.Module):
             keep_keys: only return the keys and values; the last layers are skipped.
             asked_B: bool, the rows whose velocity is wanted; None for all.
             known: first latents of each row that are seen but whose velocity nobody wants.
+            temperature: see ``Inputs``.
 
         Returns:
             Velocity (B, C, K - known, H, W) of the rows asked for, and per block the keys and values of all rows
@@ -341,8 +345,9 @@ class ChunkTransformer(nn.Module):
         before = before_BCHW[:, :, None].expand_as(latents_BCKHW)
         latents, before = (x.transpose(1, 2).flatten(0, 1) for x in (latents_BCKHW, before))
         inputs = Inputs(
-            latents, sigma_BK.flatten(), before, seen_PDKyx.transpose(1, 2), condition.flatten(0, 1), count
-        )
+            latents, sigma_BK.flatten(), before, seen_PDKyx.transpose(1, 2), condition.flatten(0, 1), count,
+            temperature,
+        )  # fmt: skip
         tokens, kept = self.enter(inputs)
         x = (tokens + self.place).unflatten(0, (batch, count))
         keys = []

@@ -58,6 +58,8 @@ class SmallWorld(Generic[A]):
 
     spec: WorldSpec
     memory = Memory()
+    temperature = 1.0
+    """At which chunks are imagined, see ``Tempered``."""
 
     def __init__(self, autoencoder: A, net: ChunkTransformer) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
@@ -142,7 +144,8 @@ class SmallWorld(Generic[A]):
         positions = positions.expand(context.num_pasts, -1)
         rotary = self.rotary(positions[:, before:], actions)
         prefix = self._gather(context, chosen, positions[:, :before]) if before else None
-        return replace(context, attended=Attended(given, command, look, seen, rotary, prefix))
+        attended = Attended(given, command, look, seen, rotary, prefix, self.temperature)
+        return replace(context, attended=attended)
 
     def predict_clean(
         self, noisy_BCKHW: Tensor, sigma_B: Tensor, actions: Actions, context: SmallContext
@@ -173,6 +176,7 @@ class SmallWorld(Generic[A]):
         velocity, _ = self.net(
             noisy, sigma_BK, command, last, attended.seen_PDKyx,
             rotary=_repeat(attended.rotary, rows), attend=after_prefix(attended.prefix), known=known,
+            temperature=attended.temperature,
         )  # fmt: skip
         clean = noisy[:, :, known:] - sigma_B.view(-1, 1, 1, 1, 1) * velocity.float()
         return torch.cat([noisy[:, :, :known], clean], 2) if known else clean

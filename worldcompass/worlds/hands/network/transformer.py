@@ -150,7 +150,7 @@ class HandsTransformer(MixingTransformer):
         views, level = inputs.seen_NDyx.float(), inputs.sigma_N.float()[:, None]
         colour, numbers = inputs.latents_NCHW.float().tensor_split((COLOUR,), 1)
         seen, noisy = Seen.of(views), Noisy(numbers.mean((2, 3)), level)
-        state = self.moved(coarse_Ncyx, seen, views[:, SHARES:SHOWN], noisy, inputs.row)
+        state = self.moved(coarse_Ncyx, seen, views[:, SHARES:SHOWN], noisy, inputs.row, inputs.temperature)
         drawn = State.of(
             state.numbers().detach()
         )  # a picture that is a pixel off does not say in which direction
@@ -166,7 +166,9 @@ class HandsTransformer(MixingTransformer):
         )
         return torch.cat([painted, told], 1)
 
-    def moved(self, coarse_Ncyx: Tensor, seen: Seen, shares_NLhw: Tensor, noisy: Noisy, row: int) -> State:
+    def moved(
+        self, coarse_Ncyx: Tensor, seen: Seen, shares_NLhw: Tensor, noisy: Noisy, row: int, temperature: float
+    ) -> State:
         """Where everything is at the end of each latent.
 
         Args:
@@ -175,6 +177,7 @@ class HandsTransformer(MixingTransformer):
             shares_NLhw: of the parts in the last picture.
             noisy: what the noisy latents say.
             row: latents of a row, one after the other.
+            temperature: see ``Inputs``.
         """
         cells = functional.adaptive_avg_pool2d(shares_NLhw, self.config.latent_shape[1:]).flatten(2)
         features = coarse_Ncyx.float().flatten(2)
@@ -184,7 +187,8 @@ class HandsTransformer(MixingTransformer):
         told = self.grip(torch.cat([gripper, whole, state.grip_4 / PLACE_UNIT], 1)).float()
         gone, unsure = told.split(GRIP, 1)
         guess = self.numbers.units(state.grip_4 + gone * gone.new_tensor(NOMINAL))
-        grip = self.numbers.numbers(noisy.likely_way(guess, functional.softplus(unsure + SPREAD_BORN), row))
+        unsure = temperature * functional.softplus(unsure + SPREAD_BORN)
+        grip = self.numbers.numbers(noisy.likely_way(guess, unsure, row))
         kinds = torch.eye(len(THINGS), device=own.device).expand(len(own), -1, -1)
         things = [
             own[:, : len(THINGS)],
@@ -193,8 +197,9 @@ class HandsTransformer(MixingTransformer):
         ]
         nudges = NUDGE * self.nudge(torch.cat([*things, kinds], 2)).float()
         numbers = self.numbers.units(self._unrolled(state, grip, nudges, row).numbers())
-        spread = numbers.new_tensor([0.0] * GRIP + [UNSURE] * (NUMBERS - GRIP))
-        return State.of(self.numbers.numbers(torch.where(spread > 0, noisy.likely(numbers, spread), numbers)))
+        things = torch.arange(NUMBERS, device=numbers.device) >= GRIP  # the gripper's have been drawn
+        likely = noisy.likely(numbers, numbers.new_tensor(temperature * UNSURE))
+        return State.of(self.numbers.numbers(torch.where(things, likely, numbers)))
 
     def _unrolled(self, state: State, grip_N4: Tensor, nudge_NT3: Tensor, row: int) -> State:
         """Things after each latent of rows, whose first latents follow the same state."""
