@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         {"beta": -1.0},
         {"kl_weight": -1.0},
         {"explore": -1.0},
+        {"temperature": 0.0},
         {"shared_noise": True},
         {"lr": float("nan")},
         {"reward_clip": 0.0},
@@ -54,6 +55,7 @@ def test_configurations_that_cannot_work_are_refused_at_once(change):
         ({"last_chunk": 2}, "is shorter"),
         ({"noise_levels": 7}, "at most the 6 steps of a rollout"),
         ({"explore": 1.0}, "does not have: set config.explore=0"),
+        ({"temperature": 1.0}, "how unsure it is, which toy does not: leave config.temperature out"),
     ],
 )
 def test_settings_that_do_not_fit_the_world_are_refused(change, words, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
 from worldcompass.types import Actions, Scenario
 from worldcompass.worlds.hands.actions import ACTIONS
 from worldcompass.worlds.hands.collect import record_episode
@@ -349,6 +350,20 @@ def test_guidance_is_against_a_gripper_that_rests():
     torch.testing.assert_close(weak.seen_PDKyx, resting.seen_PDKyx)
     torch.testing.assert_close(weak.command, resting.command)
     assert not commanded.seen_PDKyx.equal(resting.seen_PDKyx)
+
+
+@pytest.mark.parametrize("rollout", [imagine_groups, imagine_whole_videos])
+def test_candidates_differ_at_a_temperature_and_videos_do_not_tremble(rollout):
+    world, starts = untrained(), scenarios("right-9", 8)
+    request = RolloutRequest(starts, 1, 4, 3, (0,), world.spec.sigmas())
+
+    def apart(temperature: float | None) -> float:
+        """Deviation of the gripper's place among candidates, metres."""
+        clean = rollout(world, replace(request, temperature=temperature))[0].clean_BCKHW
+        numbers = world.autoencoder.look(clean.transpose(1, 2).flatten(0, 1)).numbers
+        return float(numbers.unflatten(0, (2, 3, 4))[..., :3].std(1).mean())
+
+    assert apart(None) < 5e-4 < 5e-3 < apart(0.5) < apart(1.0)
 
 
 def test_the_gripper_learns_from_its_numbers_alone():
