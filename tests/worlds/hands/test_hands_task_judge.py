@@ -49,6 +49,16 @@ def test_permanence_falls_when_a_thing_vanishes_changes_colour_or_doubles(fault)
     assert (values[:5] == 1).all() and (values[5:] < 1).all()
 
 
+def test_a_thing_that_the_start_hides_need_not_appear():
+    """The engine shows the ball when the cup in the gripper has moved away."""
+    (scenario,) = [s for _, s in shipped("evaluation") if s.id == "heldout/combined/0"]
+    assert scenario.truth is not None
+    ball, frames = THINGS.index("ball"), scenario.truth.frames_F3hw
+    seen = find(frames, scene_of(scenario.id)).seen_FT[:, ball]
+    assert not seen[0] and seen.any()
+    assert (permanence(frames[:1].expand_as(frames), scenario) == 1).all()
+
+
 def test_noise_shows_less_than_the_scene():
     _, scenario = shipped("probes")[0]
     generator = torch.Generator().manual_seed(0)

@@ -132,10 +132,11 @@ def _patches(mask_hw: np.ndarray) -> tuple[int, np.ndarray, int]:
 
 
 def permanence(video_F3hw: Tensor, scenario: Scenario) -> np.ndarray:
-    """For every frame the share of the scene's things that are there, once each; float (F,).
+    """For every frame the share of the start image's things that are there, once each; float (F,).
 
     Each latent's last frame is looked at, and stands for the latent. A thing that is out of sight in the engine's
-    frame too, behind the gripper or in the cup, does not count.
+    frame too, behind the gripper or in the cup, does not count; nor does one that the start image hides, which no
+    world model can know of. Where none counts, none is lost: 1.
     """
     return kept_things(video_F3hw, scenario, scene_of(scenario.id))
 
@@ -147,7 +148,8 @@ def kept_things(video_F3hw: Tensor, scenario: Scenario, of: Scene) -> np.ndarray
     found = find(ends, of)
     true = find(scenario.truth.frames_F3hw[::FRAMES_PER_LATENT][: len(ends)], of)
     kept = found.seen_FT & (found.rivals_FT <= true.rivals_FT)
-    shares = (kept & true.seen_FT).sum(1) / np.maximum(true.seen_FT.sum(1), 1)
+    counts = true.seen_FT & true.seen_FT[:1]
+    shares = np.where(counts.any(1), (kept & counts).sum(1) / np.maximum(counts.sum(1), 1), 1.0)
     latent_of = -(-np.arange(len(video_F3hw)) // FRAMES_PER_LATENT)
     return shares[latent_of]
 
