@@ -51,15 +51,15 @@ def with_truth(scenario):
     return Scenario(scenario.id, scenario.actions, frames[0], truth=truth)
 
 
-def toy_sheet(pairs=24, seed=0, **options):
-    return draw_sheet(toy_subjects(**options), pairs, seed)
+def toy_sheet(pairs=24, seed=0, shows_engine=False, **options):
+    return draw_sheet(toy_subjects(**options), pairs, seed, shows_engine)
 
 
-def made(path, pairs=10, seed=0, kinds=Kinds(), **options):  # noqa: B008
+def made(path, pairs=10, seed=0, kinds=Kinds(), shows_engine=False, **options):  # noqa: B008
     """The folder and the key of a finished sheet."""
     subjects = toy_subjects(**options)
     folder = SheetFolder(path)
-    return folder, make_sheet(folder, draw_sheet(subjects, pairs, seed), subjects, kinds)
+    return folder, make_sheet(folder, draw_sheet(subjects, pairs, seed, shows_engine), subjects, kinds)
 
 
 def honest(sheet, compared=lambda pair: "tie"):
@@ -74,19 +74,20 @@ def right(pair):
 def answers(pair, choice, grades=(None, None)):
     """The same choice for every question; grades are of the good and of the bad side."""
     letter = choice if choice == "tie" else pair.good if choice == "good" else other(pair.good)
-    return Answer(pair.number, letter, letter, letter, *(grades if pair.good == "A" else grades[::-1]))
+    return Answer(pair.number, letter, letter, letter, *(grades if pair.good == "A" else grades[::-1]), letter)
 
 
 def other(letter):
     return "B" if letter == "A" else "A"
 
 
-def write_answers(path, given, sheet_id=None):
+def write_answers(path, given, sheet_id=None, engine=False):
     """An answered form as a file."""
-    rows = ["pair,looks,place,overall,grade_A,grade_B,sheet"]
+    rows = ["pair,looks,place,overall,grade_A,grade_B,sheet" + ",commands" * engine]
     for a in given:
         grades = ["" if g is None else str(g) for g in (a.grade_A, a.grade_B)]
-        rows.append(",".join([str(a.pair), a.looks, a.place, a.overall, *grades, sheet_id or ""]))
+        asked = [a.commands] * engine
+        rows.append(",".join([str(a.pair), a.looks, a.place, a.overall, *grades, sheet_id or "", *asked]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(rows) + "\n")
     return path

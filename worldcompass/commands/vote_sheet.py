@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   worldcompass vote-sheet runs/demo --pairs 24 --out runs/votes_demo
   worldcompass vote-sheet runs/new runs/old --pairs 40 --out runs/votes --strips
+  worldcompass vote-sheet runs/demo --engine --out runs/votes_commands
 """
 
 FRAMES = {DOOM: (125, 253, 381), HANDS: (93, 125)}  # the first is the default
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--only-videos", action="store_true", help="make videos and no filmstrips")
     kinds.add_argument("--strips", action="store_true", help="make filmstrips and no videos")
+    text = "also show the engine's own video, and ask which side does what was commanded"
+    parser.add_argument("--engine", action="store_true", help=text)
     add_seed(parser)
     add_device(parser)
 
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     folder = SheetFolder(args.out)
     writable(folder.path)
     subjects = _subjects_of(world)(args.runs[0], args.runs[1] if args.runs[1:] else None, frames, device)
-    sheet = draw_sheet(subjects, args.pairs, args.seed)
+    sheet = draw_sheet(subjects, args.pairs, args.seed, args.engine)
     kinds = Kinds(videos=not args.strips, strips=not args.only_videos)
     made = make_sheet(folder, sheet, subjects, kinds)
     print(

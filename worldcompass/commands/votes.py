@@ -31,7 +31,12 @@ EXAMPLES = """\
 """
 
 OUTCOMES: tuple[Outcome, ...] = ("passed", "missed", "failed")
-SAYS = {"looks": "looks better", "place": "shows the start's place", "overall": "better overall"}
+SAYS = {
+    "looks": "looks better",
+    "place": "shows the start's place",
+    "overall": "better overall",
+    "commands": "does what was commanded",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,13 @@
 """A form is read completely or refused in one sentence that names the row."""
 
+import dataclasses
+
 import pytest
 from toy_votes import honest, toy_sheet, write_answers
 
 from worldcompass.errors import UserError
-from worldcompass.judging.votes.form import GRADES, QUESTIONS, read_form, write_form
+from worldcompass.judging.votes.form import GRADES, read_form, write_form
+from worldcompass.judging.votes.sheet import QUESTIONS
 
 SHEET = toy_sheet(12)
 HEADER = "pair,looks,place,overall"
@@ -30,7 +33,22 @@ def test_an_empty_form_lists_every_pair_and_the_sheet(tmp_path):
 
 def test_an_answered_form_is_read_as_it_was_meant(tmp_path):
     given = honest(SHEET)
-    assert list(read_form(write_answers(tmp_path / "ada.csv", given, SHEET.id), SHEET)) == given
+    read = read_form(write_answers(tmp_path / "ada.csv", given, SHEET.id), SHEET)
+    assert list(read) == [dataclasses.replace(answer, commands=None) for answer in given]
+
+
+def test_a_sheet_that_shows_the_engine_asks_for_commands_too(tmp_path):
+    sheet = toy_sheet(12, shows_engine=True)
+    assert sheet.id != SHEET.id
+    write_form(tmp_path / "form.csv", sheet)
+    header = "pair,looks,place,overall,commands,grade_A,grade_B,sheet"
+    assert (tmp_path / "form.csv").read_text().splitlines()[0] == header
+    given = honest(sheet)
+    assert list(read_form(write_answers(tmp_path / "a.csv", given, sheet.id, engine=True), sheet)) == given
+    with pytest.raises(UserError, match=r"is not a form: expected the columns .*overall, commands"):
+        read_form(write_answers(tmp_path / "b.csv", given, sheet.id), sheet)
+    with pytest.raises(UserError, match="is not a form"):
+        read_form(write_answers(tmp_path / "c.csv", given, SHEET.id, engine=True), SHEET)
 
 
 def test_spreadsheets_may_use_semicolons_small_letters_blanks_and_any_order(tmp_path):

@@ -92,6 +92,24 @@ def test_swapping_the_sides_of_a_video_moves_their_pixels_and_changes_nothing_el
     assert not {"title", "comment", "creation_time"} & {*described[0][0], *described[0][1]}
 
 
+def test_the_engine_is_shown_where_it_is_asked_for_and_at_one_place(tmp_path):
+    real = np.random.default_rng(5).integers(0, 255, (20, 3, 12, 16), np.uint8)
+    pair = dataclasses.replace(shown(), real_F3hw=real)
+    last = moments(20)[-1]
+    places = [boxes(strip(p), [(real[last], 20)]) for p in (pair, swapped(pair))]
+    assert places[0] == places[1]
+    side_by_side = boxes(panel(pair)[3], [(p[3], 6) for p in (real, pair.A_F3hw, pair.B_F3hw)])
+    assert side_by_side == sorted(side_by_side) and len({top for top, _ in side_by_side}) == 1
+    folder, _ = made(tmp_path / "study", 8, kinds=QUICK, shows_engine=True)
+    asked = folder.instructions.read_text()
+    assert "4. **commands**" in asked and "the real video, A and B" in asked
+    plain, _ = made(tmp_path / "plain", 8, kinds=QUICK)
+    assert "commands**" not in plain.instructions.read_text()
+    for there, other in ((folder, False), (plain, True)):
+        with pytest.raises(UserError, match="another sheet, with other engine: choose another --out"):
+            made(there.path, 8, kinds=QUICK, shows_engine=other)
+
+
 def test_two_sides_that_differ_in_length_are_refused():
     pair = shown()
     with pytest.raises(ValueError, match="two equal videos"):

@@ -8,8 +8,9 @@ import pytest
 from toy_votes import answers, honest, other, right, toy_sheet
 
 from worldcompass.judging.votes.controls import CONTROLS, outcome
-from worldcompass.judging.votes.form import QUESTIONS, Answer
+from worldcompass.judging.votes.form import Answer
 from worldcompass.judging.votes.scoring import Tally, majorities, score
+from worldcompass.judging.votes.sheet import QUESTIONS
 
 SHEET = toy_sheet(24)
 
@@ -125,6 +126,14 @@ def test_pairs_are_decided_by_more_than_half_of_the_raters():
     assert majorities(SHEET, forms("ada", "cid", "dan"), "looks")[0] == "tie"
     assert majorities(SHEET, forms("ada", "bea", "cid", "dan"), "looks")[0] == "tie"
     assert majorities(SHEET, forms("cid"), "looks")[0] == "bad"
+
+
+def test_commands_are_counted_where_the_sheet_shows_what_they_ask_for():
+    sheet = toy_sheet(24, shows_engine=True)
+    given = [dataclasses.replace(a, looks="tie", commands=a.overall) for a in honest(sheet, lambda pair: "good")]
+    tallies = score(sheet, {"ada": given}, keep_all=True).tallies
+    assert tallies["commands"] == Tally(17, 0, 0) and tallies["looks"] == Tally(0, 0, 17)
+    assert "commands" not in score(SHEET, {"ada": honest(SHEET)}).tallies
 
 
 def test_each_question_is_counted_on_its_own():

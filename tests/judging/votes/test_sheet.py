@@ -43,6 +43,13 @@ def test_a_world_without_an_engine_has_no_control_with_it():
     assert {p.control for p in toy_sheet(24, engine=False).controls} == set(CONTROLS) - {"engine"}
 
 
+def test_a_world_without_an_engine_cannot_show_it():
+    with pytest.raises(UserError, match="lack the engine's own videos: leave out --engine"):
+        toy_sheet(24, engine=False, shows_engine=True)
+    shown = toy_sheet(24, shows_engine=True)
+    assert Sheet.from_json(json.loads(json.dumps(shown.to_json()))) == shown
+
+
 def test_no_scenario_is_shown_twice_while_there_are_enough():
     names = [pair.scenario for pair in toy_sheet(24, scenarios=24).pairs]
     assert len(set(names)) == 24

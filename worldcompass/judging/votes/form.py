@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from worldcompass.errors import UserError
-from worldcompass.judging.votes.sheet import Sheet
+from worldcompass.judging.votes.sheet import COMMANDS, Sheet
 from worldcompass.runs.atomic import write_text
 
-QUESTIONS = ("looks", "place", "overall")
 GRADES = ("grade_A", "grade_B")
-HEADER = ("pair", *QUESTIONS, *GRADES, "sheet")
 BEST_GRADE = 5
 
 Letters = Literal["A", "B", "tie"]
@@ -36,18 +34,26 @@ class Answer:
     grade_A: int | None = None
     """1 to 5, the best; None when not given."""
     grade_B: int | None = None
+    commands: Letters | None = None
+    """Which does what was commanded; None on sheets that do not show the engine."""
 
     def on(self, question: str) -> Letters:
-        """The answer to one of ``QUESTIONS``."""
+        """The answer to one of ``Sheet.questions``."""
         return getattr(self, question)
+
+
+def header_of(sheet: Sheet) -> tuple[str, ...]:
+    """The columns of a sheet's form."""
+    return ("pair", *sheet.questions, *GRADES, "sheet")
 
 
 def write_form(path: Path, sheet: Sheet) -> None:
     """Write an empty form; each row carries the sheet's id."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows([pair.number, *[""] * (len(HEADER) - 2), sheet.id] for pair in sheet.pairs)
+    header = header_of(sheet)
+    writer.writerow(header)
+    writer.writerows([pair.number, *[""] * (len(header) - 2), sheet.id] for pair in sheet.pairs)
     write_text(path, text.getvalue())
 
 
@@ -60,7 +66,7 @@ def read_form(path: Path, sheet: Sheet) -> tuple[Answer, ...]:
         UserError: for a missing or malformed file, another sheet's form, missing or repeated pairs, or an answer
             that is none; it names the row.
     """
-    rows = _rows(path)
+    rows = _rows(path, sheet)
     answers = [_answer(row, f"{path}, line {line}", sheet) for line, row in rows]
     counts, numbers = Counter(answer.pair for answer in answers), [pair.number for pair in sheet.pairs]
     if repeated := [str(number) for number, count in counts.items() if count > 1]:
@@ -70,7 +76,7 @@ def read_form(path: Path, sheet: Sheet) -> tuple[Answer, ...]:
     return tuple(sorted(answers, key=lambda answer: answer.pair))
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path, sheet: Sheet) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and cells by column, without empty lines."""
     if not path.is_file():
         raise UserError(f"there is no form {path}: expected a CSV file with an answered form.csv")
@@ -81,10 +87,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text), delimiter=";" if ";" in first else ",")
     header = [cell.strip() for cell in next(reader, [])]
-    lacking = {"pair", *QUESTIONS} - set(header)
-    if lacking or len(set(header)) < len(header) or set(header) - set(HEADER):
+    lacking, known = {"pair", *sheet.questions} - set(header), header_of(sheet)
+    if lacking or len(set(header)) < len(header) or set(header) - set(known):
         raise UserError(
-            f"{path} is not a form: expected the columns {', '.join(HEADER)}, got {first.strip() or 'nothing'}"
+            f"{path} is not a form: expected the columns {', '.join(known)}, got {first.strip() or 'nothing'}"
         )
     found = []
     for cells in reader:
@@ -111,6 +117,7 @@ def _answer(row: Mapping[str, str], place: str, sheet: Sheet) -> Answer:
         looks=_letters(row, "looks", place),
         place=_letters(row, "place", place),
         overall=_letters(row, "overall", place),
+        commands=_letters(row, COMMANDS, place) if sheet.engine else None,
         grade_A=_grade(row, "grade_A", place),
         grade_B=_grade(row, "grade_B", place),
     )

@@ -12,7 +12,7 @@ begin at the same picture and get the same commands. Which version is which is h
 
 {what}
 
-## Three questions
+## The questions
 
 Answer each on its own. A version may look better and yet lose the place.
 
@@ -21,7 +21,7 @@ Answer each on its own. A version may look better and yet lose the place.
 2. **place**: which still shows the place of the start picture? What is commanded may move. Everything else,
    such as walls, a table and the things on it, should stay what and where it was.
 3. **overall**: which would you rather play?
-
+{commands}
 Write `A`, `B` or `tie`. A tie is a good answer: some pairs hardly differ, and some do not differ at all. If both
 are bad, the better one still wins.
 
@@ -41,17 +41,23 @@ each version in `grade_A` and `grade_B`:
 
 Answer all pairs, in any order, without talking to other raters. It takes about {minutes} minutes.
 """
+COMMANDS = """\
+4. **commands**: which does more of what was commanded? The video named *real* is the game itself, which carries
+   out every command. Compare where the gripper or the camera goes, step by step, and leave looks aside.
+"""
 VIDEOS = """\
-`pair_01.mp4` and so on are videos at true speed: the start picture on the left, then A and B. The current command
+`pair_01.mp4` and so on are videos at true speed: the start picture on the left, then {rows}. The current command
 is below them. Watch each video as often as you like."""
 STRIPS = """\
-`pair_01.png` and so on are filmstrips: the start picture first, then A (above) and B (below) at the same times.
+`pair_01.png` and so on are filmstrips: the start picture first, then {rows} from top to bottom, at equal times.
 Time goes from left to right, in two bands."""
 SECONDS_PER_PAIR = 40
 
 
 def instructions(sheet: Sheet, videos: bool, strips: bool) -> str:
     """The text of INSTRUCTIONS.md."""
-    what = "\n\n".join([VIDEOS] * videos + [STRIPS] * strips)
+    rows = "the real video, A and B" if sheet.engine else "A and B"
+    what = "\n\n".join([VIDEOS] * videos + [STRIPS] * strips).format(rows=rows)
     minutes = max(1, round(len(sheet.pairs) * SECONDS_PER_PAIR / 60))
-    return TEXT.format(count=len(sheet.pairs), what=what, minutes=minutes)
+    commands = COMMANDS if sheet.engine else ""
+    return TEXT.format(count=len(sheet.pairs), what=what, minutes=minutes, commands=commands)

@@ -86,7 +86,8 @@ def _claim(folder: SheetFolder, sheet: Sheet) -> None:
     if found is None:
         return
     wanted = sheet.to_json()
-    changed = [k for k in wanted if k not in ("titles", "files") and found.get(k) != wanted[k]]
+    differ = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
+    changed = [k for k in differ if k not in ("titles", "files")]
     if changed:
         raise UserError(
             f"{folder.path} holds another sheet, with other {', '.join(changed)}: choose another --out"
@@ -150,7 +151,8 @@ def _shown(folder: SheetFolder, sheet: Sheet, spec: WorldSpec, pair: Pair, scena
     start = a[0].copy() if scenario.image_3hw is None else scenario.image_3hw.cpu().numpy()
     a, b = a.copy(), b.copy()
     a[0] = b[0] = start  # a model may decode its start image with a loss, which would tell it from the engine
-    return Shown(start, a, b, commands(spec, scenario, len(a)), spec.fps)
+    real = to_array(_video(folder, sheet, spec, pair, Source(ENGINE), scenario)) if sheet.engine else None
+    return Shown(start, a, b, commands(spec, scenario, len(a)), spec.fps, real)
 
 
 def commands(spec: WorldSpec, scenario: Scenario, num_frames: int) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """The pictures of a pair: a video and a filmstrip with the start image and both sides, named A and B alone.
 
+A sheet may also show the engine's own video of the same commands, named *real*.
+
 One file holds both sides, so that neither names, sizes nor dates of files tell them apart.
 """
 
@@ -36,6 +38,14 @@ class Shown:
     commands_F: tuple[str, ...]
     """The command during each frame, in words."""
     fps: float
+    real_F3hw: np.ndarray | None = None
+    """uint8 frames of the engine; None on sheets that do not show it."""
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The videos by the names that raters see."""
+        sides = {"A": self.A_F3hw, "B": self.B_F3hw}
+        return sides if self.real_F3hw is None else {"real": self.real_F3hw, **sides}
 
     def __post_init__(self) -> None:
         """Refuse sides that a rater could tell apart by their shape.
@@ -51,17 +61,17 @@ class Shown:
 
 
 def panel(shown: Shown) -> np.ndarray:
-    """The video of a pair: start image, A and B next to each other, below them the command; uint8 (F, 3, h, w)."""
+    """The video of a pair: start image, then its rows side by side, below them the command; uint8 (F, 3, h, w)."""
     start = enlarge(shown.start_3hw[None], VIDEO_SCALE)[0]
     height, width = start.shape[1:]
-    lefts = [MARGIN + i * (width + MARGIN) for i in range(3)]
+    lefts = [MARGIN + i * (width + MARGIN) for i in range(1 + len(shown.rows))]
     canvas = _canvas(2 * BAR + height, lefts[-1] + width + MARGIN)
-    for left, title in zip(lefts, ("Start", "A", "B"), strict=True):
+    for left, title in zip(lefts, ("Start", *shown.rows), strict=True):
         _write(canvas, title, left + width // 2, BAR // 2)
     frames = []
-    for a, b, command in zip(shown.A_F3hw, shown.B_F3hw, shown.commands_F, strict=True):
+    for index, command in enumerate(shown.commands_F):
         frame = canvas.copy()
-        pictures = (start, *(enlarge(side[None], VIDEO_SCALE)[0] for side in (a, b)))
+        pictures = (start, *(enlarge(row[index][None], VIDEO_SCALE)[0] for row in shown.rows.values()))
         for left, picture in zip(lefts, pictures, strict=True):
             _place(frame, picture, BAR, left)
         _write(frame, f"command: {command}", frame.shape[1] // 2, BAR + height + BAR // 2, 0.8)
@@ -72,24 +82,24 @@ def panel(shown: Shown) -> np.ndarray:
 def strip(shown: Shown) -> np.ndarray:
     """The filmstrip of a pair: the start image, then both sides at equal times up to the end; uint8 (3, h, w).
 
-    Two bands of pictures with time from left to right; in each band A is above B.
+    Two bands of pictures with time from left to right; in each band A is above B, and the engine above both.
     """
     height, width = shown.start_3hw.shape[1:]
     scale = max(1, round(STRIP_WIDTH / width))
     tall, wide = height * scale, width * scale
-    band = BAR + 2 * tall + SIDE_MARGIN
+    band = BAR + len(shown.rows) * (tall + SIDE_MARGIN) - SIDE_MARGIN
     canvas = _canvas(ROWS * (band + MARGIN), BAR + COLUMNS * (wide + MARGIN))
     for place, index in enumerate(moments(len(shown.A_F3hw))):
         row, column = divmod(place, COLUMNS)
         top, left = row * (band + MARGIN), BAR + column * (wide + MARGIN)
         title = f"{index / shown.fps:.1f} s" if place else "start"
         _write(canvas, title, left + wide // 2, top + BAR // 2, 0.8)
-        for number, (letter, frames) in enumerate((("A", shown.A_F3hw), ("B", shown.B_F3hw))):
+        for number, (name, frames) in enumerate(shown.rows.items()):
             picture = frames[index] if place else shown.start_3hw
             below = top + BAR + number * (tall + SIDE_MARGIN)
             _place(canvas, enlarge(picture[None], scale)[0], below, left)
             if column == 0:
-                _write(canvas, letter, BAR // 2, below + tall // 2)
+                _write(canvas, name, BAR // 2, below + tall // 2, 1.0 if len(name) == 1 else 0.5)
     return canvas.transpose(2, 0, 1)
 
 

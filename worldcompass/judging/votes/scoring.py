@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldcompass.judging.votes.controls import CONTROLS, Choice, Outcome, outcome
-from worldcompass.judging.votes.form import QUESTIONS, Answer
+from worldcompass.judging.votes.form import Answer
 from worldcompass.judging.votes.sheet import Pair, Sheet
 from worldcompass.statistics import (
     UNKNOWN,
@@ -141,7 +141,7 @@ def score(sheet: Sheet, forms: Forms, keep_all: bool = False) -> Verdict:
     """
     raters = tuple(_rater(sheet, name, answers) for name, answers in forms.items())
     kept = {rater.name: forms[rater.name] for rater in raters if keep_all or not rater.faults}
-    chosen = {question: majorities(sheet, kept, question) if kept else () for question in QUESTIONS}
+    chosen = {question: majorities(sheet, kept, question) if kept else () for question in sheet.questions}
     return Verdict(
         raters,
         tuple(kept),
@@ -155,14 +155,14 @@ def _rater(sheet: Sheet, name: str, answers: Sequence[Answer]) -> Rater:
     by_pair = {answer.pair: answer for answer in answers}
 
     def choices(pair: Pair) -> dict[str, Choice]:
-        return {question: pair.choice(by_pair[pair.number].on(question)) for question in QUESTIONS}
+        return {question: pair.choice(by_pair[pair.number].on(question)) for question in sheet.questions}
 
     checked = tuple(
         Checked(pair.number, pair.control, outcome(CONTROLS[pair.control], choices(pair)))
         for pair in sheet.controls
     )
-    of_question = {q: tally(choices(pair)[q] for pair in sheet.compared) for q in QUESTIONS}
-    decided = [answer.on(q) for answer in answers for q in QUESTIONS if answer.on(q) != "tie"]
+    of_question = {q: tally(choices(pair)[q] for pair in sheet.compared) for q in sheet.questions}
+    decided = [answer.on(q) for answer in answers for q in sheet.questions if answer.on(q) != "tie"]
     chose_a = decided.count("A") / len(decided) if decided else math.nan
     return Rater(name, checked, of_question, grades(sheet, [answers]), chose_a)
 

@@ -32,6 +32,10 @@ SCHEMA = 1  # of key.json
 MIN_COMPARED = 6  # pairs: with fewer, the two-sided sign test cannot reach p < 0.05
 PURPOSE = "vote sheet"  # key of all random numbers
 
+QUESTIONS = ("looks", "place", "overall")
+COMMANDS = "commands"
+"""The question of sheets that show the engine too: which does what was commanded?"""
+
 Letter = Literal["A", "B"]
 _T = TypeVar("_T")
 
@@ -140,6 +144,8 @@ class Sheet:
     seed: int
     pairs: tuple[Pair, ...]
     """In their order on the sheet."""
+    engine: bool = False
+    """Whether each pair also shows the engine's own video, by which raters see what the commands ask for."""
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """By name in the raters' folder: SHA-256 of each picture and video; empty while the sheet is made."""
 
@@ -154,6 +160,11 @@ class Sheet:
         return tuple(pair for pair in self.pairs if pair.control)
 
     @property
+    def questions(self) -> tuple[str, ...]:
+        """What raters are asked about each pair."""
+        return (*QUESTIONS, COMMANDS) if self.engine else QUESTIONS
+
+    @property
     def id(self) -> str:
         """A short hash of the design, which forms carry; paths of weights do not matter."""
         facts = {k: v for k, v in self.to_json().items() if k not in ("id", "titles", "files")}
@@ -164,7 +175,8 @@ class Sheet:
         own = {name: getattr(self, name) for name in ("world", "subject", "rival", "scenarios", "num_frames")}
         maps = {name: dict(getattr(self, name)) for name in ("titles", "weights", "files")}
         pairs = [pair.to_json() for pair in self.pairs]
-        return {"schema": SCHEMA, **own, **maps, "seed": self.seed, "pairs": pairs}
+        engine = {"engine": True} if self.engine else {}  # left out of others, whose forms carry the id without it
+        return {"schema": SCHEMA, **own, **maps, "seed": self.seed, "pairs": pairs, **engine}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Sheet:
@@ -178,7 +190,8 @@ class Sheet:
         maps = [{str(k): str(v) for k, v in data[name].items()} for name in ("titles", "weights", "files")]
         return Sheet(
             str(data["world"]), str(data["subject"]), str(data["rival"]), maps[0], maps[1], str(data["scenarios"]),
-            int(data["num_frames"]), int(data["seed"]), tuple(Pair.from_json(p) for p in data["pairs"]), maps[2],
+            int(data["num_frames"]), int(data["seed"]), tuple(Pair.from_json(p) for p in data["pairs"]),
+            bool(data.get("engine", False)), maps[2],
         )  # fmt: skip
 
 
@@ -219,7 +232,7 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def draw_sheet(subjects: Subjects, num_pairs: int, seed: int) -> Sheet:
+def draw_sheet(subjects: Subjects, num_pairs: int, seed: int, engine: bool = False) -> Sheet:
     """Draw pairs, hidden controls, their scenarios, their order and their sides.
 
     Controls show scenarios that no compared pair shows, as far as there are enough, and other noise.
@@ -228,10 +241,16 @@ def draw_sheet(subjects: Subjects, num_pairs: int, seed: int) -> Sheet:
         subjects: what can be shown.
         num_pairs: of the sheet, controls among them.
         seed: of every choice and of the noise.
+        engine: whether each pair also shows the engine's own video.
 
     Raises:
-        UserError: when there are too few pairs for a verdict, or fewer scenarios than pairs.
+        UserError: when there are too few pairs for a verdict, or fewer scenarios than pairs; when the engine is to
+            be shown and its videos are not known.
     """
+    if engine and not subjects.engine:
+        raise UserError(
+            f"the scenarios of {subjects.spec.name} lack the engine's own videos: leave out --engine"
+        )
     count = round(CONTROL_SHARE * num_pairs)
     compared, known = num_pairs - count, len(subjects.scenario_ids)
     if compared < MIN_COMPARED:
@@ -260,6 +279,7 @@ def draw_sheet(subjects: Subjects, num_pairs: int, seed: int) -> Sheet:
         subjects.num_frames,
         seed,
         tuple(replace(pair, number=number) for number, pair in enumerate(shown, 1)),
+        engine,
     )
 
 
