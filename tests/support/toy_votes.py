@@ -74,7 +74,9 @@ def right(pair):
 def answers(pair, choice, grades=(None, None)):
     """The same choice for every question; grades are of the good and of the bad side."""
     letter = choice if choice == "tie" else pair.good if choice == "good" else other(pair.good)
-    return Answer(pair.number, letter, letter, letter, *(grades if pair.good == "A" else grades[::-1]), letter)
+    return Answer(
+        pair.number, letter, letter, letter, *(grades if pair.good == "A" else grades[::-1]), letter
+    )
 
 
 def other(letter):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldcompass.errors import UserError
+
+if TYPE_CHECKING:
+    from worldcompass.training.run import Parts
 
 
 def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
@@ -13,6 +17,34 @@ def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
     parser.add_argument(
         "--seed", type=seed, default=default, metavar="N", help="random seed (default: %(default)s)"
     )
+
+
+def add_settings(parser: argparse.ArgumentParser, text: str = "change one setting; may be repeated") -> None:
+    """``--set``, for ``recipes.overrides.override``."""
+    parser.add_argument(
+        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
+    )
+
+
+def parts_of(args: argparse.Namespace, done: str) -> Parts:
+    """The inputs of training of ``args.recipe`` with its ``args.assignments``, on ``args.device``.
+
+    Args:
+        args: of the command line.
+        done: what the command does with them, such as ``profiled``.
+
+    Raises:
+        UserError: for an unknown recipe, setting or device, and a recipe without ``parts``.
+    """
+    from worldcompass.recipes.load import make_recipe
+    from worldcompass.recipes.overrides import override
+
+    recipe = override(make_recipe(args.recipe), args.assignments)
+    if not hasattr(recipe, "parts"):
+        raise UserError(
+            f"{args.recipe} cannot be {done}: give it a method parts(device) -> worldcompass.training.run.Parts"
+        )
+    return recipe.parts(check_device(args.device))
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

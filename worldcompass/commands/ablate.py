@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from worldcompass.commands._options import add_settings
 from worldcompass.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "what all rows spend alike: steps, forward passes of rollouts, or seconds (default: %(default)s)"
     parser.add_argument("--equal", choices=get_args(Equal), default="passes", help=text)
     text = "change a setting of all rows; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser, text)
     parser.add_argument("--report", action="store_true", help="run nothing, and report what is there")
 
 

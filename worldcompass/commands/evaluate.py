@@ -19,6 +19,7 @@ from worldcompass.commands._options import (
     add_device,
     add_out,
     add_seed,
+    add_settings,
     check_checkpoint,
     check_device,
     positive,
@@ -58,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate the world of a recipe of an open checkpoint",
     )
     text = "with --recipe: change one of its settings; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser, text)
     text = "with --recipe: number of scenarios (default: all, at most 16)"
     parser.add_argument("--scenarios", type=positive, default=None, metavar="N", help=text)
     text = (

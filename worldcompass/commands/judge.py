@@ -17,6 +17,7 @@ from worldcompass.commands._options import (
     add_device,
     add_out,
     add_seed,
+    add_settings,
     check_checkpoint,
     check_device,
     need_folder,
@@ -64,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "denoising steps of a WorldPlay recipe (default: the world's own)"
     parser.add_argument("--steps", type=positive, default=None, metavar="N", help=text)
     text = "change a setting of a WorldPlay recipe; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser, text)
     text = "the gates alone, with linear tests: a third of the time for judging"
     parser.add_argument("--quick", action="store_true", help=text)
     text = "take the videos of the engine and the base from the judge of another run"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import positive
+from worldcompass.commands._options import add_settings, positive
 from worldcompass.errors import UserError
 from worldcompass.runs.requirements import GIB
 
@@ -37,10 +37,7 @@ CARD_OF_80_GB = 79.0  # GiB
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass plan``."""
     parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
-    text = "change one setting; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser)
     text = "GPUs that share the work (default: %(default)s)"
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help=text)
     text = "memory of each GPU in GiB (default: this machine's GPU, else 79, which a card of 80 GB has)"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldcompass.commands._listening import address_of, listen, origins_of
-from worldcompass.commands._options import add_device, check_device, check_port, positive
+from worldcompass.commands._options import add_device, add_settings, check_device, check_port, positive
 from worldcompass.commands._worlds import add_world, is_open, world_maker, world_of
 from worldcompass.errors import UserError
 from worldcompass.recipes.catalogue import DOOM, EMBEDDED, HANDS
@@ -55,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "picture for the gallery of starts; may be repeated (a world of your own needs one)"
     parser.add_argument("--start", type=Path, action="append", default=[], metavar="FILE", help=text)
     text = "change a setting of a WorldPlay recipe, such as source.data; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser, text)
     parser.add_argument("--single", action="store_true", help="one pane: the weights of --before alone")
     parser.add_argument("--engine", action="store_true", help="add a pane with the real engine")
     parser.add_argument(

@@ -11,7 +11,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from worldcompass.commands._options import add_device, check_device, need_folder
+from worldcompass.commands._options import add_device, add_settings, check_device, need_folder
 from worldcompass.commands._worlds import open_recipe
 from worldcompass.errors import UserError
 from worldcompass.recipes.catalogue import OPEN
@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fit", choices=("crop", "stretch"), default=None, help=f"{text} (default: as the model's inference)"
     )
     text = "change a setting of the model's recipe, such as source.checkpoints; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser, text)
     add_device(parser)
 
 

@@ -11,8 +11,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import add_device, check_device, positive
-from worldcompass.errors import UserError
+from worldcompass.commands._options import add_device, add_settings, parts_of, positive
 
 if TYPE_CHECKING:
     from worldcompass.cost.profile import Profile
@@ -27,10 +26,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass profile``."""
     parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
-    text = "change one setting; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser)
     text = "number of the step, which selects the chunk (default: the middle of the curriculum)"
     parser.add_argument("--step", type=positive, default=None, metavar="N", help=text)
     text = "how many times the step is timed (default: %(default)s)"
@@ -46,15 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Profile one step and print where its time goes."""
     from worldcompass.cost.profile import profile
-    from worldcompass.recipes.load import make_recipe
-    from worldcompass.recipes.overrides import override
 
-    recipe = override(make_recipe(args.recipe), args.assignments)
-    if not hasattr(recipe, "parts"):
-        raise UserError(
-            f"{args.recipe} cannot be profiled: give it a method parts(device) -> worldcompass.training.run.Parts"
-        )
-    found = profile(recipe.parts(check_device(args.device)), args.step, args.repeats, args.clock)
+    found = profile(parts_of(args, "profiled"), args.step, args.repeats, args.clock)
     print(json.dumps(described(found), indent=1) if args.json else "\n".join(table(found)))
     return 0
 

@@ -11,8 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from worldcompass.commands._options import add_device, check_device, positive
-from worldcompass.errors import UserError
+from worldcompass.commands._options import add_device, add_settings, parts_of, positive
 
 if TYPE_CHECKING:
     from worldcompass.statistics import Estimate
@@ -28,10 +27,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldcompass signal``."""
     parser.add_argument("recipe", metavar="RECIPE", help="as for worldcompass train")
-    text = "change one setting; may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser)
     text = "how many steps are compared, 4 or more (default: %(default)s)"
     parser.add_argument("--steps", type=positive, default=8, metavar="N", help=text)
     add_device(parser)
@@ -41,16 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure the signal and print what it says."""
     from worldcompass.media.progress import progress
-    from worldcompass.recipes.load import make_recipe
-    from worldcompass.recipes.overrides import override
     from worldcompass.training.signal import measure_signal
 
-    recipe = override(make_recipe(args.recipe), args.assignments)
-    if not hasattr(recipe, "parts"):
-        raise UserError(
-            f"{args.recipe} cannot be measured: give it a method parts(device) -> worldcompass.training.run.Parts"
-        )
-    parts = recipe.parts(check_device(args.device))
+    parts = parts_of(args, "measured")
     with progress("comparing gradients", args.steps) as advance:
         found = measure_signal(parts, args.steps, advance)
     print(json.dumps(described(found), indent=1) if args.json else "\n".join(table(found)))

@@ -18,7 +18,13 @@ from typing import Any, get_args
 
 import torch
 
-from worldcompass.commands._options import add_automatic_resume, add_device, add_out, check_device
+from worldcompass.commands._options import (
+    add_automatic_resume,
+    add_device,
+    add_out,
+    add_settings,
+    check_device,
+)
 from worldcompass.devices.cuda import device_of_rank
 from worldcompass.doctor.guard import OnDisease
 from worldcompass.errors import UserError
@@ -50,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="demo, doom_full, ..., MODULE:FUNCTION or FILE.py:FUNCTION",
     )
     text = "change one setting, with or without its group (config.optimiser.lr or config.lr); may be repeated"
-    parser.add_argument(
-        "--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE", help=text
-    )
+    add_settings(parser, text)
     text = "action when the doctor finds a disease (default: the recipe's config.on_disease)"
     parser.add_argument("--on-disease", choices=get_args(OnDisease), help=text)
     text = "write metrics to this tracker too, offline and without an account"

@@ -130,7 +130,9 @@ def test_pairs_are_decided_by_more_than_half_of_the_raters():
 
 def test_commands_are_counted_where_the_sheet_shows_what_they_ask_for():
     sheet = toy_sheet(24, shows_engine=True)
-    given = [dataclasses.replace(a, looks="tie", commands=a.overall) for a in honest(sheet, lambda pair: "good")]
+    given = [
+        dataclasses.replace(a, looks="tie", commands=a.overall) for a in honest(sheet, lambda pair: "good")
+    ]
     tallies = score(sheet, {"ada": given}, keep_all=True).tallies
     assert tallies["commands"] == Tally(17, 0, 0) and tallies["looks"] == Tally(0, 0, 17)
     assert "commands" not in score(SHEET, {"ada": honest(SHEET)}).tallies

@@ -175,7 +175,9 @@ class Sheet:
         own = {name: getattr(self, name) for name in ("world", "subject", "rival", "scenarios", "num_frames")}
         maps = {name: dict(getattr(self, name)) for name in ("titles", "weights", "files")}
         pairs = [pair.to_json() for pair in self.pairs]
-        engine = {"engine": True} if self.engine else {}  # left out of others, whose forms carry the id without it
+        engine = (
+            {"engine": True} if self.engine else {}
+        )  # left out of others, whose forms carry the id without it
         return {"schema": SCHEMA, **own, **maps, "seed": self.seed, "pairs": pairs, **engine}
 
     @staticmethod
