@@ -214,7 +214,9 @@ def go_on(
     passes = 0
     for chunk in chunks:
         actions = chunk_actions(world, scenarios, chunk, chunk_length)
-        attended = heated(world, world.attend(context, actions, past_generators(row_keys, chunk)), temperature)
+        attended = heated(
+            world, world.attend(context, actions, past_generators(row_keys, chunk)), temperature
+        )
         passes += denoising_passes(attended, len(scenarios), sigmas) + prefix_passes(context)
         noise = chunk_noise(world, chunk_length, [(*keys, chunk) for keys in row_keys])
         clean = imagine_chunk(world, attended, actions, noise, sigmas)
