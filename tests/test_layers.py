@@ -11,7 +11,7 @@ from sources import ROOT, parsed
 # From the ground up. Rooms of one row do not know each other. A room is a module of the root, a folder, or a
 # folder of ``worlds``; the list must name all of them.
 LAYERS = (
-    ("errors", "settings", "version", "statistics", "ways"),
+    ("errors", "settings", "version", "statistics", "ways", "passes"),
     ("devices",),
     ("types", "parallel"),
     ("runs",),

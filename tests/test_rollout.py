@@ -10,16 +10,15 @@ from toy_worlds import Counting, FewSteps, LongStart, NoisyPast, Recorded
 from worldcompass.errors import UserError
 from worldcompass.geometry import motion_signs, nominal_poses
 from worldcompass.noise import euler_step
+from worldcompass.passes import clip_level_passes, whole_video_passes
 from worldcompass.rollout import (
     RolloutRequest,
     chunk_noise,
-    clip_level_passes,
     go_on,
     imagine_chunk,
     imagine_groups,
     imagine_video,
     imagine_whole_videos,
-    whole_video_passes,
 )
 from worldcompass.seeding import generator_for
 from worldcompass.toy import CARRY, SPREAD, ToyWorld, toy_scenarios

@@ -38,8 +38,8 @@ from worldcompass.evaluate import (
     scenarios_hash,
 )
 from worldcompass.parallel.team import Team
+from worldcompass.passes import clip_level_passes, whole_video_passes
 from worldcompass.report import write_report
-from worldcompass.rollout import clip_level_passes, whole_video_passes
 from worldcompass.runs.atomic import write_json
 from worldcompass.runs.final import exporting
 from worldcompass.runs.folder import RunFolder, claim
