@@ -68,6 +68,19 @@ def test_resuming_a_finished_run_repeats_its_numbers_and_others_are_refused(run_
         replace(tiny(), permanence_weight=3.0).run(run_dir, "cpu", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"), [({"chunk_length": 3}, "chunk_length is 3"), ({"last_chunk": 9}, "lower last_chunk")]
+)
+def test_settings_that_do_not_fit_are_refused_before_the_base_is_evaluated(
+    change, words, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "fixed_scenarios", few)
+    recipe = tiny()
+    with pytest.raises(UserError, match=words):
+        replace(recipe, config=recipe.config.changed(**change)).run(tmp_path / "out", "cpu", resume=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_only_critics_that_weigh_take_part_and_instructions_can_be_rewarded():
     names = [critic.name for critic in training_parts(tiny(), "cpu").critics]
     assert names == ["interaction", "likeness"]

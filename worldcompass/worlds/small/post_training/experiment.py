@@ -50,6 +50,7 @@ from worldcompass.runs.settings import by_short_name
 from worldcompass.training.averaging import check_members, extend_checkpoint, train_members
 from worldcompass.training.config import Config
 from worldcompass.training.loop import train_parts
+from worldcompass.training.preflight import check_inputs
 from worldcompass.training.probe import HeldOut
 from worldcompass.training.resume import MAY_CHANGE, differences, refuse_changes
 from worldcompass.training.run import Parts
@@ -155,7 +156,8 @@ def run_experiment(
         measured_by: a finished run with the same evaluation, whose measurements of engine and base are copied.
 
     Raises:
-        UserError: when ``out`` holds another run, or holds a run and ``resume`` is False.
+        UserError: when ``out`` holds another run, or holds a run and ``resume`` is False; when settings do not fit
+            the world, its scenarios or critics. Nothing has been computed or written then.
     """
     begun, team = time.monotonic(), Team.current(recipe.config.parallel.ranks_per_group)
     folder = RunFolder(out)
@@ -168,11 +170,12 @@ def run_experiment(
     if recipe.evaluation_played_every < 1:
         raise UserError(f"evaluation_played_every is {recipe.evaluation_played_every}: set a number above 0")
     team.check_divides(recipe.config.sampling.prompts_per_step)
+    parts = ground.parts(recipe, device)
+    check_inputs(parts)  # now, and not after minutes of evaluating the base
+    with_guidance(parts.world, recipe.evaluation_guidance)
     team.on_main(lambda: claim_run(ground, folder, recipe, resume))
     if measured_by is not None:
         team.on_main(lambda: _take_measurements(folder, RunFolder(measured_by)))
-    parts = ground.parts(recipe, device)
-    with_guidance(parts.world, recipe.evaluation_guidance)  # refuses before the training
     world, config = parts.world, parts.config
     exam = ground.exam()
     if team.is_main:
