@@ -11,6 +11,9 @@ from worldcompass.critic import Critic
 from worldcompass.errors import UserError
 from worldcompass.testing import check_critic, noise_group
 from worldcompass.types import ControlValues, Group
+from worldcompass.worlds.hands.collect import record_episode
+from worldcompass.worlds.hands.critic_training import fit
+from worldcompass.worlds.hands.critic_training.drawn import drawn
 from worldcompass.worlds.hands.critic_training.faults import erased, mask_of, spoilt_clip
 from worldcompass.worlds.hands.critic_training.fit import train_critics
 from worldcompass.worlds.hands.critic_training.report import mushed_clips
@@ -24,7 +27,7 @@ from worldcompass.worlds.hands.rewards.interaction import GripperFollowing
 from worldcompass.worlds.hands.rewards.objects import Grasp, Passivity, Permanence
 from worldcompass.worlds.hands.tasks import PICK, Instruction
 from worldcompass.worlds.hands.view import project
-from worldcompass.worlds.hands.world import SPEC
+from worldcompass.worlds.hands.world import SPEC, load_hands_world, shipped_weights
 
 MAKERS = (GripperFollowing, Permanence, Passivity, Grasp, InstructionFollowing)
 
@@ -179,6 +182,32 @@ def test_finished_files_are_skipped_and_those_of_another_seed_refused(tmp_path):
     assert train_critics(tmp_path / "no data", tmp_path, seed=0) == tmp_path
     with pytest.raises(UserError, match="trained with seed 0, not 1"):
         train_critics(tmp_path / "no data", tmp_path, seed=1)
+
+
+def test_a_reader_is_trained_further_from_weights_and_the_judge_stays(tmp_path, engine, monkeypatch):
+    episodes = [[record_episode(engine, "train", number) for number in range(2)]]
+    monkeypatch.setattr(fit, "load", lambda data, split, form: episodes)
+    monkeypatch.setattr(fit, "FURTHER_STEPS", 2)
+    out = train_critics(tmp_path / "data", tmp_path / "out", start=shipped_weights())
+    name = f"{JUDGE.name}.safetensors"
+    assert (out / name).read_bytes() == (shipped_weights() / name).read_bytes()
+    before, after = load_reader().state_dict(), load_reader(out).state_dict()
+    moved = [float((after[key] - before[key]).norm() / before[key].norm().clamp_min(1e-3)) for key in before]
+    assert 0 < max(moved) < 0.3, "two steps from the shipped weights"
+    with pytest.raises(UserError, match=r"hands_judge\.safetensors is missing"):
+        train_critics(tmp_path / "data", tmp_path / "other", start=tmp_path)
+
+
+def test_a_moment_is_drawn_by_the_world_where_it_truly_was(engine):
+    episode, frames = record_episode(engine, "heldout", 1), np.arange(0, 81, 16)
+    shown = drawn(load_hands_world(), episode, frames)
+    engines = torch.from_numpy(episode.frames_Fhw3[frames]).movedim(-1, 1)
+    error = (shown.float() - engines.float()).square().mean((1, 2, 3)).sqrt()
+    still = (engines[:1].float() - engines[1:].float()).square().mean((1, 2, 3)).sqrt()
+    assert error.max() < 16 and (error[1:] < 0.7 * still).all()  # of 255
+    true = torch.from_numpy(episode.grip_F4[frames])
+    missed = (load_reader().read(shown).grip_N4 - true).abs() / torch.tensor(NOMINAL)
+    assert missed.mean() < 0.15, "in steps"
 
 
 def test_nearness_is_the_miss_in_steps_and_falls_on_forgeries():

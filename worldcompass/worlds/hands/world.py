@@ -74,11 +74,14 @@ class HandsWorld(SmallWorld[HandsAutoencoder]):
         """See ``SmallWorld`` and ``views_after``."""
         assert isinstance(look, HandsLook)
         start = look if older is None else self.autoencoder.look(older[0][:, :, 0])
+        return views_after(look.picture.clamp(0, 1), self.parts(start), look.state, summed(actions))
+
+    def parts(self, start: HandsLook) -> Parts:
+        """What the pictures of videos that begin like this are put together from."""
         apart, first = self._taken_apart(start.picture), start.state
         distance = Where.of(first.middle_T3).depth
         cut = cut_out(apart.things_N3hw, apart.outlines_NLhw[:, : len(THINGS)], distance)
-        parts = Parts(apart.table_N3hw, cut, first.middle_T3, first.up_T3)
-        return views_after(look.picture.clamp(0, 1), parts, look.state, summed(actions))
+        return Parts(apart.table_N3hw, cut, first.middle_T3, first.up_T3)
 
     def _taken_apart(self, pictures_P3hw: Tensor) -> Apart:
         """Start images. In inference mode those of the last call are kept: every chunk of a video asks for them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -35,6 +35,8 @@ class Labelled:
 
     frames_B3hw: Tensor
     """uint8"""
+    drawn_B3hw: Tensor
+    """uint8: the same moments as the world draws them, or once more the frames."""
     near_B: Tensor
     """int64: the row of another frame of the same episode."""
     grip_B4: Tensor
@@ -61,15 +63,23 @@ def colours_of(split: str, number: int) -> np.ndarray:
     return np.array([looks.rgb(hues[p.colour]) if p else (0, 0, 0) for p in placed], np.float32)
 
 
+Drawing = Callable[[HandsEpisode, np.ndarray], Tensor]
+"""(episode, frames (N,)) -> these moments as the world draws them, uint8 (N, 3, h, w)."""
+
+
 def labelled(
-    shards: Sequence[Shard[HandsEpisode]], split: str, rng: np.random.Generator, each: int = FRAMES_EACH
-) -> Labelled:
-    """``each`` random frames of every episode of a split's recordings."""
+    shards: Sequence[Shard[HandsEpisode]], split: str, rng: np.random.Generator, each: int = FRAMES_EACH,
+    draw: Drawing | None = None,
+) -> Labelled:  # fmt: skip
+    """``each`` random frames of every episode of a split's recordings, and if asked as the world draws them."""
+    drawings: list[Tensor] = []
     parts: list[list[np.ndarray]] = []
     count = 0
     for shard in shards:
         for episode in shard:
             chosen = np.sort(rng.permutation(len(episode.frames_Fhw3))[:each])
+            if draw:
+                drawings.append(draw(episode, chosen))
             middles = middles_of(episode.things_FT7[chosen])
             pixels = project(middles.reshape(-1, 3)).reshape(*middles.shape[:2], 2)
             whose = np.ones(len(chosen), int)[:, None]
@@ -87,7 +97,9 @@ def labelled(
             count += len(chosen)
     whole = [torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)]
     frames, near, grip, present, *others = whole
-    return Labelled(frames.movedim(-1, 1), near, grip.float(), present, *(part.float() for part in others))
+    frames = frames.movedim(-1, 1)
+    shown = torch.cat(drawings) if drawings else frames
+    return Labelled(frames, shown, near, grip.float(), present, *(part.float() for part in others))
 
 
 def spots_of(batch: Labelled) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from worldcompass.errors import UserError
+from worldcompass.rollout import computes_bf16
 from worldcompass.seeding import generator_for
 from worldcompass.training.optim import muon
 from worldcompass.training.stage import Stage, StageRun
 from worldcompass.worlds.hands.critic_training.data import MUSH, Labelled, labelled, spoil, spots_of
+from worldcompass.worlds.hands.critic_training.drawn import drawn
 from worldcompass.worlds.hands.critics.judge import HandsJudge, planes_of
 from worldcompass.worlds.hands.critics.reader import Maps, SceneReader
-from worldcompass.worlds.hands.critics.weights import JUDGE, READER
+from worldcompass.worlds.hands.critics.weights import JUDGE, READER, load_reader
 from worldcompass.worlds.hands.recording import FORMAT, HandsEpisode
 from worldcompass.worlds.hands.world import load_hands_world
 from worldcompass.worlds.small.data import Shard, load
@@ -26,6 +30,8 @@ from worldcompass.worlds.small.linear import LinearCode
 
 FRAMES_PER_STEP = 64
 READER_STEPS, JUDGE_STEPS = 7000, 800
+FURTHER_STEPS, FURTHER_RATE = 2000, 2e-3  # of a reader that goes on from weights
+DRAWN = 0.5  # share of the reader's frames that are as the world draws them
 FINDER_STEPS = 8000
 PLAIN_SHARE = 0.4  # of frames that the judge finds the gripper in as they are
 CHUNK = 256  # frames that are spoilt at once
@@ -74,24 +80,40 @@ def shards_of(data: Path, who: Literal["critics", "judge"]) -> list[Shard[HandsE
     return load(data, "train", FORMAT)[("critics", "judge").index(who) :: 2]
 
 
-def train_reader(data: Path, out: Path, steps: int = READER_STEPS, seed: int = 0) -> SceneReader:
+def train_reader(
+    data: Path, out: Path, steps: int | None = None, seed: int = 0, start: Path | None = None
+) -> SceneReader:
     """Train or resume the critics' network; its state lies in ``out``.
 
+    It reads the engine's pictures and the world's own, which show the same moments a little differently.
+
+    Args:
+        data: recordings.
+        out: where the state lies.
+        steps: ``READER_STEPS`` by default, or ``FURTHER_STEPS`` from weights.
+        seed: of the weights and batches.
+        start: a folder of weights to go on from.
+
     Raises:
-        UserError: when ``data`` is not a dataset.
+        UserError: when ``data`` is not a dataset, or ``start`` has no weights that fit.
     """
-    shards, heldout = shards_of(data, "critics"), load(data, "heldout", FORMAT)
-    code = load_hands_world().autoencoder.code
-    known = labelled(shards, "train", np.random.default_rng((seed, 0)))
+    shards, heldout, world = shards_of(data, "critics"), load(data, "heldout", FORMAT), load_hands_world()
     torch.manual_seed(seed)
-    run = StageRun(Stage(READER.name, 0, LEARNING_RATE, WARMUP), SceneReader(), out, "cpu", muon)
+    net = load_reader(start).train().requires_grad_(True) if start else SceneReader()
+    steps = steps or (FURTHER_STEPS if start else READER_STEPS)
+    known = labelled(shards, "train", np.random.default_rng((seed, 0)), draw=partial(drawn, world))
+    rate = FURTHER_RATE if start else LEARNING_RATE
+    run = StageRun(Stage(READER.name, 0, rate, WARMUP), net, out, "cpu", muon)
+    narrow = computes_bf16(torch.device("cpu"))
 
     def loss(step: int) -> Tensor:
         generator = generator_for(seed, "critics", step)
         batch = known.pick(torch.randint(len(known.near_B), (FRAMES_PER_STEP,), generator=generator))
         near = known.frames_B3hw[batch.near_B]
-        frames, mush = spoil(batch.frames_B3hw[:, None], near[:, None], code, generator, MUSH)
-        with torch.autocast("cpu", torch.bfloat16):
+        by_world = torch.rand(len(near), 1, 1, 1, generator=generator) < DRAWN
+        shown = torch.where(by_world, batch.drawn_B3hw, batch.frames_B3hw)
+        frames, mush = spoil(shown[:, None], near[:, None], world.autoencoder.code, generator, MUSH)
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
             maps = run.net(frames[:, 0])
         return loss_of(maps, batch, mush)
 
@@ -170,15 +192,26 @@ def _to_the_end(
     return run.run(loss, measured)
 
 
-def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
+def train_critics(data: Path, out: Path, seed: int = 0, start: Path | None = None) -> Path:
     """Train the networks that are missing in ``out``, and write their weights there.
 
     A stopped training resumes from its state, which lies in ``out/state``.
 
+    Args:
+        data: recordings.
+        out: where weights go.
+        seed: of weights and batches.
+        start: a folder whose reader is trained further, and whose judge is kept.
+
     Raises:
-        UserError: when ``data`` is not a dataset, or a file in ``out`` belongs to another training.
+        UserError: when ``data`` is not a dataset, a file in ``out`` belongs to another training, or ``start`` has
+            no weights that fit.
     """
-    for file, train in ((READER, train_reader), (JUDGE, train_judge)):
+    makers = {READER: partial(train_reader, start=start), JUDGE: train_judge}
+    if start is not None:
+        _keep_judge(start, out)
+        del makers[JUDGE]
+    for file, train in makers.items():
         path, facts = out / f"{file.name}.safetensors", {"seed": str(seed)}
         if path.exists():
             if (known := file.facts(path).get("seed")) != facts["seed"]:
@@ -186,6 +219,15 @@ def train_critics(data: Path, out: Path, seed: int = 0) -> Path:
             continue
         file.save(train(data, out / "state", seed=seed), path, facts)
     return out
+
+
+def _keep_judge(start: Path, out: Path) -> None:
+    """The judge of a folder as it is: who judges must not change with what is rewarded."""
+    name = f"{JUDGE.name}.safetensors"
+    JUDGE.facts(start / name)
+    out.mkdir(parents=True, exist_ok=True)
+    if (start / name).resolve() != (out / name).resolve():
+        shutil.copyfile(start / name, out / name)
 
 
 @torch.no_grad()
