@@ -131,7 +131,15 @@ def ask(critic: Critic, group: Group) -> Scores:
             f"must return one score and one verdict for each candidate, {size[0]} each, got"
             f" {tuple(scores.values_G.shape)} and {tuple(scores.valid_G.shape)}"
         )
-    return replace(scores, values_G=scores.values_G.detach())
+    each = scores.each_GL
+    if each is not None and (
+        each.ndim != 2 or len(each) != size[0] or not 0 < each.shape[1] <= len(group.actions)
+    ):
+        raise FailedCritic(
+            f"must score each of the clip's last latents, at most {len(group.actions)} of {size[0]} candidates, got"
+            f" {tuple(each.shape)}"
+        )
+    return replace(scores, values_G=scores.values_G.detach(), each_GL=None if each is None else each.detach())
 
 
 def error_line(error: BaseException) -> str:

@@ -94,15 +94,15 @@ def check_critic(critic: Critic, group: Group | None = None) -> None:
         warnings.warn(f"the critic {critic.name} keeps a graph: call it in torch.no_grad()", stacklevel=2)
     _expect(values.shape == (size,), "values_G", f"shape ({size},)", values.shape, "one score per candidate")
     _expect(values.dtype == torch.float32, "values_G", "float32", values.dtype, "call .float()")
-    _expect(
-        valid.shape == (size,) and valid.dtype == torch.bool, "valid_G", f"bool ({size},)", valid, "a mask"
-    )
-    finite = bool(values.isfinite().all())
-    _expect(finite, "values_G", "finite", values, "abstain with valid_G = False and a 0")
+    masked = valid.shape == (size,) and valid.dtype == torch.bool
+    _expect(masked, "valid_G", f"bool ({size},)", valid, "a mask")
+    each = values[:, None] if scores.each_GL is None else scores.each_GL
+    _expect(each.shape[:1] == (size,), "each_GL", f"({size}, L)", each.shape, "score each candidate")
+    for name, part in (("values_G", values), ("each_GL", each)):
+        _expect(bool(part.isfinite().all()), name, "finite", part, "abstain with valid_G = False and a 0")
     again = critic(group).values_G
     _expect(torch.equal(values, again), "a second call", values, again, "use no global randomness")
-    flipped = dataclasses.replace(group, frames_GF3hw=group.frames_GF3hw.flip(0))
-    mirrored = critic(flipped).values_G.flip(0)
+    mirrored = critic(dataclasses.replace(group, frames_GF3hw=group.frames_GF3hw.flip(0))).values_G.flip(0)
     close = torch.allclose(mirrored, values, rtol=1e-4, atol=1e-5)
     _expect(close, "reordered candidates", values, mirrored, "score each candidate by itself")
     alone = critic(dataclasses.replace(group, frames_GF3hw=group.frames_GF3hw[:1]))

@@ -182,8 +182,9 @@ class ToyObedience:
         labels_K = actions.cameras.labels_K
         ends = latents_of_frames(frames[:, :: group.frames_per_latent])[:, :, :4].mean((-2, -1))
         motion_GK4 = ends[:, 1:] - CARRY * ends[:, :-1]
-        values = -(motion_GK4 - motion_signs(labels_K).to(motion_GK4)).abs().mean((1, 2))
-        return Scores(values, torch.ones_like(values, dtype=torch.bool))
+        missed_GK4 = (motion_GK4 - motion_signs(labels_K).to(motion_GK4)).abs()
+        values = -missed_GK4.mean((1, 2))
+        return Scores(values, torch.ones_like(values, dtype=torch.bool), -missed_GK4.mean(2))
 
 
 class ToyCleanliness:

@@ -285,6 +285,8 @@ class Scores:
     """float32, finite even where ``valid_G`` is False."""
     valid_G: Tensor
     """bool: False where the critic abstains."""
+    each_GL: Tensor | None = None
+    """float32: of each of the clip's last L latents, for ``credit=latents``; None where only clips are scored."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ class Samples:
     clean_BCKHW: Tensor
     """float32 latents, imagined by the behaviour weights."""
     advantage_B: Tensor
-    """float32 in [-1, 1]."""
+    """float32 in [-1, 1]; (B, K) where each latent has its own."""
     actions: Actions
     """(P, K): the commands of each past's chunk."""
     context: Any

@@ -121,7 +121,7 @@ def test_looking_at_a_step_leaves_groups_and_weights_as_they_were():
     before = futures[0].groups[0].frames_GF3hw.clone(), policy.state()
     verdicts = Verdicts(critics)
     verdicts.ask(futures[0].groups)
-    scores, valid = verdicts.collect()
+    scores, valid, _ = verdicts.collect()
     reward_vitals(critics, scores, valid, torch.ones(2), group_advantages(scores, valid, torch.ones(2)))
     assert step_vitals(futures, ["inner.weight"], policy).no_gradient == Unreached(0.25, ("inner.weight",))
     assert torch.equal(before[0], futures[0].groups[0].frames_GF3hw)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from toy_runs import TINY, critics
+from toy_runs import TINY, critics, make_run
 
 from worldcompass.errors import UnfitInputs, UserError
 from worldcompass.rollout import RolloutRequest, imagine_groups, imagine_whole_videos
@@ -20,8 +20,6 @@ from worldcompass.training.curriculum import chunk_of_step, scenarios_of_step
 from worldcompass.training.loop import train
 from worldcompass.training.lora import Lora, LoraLinear
 from worldcompass.training.optim import NonFiniteUpdate, adamw, muon, normalised_sgd
-from worldcompass.training.policy import Decay, Policy
-from worldcompass.training.run import Run
 from worldcompass.training.scores import Verdicts
 from worldcompass.training.selection import choose, interleave, share_out
 from worldcompass.training.step import cache_targets, predict, train_step
@@ -84,15 +82,6 @@ def test_batching_pasts_changes_memory_and_not_results(tmp_path):
         torch.testing.assert_close(b[name], value, atol=2e-5, rtol=1e-4)
 
 
-def make_run(config=TINY, world=None):
-    world = world or ToyWorld()
-    policy = Policy(world.net, Decay(0.5, 0.9, 0.1))
-    optimizer = config.optimiser.make_optimizer(
-        policy.parameters, config.optimiser.lr, config.optimiser.weight_decay
-    )
-    return Run(world, critics(), toy_scenarios(6), config, policy, optimizer)
-
-
 def shares(run, config):
     sigmas = run.world.spec.sigmas()
     scenarios = run.scenarios[:2]
@@ -101,7 +90,7 @@ def shares(run, config):
     )
     verdicts = Verdicts(run.critics)
     verdicts.ask(futures[0].groups)
-    values, valid = verdicts.collect()
+    values, valid, _ = verdicts.collect()
     advantages = group_advantages(values, valid, torch.ones(2), config.rewards.scale)
     chosen = choose(futures, scenarios, advantages, config.learning.best, config.learning.worst, (0,))
     parts = share_out(

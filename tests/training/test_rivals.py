@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from toy_runs import QUICK, TINY, critics
+from toy_runs import QUICK, TINY, critics, make_run
 from toy_worlds import FewSteps
 
 from worldcompass.errors import UserError
@@ -18,7 +18,7 @@ from worldcompass.training.policy import Decay, Policy
 from worldcompass.training.rivals import dpo_loss, flow_grpo_loss
 from worldcompass.training.run import Run
 from worldcompass.training.selection import Chosen, along_path, at_first, in_pairs, share_out
-from worldcompass.training.step import train_step
+from worldcompass.training.step import backward, cache_targets, passes_of_updates, train_step
 from worldcompass.types import Samples
 
 SHAPE = (4, 2, 3, 2, 2)
@@ -168,13 +168,35 @@ def test_pairs_share_levels_and_noise_and_stay_together():
             assert not torch.equal(rows.clean_BCKHW[0::2], rows.clean_BCKHW[1::2])
 
 
-def test_rows_of_noise_alone_differ_in_their_noise():
+def test_rows_of_noise_alone_are_alike_in_a_past_and_differ_elsewhere():
     chosen, sigmas = chosen_of(ToyWorld(), 0.0)
     ((rows,),) = share_out([chosen], sigmas, 2, 1, 1000, at_first)
-    assert rows.sigma_B.tolist() == [float(sigmas[0])] * (2 * 4 * 2)
-    noises = rows.noisy_BCKHW.flatten(1)
-    assert torch.cdist(noises, noises).add(torch.eye(len(noises))).min() > 0.1
-    assert len(rows.clean_BCKHW.flatten(1).unique(dim=0)) == len(noises) / 2
+    assert rows.sigma_B.tolist() == [1.0] * (2 * 4 * 2) and rows.alike == 4
+    noises = rows.noisy_BCKHW.flatten(1).unflatten(0, (2 * 2, 4))  # past and level, sample
+    assert torch.equal(noises, noises[:, :1].expand_as(noises))
+    assert torch.cdist(noises[:, 0], noises[:, 0]).add(torch.eye(4)).min() > 0.1
+    assert len(rows.clean_BCKHW.flatten(1).unique(dim=0)) == 2 * 4
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 3, 1000])
+def test_one_prediction_for_rows_that_are_alike_leaves_the_gradient_as_it_is(micro_rows):
+    run = make_run(
+        dataclasses.replace(TINY, steps=1).changed(draw=at_first, noise_levels=3, updates_per_rollout=1)
+    )
+    chosen, sigmas = chosen_of(run.world, 0.0)
+    chosen.samples.advantage_B[::3] = -0.5
+    shared = share_out([chosen], sigmas, 3, 1, micro_rows, at_first)
+    assert sum(len(rows.sigma_B) for rows in shared[0]) == 2 * 4 * 3
+    assert {rows.alike for rows in shared[0]} == {4}
+    apart = [[dataclasses.replace(rows, alike=1) for rows in shared[0]]]
+    found = []
+    for updates in (shared, apart):
+        backward(run, cache_targets(run, updates)[0])
+        found.append([p.grad.clone() for p in run.policy.parameters])
+    assert all(part.abs().max() > 0 for part in found[0])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
+    targets = 2 * 2 * 3 if micro_rows == 1000 else 2 * 3 + 2 * max(1, micro_rows // 2)
+    assert passes_of_updates(cache_targets(run, shared)) == 3 * 2 * 3 + targets
 
 
 def test_the_first_update_has_a_ratio_of_one_and_no_preference():

@@ -33,7 +33,7 @@ def test_a_critic_is_asked_about_so_many_groups_at_once(at_once):
     verdicts = Verdicts([ToyCleanliness(), critic])
     groups = [noise_group(2, 4, 4) for _ in range(3)]
     verdicts.ask(groups)
-    values, valid = verdicts.collect()
+    values, valid, _ = verdicts.collect()
     assert critic.most <= at_once and (critic.most > 1) == (at_once > 1)
     assert values.shape == valid.shape == (3, 2, 2) and bool(valid.all())
     for n, group in enumerate(groups):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy_runs import TINY, critics
+from toy_runs import TINY, critics, make_run
 from toy_truth import with_truth
 
 from worldcompass.rewards.discriminator import Discriminator
@@ -12,6 +12,7 @@ from worldcompass.runs.metrics import read_metrics
 from worldcompass.toy import ToyWorld, toy_scenarios
 from worldcompass.training.curriculum import Sampling, chunk_of_step
 from worldcompass.training.loop import train
+from worldcompass.training.step import compare, imagine_and_score, select
 from worldcompass.training.stretch import Stretch, plays, stretch_of_step
 from worldcompass.ways import PLAY, ROLLOUT, Walking
 
@@ -43,14 +44,28 @@ def test_every_chunk_and_every_stretch_of_steps_gets_its_share(share):
 
 
 def test_a_played_step_trains_the_end_of_the_same_chunk_as_people_walk_it():
-    sampling = Sampling(last_chunk=1, denoising_steps=2, play_share=0.5)
+    sampling = Sampling(last_chunk=1, denoising_steps=2, play_share=0.5, group_size=4, play_group_size=12)
     found = [stretch_of_step(sampling, Played().spec, step) for step in range(1, 5)]
     assert found == [
-        Stretch(ROLLOUT, 0, 4, 2),
-        Stretch(PLAY, 7, 1, 3),
-        Stretch(PLAY, 3, 1, 3),
-        Stretch(ROLLOUT, 1, 4, 2),
+        Stretch(ROLLOUT, 0, 4, 2, 4),
+        Stretch(PLAY, 7, 1, 3, 12),
+        Stretch(PLAY, 3, 1, 3, 12),
+        Stretch(ROLLOUT, 1, 4, 2, 4),
     ]
+
+
+def test_larger_groups_of_played_steps_train_as_large_a_share_of_them():
+    config = TINY.changed(play_share=0.5, last_chunk=1, play_group_size=12)
+    run = make_run(config, Played())
+    for step, way, size in ((1, ROLLOUT, 4), (2, PLAY, 12)):
+        scored = imagine_and_score(run, step)
+        chosen = select(run, scored, compare(run, scored, torch.ones(2)))
+        assert scored.way == way and scored.scores_NGR.shape == (2, size, 2)
+        assert (
+            sum(len(part.row_keys) for part in chosen) == 2 * size // 2
+        )  # the best and the worst of each four
+    with pytest.raises(ValueError, match="play_group_size must be a multiple of group_size"):
+        TINY.changed(play_group_size=6)
 
 
 def test_without_a_share_the_run_is_the_same_bit_by_bit(tmp_path):

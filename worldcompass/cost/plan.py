@@ -271,9 +271,7 @@ def measure_states(needs: Needs) -> States:
 def largest_micro_batch(config: Config, pasts: int) -> int:
     """Rows of one forward and backward pass, the same number of every past; see ``training.selection``."""
     learning = config.learning
-    of_an_update = -(
-        -(learning.best + learning.worst) * learning.noise_levels // learning.updates_per_rollout
-    )
+    of_an_update = -(-learning.predicted_rows // learning.updates_per_rollout)
     return pasts * min(max(1, learning.micro_rows // pasts), of_an_update)
 
 

@@ -81,7 +81,6 @@ def step_work(work: Work, config: Config, chunk: int, full: int, steps: int) -> 
     def row(past: int) -> float:
         return work.first + (work.row - work.first) * filled(past)
 
-    rows = (learning.best + learning.worst) * learning.noise_levels
     keep = work.keep / work.row  # in denoising passes, so it grows with the past as they do
     past = sum((steps + keep) * row(c) + work.attend * filled(c) for c in range(chunk))
     future = work.attend * filled(chunk) + sampling.group_size * steps * row(chunk)
@@ -89,7 +88,7 @@ def step_work(work: Work, config: Config, chunk: int, full: int, steps: int) -> 
     after = sum(steps * row(c) + keep * row(c - 1) + work.attend * filled(c) for c in follows)
     future += sampling.group_size * after
     # Behaviour's targets, then the update, whose backward pass keeps its proportion to the forward pass.
-    trained = rows * row(chunk) * (1 + work.update / work.row)
+    trained = learning.predicted_rows * row(chunk) * (1 + work.update / work.row)
     one = past + future + trained
     shown = chunk + sampling.group_size * sampling.clip_chunks
     kept = chunk + sampling.group_size * len(follows)

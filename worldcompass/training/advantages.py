@@ -38,10 +38,13 @@ class Advantages:
     """float32: the advantage of each reward alone, unweighted and unclipped."""
     flat_NR: Tensor
     """bool: groups in which a reward does not vary (its advantages are 0)."""
+    each_NGK: Tensor | None = None
+    """float32 in [-1, 1]: of each latent of the chunk, see ``latent_advantages``; None where clips are credited."""
 
     def of_groups(self, first: int, stop: int) -> Advantages:
         """The advantages of groups ``first`` to ``stop - 1``."""
-        return Advantages(*(part[first:stop] for part in vars(self).values()))
+        parts = {name: part[first:stop] for name, part in vars(self).items() if part is not None}
+        return Advantages(**parts)
 
 
 def masked_mean(scores: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -122,6 +125,26 @@ def group_advantages(
     ranking = (clipped * weights).sum(-1)
     advantage = ranking.clamp(-clip, clip) / clip
     return Advantages(advantage.float(), ranking.float(), per_reward.float(), flat.squeeze(1))
+
+
+def latent_advantages(
+    each_NGKR: Tensor,
+    valid_NGR: Tensor,
+    weights_R: Tensor,
+    scale: Scale = all_groups,
+    clip: float = 2.0,
+    reward_clip: float | None = None,
+) -> Tensor:
+    """Advantages (N, G, K) of each latent: the same latent of all siblings is a group of its own.
+
+    A clip's score is a mean over its latents, so the chance of all others is noise to each. Not in the paper.
+    ``each_NGKR`` are scores of latents, the rest is as for ``group_advantages``, which may raise.
+    """
+    groups, _, count = each_NGKR.shape[:3]
+    scores = each_NGKR.transpose(1, 2).flatten(0, 1)
+    valid = valid_NGR[:, None].expand(-1, count, -1, -1).flatten(0, 1)
+    found = group_advantages(scores, valid, weights_R, scale, clip, reward_clip)
+    return torch.unflatten(found.advantage_NG, 0, (groups, count)).transpose(1, 2)
 
 
 def refuse_not_finite(scores_NGR: Tensor, valid_NGR: Tensor, names: Sequence[str] | None = None) -> None:

@@ -49,6 +49,8 @@ class Sampling:
     """Denoising steps of the rollout; the world's default when None."""
     play_share: float = 0.0
     """Share of steps that imagine in the world's way ``play``, as people walk: short chunks, few steps."""
+    play_group_size: int | None = None
+    """Candidates of a group in such steps, whose chunks are shorter; ``group_size`` when None."""
     explore: float = 0.0
     """Largest guidance of a group's candidates, spread evenly from 0; above 0 needs a ``Guidable`` world."""
     shared_noise: bool = False
@@ -96,6 +98,15 @@ class Sampling:
                 ),
                 Rule(
                     ("play_share",), 0 <= self.play_share <= 1, "play_share must be a share between 0 and 1"
+                ),
+                Rule(
+                    ("play_group_size", "group_size"),
+                    self.play_group_size is None
+                    or (
+                        self.play_group_size >= self.group_size
+                        and self.play_group_size % self.group_size == 0
+                    ),
+                    "play_group_size must be a multiple of group_size",
                 ),
                 Rule(("explore",), self.explore >= 0, "explore must not be negative"),
                 Rule(

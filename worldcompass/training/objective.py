@@ -40,6 +40,17 @@ def normalised_error(clean_BCKHW: Tensor, target_BCKHW: Tensor, given_K: Tensor 
     return row_mean(error.square(), given_K) / size_B
 
 
+def weighted_error(
+    weight: Tensor, clean_BCKHW: Tensor, target_BCKHW: Tensor, given_K: Tensor | None = None
+) -> Tensor:
+    """``normalised_error`` times a weight of each row (B,), or of each of its latents (B, K); (B,)."""
+    if weight.ndim == 1:
+        return weight * normalised_error(clean_BCKHW, target_BCKHW, given_K)
+    error = clean_BCKHW - target_BCKHW
+    size_B = row_mean(error.detach().abs(), given_K).clamp_min(ERROR_FLOOR)
+    return row_mean(weight[:, None, :, None, None] * error.square(), given_K) / size_B
+
+
 def nft_loss(
     clean_pred: Tensor,
     clean_behaviour: Tensor,
@@ -64,11 +75,10 @@ def nft_loss(
     behaviour = clean_behaviour.detach()
     positive = beta * clean_pred + (1 - beta) * behaviour
     negative = (1 + beta) * behaviour - beta * clean_pred
-    optimality_B = (advantage_B + 1) / 2
-    positive_B = normalised_error(positive, clean_target, given_K)
-    negative_B = normalised_error(negative, clean_target, given_K)
-    loss_B = (optimality_B * positive_B + (1 - optimality_B) * negative_B) / beta
-    return loss_B, deviations(clean_pred, behaviour, clean_target, given_K)
+    optimality = (advantage_B + 1) / 2
+    positive_B = weighted_error(optimality, positive, clean_target, given_K)
+    negative_B = weighted_error(1 - optimality, negative, clean_target, given_K)
+    return (positive_B + negative_B) / beta, deviations(clean_pred, behaviour, clean_target, given_K)
 
 
 def positive_only_loss(
@@ -80,7 +90,7 @@ def positive_only_loss(
     given_K: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Baseline: regression on good futures only, ``max(A, 0) d(c, x0)``. ``beta`` is not used."""
-    loss_B = advantage_B.clamp_min(0) * normalised_error(clean_pred, clean_target, given_K)
+    loss_B = weighted_error(advantage_B.clamp_min(0), clean_pred, clean_target, given_K)
     return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 
@@ -97,7 +107,7 @@ def advantage_weighted_loss(
     That code overwrites the behaviour's prediction with the current one, so nothing keeps the policy near the
     behaviour, and the loss has no lower bound. ``beta`` is not used.
     """
-    loss_B = advantage_B * normalised_error(clean_pred, clean_target, given_K)
+    loss_B = weighted_error(advantage_B, clean_pred, clean_target, given_K)
     return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 
@@ -113,7 +123,7 @@ def reward_weighted_loss(
 
     Every future pulls, the better the more. The weights are shares of their largest value, at A = 1.
     """
-    loss_B = ((advantage_B - 1) / beta).exp() * normalised_error(clean_pred, clean_target, given_K)
+    loss_B = weighted_error(((advantage_B - 1) / beta).exp(), clean_pred, clean_target, given_K)
     return loss_B, deviations(clean_pred, clean_behaviour, clean_target, given_K)
 
 

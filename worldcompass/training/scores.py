@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worldcompass.critic import Critic, Elsewhere, FailedCritic, Retrying, ask
 from worldcompass.errors import LostCritic
@@ -44,8 +45,11 @@ class Verdicts:
                 }
             )
 
-    def collect(self) -> tuple[Tensor, Tensor]:
-        """Values and validity of all groups, (N, G, R) float32 and bool on the CPU.
+    def collect(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Values and validity of all groups, (N, G, R) float32 and bool on the CPU, and values of each latent.
+
+        The latter are (N, G, L, R) for the L latents of a clip. A critic that scores clips as a whole gives all
+        latents that score; latents that it leaves out, such as a given start image, get 0 in all candidates.
 
         Raises:
             LostCritic: when a critic fails or can no longer be reached; the remaining requests are cancelled.
@@ -68,7 +72,11 @@ class Verdicts:
         rows = [[(a | b)[name] for name in names] for a, b in zip(here, there, strict=True)]
         values = torch.stack([torch.stack([s.values_G for s in row], -1).cpu().float() for row in rows])
         valid = torch.stack([torch.stack([s.valid_G for s in row], -1).cpu() for row in rows])
-        return values, valid
+        each = [
+            torch.stack([_of_latents(s, len(group.actions)) for s in row], -1)
+            for group, row in zip(self._groups, rows, strict=True)
+        ]
+        return values, valid, torch.stack(each)
 
     def failed(self) -> dict[str, float]:
         """Share of failed tries for these groups, of every critic that retries."""
@@ -80,6 +88,13 @@ class Verdicts:
                 )
                 shares[critic.name] = failed / made if made else 0.0
         return shares
+
+
+def _of_latents(scores: Scores, count: int) -> Tensor:
+    """Scores of a clip's latents, float32 (G, L) on the CPU."""
+    if scores.each_GL is None:
+        return scores.values_G.cpu().float()[:, None].expand(-1, count)
+    return pad(scores.each_GL.cpu().float(), (count - scores.each_GL.shape[1], 0))
 
 
 def _scores(critic: Critic, group: Group) -> Scores:

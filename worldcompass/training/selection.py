@@ -32,6 +32,9 @@ from worldcompass.types import Actions, Samples, Scenario
 Pick = Literal["extremes", "random"]
 Opponent = Literal["behaviour", "start"]
 Teacher = Literal["rewards", "recordings"]
+Credit = Literal["clip", "latents"]
+WEIGHING = (nft_loss, positive_only_loss, advantage_weighted_loss, reward_weighted_loss)
+"""Objectives that weigh errors, so that each latent may have a weight of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Chosen:
     row_keys: list[tuple[Key, ...]]
     path: Path | None = None
     """The way of the samples from noise, after a stochastic rollout."""
+
+    @property
+    def per_past(self) -> int:
+        """Samples of one past, which lie side by side."""
+        return len(self.row_keys) // self.samples.context.num_pasts
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,11 @@ def at_first(chosen: Chosen, row: int, num_levels: int, sigmas: Tensor) -> Drawn
 
     Where all is noise the guess comes from past and command, so what training changes is obedience. Later on it is
     mostly read off the noisy sample, and its gradient says little about the command.
+
+    The samples of a past share this noise, so that the network guesses once for all of them, see ``Rows.alike``.
     """
-    return at_level(0)(chosen, row, num_levels, sigmas)
+    generator = generator_for(*chosen.row_keys[row - row % chosen.per_past])
+    return _noised(chosen.samples.clean_BCKHW[row], sigmas[:1].expand(num_levels), generator)
 
 
 def at_level(place: int) -> Draw:
@@ -127,6 +138,8 @@ class Learning:
     """Number of lowest ranked candidates of each group to train on."""
     pick: Pick = "extremes"
     """``extremes``, or as many ``random`` candidates for comparison."""
+    credit: Credit = "clip"
+    """What an advantage belongs to: the ``clip``, or each of its ``latents`` where critics score them alone."""
     noise_levels: int = 5
     """Levels per selected candidate, drawn without replacement from those of the rollout."""
     updates_per_rollout: int = 1
@@ -186,6 +199,11 @@ class Learning:
                     1 <= self.updates_per_rollout <= max(rows, 1),
                     f"updates_per_rollout must be between 1 and {rows}",
                 ),
+                Rule(
+                    ("updates_per_rollout", "noise_levels", "draw"),
+                    self.draw is not at_first or self.updates_per_rollout <= self.noise_levels,
+                    "draw=at_first needs updates_per_rollout of at most noise_levels, as samples share their noise",
+                ),
                 Rule(("beta",), self.beta > 0, "beta must be positive"),
                 Rule(
                     ("teacher", "objective", "draw"),
@@ -210,6 +228,12 @@ class Learning:
                     "draw=in_pairs needs as many of the worst as of the best",
                 ),
                 Rule(
+                    ("credit", "objective"),
+                    self.credit == "clip" or objective in WEIGHING,
+                    "credit=latents needs an objective that weighs errors: "
+                    + ", ".join(each.__name__ for each in WEIGHING),
+                ),
+                Rule(
                     ("pick", "draw"),
                     self.draw is not in_pairs or self.pick == "extremes",
                     "draw=in_pairs needs pick=extremes",
@@ -228,6 +252,11 @@ class Learning:
         )
 
     @property
+    def predicted_rows(self) -> int:
+        """Rows that the network predicts for a group with one past: at each level all, or one if they are alike."""
+        return self.noise_levels * (1 if self.draw is at_first else self.best + self.worst)
+
+    @property
     def anchors(self) -> Anchors:
         """Weights of the terms that hold the policy near the start weights."""
         return Anchors(self.kl_weight, self.mean_weight, self.norm_weight, self.contrast_weight)
@@ -244,6 +273,8 @@ class Rows:
     advantage_B: Tensor
     actions: Actions
     context: Any
+    alike: int = 1
+    """Neighbouring rows that are the same noise, so that the network predicts one for all of them."""
     behaviour_BCKHW: Tensor | None = None
     """By the weights that the objective compares with, see ``Learning.opponent``; None for recordings."""
     reference_BCKHW: Tensor | None = None
@@ -274,6 +305,7 @@ def choose(
     ranking_NG = advantages.ranking_NG
     if pick == "random":
         ranking_NG = torch.stack([_any_order(scenario, ranking_NG.shape[1], keys) for scenario in scenarios])
+    credited = advantages.advantage_NG if advantages.each_NGK is None else advantages.each_NGK
     kept_NS = interleave(keep_extremes(ranking_NG, best, worst))[:, team.rows_of_group()]
     result: list[Chosen] = []
     start = 0
@@ -282,9 +314,10 @@ def choose(
         if part.context.given_K is not None and bool(part.context.given_K.all()):
             raise ValueError("every latent of the chunk is given: there is nothing to train on")
         stop = start + len(part.groups)
-        kept_PS, advantage_PG = kept_NS[start:stop], advantages.advantage_NG[start:stop]
+        kept_PS, advantage_PG = kept_NS[start:stop], credited[start:stop]
         rows = (kept_PS + advantages.ranking_NG.shape[1] * torch.arange(len(part.groups))[:, None]).flatten()
-        advantage_B = advantage_PG.gather(1, kept_PS).flatten().to(part.clean_BCKHW)
+        advantage_B = advantage_PG[torch.arange(len(kept_PS))[:, None], kept_PS].flatten(0, 1)
+        advantage_B = advantage_B.to(part.clean_BCKHW)
         row_keys = [
             (*keys, "train", scenario.id, int(candidate))
             for scenario, kept in zip(scenarios[start:stop], kept_PS, strict=True)
@@ -327,11 +360,12 @@ def share_out(
 ) -> list[list[Rows]]:
     """Divide the rows (candidates x noise levels) among the updates and into micro-batches.
 
-    Rows ``in_pairs`` stay next to one another.
+    Rows ``in_pairs`` stay next to one another, and so do rows of noise alone that are alike.
     """
     updates: list[list[Rows]] = [[] for _ in range(num_updates)]
-    together = 2 if draw is in_pairs else 1
     for part in chosen:
+        alike = part.per_past if draw is at_first and float(sigmas[0]) == 1 else 1
+        together = 2 if draw is in_pairs else alike
         samples, num_pasts = part.samples, part.samples.context.num_pasts
         drawn = [draw(part, row, num_levels, sigmas) for row in range(len(part.row_keys))]
         units = [one.unit_L for one in drawn if one.unit_L is not None]
@@ -345,17 +379,20 @@ def share_out(
         )
         unit_PQ = _past_by_row(torch.stack(units), num_pasts) if units else None
         levels = sigma_PQ.shape[1] * num_pasts // len(drawn)
-        advantage_PQ = torch.unflatten(samples.advantage_B, 0, (num_pasts, -1)).repeat(1, levels)
-        per_past = max(1, micro_rows // num_pasts // together)
+        advantage_PS = torch.unflatten(samples.advantage_B, 0, (num_pasts, -1))
+        advantage_PQ = torch.cat([advantage_PS] * levels, 1)
+        per_past = max(1, micro_rows // num_pasts * alike // together)
         every = torch.arange(sigma_PQ.shape[1]).view(-1, together)
         for rows, share in zip(updates, every.tensor_split(num_updates), strict=True):
             for piece in torch.split(share, per_past) if len(share) else ():
                 q = slice(int(piece[0, 0]), int(piece[-1, -1]) + 1)
                 target, noisy = target_PQ[:, q].flatten(0, 1), noisy_PQ[:, q].flatten(0, 1)
-                sigma, advantage = sigma_PQ[:, q].flatten(), advantage_PQ[:, q].flatten()
+                sigma, advantage = sigma_PQ[:, q].flatten(), advantage_PQ[:, q].flatten(0, 1)
                 unit = None if unit_PQ is None else unit_PQ[:, q].flatten()
                 rows.append(
-                    Rows(target, noisy, sigma, advantage, samples.actions, samples.context, unit_B=unit)
+                    Rows(
+                        target, noisy, sigma, advantage, samples.actions, samples.context, alike, unit_B=unit
+                    )
                 )
     return [rows for rows in updates if rows]
 

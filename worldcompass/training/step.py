@@ -17,7 +17,12 @@ from worldcompass.rollout import Futures, RolloutRequest, batches
 from worldcompass.runs.metrics import StepMetrics
 from worldcompass.seeding import Key, seed_globals
 from worldcompass.statistics import mean_of
-from worldcompass.training.advantages import Advantages, group_advantages, refuse_not_finite
+from worldcompass.training.advantages import (
+    Advantages,
+    group_advantages,
+    latent_advantages,
+    refuse_not_finite,
+)
 from worldcompass.training.balance import History
 from worldcompass.training.curriculum import by_past, scenarios_of_step
 from worldcompass.training.data_term import add_share, data_rows
@@ -104,6 +109,8 @@ class Scored:
     """Of walking, see ``StepMetrics.way``."""
     scores_NGR: Tensor
     valid_NGR: Tensor
+    each_NGKR: Tensor
+    """Of the latents of the chunk that is trained."""
     failed: Mapping[str, float]
     """Share of failed tries of each critic that retries."""
 
@@ -137,28 +144,41 @@ def imagine_and_score(run: Run, step: int, history: History = (), clock: Stopwat
                 verdicts.ask(group for part in parts for group in part.groups)
                 futures += parts
     clock.lap("imagine")
-    scores_NGR, valid_NGR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
+    scores_NGR, valid_NGR, each_NGLR = (team.gather(part) for part in team.all_or_none(verdicts.collect))
     refuse_not_finite(scores_NGR, valid_NGR, [critic.name for critic in run.critics])
     clock.lap("score")
-    return Scored(futures, scenarios, request, stretch.way, scores_NGR, valid_NGR, verdicts.failed())
+    first = trained_latent(futures[0], request)
+    each_NGKR = each_NGLR[:, :, first : first + request.chunk_length]
+    return Scored(
+        futures, scenarios, request, stretch.way, scores_NGR, valid_NGR, each_NGKR, verdicts.failed()
+    )
+
+
+def trained_latent(futures: Futures, request: RolloutRequest) -> int:
+    """Where the chunk begins among the latents that critics see: before those that follow, or after a video's."""
+    past = futures.groups[0].past_actions
+    return request.span[0] - (0 if past is None else len(past))
 
 
 def compare(run: Run, scored: Scored, weights_R: Tensor) -> Advantages:
     """Each candidate against its group, with these weights of the rewards."""
     rewards = run.config.rewards
-    return group_advantages(
-        scored.scores_NGR, scored.valid_NGR, weights_R, rewards.scale, rewards.advantage_clip, rewards.reward_clip
-    )  # fmt: skip
+    how = (scored.valid_NGR, weights_R, rewards.scale, rewards.advantage_clip, rewards.reward_clip)
+    advantages = group_advantages(scored.scores_NGR, *how)
+    if run.config.learning.credit == "clip":
+        return advantages
+    return dataclasses.replace(advantages, each_NGK=latent_advantages(scored.each_NGKR, *how))
 
 
 def select(run: Run, scored: Scored, advantages: Advantages) -> list[Chosen]:
-    """The best and worst of this process's groups."""
+    """The best and worst of this process's groups; of larger groups in proportion more."""
     learning, team = run.config.learning, run.team
+    times = scored.request.group_size // run.config.sampling.group_size
     first = team.share(range(len(scored.scores_NGR)))[0]
     own = advantages.of_groups(first, first + len(scored.scenarios))
     return choose(
-        scored.futures, scored.scenarios, own, learning.best, learning.worst, scored.request.keys, team,
-        learning.pick,
+        scored.futures, scored.scenarios, own, times * learning.best, times * learning.worst, scored.request.keys,
+        team, learning.pick,
     )  # fmt: skip
 
 
@@ -188,7 +208,7 @@ def request_of_step(
         scenarios=scenarios,
         chunk=stretch.chunk,
         chunk_length=stretch.chunk_length,
-        group_size=sampling.group_size,
+        group_size=stretch.group_size,
         keys=(run.config.seed, step),
         sigmas=run.world.spec.sigmas(stretch.num_steps),
         explore=sampling.explore,
@@ -198,7 +218,7 @@ def request_of_step(
         clip_chunks=sampling.clip_chunks,
         temperature=sampling.temperature,
         stochastic=sampling.stochastic,
-        candidates=run.team.candidates(sampling.group_size),
+        candidates=run.team.candidates(stretch.group_size),
     )
 
 
@@ -234,8 +254,10 @@ def with_reference(run: Run, updates: list[list[Rows]]) -> list[list[Rows]]:
 
 def predict(run: Run, rows: Rows) -> Tensor:
     """The network's clean estimate of a micro-batch, float32."""
+    noisy, sigma = rows.noisy_BCKHW[:: rows.alike], rows.sigma_B[:: rows.alike]
     with run.autocast():
-        return run.world.predict_clean(rows.noisy_BCKHW, rows.sigma_B, rows.actions, rows.context).float()
+        clean = run.world.predict_clean(noisy, sigma, rows.actions, rows.context).float()
+    return clean if rows.alike == 1 else clean.repeat_interleave(rows.alike, 0)
 
 
 def update(run: Run, micro_batches: Sequence[Rows], true_rows: Sequence[Rows] = ()) -> Updated:
@@ -318,7 +340,7 @@ def passes_of_updates(updates: Sequence[Sequence[Rows]], true_rows: Sequence[Seq
     total = 0
     for rows in chain.from_iterable((*updates, *true_rows)):
         targets = (rows.behaviour_BCKHW is not None) + (rows.reference_BCKHW is not None)
-        total += (targets + FORWARD_AND_BACKWARD) * len(rows.sigma_B)
+        total += (targets + FORWARD_AND_BACKWARD) * len(rows.sigma_B) // rows.alike
     return total
 
 

@@ -23,6 +23,8 @@ class Stretch:
     """Latents of the chunk, and of every chunk before it."""
     num_steps: int
     """Denoising steps of all these chunks."""
+    group_size: int
+    """Candidates of a group."""
 
 
 def stretch_of_step(sampling: Sampling, spec: WorldSpec, step: int, history: History = ()) -> Stretch:
@@ -34,10 +36,13 @@ def stretch_of_step(sampling: Sampling, spec: WorldSpec, step: int, history: His
     """
     chunk, length = chunk_of_step(sampling, step, history), rollout_length(sampling, spec)
     if not plays(sampling, step):
-        return Stretch(ROLLOUT, chunk, length, sampling.denoising_steps or spec.num_steps)
+        return Stretch(
+            ROLLOUT, chunk, length, sampling.denoising_steps or spec.num_steps, sampling.group_size
+        )
     play = spec.ways[PLAY]
     last = (chunk + 1) * length // play.chunk_length - 1
-    return Stretch(PLAY, last, play.chunk_length, play.num_steps)
+    size = sampling.play_group_size or sampling.group_size
+    return Stretch(PLAY, last, play.chunk_length, play.num_steps, size)
 
 
 def rollout_length(sampling: Sampling, spec: WorldSpec) -> int:

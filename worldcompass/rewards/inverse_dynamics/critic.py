@@ -135,8 +135,9 @@ class InverseDynamics:
         seen = windows(frames, group.frames_per_latent)
         reading = read(self.net, seen.flatten(0, 1))
         scores_NT = self.scored(reading, wanted_KTA.repeat(len(frames), 1, 1))
-        values_G = scores_NT.unflatten(0, seen.shape[:2]).mean((1, 2))
-        return Scores(values_G.float(), torch.ones(len(values_G), dtype=torch.bool))
+        scores_GKT = scores_NT.unflatten(0, seen.shape[:2]).float()
+        values_G = scores_GKT.mean((1, 2))
+        return Scores(values_G, torch.ones(len(values_G), dtype=torch.bool), scores_GKT.mean(2))
 
     def scored(self, reading: Reading, wanted_NTA: Tensor) -> Tensor:
         """Scores of settings for commands, (N, T)."""

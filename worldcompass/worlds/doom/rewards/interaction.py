@@ -55,5 +55,5 @@ class InteractionFollowing:
         parts = [
             p.unflatten(0, (size, moving))[:, range(moving), w] for p, w in zip(found, wanted, strict=True)
         ]
-        values = ((parts[0] + parts[1]) / 2).mean(1).float().cpu()
-        return Scores(values, torch.ones(size, dtype=torch.bool))
+        each_GK = ((parts[0] + parts[1]) / 2).float().cpu()
+        return Scores(each_GK.mean(1), torch.ones(size, dtype=torch.bool), each_GK)

@@ -54,8 +54,8 @@ class GripperFollowing:
         hit_GK4 = kernel(missed_GK4, unsure_GK4)
         shown = shows_gripper(seen)
         hit_GK = (hit_GK4[..., :2].prod(-1) + hit_GK4[..., 2:].prod(-1)) / 2
-        values_G = (hit_GK * (shown[:, 1:] & shown[:, :-1])).mean(1)
-        return Scores(values_G.float(), torch.ones(len(values_G), dtype=torch.bool))
+        each_GK = (hit_GK * (shown[:, 1:] & shown[:, :-1])).float()
+        return Scores(each_GK.mean(1), torch.ones(len(each_GK), dtype=torch.bool), each_GK)
 
 
 def kernel(missed: Tensor, variance: Tensor) -> Tensor:
